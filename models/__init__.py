@@ -1,0 +1,10 @@
+"""The science: families of models. Torch, numpy, scipy, pyarrow and pydantic; no Ray, no MLflow, no FastAPI."""
+
+from __future__ import annotations
+
+from models import recommender
+from models.family import Family
+
+FAMILIES: dict[str, Family] = {
+    "recommender": recommender,
+}

@@ -1,0 +1,162 @@
+"""The model directory: written aside and renamed into place, verified before it is loaded, free of pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.family import BundleRejected
+
+MANIFEST = "MANIFEST.json"
+REQUIRED = ("config.json", "schema.json", "model.safetensors", "metrics.json", "golden.json")
+MAX_JSON_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model as it lies on disk, loaded: everything that scoring and serving need."""
+
+    family: str
+    config: Any
+    schema: Any
+    network: Any
+    metrics: dict[str, float]
+    golden: dict[str, Any]
+    digest: str
+    """sha256 of the manifest: names exactly these files."""
+
+
+def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write JSON `files` and safetensors `tensors` with a manifest, aside, then rename to `directory`.
+
+    A reader sees the old directory or the new one, never a half-written one.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    for name, content in files.items():
+        (aside / name).write_text(json.dumps(content, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+    for name, named in tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
+    seal(aside)
+    replaced = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.old")
+    if directory.exists():
+        os.replace(directory, replaced)
+    os.replace(aside, directory)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def seal(directory: Path) -> None:
+    """Write MANIFEST.json with the size and sha256 of every other file of `directory`."""
+    listed = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(directory.iterdir())
+        if path.name != MANIFEST
+    }
+    (directory / MANIFEST).write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
+
+
+def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
+    """Check every file against the manifest and return the manifest's sha256; raises BundleRejected."""
+    if not directory.is_dir():
+        raise BundleRejected(f"{directory} is not a model directory; a model is a directory with {MANIFEST}")
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        found = ", ".join(sorted(path.name for path in directory.iterdir())[:5]) or "nothing"
+        raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a model of ours")
+    try:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleRejected(f"{manifest} is not readable: {error}") from None
+    missing = [name for name in required if name not in listed]
+    if missing:
+        raise BundleRejected(f"{directory} lacks {', '.join(missing)}; train the model again")
+    for name, entry in listed.items():
+        path = directory / name
+        if Path(name).name != name or not path.is_file():
+            raise BundleRejected(f"{directory}: {name!r} of the manifest is not there")
+        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
+    return _sha256(manifest)
+
+
+def load(directory: Path, *, device: torch.device | str = "cpu") -> Bundle:
+    """Verify and load a model directory; raises BundleRejected when anything about it is wrong."""
+    from models import FAMILIES  # the table of families imports this module
+
+    digest = verify(directory)
+    schema_json = read_json(directory / "schema.json")
+    family = FAMILIES.get(schema_json.get("family", ""))
+    if family is None:
+        raise BundleRejected(f"{directory} is of the unknown family {schema_json.get('family')!r}")
+    try:
+        schema = family.Schema.model_validate(schema_json)
+        config = config_from_dict(family.Config, read_json(directory / "config.json"))
+        network = family.build(config, schema)
+        load_tensors(network, directory / "model.safetensors")
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        raise BundleRejected(f"{directory} does not fit together: {error}") from error
+    return Bundle(
+        family=family.NAME,
+        config=config,
+        schema=schema,
+        network=network.to(device).eval(),
+        metrics=read_json(directory / "metrics.json"),
+        golden=read_json(directory / "golden.json"),
+        digest=digest,
+    )
+
+
+def load_tensors(network: nn.Module, path: Path) -> None:
+    """Load safetensors into a network; raises BundleRejected when names or shapes differ, or it is a pickle."""
+    try:
+        tensors = load_file(path)
+        network.load_state_dict(tensors, strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleRejected(f"{path} does not hold this network's weights: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises BundleRejected."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise BundleRejected(f"{path} is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleRejected(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BundleRejected(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
+    """A Config from its JSON; raises ValueError for an unknown field."""
+    known = {field.name for field in dataclasses.fields(config_class)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r}; {config_class.__module__} has {', '.join(sorted(known))}")
+    return config_class(**values)
+
+
+def size_mb(directory: Path) -> float:
+    """Size of all files of a model directory, in MB."""
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file()) / 1e6
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,277 @@
+"""The contract between a family of models and the jobs and the service that work on any family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+
+class DataRejected(ValueError):
+    """Raw data that cannot be prepared; the message names the value and the remedy."""
+
+
+class BundleRejected(ValueError):
+    """A model directory that is damaged, foreign or not ours; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What sweeps and promotion follow, e.g. `Metric("ndcg_at_10", "max")`."""
+
+    name: str
+    mode: Literal["max", "min"]
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether `value` beats `than`; a NaN beats nothing."""
+        return value > than if self.mode == "max" else value < than
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric of a batch as two vectors of shape [B]: summed over all examples, divided once.
+
+    An example whose denominator is 0 does not take part.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """A range of a sweep, even on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A range of a sweep, even on a linear scale."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The options of a sweep's dimension."""
+
+    options: tuple[Any, ...]
+
+
+Range = LogUniform | Uniform | Choice
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What the one training loop needs of every family; a family's `Config` adds its own fields."""
+
+    seed: int = 0
+    """Seed of every random number; the same seed, data and versions give the same run."""
+    epochs: int = 10
+    """Passes over the training split at the most."""
+    batch_size: int = 64
+    """Training examples in one optimiser step, over all workers together."""
+    learning_rate: float = 3e-3
+    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
+    warmup_fraction: float = 0.1
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices; vectors, biases and embeddings are not decayed."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    patience: int = 3
+    """Stop after this many epochs in a row without a better validation score; 0 never stops early."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass; auto is bf16 where the processor multiplies it natively."""
+
+
+class Schema(BaseModel):
+    """What a network and an endpoint must know of the data: fixed by `prepare`, stored in every bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    """Name of the family in `FAMILIES`."""
+    fingerprint: str
+    """sha256 of the prepared rows and split rule; equal rows give an equal fingerprint."""
+    num_shards: int
+    """The prepared data lies in shards 0 .. num_shards - 1; a worker reads every world-size-th one."""
+    num_examples: dict[str, int]
+    """Examples in each split: `train` (rows of events, say), `val`, `test`."""
+
+
+class Dataset(Protocol):
+    """Map-style examples of some shards of one split; memory-mapped, so that making one is cheap."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A torch module that is trained, judged and served; `batch` is what the family's `collate` makes.
+
+    `forward` gives the scalar loss of a batch, a mean over its targets.
+    """
+
+    def forward(self, batch: Any) -> Tensor: ...
+
+    def metrics(self, batch: Any) -> dict[str, Ratio]:
+        """Per-example metrics; every Ratio holds two tensors of shape [B]."""
+        ...
+
+    def tallies(self, batch: Any) -> dict[str, Tensor]:
+        """Tensors that add up over batches and workers for metrics of the whole, such as coverage; may be empty."""
+        ...
+
+    def calibration(self, batch: Any) -> Tensor | None:
+        """Sums over a validation batch from which `calibrate` chooses, e.g. hits per blend weight; None if nothing."""
+        ...
+
+    def calibrate(self, sums: Tensor) -> None:
+        """Set what is chosen on validation data, given `calibration` summed over all batches and workers."""
+        ...
+
+    def predict(self, batch: Any) -> list[Any]:
+        """One answer per example, plain Python or numpy values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something a request needs from the feature store before `encode`, e.g. a shopper's history."""
+
+    name: str
+    keys: Callable[[Any], Sequence[str]]
+    """The keys that a request asks for; empty when it brings everything itself."""
+    rows: Callable[[Path], Iterable[tuple[str, Any]]]
+    """All (key, JSON value) pairs of a prepared data directory; `deploy` fills the store with them."""
+
+
+Features = Mapping[str, Mapping[str, Any]]
+"""Feature name -> key -> value, for the keys of one request that the store knows."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One path of the service; the first of a family is also what batch prediction runs."""
+
+    path: str
+    summary: str
+    Request: type[BaseModel]
+    Response: type[BaseModel]
+    encode: Callable[[Any, Any, Features], Any]
+    """(request, schema, features) -> example; ValueError becomes HTTP 422, or an error row in batch."""
+    predict: Callable[[Any, Any], list[Any]]
+    """(network, batch) -> one prediction per example."""
+    answer: Callable[[Any, Any, Any, str], BaseModel]
+    """(request, prediction, schema, model_version) -> Response."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The limits a candidate must keep to be promoted."""
+
+    slice_tolerance: float = 0.1
+    """No slice of the test split may fall by more than this share of the champion's score there."""
+    min_slice_examples: int = 100
+    """Slices with fewer examples are reported but do not decide."""
+    max_latency_ms: float = 50.0
+    """Median time to answer the golden request, one thread."""
+    max_size_mb: float = 500.0
+    """Size of the model directory."""
+
+
+class Family(Protocol):
+    """A module (or package) of `models/` that the jobs and the service can work with."""
+
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def METRIC(self) -> Metric: ...
+    @property
+    def SPACE(self) -> Mapping[str, Range]: ...
+    @property
+    def GATE(self) -> Gate: ...
+    @property
+    def ROUTE_PREFIX(self) -> str:
+        """Where the family's application is mounted, e.g. "/"; the paths of its endpoints start with it."""
+        ...
+
+    @property
+    def ENDPOINTS(self) -> Sequence[Endpoint]: ...
+    @property
+    def FEATURES(self) -> Sequence[Feature]: ...
+    @property
+    def BASELINES(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> fields of Config: networks that need no training, which a first champion has to beat."""
+        ...
+
+    @property
+    def Config(self) -> Any:
+        """Frozen dataclass on TrainConfig; a docstring under each field is the flag's help."""
+        ...
+
+    @property
+    def PrepareConfig(self) -> Any:
+        """Frozen dataclass of the flags of `prepare`; has at least `raw: str`."""
+        ...
+
+    @property
+    def Schema(self) -> type[Schema]: ...
+
+    def prepare(self, config: Any, out: Path, executor: Executor) -> Any:
+        """Read the raw data once and fill the empty directory `out`; returns the Schema.
+
+        Writes schema.json, card.json (counts for people: rows, bad rows by reason), quarantine/ and the shards.
+        Raises DataRejected when too much is bad; the caller removes `out`.
+        """
+        ...
+
+    def dataset(self, data: Path, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int) -> Any:
+        """Examples of some shards; `schema` is the model's, which may be older than the data's."""
+        ...
+
+    def build(self, config: Any, schema: Any) -> Any:
+        """An untrained Network."""
+        ...
+
+    def initialise(self, network: Any, data: Path, schema: Any) -> None:
+        """Set what is learnt without gradients (priors, spectral starts); runs once, on one worker."""
+        ...
+
+    def collate(self, examples: Sequence[Any]) -> Any:
+        """The only place that makes tensors; a batch has `.to(device)`."""
+        ...
+
+    def slices(self, batch: Any, schema: Any) -> Mapping[str, Sequence[str]]:
+        """Slice dimension -> one label per example, for judging by groups."""
+        ...
+
+    def summarise(self, tallies: Mapping[str, Tensor], schema: Any) -> Mapping[str, float]:
+        """Metrics of the whole from the summed tallies, e.g. catalogue coverage."""
+        ...
+
+    def golden_request(self, schema: Any) -> BaseModel:
+        """A request that every model of this schema can answer without the feature store."""
+        ...
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype to autocast to, or None for plain fp32; `auto` asks the processor."""
+    if precision == "fp32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None

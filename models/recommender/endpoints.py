@@ -1,0 +1,200 @@
+"""The recommender's requests and answers at the border of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.family import Endpoint, Feature, Features
+from models.recommender.data import Example, history_rows, items_with_rows
+from models.recommender.schema import Schema
+
+MAX_COUNT = 1000
+MAX_HISTORY = 10_000
+MAX_EXCLUDE = 100_000
+
+ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RecommendationRequest(BaseModel):
+    """Whom to recommend to and under which rules; without user and history it is an anonymous visit."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"user_id": "17850", "count": 3}, {"history": ["85123A", "71053"], "count": 3}]},
+    )
+
+    user_id: str | None = Field(default=None, min_length=1, max_length=256)
+    history: list[ItemId] | None = Field(default=None, max_length=MAX_HISTORY)
+    """Item ids, oldest first; stands in for the stored history."""
+    count: int = Field(default=10, ge=1, le=MAX_COUNT)
+    exclude_seen: bool = True
+    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
+    """Item attribute -> value or allowed values; every attribute must match."""
+
+
+class RecommendedItem(BaseModel):
+    """One item, its score (higher is better, comparable within one answer) and why it is here."""
+
+    item_id: str
+    score: float
+    reason: str
+
+
+class RecommendationResponse(BaseModel):
+    """The answer to a recommendation request; `source` names the fallback where there was nothing personal to go by."""
+
+    recommendation_id: str
+    model_version: str
+    source: Literal["personal", "popular"]
+    items: list[RecommendedItem]
+
+
+class SimilarItemsRequest(BaseModel):
+    """For which item to find similar ones."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": "85123A", "count": 3}]})
+
+    item_id: ItemId
+    count: int = Field(default=10, ge=1, le=MAX_COUNT)
+    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
+
+
+class SimilarItemsResponse(BaseModel):
+    """Items that shoppers take in the same places as the given one."""
+
+    recommendation_id: str
+    model_version: str
+    items: list[RecommendedItem]
+
+
+def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> Example:
+    """The example of a recommendation request; unknown items of a history are left out."""
+    history: Sequence[str] = request.history or []
+    if request.history is None and request.user_id is not None:
+        history = features.get("history", {}).get(request.user_id, [])
+    known = _known(history, schema)
+    return Example(
+        history=known,
+        count=request.count,
+        excluded=_known(request.exclude, schema) + (known if request.exclude_seen else []),
+        allowed=_allowed(request.filter, schema, features),
+    )
+
+
+def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Features) -> Example:
+    """The example of a similar-items request; ValueError when the item is unknown to the model."""
+    if request.item_id not in schema.index:
+        raise ValueError(f"item_id {request.item_id!r} is unknown to this model; it knows {schema.num_items} items")
+    item = schema.index[request.item_id]
+    return Example(
+        history=[item],
+        count=request.count,
+        excluded=[item, *_known(request.exclude, schema)],
+        allowed=_allowed(request.filter, schema, features),
+    )
+
+
+def answer_recommendation(
+    request: RecommendationRequest, prediction: Any, schema: Schema, model_version: str
+) -> RecommendationResponse:
+    """The response to one prediction."""
+    return RecommendationResponse(
+        recommendation_id=str(uuid4()),
+        model_version=model_version,
+        source="personal" if prediction.personal else "popular",
+        items=_items(prediction, schema),
+    )
+
+
+def answer_similar(
+    request: SimilarItemsRequest, prediction: Any, schema: Schema, model_version: str
+) -> SimilarItemsResponse:
+    """The response to one prediction of similar items."""
+    return SimilarItemsResponse(
+        recommendation_id=str(uuid4()), model_version=model_version, items=_items(prediction, schema)
+    )
+
+
+def filter_keys(request: Any) -> list[str]:
+    """The keys under which the feature store lists the items that match a request's filter."""
+    return [_filter_key(name, value) for name, values in request.filter.items() for value in _as_list(values)]
+
+
+def history_keys(request: Any) -> list[str]:
+    """The user whose history a request needs."""
+    user_id = getattr(request, "user_id", None)
+    return [user_id] if user_id is not None and request.history is None else []
+
+
+def filter_rows(data: Path) -> Iterable[tuple[str, list[str]]]:
+    """Inverted index of the item table: `attribute=value` -> item ids."""
+    for name, value, items in items_with_rows(data):
+        yield _filter_key(name, value), items
+
+
+FEATURES = (
+    Feature(name="history", keys=history_keys, rows=history_rows),
+    Feature(name="items_with", keys=filter_keys, rows=filter_rows),
+)
+
+ENDPOINTS = (
+    Endpoint(
+        path="/v1/recommendations",
+        summary="Recommend items to a shopper",
+        Request=RecommendationRequest,
+        Response=RecommendationResponse,
+        encode=encode_recommendation,
+        predict=lambda network, batch: network.predict(batch),
+        answer=answer_recommendation,
+    ),
+    Endpoint(
+        path="/v1/similar_items",
+        summary="Find items similar to one",
+        Request=SimilarItemsRequest,
+        Response=SimilarItemsResponse,
+        encode=encode_similar,
+        predict=lambda network, batch: network.predict_similar(batch),
+        answer=answer_similar,
+    ),
+)
+
+
+def _known(items: Sequence[str], schema: Schema) -> list[int]:
+    return [schema.index[item] for item in items if item in schema.index]
+
+
+def _allowed(wanted: dict[str, str | list[str]], schema: Schema, features: Features) -> list[int] | None:
+    if not wanted:
+        return None
+    listed = features.get("items_with", {})
+    matching = [
+        {item for value in _as_list(values) for item in listed.get(_filter_key(name, value), ())}
+        for name, values in wanted.items()
+    ]
+    return sorted(_known(list(set.intersection(*matching)), schema))
+
+
+def _items(prediction: Any, schema: Schema) -> list[RecommendedItem]:
+    return [
+        RecommendedItem(item_id=schema.items[item - 1], score=score, reason=_reason(because, schema))
+        for item, score, because in zip(prediction.items, prediction.scores, prediction.because, strict=True)
+    ]
+
+
+def _reason(because: int, schema: Schema) -> str:
+    return f"often follows {schema.items[because - 1]}" if because else "popular"
+
+
+def _filter_key(name: str, value: str) -> str:
+    return f"{name}={value}"
+
+
+def _as_list(values: str | list[str]) -> list[str]:
+    return [values] if isinstance(values, str) else values

@@ -1,0 +1,42 @@
+"""What networks and endpoints know of a shop's log: the item vocabulary, how often each was bought, the split."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import models.family
+
+NUM_SHARDS = 32
+"""Prepared data is always hash-partitioned by user into this many shards, whatever its size or the worker count."""
+
+PADDING = 0
+"""Index of no item; the items of the vocabulary are 1 .. num_items."""
+
+
+class Schema(models.family.Schema):
+    """The vocabulary and statistics of a prepared behaviour log."""
+
+    split: Literal["time", "leave-one-out"]
+    items: list[str]
+    """Item ids; the item at place i has the index i + 1."""
+    item_counts: list[int]
+    """Events of each item in the training split."""
+    item_first_seen: list[int]
+    """Epoch seconds of each item's first event; its place in the sequence when the log has no times."""
+    train_until: int
+    """Epoch seconds after which no event is in the training split; the longest sequence when there are no times."""
+    val_from: str | None = None
+    """RFC 3339 time of the first validation event of a time split."""
+    test_from: str | None = None
+    """RFC 3339 time of the first test event of a time split."""
+
+    @property
+    def num_items(self) -> int:
+        """Items in the vocabulary; indices run from 1 to this."""
+        return len(self.items)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Item id -> index."""
+        return {item: place + 1 for place, item in enumerate(self.items)}

@@ -1,0 +1,1 @@
+"""The service: one deployment class that works on any family."""
