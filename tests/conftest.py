@@ -1,0 +1,111 @@
+"""What the tests share: the toy family and its data, a store under tmp_path, one small Ray cluster, the public data."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+CHECKOUT = Path(__file__).resolve().parent.parent
+os.environ.update(ENVIRONMENT, PYTHONPATH=str(CHECKOUT))  # before anything imports ray or mlflow; for workers too
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+    os.environ.pop(name, None)
+torch.set_num_threads(1)
+
+from jobs.context import Context, Store  # noqa: E402
+from models import FAMILIES  # noqa: E402
+from models.family import Family  # noqa: E402
+from tests.register import TOY, register  # noqa: E402
+
+
+def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise: float = 0.1) -> Path:
+    """Write a CSV for the toy family: the larger of two sums decides the colour, but for a share of `noise`."""
+    draw = random.Random(seed)
+    lines = ["visitor_id,warmth,brightness,colour"]
+    for place in range(num_visitors):
+        warmth, brightness = draw.gauss(0, 1), draw.gauss(0, 1)
+        sums = {"red": warmth + brightness, "green": brightness - warmth, "blue": 0.3 - brightness}
+        colour = draw.choice(list(sums)) if draw.random() < noise else max(sums, key=lambda name: sums[name])
+        lines.append(f"v{place:05d},{warmth:.6f},{brightness:.6f},{colour}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One small Ray cluster for all tests that need one; its workers know the toy family."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": register},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Family:
+    """The toy family, in FAMILIES while the test runs."""
+    monkeypatch.setitem(FAMILIES, "toy", TOY)
+    return TOY
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def context(store: Store) -> Context:
+    """An empty store, this machine, the SQLite tracking database."""
+    return Context(store=store)
+
+
+@pytest.fixture
+def toy_raw(tmp_path: Path) -> Path:
+    """A CSV file of the toy family."""
+    return write_visitors(tmp_path / "visitors.csv")
+
+
+@pytest.fixture
+def toy_data(toy: Family, store: Store, toy_raw: Path) -> Path:
+    """Prepared data of the toy family; it is the current one of `store`."""
+    aside = store.data("toy") / "aside"
+    aside.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as executor:
+        schema = toy.prepare(toy.PrepareConfig(raw=str(toy_raw)), aside, executor)
+    data = aside.rename(store.data("toy") / schema.fingerprint[:16])
+    (store.data("toy") / "CURRENT").write_text(data.name, encoding="utf-8")
+    return data
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public data beside the checkout; skips where it is absent."""
+    path = CHECKOUT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no public data at {path}")
+    return path
