@@ -1,0 +1,393 @@
+"""The command line, `shopkeeper VERB FAMILY --flags`: reads it and the environment, runs the verb, says how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn, TextIO
+
+from jobs.flags import Parser, UsageError, add_dataclass, collect, suggestion
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Ray Train takes one report per poll: at its default of 2 s short epochs would wait for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # A server that is down would block each call for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""What Ray and MLflow should find unless the user has said otherwise; they read it when they are imported."""
+
+EPILOG = """exit codes: 0 done, 1 failed, 2 usage, 3 data rejected, 4 gate not met,
+5 a dependency is down, 6 interrupted but resumable, 130 Ctrl-C
+
+`shopkeeper VERB --help` and `shopkeeper VERB FAMILY --help` list the flags."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One row of the table of verbs."""
+
+    module: str
+    summary: str
+    takes_family: Literal["required", "optional", "no"] = "required"
+    config: Literal["Config", "PrepareConfig"] | None = None
+    """The dataclass of the family whose fields are flags of this verb too."""
+    dry_runs_itself: bool = False
+    """The verb looks and reports under --dry-run; the others are not started."""
+    takes_command: bool = False
+    """Whatever is no flag of the verb becomes `command` of its options."""
+
+
+VERBS = {
+    "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
+    "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
+    "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept"),
+    "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
+    "promote": Verb("jobs.promote", "make a model the champion if it is better"),
+    "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
+    "predict": Verb("jobs.predict", "table of requests -> table of answers"),
+    "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
+    "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
+    "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
+    "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
+    "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+}
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """Flags of every verb."""
+
+    store: str = "./store"
+    """Directory that holds data, runs, the tracking database and what is deployed."""
+    address: str | None = None
+    """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; none is this machine."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout and all else on stderr."""
+    dry_run: bool = False
+    """Print the resolved settings and change nothing."""
+    debug: bool = False
+    """Show debug messages, and the traceback of an error."""
+    quiet: bool = False
+    """Show warnings and errors only."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command line, read."""
+
+    verb: str
+    family_name: str | None
+    everywhere: Everywhere
+    options: Any
+    config: Any | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command line ended."""
+
+    exit_code: int
+    verb: str | None
+    family: str | None
+    status: str = "failed"
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """One line for programs."""
+        head: dict[str, Any] = {"verb": self.verb, "family": self.family, "status": self.status}
+        head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
+        if self.error:
+            head["error"] = self.error
+        rest = {name: value for name, value in self.details.items() if name not in head}
+        return json.dumps(_without_nan({**head, **rest}), ensure_ascii=False, default=str)
+
+    def to_text(self) -> str:
+        """A few lines for people."""
+        title = " ".join(word for word in (self.verb, self.family) if word)
+        run = {"run_id": self.run_id} if self.run_id else {}
+        return "\n".join([f"{title}: {self.status}", *_outline({**run, **self.metrics, **self.details})])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; a KeyboardInterrupt, so that what cleans up after Ctrl-C cleans up after this too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _log_to_stderr(quiet="--quiet" in given, debug="--debug" in given)
+    try:
+        invocation = read(given)
+    except SystemExit:  # argparse has printed the help
+        return 0
+    except UsageError as error:
+        named = [word for word in given[:2] if not word.startswith("-")] + [None, None]
+        result = Result(exit_code=2, verb=named[0], family=named[1], error=str(error))
+        _report(result, stdout=sys.stdout, as_json="--json" in given)
+        return result.exit_code
+    with _stdout_for_results() as stdout, _sigterm_raises():
+        result = run(invocation)
+        _report(result, stdout=stdout, as_json=invocation.everywhere.json)
+    return result.exit_code
+
+
+def read(given: Sequence[str]) -> Invocation:
+    """The invocation that a command line asks for; prints help and raises SystemExit, or raises UsageError."""
+    if not given or given[0].startswith("-"):
+        _overview(given)
+    name, *rest = given
+    if name not in VERBS:
+        raise UsageError(f"unknown verb {name!r}{suggestion(name, list(VERBS))}; there are {', '.join(VERBS)}")
+    verb = VERBS[name]
+    family_name = rest.pop(0) if verb.takes_family != "no" and rest and not rest[0].startswith("-") else None
+    asks_for_help = any(word in ("-h", "--help") for word in rest)
+    if family_name is None and verb.takes_family == "required" and not asks_for_help:
+        raise UsageError(f"{name} works on a family, named right after the verb: `shopkeeper {name} {_families()[0]}`")
+    if family_name is not None and family_name not in _families():
+        close = suggestion(family_name, _families())
+        raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
+    options_class = importlib.import_module(verb.module).Options
+    config_class = _config_class(verb, family_name)
+    parser = _parser(name, family_name, options_class=options_class, config_class=config_class)
+    if verb.takes_command:
+        values, command = parser.parse_known_args(rest)
+        options = dataclasses.replace(collect(values, options_class), command=tuple(command))
+    else:
+        values = parser.read(rest)
+        options = collect(values, options_class)
+    return Invocation(
+        verb=name,
+        family_name=family_name,
+        everywhere=_everywhere(values),
+        options=options,
+        config=collect(values, config_class) if config_class else None,
+    )
+
+
+def run(invocation: Invocation) -> Result:
+    """Run a verb and turn what it returns or raises into a result; only the programmer's mistakes lack a message."""
+    from jobs.context import Failure
+    from models.family import DataRejected
+
+    def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
+        if invocation.everywhere.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        return Result(exit_code, invocation.verb, invocation.family_name, error=message, details=details)
+
+    try:
+        return _succeeded(invocation)
+    except Failure as error:
+        return failed(error, error.exit_code, str(error), **error.details)
+    except DataRejected as error:
+        return failed(error, 3, str(error))
+    except Terminated:
+        return failed(
+            Terminated(), 6, f"{invocation.verb} was terminated; `shopkeeper status` lists what can be resumed"
+        )
+    except KeyboardInterrupt as error:
+        return failed(error, 130, str(error) or f"{invocation.verb} was interrupted by Ctrl-C")
+    except ValueError as error:
+        return failed(error, 1, str(error))
+    except Exception as error:  # noqa: BLE001  the last place that can turn it into an exit code and a JSON line
+        return failed(error, 1, f"{type(error).__name__}: {error}; --debug shows where")
+
+
+def _succeeded(invocation: Invocation) -> Result:
+    from jobs.context import Context, Outcome, Store
+
+    everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
+    context = Context(
+        store=Store(Path(everywhere.store).expanduser().absolute()),
+        address=everywhere.address,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+        dry_run=everywhere.dry_run,
+    )
+    outcome = Outcome(status="dry-run")
+    if not everywhere.dry_run or verb.dry_runs_itself:
+        family = _family(invocation.family_name)
+        outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
+    settings = _settings(invocation, context) if everywhere.dry_run else {}
+    return Result(
+        exit_code=0,
+        verb=invocation.verb,
+        family=invocation.family_name,
+        status=outcome.status,
+        run_id=outcome.run_id,
+        metrics=outcome.metrics,
+        details={**settings, **outcome.details},
+    )
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    match content:
+        case float():
+            return content if math.isfinite(content) else None
+        case dict():
+            return {str(name): _without_nan(value) for name, value in content.items()}
+        case list() | tuple():
+            return [_without_nan(value) for value in content]
+        case _:
+            return content
+
+
+def _outline(content: Any, indent: str = "  ") -> Iterator[str]:
+    """Nested dictionaries and lists as indented lines."""
+    pairs = content.items() if isinstance(content, dict) else [("-", value) for value in content]
+    for name, value in pairs:
+        label = f"{indent}{name}" + ("" if name == "-" else ":")
+        if isinstance(value, dict | list | tuple) and value:
+            yield label
+            yield from _outline(value, indent + "  ")
+        else:
+            yield f"{label} {f'{value:.6g}' if isinstance(value, float) else value}"
+
+
+def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:
+    resolved = {"options": dataclasses.asdict(invocation.options), "context": dataclasses.asdict(context)}
+    if invocation.config is not None:
+        resolved["config"] = dataclasses.asdict(invocation.config)
+    return resolved
+
+
+def _everywhere(values: Any) -> Everywhere:
+    """Flags of every verb; where one was not given, the environment decides."""
+    given: Everywhere = collect(values, Everywhere)
+    unset = Everywhere()
+    return dataclasses.replace(
+        given,
+        store=given.store if given.store != unset.store else os.environ.get("SHOPKEEPER_STORE", unset.store),
+        address=given.address or os.environ.get("RAY_ADDRESS") or None,
+    )
+
+
+def _overview(given: Sequence[str]) -> NoReturn:
+    if not given:
+        raise UsageError("no verb given; see `shopkeeper --help`")
+    if given[0] == "--version":
+        sys.stdout.write(f"shopkeeper {importlib.metadata.version('shopkeeper')}\n")
+    elif given[0] in ("-h", "--help"):
+        verbs = "\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items())
+        sys.stdout.write(f"usage: shopkeeper VERB [FAMILY] [--flags]\n\n{verbs}\n\n{EPILOG}\n")
+    else:
+        raise UsageError(f"the verb comes first, flags after it; got {given[0]!r}; see `shopkeeper --help`")
+    raise SystemExit(0)
+
+
+def _parser(name: str, family_name: str | None, *, options_class: Any, config_class: Any) -> Parser:
+    verb = VERBS[name]
+    place = {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
+    parser = Parser(
+        prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
+        description=verb.summary,
+        epilog=EPILOG,
+    )
+    add_dataclass(parser, options_class, title=f"flags of {name}", without=("command",) if verb.takes_command else ())
+    if config_class:
+        add_dataclass(parser, config_class, title=f"flags of {name} {family_name}")
+    add_dataclass(parser, Everywhere, title="flags of every verb")
+    return parser
+
+
+def _config_class(verb: Verb, family_name: str | None) -> Any:
+    if verb.config is None or family_name is None:
+        return None
+    return getattr(_family(family_name), verb.config)
+
+
+def _family(name: str | None) -> Any:
+    from models import FAMILIES
+
+    return FAMILIES[name] if name else None
+
+
+def _families() -> list[str]:
+    from models import FAMILIES
+
+    return sorted(FAMILIES)
+
+
+def _report(result: Result, *, stdout: TextIO, as_json: bool) -> None:
+    if result.error:
+        sys.stderr.write(f"error: {result.error}\n")
+    if as_json:
+        stdout.write(result.to_json() + "\n")
+    elif not result.error:
+        stdout.write(result.to_text() + "\n")
+    stdout.flush()
+
+
+def _log_to_stderr(*, quiet: bool, debug: bool) -> None:
+    log = logging.getLogger("shopkeeper")
+    log.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+
+
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[TextIO]:
+    """Keeps stdout for the result: what libraries and child processes write there goes to stderr."""
+    results = sys.stdout
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(contextlib.redirect_stdout(sys.stderr))
+        with contextlib.suppress(OSError, ValueError):  # a stdout without a descriptor, in a test say
+            if results.fileno() == 1:
+                results.flush()
+                results = undo.enter_context(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+                os.dup2(2, 1)
+                undo.callback(os.dup2, results.fileno(), 1)
+        yield results
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into Terminated while a verb runs; only the main thread may set signal handlers."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
