@@ -191,6 +191,36 @@ class Gate:
     """Size of the model directory."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """A request to ask the demo's endpoint, and what is known about the right answer."""
+
+    title: str
+    request: Mapping[str, Any]
+    """Fields of the first endpoint's Request."""
+    right_answer: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A made-up raw log, small enough for a demo."""
+
+    prepare: Mapping[str, Any]
+    """Fields of PrepareConfig."""
+    train: Mapping[str, Any]
+    """Fields of Config for a training of seconds."""
+    questions: Sequence[Question]
+
+
+@runtime_checkable
+class HasSample(Protocol):
+    """A family that can make up a raw log; optional, `demo` needs it."""
+
+    def sample(self, directory: Path) -> Sample:
+        """Write the raw log into a directory."""
+        ...
+
+
 class Family(Protocol):
     """A module (or package) of `models/` that the jobs and the service can work with."""
 

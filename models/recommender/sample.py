@@ -1,0 +1,184 @@
+"""A made-up shop whose shoppers follow known habits, so that a right answer exists; for the demo and the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.family import Question, Sample
+
+CATEGORIES = ("tea", "coffee", "mugs", "cake", "candles", "cards", "toys", "plants", "lamps", "scarves")
+BRANDS = ("Alder", "Birch", "Cedar", "Hazel", "Rowan")
+STYLES = ("small", "large", "red", "blue", "green", "striped", "plain", "golden")
+NUM_FOLLOWERS = 3
+FOLLOWER_WEIGHTS = (0.6, 0.25, 0.15)
+"""How often each follower of an item comes next, when a shopper goes by habit."""
+HABIT = 0.7
+"""Share of steps within a visit that go by habit; the others start afresh from the shopper's taste."""
+MEAN_VISIT_LENGTH = 5
+FIRST_DAY = datetime(2025, 1, 1, tzinfo=UTC)
+NUM_DAYS = 180
+MISSING_USERS, BAD_TIMES, DUPLICATES, RETURNS = 0.002, 0.002, 0.005, 0.003
+"""Shares of dirty rows; those that `prepare` calls bad stay under its limit of 0.01 together."""
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where the made-up log lies and what is true of it."""
+
+    events: Path
+    items: Path
+    followers: dict[str, tuple[str, ...]]
+    """Item id -> the items that follow it by habit, most often first: the right answer."""
+    regulars: tuple[str, ...]
+    """Shoppers with the most events, most first."""
+
+
+def sample(directory: Path) -> Sample:
+    """A small made-up shop for the demo, with questions to ask its endpoint."""
+    shop = write_sample(directory)
+    seen = next(iter(shop.followers))
+    likely = ", ".join(shop.followers[seen])
+    return Sample(
+        prepare={"raw": str(shop.events), "items": str(shop.items)},
+        train={"network": "transformer", "epochs": 4, "max_length": 50, "dim": 32, "num_blocks": 1},
+        questions=(
+            Question("an old shopper", {"user_id": shop.regulars[0], "count": 5}, "goes by that shopper's last events"),
+            Question("a new shopper", {"history": [seen], "count": 5}, f"after {seen} mostly come {likely}"),
+            Question("an anonymous shopper", {"count": 5}, "nothing to go by: popular items"),
+        ),
+    )
+
+
+def write_sample(
+    directory: Path, *, num_users: int = 1500, num_items: int = 300, num_events: int = 30_000, seed: int = 0
+) -> Shop:
+    """Write events.parquet and items.parquet of a made-up shop into a directory; the same arguments, the same shop."""
+    if num_items < 2 * NUM_FOLLOWERS or num_users < 1 or num_events < num_users:
+        raise ValueError(
+            f"a shop of {num_users} users, {num_items} items and {num_events} events is too small; "
+            f"give it {2 * NUM_FOLLOWERS} items and an event for each user at least"
+        )
+    draw = np.random.default_rng(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    category = np.arange(num_items) % min(len(CATEGORIES), num_items // NUM_FOLLOWERS)
+    appeal = np.asarray((1.0 + draw.permutation(num_items)) ** -0.8, dtype=np.float64)
+    followers = _followers(category, draw)
+    users, items, seconds = _visits(
+        draw, num_users=num_users, num_events=num_events, category=category, appeal=appeal, followers=followers
+    )
+    shop = Shop(
+        events=directory / "events.parquet",
+        items=directory / "items.parquet",
+        followers={_item(place): tuple(_item(next_) for next_ in row) for place, row in enumerate(followers)},
+        regulars=tuple(_user(place) for place in np.argsort(-np.bincount(users), kind="stable")[:10]),
+    )
+    prices = np.round(draw.lognormal(2.0, 0.7, num_items), 2)
+    pq.write_table(_item_table(category, prices=prices, draw=draw), shop.items)
+    pq.write_table(_event_table(users, items, seconds, prices=prices, draw=draw), shop.events)
+    return shop
+
+
+def _followers(category: Numbers, draw: np.random.Generator) -> Numbers:
+    """The items that follow each item, [items, NUM_FOLLOWERS]: two of its category, the last from anywhere."""
+    rows = []
+    for place in range(len(category)):
+        near = np.flatnonzero((category == category[place]) & (np.arange(len(category)) != place))
+        anywhere = np.delete(np.arange(len(category)), [place, *near])
+        rows.append([*draw.choice(near, NUM_FOLLOWERS - 1, replace=False), draw.choice(anywhere)])
+    return np.array(rows, dtype=np.int64)
+
+
+def _visits(
+    draw: np.random.Generator,
+    *,
+    num_users: int,
+    num_events: int,
+    category: Numbers,
+    appeal: npt.NDArray[np.float64],
+    followers: Numbers,
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Shopper, item and epoch second of every event."""
+    lengths = 1 + draw.multinomial(num_events - num_users, draw.dirichlet(np.full(num_users, 1.5)))
+    in_category = [np.flatnonzero(category == number) for number in range(category.max() + 1)]
+    chances = [appeal[places] / appeal[places].sum() for places in in_category]
+    items, seconds = [], []
+    for length in lengths:
+        taste = draw.dirichlet(np.full(len(in_category), 0.3))
+        num_visits = 1 + int(length) // MEAN_VISIT_LENGTH
+        starts = np.sort(draw.integers(0, NUM_DAYS * 86_400, num_visits))
+        visit_of = np.sort(draw.integers(0, num_visits, length))
+        last, last_visit = -1, -1
+        for step, visit in enumerate(visit_of):
+            if visit == last_visit and draw.random() < HABIT:
+                last = int(draw.choice(followers[last], p=FOLLOWER_WEIGHTS))
+            else:
+                number = int(draw.choice(len(in_category), p=taste))
+                last = int(draw.choice(in_category[number], p=chances[number]))
+            last_visit = visit
+            items.append(last)
+            seconds.append(int(starts[visit]) + 60 * step)
+    users = np.repeat(np.arange(num_users), lengths)
+    return users, np.array(items), np.array(seconds) + int(FIRST_DAY.timestamp())
+
+
+def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator) -> Any:
+    names = [CATEGORIES[number] for number in category]
+    brands = draw.choice(BRANDS, len(category))
+    styles = draw.choice(STYLES, len(category))
+    titles = [f"{brand} {style} {name}" for brand, style, name in zip(brands, styles, names, strict=True)]
+    return pa.table(
+        {
+            "item_id": [_item(place) for place in range(len(category))],
+            "title": titles,
+            "category": names,
+            "brand": brands.tolist(),
+            "price": prices,
+        }
+    )
+
+
+def _event_table(
+    users: Numbers, items: Numbers, seconds: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator
+) -> Any:
+    """The events in no order, a few of them dirty as in a real log."""
+    count = len(users)
+    user_ids = np.array([_user(user) for user in users], dtype=object)
+    user_ids[_some(count, MISSING_USERS, draw)] = None
+    times = np.array([datetime.fromtimestamp(int(second), UTC).isoformat() for second in seconds], dtype=object)
+    times[_some(count, BAD_TIMES, draw)] = "yesterday"
+    quantities = np.ones(count, dtype=np.int64)
+    quantities[_some(count, RETURNS, draw)] = -1
+    columns = {
+        "event_id": [f"e{place:07d}" for place in range(count)],
+        "user_id": user_ids.tolist(),
+        "item_id": [_item(item) for item in items],
+        "timestamp": times.tolist(),
+        "event_type": ["purchase"] * count,
+        "quantity": quantities,
+        "price": prices[items],
+        "currency": ["EUR"] * count,
+    }
+    repeated = _some(count, DUPLICATES, draw)
+    return pa.table(columns).take(draw.permutation(np.concatenate([np.arange(count), repeated])))
+
+
+def _some(count: int, share: float, draw: np.random.Generator) -> Numbers:
+    return draw.choice(count, int(share * count), replace=False)
+
+
+def _user(place: int) -> str:
+    return f"shopper-{place:05d}"
+
+
+def _item(place: int) -> str:
+    return f"item-{place:05d}"
