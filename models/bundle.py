@@ -80,16 +80,17 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
         raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a model of ours")
     try:
         listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleRejected(f"{manifest} is not readable: {error}") from None
-    missing = [name for name in required if name not in listed]
+    missing = [name for name in required if name not in expected]
     if missing:
         raise BundleRejected(f"{directory} lacks {', '.join(missing)}; train the model again")
-    for name, entry in listed.items():
+    for name, (num_bytes, sha256) in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise BundleRejected(f"{directory}: {name!r} of the manifest is not there")
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != num_bytes or _sha256(path) != sha256:
             raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
     return _sha256(manifest)
 

@@ -1,0 +1,78 @@
+"""One request and its answer, stored in every bundle: proof that a loaded model still answers as it did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from models.family import BundleRejected, Family
+
+RELATIVE_TOLERANCE = 1e-3
+ABSOLUTE_TOLERANCE = 1e-5
+
+
+def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
+    """The family's golden request and the network's answer, as JSON: {"request": ..., "response": ...}.
+
+    Text that differs between two answers to the same request (a fresh id, the model's version) is left out.
+    """
+    request = family.golden_request(schema)
+    first = _answer(family, network, schema, request, "1")
+    second = _answer(family, network, schema, request, "2")
+    return {"request": request.model_dump(mode="json"), "response": _stable(first, second)}
+
+
+def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> None:
+    """Ask the golden request again; raises BundleRejected when the answer differs beyond rounding."""
+    request = family.ENDPOINTS[0].Request.model_validate(golden["request"])
+    answer = _answer(family, network, schema, request, "1")
+    difference = _difference(golden["response"], answer, "response")
+    if difference:
+        raise BundleRejected(f"the model no longer gives its golden answer: {difference}; use another copy")
+
+
+def _answer(family: Family, network: Any, schema: Any, request: Any, version: str) -> Any:
+    endpoint = family.ENDPOINTS[0]
+    tensor = next(iter(network.state_dict().values()), torch.empty(0))
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        batch = family.collate([endpoint.encode(request, schema, {})]).to(tensor.device)
+        prediction = endpoint.predict(network, batch)[0]
+    network.train(training)
+    return endpoint.answer(request, prediction, schema, version).model_dump(mode="json")
+
+
+def _stable(first: Any, second: Any) -> Any:
+    """`first` without the members of objects that are text and differ in `second`."""
+    if isinstance(first, dict):
+        kept = {key: value for key, value in first.items() if not _volatile(value, second.get(key))}
+        return {key: _stable(value, second.get(key)) for key, value in kept.items()}
+    if isinstance(first, list) and isinstance(second, list):
+        return [_stable(one, other) for one, other in zip(first, second, strict=False)]
+    return first
+
+
+def _volatile(first: Any, second: Any) -> bool:
+    return isinstance(first, str) and first != second
+
+
+def _difference(expected: Any, found: Any, where: str) -> str | None:
+    """The first place where `found` lacks or contradicts `expected`; None when it agrees."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        places = ((value, found.get(key), f"{where}.{key}") for key, value in expected.items())
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        places = ((one, other, f"{where}[{at}]") for at, (one, other) in enumerate(zip(expected, found, strict=True)))
+    elif _equal(expected, found):
+        return None
+    else:
+        return f"{where} was {expected!r}, is {found!r}"
+    return next(filter(None, (_difference(*place) for place in places)), None)
+
+
+def _equal(expected: Any, found: Any) -> bool:
+    numbers = (int, float)
+    if isinstance(expected, float) and isinstance(found, numbers):
+        return abs(expected - found) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * abs(expected)
+    return bool(expected == found)
