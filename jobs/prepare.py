@@ -1,0 +1,107 @@
+"""`shopkeeper prepare FAMILY --raw PATH`: raw data becomes prepared data in the store, completely or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.context import Context, Outcome, UsageFailure, log
+from jobs.executor import executor
+from models.family import DataRejected, Family
+
+NAME_LENGTH = 16
+"""Characters of the fingerprint that name a prepared data directory."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Nothing of its own: what to read is the family's business."""
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Prepare a family's data and make it the current one; raises DataRejected when too much of it is bad.
+
+    Data with an equal fingerprint is kept as it is. With a dry run the report is the same and the store untouched.
+    """
+    assert family is not None and config is not None, "prepare works on a family, with the family's PrepareConfig"
+    started = time.monotonic()
+    data = context.store.data(family.NAME)
+    with _aside(data, is_dry_run=context.dry_run) as out:
+        schema = _prepared(context, family, config, out)
+        card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+        directory = data / schema.fingerprint[:NAME_LENGTH]
+        is_new = not directory.exists() if context.dry_run else _publish(out, directory)
+    status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
+    seconds = round(time.monotonic() - started, 2)
+    log.info("%s", _summary(card, directory, status=status, seconds=seconds))
+    return Outcome(
+        status=status,
+        details={**card, "fingerprint": schema.fingerprint, "data": str(directory), "seconds": seconds},
+    )
+
+
+def _prepared(context: Context, family: Family, config: Any, out: Path) -> Any:
+    try:
+        with executor(context) as pool:
+            return family.prepare(config, out, pool)
+    except DataRejected:
+        raise
+    except ValueError as error:  # a flag that the family cannot use
+        raise UsageFailure(str(error)) from error
+
+
+@contextmanager
+def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
+    """An empty directory beside the finished ones (elsewhere in a dry run); whatever is left of it goes at the end."""
+    if is_dry_run:
+        with tempfile.TemporaryDirectory(prefix="shopkeeper-") as elsewhere:
+            out = Path(elsewhere) / "data"
+            out.mkdir()
+            yield out
+        return
+    made = [parent for parent in (data, *data.parents) if not parent.exists()]
+    aside = data / f".{uuid.uuid4().hex}"
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # not empty: the data, or something else, is there to stay
+                parent.rmdir()
+
+
+def _publish(out: Path, directory: Path) -> bool:
+    """Rename finished data into place and point CURRENT to it; returns whether its rows are new to the store."""
+    is_new = True
+    try:
+        out.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        is_new = False
+    pointer = directory.parent / "CURRENT"
+    beside = pointer.with_name(f".CURRENT.{uuid.uuid4().hex}")
+    beside.write_text(directory.name + "\n", encoding="utf-8")
+    beside.replace(pointer)
+    return is_new
+
+
+def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: float) -> str:
+    """What was done, for a person."""
+    bad = ", ".join(f"{count:,} {reason}" for reason, count in card.get("bad", {}).items()) or "none"
+    done = {
+        "dry-run": "dry run, nothing written; it would be",
+        "ok": "prepared",
+        "unchanged": "the same rows are prepared already as",
+    }[status]
+    return f"{card['rows']:,} rows read, bad: {bad}; {done} {directory} ({seconds:.1f} s)"

@@ -1,0 +1,409 @@
+"""Tables as a shop has them: any usual file or folder as a stream of rows, and the quarantine for rows that are bad."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.fs
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from models.family import DataRejected
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]
+"""`sequences` are lines of words: the table has the one column `line`."""
+
+LINE = "line"
+BLOCK_BYTES = 8 * 1024 * 1024
+BATCH_ROWS = 131_072
+MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_CELL_BYTES = 64 * 1024
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "sequences",
+}
+_GZIP = b"\x1f\x8b"
+_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
+_NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of raw data on any filesystem that pyarrow knows."""
+
+    filesystem: pyarrow.fs.FileSystem
+    path: str
+    format: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of one file, and the lines between them that are no rows: reason -> original lines."""
+
+    rows: pa.Table
+    broken: Mapping[str, Sequence[str]]
+
+
+@dataclass
+class Quarantine:
+    """Writes bad rows to one Parquet file (reason, source, row as JSON text) and counts them; closed by `with`."""
+
+    path: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    _writer: Any = None
+
+    SCHEMA = pa.schema([("reason", pa.string()), ("source", pa.string()), ("row", pa.large_string())])
+
+    def add_rows(self, rows: pa.Table, *, reasons: pa.Array, source: str) -> None:
+        """Keep bad rows; `reasons` is a string array, one per row."""
+        self._add(reasons, rows=rows_as_json(rows), source=source)
+
+    def add_lines(self, lines: Sequence[str], *, reason: str, source: str) -> None:
+        """Keep lines that are no rows at all."""
+        rows = [json.dumps({LINE: line}, ensure_ascii=False) for line in lines]
+        self._add(pa.array([reason] * len(rows), pa.string()), rows=rows, source=source)
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, reasons: pa.Array, *, rows: list[str], source: str) -> None:
+        if not rows:
+            return
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self.path, self.SCHEMA, compression="zstd")
+        sources = pa.array([source], pa.string()).take(pa.repeat(0, len(rows)))
+        self._writer.write_table(pa.table([reasons, sources, pa.array(rows, pa.large_string())], schema=self.SCHEMA))
+        for entry in pc.value_counts(reasons).to_pylist():
+            self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
+
+
+def find(raw: str, *, format: Format = "auto") -> list[Source]:
+    """The files of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected.
+
+    Hidden files and those that begin with `_` are left out.
+    """
+    try:
+        filesystem, path = _filesystem(raw)
+        info = filesystem.get_file_info(path)
+        if info.type == pyarrow.fs.FileType.Directory:
+            listed = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+            infos = [entry for entry in listed if entry.is_file and not _is_hidden(entry.path, below=path)]
+        else:
+            infos = [info] if info.is_file else []
+    except (*_DAMAGE, ValueError) as error:
+        raise DataRejected(f"cannot read {raw}: {error}") from None
+    if not infos:
+        raise DataRejected(f"{raw} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p")
+    infos.sort(key=lambda entry: entry.path)
+    return [Source(filesystem, entry.path, _format_of(entry.path, format), entry.size) for entry in infos]
+
+
+def read(source: Source) -> Iterator[Chunk]:
+    """Stream a file in batches of bounded memory; raises DataRejected when it is damaged.
+
+    CSV and TSV need a header line, and their values are the bytes of the file; nothing is guessed but the delimiter.
+    """
+    readers = {"csv": _read_csv, "tsv": _read_csv, "jsonl": _read_jsonl, "sequences": _read_lines}
+    try:
+        if source.format == "parquet":
+            yield from _read_parquet(source)
+        elif source.num_bytes:
+            yield from readers[source.format](source)
+    except _DAMAGE as error:
+        raise DataRejected(
+            f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
+            "the file is damaged, cut short or of another format (see --format): make it anew"
+        ) from None
+
+
+def parse_mapping(text: str, *, names: Sequence[str] | None = None) -> dict[str, str]:
+    """Our column name -> the file's, from `user_id=CustomerID,item_id=StockCode`; raises ValueError.
+
+    Given `names`, no other columns of ours are allowed.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    mapping = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    wrong = [ours for ours, theirs in mapping.items() if not theirs or (names is not None and ours not in names)]
+    if wrong or len(mapping) != len(pairs):
+        known = f"; our columns are {', '.join(names)}" if names else ""
+        raise ValueError(f"cannot understand the column mapping {text!r}: write ours=theirs,ours=theirs{known}")
+    return mapping
+
+
+def decode(array: pa.ChunkedArray | pa.Array) -> tuple[Any, Any]:
+    """Bytes as text: the string array, null where it is not UTF-8, and a boolean array of those places."""
+    try:
+        text = array.cast(pa.string())
+        return text, pa.repeat(False, len(text))
+    except pa.ArrowInvalid:
+        values = [_decode(value) for value in array.to_pylist()]  # rare: only a batch with foreign bytes comes here
+        bad = [value is None and known for value, known in zip(values, array.is_valid().to_pylist(), strict=True)]
+        return pa.array(values, pa.string()), pa.array(bad)
+
+
+def rows_as_json(rows: pa.Table) -> list[str]:
+    """Each row as one JSON object, whatever its columns are."""
+    if rows.num_rows == 0:
+        return []
+    columns = [_printable(column) for column in rows.columns]
+    unique = [name if rows.column_names.count(name) == 1 else f"{name}#{n}" for n, name in enumerate(rows.column_names)]
+    frame = pa.table(columns, names=unique).to_pandas(types_mapper=_NULLABLE.get)
+    text = frame.to_json(
+        orient="records", lines=True, date_format="iso", date_unit="us", force_ascii=False, double_precision=15
+    )
+    return str(text).rstrip("\n").split("\n")
+
+
+def _filesystem(raw: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    if "://" in raw:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(raw)
+        return filesystem, path
+    return pyarrow.fs.LocalFileSystem(), str(Path(raw).expanduser().absolute())
+
+
+def _is_hidden(path: str, *, below: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path.removeprefix(below).split("/"))
+
+
+def _format_of(path: str, format: Format) -> str:
+    if format != "auto":
+        return format
+    name = Path(path.lower())
+    found = _SUFFIXES.get(name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix)
+    if found is None:
+        choices = ", ".join(choice for choice in get_args(Format) if choice != "auto")
+        raise DataRejected(f"cannot tell the format of {path} by its name; say --format with one of {choices}")
+    return found
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """The plain bytes of a file as a stream; gzip is known by its first bytes."""
+    with source.filesystem.open_input_stream(source.path, compression=None) as stream:
+        is_gzip = stream.read(2) == _GZIP
+    compression = "gzip" if is_gzip else None
+    with source.filesystem.open_input_stream(source.path, compression=compression) as stream:
+        yield stream
+
+
+def _read_parquet(source: Source) -> Iterator[Chunk]:
+    with tempfile.TemporaryFile() as plain, source.filesystem.open_input_file(source.path) as file:
+        seekable: Any = file
+        if file.read(2) == _GZIP:  # Parquet needs seeking, which a gzip stream cannot do
+            with _opened(source) as stream:
+                shutil.copyfileobj(stream, plain)
+            seekable = pa.PythonFile(plain, mode="r")
+        file.seek(0)
+        for batch in pq.ParquetFile(seekable, buffer_size=BLOCK_BYTES).iter_batches(batch_size=BATCH_ROWS):
+            yield Chunk(pa.Table.from_batches([batch]), {})
+
+
+def _read_csv(source: Source) -> Iterator[Chunk]:
+    delimiter = "\t" if source.format == "tsv" else _delimiter(source)
+    names = _csv_names(source, delimiter)
+    if names is None:
+        return
+    broken: list[str] = []
+    with _opened(source) as stream:
+        options = pyarrow.csv.ConvertOptions(
+            column_types={name: pa.binary() for name in names},
+            null_values=[""],
+            strings_can_be_null=True,
+        )
+        reader = _open_csv(stream, delimiter, broken=broken, convert_options=options)
+        for batch in reader:
+            lines, broken[:] = list(broken), []
+            rows = pa.Table.from_batches([batch])
+            _check_cells(rows, source)
+            yield Chunk(rows, {"wrong_number_of_fields": lines} if lines else {})
+        if broken:
+            yield Chunk(pa.table({}), {"wrong_number_of_fields": broken})
+
+
+def _csv_names(source: Source, delimiter: str) -> list[str] | None:
+    """The header's names, or None where there is no row below it."""
+    with _opened(source) as stream:
+        try:
+            names: list[str] = _open_csv(stream, delimiter, broken=[]).schema.names
+        except pa.ArrowInvalid as error:
+            if "Empty CSV file" in str(error):
+                return None
+            raise
+    return names
+
+
+def _open_csv(stream: Any, delimiter: str, *, broken: list[str], convert_options: Any = None) -> Any:
+    def keep(row: Any) -> str:
+        broken.append(row.text)
+        return "skip"
+
+    return pyarrow.csv.open_csv(
+        stream,
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep),
+        convert_options=convert_options,
+    )
+
+
+def _delimiter(source: Source) -> str:
+    with _opened(source) as stream:
+        header = stream.read(64 * 1024).split(b"\n", 1)[0].decode("utf-8", "replace")
+    return max(",;\t|", key=header.count)
+
+
+def _check_cells(rows: pa.Table, source: Source) -> None:
+    """An open quote swallows the lines after it; nothing else makes a cell this long."""
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        if longest > MAX_CELL_BYTES:
+            raise DataRejected(
+                f"{source.path}: a value of column {name!r} has {longest:,} bytes; a quote is opened and never closed"
+            )
+
+
+def _read_lines(source: Source) -> Iterator[Chunk]:
+    for lines in _lines(source):
+        text, foreign = decode(lines)
+        bad = [value.decode("utf-8", "backslashreplace") for value in lines.filter(foreign).to_pylist()]
+        good = text.filter(pc.invert(foreign))
+        yield Chunk(pa.table({LINE: good}), {"not_utf8": bad} if bad else {})
+
+
+def _read_jsonl(source: Source) -> Iterator[Chunk]:
+    schema: pa.Schema | None = None
+    for lines in _lines(source):
+        block = pa.py_buffer(b"\n".join(lines.to_pylist()) + b"\n")
+        try:
+            rows = _parse_json(block, schema)
+            schema = rows.schema
+            yield Chunk(rows, {})
+        except pa.ArrowInvalid:
+            yield _parse_json_by_line(lines.to_pylist())
+
+
+def _parse_json(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
+    if schema is not None:
+        try:
+            return _json_table(block, schema)
+        except pa.ArrowInvalid:
+            pass  # a column changed its type; the block may still agree with itself
+    rows = _json_table(block, None)
+    if any(pa.types.is_timestamp(column.type) for column in rows.schema):  # it guesses that ids like dates are times
+        kept = [pa.field(c.name, pa.string() if pa.types.is_timestamp(c.type) else c.type) for c in rows.schema]
+        rows = _json_table(block, pa.schema(kept))
+    return rows
+
+
+def _json_table(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(block),
+        read_options=pyarrow.json.ReadOptions(block_size=max(block.size, 1)),
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
+    )
+
+
+def _parse_json_by_line(lines: list[bytes]) -> Chunk:
+    """The slow way, for a block with a broken line or with a column of several types: all values as text."""
+    rows: list[dict[str, str | None]] = []
+    broken: list[str] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append({name: _json_text(value) for name, value in row.items()})
+        else:
+            broken.append(line.decode("utf-8", "backslashreplace"))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
+    return Chunk(pa.table(columns), {"broken_json": broken} if broken else {})
+
+
+def _json_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lines(source: Source) -> Iterator[pa.Array]:
+    """The non-blank lines of a file as binary arrays, about BLOCK_BYTES at a time."""
+    rest = b""
+    with _opened(source) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            head, newline, tail = block.rpartition(b"\n")
+            if newline:
+                yield _split_lines(rest + head)
+                rest = tail
+            else:
+                rest += tail
+            if len(rest) > MAX_LINE_BYTES:
+                raise DataRejected(
+                    f"{source.path} has a line of over {MAX_LINE_BYTES:,} bytes; is it of another format?"
+                )
+    if rest:
+        yield _split_lines(rest)
+
+
+def _split_lines(block: bytes) -> pa.Array:
+    block = block.removeprefix(b"\xef\xbb\xbf")
+    lines = pc.split_pattern(pa.array([block], pa.binary()), b"\n").values
+    blank = pc.match_substring_regex(lines, r"^\s*$")
+    return lines.filter(pc.invert(blank))
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.chunked_array(
+                [[None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]]
+            )
+    if pa.types.is_decimal(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind):
+        return column.cast(pa.string())
+    return column
