@@ -1,0 +1,183 @@
+"""The verb evaluate: any model on any split, beside the baselines, as metrics, JSON and a page to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jobs.bootstrap import Comparison, Interval, compare, intervals
+from jobs.context import Context, Outcome, UsageFailure, log
+from jobs.model_uri import LocatedModel, locate_model
+from jobs.report import Evaluation, SliceScore, render
+from jobs.scoring import Model, Scores, baselines, load_model, score
+from jobs.tracking import Tracking
+from models import bundle
+from models.family import Family
+
+REPORT = "report.html"
+NUMBERS = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to judge and where to write it."""
+
+    model: str | None = None
+    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; none is the champion."""
+    split: Literal["val", "test"] = "test"
+    """Which examples to judge on."""
+    workers: int = 1
+    """Processes that share the work; more than one run on the cluster. The numbers do not depend on it."""
+    bootstrap: int = 1000
+    """Resamples of the examples for the intervals."""
+    seed: int = 0
+    """Seed of the resampling."""
+    report: str | None = None
+    """Directory for the page and the numbers; none is one in the store."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers} is too few; use 1 or more")
+        if self.bootstrap < 100:
+            raise ValueError(f"--bootstrap {self.bootstrap} is too few for an interval; use 100 or more")
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Judge one model; raises UsageFailure when there is no such model or no prepared data."""
+    assert family is not None
+    data = context.store.current_data(family.NAME)
+    tracking = Tracking(context)
+    tracking.deliver_spool()
+    located = locate_model(context, options.model or f"models:/{family.NAME}@champion", tracking=tracking)
+    evaluation = evaluate(context, family, located, data=data, options=options)
+    directory = _directory(context, evaluation, located, options)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / REPORT).write_text(render(evaluation), encoding="utf-8")
+    (directory / NUMBERS).write_text(evaluation.to_json(), encoding="utf-8")
+    metrics = {f"{options.split}_{name}": interval.value for name, interval in evaluation.metrics.items()}
+    if located.run_id is not None:
+        tracked = tracking.resume_run(located.run_id)
+        tracked.log_artifacts(directory, f"evaluation/{options.split}")
+        if options.split == "test":
+            # The val metrics of the run's epochs stay as training logged them.
+            tracked.log_metrics(metrics, step=0)
+    return Outcome(run_id=located.run_id, metrics=metrics, details=_details(evaluation, directory))
+
+
+def evaluate(context: Context, family: Family, located: LocatedModel, *, data: Path, options: Options) -> Evaluation:
+    """Score a model and the family's baselines on a split of prepared data."""
+    schema = family.Schema.model_validate(bundle.read_json(data / "schema.json"))
+    metric = family.METRIC.name
+    model = load_model(located.directory, family)
+    scores = _score(context, "the model", model, data=data, options=options)
+    metrics = _intervals(family, model, scores, options)
+    if metric not in metrics:
+        raise UsageFailure(f"no example of the {options.split} split can be judged by {metric}; prepare more data")
+    others: dict[str, Scores] = {}
+    measured: dict[str, dict[str, Interval]] = {}
+    for name, other in baselines(family, data, schema):
+        others[name] = _score(context, name, other, data=data, options=options)
+        measured[name] = _intervals(family, other, others[name], options)
+    evaluation = Evaluation(
+        family=family.NAME,
+        model=located.uri,
+        digest=bundle.verify(located.directory),
+        run_id=located.run_id,
+        split=options.split,
+        data_fingerprint=schema.fingerprint,
+        num_examples=scores.num_examples,
+        metric=metric,
+        mode=family.METRIC.mode,
+        metrics=metrics,
+        baselines=measured,
+        comparisons={name: _comparison(family, scores, other, options) for name, other in others.items()},
+        slices={},
+        card=bundle.read_json(data / "card.json"),
+        config=dataclasses.asdict(model.config),
+        num_resamples=options.bootstrap,
+        command=_command(context, family, located, options),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    best = others.get(evaluation.best_baseline or "")
+    return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))
+
+
+def share_of(scores: Scores, metric: str) -> tuple[Any, Any]:
+    """Numerators and denominators [N] of one metric."""
+    return scores.numerators[metric], scores.denominators[metric]
+
+
+def _comparison(family: Family, scores: Scores, other: Scores, options: Options) -> Comparison:
+    name, mode = family.METRIC.name, family.METRIC.mode
+    pair = share_of(scores, name), share_of(other, name)
+    return compare(*pair, mode=mode, num_resamples=options.bootstrap, seed=options.seed)
+
+
+def _score(context: Context, name: str, model: Model, *, data: Path, options: Options) -> Scores:
+    log.info("scoring %s on the %s split", name, options.split)
+    return score(context, model, data=data, split=options.split, num_workers=options.workers)
+
+
+def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
+    """Every metric with its interval; metrics of the whole have none."""
+    found = intervals(scores.numerators, scores.denominators, num_resamples=options.bootstrap, seed=options.seed)
+    exact = {name: dataclasses.replace(found[name], value=value) for name, value in scores.metrics().items()}
+    whole = family.summarise(scores.tallies, model.schema)
+    return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
+
+
+def _slices(family: Family, scores: Scores, best: Scores | None, options: Options) -> dict[str, list[SliceScore]]:
+    metric = family.METRIC.name
+    found: dict[str, list[SliceScore]] = {}
+    for dimension, labels in scores.slices.items():
+        rows = []
+        for label in np.unique(labels):
+            among = labels == label
+            value = scores.metric(metric, among)
+            if math.isnan(value):
+                continue
+            numerators, denominators = ({metric: part[among]} for part in share_of(scores, metric))
+            score = intervals(numerators, denominators, num_resamples=options.bootstrap, seed=options.seed)[metric]
+            baseline = math.nan if best is None else best.metric(metric, among)
+            rows.append(SliceScore(str(label), int(among.sum()), dataclasses.replace(score, value=value), baseline))
+        found[dimension] = sorted(rows, key=lambda row: -row.num_examples)
+    return found
+
+
+def _command(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
+    flags = {"model": located.uri, "split": options.split, "bootstrap": options.bootstrap, "seed": options.seed}
+    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
+    return f"shopkeeper evaluate {family.NAME} {given} --store {shlex.quote(str(context.store.root))}"
+
+
+def _directory(context: Context, evaluation: Evaluation, located: LocatedModel, options: Options) -> Path:
+    if options.report is not None:
+        return Path(options.report).absolute()
+    name = f"{located.name}-{options.split}-{evaluation.data_fingerprint[:8]}"
+    return context.store.root / evaluation.family / "reports" / name
+
+
+def _details(evaluation: Evaluation, directory: Path) -> dict[str, Any]:
+    """What the JSON line says beside the metrics; the rest is in the file of numbers."""
+    score = evaluation.metrics[evaluation.metric]
+    return {
+        "model": evaluation.model,
+        "split": evaluation.split,
+        "num_examples": evaluation.num_examples,
+        "interval": [score.low, score.high],
+        "baselines": {name: _values(metrics, evaluation.metric) for name, metrics in evaluation.baselines.items()},
+        "report": str(directory / REPORT),
+        "numbers": str(directory / NUMBERS),
+    }
+
+
+def _values(metrics: Mapping[str, Interval], metric: str) -> dict[str, float]:
+    return {metric: metrics[metric].value}
