@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFL
 torch.set_num_threads(1)
 
 from jobs.context import Context, Store  # noqa: E402
+from jobs.tracking import Tracking  # noqa: E402
 from models import FAMILIES  # noqa: E402
 from models.family import Family  # noqa: E402
 from tests.register import TOY, register  # noqa: E402
@@ -78,9 +80,19 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking database without runs; making one costs MLflow seconds, copying it nothing."""
+    store = Store(tmp_path_factory.mktemp("template"))
+    Tracking(Context(store=store)).list_runs("none")
+    return store.root / "mlflow.db"
+
+
 @pytest.fixture
-def context(store: Store) -> Context:
-    """An empty store, this machine, the SQLite tracking database."""
+def context(store: Store, empty_database: Path) -> Context:
+    """An empty store with its tracking database, on this machine."""
+    store.root.mkdir(exist_ok=True)
+    shutil.copy(empty_database, store.root / "mlflow.db")
     return Context(store=store)
 
 
