@@ -176,9 +176,8 @@ def read(given: Sequence[str]) -> Invocation:
     if family_name is not None and family_name not in _families():
         close = suggestion(family_name, _families())
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
-    options_class = importlib.import_module(verb.module).Options
-    config_class = _config_class(verb, family_name)
-    parser = _parser(name, family_name, options_class=options_class, config_class=config_class)
+    options_class, config_class = _dataclasses(name, family_name)
+    parser = parser_of(name, family_name)
     if verb.takes_command:
         values, command = parser.parse_known_args(rest)
         options = dataclasses.replace(collect(values, options_class), command=tuple(command))
@@ -192,6 +191,23 @@ def read(given: Sequence[str]) -> Invocation:
         options=options,
         config=collect(values, config_class) if config_class else None,
     )
+
+
+def parser_of(name: str, family_name: str | None) -> Parser:
+    """The parser of what comes after a verb and its family."""
+    verb = VERBS[name]
+    options_class, config_class = _dataclasses(name, family_name)
+    place = {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
+    parser = Parser(
+        prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
+        description=verb.summary,
+        epilog=EPILOG,
+    )
+    add_dataclass(parser, options_class, title=f"flags of {name}", without=("command",) if verb.takes_command else ())
+    if config_class:
+        add_dataclass(parser, config_class, title=f"flags of {name} {family_name}")
+    add_dataclass(parser, Everywhere, title="flags of every verb")
+    return parser
 
 
 def run(invocation: Invocation) -> Result:
@@ -304,25 +320,11 @@ def _overview(given: Sequence[str]) -> NoReturn:
     raise SystemExit(0)
 
 
-def _parser(name: str, family_name: str | None, *, options_class: Any, config_class: Any) -> Parser:
-    verb = VERBS[name]
-    place = {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
-    parser = Parser(
-        prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
-        description=verb.summary,
-        epilog=EPILOG,
-    )
-    add_dataclass(parser, options_class, title=f"flags of {name}", without=("command",) if verb.takes_command else ())
-    if config_class:
-        add_dataclass(parser, config_class, title=f"flags of {name} {family_name}")
-    add_dataclass(parser, Everywhere, title="flags of every verb")
-    return parser
-
-
-def _config_class(verb: Verb, family_name: str | None) -> Any:
-    if verb.config is None or family_name is None:
-        return None
-    return getattr(_family(family_name), verb.config)
+def _dataclasses(name: str, family_name: str | None) -> tuple[Any, Any]:
+    """The verb's Options, and the family's dataclass that the verb takes beside it or None."""
+    verb, family = VERBS[name], _family(family_name)
+    config_class = getattr(family, verb.config) if verb.config and family else None
+    return importlib.import_module(verb.module).Options, config_class
 
 
 def _family(name: str | None) -> Any:

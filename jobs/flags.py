@@ -106,11 +106,10 @@ def flag_name(field_name: str) -> str:
 def field_docstrings(config_class: Any) -> dict[str, str]:
     """Field name -> the string literal under it; a field of a parent keeps the parent's unless it has its own."""
     found: dict[str, str] = {}
-    parents: tuple[Any, ...] = config_class.__mro__
+    parents: list[type] = [parent for parent in config_class.__mro__ if "__dataclass_fields__" in vars(parent)]
     for parent in reversed(parents):
-        if not dataclasses.is_dataclass(parent):
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(parent))).body
+        source = inspect.getsource(parent)
+        (definition,) = ast.parse(textwrap.dedent(source)).body
         assert isinstance(definition, ast.ClassDef)
         for statement, following in zip(definition.body, definition.body[1:], strict=False):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
