@@ -43,8 +43,9 @@ class RayExecutor(Executor):
             for reference, future in self._pending:
                 if not future.done():
                     ray.cancel(reference)
-        if wait:
-            ray.wait([reference for reference, _ in self._pending], num_returns=len(self._pending) or 1)
+        references = [reference for reference, _ in self._pending]
+        if wait and references:
+            ray.wait(references, num_returns=len(references))
 
 
 @contextmanager

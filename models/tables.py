@@ -1,4 +1,4 @@
-"""Tables as a shop has them: any usual file or folder as a stream of rows, and the quarantine for rows that are bad."""
+"""Tables as a shop has them: any usual file or folder as a stream of rows; nothing in them is judged here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -44,17 +43,6 @@ _SUFFIXES = {
 }
 _GZIP = b"\x1f\x8b"
 _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
-_NULLABLE = {
-    pa.int8(): pd.Int8Dtype(),
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint8(): pd.UInt8Dtype(),
-    pa.uint16(): pd.UInt16Dtype(),
-    pa.uint32(): pd.UInt32Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
 
 
 @dataclass(frozen=True)
@@ -73,44 +61,6 @@ class Chunk:
 
     rows: pa.Table
     broken: Mapping[str, Sequence[str]]
-
-
-@dataclass
-class Quarantine:
-    """Writes bad rows to one Parquet file (reason, source, row as JSON text) and counts them; closed by `with`."""
-
-    path: Path
-    counts: dict[str, int] = field(default_factory=dict)
-    _writer: Any = None
-
-    SCHEMA = pa.schema([("reason", pa.string()), ("source", pa.string()), ("row", pa.large_string())])
-
-    def add_rows(self, rows: pa.Table, *, reasons: pa.Array, source: str) -> None:
-        """Keep bad rows; `reasons` is a string array, one per row."""
-        self._add(reasons, rows=rows_as_json(rows), source=source)
-
-    def add_lines(self, lines: Sequence[str], *, reason: str, source: str) -> None:
-        """Keep lines that are no rows at all."""
-        rows = [json.dumps({LINE: line}, ensure_ascii=False) for line in lines]
-        self._add(pa.array([reason] * len(rows), pa.string()), rows=rows, source=source)
-
-    def __enter__(self) -> Quarantine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _add(self, reasons: pa.Array, *, rows: list[str], source: str) -> None:
-        if not rows:
-            return
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self.path, self.SCHEMA, compression="zstd")
-        sources = pa.array([source], pa.string()).take(pa.repeat(0, len(rows)))
-        self._writer.write_table(pa.table([reasons, sources, pa.array(rows, pa.large_string())], schema=self.SCHEMA))
-        for entry in pc.value_counts(reasons).to_pylist():
-            self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
 
 
 def find(raw: str, *, format: Format = "auto") -> list[Source]:
@@ -175,19 +125,6 @@ def decode(array: pa.ChunkedArray | pa.Array) -> tuple[Any, Any]:
         values = [_decode(value) for value in array.to_pylist()]  # rare: only a batch with foreign bytes comes here
         bad = [value is None and known for value, known in zip(values, array.is_valid().to_pylist(), strict=True)]
         return pa.array(values, pa.string()), pa.array(bad)
-
-
-def rows_as_json(rows: pa.Table) -> list[str]:
-    """Each row as one JSON object, whatever its columns are."""
-    if rows.num_rows == 0:
-        return []
-    columns = [_printable(column) for column in rows.columns]
-    unique = [name if rows.column_names.count(name) == 1 else f"{name}#{n}" for n, name in enumerate(rows.column_names)]
-    frame = pa.table(columns, names=unique).to_pandas(types_mapper=_NULLABLE.get)
-    text = frame.to_json(
-        orient="records", lines=True, date_format="iso", date_unit="us", force_ascii=False, double_precision=15
-    )
-    return str(text).rstrip("\n").split("\n")
 
 
 def _filesystem(raw: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -311,10 +248,11 @@ def _read_jsonl(source: Source) -> Iterator[Chunk]:
         block = pa.py_buffer(b"\n".join(lines.to_pylist()) + b"\n")
         try:
             rows = _parse_json(block, schema)
-            schema = rows.schema
-            yield Chunk(rows, {})
         except pa.ArrowInvalid:
             yield _parse_json_by_line(lines.to_pylist())
+            continue
+        schema = rows.schema
+        yield _parse_json_by_line(lines.to_pylist()) if _has_huge_numbers(rows) else Chunk(rows, {})
 
 
 def _parse_json(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
@@ -338,8 +276,14 @@ def _json_table(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
     )
 
 
+def _has_huge_numbers(rows: pa.Table) -> bool:
+    """Whole numbers beyond 64 bits were made floats, which are not exact there: an id would change."""
+    floats = [column for column in rows.columns if pa.types.is_floating(column.type)]
+    return any((pc.max(pc.abs(column)).as_py() or 0) >= 2**53 for column in floats)
+
+
 def _parse_json_by_line(lines: list[bytes]) -> Chunk:
-    """The slow way, for a block with a broken line or with a column of several types: all values as text."""
+    """The slow way, for a block with a broken line, a column of several types or huge numbers: values as text."""
     rows: list[dict[str, str | None]] = []
     broken: list[str] = []
     for line in lines:
@@ -391,19 +335,3 @@ def _decode(value: bytes | None) -> str | None:
         return None if value is None else value.decode("utf-8")
     except UnicodeDecodeError:
         return None
-
-
-def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowInvalid:
-            return pa.chunked_array(
-                [[None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]]
-            )
-    if pa.types.is_decimal(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind):
-        return column.cast(pa.string())
-    return column

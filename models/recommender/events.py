@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +36,13 @@ SPILL_SCHEMA = pa.schema(
 _MISSING_WORDS = ("", "null", "none", "nan", "n/a", "undefined", "\\n")
 _INTEGRAL = r"^-?\d+\.0+$"
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s?([Zz]|[+-]\d{2}:?\d{2})?)?$"
+_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?\s?([Zz]|[+-]\d{2}:?\d{2})?)?$"
 _MAX_EXACT = 2**53
 _US_PER_S = 1_000_000
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Mask = npt.NDArray[np.bool_]
+Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass
@@ -88,6 +89,14 @@ def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: 
     )
 
 
+def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
+    """JSON lines need not name what they do not know: the columns that none of these rows has, as nulls."""
+    for name in (*mapping.values(), *(name for name in REQUIRED if name not in mapping)):
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
+    return rows
+
+
 def validate(
     rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float
 ) -> tuple[Any, Verdict]:
@@ -106,13 +115,13 @@ def validate(
         for name in ("event_type", "session_id", "event_id")
         if name in get
     }
-    content = [_hash_text(texts[name]) for name in ("event_type", "event_id") if name in texts]
+    hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
     if "quantity" in get:
-        content.append(_number(get["quantity"], "quantity", verdict, lowest=0.0, is_lowest_allowed=False))
+        hashes["quantity"] = _number(get["quantity"], "quantity", verdict, is_zero_allowed=False)
     if "price" in get:
-        content.append(_number(get["price"], "price", verdict, lowest=0.0, is_lowest_allowed=True))
+        hashes["price"] = _number(get["price"], "price", verdict, is_zero_allowed=True)
     if "currency" in get:
-        content.append(_currency(get["currency"], verdict))
+        hashes["currency"] = _currency(get["currency"], verdict)
     nothing = pa.nulls(rows.num_rows, pa.string())
     good = pa.table(
         [
@@ -121,7 +130,7 @@ def validate(
             time_us,
             _plain(texts.get("session_id", nothing)),
             _plain(texts.get("event_id", nothing)),
-            pa.array(_mix(content, rows.num_rows)),
+            pa.array(_mix(hashes, rows.num_rows)),
         ],
         schema=SPILL_SCHEMA,
     )
@@ -157,7 +166,7 @@ def validate_sequences(
     return good.filter(pa.array(verdict.codes == 0)), verdict, table
 
 
-def hash_ids(ids: pa.Array) -> npt.NDArray[np.uint64]:
+def hash_ids(ids: pa.Array) -> Hashes:
     """A hash of each id that is the same on every machine and in every run."""
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False)
 
@@ -184,7 +193,7 @@ def as_text(column: Any) -> tuple[Any, Any]:
     elif pa.types.is_floating(kind):
         text, unreadable = _float_text(column)
     elif pa.types.is_nested(kind):
-        raise DataRejected(f"a column holds {kind} where one plain value is needed; flatten it first")
+        text, unreadable = pa.nulls(len(column), pa.string()), pc.is_valid(column)
     else:
         text = column.cast(pa.string())
     text = pc.utf8_trim_whitespace(text)
@@ -269,9 +278,7 @@ def _rfc3339_us(text: Any) -> Any:
     return pa.array(parsed.dt.as_unit("us"), pa.timestamp("us", tz="UTC")).cast(pa.int64())
 
 
-def _number(
-    column: Any, name: str, verdict: Verdict, *, lowest: float, is_lowest_allowed: bool
-) -> npt.NDArray[np.uint64]:
+def _number(column: Any, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
     """Check a numeric column and hash it; null is allowed: not every event has one."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
@@ -281,15 +288,17 @@ def _number(
         numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
     bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
     verdict.against(bad, f"bad_{name}", values=column)
-    if is_lowest_allowed:
-        verdict.against(pc.less(numbers, lowest), f"negative_{name}", values=column)
+    if is_zero_allowed:
+        verdict.against(pc.less(numbers, 0.0), f"negative_{name}", values=column)
     else:
-        verdict.against(pc.less_equal(numbers, lowest), f"{name}_not_positive", values=column)
+        verdict.against(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
     values = numbers.to_numpy(zero_copy_only=False)
-    return pd.util.hash_array(np.where(np.isfinite(values), values + 0.0, np.nan))
+    known = np.isfinite(values)
+    hashes: Hashes = pd.util.hash_array(np.where(known, values + 0.0, 0.0)) * known
+    return hashes
 
 
-def _currency(column: Any, verdict: Verdict) -> npt.NDArray[np.uint64]:
+def _currency(column: Any, verdict: Verdict) -> Hashes:
     text, unreadable = as_text(column)
     text = pc.utf8_upper(text)
     wrong = pc.fill_null(pc.invert(pc.match_substring_regex(text, "^[A-Z]{3}$")), False)
@@ -297,17 +306,19 @@ def _currency(column: Any, verdict: Verdict) -> npt.NDArray[np.uint64]:
     return _hash_text(pc.dictionary_encode(text))
 
 
-def _hash_text(encoded: Any) -> npt.NDArray[np.uint64]:
-    hashes = hash_ids(pc.fill_null(encoded.dictionary, ""))
-    if len(hashes) == 0:
-        return np.zeros(len(encoded), np.uint64)
-    return hashes[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)] * ~_mask(pc.is_null(_plain(encoded)))
+def _hash_text(encoded: Any) -> Hashes:
+    """A hash of each text of a dictionary array, 0 for null."""
+    text = encoded.dictionary
+    hashes = np.append(hash_ids(pc.fill_null(text, "")) * _mask(pc.is_valid(text)), np.uint64(0))
+    spread: Hashes = hashes[pc.fill_null(encoded.indices.cast(pa.int64()), len(text)).to_numpy(zero_copy_only=False)]
+    return spread
 
 
-def _mix(hashes: list[npt.NDArray[np.uint64]], num_rows: int) -> npt.NDArray[np.uint64]:
+def _mix(hashes: Mapping[str, Hashes], num_rows: int) -> Hashes:
+    """One hash of what tells two events apart; a column that is not there counts like one of nulls."""
     mixed = np.zeros(num_rows, np.uint64)
-    for one in hashes:
-        mixed = (mixed * _MIX) ^ one ^ (mixed >> np.uint64(29))
+    for name in ("event_type", "quantity", "price", "currency", "event_id"):
+        mixed = (mixed * _MIX) ^ hashes.get(name, np.uint64(0)) ^ (mixed >> np.uint64(29))
     return mixed
 
 
@@ -328,14 +339,15 @@ def _unit_remedy(value: str) -> str:
         return "times lie between 1990 and tomorrow: is it in another unit, or the placeholder for no time?"
     if 19_000_101 <= number <= 21_001_231:
         return "a date without dashes? write 2024-05-01; if it is minutes, multiply by 60"
-    units: list[tuple[float, str, Callable[[], str]]] = []
-    for per_s, unit in ((1e6, "microseconds"), (1e9, "nanoseconds"), (1 / 60, "minutes"), (1 / 3600, "hours")):
-        units.append(
-            (number / per_s, unit, lambda p=per_s: f"divide by {p:,.0f}" if p > 1 else f"multiply by {1 / p:,.0f}")
-        )
-    for seconds, unit, remedy in units:
-        if EARLIEST_S <= seconds <= 3 * EARLIEST_S + LATEST_SLACK_S:
-            return f"it looks like {unit}: {remedy()} to get seconds"
+    for unit, seconds, remedy in (
+        ("microseconds", number / 1e6, "divide by 1,000,000"),
+        ("nanoseconds", number / 1e9, "divide by 1,000,000,000"),
+        ("minutes", number * 60, "multiply by 60"),
+        ("hours", number * 3600, "multiply by 3,600"),
+        ("days", number * 86400, "multiply by 86,400"),
+    ):
+        if EARLIEST_S <= seconds <= 3 * EARLIEST_S:
+            return f"it looks like {unit}: {remedy} to get seconds"
     return "times lie between 1990 and tomorrow, in epoch seconds or milliseconds"
 
 

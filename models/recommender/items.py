@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.family import DataRejected
+from models.quarantine import Quarantine
 from models.recommender.events import as_text
-from models.tables import LINE, Quarantine, Source, read
+from models.tables import LINE, Source, read
 
 MAX_LOOSE_ROWS = 1_000_000
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.family import DataRejected
-from models.recommender.events import COLUMNS, explain
+from models.quarantine import Quarantine
+from models.recommender.events import COLUMNS, explain, find_columns
 from models.recommender.items import read_items
 from models.recommender.partitions import (
     NEVER,
@@ -37,7 +38,7 @@ from models.recommender.partitions import (
     write_shard,
 )
 from models.recommender.schema import NUM_SHARDS, Schema
-from models.tables import Format, Quarantine, Source, find, parse_mapping
+from models.tables import Format, Source, find, parse_mapping
 
 LAYOUT = 1
 """Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
@@ -89,6 +90,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     (out / "quarantine").mkdir()
     try:
         scanned = _merge(executor.map(scan, _scans(config, sources, out)))
+        if scanned.json_names:
+            find_columns(scanned.json_names, parse_mapping(config.columns), source=config.raw)
         _check_bad_rows(scanned, config)
         num_repeated = 0
         if scanned.num_with_event_id:
@@ -164,6 +167,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
     for part in parts:
         whole.num_rows += part.num_rows
         whole.num_with_event_id += part.num_with_event_id
+        whole.json_names = list(dict.fromkeys([*whole.json_names, *part.json_names]))
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
         whole.examples = {**part.examples, **whole.examples}

@@ -14,9 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.recommender.events import SPILL_SCHEMA, Verdict, find_columns, hash_ids, validate, validate_sequences
+from models.quarantine import Quarantine
+from models.recommender.events import (
+    SPILL_SCHEMA,
+    Verdict,
+    find_columns,
+    hash_ids,
+    validate,
+    validate_sequences,
+    with_null_columns,
+)
 from models.recommender.schema import NUM_SHARDS
-from models.tables import Chunk, Quarantine, Source, read
+from models.tables import Chunk, Source, read
 
 PLACES_PER_FILE = 2**40
 NEVER = np.iinfo(np.int64).max
@@ -53,6 +62,8 @@ class Scanned:
 
     num_rows: int = 0
     num_with_event_id: int = 0
+    json_names: list[str] = field(default_factory=list)
+    """Names in any row of JSON lines: a single row need not have them all."""
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -236,6 +247,9 @@ def _check(
     if source.format == "sequences":
         good, verdict, rows = validate_sequences(rows, excluded=task.excluded, first_place=place)
     else:
+        if source.format == "jsonl":
+            seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
+            rows = with_null_columns(rows, task.columns)
         columns = find_columns(rows.column_names, task.columns, source=source.path)
         good, verdict = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
     seen.num_rows += rows.num_rows
