@@ -1,0 +1,93 @@
+"""Where bad rows go: each with its reason, its file and its original, so that nothing is lost and all can be mended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+@dataclass
+class Quarantine:
+    """Writes bad rows to one Parquet file (reason, source, row as JSON text) and counts them; closed by `with`."""
+
+    path: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    _writer: Any = None
+
+    SCHEMA = pa.schema([("reason", pa.string()), ("source", pa.string()), ("row", pa.large_string())])
+
+    def add_rows(self, rows: pa.Table, *, reasons: pa.Array, source: str) -> None:
+        """Keep bad rows; `reasons` is a string array, one per row."""
+        self._add(reasons, rows=rows_as_json(rows), source=source)
+
+    def add_lines(self, lines: Sequence[str], *, reason: str, source: str) -> None:
+        """Keep lines that are no rows at all."""
+        rows = [json.dumps({"line": line}, ensure_ascii=False) for line in lines]
+        self._add(pa.array([reason] * len(rows), pa.string()), rows=rows, source=source)
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, reasons: pa.Array, *, rows: list[str], source: str) -> None:
+        if not rows:
+            return
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self.path, self.SCHEMA, compression="zstd")
+        sources = pa.array([source], pa.string()).take(pa.repeat(0, len(rows)))
+        self._writer.write_table(pa.table([reasons, sources, pa.array(rows, pa.large_string())], schema=self.SCHEMA))
+        for entry in pc.value_counts(reasons).to_pylist():
+            self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
+
+
+def rows_as_json(rows: pa.Table) -> list[str]:
+    """Each row as one JSON object, whatever its columns are."""
+    if rows.num_rows == 0:
+        return []
+    columns = [_printable(column) for column in rows.columns]
+    unique = [name if rows.column_names.count(name) == 1 else f"{name}#{n}" for n, name in enumerate(rows.column_names)]
+    frame = pa.table(columns, names=unique).to_pandas(types_mapper=_NULLABLE.get)
+    text = frame.to_json(
+        orient="records", lines=True, date_format="iso", date_unit="us", force_ascii=False, double_precision=15
+    )
+    return str(text).rstrip("\n").split("\n")
+
+
+def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.chunked_array(
+                [[None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]]
+            )
+    if pa.types.is_decimal(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind):
+        return column.cast(pa.string())
+    return column
