@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -55,8 +54,8 @@ def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[
     seal(aside)
     replaced = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.old")
     if directory.exists():
-        os.replace(directory, replaced)
-    os.replace(aside, directory)
+        directory.replace(replaced)
+    aside.replace(directory)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

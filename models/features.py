@@ -1,4 +1,4 @@
-"""The feature store: what requests need before `encode`, in one SQLite file in WAL mode. Filled by jobs, read by serve."""
+"""The feature store: what requests need before `encode`, in one SQLite file; filled by jobs, read by serve."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class FeatureStore:
             self._connection = sqlite3.connect(path, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS feature "
+                "(name TEXT, key TEXT, value TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
             )
 
     def replace(self, name: str, rows: Iterable[tuple[str, Any]]) -> int:
-        """Replace all values of one feature in one transaction, so that readers see the old or the new; returns how many."""
+        """Replace all values of one feature in one transaction (readers see the old or the new); returns how many."""
         written = 0
         chunk: list[tuple[str, str, str]] = []
         with self._connection:

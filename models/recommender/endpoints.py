@@ -25,7 +25,9 @@ class RecommendationRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"user_id": "17850", "count": 3}, {"history": ["85123A", "71053"], "count": 3}]},
+        json_schema_extra={
+            "examples": [{"user_id": "17850", "count": 3}, {"history": ["85123A", "71053"], "count": 3}]
+        },
     )
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
@@ -83,7 +85,7 @@ def encode_recommendation(request: RecommendationRequest, schema: Schema, featur
     return Example(
         history=known,
         count=request.count,
-        excluded=_known(request.exclude, schema) + (known if request.exclude_seen else []),
+        excluded=sorted({*_known(request.exclude, schema), *(known if request.exclude_seen else [])}),
         allowed=_allowed(request.filter, schema, features),
     )
 
@@ -96,7 +98,7 @@ def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Featu
     return Example(
         history=[item],
         count=request.count,
-        excluded=[item, *_known(request.exclude, schema)],
+        excluded=sorted({item, *_known(request.exclude, schema)}),
         allowed=_allowed(request.filter, schema, features),
     )
 

@@ -1,0 +1,88 @@
+"""Blocks that two or more networks use: the fused cross-entropy and a dropout that is cheap on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_TOKENS = 1024
+"""Tokens whose logits exist at one time; their [1024, items] block stays in the cache for a usual shop."""
+
+
+def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Mean cross-entropy of `hidden @ weight.T` against `targets`, without ever holding the [T, V] logits.
+
+    The gradients are computed in the forward pass, chunk by chunk, while the logits are in the cache. Under autocast
+    the products run in its dtype. The targets must be in 0 .. V - 1. The idea is that of "Cut your losses in
+    large-vocabulary language models" (Wijmans et al., 2025) and of Liger Kernel (Hsu et al., 2024).
+    """
+    if not (torch.is_grad_enabled() and (hidden_TD.requires_grad or weight_VD.requires_grad)):
+        return F.cross_entropy((hidden_TD @ weight_VD.T).float(), targets_T)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden_TD, weight_VD, targets_T)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+        device = hidden_TD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
+        with torch.autocast(device, enabled=False):
+            hidden, weight = hidden_TD.detach().to(dtype), weight_VD.detach().to(dtype)
+            grad_hidden = torch.empty_like(hidden)
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            loss = torch.zeros((), dtype=torch.float32, device=weight.device)
+            num_tokens = len(hidden)
+            for start in range(0, num_tokens, CHUNK_TOKENS):
+                chunk = hidden[start : start + CHUNK_TOKENS]
+                target = targets_T[start : start + CHUNK_TOKENS, None]
+                probability = torch.softmax(chunk @ weight.T, dim=1)
+                right = probability.gather(1, target)
+                loss -= right.float().clamp_min(1e-30).log().sum()
+                probability.scatter_(1, target, right - 1)
+                torch.mm(probability, weight, out=grad_hidden[start : start + CHUNK_TOKENS])
+                grad_weight += probability.T @ chunk
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.scale, ctx.dtypes = 1 / num_tokens, (hidden_TD.dtype, weight_VD.dtype)
+        return loss / num_tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0] * ctx.scale
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return grad_hidden.to(hidden_dtype) * scale, (grad_weight * scale).to(weight_dtype), None
+
+
+class Dropout(nn.Module):
+    """Dropout whose masks are cut from one pool of random numbers at random places (CPU), or torch's own (GPU).
+
+    Drawing a mask number by number costs more than a small network's matrix products on a CPU. The pool is drawn anew
+    once it has been used up, so a mask repeats only in parts and only within a few steps.
+    """
+
+    POOL_MASKS = 8
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self._pool = torch.empty(0)
+        self._used = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero a share of x, any shape, and scale the rest, in training."""
+        if not self.training or self.probability == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        num = x.numel()
+        if len(self._pool) < 2 * num or self._used > self.POOL_MASKS * num or self._pool.dtype != x.dtype:
+            keep = 1 - self.probability
+            self._pool = torch.empty(2 * num, dtype=x.dtype).bernoulli_(keep).div_(keep)
+            self._used = 0
+        begin = int(torch.randint(len(self._pool) - num + 1, ()))
+        self._used += num
+        return x * self._pool[begin : begin + num].view(x.shape)

@@ -1,0 +1,74 @@
+"""Metrics as ratios of two sums, per example: their value does not depend on how many workers computed them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.family import Ratio
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:
+    """Share of examples whose predicted class [B] is the label [B]; labels below 0 do not take part."""
+    known = labels >= 0
+    return Ratio(((predicted == labels) & known).double(), known.double())
+
+
+def ranking(rank: Tensor, *, takes_part: Tensor, cutoffs: Sequence[int]) -> dict[str, Ratio]:
+    """NDCG, hit rate and MRR at each cutoff for one relevant item per example.
+
+    `rank` [B] is the place of the relevant item in the full ranking, from 1, infinite where it is not ranked. With one
+    relevant item NDCG is 1 / log2(rank + 1) (Jarvelin and Kekalainen, 2002).
+    """
+    weight = takes_part.double()
+    rank = rank.double()
+    gain, reciprocal = 1 / torch.log2(rank + 1), 1 / rank
+    ratios = {}
+    for cutoff in cutoffs:
+        hit = weight * (rank <= cutoff)
+        ratios[f"ndcg_at_{cutoff}"] = Ratio(hit * gain, weight)
+        ratios[f"hit_rate_at_{cutoff}"] = Ratio(hit, weight)
+        ratios[f"mrr_at_{cutoff}"] = Ratio(hit * reciprocal, weight)
+    return ratios
+
+
+def rank_of(target: Tensor, scores: Tensor) -> Tensor:
+    """Place [B] of item `target` [B] in the full ranking by `scores` [B, N], from 1; infinite if its score is -inf.
+
+    Among equal scores the lower index comes first, so the rank is that of a stable sort.
+    """
+    own = scores.gather(1, target[:, None])
+    rank = 1 + (scores > own).sum(1)
+    tied = ((scores >= own).sum(1) > rank).nonzero().squeeze(1)
+    if len(tied):
+        rank[tied] += _ties_before(target[tied, None], scores[tied], own[tied])
+    return rank.double().masked_fill(own.squeeze(1) == -torch.inf, torch.inf)
+
+
+def rank_without(left_out: Tensor, target: Tensor, scores: Tensor, rank: Tensor) -> Tensor:
+    """`rank` [B] as it is once the items `left_out` [B, S] (no repeats but of 0, which is no item) are taken out.
+
+    Cheaper than ranking again: only the left-out items are compared. Infinite where the target itself is left out.
+    """
+    own, others = scores.gather(1, target[:, None]), scores.gather(1, left_out)
+    above = (others > own) | ((others == own) & (left_out < target[:, None]))
+    rank = rank - (above & (left_out != 0)).sum(1)
+    return rank.masked_fill((left_out == target[:, None]).any(1), torch.inf)
+
+
+def _ties_before(target: Tensor, scores: Tensor, own: Tensor) -> Tensor:
+    earlier = torch.arange(scores.shape[1], device=scores.device) < target
+    return ((scores == own) & earlier).sum(1)
+
+
+def gini(counts: Tensor) -> float:
+    """Inequality of non-negative counts [N]: 0 when all are equal, towards 1 when one has everything."""
+    ordered = counts.double().sort().values
+    total = float(ordered.sum())
+    if total == 0:
+        return 0.0
+    num = len(ordered)
+    places = torch.arange(1, num + 1, dtype=torch.float64, device=ordered.device)
+    return float(2 * (places * ordered).sum() / (num * total) - (num + 1) / num)

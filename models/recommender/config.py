@@ -1,0 +1,50 @@
+"""The recommender's training configuration and the ranges that sweeps search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """How to train a recommender."""
+
+    network: Literal["transformer", "gru", "transitions", "popularity", "item_knn"] = "transformer"
+    """What learns: transformer and gru are trained, transitions is counted in seconds; the last two are baselines."""
+    epochs: int = 20
+    """Passes over the training split at the most."""
+    batch_size: int = 64
+    """Rows of max_length events in one optimiser step, over all workers together."""
+    max_length: int = 200
+    """Events of a row in training and of a shopper's history in prediction; older ones are cut off."""
+    dim: int = 64
+    """Width of item embeddings and hidden states."""
+    num_blocks: int = 2
+    """Blocks of a transformer, layers of a gru."""
+    num_heads: int = 1
+    """Attention heads of a transformer."""
+    dropout: float = 0.15
+    """Share of activations set to zero in training."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Recurrent cell of the gru network."""
+    blend: bool = True
+    """Blend a trained network with the transitions prior, at the weight that is best on validation."""
+    spectral_start: bool = True
+    """Start item embeddings from the singular vectors of the transitions instead of at random."""
+
+
+SPACE: dict[str, Range] = {
+    "network": Choice(("transformer", "gru", "transitions")),
+    "learning_rate": LogUniform(1e-3, 8e-3),
+    "dropout": Uniform(0.05, 0.4),
+    "dim": Choice((32, 64, 96)),
+    "num_blocks": Choice((1, 2)),
+}
+
+BASELINES: dict[str, dict[str, str]] = {
+    "popularity": {"network": "popularity"},
+    "item_knn": {"network": "item_knn"},
+}

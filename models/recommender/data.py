@@ -1,0 +1,294 @@
+"""Prepared behaviour logs as examples and batches: packed rows to train on, one history a shopper to judge on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.recommender.schema import PADDING, Schema
+
+Ints = NDArray[np.int32]
+
+MAX_SERVED_HISTORY = 2000
+"""Events of a shopper's history that the feature store keeps."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training example: max_length events of one or more shoppers in a line, each with the event that followed."""
+
+    items: Ints
+    targets: Ints
+    """The next item at each place; PADDING where there is none."""
+    segments: Ints
+    """Number of the shopper within the row at each place, from 1; 0 is padding."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A history to recommend for: one example of evaluation or one request."""
+
+    history: Sequence[int]
+    """Item indices, oldest first."""
+    count: int = 10
+    excluded: Sequence[int] = ()
+    """Items that must not be recommended, each once."""
+    allowed: Sequence[int] | None = None
+    """If given, the only items that may be recommended."""
+    target: int = -1
+    """The item that followed; PADDING if the model does not know it; -1 in a request."""
+    target_seen: bool = False
+    """Whether the shopper had taken the target before."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of training rows, all [B, L] int64."""
+
+    items: Tensor
+    targets: Tensor
+    segments: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A batch of histories; B examples, L the longest history (cut to the model's length by the model).
+
+    items [B, L] right-padded, lengths [B], targets [B], target_seen [B], seen [B, S] padded item indices.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    targets: Tensor
+    target_seen: Tensor
+    excluded: Tensor
+    examples: Sequence[Example] = field(default_factory=tuple)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "examples"}
+        return type(self)(**moved, examples=self.examples)
+
+
+def dataset(
+    data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int
+) -> TrainingRows | Judgements:
+    """Examples of some shards of one split, with the items numbered as in `schema`."""
+    logs = [ShardLog.open(data, shard) for shard in shards]
+    remap = _remap(data, schema)
+    if split == "train":
+        return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
+    if split not in ("val", "test"):
+        raise ValueError(f"unknown split {split!r}; there are train, val and test")
+    return Judgements(logs, remap=remap, column=0 if split == "val" else 1)
+
+
+@dataclass(frozen=True)
+class ShardLog:
+    """The memory-mapped events of one shard, by user and time."""
+
+    items: Ints
+    offsets: NDArray[np.int64]
+    splits: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, data: Path, shard: int) -> Self:
+        """Map one shard of a prepared data directory."""
+        directory = data / "shards" / f"{shard:05d}"
+        return cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits")))
+
+    @property
+    def num_users(self) -> int:
+        """Users of the shard."""
+        return len(self.offsets) - 1
+
+
+class TrainingRows:
+    """All (event, next event) pairs of the training split as one stream in a random order of users, cut into rows.
+
+    Every pair stands in exactly one row, so an epoch trains each once, and at most the last row is padded.
+    """
+
+    def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, length: int, seed: int) -> None:
+        self._logs = logs
+        self._remap = remap
+        self._length = length
+        pairs = np.concatenate([np.maximum(log.splits[:, 0] - 1, 0) for log in logs] or [np.zeros(0, np.int64)])
+        log_of_user = np.repeat(np.arange(len(logs)), [log.num_users for log in logs])
+        first_event = np.concatenate([log.offsets[:-1] for log in logs] or [np.zeros(0, np.int64)])
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(pairs))
+        self._log_of_user, self._first_event = log_of_user[order], first_event[order]
+        self._ends = np.cumsum(pairs[order])
+        self._begins = self._ends - pairs[order]
+
+    def __len__(self) -> int:
+        return -(-int(self._ends[-1]) // self._length) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Row:
+        begin, end = index * self._length, (index + 1) * self._length
+        items, targets, segments = (np.zeros(self._length, np.int32) for _ in range(3))
+        user = int(np.searchsorted(self._ends, begin, side="right"))
+        segment = 0
+        while user < len(self._ends) and self._begins[user] < end:
+            start, stop = max(begin, int(self._begins[user])), min(end, int(self._ends[user]))
+            source = int(self._first_event[user]) + start - int(self._begins[user])
+            events = self._logs[self._log_of_user[user]].items[source : source + stop - start + 1]
+            segment += 1
+            items[start - begin : stop - begin] = events[:-1]
+            targets[start - begin : stop - begin] = events[1:]
+            segments[start - begin : stop - begin] = segment
+            user += 1
+        if self._remap is not None:
+            items, targets = self._remap[items], self._remap[targets]
+        return Row(items, targets, segments)
+
+
+class Judgements:
+    """One example per user who has an event in the split: its first event there, and all events before it."""
+
+    def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, column: int) -> None:
+        self._remap = remap
+        self._places: list[tuple[ShardLog, int, int]] = []
+        for log in logs:
+            lengths = np.diff(log.offsets)
+            ends = log.splits[:, 1] if column == 0 else lengths
+            for user in np.flatnonzero(log.splits[:, column] < ends):
+                first = int(log.offsets[user])
+                self._places.append((log, first, first + int(log.splits[user, column])))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Example:
+        log, first, place = self._places[index]
+        seen, target = log.items[first:place], int(log.items[place])
+        target_seen = bool((seen == target).any())
+        if self._remap is not None:
+            seen = self._remap[seen]
+            seen, target = seen[seen != PADDING], int(self._remap[target])
+        return Example(history=seen, excluded=np.unique(seen), target=target, target_seen=target_seen)  # type: ignore[arg-type]
+
+
+def collate(examples: Sequence[Row] | Sequence[Example]) -> Rows | Histories:
+    """The only place that makes tensors; see Rows and Histories for the shapes."""
+    if isinstance(examples[0], Row):
+        return Rows(
+            **{
+                name: torch.from_numpy(np.stack([getattr(row, name) for row in examples])).long()
+                for name in ("items", "targets", "segments")
+            }
+        )
+    histories: Sequence[Any] = examples
+    return Histories(
+        items=_padded([example.history for example in histories]),
+        lengths=torch.tensor([len(example.history) for example in histories]),
+        targets=torch.tensor([example.target for example in histories]),
+        target_seen=torch.tensor([example.target_seen for example in histories]),
+        excluded=_padded([example.excluded for example in histories]),
+        examples=histories,
+    )
+
+
+def history_rows(data: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every user's most recent item ids, oldest first, for the feature store."""
+    items = pq.read_table(data / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
+    for directory in sorted((data / "shards").iterdir()):
+        log = ShardLog.open(data, int(directory.name))
+        users = pq.read_table(directory / "users.parquet", columns=["user_id"]).column("user_id").to_pylist()
+        for user_id, begin, end in zip(users, log.offsets[:-1].tolist(), log.offsets[1:].tolist(), strict=True):
+            recent = log.items[max(begin, end - MAX_SERVED_HISTORY) : end].tolist()
+            yield user_id, [items[item - 1] for item in recent]
+
+
+def items_with_rows(data: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """(attribute, value, item ids) for every attribute of the item table and every value it takes."""
+    table = pq.read_table(data / "items.parquet")
+    item_ids = table.column("item_id").to_pylist()
+    for name in table.column_names:
+        if name == "item_id":
+            continue
+        having: dict[str, list[str]] = {}
+        for item_id, value in zip(item_ids, table.column(name).to_pylist(), strict=True):
+            if value is not None:
+                having.setdefault(str(value), []).append(item_id)
+        for value, ids in having.items():
+            yield name, value, ids
+
+
+def slices(batch: Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
+    """Labels of each example: how long its history is, how popular and how old its target is."""
+    counts = np.concatenate([[0], np.asarray(schema.item_counts)])
+    first_seen = np.concatenate([[0], np.asarray(schema.item_first_seen)])
+    targets = batch.targets.cpu().numpy()
+    return {
+        "history": [_history_label(length) for length in batch.lengths.tolist()],
+        "popularity": _popularity_labels(counts, targets),
+        "item_age": _age_labels(first_seen, counts, targets, schema),
+    }
+
+
+def _history_label(length: int) -> str:
+    for limit in (0, 4, 9, 19, 49, 99):
+        if length <= limit:
+            return {0: "0 events", 4: "1-4", 9: "5-9", 19: "10-19", 49: "20-49", 99: "50-99"}[limit]
+    return "100 or more"
+
+
+def _popularity_labels(counts: NDArray[Any], targets: NDArray[Any]) -> list[str]:
+    """head: the most popular items that make up half of all training events; tail: the rarest that make up a tenth."""
+    order = np.argsort(-counts, kind="stable")
+    share = np.cumsum(counts[order]) / max(int(counts.sum()), 1)
+    group = np.empty(len(counts), dtype=object)
+    group[order] = np.where(share <= 0.5, "head", np.where(share <= 0.9, "middle", "tail"))
+    group[counts == 0] = "never trained on"
+    return [str(group[target]) if target > 0 else "unknown to the model" for target in targets]
+
+
+def _age_labels(first_seen: NDArray[Any], counts: NDArray[Any], targets: NDArray[Any], schema: Schema) -> list[str]:
+    """Age of the target at the end of the training split, as thirds of the time the split covers."""
+    trained = counts > 0
+    oldest = int(first_seen[trained].min()) if trained.any() else 0
+    span = max(schema.train_until - oldest, 1)
+    labels = []
+    for target in targets:
+        if target <= 0 or not trained[target]:
+            labels.append("new")
+        else:
+            age = (schema.train_until - first_seen[target]) / span
+            labels.append("young" if age < 1 / 3 else "medium" if age < 2 / 3 else "old")
+    return labels
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    width = max(1, max(len(sequence) for sequence in sequences))
+    padded = np.full((len(sequences), width), PADDING, np.int64)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return torch.from_numpy(padded)
+
+
+@lru_cache(maxsize=8)
+def _data_items(data: Path) -> tuple[str, tuple[str, ...]]:
+    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    return schema.fingerprint, tuple(schema.items)
+
+
+def _remap(data: Path, schema: Schema) -> Ints | None:
+    """Data item index -> model item index (PADDING if the model does not know it); None where they are the same."""
+    fingerprint, items = _data_items(data)
+    if fingerprint == schema.fingerprint or items == tuple(schema.items):
+        return None
+    return np.array([PADDING] + [schema.index.get(item, PADDING) for item in items], dtype=np.int32)

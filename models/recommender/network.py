@@ -1,0 +1,263 @@
+"""A recommender: a sequence encoder over tied item embeddings, a counted prior, or the blend of both; ranks all items.
+
+Shapes: B examples, L places, D width, V items + 1 (index 0 is padding and never recommended), T targets of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import svds
+from torch import Tensor, nn
+
+from models.family import Ratio
+from models.layers import Dropout, linear_cross_entropy
+from models.metrics import gini, rank_of, rank_without, ranking
+from models.recommender.baselines import Popularity, count_neighbours
+from models.recommender.config import Config
+from models.recommender.data import Histories, Rows
+from models.recommender.gru import Recurrent
+from models.recommender.schema import PADDING, Schema
+from models.recommender.transformer import Transformer
+from models.recommender.transitions import Transitions, count_and_choose, count_pairs
+
+CUTOFFS = (5, 10, 20, 50)
+BLEND_WEIGHTS = tuple(step / 20 for step in range(21))
+"""Weights of the prior that are tried on validation."""
+ENCODE_ROWS = 64
+"""Histories of similar length that are encoded together."""
+SPECTRAL_WINDOW = 8
+"""Distance of the pairs that the embeddings start from."""
+TALLY_COUNT = 10
+"""Places of an answer that count for coverage."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one example: item indices, their scores, and the event of the history that speaks most for each."""
+
+    items: list[int]
+    scores: list[float]
+    because: list[int]
+    personal: bool
+
+
+class Recommender(nn.Module):
+    """Satisfies models.family.Network; built by `build`."""
+
+    blend: Tensor
+    encoder: Transformer | Recurrent | None
+
+    def __init__(
+        self, config: Config, num_items: int, *, encoder: Transformer | Recurrent | None, prior: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.max_length = config.max_length
+        self.counts_neighbours = config.network == "item_knn"
+        self.spectral_start = encoder is not None and config.spectral_start
+        self.encoder = encoder
+        self.prior = prior
+        self.register_buffer("blend", torch.tensor(0.5 if encoder is not None and prior is not None else 1.0))
+        if encoder is not None:
+            self.items = nn.Embedding(num_items + 1, config.dim, padding_idx=PADDING)
+            nn.init.normal_(self.items.weight, std=config.dim**-0.5)
+            self.dropout = Dropout(config.dropout)
+
+    def forward(self, batch: Rows) -> Tensor:
+        """Mean cross-entropy of the next item at every place that has one, over all items."""
+        assert self.encoder is not None, "a network without an encoder has nothing to train"
+        hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
+        there = batch.targets != PADDING
+        # Row 0 of the embedding is padding: it takes no part in the softmax.
+        return linear_cross_entropy(hidden_BLD[there], self.items.weight[1:], batch.targets[there] - 1)
+
+    def scores(self, batch: Histories) -> Tensor:
+        """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding."""
+        if self.encoder is None:
+            return self._prior_scores(batch)
+        network = self._network_scores(batch)
+        if self.prior is None:
+            return network
+        return _blend(network, self._prior_scores(batch), self.blend)
+
+    def metrics(self, batch: Histories) -> dict[str, Ratio]:
+        """Full ranking of one target per example: NDCG, hit rate and MRR, seen items filtered and (`_unfiltered`) not.
+
+        A target that was seen before cannot be recommended once seen items are filtered; it takes part in
+        `_unfiltered` only.
+        """
+        scores = self.scores(batch)
+        rank = rank_of(batch.targets, scores)
+        filtered = rank_without(batch.excluded, batch.targets, scores, rank)
+        everyone = torch.ones_like(batch.target_seen)
+        return ranking(filtered, takes_part=~batch.target_seen, cutoffs=CUTOFFS) | {
+            f"{name}_unfiltered": ratio for name, ratio in ranking(rank, takes_part=everyone, cutoffs=CUTOFFS).items()
+        }
+
+    def tallies(self, batch: Histories) -> dict[str, Tensor]:
+        """How often each item [V] stands in the first ten places, seen items filtered."""
+        scores = self.scores(batch).scatter_(1, batch.excluded, -torch.inf)
+        top = scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices
+        return {"recommended": torch.bincount(top.flatten(), minlength=scores.shape[1]).double()}
+
+    def calibration(self, batch: Histories) -> Tensor | None:
+        """NDCG@10 summed over the batch for each of BLEND_WEIGHTS."""
+        if self.encoder is None or self.prior is None:
+            return None
+        network, prior = self._network_scores(batch), self._prior_scores(batch)
+        gains = []
+        for weight in BLEND_WEIGHTS:
+            scores = _blend(network, prior, weight)
+            rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
+            gains.append((~batch.target_seen * (rank <= 10) / torch.log2(rank + 1)).sum())
+        return torch.stack(gains)
+
+    def calibrate(self, sums: Tensor) -> None:
+        """Take the blend weight with the highest summed NDCG@10."""
+        self.blend = torch.tensor(BLEND_WEIGHTS[int(sums.argmax())], device=sums.device)
+
+    def predict(self, batch: Histories) -> list[Prediction]:
+        """The best items of each example under its rules."""
+        scores = self.scores(batch).scatter_(1, batch.excluded, -torch.inf)
+        return self._answers(batch, scores)
+
+    def predict_similar(self, batch: Histories) -> list[Prediction]:
+        """Items that stand where the only item of each history does: nearest embeddings, or strongest transitions."""
+        if self.encoder is None:
+            return self.predict(batch)
+        embeddings = nn.functional.normalize(self.items.weight, dim=1)
+        scores = embeddings[batch.items[:, 0]] @ embeddings.T
+        scores[:, PADDING] = -torch.inf
+        return self._answers(batch, scores.scatter_(1, batch.excluded, -torch.inf))
+
+    def _answers(self, batch: Histories, scores: Tensor) -> list[Prediction]:
+        for row, example in enumerate(batch.examples):
+            if example.allowed is not None:
+                allowed = torch.tensor(example.allowed, dtype=torch.int64, device=scores.device)
+                kept = torch.full_like(scores[row], -torch.inf)
+                kept[allowed] = scores[row, allowed]
+                scores[row] = kept
+        count = min(max(example.count for example in batch.examples), scores.shape[1])
+        top = scores.topk(count)
+        return [
+            self._answer(example.history, items[: example.count], values[: example.count])
+            for example, items, values in zip(batch.examples, top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+
+    def _answer(self, history: Sequence[int], items: list[int], scores: list[float]) -> Prediction:
+        kept = [place for place, score in enumerate(scores) if score != -torch.inf]
+        items, scores = [items[place] for place in kept], [scores[place] for place in kept]
+        if isinstance(self.prior, Transitions):
+            because = self.prior.because(history, items)
+        else:
+            because = [history[-1] if len(history) else PADDING] * len(items)
+        return Prediction(items, scores, because, personal=len(history) > 0)
+
+    def _prior_scores(self, batch: Histories) -> Tensor:
+        assert self.prior is not None
+        scores: Tensor = self.prior(batch).log_()
+        scores[:, PADDING] = -torch.inf
+        return scores
+
+    def _network_scores(self, batch: Histories) -> Tensor:
+        hidden_BD = self._encode(batch)
+        scores = torch.log_softmax(hidden_BD @ self.items.weight[1:].T, 1)
+        return torch.cat([scores.new_full((len(scores), 1), -torch.inf), scores], 1)
+
+    def _encode(self, batch: Histories) -> Tensor:
+        """Hidden states [B, D] of the histories, encoded in groups of similar length so that little is padding."""
+        assert self.encoder is not None
+        lengths = batch.lengths.clamp_max(self.max_length)
+        order = lengths.argsort()
+        hidden_BD = self.items.weight.new_empty(len(lengths), self.items.weight.shape[1])
+        for group in torch.split(order, ENCODE_ROWS):
+            length = lengths[group]
+            longest = max(1, int(length.max()))
+            place = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
+            items = batch.items[group].gather(1, place.clamp_max(batch.items.shape[1] - 1))
+            hidden_BD[group] = self.encoder.last(self.items(items), length).to(hidden_BD.dtype)
+        return hidden_BD
+
+
+def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
+    """Geometric mixture of two log-probabilities [B, V]; padding stays out."""
+    scores = torch.lerp(network, prior, weight)
+    scores[:, PADDING] = -torch.inf
+    return scores
+
+
+def build(config: Config, schema: Schema) -> Recommender:
+    """An untrained recommender; raises ValueError for an unknown network."""
+    encoder: Transformer | Recurrent | None = None
+    prior: nn.Module | None = Transitions(schema.num_items)
+    match config.network:
+        case "transformer":
+            encoder = Transformer(
+                dim=config.dim,
+                num_blocks=config.num_blocks,
+                num_heads=config.num_heads,
+                dropout=config.dropout,
+                max_length=config.max_length,
+            )
+        case "gru":
+            encoder = Recurrent(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout, cell=config.cell)
+        case "transitions" | "item_knn":
+            pass
+        case "popularity":
+            prior = Popularity(schema.num_items)
+        case unknown:
+            raise ValueError(f"unknown network {unknown!r}; there are transformer, gru and transitions")
+    if encoder is not None and not config.blend:
+        prior = None
+    return Recommender(config, schema.num_items, encoder=encoder, prior=prior)
+
+
+def initialise(network: Recommender, data: Path, schema: Schema) -> None:
+    """Count the prior, and start the embeddings from its singular vectors; needs no gradients."""
+    match network.prior:
+        case Popularity() as prior:
+            prior.count(schema)
+        case Transitions() as prior if network.counts_neighbours:
+            count_neighbours(data, schema, prior)
+        case Transitions() as prior:
+            weights, popularity, shape = count_and_choose(data, schema)
+            prior.set(weights, popularity, shape.decay)
+    if network.spectral_start:
+        counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
+        network.items.weight.data.copy_(spectral_embeddings(counts, network.items.weight.shape[1]))
+
+
+def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:
+    """Item embeddings [V, dim] from the singular vectors of the damped, symmetric transition counts [V, V].
+
+    Factorises the positive pointwise mutual information, as skip-gram embeddings do (Levy and Goldberg, NeurIPS 2014).
+    """
+    both = (counts + counts.T).tocoo()
+    row_sum = np.asarray(both.sum(axis=1)).ravel()
+    share = row_sum**0.75 / (row_sum**0.75).sum()
+    information = np.log(np.maximum(both.data / (row_sum[both.row] * share[both.col]), 1e-12))
+    positive = sp.csr_array((np.maximum(information, 0), (both.row, both.col)), shape=both.shape)
+    rank = min(dim, both.shape[0] - 2)
+    left, values, _ = svds(positive.astype(np.float32), k=rank, random_state=0)
+    embeddings = np.zeros((both.shape[0], dim), np.float32)
+    embeddings[:, :rank] = left * np.sqrt(values)
+    embeddings /= max(float(embeddings.std()), 1e-9) * dim**0.5
+    return torch.from_numpy(embeddings)
+
+
+def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
+    """Coverage, Gini and the tail's share of what was recommended; tail as in data.slices."""
+    recommended = tallies["recommended"][1:]
+    counts = torch.tensor(schema.item_counts, dtype=torch.float64)
+    order = counts.argsort(descending=True, stable=True)
+    tail = order[(counts[order].cumsum(0) / counts.sum().clamp_min(1)) > 0.9]
+    return {
+        "coverage_at_10": float((recommended > 0).double().mean()),
+        "gini_at_10": gini(recommended),
+        "tail_share_at_10": float(recommended[tail.to(recommended.device)].sum() / recommended.sum().clamp_min(1)),
+    }
