@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,18 @@ class Registry:
     def __init__(self, tracking: Tracking) -> None:
         self._tracking = tracking
 
-    def register(self, family: str, run_id: str | None, directory: Path, tags: Mapping[str, str]) -> str:
-        """Store a model directory in the registry and return its new version; it does not need the run any more."""
+    def register(
+        self,
+        family: str,
+        run_id: str | None,
+        directory: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store a model directory in the registry and return its new version; it does not need the run any more.
+
+        `evidence` are text files by name that are stored beside the model.
+        """
         with self._tracking.reached():
             experiment = self._tracking.experiment_id(family, create=True)
             if not self._tracking.client.search_registered_models(f"name = '{family}'"):
@@ -44,6 +55,11 @@ class Registry:
                 experiment, name=family, source_run_id=run_id, model_type="shopkeeper-bundle"
             )
             self._tracking.client.log_model_artifacts(model.model_id, str(directory))
+            with tempfile.TemporaryDirectory() as aside:
+                for name, text in (evidence or {}).items():
+                    path = Path(aside) / name
+                    path.write_text(text, encoding="utf-8")
+                    self._tracking.client.log_model_artifact(model.model_id, str(path))
             self._tracking.client.finalize_logged_model(model.model_id, "READY")
             # A database looks `models:/ID` up in whatever server the process points at; a server looks in itself.
             source = f"models:/{model.model_id}" if self._tracking.is_remote else model.artifact_location

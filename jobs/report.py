@@ -275,8 +275,8 @@ def _method(evaluation: Evaluation) -> str:
     }
     return (
         f"<h2>How it was measured</h2><p>Every example of the {escape(evaluation.split)} split is scored once, against "
-        "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, so "
-        "it does not depend on how many workers computed it. Intervals are percentiles of "
+        "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, "
+        "so it does not depend on how many workers computed it. Intervals are percentiles of "
         f"{evaluation.num_resamples:,} resamples of the examples. They say how far chance in the choice of examples "
         "reaches; they do not know of seasons, new ranges or another training run. Past behaviour was shaped by what "
         "the shop showed then: a better score here is a reason to try a model, not proof of more sales.</p>"

@@ -106,13 +106,24 @@ def score_shards(model: Model, data: Path, split: str, shards: Sequence[int]) ->
     family = FAMILIES[model.family]
     model.network.eval()
     found: dict[int, Scores | None] = {}
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for shard in shards:
             dataset = family.dataset(data, split, [shard], schema=model.schema, config=model.config, epoch=0)
             starts = range(0, len(dataset), BLOCK_SIZE)
             blocks = [range(start, min(start + BLOCK_SIZE, len(dataset))) for start in starts]
             found[shard] = _join([_score_block(family, model, [dataset[row] for row in block]) for block in blocks])
     return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums of several threads can differ in the last bit from those of one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _score_block(family: Family, model: Model, examples: Sequence[Any]) -> Scores:
@@ -165,14 +176,3 @@ def _score_on_cluster(
     for part in ray.get(parts):
         found |= part
     return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads can differ in the last bit from those of one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,47 @@
+"""The verb rollback: the champion before this one becomes champion again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.context import Context, Outcome, UsageFailure, log
+from jobs.model_uri import locate_model
+from jobs.promote import TAG_PREVIOUS
+from jobs.registry import CHAMPION, Registry
+from jobs.tracking import Tracking
+from models.family import Family
+
+
+@dataclass(frozen=True)
+class Options:
+    """Why to go back."""
+
+    reason: str | None = None
+    """Why; stored with the version that is left."""
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Move the alias back; raises UsageFailure when there is nothing to go back to."""
+    assert family is not None
+    tracking = Tracking(context)
+    tracking.deliver_spool()
+    registry = Registry(tracking)
+    current = registry.get_alias(family.NAME, CHAMPION)
+    if current is None:
+        raise UsageFailure(f"{family.NAME} has no champion; `shopkeeper promote {family.NAME}` makes one")
+    previous = registry.version_info(family.NAME, current).tags.get(TAG_PREVIOUS)
+    if not previous:
+        raise UsageFailure(f"version {current} is the first champion of {family.NAME}; there is none to go back to")
+    # A champion that cannot be loaded is worse than one that disappoints.
+    located = locate_model(context, f"models:/{family.NAME}/{previous}", tracking=tracking)
+    registry.set_alias(family.NAME, CHAMPION, previous)
+    log.info("models:/%s@%s is version %s again", family.NAME, CHAMPION, previous)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    registry.set_version_tags(
+        family.NAME, current, {"rolled_back": now, "rolled_back_to": previous, "rollback_reason": options.reason or ""}
+    )
+    return Outcome(
+        status="rolled back", run_id=located.run_id, details={"version": previous, "previous_version": current}
+    )
