@@ -1,0 +1,130 @@
+"""A small made-up shop, start to finish: from a made-up log to an endpoint that is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import deploy, prepare, promote, sweep, train
+from jobs.cluster import start_head, stop_head
+from jobs.context import Context, Failure, Outcome, Store, UsageFailure, log
+from jobs.ui import start_ui, stop_ui
+from models import FAMILIES
+from models.family import Family, HasSample
+
+ANSWER_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How large the demo is and whether it stays."""
+
+    stay: bool = False
+    """Leave the endpoint, the cluster and MLflow's pages running; `shopkeeper stop --store STORE/demo` ends them."""
+    trials: int = 4
+    """Trials of the sweep."""
+    workers: int = 2
+    """Processes that train together."""
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Go the whole way in a fresh store below the given one; whatever happens, only --stay leaves anything running."""
+    family = family or _first_with_sample()
+    if not isinstance(family, HasSample):
+        raise UsageFailure(f"{family.NAME} cannot make up a log; add a function `sample` to it")
+    if context.address:
+        raise UsageFailure(f"demo starts its own cluster on this machine; leave out --address {context.address}")
+    context = dataclasses.replace(context, store=Store(context.store.root / "demo"))
+    _clear(context.store)
+    try:
+        outcome = _go(context, family, options)
+    except BaseException:
+        _stop(context.store)
+        raise
+    if not options.stay:
+        _stop(context.store)
+    return outcome
+
+
+def _go(context: Context, family: Family, options: Options) -> Outcome:
+    assert isinstance(family, HasSample)
+    seconds: dict[str, float] = {}
+    with _step("a made-up shop", seconds):
+        sample = family.sample(context.store.root / "raw")
+    with _step("a local Ray cluster", seconds):
+        head = start_head(context.store)
+    with _step("prepare", seconds):
+        prepare.run(context, family, prepare.Options(), family.PrepareConfig(**sample.prepare))
+    with _step("sweep", seconds):
+        swept = sweep.run(context, family, sweep.Options(trials=options.trials), family.Config(**sample.train))
+    with _step("train", seconds):
+        trained = train.run(context, family, train.Options(workers=options.workers), family.Config(**sample.train))
+    with _step("promote", seconds):
+        promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
+    with _step("deploy", seconds):
+        deployed = deploy.run(context, family, deploy.Options(), None)
+    url = deployed.details["url"]
+    with _step("ask the endpoint", seconds):
+        answers = {question.title: _ask(url, family, question) for question in sample.questions}
+    places = {"endpoint": url, "ray_dashboard": head.dashboard_url, "mlflow": _mlflow(context.store, stay=options.stay)}
+    return Outcome(
+        run_id=trained.run_id,
+        metrics={**trained.metrics, **promoted.metrics},
+        details={"answers": answers, "sweep_run_id": swept.run_id, "seconds": seconds, "where": places},
+    )
+
+
+@contextlib.contextmanager
+def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
+    log.info("demo: %s", title)
+    started = time.monotonic()
+    yield
+    seconds[title] = round(time.monotonic() - started, 1)
+
+
+def _ask(url: str, family: Family, question: Any) -> dict[str, Any]:
+    """What the first endpoint answers, beside what is right."""
+    body = json.dumps(question.request).encode("utf-8")
+    address = f"{url.rstrip('/')}{family.ENDPOINTS[0].path}"
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
+            answer = json.load(response)
+    except OSError as error:
+        raise Failure(f"POST {address} with {question.request} failed: {error}") from error
+    return {"request": question.request, "right_answer": question.right_answer, "answer": answer}
+
+
+def _mlflow(store: Store, *, stay: bool) -> str:
+    if stay:
+        return start_ui(store)
+    return f"mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}"
+
+
+def _first_with_sample() -> Family:
+    for family in FAMILIES.values():
+        if isinstance(family, HasSample):
+            return family
+    raise UsageFailure("no family can make up a log; add a function `sample` to one")
+
+
+def _clear(store: Store) -> None:
+    """Stop and remove what an earlier demo left."""
+    _stop(store)
+    if store.root.exists():
+        shutil.rmtree(store.root)
+
+
+def _stop(store: Store) -> None:
+    import ray
+
+    ray.shutdown()
+    stop_ui(store)
+    stop_head(store)
