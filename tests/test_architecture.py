@@ -1,0 +1,108 @@
+"""The rules of docs/architecture.md that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+SOURCES = {
+    str(path.relative_to(CHECKOUT)): path
+    for package in ("models", "jobs", "serve", "tests")
+    for path in sorted((CHECKOUT / package).rglob("*.py"))
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 40
+FORBIDDEN = {
+    "models": {"ray", "mlflow", "fastapi", "jobs", "serve"},
+    "jobs": {"serve", "fastapi"},
+    "serve": {"jobs", "mlflow"},
+}
+ONLY_HERE = {"mlflow": "jobs/tracking.py", "TorchTrainer": "jobs/train.py", "Tuner": "jobs/sweep.py"}
+TOUCHES_ENVIRONMENT = ("jobs/__main__.py", "jobs/cluster.py", "jobs/tracking.py")
+"""The command line reads it; the other two set what Ray and MLflow take from nowhere else."""
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN.items())
+def test_packages_import_in_one_direction_only(package: str, forbidden: set[str]) -> None:
+    ours = [name for name in SOURCES if name.startswith(f"{package}/")]
+    assert not {name: found for name in ours if (found := forbidden & {part.split(".")[0] for part in _imported(name)})}
+
+
+def test_imports_are_absolute() -> None:
+    relative = {
+        name: [node for node in _nodes(name) if isinstance(node, ast.ImportFrom) and node.level] for name in SOURCES
+    }
+    assert not [name for name, nodes in relative.items() if nodes]
+
+
+@pytest.mark.parametrize(("name", "home"), ONLY_HERE.items())
+def test_what_has_one_home_is_used_nowhere_else(name: str, home: str) -> None:
+    users = {source for source in SOURCES if name in {part for full in _used(source) for part in full.split(".")}}
+    assert {user for user in users if not user.startswith("tests/")} <= {home}
+
+
+def test_files_stay_short() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()}
+    assert not {name: length for name, length in lengths.items() if length >= MAX_FILE_LINES}
+
+
+def test_functions_stay_short() -> None:
+    functions = [
+        (name, node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for name in SOURCES
+        for node in _nodes(name)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert not [function for function in functions if function[2] > MAX_FUNCTION_LINES]
+
+
+def test_modules_start_with_a_docstring() -> None:
+    assert not [name for name in SOURCES if not ast.get_docstring(_tree(name))]
+
+
+def test_nothing_is_printed_or_pickled() -> None:
+    assert not {name: found for name in SOURCES if (found := {"print", "pickle"} & _used(name))}
+
+
+def test_the_environment_is_read_at_the_command_line_only() -> None:
+    touching = [name for name, path in SOURCES.items() if re.search(r"os\.(environ|getenv)", path.read_text("utf-8"))]
+    assert not [name for name in touching if not name.startswith("tests/") and name not in TOUCHES_ENVIRONMENT]
+
+
+def test_nothing_names_a_path_of_one_machine() -> None:
+    documents = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*"), *CHECKOUT.glob("*.*ml"), CHECKOUT / "Makefile"]
+    texts = {path: path.read_text(encoding="utf-8") for path in [*SOURCES.values(), *documents] if path.is_file()}
+    assert not {str(path): found for path, text in texts.items() if (found := MACHINE_PATH.findall(text))}
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+
+
+@cache
+def _nodes(name: str) -> list[ast.AST]:
+    return list(ast.walk(_tree(name)))
+
+
+def _imported(name: str) -> set[str]:
+    found = set()
+    for node in _nodes(name):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _used(name: str) -> set[str]:
+    """Imported modules, the names that code mentions, and of its attributes those that have one home."""
+    names = {node.id for node in _nodes(name) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in _nodes(name) if isinstance(node, ast.Attribute)}
+    return names | attributes & set(ONLY_HERE) | _imported(name)
