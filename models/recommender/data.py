@@ -82,6 +82,10 @@ class Histories:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "examples"}
         return type(self)(**moved, examples=self.examples)
 
+    def first(self, count: int) -> Self:
+        """The first examples of the batch."""
+        return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+
 
 def dataset(
     data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int

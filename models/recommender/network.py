@@ -27,8 +27,10 @@ from models.recommender.transformer import Transformer
 from models.recommender.transitions import Transitions, count_and_choose, count_pairs
 
 CUTOFFS = (5, 10, 20, 50)
-BLEND_WEIGHTS = tuple(step / 20 for step in range(21))
+BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
+CALIBRATION_EXAMPLES = 64
+"""Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
 ENCODE_ROWS = 64
 """Histories of similar length that are encoded together."""
 SPECTRAL_WINDOW = 8
@@ -106,9 +108,10 @@ class Recommender(nn.Module):
         return {"recommended": torch.bincount(top.flatten(), minlength=scores.shape[1]).double()}
 
     def calibration(self, batch: Histories) -> Tensor | None:
-        """NDCG@10 summed over the batch for each of BLEND_WEIGHTS."""
+        """NDCG@10 summed over some of the batch for each of BLEND_WEIGHTS."""
         if self.encoder is None or self.prior is None:
             return None
+        batch = batch.first(CALIBRATION_EXAMPLES)
         network, prior = self._network_scores(batch), self._prior_scores(batch)
         gains = []
         for weight in BLEND_WEIGHTS:
