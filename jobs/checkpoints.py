@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from models.family import BundleRejected
 
 NUM_KEPT = 3
 STATE = "state.json"
+REPORTS = "reports.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
@@ -38,8 +40,8 @@ class Progress:
     """Steps of the learning-rate schedule."""
     rate_scale: float = 1.0
     """Factor on the learning rate; halved each time training diverged."""
-    report: dict[str, float | int] = field(default_factory=dict)
-    """What the epoch reported, so that it can be reported again."""
+    reports: list[dict[str, float | int]] = field(default_factory=list)
+    """What every epoch so far reported, from epoch 0."""
 
 
 def path_of(directory: Path, epoch: int) -> Path:
@@ -79,12 +81,20 @@ def write(
     bundle.write_directory(target, {**files, STATE: dataclasses.asdict(progress)}, tensors)
     if progress.best_epoch == progress.epoch:
         _copy_bundle(target, best_of(directory))
+    _write_reports(directory, progress)
     _prune(directory, progress)
 
 
 def read_progress(directory: Path, epoch: int) -> Progress:
     """The progress stored with a checkpoint."""
     return Progress(**bundle.read_json(path_of(directory, epoch) / STATE))
+
+
+def read_reports(directory: Path) -> list[dict[str, float | int]]:
+    """What every epoch reported, from epoch 0; on disk before it is reported, so that no report can be lost."""
+    path = directory / REPORTS
+    found: list[dict[str, float | int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
 
 
 def load(directory: Path, epoch: int, network: nn.Module, optimizer: Optimizer | None = None) -> None:
@@ -111,7 +121,7 @@ def restore_best(directory: Path, progress: Progress, metric: str) -> Progress:
         "the bundle of the best epoch %d is lost; epoch %d takes its place", progress.best_epoch, progress.epoch
     )
     _copy_bundle(path_of(directory, progress.epoch), best)
-    return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=float(progress.report[metric]))
+    return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=float(progress.reports[-1][metric]))
 
 
 def remove(directory: Path) -> None:
@@ -122,6 +132,12 @@ def remove(directory: Path) -> None:
 def _epochs(directory: Path) -> list[int]:
     found = (directory / "checkpoints").glob("epoch_*")
     return [int(path.name.removeprefix("epoch_")) for path in found if path.name.removeprefix("epoch_").isdigit()]
+
+
+def _write_reports(directory: Path, progress: Progress) -> None:
+    aside = directory / f".{REPORTS}"
+    aside.write_text(json.dumps(progress.reports), encoding="utf-8")
+    aside.replace(directory / REPORTS)
 
 
 def _holds(path: Path, epoch: int) -> bool:

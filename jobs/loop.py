@@ -84,7 +84,8 @@ class _Epoch:
 def run_training(family: Family, *, config: Any, data: Path, directory: Path, place: Place, report: Report) -> Result:
     """Train a network of a family on prepared data, or go on where `directory` stopped.
 
-    `report` gets plain numbers after each epoch, on every worker; epoch 0 is the model before training. With
+    `report` gets plain numbers after each epoch, on every worker; epoch 0 is the model before training. A resumed
+    run reports its last epoch again, and `checkpoints.read_reports` has all of them. With
     more than one worker the default process group must exist. Raises ValueError for settings that do not fit and
     TrainingDiverged when the loss does not stay finite.
     """
@@ -94,7 +95,7 @@ def run_training(family: Family, *, config: Any, data: Path, directory: Path, pl
     seed_everything(config.seed, 0, 0)
     network = family.build(config, schema)
     progress = _start(task, network)
-    report(progress.report)
+    report(progress.reports[-1])
     if _trains(network):
         progress = _train(task, network, progress, report)
     metrics = bundle.read_json(checkpoints.best_of(directory) / "metrics.json")
@@ -161,7 +162,7 @@ def _write_epoch_0(task: Task, network: Any) -> None:
     score = metrics[task.metric]
     report = {**metrics, f"best_{task.metric}": score, "epoch": 0, "learning_rate": 0.0, "steps": 0}
     report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
-    _write(task, Progress(epoch=0, best_epoch=0, best_score=score, report=report), network, None)
+    _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
 
 
 def _train(task: Task, network: Any, progress: Progress, report: Report) -> Progress:
@@ -181,9 +182,9 @@ def _train(task: Task, network: Any, progress: Progress, report: Report) -> Prog
         progress = _advance(task, progress, trained, metrics, time.monotonic() - started)
         if task.place.rank == 0:
             _write(task, progress, network, optimizer)
-            log.info("%s", _line(progress.report))
+            log.info("%s", _line(progress.reports[-1]))
         wait_for_all(task.place)
-        report(progress.report)
+        report(progress.reports[-1])
     return progress
 
 
@@ -264,7 +265,7 @@ def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str,
         best_score=best_score,
         epochs_without_gain=0 if better else progress.epochs_without_gain + 1,
         step=step,
-        report=report,
+        reports=[*progress.reports, report],
     )
 
 
@@ -286,7 +287,7 @@ def _fall_back(task: Task, network: Any, optimizer: Optimizer, progress: Progres
 def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | None) -> None:
     # The golden answer is the one that a server without an accelerator will give.
     on_cpu = network if task.place.device == "cpu" else copy.deepcopy(network).to("cpu")
-    scores = {name: value for name, value in progress.report.items() if name.startswith("val_")}
+    scores = {name: value for name, value in progress.reports[-1].items() if name.startswith("val_")}
     files = {
         "config.json": dataclasses.asdict(task.config),
         "schema.json": task.schema.model_dump(mode="json"),
