@@ -1,0 +1,68 @@
+"""`build(args)`: a family as a Ray Serve application; one deployment class works on every family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray.serve
+import torch
+from fastapi import FastAPI
+from ray.serve.metrics import Counter, Histogram
+
+from models import FAMILIES
+from serve.service import Service, Settings, make_app
+
+ARGUMENTS = {"family", "num_threads"}
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application of one family; args: `family`, and `num_threads` of torch in each replica (default 1)."""
+    unknown = sorted(set(args) - ARGUMENTS)
+    if unknown:
+        raise ValueError(f"unknown argument {unknown[0]!r}; there are {', '.join(sorted(ARGUMENTS))}")
+    if args.get("family") not in FAMILIES:
+        raise ValueError(f"unknown family {args.get('family')!r}; there are {', '.join(sorted(FAMILIES))}")
+    deployment: Any = Model
+    return deployment.bind(args["family"], int(args.get("num_threads", 1)))
+
+
+@ray.serve.deployment
+@ray.serve.ingress()
+class Model:
+    """A replica: HTTP, batching and the model in one process, because a hop between two costs more than the model."""
+
+    def __init__(self, family_name: str, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._service = Service(family_name, device=device, observe=_Metrics(family_name))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve once the replica is made."""
+        return make_app(self._service)
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Called by Serve before the first request and whenever `user_config` changes; requests go on meanwhile."""
+        await self._service.load(Settings.model_validate(user_config))
+
+    def check_health(self) -> None:
+        """Called by Serve; a replica that raises is replaced."""
+        if not self._service.is_ready:
+            raise RuntimeError("no model is loaded")
+
+
+class _Metrics:
+    """Counts predictions and batch sizes by model version; Ray exports them to Prometheus."""
+
+    def __init__(self, family_name: str) -> None:
+        tags = ("family", "path", "model_version")
+        self._family = family_name
+        self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
+        self._batches = Histogram(
+            "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
+        )
+
+    def __call__(self, path: str, model_version: str, batch_size: int) -> None:
+        tags = {"family": self._family, "path": path, "model_version": model_version}
+        self._predictions.inc(batch_size, tags=tags)
+        self._batches.observe(batch_size, tags=tags)

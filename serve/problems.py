@@ -1,0 +1,133 @@
+"""Errors as `application/problem+json` (RFC 9457), and the limit on how much a client may send."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 1024 * 1024
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20
+"""A long list with a mistake in every place gets no longer answer than this."""
+
+log = logging.getLogger("shopkeeper.serve")
+
+
+class FieldError(BaseModel):
+    """One mistake in a request body."""
+
+    pointer: str
+    """Where, as a JSON pointer."""
+    detail: str
+
+
+class Problem(BaseModel):
+    """What went wrong with a request, as RFC 9457 has it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None
+
+
+class RequestRefused(Exception):
+    """A request that is well formed but cannot be answered; the message is for the client."""
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413 before a body over the limit is read or parsed."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        too_large = f"the body is larger than {self.max_bytes} bytes; send less at a time"
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self.max_bytes:
+            await problem(413, too_large)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            # A chunked body declares no length.
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413, too_large)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def problem(status: int, detail: str, *, errors: list[FieldError] | None = None) -> JSONResponse:
+    """A problem+json response."""
+    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
+    return JSONResponse(content.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make an application answer every error with a problem and refuse bodies over the limit."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestRefused, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unforeseen)
+    app.add_middleware(BodyLimit)
+
+
+def documented() -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint, for OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in (413, 422, 500, 503)}
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    mistakes = error.errors()
+    errors = [_field_error(mistake) for mistake in mistakes[:MAX_ERRORS]]
+    first = errors[0]
+    return problem(422, f"{first.pointer}: {first.detail}; /openapi.json describes the body", errors=errors)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    return problem(422, str(error))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's answer to a body that is no text, or nested too deeply
+        return problem(422, "#: the body is not JSON that can be read; send UTF-8, nested less deeply")
+    details = {
+        404: f"there is nothing at {request.url.path}; /openapi.json lists what there is",
+        405: f"{request.method} does not work at {request.url.path}; /openapi.json lists what does",
+    }
+    response = problem(error.status_code, details.get(error.status_code, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, "the server failed on this request; the reason is in its log")
+
+
+def _field_error(mistake: Mapping[str, Any]) -> FieldError:
+    place = mistake["loc"][1:]  # FastAPI puts "body" first
+    if mistake["type"] == "json_invalid":
+        return FieldError(pointer="#", detail=f"not JSON at character {place[0]}: {mistake['ctx']['error']}")
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in place)
+    return FieldError(pointer=f"#{pointer}", detail=mistake["msg"])

@@ -1,0 +1,221 @@
+"""What answers requests for one family: the loaded model, its features and the HTTP application; knows no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Response
+from pydantic import BaseModel, ConfigDict
+
+from models import FAMILIES, bundle, golden
+from models.family import BundleRejected, Endpoint, Family, Features
+from models.features import FeatureStore
+from serve.batching import Batcher, Predict
+from serve.problems import RequestRefused, documented, install, log, problem
+
+Observer = Callable[[str, str, int], None]
+"""Told (path, model version, batch size) of every batch."""
+
+
+class Settings(BaseModel):
+    """What to serve; the `user_config` of the deployment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    bundle: Path
+    digest: str | None = None
+    """sha256 of the bundle's manifest: other files under the same path are refused."""
+    feature_store: Path | None = None
+
+
+class FailedReload(BaseModel):
+    """A model that was to be served but could not be."""
+
+    version: str
+    error: str
+    at: str
+
+
+class ModelInfo(BaseModel):
+    """The model that answers now, and the last one that could not take over."""
+
+    family: str
+    version: str
+    digest: str
+    """sha256 of the model directory's manifest."""
+    network: str
+    data_fingerprint: str
+    loaded_at: str
+    last_failed_reload: FailedReload | None = None
+
+
+class StoredFeatures:
+    """Looks features up in the SQLite file that `deploy` fills, and notices when it is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+
+    def lookup(self, family: Family, request: Any) -> Features:
+        """The values that a request asks for."""
+        try:
+            is_replaced = _identity(self._path) != self._identity
+        except FileNotFoundError:  # between two files, or gone: the open one still answers
+            is_replaced = False
+        if is_replaced:
+            before = self._store
+            self._open()
+            before.close()
+        return self._store.lookup(family.FEATURES, request)
+
+    def _open(self) -> None:
+        self._store = FeatureStore(self._path, read_only=True)
+        self._identity = _identity(self._path)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready, with all that a request needs; a request sees one from start to end."""
+
+    settings: Settings
+    model: bundle.Bundle
+    features: StoredFeatures | None
+    predicts: dict[str, Predict]
+    """Path of an endpoint -> what runs a batch of its examples."""
+    loaded_at: str
+
+
+class Service:
+    """Answers a family's requests with the model it was last given."""
+
+    def __init__(self, family_name: str, *, device: str = "cpu", observe: Observer | None = None) -> None:
+        if family_name not in FAMILIES:
+            raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
+        self.family = FAMILIES[family_name]
+        self.batcher = Batcher()
+        self._device = device
+        self._observe = observe or (lambda path, version, size: None)
+        self._current: Loaded | None = None
+        self._failed: FailedReload | None = None
+        self._reloading = asyncio.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a model to answer with."""
+        return self._current is not None
+
+    async def load(self, settings: Settings) -> None:
+        """Verify a model, ask it its golden request and let it take over.
+
+        When that fails the model before goes on and `info` shows the error; without one it raises BundleRejected.
+        """
+        async with self._reloading:
+            if self._current is not None and self._current.settings == settings:
+                return
+            try:
+                loaded = await asyncio.to_thread(self._load, settings)
+            except (BundleRejected, OSError) as error:
+                self._failed = FailedReload(version=settings.version, error=str(error), at=_now())
+                if self._current is None:
+                    raise
+                log.error("version %s stays, %s was refused: %s", self.info().version, settings.version, error)
+                return
+            self._current, self._failed = loaded, None
+            log.info("%s version %s answers now", self.family.NAME, settings.version)
+
+    def info(self) -> ModelInfo:
+        """What is served now; it must be ready."""
+        loaded = self._current
+        assert loaded is not None, "no model is loaded"
+        return ModelInfo(
+            family=self.family.NAME,
+            version=loaded.settings.version,
+            digest=loaded.model.digest,
+            network=str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__)),
+            data_fingerprint=loaded.model.schema.fingerprint,
+            loaded_at=loaded.loaded_at,
+            last_failed_reload=self._failed,
+        )
+
+    async def answer(self, endpoint: Endpoint, request: BaseModel) -> BaseModel:
+        """Answer one request; raises RequestRefused when the family's `encode` cannot make an example of it."""
+        loaded = self._current
+        assert loaded is not None, "no model is loaded"
+        schema = loaded.model.schema
+        features = loaded.features.lookup(self.family, request) if loaded.features else {}
+        try:
+            example = endpoint.encode(request, schema, features)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
+        prediction = await self.batcher.submit(loaded.predicts[endpoint.path], example)
+        return endpoint.answer(request, prediction, schema, loaded.settings.version)
+
+    def _load(self, settings: Settings) -> Loaded:
+        model = bundle.load(settings.bundle, device=self._device)
+        if model.family != self.family.NAME:
+            raise BundleRejected(f"{settings.bundle} is of the family {model.family!r}, not {self.family.NAME!r}")
+        if settings.digest not in (None, model.digest):
+            raise BundleRejected(f"{settings.bundle} has the digest {model.digest}, not {settings.digest}")
+        golden.check(self.family, model.network, model.schema, model.golden)
+        return Loaded(
+            settings=settings,
+            model=model,
+            features=StoredFeatures(settings.feature_store) if settings.feature_store else None,
+            predicts={endpoint.path: self._predict(endpoint, model, settings) for endpoint in self.family.ENDPOINTS},
+            loaded_at=_now(),
+        )
+
+    def _predict(self, endpoint: Endpoint, model: bundle.Bundle, settings: Settings) -> Predict:
+        def predict(examples: Sequence[Any]) -> list[Any]:
+            self._observe(endpoint.path, settings.version, len(examples))
+            with torch.inference_mode():
+                return endpoint.predict(model.network, self.family.collate(examples).to(self._device))
+
+        return predict
+
+
+def make_app(service: Service) -> FastAPI:
+    """The HTTP application of a service: a route for each endpoint of its family, what is served, health, OpenAPI."""
+    prefix = service.family.ROUTE_PREFIX.rstrip("/")
+    app = FastAPI(title=f"Shopkeeper: {service.family.NAME}", version="1")
+    install(app)
+    for endpoint in service.family.ENDPOINTS:
+        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+
+    @app.get("/models" if prefix else "/v1/models", summary="Which model answers")
+    async def models() -> ModelInfo:
+        return service.info()
+
+    @app.get("/healthz", summary="Whether there is a model to answer with")
+    async def healthz() -> Response:
+        if not service.is_ready:
+            return problem(503, "no model is loaded yet")
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    return app
+
+
+def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: str) -> None:
+    async def post(request: Any) -> Response:
+        answer = await service.answer(endpoint, request)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    # FastAPI reads the body's type from here; it differs from endpoint to endpoint.
+    post.__annotations__["request"] = endpoint.Request
+    app.post(path, summary=endpoint.summary, response_model=endpoint.Response, responses=documented())(post)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
