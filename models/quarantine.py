@@ -71,9 +71,7 @@ def rows_as_json(rows: pa.Table) -> list[str]:
     columns = [_printable(column) for column in rows.columns]
     unique = [name if rows.column_names.count(name) == 1 else f"{name}#{n}" for n, name in enumerate(rows.column_names)]
     frame = pa.table(columns, names=unique).to_pandas(types_mapper=_NULLABLE.get)
-    text = frame.to_json(
-        orient="records", lines=True, date_format="iso", date_unit="us", force_ascii=False, double_precision=15
-    )
+    text = frame.to_json(orient="records", lines=True, force_ascii=False, double_precision=15)
     return str(text).rstrip("\n").split("\n")
 
 
@@ -88,6 +86,6 @@ def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
             return pa.chunked_array(
                 [[None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]]
             )
-    if pa.types.is_decimal(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind):
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.string())
     return column

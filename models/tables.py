@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -20,6 +22,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from models.family import DataRejected
+from models.quarantine import rows_as_json
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]
 """`sequences` are lines of words: the table has the one column `line`."""
@@ -188,7 +191,14 @@ def _read_csv(source: Source) -> Iterator[Chunk]:
             lines, broken[:] = list(broken), []
             rows = pa.Table.from_batches([batch])
             _check_cells(rows, source)
-            yield Chunk(rows, {"wrong_number_of_fields": lines} if lines else {})
+            swallowed = _has_swallowed_lines(rows, delimiter)
+            yield Chunk(
+                rows.filter(pa.array(~swallowed)),
+                {
+                    **({"wrong_number_of_fields": lines} if lines else {}),
+                    **({"open_quote": rows_as_json(rows.filter(pa.array(swallowed)))} if swallowed.any() else {}),
+                },
+            )
         if broken:
             yield Chunk(pa.table({}), {"wrong_number_of_fields": broken})
 
@@ -232,6 +242,18 @@ def _check_cells(rows: pa.Table, source: Source) -> None:
             raise DataRejected(
                 f"{source.path}: a value of column {name!r} has {longest:,} bytes; a quote is opened and never closed"
             )
+
+
+def _has_swallowed_lines(rows: pa.Table, delimiter: str) -> npt.NDArray[np.bool_]:
+    """Which rows have a value with a line that looks like a row of its own: the quote before it was not closed."""
+    swallowed = np.zeros(rows.num_rows, bool)
+    cell = f"[^{delimiter}\n]*"
+    for column in rows.columns if rows.num_columns > 2 else []:
+        if pc.any(pc.match_substring(column, "\n")).as_py():
+            like_a_row = rf"\n({cell}[{delimiter}]){{{rows.num_columns - 1}}}{cell}(\n|$)"
+            found = pc.fill_null(pc.match_substring_regex(column, like_a_row), False)
+            swallowed |= found.to_numpy()
+    return swallowed
 
 
 def _read_lines(source: Source) -> Iterator[Chunk]:

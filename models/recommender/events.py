@@ -64,7 +64,7 @@ class Verdict:
         self.names.append(reason)
         self.codes[new] = len(self.names)
         if values is not None:
-            self.examples[reason] = str(values[int(new.argmax())].as_py())
+            self.examples[reason] = _shown(values[int(new.argmax())])
 
     def reasons(self) -> pa.Array:
         """The reasons of the bad rows, in row order."""
@@ -274,8 +274,9 @@ def _rfc3339_us(text: Any) -> Any:
             return text.cast(kind).cast(pa.int64())
         except pa.ArrowInvalid:
             continue
-    parsed = pd.to_datetime(pc.utf8_upper(text).to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    return pa.array(parsed.dt.as_unit("us"), pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
+    parsed = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    return pa.array(parsed.dt.tz_localize(None).dt.as_unit("us"), pa.timestamp("us")).cast(pa.int64())
 
 
 def _number(column: Any, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
@@ -330,6 +331,12 @@ def _float_text(column: Any) -> tuple[Any, Any]:
     whole = pa.array(np.where(integral, values, 0).astype(np.int64)).cast(pa.string())
     broken = pc.if_else(pa.array(known), column.cast(pa.string()), pa.scalar(None, pa.string()))
     return pc.if_else(pa.array(integral), whole, broken), pa.array(inexact)
+
+
+def _shown(value: pa.Scalar) -> str:
+    plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value  # Python ends with the year 9999
+    example = plain.as_py()
+    return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
 
 
 def _unit_remedy(value: str) -> str:

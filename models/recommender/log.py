@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -188,7 +189,7 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
         raise DataRejected(f"{config.raw}: every row is of an item in --exclude-items; nothing is left")
     remedy = "mend them"
     if sum(scanned.bad.values()) < scanned.num_rows:
-        remedy += f", or accept them with --max-bad-fraction {np.ceil(fraction * 100 + 1e-9) / 100:g}"
+        remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
         f"{config.raw}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
         f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
