@@ -61,10 +61,14 @@ class Registry:
                     path.write_text(text, encoding="utf-8")
                     self._tracking.client.log_model_artifact(model.model_id, str(path))
             self._tracking.client.finalize_logged_model(model.model_id, "READY")
-            # A database looks `models:/ID` up in whatever server the process points at; a server looks in itself.
-            source = f"models:/{model.model_id}" if self._tracking.is_remote else model.artifact_location
+            # A database would look a model id up in whatever server MLFLOW_TRACKING_URI names; a server asks itself.
+            remote = self._tracking.is_remote
             version = self._tracking.client.create_model_version(
-                family, source=source, run_id=run_id, tags=dict(tags), model_id=model.model_id
+                family,
+                source=f"models:/{model.model_id}" if remote else model.artifact_location,
+                run_id=run_id,
+                tags=dict(tags),
+                model_id=model.model_id if remote else None,
             )
             return str(version.version)
 

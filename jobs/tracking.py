@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,7 +282,7 @@ class Tracking:
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.root.mkdir(parents=True, exist_ok=True)
             # The first use of a database creates its tables; two processes at once would trip over each other.
-            with (self.root / ".mlflow.lock").open("w") as lock:
+            with (self.root / ".mlflow.lock").open("w") as lock, warnings.catch_warnings(action="ignore"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 from mlflow import MlflowClient
 
