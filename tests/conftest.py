@@ -96,24 +96,6 @@ def context(store: Store, empty_database: Path) -> Context:
     return Context(store=store)
 
 
-@pytest.fixture(scope="session")
-def empty_tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite database with MLflow's tables, which take it seconds to create."""
-    root = tmp_path_factory.mktemp("tracking")
-    tracking = Tracking(Context(store=Store(root)))
-    with tracking.reached():
-        assert tracking.client
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def tracked(context: Context, empty_tracking_database: Path) -> Context:
-    """The context, with the tracking database there already."""
-    context.store.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(empty_tracking_database, context.store.root / "mlflow.db")
-    return context
-
-
 @pytest.fixture
 def toy_raw(tmp_path: Path) -> Path:
     """A CSV file of the toy family."""

@@ -32,46 +32,46 @@ def middling(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "middling", tilt=1.0)
 
 
-def test_the_first_model_is_promoted_when_it_beats_every_baseline(tracked: Context, toy: Family, good: Path) -> None:
-    outcome = _promote(tracked, toy, good)
-    info = Registry(Tracking(tracked)).version_info("toy", "1")
+def test_the_first_model_is_promoted_when_it_beats_every_baseline(context: Context, toy: Family, good: Path) -> None:
+    outcome = _promote(context, toy, good)
+    info = Registry(Tracking(context)).version_info("toy", "1")
     checks = json.loads(info.tags["checks"])
-    assert (outcome.status, outcome.details["version"], _champion(tracked)) == ("promoted", "1", "1")
+    assert (outcome.status, outcome.details["version"], _champion(context)) == ("promoted", "1", "1")
     assert checks["better than majority"]["passed"] and checks["better than majority"]["p_value"] < 0.05
     assert checks["latency"]["latency_ms"] > 0 and checks["size"]["size_mb"] > 0
     assert json.loads(info.tags["test_metrics"])["test_accuracy"] == outcome.metrics["test_accuracy"] > 0.85
 
 
 def test_the_first_model_is_refused_when_a_baseline_is_as_good(
-    tracked: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Path, tmp_path: Path
 ) -> None:
     useless = write_toy_model(toy, toy_data, tmp_path / "useless", sharpness=0.0)
     with pytest.raises(GateNotMet, match="not surely better than majority") as refused:
-        _promote(tracked, toy, useless)
+        _promote(context, toy, useless)
     assert refused.value.exit_code == 4
-    assert _champion(tracked) is None
-    assert Registry(Tracking(tracked)).list_versions("toy") == []
+    assert _champion(context) is None
+    assert Registry(Tracking(context)).list_versions("toy") == []
 
 
 def test_a_better_model_takes_the_place_of_the_champion(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, middling)
-    outcome = _promote(tracked, toy, good)
-    assert (outcome.details["version"], outcome.details["previous_version"], _champion(tracked)) == ("2", "1", "2")
+    _promote(context, toy, middling)
+    outcome = _promote(context, toy, good)
+    assert (outcome.details["version"], outcome.details["previous_version"], _champion(context)) == ("2", "1", "2")
 
 
 def test_a_worse_model_is_refused_with_every_failed_check_and_the_alias_stays(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, good)
+    _promote(context, toy, good)
     with pytest.raises(GateNotMet) as refused:
-        _promote(tracked, toy, middling)
+        _promote(context, toy, middling)
     message = str(refused.value)
     assert "not surely better than champion 1" in message
     assert "models:/toy@champion stays at version 1" in message
     assert len(refused.value.details["failed"]) == message.count("accuracy ")
-    assert _champion(tracked) == "1"
+    assert _champion(context) == "1"
 
 
 def test_a_large_group_may_not_fall_by_more_than_the_tolerance(toy: Family) -> None:
@@ -92,97 +92,97 @@ def test_a_large_group_may_not_fall_by_more_than_the_tolerance(toy: Family) -> N
 
 
 def test_a_model_that_is_too_slow_and_too_large_is_refused_with_both_numbers(
-    tracked: Context, toy: Family, good: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, toy: Family, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toy_module, "GATE", Gate(max_latency_ms=0.0, max_size_mb=0.0))
     with pytest.raises(GateNotMet) as refused:
-        _promote(tracked, toy, good)
+        _promote(context, toy, good)
     assert [text.rpartition("(")[2] for text in refused.value.details["failed"]] == ["limit 0)", "limit 0)"]
 
 
-def test_force_needs_a_reason(tracked: Context, toy: Family, good: Path) -> None:
+def test_force_needs_a_reason(context: Context, toy: Family, good: Path) -> None:
     with pytest.raises(UsageFailure, match="--force needs --reason"):
-        _promote(tracked, toy, good, force=True, reason=" ")
+        _promote(context, toy, good, force=True, reason=" ")
 
 
 def test_a_forced_promotion_is_recorded_with_its_reason(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, good)
-    outcome = _promote(tracked, toy, middling, force=True, reason="the supplier left")
-    tags = Registry(Tracking(tracked)).version_info("toy", "2").tags
-    assert outcome.details["forced"] and _champion(tracked) == "2"
+    _promote(context, toy, good)
+    outcome = _promote(context, toy, middling, force=True, reason="the supplier left")
+    tags = Registry(Tracking(context)).version_info("toy", "2").tags
+    assert outcome.details["forced"] and _champion(context) == "2"
     assert (tags["forced"], tags["reason"]) == ("true", "the supplier left")
 
 
-def test_promoting_the_champion_again_changes_nothing(tracked: Context, toy: Family, good: Path) -> None:
-    _promote(tracked, toy, good)
-    assert _promote(tracked, toy, good).status == "unchanged"
-    assert len(Registry(Tracking(tracked)).list_versions("toy")) == 1
+def test_promoting_the_champion_again_changes_nothing(context: Context, toy: Family, good: Path) -> None:
+    _promote(context, toy, good)
+    assert _promote(context, toy, good).status == "unchanged"
+    assert len(Registry(Tracking(context)).list_versions("toy")) == 1
 
 
 def test_without_a_model_the_best_finished_run_on_this_data_is_the_candidate(
-    tracked: Context, toy: Family, toy_data: Path, good: Path, middling: Path
+    context: Context, toy: Family, toy_data: Path, good: Path, middling: Path
 ) -> None:
     fingerprint = json.loads((toy_data / "schema.json").read_text())["fingerprint"]
-    best = _run(tracked, good, fingerprint, 0.8)
-    _run(tracked, middling, fingerprint, 0.7)
-    _run(tracked, middling, "other data", 0.9)
-    _run(tracked, None, fingerprint, 0.95)
-    _run(tracked, middling, fingerprint, 0.99, status="FAILED")
-    assert _promote(tracked, toy, None).run_id == best
+    best = _run(context, good, fingerprint, 0.8)
+    _run(context, middling, fingerprint, 0.7)
+    _run(context, middling, "other data", 0.9)
+    _run(context, None, fingerprint, 0.95)
+    _run(context, middling, fingerprint, 0.99, status="FAILED")
+    assert _promote(context, toy, None).run_id == best
 
 
-def test_without_any_run_the_remedy_is_named(tracked: Context, toy: Family, toy_data: Path) -> None:
+def test_without_any_run_the_remedy_is_named(context: Context, toy: Family, toy_data: Path) -> None:
     with pytest.raises(UsageFailure, match="run `shopkeeper train toy` first"):
-        _promote(tracked, toy, None)
+        _promote(context, toy, None)
 
 
-def test_a_version_outlives_the_directory_it_came_from(tracked: Context, toy: Family, good: Path) -> None:
-    _promote(tracked, toy, good)
+def test_a_version_outlives_the_directory_it_came_from(context: Context, toy: Family, good: Path) -> None:
+    _promote(context, toy, good)
     shutil.rmtree(good)
-    located = locate_model(tracked, "models:/toy@champion")
+    located = locate_model(context, "models:/toy@champion")
     assert (located.version, (located.directory / "promotion.json").is_file()) == ("1", True)
 
 
 def test_rollback_returns_to_the_champion_before_and_says_when_there_is_none(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, middling)
-    _promote(tracked, toy, good)
-    outcome = rollback.run(tracked, toy, rollback.Options(reason="complaints"), None)
-    tags = Registry(Tracking(tracked)).version_info("toy", "2").tags
-    assert (outcome.details["version"], _champion(tracked)) == ("1", "1")
+    _promote(context, toy, middling)
+    _promote(context, toy, good)
+    outcome = rollback.run(context, toy, rollback.Options(reason="complaints"), None)
+    tags = Registry(Tracking(context)).version_info("toy", "2").tags
+    assert (outcome.details["version"], _champion(context)) == ("1", "1")
     assert (tags["rolled_back_to"], tags["rollback_reason"]) == ("1", "complaints")
     with pytest.raises(UsageFailure, match="none to go back to"):
-        rollback.run(tracked, toy, rollback.Options(), None)
+        rollback.run(context, toy, rollback.Options(), None)
 
 
-def test_rollback_without_a_champion_is_a_usage_failure(tracked: Context, toy: Family) -> None:
+def test_rollback_without_a_champion_is_a_usage_failure(context: Context, toy: Family) -> None:
     with pytest.raises(UsageFailure, match="toy has no champion"):
-        rollback.run(tracked, toy, rollback.Options(), None)
+        rollback.run(context, toy, rollback.Options(), None)
 
 
 def test_rollback_to_a_damaged_model_leaves_the_alias(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, middling)
-    stored = locate_model(tracked, "models:/toy/1").directory
-    _promote(tracked, toy, good)
+    _promote(context, toy, middling)
+    stored = locate_model(context, "models:/toy/1").directory
+    _promote(context, toy, good)
     (stored / "model.safetensors").write_bytes(b"")
     with pytest.raises(BundleRejected):
-        rollback.run(tracked, toy, rollback.Options(), None)
-    assert _champion(tracked) == "2"
+        rollback.run(context, toy, rollback.Options(), None)
+    assert _champion(context) == "2"
 
 
 def test_a_damaged_champion_can_be_replaced_by_force_only(
-    tracked: Context, toy: Family, good: Path, middling: Path
+    context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
-    _promote(tracked, toy, middling)
-    (locate_model(tracked, "models:/toy/1").directory / "model.safetensors").write_bytes(b"")
+    _promote(context, toy, middling)
+    (locate_model(context, "models:/toy/1").directory / "model.safetensors").write_bytes(b"")
     with pytest.raises(BundleRejected):
-        _promote(tracked, toy, good)
-    assert _promote(tracked, toy, good, force=True, reason="the disk died").details["version"] == "2"
+        _promote(context, toy, good)
+    assert _promote(context, toy, good, force=True, reason="the disk died").details["version"] == "2"
 
 
 def _promote(

@@ -105,17 +105,17 @@ def test_what_a_server_could_not_take_is_delivered_later_in_order(
     assert not Tracking(context).spool.pending("r1")
 
 
-def test_a_run_goes_on_while_tracking_is_down_and_the_next_verb_delivers(tracked: Context, tmp_path: Path) -> None:
-    run_id = _start(tracked).run_id
+def test_a_run_goes_on_while_tracking_is_down_and_the_next_verb_delivers(context: Context, tmp_path: Path) -> None:
+    run_id = _start(context).run_id
     files = tmp_path / "files"
     files.mkdir()
     (files / "card.json").write_text("{}")
-    cut_off = Tracking(_at(tracked, NOBODY)).resume_run(run_id)
+    cut_off = Tracking(_at(context, NOBODY)).resume_run(run_id)
     cut_off.log_metrics({"loss": 0.5}, step=4)
     cut_off.log_artifacts(files, "data")
     cut_off.end("FINISHED")
     (files / "card.json").unlink()
-    tracking = Tracking(tracked)
+    tracking = Tracking(context)
     assert tracking.deliver_spool() == 3
     assert tracking.run_info(run_id).status == "FINISHED"
     assert tracking.metric_history(run_id, "loss") == [(4, 0.5)]
@@ -125,67 +125,67 @@ def test_a_run_goes_on_while_tracking_is_down_and_the_next_verb_delivers(tracked
 
 
 def test_a_verb_delivers_the_spool_when_it_starts(
-    tracked: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Path, tmp_path: Path
 ) -> None:
-    run = _start(tracked)
-    Tracking(_at(tracked, NOBODY)).resume_run(run.run_id).log_metrics({"loss": 0.5}, step=4)
+    run = _start(context)
+    Tracking(_at(context, NOBODY)).resume_run(run.run_id).log_metrics({"loss": 0.5}, step=4)
     model = write_toy_model(toy, toy_data, tmp_path / "model")
-    evaluate.run(tracked, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
     assert run.metric_history("loss") == [(4, 0.5)]
 
 
-def test_a_refused_call_is_put_aside_and_does_not_block_those_behind_it(tracked: Context) -> None:
-    run = _start(tracked)
-    spool = Spool(tracked.store.spool)
+def test_a_refused_call_is_put_aside_and_does_not_block_those_behind_it(context: Context) -> None:
+    run = _start(context)
+    spool = Spool(context.store.spool)
     spool.append(run.run_id, {"call": "metrics", "metrics": {"what@ever": 1.0}, "step": 0, "time_ms": 0})
     spool.append(run.run_id, {"call": "tags", "tags": {"kept": "yes"}})
-    Tracking(tracked).deliver_spool()
+    Tracking(context).deliver_spool()
     assert run.info().tags["kept"] == "yes"
-    refused = tracked.store.spool / f"{run.run_id}.refused.jsonl"
+    refused = context.store.spool / f"{run.run_id}.refused.jsonl"
     assert json.loads(refused.read_text())["metrics"] == {"what@ever": 1.0}
 
 
-def test_a_step_logged_twice_counts_once(tracked: Context) -> None:
-    run = _start(tracked)
+def test_a_step_logged_twice_counts_once(context: Context) -> None:
+    run = _start(context)
     for value in (0.5, 0.5, 0.4):
         run.log_metrics({"loss": value}, step=1)
     assert [step for step, _ in run.metric_history("loss")] == [1]
 
 
-def test_a_trial_is_a_child_of_its_sweep_and_artifacts_lie_in_the_store(tracked: Context) -> None:
-    tracking = Tracking(tracked)
+def test_a_trial_is_a_child_of_its_sweep_and_artifacts_lie_in_the_store(context: Context) -> None:
+    tracking = Tracking(context)
     parent = tracking.start_run("toy", name="sweep", params={"a": 1}, tags={})
     child = tracking.start_run("toy", name="trial", params={}, tags={}, parent_run_id=parent.run_id)
     assert child.info().parent_run_id == parent.run_id
     assert parent.params() == {"a": "1"}
-    assert tracking.artifact_uri(parent.run_id, "x").startswith(tracked.store.artifacts.as_uri())
+    assert tracking.artifact_uri(parent.run_id, "x").startswith(context.store.artifacts.as_uri())
     assert [run.name for run in tracking.list_runs("toy")] == ["trial", "sweep"]
 
 
 def test_every_way_to_name_a_model_leads_to_the_same_bundle(
-    tracked: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Path, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
-    run = _start(tracked)
+    run = _start(context)
     run.log_artifacts(directory, BUNDLE)
-    registry = Registry(Tracking(tracked))
+    registry = Registry(Tracking(context))
     version = registry.register("toy", run.run_id, directory, {})
     registry.set_alias("toy", "champion", version)
     manifest = (directory / "MANIFEST.json").read_bytes()
     for uri in (f"runs:/{run.run_id}", "models:/toy/1", "models:/toy@champion", str(directory)):
-        assert (resolve_model(tracked, uri) / "MANIFEST.json").read_bytes() == manifest
-    located = locate_model(tracked, "models:/toy@champion")
+        assert (resolve_model(context, uri) / "MANIFEST.json").read_bytes() == manifest
+    located = locate_model(context, "models:/toy@champion")
     assert (located.uri, located.run_id, located.name) == ("models:/toy/1", run.run_id, "1")
 
 
 def test_a_model_that_was_tampered_with_in_the_registry_is_refused(
-    tracked: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Path, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
-    Registry(Tracking(tracked)).register("toy", None, directory, {})
-    (locate_model(tracked, "models:/toy/1").directory / "config.json").write_text("{}")
+    Registry(Tracking(context)).register("toy", None, directory, {})
+    (locate_model(context, "models:/toy/1").directory / "config.json").write_text("{}")
     with pytest.raises(BundleRejected, match=r"config\.json differs from its manifest"):
-        resolve_model(tracked, "models:/toy/1")
+        resolve_model(context, "models:/toy/1")
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,15 @@ def test_a_model_that_was_tampered_with_in_the_registry_is_refused(
         ("no/such/directory", r"there is no directory 'no/such/directory'"),
     ],
 )
-def test_a_model_that_is_not_there_is_a_usage_failure(tracked: Context, uri: str, message: str) -> None:
+def test_a_model_that_is_not_there_is_a_usage_failure(context: Context, uri: str, message: str) -> None:
     with pytest.raises(UsageFailure, match=message) as failure:
-        resolve_model(tracked, uri)
+        resolve_model(context, uri)
     assert failure.value.exit_code == 2
 
 
-def test_a_run_without_a_model_says_so(tracked: Context) -> None:
+def test_a_run_without_a_model_says_so(context: Context) -> None:
     with pytest.raises(UsageFailure, match=r"\(running\) has no model"):
-        resolve_model(tracked, f"runs:/{_start(tracked).run_id}")
+        resolve_model(context, f"runs:/{_start(context).run_id}")
 
 
 def _at(context: Context, uri: str) -> Context:
