@@ -65,7 +65,7 @@ class Verb:
 VERBS = {
     "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
     "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
-    "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept"),
+    "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
     "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
     "promote": Verb("jobs.promote", "make a model the champion if it is better"),
     "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),

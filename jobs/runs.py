@@ -33,14 +33,16 @@ class Plan:
     options: Any
 
 
-def open_run(context: Context, family: Family, *, config: Any, options: Any, tags: dict[str, str]) -> tuple[Plan, Run]:
+def open_run(
+    context: Context, family: Family, *, name: str, config: Any, options: Any, tags: dict[str, str]
+) -> tuple[Plan, Run]:
     """Open a tracked run on the current data and store its plan; raises DependencyDown when tracking is down."""
     data = context.store.current_data(family.NAME)
     card = (data / "card.json").read_text(encoding="utf-8")
     fingerprint = read_json(data / "schema.json")["fingerprint"]
     run = Tracking(context).start_run(
         family.NAME,
-        name=options.name or str(getattr(config, "network", family.NAME)),
+        name=name,
         params=dataclasses.asdict(config),
         tags={TAG_FINGERPRINT: fingerprint, "git_commit": git_commit(), **_job_tags(), **tags},
     )

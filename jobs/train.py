@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ class Options:
     gpu: bool = False
     """Give every worker a GPU."""
     name: str | None = None
-    """Name of the run in MLflow; the network's when not given."""
+    """Name of the run in MLflow; `train FAMILY` when not given."""
     resume: str | None = None
     """Id of an interrupted run to continue, with the settings it was started with."""
 
@@ -77,7 +78,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     else:
         workers = place_workers(options.workers, gpu=options.gpu)
         tags = {"world_size": str(workers.num)}
-        plan, tracked = open_run(context, family, config=config, options=options, tags=tags)
+        name = options.name or f"train {family.NAME}"
+        plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
     with ended(tracked, f"`shopkeeper train {family.NAME} --resume {plan.run_id}` continues it"):
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(
@@ -125,7 +127,7 @@ def fit(
         try:
             found = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
-            raise Failure(f"training failed after {MAX_FAILURES} retries: {_reason(error)}") from error
+            raise Failure(f"training failed after {MAX_FAILURES} retries: {reason(error)}") from error
     if isinstance(found, Exception):
         raise found
     assert isinstance(found, Result)
@@ -137,24 +139,27 @@ def place_workers(num: int, *, gpu: bool) -> Workers:
 
     Ray itself would wait for ever for what does not exist.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def places(cpus: int) -> int:
-        return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else 1e9)) for node in nodes)
-
-    if not 1 <= num <= places(1):
+    places = num_places(1, gpu=gpu)
+    if not 1 <= num <= places:
         has = cluster.resources()
         wanted = f"{num} worker{'s' if num != 1 else ''} with a CPU{' and a GPU' if gpu else ''} each"
         raise UsageFailure(
             f"cannot place {wanted}: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
-            f"ask for 1 to {places(1)} workers" + ("" if places(1) else " on a cluster that has them (--address)")
+            + (f"ask for 1 to {places}" if places else "name a cluster that has them with --address")
         )
-    most = max(int(node.get("CPU", 0)) for node in nodes)
-    fitting = max(cpus for cpus in range(1, most + 1) if places(cpus) >= num)
+    fitting = 1
+    while num_places(fitting + 1, gpu=gpu) >= num:
+        fitting += 1
     free = int(ray.available_resources().get("CPU", 0)) // num
     if not free:
         log.warning("all CPUs of the cluster are in use; training waits for its %d", num)
     return Workers(num=num, cpus_each=max(1, min(fitting, free)), gpu=gpu)
+
+
+def num_places(cpus: int, *, gpu: bool) -> int:
+    """How many workers of `cpus` CPUs (and a GPU) fit on the nodes of the cluster, were nothing else there."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else math.inf)) for node in nodes)
 
 
 def log_epochs(tracked: Run, directory: Path, last: int) -> None:
@@ -182,6 +187,13 @@ def ended(tracked: Run, hint: str) -> Iterator[None]:
         tracked.end("FAILED")
         raise
     tracked.end("FINISHED")
+
+
+def reason(error: Exception) -> str:
+    """The last line of the first worker's error, or of the controller's, or of any other."""
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    lines = [line for line in str(next(iter(failures.values()))).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def log_to_stderr() -> None:
@@ -212,13 +224,6 @@ def _keep(plan: Plan, tracked: Run, result: Result) -> Outcome:
     tracked.log_metrics({"best_epoch": result.best_epoch}, step=result.epochs)
     details = {"best_epoch": result.best_epoch, "epochs": result.epochs, "bundle": str(result.best)}
     return Outcome(run_id=plan.run_id, metrics=result.metrics, details=details)
-
-
-def _reason(error: Exception) -> str:
-    """The first worker's error, or the controller's."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    lines = [line for line in str(next(iter(failures.values()))).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(toy: Family, toy_d
     from jobs.runs import open_run
 
     config = toy_module.Config(epochs=7)
-    plan, _ = open_run(context, toy, config=config, options=Options(workers=2), tags={})
+    plan, _ = open_run(context, toy, name="mine", config=config, options=Options(workers=2), tags={})
 
     again, _ = reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
 
