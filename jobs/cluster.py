@@ -153,16 +153,13 @@ def stop_head(store: Store) -> bool:
 def dashboard(context: Context) -> tuple[str, dict[str, str]]:
     """Dashboard URL and HTTP headers of the cluster that verbs talk to over HTTP, starting the local one if needed.
 
-    Raises UsageFailure when the address is not a dashboard's.
+    A Ray address works from a host of the cluster, as in a submitted job; raises UsageFailure or DependencyDown.
     """
     if context.address is None:
         info = start_head(context.store)
         return info.dashboard_url, headers(info)
     if urlsplit(context.address).scheme not in ("http", "https"):
-        raise UsageFailure(
-            f"--address {context.address} is not a dashboard URL; "
-            "deploy and submit need one like http://127.0.0.1:8265, or none for this machine"
-        )
+        return _dashboard_of_connected(context), {}
     # Ray's own clients add the token of a remote cluster from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     return context.address.rstrip("/"), {}
 
@@ -184,6 +181,19 @@ def use_token(token_path: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _dashboard_of_connected(context: Context) -> str:
+    connect(context)
+    from ray._private.worker import get_dashboard_url
+
+    url = get_dashboard_url()
+    if not url:
+        raise UsageFailure(
+            f"the cluster at {context.address} has no dashboard, which deploy and submit need; "
+            "give the URL of one, like http://127.0.0.1:8265"
+        )
+    return f"http://{url}"
 
 
 def _checked_address(address: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,9 +28,14 @@ def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> 
     """Ask the golden request again; raises BundleRejected when the answer differs beyond rounding."""
     request = family.ENDPOINTS[0].Request.model_validate(golden["request"])
     answer = _answer(family, network, schema, request, "1")
-    difference = _difference(golden["response"], answer, "response")
-    if difference:
-        raise BundleRejected(f"the model no longer gives its golden answer: {difference}; use another copy")
+    found = difference(golden, answer)
+    if found:
+        raise BundleRejected(f"the model no longer gives its golden answer: {found}; use another copy")
+
+
+def difference(golden: Mapping[str, Any], answer: Any) -> str | None:
+    """Where an answer, as JSON, differs from the golden one beyond rounding; None when it does not."""
+    return _difference(golden["response"], answer, "response")
 
 
 def _answer(family: Family, network: Any, schema: Any, request: Any, version: str) -> Any:

@@ -1,0 +1,314 @@
+"""`shopkeeper deploy FAMILY`: a model, pinned to a version number, behind an HTTP endpoint; or the old one stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jobs.cluster import dashboard
+from jobs.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
+from jobs.model_uri import LocatedModel, locate_model
+from jobs.registry import CHAMPION
+from jobs.serve_config import (
+    PinnedModel,
+    Size,
+    application,
+    check_config,
+    empty_config,
+    read_config,
+    with_application,
+    write_config,
+)
+from models import bundle, golden
+from models.family import BundleRejected, Family
+from models.features import FeatureStore, fill
+
+REQUEST_TIMEOUT_S = 10.0
+POLL_S = 0.25
+NUM_VERSION_CHECKS = 4
+"""Asked this often per replica, on new connections, so that each replica has most likely answered once."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which model to serve, where, and with how many replicas."""
+
+    model: str | None = None
+    """runs:/RUN_ID, models:/FAMILY/VERSION, models:/FAMILY@ALIAS or a directory; none is models:/FAMILY@champion."""
+    host: str = "127.0.0.1"
+    """Address that the endpoint listens on; 0.0.0.0 is every interface, and what a cluster of several hosts needs."""
+    port: int = 8000
+    """Port that the endpoint listens on."""
+    min_replicas: int = 1
+    """Replicas that always run."""
+    max_replicas: int = 2
+    """Replicas at the most, when there are many requests at once."""
+    cpus: float | None = None
+    """Cores reserved for a replica; none is 1 on a cluster and 0 on this machine, where training shares the cores."""
+    gpus: float = 0.0
+    """GPUs, or a share of one, reserved for a replica."""
+    timeout_s: float = 180.0
+    """How long the new model may take until it answers."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise ValueError(
+                f"--min-replicas {self.min_replicas} and --max-replicas {self.max_replicas} do not fit; "
+                "use 1 <= min <= max"
+            )
+        if not 0 < self.port < 65536:
+            raise ValueError(f"--port {self.port} is no port; use 1 to 65535")
+
+
+class ServeApi:
+    """Ray Serve's REST interface on the dashboard of a cluster."""
+
+    def __init__(self, dashboard_url: str, headers: Mapping[str, str]) -> None:
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+        self.dashboard_url = dashboard_url
+        try:
+            self._client = ServeSubmissionClient(dashboard_url, headers=dict(headers))
+        except (ConnectionError, RuntimeError) as error:
+            raise DependencyDown(
+                f"the Ray dashboard at {dashboard_url} does not answer: {error}; start the cluster, or check the token"
+            ) from error
+
+    def apply(self, config: Mapping[str, Any]) -> None:
+        """Make a config the wanted state of the cluster; raises Failure when it is refused."""
+        try:
+            self._client.deploy_applications(dict(config))
+        except (ConnectionError, RuntimeError) as error:
+            raise Failure(f"Ray Serve refused the config: {error}") from error
+
+    def details(self) -> dict[str, Any]:
+        """What Serve runs now; raises DependencyDown."""
+        try:
+            details: dict[str, Any] = self._client.get_serve_details()
+        except (ConnectionError, RuntimeError) as error:
+            raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
+        return details
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
+    assert family is not None, "deploy works on a family"
+    located = locate_model(context, options.model or f"models:/{family.NAME}@{CHAMPION}")
+    loaded = _checked(family, located.directory)
+    model = pin(context.store, family, located)
+    features = _fill_features(context.store, family)
+    before = read_config(config_path(context.store))
+    wanted = _wanted(context, family, options, model, before)
+    check_config(wanted)
+    is_local = context.address is None
+    _check_port(context, options, before)
+    dashboard_url, headers = dashboard(context)
+    api = ServeApi(dashboard_url, headers)
+    url = _url("127.0.0.1" if is_local else urlsplit(dashboard_url).hostname or options.host, options.port)
+    try:
+        api.apply(wanted)
+        _wait(api, family, model, url=url, timeout_s=options.timeout_s)
+        _ask_golden(family, loaded.golden, url)
+    except BaseException as error:
+        _restore(api, before, options)
+        if isinstance(error, Failure):
+            stays = _served_version(before, family)
+            error.args = (f"{error}; {f'version {stays} goes on' if stays else 'nothing of it is left running'}",)
+        raise
+    write_config(config_path(context.store), wanted)
+    log.info("%s version %s answers at %s", family.NAME, model.version, url)
+    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": dashboard_url}
+    return Outcome(run_id=located.run_id, details={**details, "features": features})
+
+
+def config_path(store: Store) -> Path:
+    """The Serve config that was applied last."""
+    return store.serve / "config.yaml"
+
+
+def models_path(family_route_prefix: str) -> str:
+    """Where an application says which model answers."""
+    prefix = family_route_prefix.rstrip("/")
+    return f"{prefix}/models" if prefix else "/v1/models"
+
+
+def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
+    """GET, or POST a JSON body; raises OSError when nobody answers, Failure for an error status."""
+    data = None if body is None else json.dumps(body).encode("utf-8")
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        text = error.read(500).decode("utf-8", errors="replace")
+        raise Failure(f"{url} answered {error.code}: {text}") from None
+
+
+def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
+    """Copy a model into the store under its version: what is served cannot change or vanish under the replicas."""
+    digest = bundle.verify(located.directory)
+    directory = store.serve / "models" / family.NAME / located.name
+    if not _has_digest(directory, digest):
+        aside = directory.with_name(f".{located.name}.{uuid.uuid4().hex[:8]}")
+        shutil.copytree(located.directory, aside)
+        bundle.verify(aside)
+        shutil.rmtree(directory, ignore_errors=True)
+        aside.replace(directory)
+    return PinnedModel(version=located.name, directory=directory, digest=digest)
+
+
+def _has_digest(directory: Path, digest: str) -> bool:
+    try:
+        return bundle.verify(directory) == digest
+    except BundleRejected:
+        return False
+
+
+def _checked(family: Family, directory: Path) -> bundle.Bundle:
+    """The model, after it gave its golden answer here; raises Failure."""
+    try:
+        loaded = bundle.load(directory)
+        if loaded.family != family.NAME:
+            raise BundleRejected(f"{directory} is of the family {loaded.family!r}, not {family.NAME!r}")
+        golden.check(family, loaded.network, loaded.schema, loaded.golden)
+    except BundleRejected as error:
+        raise Failure(f"not deployed: {error}") from error
+    return loaded
+
+
+def _fill_features(store: Store, family: Family) -> dict[str, int]:
+    """Write the feature store aside from the current data and rename it into place; returns rows per feature."""
+    if not family.FEATURES:
+        return {}
+    data = store.current_data(family.NAME)
+    path = store.feature_store(family.NAME)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    log.info("filling the feature store from %s", data)
+    try:
+        features = FeatureStore(aside)
+        counts = fill(features, family.FEATURES, data)
+        features.close()  # the last to close it leaves one file, without a write-ahead log
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return counts
+
+
+def _wanted(
+    context: Context, family: Family, options: Options, model: PinnedModel, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
+    size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
+    feature_store = context.store.feature_store(family.NAME) if family.FEATURES else None
+    added = application(family, model, feature_store=feature_store, size=size)
+    return with_application(before or empty_config(host=options.host, port=options.port), added)
+
+
+def _check_port(context: Context, options: Options, before: Mapping[str, Any] | None) -> None:
+    """Raise UsageFailure when the endpoint cannot listen where it should."""
+    from jobs.cluster import running_head
+
+    listens = before["http_options"] if before else None
+    if listens and (listens["host"], listens["port"]) != (options.host, options.port):
+        raise UsageFailure(
+            f"the endpoint of this store listens on {listens['host']}:{listens['port']}, "
+            f"not {options.host}:{options.port}; leave --host and --port as they are, or `shopkeeper stop` first"
+        )
+    is_ours = context.address is not None or (listens and running_head(context.store))
+    if not is_ours:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, options.port))
+            except OSError as error:
+                raise UsageFailure(f"--port {options.port} cannot be used ({error.strerror}); choose another") from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{host}:{port}"
+
+
+def _wait(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
+    """Wait until Serve is content and every replica says that it serves the model; raises Failure."""
+    address = f"{url}{models_path(family.ROUTE_PREFIX)}"
+    deadline = time.monotonic() + timeout_s
+    seen = "nothing answers yet"
+    while time.monotonic() < deadline:
+        state = api.details()["applications"].get(family.NAME, {})
+        status = state.get("status", "not there yet")
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise Failure(f"version {model.version} did not start: {_reason(state)}")
+        if status == "RUNNING":
+            infos = _infos(address, state)
+            seen = f"version {', '.join(sorted({info['version'] for info in infos}))} answers" if infos else seen
+            if infos and all(_serves(info, model) for info in infos):
+                return
+        time.sleep(POLL_S)
+    raise Failure(f"version {model.version} did not answer within {timeout_s:.0f} s ({seen}); --timeout-s waits longer")
+
+
+def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the replicas say of their model; empty when not all asked do."""
+    deployments = state.get("deployments", {}).values()
+    num_replicas = sum(len(deployment.get("replicas", ())) for deployment in deployments)
+    if any(deployment.get("status") != "HEALTHY" for deployment in deployments):
+        return []
+    try:
+        return [read_json(address) for _ in range(1 if num_replicas == 1 else NUM_VERSION_CHECKS * num_replicas)]
+    except (OSError, Failure):
+        return []
+
+
+def _serves(info: Mapping[str, Any], model: PinnedModel) -> bool:
+    """Whether a replica serves the model; raises Failure when it has refused it."""
+    failed = info.get("last_failed_reload")
+    if info["digest"] == model.digest and info["version"] == model.version:
+        return True
+    if failed and failed["version"] == model.version:
+        raise Failure(f"a replica refused version {model.version}: {failed['error']}")
+    return False
+
+
+def _ask_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
+    """Ask the golden request over HTTP; raises Failure when the answer is another."""
+    address = f"{url}{family.ENDPOINTS[0].path}"
+    try:
+        answer = read_json(address, expected["request"])
+    except OSError as error:
+        raise Failure(f"{address} does not answer: {error}") from error
+    difference = golden.difference(expected, answer)
+    if difference:
+        raise Failure(f"{address} does not give the golden answer: {difference}")
+
+
+def _restore(api: ServeApi, before: Mapping[str, Any] | None, options: Options) -> None:
+    """Apply what was applied before; a failure here is logged, for the first one matters more."""
+    try:
+        api.apply(before or empty_config(host=options.host, port=options.port))
+    except Failure as error:
+        log.error("the config before could not be applied again: %s", error)
+
+
+def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:
+    for one in (config or {}).get("applications", ()):
+        if one["name"] == family.NAME:
+            return str(one["deployments"][0]["user_config"]["version"])
+    return None
+
+
+def _reason(state: Mapping[str, Any]) -> str:
+    """Serve's own words, without its stack of retries."""
+    deployments: list[Mapping[str, Any]] = list(state.get("deployments", {}).values())
+    messages: list[str] = [state.get("message", ""), *(str(one.get("message", "")) for one in deployments)]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return " | ".join(lines[-4:]) or str(state.get("status"))

@@ -1,0 +1,175 @@
+"""`shopkeeper status`: what is prepared, running, champion and deployed; what does not answer is said to be down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.cluster import running_head
+from jobs.context import Context, DependencyDown, Failure, Outcome, log
+from jobs.deploy import config_path, models_path, read_json
+from jobs.promote import TAG_PREVIOUS
+from jobs.registry import CHAMPION, Registry
+from jobs.serve_config import read_config
+from jobs.tracking import RunInfo, Tracking
+from jobs.ui import running_ui
+from models import FAMILIES
+from models.family import Family
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to show."""
+
+    runs: int = 5
+    """Finished runs of each family, newest first."""
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Look at one family or at all; changes nothing and does not fail when something is down."""
+    families = [family] if family is not None else list(FAMILIES.values())
+    details: dict[str, Any] = {
+        "store": str(context.store.root),
+        "families": {one.NAME: _family(context, one, options) for one in families},
+        "cluster": _cluster(context),
+        "mlflow": running_ui(context.store) or context.tracking_uri,
+    }
+    log.info("%s", "\n".join(_table(details)))
+    return Outcome(details=details)
+
+
+def _family(context: Context, family: Family, options: Options) -> dict[str, Any]:
+    found: dict[str, Any] = {"prepared": _prepared(context, family), "running": [], "finished": [], "champion": None}
+    if context.tracking_uri is None and not (context.store.root / "mlflow.db").is_file():
+        return {**found, "deployed": _deployed(context, family)}
+    try:
+        found |= _tracked(Tracking(context), family, options)
+    except DependencyDown as error:
+        found["tracking_error"] = str(error)
+    return {**found, "deployed": _deployed(context, family)}
+
+
+def _prepared(context: Context, family: Family) -> dict[str, Any] | None:
+    try:
+        data = context.store.current_data(family.NAME)
+        schema = json.loads((data / "schema.json").read_text(encoding="utf-8"))
+        card = json.loads((data / "card.json").read_text(encoding="utf-8"))
+    except (Failure, OSError, ValueError):
+        return None
+    return {
+        "fingerprint": schema.get("fingerprint"),
+        "data": str(data),
+        "rows": card.get("rows"),
+        "splits": schema.get("num_examples"),
+    }
+
+
+def _tracked(tracking: Tracking, family: Family, options: Options) -> dict[str, Any]:
+    metric = family.METRIC.name
+    running = tracking.list_runs(family.NAME, where="attributes.status = 'RUNNING'")
+    finished = tracking.list_runs(family.NAME, limit=options.runs, where="attributes.status != 'RUNNING'")
+    return {
+        "running": [_run(info, metric) for info in running],
+        "finished": [_run(info, metric) for info in finished],
+        "champion": _champion(Registry(tracking), family),
+    }
+
+
+def _run(info: RunInfo, metric: str) -> dict[str, Any]:
+    names = (f"best_val_{metric}", f"val_{metric}", f"test_{metric}")
+    return {
+        "run_id": info.run_id,
+        "name": info.name,
+        "status": info.status.lower(),
+        "started": datetime.fromtimestamp(info.started_ms / 1000, UTC).isoformat(timespec="seconds"),
+        "parent_run_id": info.parent_run_id,
+        "metrics": {name: info.metrics[name] for name in names if name in info.metrics},
+    }
+
+
+def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
+    version = registry.get_alias(family.NAME, CHAMPION)
+    if version is None:
+        return None
+    info = registry.version_info(family.NAME, version)
+    try:
+        metrics = json.loads(info.tags.get("test_metrics", "{}"))
+    except ValueError:  # too long for a tag
+        metrics = {}
+    return {
+        "version": version,
+        "run_id": info.run_id,
+        "promoted": info.tags.get("promoted"),
+        "metrics": metrics,
+        "previous": info.tags.get(TAG_PREVIOUS) or None,
+    }
+
+
+def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
+    """What `deploy` applied last and what answers there now."""
+    try:
+        config = read_config(config_path(context.store))
+    except Failure as error:
+        return {"version": None, "health": f"unknown: {error}"}
+    entries = [one for one in (config or {}).get("applications", ()) if one["name"] == family.NAME]
+    if config is None or not entries:
+        return None
+    listens = config["http_options"]
+    host = "127.0.0.1" if listens["host"] == "0.0.0.0" else listens["host"]
+    url = f"http://{host}:{listens['port']}"
+    version = entries[0]["deployments"][0]["user_config"]["version"]
+    try:
+        answering = read_json(f"{url}{models_path(family.ROUTE_PREFIX)}")
+        health = "ok" if answering["version"] == version else f"version {answering['version']} answers"
+    except Failure as error:
+        answering, health = None, str(error)
+    except (OSError, ValueError):
+        answering, health = None, "down"
+    return {"version": version, "url": url, "health": health, "answering": answering}
+
+
+def _cluster(context: Context) -> dict[str, Any] | None:
+    if context.address is not None:
+        return {"address": context.address}
+    info = running_head(context.store)
+    if info is None:
+        return None
+    return {"address": info.address, "dashboard_url": info.dashboard_url, "pid": info.pid}
+
+
+def _table(details: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = [f"store     {details['store']}"]
+    for name, found in details["families"].items():
+        lines += [
+            name,
+            f"  prepared  {_prepared_words(found['prepared'])}",
+            f"  running   {', '.join(one['run_id'] for one in found['running']) or 'nothing'}",
+            *(f"  {one['status']:<9} {one['run_id']} {one['started']} {_numbers(one)}" for one in found["finished"]),
+            f"  champion  {_version_words(found['champion'])}",
+            f"  deployed  {_version_words(found['deployed'])}",
+        ]
+        if "tracking_error" in found:
+            lines.append(f"  unknown   {found['tracking_error']}")
+    cluster = details["cluster"]
+    return [*lines, f"cluster   {(cluster.get('dashboard_url') or cluster['address']) if cluster else 'none'}"]
+
+
+def _prepared_words(prepared: Mapping[str, Any] | None) -> str:
+    if prepared is None:
+        return "nothing"
+    splits = ", ".join(f"{split} {size:,}" for split, size in (prepared["splits"] or {}).items())
+    return f"{prepared['fingerprint'][:16]}: {splits}"
+
+
+def _version_words(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "none"
+    return f"version {entry['version']} {entry.get('health') or _numbers(entry)}"
+
+
+def _numbers(entry: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in list(entry["metrics"].items())[:3])
