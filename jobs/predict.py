@@ -1,0 +1,329 @@
+"""The verb predict: a Parquet table of requests becomes a table of answers; restartable, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import cluster
+from jobs.answers import ERROR, Answerer, Recipe, answer_schema
+from jobs.context import Context, Outcome, UsageFailure, log
+from jobs.model_uri import LocatedModel, locate_model
+from jobs.tracking import Tracking
+from models import bundle
+from models.family import DataRejected, Family
+from models.features import FeatureStore, fill
+
+ROWS_PER_PART = 10_000
+PLAN = "_plan.json"
+"""Stands beside the parts of a finished directory; Parquet readers pass over names with an underscore."""
+PLAN_KEY = b"shopkeeper.plan"
+"""The same in the metadata of a finished file."""
+MAX_REASONS = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which table to answer, with which model."""
+
+    input: str
+    """Parquet file or directory; its columns are fields of the request, others are carried along."""
+    output: str
+    """Parquet file (a name that ends with .parquet) or directory to write."""
+    model: str | None = None
+    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; none is the champion."""
+    set: tuple[str, ...] = ()
+    """Fields that every request has, such as count=20."""
+    batch_size: int = 256
+    """Requests that the model answers together."""
+    workers: int = 1
+    """Processes that share the work; more than one run on the cluster."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few; use 1 or more")
+        for entry in self.set:
+            if "=" not in entry:
+                raise ValueError(f"--set {entry!r} is not NAME=VALUE; write count=20, say")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of the input that are answered together and written to one file."""
+
+    number: int
+    path: Path
+    row_group: int
+    start: int
+    num_rows: int
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file with the answers; in the order of the input."""
+        return f"part-{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class PartsDone:
+    """How many rows were answered, and why some were not."""
+
+    num_rows: int
+    errors: Counter[str]
+
+
+class PartAnswerer:
+    """Answers parts and writes each aside, then under its name; one per process."""
+
+    def __init__(self, recipe: Recipe, parts: Sequence[Part], directory: Path) -> None:
+        self._answerer = Answerer(recipe)
+        self._parts = parts
+        self._directory = directory
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Answer the parts with these numbers; what Ray Data calls."""
+        for number in batch["number"]:
+            self.write(self._parts[int(number)])
+        return batch
+
+    def write(self, part: Part) -> None:
+        """Answer one part."""
+        rows = _read(part)
+        aside = self._directory / f".{part.file_name}.{os.getpid()}"
+        pq.write_table(self._answerer.answer(rows), aside)
+        aside.replace(self._directory / part.file_name)
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """Answer every row; raises UsageFailure for a table that is no table of requests, DataRejected for a broken one."""
+    assert family is not None
+    started = time.monotonic()
+    files = _input_files(Path(options.input))
+    _check_columns(family, files)
+    tracking = Tracking(context)
+    tracking.deliver_spool()
+    located = locate_model(context, options.model or f"models:/{family.NAME}@champion", tracking=tracking)
+    parts = plan_parts(files)
+    key = plan_key(context, family, located, options)
+    output = Path(options.output).absolute()
+    details = {"model": located.uri, "output": str(output), "parts": len(parts)}
+    if _key_of(output) == key:
+        log.info("%s holds the answers of this model to this table already", output)
+        return Outcome(status="unchanged", run_id=located.run_id, details=details)
+    directory = working_directory(output, key)
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [part for part in parts if not (directory / part.file_name).is_file()]
+    if len(missing) < len(parts):
+        log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
+    recipe = make_recipe(context, family, located, options)
+    _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
+    done = _count(directory, parts)
+    _publish(directory, parts, output, key)
+    seconds = time.monotonic() - started
+    return Outcome(
+        run_id=located.run_id,
+        metrics={"rows": done.num_rows, "errors": done.errors.total(), "rows_per_s": done.num_rows / seconds},
+        details={
+            **details,
+            "parts_skipped": len(parts) - len(missing),
+            "errors": dict(done.errors.most_common(MAX_REASONS)),
+        },
+    )
+
+
+def plan_parts(files: Sequence[Path]) -> list[Part]:
+    """The parts of the input: its row groups, the large ones cut."""
+    parts: list[Part] = []
+    for path in files:
+        metadata = pq.read_metadata(path)
+        for group in range(metadata.num_row_groups):
+            size = metadata.row_group(group).num_rows
+            for start in range(0, size, ROWS_PER_PART):
+                parts.append(Part(len(parts), path, group, start, min(ROWS_PER_PART, size - start)))
+    # A table without rows becomes one without rows.
+    return parts or [Part(0, files[0], -1, 0, 0)]
+
+
+def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
+    """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
+    data = context.store.current_data(family.NAME)
+    features = context.store.root / family.NAME / f"features-{data.name}.sqlite"
+    if not features.is_file():
+        log.info("filling %s from the prepared data", features.name)
+        aside = features.with_name(f".{features.name}.{os.getpid()}")
+        store = FeatureStore(aside)
+        fill(store, family.FEATURES, data)
+        store.close()
+        aside.replace(features)
+    return Recipe(
+        family=family.NAME,
+        model=located.directory,
+        model_version=located.name,
+        features=features,
+        fixed=dict(_setting(family, entry) for entry in options.set),
+        batch_size=options.batch_size,
+    )
+
+
+def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
+    """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
+    facts = {
+        "model": bundle.verify(located.directory),
+        "version": located.name,
+        "data": context.store.current_data(family.NAME).name,
+        "set": sorted(options.set),
+        "input": [_sha256(path) for path in _input_files(Path(options.input))],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def working_directory(output: Path, key: str) -> Path:
+    """Where parts lie until all are there: beside the output, so that a rename is enough."""
+    return output.with_name(f".{output.name}.{key[:16]}")
+
+
+def _answer_parts(
+    context: Context,
+    recipe: Recipe,
+    parts: Sequence[Part],
+    *,
+    missing: Sequence[Part],
+    directory: Path,
+    num_workers: int,
+) -> None:
+    if not missing:
+        return
+    if num_workers == 1 or len(missing) == 1:
+        answerer = PartAnswerer(recipe, parts, directory)
+        for done, part in enumerate(missing, 1):
+            answerer.write(part)
+            log.info("answered part %d of %d", done, len(missing))
+        return
+    import ray.data
+
+    cluster.connect(context)
+    if cluster.resources().get("CPU", 0) < 1:
+        raise UsageFailure("the cluster has no CPU to predict with; use --workers 1 to predict in this process")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    numbers = ray.data.from_items([{"number": part.number} for part in missing], override_num_blocks=len(missing))
+    # A pool that may start with one process goes on where the cluster has fewer free CPUs than workers were asked for.
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(missing)))
+    numbers.map_batches(
+        PartAnswerer, batch_size=1, compute=pool, num_cpus=1, fn_constructor_args=(recipe, list(parts), directory)
+    ).materialize()
+
+
+def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> None:
+    """Make the parts the output in one rename; a reader sees the old answers or the new."""
+    if output.suffix == ".parquet":
+        aside = directory / ".whole"
+        schema = pq.read_schema(directory / parts[0].file_name)
+        schema = schema.with_metadata({**(schema.metadata or {}), PLAN_KEY: key.encode()})
+        with pq.ParquetWriter(aside, schema) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(directory / part.file_name).replace_schema_metadata(schema.metadata))
+        aside.replace(output)
+    else:
+        (directory / PLAN).write_text(json.dumps({"plan": key}), encoding="utf-8")
+        if output.is_dir():
+            shutil.rmtree(output)
+        directory.rename(output)
+    for left in output.parent.glob(f".{output.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+
+
+def _key_of(output: Path) -> str | None:
+    """The plan of which `output` is the result; raises UsageFailure when it is somebody else's directory."""
+    if output.is_file():
+        try:
+            return str((pq.read_schema(output).metadata or {}).get(PLAN_KEY, b""), "utf-8")
+        except pa.ArrowInvalid:
+            return None
+    if output.is_dir() and any(output.iterdir()):
+        if output.suffix == ".parquet" or not (output / PLAN).is_file():
+            raise UsageFailure(f"{output} is a directory that predict did not write; name another --output")
+        return str(bundle.read_json(output / PLAN).get("plan"))
+    return None
+
+
+def _input_files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise UsageFailure(f"there is no Parquet file at --input {path}; name a file or a directory of *.parquet")
+    return [file.absolute() for file in files]
+
+
+def _check_columns(family: Family, files: Sequence[Path]) -> None:
+    first: pa.Schema | None = None
+    for path in files:
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataRejected(f"{path} is not a readable Parquet file: {error}; write it again") from None
+        first = first or schema
+        if not schema.equals(first):
+            raise DataRejected(f"{path} has other columns or types than {files[0]}; make them equal")
+    assert first is not None
+    endpoint = family.ENDPOINTS[0]
+    known = set(endpoint.Request.model_fields)
+    if not known & set(first.names):
+        raise UsageFailure(
+            f"no column of {files[0]} ({', '.join(first.names)}) is a field of a request: {', '.join(sorted(known))}"
+        )
+    clashing = sorted(set(first.names) & set(answer_schema(endpoint.Response).names))
+    if clashing:
+        raise UsageFailure(f"the column {clashing[0]!r} of {files[0]} is one of the answer's; rename it")
+    if carried := [name for name in first.names if name not in known]:
+        log.info("columns carried along: %s", ", ".join(carried))
+
+
+def _setting(family: Family, entry: str) -> tuple[str, Any]:
+    name, _, text = entry.partition("=")
+    known = family.ENDPOINTS[0].Request.model_fields
+    if name not in known:
+        raise UsageFailure(f"--set {entry}: a request has no field {name!r}; it has {', '.join(sorted(known))}")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def _read(part: Part) -> pa.Table:
+    file = pq.ParquetFile(part.path)
+    if part.row_group < 0:
+        return file.schema_arrow.empty_table()
+    try:
+        return file.read_row_group(part.row_group).slice(part.start, part.num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; write it again") from None
+
+
+def _count(directory: Path, parts: Sequence[Part]) -> PartsDone:
+    errors: Counter[str] = Counter()
+    num_rows = 0
+    for reasons in _reasons(directory, parts):
+        num_rows += len(reasons)
+        errors.update(reason for reason in reasons if reason is not None)
+    return PartsDone(num_rows, errors)
+
+
+def _reasons(directory: Path, parts: Sequence[Part]) -> Iterator[list[str | None]]:
+    for part in parts:
+        yield pq.read_table(directory / part.file_name, columns=[ERROR]).column(ERROR).to_pylist()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
