@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import zlib
@@ -80,9 +81,11 @@ def find(raw: str, *, format: Format = "auto") -> list[Source]:
         else:
             infos = [info] if info.is_file else []
     except (*_DAMAGE, ValueError) as error:
-        raise DataRejected(f"cannot read {raw}: {error}") from None
+        raise DataRejected(f"cannot read {without_secrets(raw)}: {without_secrets(str(error))}") from None
     if not infos:
-        raise DataRejected(f"{raw} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p")
+        raise DataRejected(
+            f"{without_secrets(raw)} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p"
+        )
     infos.sort(key=lambda entry: entry.path)
     return [Source(filesystem, entry.path, _format_of(entry.path, format), entry.size) for entry in infos]
 
@@ -103,6 +106,11 @@ def read(source: Source) -> Iterator[Chunk]:
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
             "the file is damaged, cut short or of another format (see --format): make it anew"
         ) from None
+
+
+def without_secrets(text: str) -> str:
+    """A text without the keys that a URI such as s3://KEY:SECRET@bucket/path may hold."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
 
 
 def parse_mapping(text: str, *, names: Sequence[str] | None = None) -> dict[str, str]:
@@ -134,7 +142,7 @@ def _filesystem(raw: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if "://" in raw:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(raw)
         return filesystem, path
-    return pyarrow.fs.LocalFileSystem(), str(Path(raw).expanduser().absolute())
+    return pyarrow.fs.LocalFileSystem(), str(Path(raw).expanduser().resolve())
 
 
 def _is_hidden(path: str, *, below: str) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import json
+import threading
+import urllib.parse
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -211,3 +215,77 @@ def test_quarantine_keeps_the_original_of_any_type(tmp_path: Path) -> None:
     }
     assert json.loads(kept[1]["row"])["bytes"] == "\\xff"
     assert json.loads(kept[2]["row"]) == {"line": "{broken"}
+
+
+class FakeS3(http.server.BaseHTTPRequestHandler):
+    """Enough of S3 to list one bucket and to read its objects, whole or in ranges."""
+
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        key = urllib.parse.unquote(path).strip("/").partition("/")[2]
+        if key in self.objects:
+            self._send_object(self.objects[key])
+        elif "list-type" in query:
+            prefix = urllib.parse.parse_qs(query).get("prefix", [""])[0]
+            listed = [name for name in self.objects if name.startswith(prefix)]
+            self._send(200, _listing(prefix, {name: len(self.objects[name]) for name in listed}))
+        else:
+            self._send(404, b"")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""
+
+    def _send_object(self, content: bytes) -> None:
+        span = self.headers.get("Range", "").removeprefix("bytes=")
+        if not span:
+            return self._send(200, content)
+        first, _, last = span.partition("-")
+        part = content[int(first) : int(last or len(content)) + 1]
+        return self._send(206, part, f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+
+    def _send(self, status: int, content: bytes, content_range: str | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+def _listing(prefix: str, sizes: dict[str, int]) -> bytes:
+    entries = "".join(
+        f"<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>"
+        for name, size in sizes.items()
+    )
+    head = f"<Name>bucket</Name><Prefix>{prefix}</Prefix><KeyCount>{len(sizes)}</KeyCount>"
+    return f"<ListBucketResult>{head}<IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
+
+
+def test_a_folder_on_s3_is_read_like_a_local_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(ROWS[:20]), sink)
+    header, *lines = delimited(",").splitlines(keepends=True)
+    objects = {
+        "logs/a.parquet": sink.getvalue().to_pybytes(),
+        "logs/b/c.csv.gz": gzip.compress(header + b"".join(lines[20:])),
+        "logs/_SUCCESS": b"",
+    }
+    monkeypatch.setattr(FakeS3, "objects", objects)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeS3)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"s3://key:secret@bucket/logs?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{server.server_port}"
+    try:
+        rows = [json.loads(row) for s in find(uri) for chunk in read(s) for row in rows_as_json(chunk.rows)]
+        with pytest.raises(DataRejected, match=r"s3://\*\*\*@bucket/none"):
+            find(uri.replace("/logs", "/none"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert rows == ROWS

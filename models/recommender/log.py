@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from models.quarantine import Quarantine
 from models.recommender.events import COLUMNS, explain, find_columns
 from models.recommender.items import read_items
 from models.recommender.partitions import (
+    EVENTS_PER_TARGET,
     NEVER,
     STOP,
     Cut,
@@ -38,10 +39,10 @@ from models.recommender.partitions import (
     sort_partition,
     write_shard,
 )
-from models.recommender.schema import NUM_SHARDS, Schema
-from models.tables import Format, Source, find, parse_mapping
+from models.recommender.schema import NUM_SHARDS, Schema, Split
+from models.tables import Format, Source, find, parse_mapping, without_secrets
 
-LAYOUT = 1
+LAYOUT = 2
 """Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
 MAX_SCANS = 16
 TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
@@ -63,8 +64,9 @@ class PrepareConfig:
     """Table of items: title, category, price or any other attribute; may be the log itself."""
     item_columns: str = ""
     """Names of the item table's columns, e.g. item_id=StockCode,title=Description; empty takes all."""
-    split: Literal["time", "leave-one-out"] = "time"
-    """Test on the last events by global time, or on the last event of each user and validate on the one before."""
+    split: Split = "time"
+    """Test on the last events by global time; on the last event of each user (validate on the one before); or on the
+    last fifth of the events of users who are not trained on."""
     val_from: str | None = None
     """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
     test_from: str | None = None
@@ -92,7 +94,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     try:
         scanned = _merge(executor.map(scan, _scans(config, sources, out)))
         if scanned.json_names:
-            find_columns(scanned.json_names, parse_mapping(config.columns), source=config.raw)
+            find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
         _check_bad_rows(scanned, config)
         num_repeated = 0
         if scanned.num_with_event_id:
@@ -102,7 +104,9 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         vocabulary = _vocabulary(work)
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
-        finished = list(executor.map(partial(write_shard, work, shards, cut=cut), range(NUM_SHARDS)))
+        finished = list(
+            executor.map(partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut), range(NUM_SHARDS))
+        )
         _check_splits(finished, cut)
         with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
             columns = parse_mapping(config.item_columns)
@@ -131,14 +135,18 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
         raise ValueError("--val-from and --test-from belong together; give both or none")
     if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
         raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
-    if config.split == "leave-one-out" and config.val_from:
+    if config.split != "time" and config.val_from:
         raise ValueError("--val-from and --test-from cut by time; use them with --split time")
     sources = find(config.raw, format=config.format)
     num_sequences = sum(source.format == "sequences" for source in sources)
     if num_sequences not in (0, len(sources)):
-        raise DataRejected(f"{config.raw} mixes sequence files with tables; prepare one kind, or say --format")
+        raise DataRejected(
+            f"{without_secrets(config.raw)} mixes sequence files with tables; prepare one kind, or say --format"
+        )
     if num_sequences and config.split == "time":
-        raise DataRejected(f"{config.raw} holds sequences, which have no times to split by; use --split leave-one-out")
+        raise DataRejected(
+            f"{without_secrets(config.raw)} holds sequences, which have no times to split by; use --split leave-one-out"
+        )
     return sources, find(config.items) if config.items is not None else []
 
 
@@ -178,7 +186,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
 
 def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if scanned.num_rows == 0:
-        raise DataRejected(f"{config.raw} is empty: there is not one row of events in it")
+        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one row of events in it")
     bad = {reason: count for reason, count in scanned.bad.items() if reason != "excluded_item"}
     fraction = sum(bad.values()) / scanned.num_rows
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
@@ -186,24 +194,28 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     top = sorted(bad, key=lambda reason: -bad[reason])[:3]
     reasons = "; ".join(f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason))}" for reason in top)
     if not bad:
-        raise DataRejected(f"{config.raw}: every row is of an item in --exclude-items; nothing is left")
+        raise DataRejected(
+            f"{without_secrets(config.raw)}: every row is of an item in --exclude-items; nothing is left"
+        )
     remedy = "mend them"
     if sum(scanned.bad.values()) < scanned.num_rows:
         remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
-        f"{config.raw}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
+        f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
         f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
     )
 
 
 def _vocabulary(work: Path) -> pa.Array:
-    """All items with an event, in ascending order; written for the workers."""
-    items = [
-        pq.read_table(path, columns=["item_id"])["item_id"] for path in sorted(work.glob("sorted/*/items.parquet"))
-    ]
-    distinct = pc.unique(pa.chunked_array([chunk for column in items for chunk in column.chunks], pa.string()))
+    """All items with an event, in ascending order; each partition is told the indices of its own items."""
+    paths = sorted((work / "sorted").glob("*/items.parquet"))
+    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+    distinct = pc.unique(pa.chunked_array(items, pa.string()))
     vocabulary = distinct.take(pc.sort_indices(distinct))
-    pq.write_table(pa.table({"item_id": vocabulary}), work / "vocabulary.parquet")
+    index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
+    ends = np.cumsum([len(own) for own in items]).tolist()
+    for path, own, end in zip(paths, items, ends, strict=True):
+        np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
     return vocabulary
 
 
@@ -217,10 +229,10 @@ def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
     """The cut times: those given, or the days (hours, minutes in short logs) nearest to 80 and 90 % of the events."""
-    if config.split == "leave-one-out":
-        return Cut(None, None)
+    if config.split != "time":
+        return Cut(config.split)
     if config.val_from is not None and config.test_from is not None:
-        return Cut(_epoch_s(config.val_from), _epoch_s(config.test_from))
+        return Cut("time", _epoch_s(config.val_from), _epoch_s(config.test_from))
     first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
     bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
     origin = first // bin_s
@@ -232,7 +244,7 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
     val, test = (int(np.abs(before - share * before[-1]).argmin()) for share in (TRAIN_SHARE, TRAIN_AND_VAL_SHARE))
     if test == val:
         test = int(np.searchsorted(before, before[val], side="right"))
-    return Cut((origin + val) * bin_s, (origin + test) * bin_s)
+    return Cut("time", (origin + val) * bin_s, (origin + test) * bin_s)
 
 
 def _check_splits(finished: list[Sharded], cut: Cut) -> None:
@@ -240,8 +252,14 @@ def _check_splits(finished: list[Sharded], cut: Cut) -> None:
     empty = [name for name, count in events.items() if not count]
     if not empty:
         return
-    if cut.val_from_s is None or cut.test_from_s is None:
+    if cut.split == "leave-one-out":
         raise DataRejected("no user has three events, which leave-one-out needs; use --split time, or a longer log")
+    if cut.split == "held-out-users":
+        raise DataRejected(
+            f"no user is left for the {empty[0]} split: held-out-users takes a tenth of the users for validation and a "
+            f"tenth for test, each with {EVENTS_PER_TARGET} events at least; use --split time, or a longer log"
+        )
+    assert cut.val_from_s is not None and cut.test_from_s is not None
     raise DataRejected(
         f"split at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)}, the {empty[0]} split has no events "
         f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
@@ -286,10 +304,11 @@ def _card(
         _sums(part.num_events for part in finished),
         _sums(part.num_users for part in finished),
     )
+    fold_in = sum(part.num_fold_in_events for part in finished)
     return {
         "family": "recommender",
         "fingerprint": schema.fingerprint,
-        "raw": config.raw,
+        "raw": without_secrets(config.raw),
         "rows": scanned.num_rows,
         "kept": sum(part.num_events for part in parts),
         "duplicates": sum(part.num_duplicates for part in parts),
@@ -301,6 +320,7 @@ def _card(
         "val_from": schema.val_from,
         "test_from": schema.test_from,
         "splits": {name: {"events": events[name], "users": users[name]} for name in events},
+        **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
     }
 
 

@@ -24,10 +24,14 @@ from models.recommender.events import (
     validate_sequences,
     with_null_columns,
 )
-from models.recommender.schema import NUM_SHARDS
+from models.recommender.schema import NUM_SHARDS, Split
 from models.tables import Chunk, Source, read
 
 PLACES_PER_FILE = 2**40
+HELD_OUT_TENTHS = {"val": 8, "test": 9}
+"""Tenth of the users, by a hash of their id, that each split of held-out users takes; the others are trained on."""
+EVENTS_PER_TARGET = 5
+"""One in so many events of a held-out user is to be found; a user with fewer events is trained on."""
 NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
@@ -70,7 +74,7 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Sorted:
-    """What sorting a partition found; the items and their counts lie in its work directory."""
+    """What sorting a partition found; its items lie in its work directory."""
 
     num_users: int
     num_events: int
@@ -81,10 +85,11 @@ class Sorted:
 
 @dataclass(frozen=True)
 class Cut:
-    """How to split: at two global times, or at each user's last two events where they are None."""
+    """How to split; see `split_users`."""
 
-    val_from_s: int | None
-    test_from_s: int | None
+    split: Split
+    val_from_s: int | None = None
+    test_from_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Sharded:
     longest: int
     num_events: dict[str, int]
     num_users: dict[str, int]
+    num_fold_in_events: int
+    """Events of held-out users that are only their history."""
 
 
 class Spill:
@@ -191,45 +198,66 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
     seconds = time_us // 1_000_000 if has_times else np.arange(len(user)) - np.repeat(offsets[:-1], np.diff(offsets))
     shard = shards / f"{partition:05d}"
-    shard.mkdir(parents=True)
+    shard.mkdir(parents=True, exist_ok=True)  # a task that lost its worker is started again
     pq.write_table(pa.table({"user_id": users}), shard / "users.parquet", compression="zstd")
     np.save(shard / "offsets.npy", offsets)
     np.save(shard / "timestamps.npy", seconds.astype(np.int64))
     scratch = work / "sorted" / f"{partition:05d}"
-    scratch.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     np.save(scratch / "items.npy", item.astype(np.int32))
-    counts = pa.array(np.bincount(item, minlength=len(items)).astype(np.int64))
-    pq.write_table(pa.table({"item_id": items, "events": counts}), scratch / "items.parquet")
+    pq.write_table(pa.table({"item_id": items}), scratch / "items.parquet")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
     return Sorted(len(users), len(user), int(is_repeat.sum()), first, last)
 
 
-def write_shard(work: Path, shards: Path, partition: int, *, cut: Cut) -> Sharded:
+def write_shard(work: Path, shards: Path, partition: int, *, num_items: int, cut: Cut) -> Sharded:
     """Number the items of a sorted partition by the vocabulary, and split each user's events."""
     shard, scratch = shards / f"{partition:05d}", work / "sorted" / f"{partition:05d}"
-    vocabulary = pq.read_table(work / "vocabulary.parquet")["item_id"].combine_chunks()
-    own = pq.read_table(scratch / "items.parquet")["item_id"].combine_chunks()
-    number = pc.index_in(own, value_set=vocabulary).to_numpy(zero_copy_only=False).astype(np.int32) + 1
-    items = number[np.load(scratch / "items.npy")].astype(np.int32)
+    items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
     offsets, seconds = np.load(shard / "offsets.npy"), np.load(shard / "timestamps.npy")
-    splits = _splits(offsets, seconds, cut)
+    splits = split_users(pq.read_table(shard / "users.parquet")["user_id"], offsets, seconds, cut)
     np.save(shard / "items.npy", items)
     np.save(shard / "splits.npy", splits)
     lengths = np.diff(offsets)
     place = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
     in_train = place < np.repeat(splits[:, 0], lengths)
-    first = np.full(len(vocabulary) + 1, NEVER)
+    first = np.full(num_items + 1, NEVER)
     np.minimum.at(first, items[in_train], seconds[in_train])
-    sizes = {"train": splits[:, 0], "val": splits[:, 1] - splits[:, 0], "test": lengths - splits[:, 1]}
+    sizes = {"train": splits[:, 0], "val": splits[:, 2] - splits[:, 1], "test": lengths - splits[:, 2]}
     return Sharded(
         digest=_digest(shard),
-        train_counts=np.bincount(items[in_train], minlength=len(vocabulary) + 1)[1:],
+        train_counts=np.bincount(items[in_train], minlength=num_items + 1)[1:],
         train_first_s=first[1:],
         train_last_s=int(seconds[in_train].max(initial=-NEVER)),
         longest=int(lengths.max(initial=0)),
         num_events={name: int(size.sum()) for name, size in sizes.items()},
         num_users={name: int((size > 0).sum()) for name, size in sizes.items()},
+        num_fold_in_events=int((splits[:, 1] - splits[:, 0]).sum()),
     )
+
+
+def split_users(users: pa.ChunkedArray, offsets: Int64s, seconds: Int64s, cut: Cut) -> Int64s:
+    """(train_end, val_start, test_start) of each user, counted from their first event: [U, 3].
+
+    Training has the events before train_end, validation those from val_start to test_start, test those from test_start.
+    By time the cuts are two global times. Leave-one-out takes the last event of each user who has three, and the one
+    before. Held-out users follow Liang et al. ("Variational autoencoders for collaborative filtering", WWW 2018): a
+    tenth of the users is only validated on, another only tested on; the first 80 % of their events are the history
+    (fold-in) and no training data, the rest is to be found. The paper draws the 20 % at random; ours are the last
+    ones, which is what a shop meets.
+    """
+    lengths = np.diff(offsets)
+    if cut.split == "held-out-users":
+        return _held_out(users, lengths)
+    if cut.split == "leave-one-out":
+        last = np.where(lengths >= 3, 1, 0)
+        return np.stack([lengths - 2 * last, lengths - 2 * last, lengths - last], axis=1)
+    starts = []
+    for from_s in (cut.val_from_s, cut.test_from_s):
+        assert from_s is not None
+        before = np.concatenate([[0], np.cumsum(seconds < from_s)])
+        starts.append(before[offsets[1:]] - before[offsets[:-1]])
+    return np.stack([starts[0], *starts], axis=1).astype(np.int64)
 
 
 def _check(
@@ -302,17 +330,17 @@ def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArr
     return order, is_repeat
 
 
-def _splits(offsets: Int64s, seconds: Int64s, cut: Cut) -> Int64s:
-    """(val_start, test_start) of each user, counted from their first event: [U, 2]."""
-    lengths = np.diff(offsets)
-    if cut.val_from_s is None or cut.test_from_s is None:
-        last = np.where(lengths >= 3, 1, 0)
-        return np.stack([lengths - 2 * last, lengths - last], axis=1)
-    starts = []
-    for from_s in (cut.val_from_s, cut.test_from_s):
-        before = np.concatenate([[0], np.cumsum(seconds < from_s)])
-        starts.append(before[offsets[1:]] - before[offsets[:-1]])
-    return np.stack(starts, axis=1).astype(np.int64)
+def _held_out(users: pa.ChunkedArray, lengths: Int64s) -> Int64s:
+    # The hash modulo NUM_SHARDS is the shard, so the tenth comes from what is left of it.
+    tenth = hash_ids(users.combine_chunks()) // NUM_SHARDS % 10
+    num_targets = lengths // EVENTS_PER_TARGET
+    val = (tenth == HELD_OUT_TENTHS["val"]) & (num_targets > 0)
+    test = (tenth == HELD_OUT_TENTHS["test"]) & (num_targets > 0)
+    fold_in = lengths - num_targets
+    return np.stack(
+        [np.where(val | test, 0, lengths), np.where(val | test, fold_in, lengths), np.where(test, fold_in, lengths)],
+        axis=1,
+    )
 
 
 def _digest(shard: Path) -> str:
