@@ -6,21 +6,20 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
-import json
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn, TextIO
 
 from jobs.flags import Parser, UsageError, add_dataclass, collect, suggestion
+from jobs.result import Result
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -105,35 +104,6 @@ class Invocation:
     everywhere: Everywhere
     options: Any
     config: Any | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command line ended."""
-
-    exit_code: int
-    verb: str | None
-    family: str | None
-    status: str = "failed"
-    run_id: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-
-    def to_json(self) -> str:
-        """One line for programs."""
-        head: dict[str, Any] = {"verb": self.verb, "family": self.family, "status": self.status}
-        head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
-        if self.error:
-            head["error"] = self.error
-        rest = {name: value for name, value in self.details.items() if name not in head}
-        return json.dumps(_without_nan({**head, **rest}), ensure_ascii=False, default=str)
-
-    def to_text(self) -> str:
-        """A few lines for people."""
-        title = " ".join(word for word in (self.verb, self.family) if word)
-        run = {"run_id": self.run_id} if self.run_id else {}
-        return "\n".join([f"{title}: {self.status}", *_outline({**run, **self.metrics, **self.details})])
 
 
 class Terminated(KeyboardInterrupt):
@@ -248,45 +218,20 @@ def _succeeded(invocation: Invocation) -> Result:
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
         dry_run=everywhere.dry_run,
     )
-    outcome = Outcome(status="dry-run")
+    outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
     if not everywhere.dry_run or verb.dry_runs_itself:
-        family = _family(invocation.family_name)
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
     settings = _settings(invocation, context) if everywhere.dry_run else {}
     return Result(
         exit_code=0,
         verb=invocation.verb,
-        family=invocation.family_name,
+        family=invocation.family_name or outcome.details.get("family"),
+        headline=family.METRIC.name if family else "",
         status=outcome.status,
         run_id=outcome.run_id,
         metrics=outcome.metrics,
         details={**settings, **outcome.details},
     )
-
-
-def _without_nan(content: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
-    match content:
-        case float():
-            return content if math.isfinite(content) else None
-        case dict():
-            return {str(name): _without_nan(value) for name, value in content.items()}
-        case list() | tuple():
-            return [_without_nan(value) for value in content]
-        case _:
-            return content
-
-
-def _outline(content: Any, indent: str = "  ") -> Iterator[str]:
-    """Nested dictionaries and lists as indented lines."""
-    pairs = content.items() if isinstance(content, dict) else [("-", value) for value in content]
-    for name, value in pairs:
-        label = f"{indent}{name}" + ("" if name == "-" else ":")
-        if isinstance(value, dict | list | tuple) and value:
-            yield label
-            yield from _outline(value, indent + "  ")
-        else:
-            yield f"{label} {f'{value:.6g}' if isinstance(value, float) else value}"
 
 
 def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:

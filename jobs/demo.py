@@ -15,11 +15,12 @@ from typing import Any
 from jobs import deploy, prepare, promote, sweep, train
 from jobs.cluster import start_head, stop_head
 from jobs.context import Context, Failure, Outcome, Store, UsageFailure, log
-from jobs.ui import start_ui, stop_ui
+from jobs.ui import free_port, start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family, HasSample
 
 ANSWER_TIMEOUT_S = 30.0
+PREFERRED_PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Options:
     """Trials of the sweep."""
     workers: int = 2
     """Processes that train together."""
+    port: int | None = None
+    """Port of the endpoint; none is 8000, or a free one where that is taken."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -69,15 +72,22 @@ def _go(context: Context, family: Family, options: Options) -> Outcome:
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):
-        deployed = deploy.run(context, family, deploy.Options(), None)
+        deployed = deploy.run(context, family, deploy.Options(port=options.port or free_port(PREFERRED_PORT)), None)
     url = deployed.details["url"]
     with _step("ask the endpoint", seconds):
         answers = {question.title: _ask(url, family, question) for question in sample.questions}
     places = {"endpoint": url, "ray_dashboard": head.dashboard_url, "mlflow": _mlflow(context.store, stay=options.stay)}
+    metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
-        metrics={**trained.metrics, **promoted.metrics},
-        details={"answers": answers, "sweep_run_id": swept.run_id, "seconds": seconds, "where": places},
+        metrics={name: value for name, value in metrics.items() if name.endswith(family.METRIC.name)},
+        details={
+            "family": family.NAME,
+            "sweep_run_id": swept.run_id,
+            "answers": answers,
+            "seconds": seconds,
+            "where": {**places, "stays": options.stay},
+        },
     )
 
 

@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 5.0
 def start_ui(store: Store) -> str:
     """Start MLflow's pages on loopback and return their URL; raises Failure when they do not come up."""
     stop_ui(store)
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port(PREFERRED_PORT)}"
     store.cluster.mkdir(parents=True, exist_ok=True)
     log_path = store.cluster / "mlflow.log"
     with log_path.open("wb") as log_file:
@@ -66,6 +66,15 @@ def stop_ui(store: Store) -> bool:
     return process is not None
 
 
+def free_port(preferred: int) -> int:
+    """The preferred port of loopback, or another one where it is taken."""
+    for port in (preferred, 0):
+        with contextlib.suppress(OSError), socket.socket() as bound:
+            bound.bind(("127.0.0.1", port))
+            return int(bound.getsockname()[1])
+    raise Failure("no port of this machine is free; stop what holds them")
+
+
 def _record(store: Store) -> Path:
     return store.cluster / "mlflow.json"
 
@@ -92,14 +101,6 @@ def _process(store: Store) -> Any:
         return process if abs(process.create_time() - recorded["started_s"]) < 1.0 else None
     except psutil.NoSuchProcess:
         return None
-
-
-def _free_port() -> int:
-    for port in (PREFERRED_PORT, 0):
-        with contextlib.suppress(OSError), socket.socket() as bound:
-            bound.bind(("127.0.0.1", port))
-            return int(bound.getsockname()[1])
-    raise Failure("no port of this machine is free")
 
 
 def _psutil() -> Any:

@@ -1,0 +1,85 @@
+"""How a command line ended, as one JSON line for programs or a few lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_LINE_LENGTH = 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command line ended."""
+
+    exit_code: int
+    verb: str | None
+    family: str | None
+    status: str = "failed"
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    headline: str = ""
+    """People see the metrics with this in their name."""
+
+    def to_json(self) -> str:
+        """One line for programs."""
+        head: dict[str, Any] = {"verb": self.verb, "family": self.family, "status": self.status}
+        head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
+        if self.error:
+            head["error"] = self.error
+        rest = {name: value for name, value in self.details.items() if name not in head}
+        return json.dumps(_without_nan({**head, **rest}), ensure_ascii=False, default=str)
+
+    def to_text(self) -> str:
+        """A few lines for people."""
+        title = " ".join(word for word in (self.verb, self.family) if word)
+        shown: dict[str, Any] = {name: value for name, value in self.metrics.items() if self.headline in name}
+        head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
+        if len(shown) < len(self.metrics):
+            shown["more"] = f"--json shows {len(self.metrics)} metrics"
+        return "\n".join([f"{title}: {self.status}", *_outline({**head, **shown, **self.details})])
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    match content:
+        case float():
+            return content if math.isfinite(content) else None
+        case dict():
+            return {str(name): _without_nan(value) for name, value in content.items()}
+        case list() | tuple():
+            return [_without_nan(value) for value in content]
+        case _:
+            return content
+
+
+def _outline(content: Any, indent: str = "  ") -> Iterator[str]:
+    """Nested dictionaries and lists as indented lines."""
+    pairs = content.items() if isinstance(content, dict) else [("-", value) for value in content]
+    for name, value in pairs:
+        label = f"{indent}{name}" + ("" if name == "-" else ":")
+        line = f"{label} {_in_line(value)}"
+        if isinstance(value, dict | list | tuple) and len(line) > MAX_LINE_LENGTH:
+            yield label
+            yield from _outline(value, indent + "  ")
+        else:
+            yield line
+
+
+def _in_line(value: Any) -> str:
+    match value:
+        case float():
+            return f"{value:.6g}"
+        case dict():
+            return ", ".join(f"{name} {_in_line(part)}" for name, part in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(_in_line(part) for part in value) or "none"
+        case None:
+            return "none"
+        case _:
+            return str(value)
