@@ -1,0 +1,58 @@
+"""The tree at the end of the README is that of the checkout, one caption a file, taken from the files themselves."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+
+from tests.conftest import CHECKOUT
+
+HEADING = "## The tree\n"
+SHORT = {
+    "Makefile": "make setup, make demo, make test, make check",
+    "cluster.yaml": "a Ray cluster: small head, autoscaled workers",
+    "pyproject.toml": "what is needed; settings of ruff, mypy and pytest",
+    "requirements.txt": "the versions that were tried together",
+    "benchmarks/": "one script and one dated page per claim",
+    "docs/": "architecture, adding a family, operations, decisions, log",
+    "tests/": "mirrors the packages; `toy.py` is a family in a hundred lines",
+}
+CAPTION_LENGTH = 95
+
+
+def test_the_tree_in_the_readme_names_every_file_with_its_own_words() -> None:
+    readme = CHECKOUT / "README.md"
+    before, _, _ = readme.read_text(encoding="utf-8").partition(HEADING)
+    now = f"{before}{HEADING}\n{_tree()}\n"
+    if os.environ.get("REWRITE_GOLDEN"):
+        readme.write_text(now, encoding="utf-8")
+    assert readme.read_text(encoding="utf-8") == now, "run the test with REWRITE_GOLDEN=1"
+
+
+def _tree() -> str:
+    lines = [f"{name:<22} {caption}" for name, caption in SHORT.items() if (CHECKOUT / name).exists()]
+    for package in ("models", "jobs", "serve"):
+        lines += _folder(CHECKOUT / package, depth=0)
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _folder(folder: Path, *, depth: int) -> list[str]:
+    """The package with its caption, then its files, then its packages."""
+    lines = [_line(f"{folder.name}/", folder / "__init__.py", depth=depth)]
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".py" and path.name != "__init__.py":
+            lines.append(_line(path.name, path, depth=depth + 1))
+    for path in sorted(folder.iterdir()):
+        if (path / "__init__.py").is_file():
+            lines += _folder(path, depth=depth + 1)
+    return lines
+
+
+def _line(name: str, path: Path, *, depth: int) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    caption = re.split(r"[;.](?:\s|$)", " ".join(docstring.split()))[0]
+    if len(caption) > CAPTION_LENGTH:
+        caption = re.split(r"[,:] (?=[^,:]*$)| \S*$", caption[:CAPTION_LENGTH])[0]
+    return f"{'  ' * depth + name:<22} {caption}"
