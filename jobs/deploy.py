@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.cluster import dashboard
+from jobs.cluster import dashboard, running_head
 from jobs.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
 from jobs.model_uri import LocatedModel, locate_model
 from jobs.registry import CHAMPION
@@ -110,11 +110,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     before = read_config(config_path(context.store))
     wanted = _wanted(context, family, options, model, before)
     check_config(wanted)
-    is_local = context.address is None
-    _check_port(context, options, before)
-    dashboard_url, headers = dashboard(context)
-    api = ServeApi(dashboard_url, headers)
-    url = _url("127.0.0.1" if is_local else urlsplit(dashboard_url).hostname or options.host, options.port)
+    api = _reach(context, options)
+    url = _url(context, api, options)
     try:
         api.apply(wanted)
         _wait(api, family, model, url=url, timeout_s=options.timeout_s)
@@ -127,7 +124,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise
     write_config(config_path(context.store), wanted)
     log.info("%s version %s answers at %s", family.NAME, model.version, url)
-    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": dashboard_url}
+    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
     return Outcome(run_id=located.run_id, details={**details, "features": features})
 
 
@@ -211,31 +208,52 @@ def _wanted(
     size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
     feature_store = context.store.feature_store(family.NAME) if family.FEATURES else None
     added = application(family, model, feature_store=feature_store, size=size)
-    return with_application(before or empty_config(host=options.host, port=options.port), added)
+    fresh = empty_config(host=options.host, port=options.port)
+    return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
 
-def _check_port(context: Context, options: Options, before: Mapping[str, Any] | None) -> None:
-    """Raise UsageFailure when the endpoint cannot listen where it should."""
-    from jobs.cluster import running_head
+def _reach(context: Context, options: Options) -> ServeApi:
+    """The cluster's Serve, on this machine started if need be; UsageFailure when the endpoint cannot listen there."""
+    is_local = context.address is None
+    if is_local and running_head(context.store) is None:
+        _check_port_is_free(options)  # before a cluster is started for nothing
+    api = ServeApi(*dashboard(context))
+    if not _is_listening(api, options) and is_local:
+        _check_port_is_free(options)
+    return api
 
-    listens = before["http_options"] if before else None
-    if listens and (listens["host"], listens["port"]) != (options.host, options.port):
+
+def _check_port_is_free(options: Options) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise UsageFailure(
+                f"--host {options.host} --port {options.port} cannot be used ({error.strerror}); choose another"
+            ) from None
+
+
+def _is_listening(api: ServeApi, options: Options) -> bool:
+    """Whether Serve runs already; raises UsageFailure when it listens elsewhere, which it cannot change."""
+    details = api.details()
+    listens = details.get("http_options")
+    if not listens or not details.get("proxies"):
+        return False
+    if (listens["host"], listens["port"]) != (options.host, options.port):
         raise UsageFailure(
-            f"the endpoint of this store listens on {listens['host']}:{listens['port']}, "
-            f"not {options.host}:{options.port}; leave --host and --port as they are, or `shopkeeper stop` first"
+            f"the endpoint listens on {listens['host']}:{listens['port']}, not {options.host}:{options.port}; "
+            f"deploy with --host {listens['host']} --port {listens['port']}, or `shopkeeper stop` first"
         )
-    is_ours = context.address is not None or (listens and running_head(context.store))
-    if not is_ours:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((options.host, options.port))
-            except OSError as error:
-                raise UsageFailure(f"--port {options.port} cannot be used ({error.strerror}); choose another") from None
+    return True
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://{host}:{port}"
+def _url(context: Context, api: ServeApi, options: Options) -> str:
+    """Where the endpoint is reached from here."""
+    host = options.host
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if context.address is None else urlsplit(api.dashboard_url).hostname or host
+    return f"http://{host}:{options.port}"
 
 
 def _wait(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import logging
 import shlex
 import sys
 import time
@@ -80,6 +80,7 @@ def _check(command: tuple[str, ...]) -> None:
 def _client(url: str, headers: Mapping[str, str]) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it names every file that it does not upload
     try:
         return JobSubmissionClient(url, headers=dict(headers))
     except (ConnectionError, RuntimeError) as error:
@@ -120,7 +121,7 @@ def _shown(text: str) -> dict[str, Any] | None:
         if isinstance(content, dict):
             return content
     if text:
-        sys.stderr.write(text + os.linesep)
+        sys.stderr.write(text + "\n")
         sys.stderr.flush()
     return None
 

@@ -326,9 +326,8 @@ def test_a_submitted_verb_runs_on_the_cluster_and_its_line_becomes_ours(
 
 @pytest.mark.ray
 def test_the_exit_code_of_a_submitted_verb_is_passed_through(shop: Shop) -> None:
-    with pytest.raises(Failure, match="points nowhere") as caught:
-        command = ("evaluate", "recommender", "--model", "models:/recommender@champion")
-        submit.run(shop.context, None, submit.Options(command=command), None)
+    with pytest.raises(Failure, match="unknown family 'nothing'") as caught:
+        submit.run(shop.context, None, submit.Options(command=("status", "nothing")), None)
 
     assert caught.value.exit_code == 2
 
