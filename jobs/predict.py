@@ -137,7 +137,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         details={
             **details,
             "parts_skipped": len(parts) - len(missing),
-            "errors": dict(done.errors.most_common(MAX_REASONS)),
+            "error_reasons": dict(done.errors.most_common(MAX_REASONS)),
         },
     )
 
