@@ -34,6 +34,30 @@ def ranking(rank: Tensor, *, takes_part: Tensor, cutoffs: Sequence[int]) -> dict
     return ratios
 
 
+def set_ranking(
+    scores: Tensor, targets: Tensor, *, ndcg_cutoffs: Sequence[int], recall_cutoffs: Sequence[int]
+) -> dict[str, Ratio]:
+    """NDCG and recall for several relevant items per example, as in Liang et al. (WWW 2018).
+
+    `scores` [B, N]; `targets` [B, K] are distinct items, negative where there is none, 0 for one that has no score and
+    is missed. Recall is divided by the most that can be found, min(cutoff, relevant). An example without a relevant
+    item does not take part.
+    """
+    width = max(*ndcg_cutoffs, *recall_cutoffs)
+    num_relevant = (targets >= 0).sum(1)
+    hits = _hits(_first_items(scores, min(width, scores.shape[1])), targets, num_items=scores.shape[1])
+    gains = 1 / torch.log2(torch.arange(2, width + 2, dtype=torch.float64, device=scores.device))
+    weight = (num_relevant > 0).double()
+    ratios = {}
+    for cutoff in ndcg_cutoffs:
+        ideal = gains.cumsum(0)[num_relevant.clamp(1, cutoff) - 1]
+        found = hits[:, :cutoff] @ gains[: min(cutoff, hits.shape[1])]
+        ratios[f"ndcg_at_{cutoff}"] = Ratio(found / ideal, weight)
+    for cutoff in recall_cutoffs:
+        ratios[f"recall_at_{cutoff}"] = Ratio(hits[:, :cutoff].sum(1) / num_relevant.clamp(1, cutoff), weight)
+    return ratios
+
+
 def rank_of(target: Tensor, scores: Tensor) -> Tensor:
     """Place [B] of item `target` [B] in the full ranking by `scores` [B, N], from 1; infinite if its score is -inf.
 
@@ -61,6 +85,19 @@ def rank_without(left_out: Tensor, target: Tensor, scores: Tensor, rank: Tensor)
 def _ties_before(target: Tensor, scores: Tensor, own: Tensor) -> Tensor:
     earlier = torch.arange(scores.shape[1], device=scores.device) < target
     return ((scores == own) & earlier).sum(1)
+
+
+def _first_items(scores: Tensor, count: int) -> Tensor:
+    """Items in the first places [B, count], equal scores by index; -1 for one whose score is -inf."""
+    items = scores.topk(count).indices.sort(1).values
+    values, order = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
+    return items.gather(1, order).masked_fill(values == -torch.inf, -1)
+
+
+def _hits(items: Tensor, targets: Tensor, *, num_items: int) -> Tensor:
+    """1 where an item [B, W] is among the positive targets [B, K] of its row, as float64."""
+    row = torch.arange(len(items), device=items.device)[:, None] * num_items
+    return (torch.isin(items + row, (targets + row)[targets > 0]) & (items > 0)).double()
 
 
 def gini(counts: Tensor) -> float:

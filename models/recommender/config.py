@@ -12,8 +12,11 @@ from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
 class Config(TrainConfig):
     """How to train a recommender."""
 
-    network: Literal["transformer", "gru", "transitions", "popularity", "item_knn"] = "transformer"
-    """What learns: transformer and gru are trained, transitions is counted in seconds; the last two are baselines."""
+    network: Literal[
+        "transformer", "gru", "two_tower", "autoencoder", "gan", "transitions", "popularity", "item_knn"
+    ] = "transformer"
+    """What learns. transformer, gru and two_tower go by the order of events; autoencoder and gan by what was taken, in
+    any order; transitions is counted in seconds; the last two are baselines."""
     epochs: int = 20
     """Passes over the training split at the most."""
     batch_size: int = 64
@@ -37,7 +40,7 @@ class Config(TrainConfig):
 
 
 SPACE: dict[str, Range] = {
-    "network": Choice(("transformer", "gru", "transitions")),
+    "network": Choice(("transformer", "gru", "two_tower", "autoencoder", "gan", "transitions")),
     "learning_rate": LogUniform(1e-3, 8e-3),
     "dropout": Uniform(0.05, 0.4),
     "dim": Choice((32, 64, 96)),

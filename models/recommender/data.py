@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,9 @@ from models.recommender.schema import PADDING, Schema
 
 Ints = NDArray[np.int32]
 
+NO_TARGET = -1
+"""Fills up the rows of Histories.target_sets."""
+NUM_CUTS = 3
 MAX_SERVED_HISTORY = 2000
 """Events of a shopper's history that the feature store keeps."""
 
@@ -48,6 +51,10 @@ class Example:
     """The item that followed; PADDING if the model does not know it; -1 in a request."""
     target_seen: bool = False
     """Whether the shopper had taken the target before."""
+    targets: Sequence[int] = ()
+    """Held-out users: the distinct items that followed, of which `target` is the first."""
+    targets_seen: Sequence[bool] = ()
+    """For each of them whether the shopper had taken it before."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Rows:
 class Histories:
     """A batch of histories; B examples, L the longest history (cut to the model's length by the model).
 
-    items [B, L] right-padded, lengths [B], targets [B], target_seen [B], seen [B, S] padded item indices.
+    items [B, L] right-padded, lengths [B], targets [B], target_seen [B], excluded [B, S] padded item indices.
+    Where several items are to be found: target_sets [B, K], NO_TARGET after the last, and target_sets_seen [B, K].
     """
 
     items: Tensor
@@ -76,15 +84,20 @@ class Histories:
     target_seen: Tensor
     excluded: Tensor
     examples: Sequence[Example] = field(default_factory=tuple)
+    target_sets: Tensor | None = None
+    target_sets_seen: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "examples"}
-        return type(self)(**moved, examples=self.examples)
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def first(self, count: int) -> Self:
         """The first examples of the batch."""
-        return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+        tensors = {name: tensor[:count] for name, tensor in self._tensors().items()}
+        return replace(self, examples=self.examples[:count], **tensors)
+
+    def _tensors(self) -> dict[str, Any]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
 
 def dataset(
@@ -97,7 +110,8 @@ def dataset(
         return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
     if split not in ("val", "test"):
         raise ValueError(f"unknown split {split!r}; there are train, val and test")
-    return Judgements(logs, remap=remap, column=0 if split == "val" else 1)
+    several = _describe(data).split == "held-out-users"
+    return Judgements(logs, remap=remap, split=split, several=several)
 
 
 @dataclass(frozen=True)
@@ -107,12 +121,16 @@ class ShardLog:
     items: Ints
     offsets: NDArray[np.int64]
     splits: NDArray[np.int64]
+    """(train_end, val_start, test_start) of each user, from their first event; see partitions.split_users."""
 
     @classmethod
     def open(cls, data: Path, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
         directory = data / "shards" / f"{shard:05d}"
-        return cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits")))
+        log = cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits")))
+        if log.splits.shape[1] != NUM_CUTS:
+            raise ValueError(f"{data} was prepared by an older version; prepare it again")
+        return log
 
     @property
     def num_users(self) -> int:
@@ -161,29 +179,44 @@ class TrainingRows:
 
 
 class Judgements:
-    """One example per user who has an event in the split: its first event there, and all events before it."""
+    """One example per user with an event in the split: all events before it, and the first there or, `several`, all."""
 
-    def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, column: int) -> None:
+    def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, split: str, several: bool) -> None:
         self._remap = remap
-        self._places: list[tuple[ShardLog, int, int]] = []
+        self._several = several
+        self._places: list[tuple[ShardLog, int, int, int]] = []
         for log in logs:
-            lengths = np.diff(log.offsets)
-            ends = log.splits[:, 1] if column == 0 else lengths
-            for user in np.flatnonzero(log.splits[:, column] < ends):
+            val_start, test_start = log.splits[:, 1], log.splits[:, 2]
+            starts, ends = (val_start, test_start) if split == "val" else (test_start, np.diff(log.offsets))
+            for user in np.flatnonzero(starts < ends):
                 first = int(log.offsets[user])
-                self._places.append((log, first, first + int(log.splits[user, column])))
+                self._places.append((log, first, first + int(starts[user]), first + int(ends[user])))
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Example:
-        log, first, place = self._places[index]
+        log, first, place, end = self._places[index]
         seen, target = log.items[first:place], int(log.items[place])
+        targets, targets_seen = self._targets(seen, log.items[place:end]) if self._several else ((), ())
         target_seen = bool((seen == target).any())
         if self._remap is not None:
             seen = self._remap[seen]
             seen, target = seen[seen != PADDING], int(self._remap[target])
-        return Example(history=seen, excluded=np.unique(seen), target=target, target_seen=target_seen)  # type: ignore[arg-type]
+        return Example(
+            history=seen,  # type: ignore[arg-type]
+            excluded=np.unique(seen),  # type: ignore[arg-type]
+            target=target,
+            target_seen=target_seen,
+            targets=targets,
+            targets_seen=targets_seen,
+        )
+
+    def _targets(self, seen: Ints, followed: Ints) -> tuple[Sequence[int], Sequence[bool]]:
+        _, first = np.unique(followed, return_index=True)
+        distinct = followed[np.sort(first)]
+        before = np.isin(distinct, seen)
+        return (distinct if self._remap is None else self._remap[distinct]).tolist(), before.tolist()
 
 
 def collate(examples: Sequence[Row] | Sequence[Example]) -> Rows | Histories:
@@ -203,6 +236,7 @@ def collate(examples: Sequence[Row] | Sequence[Example]) -> Rows | Histories:
         target_seen=torch.tensor([example.target_seen for example in histories]),
         excluded=_padded([example.excluded for example in histories]),
         examples=histories,
+        **_target_sets(histories),
     )
 
 
@@ -276,23 +310,32 @@ def _age_labels(first_seen: NDArray[Any], counts: NDArray[Any], targets: NDArray
     return labels
 
 
-def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+def _target_sets(examples: Sequence[Example]) -> dict[str, Tensor]:
+    if not any(example.targets for example in examples):
+        return {}
+    seen = _padded([example.targets_seen for example in examples])
+    return {
+        "target_sets": _padded([example.targets for example in examples], fill=NO_TARGET),
+        "target_sets_seen": seen.bool(),
+    }
+
+
+def _padded(sequences: Sequence[Sequence[int]], *, fill: int = PADDING) -> Tensor:
     width = max(1, max(len(sequence) for sequence in sequences))
-    padded = np.full((len(sequences), width), PADDING, np.int64)
+    padded = np.full((len(sequences), width), fill, np.int64)
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
     return torch.from_numpy(padded)
 
 
 @lru_cache(maxsize=8)
-def _data_items(data: Path) -> tuple[str, tuple[str, ...]]:
-    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-    return schema.fingerprint, tuple(schema.items)
+def _describe(data: Path) -> Schema:
+    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
 
 
 def _remap(data: Path, schema: Schema) -> Ints | None:
     """Data item index -> model item index (PADDING if the model does not know it); None where they are the same."""
-    fingerprint, items = _data_items(data)
-    if fingerprint == schema.fingerprint or items == tuple(schema.items):
+    own = _describe(data)
+    if own.fingerprint == schema.fingerprint or own.items == schema.items:
         return None
-    return np.array([PADDING] + [schema.index.get(item, PADDING) for item in items], dtype=np.int32)
+    return np.array([PADDING] + [schema.index.get(item, PADDING) for item in own.items], dtype=np.int32)

@@ -1,6 +1,6 @@
-"""A recommender: a sequence encoder over tied item embeddings, a counted prior, or the blend of both; ranks all items.
+"""A recommender: a network that learns, a counted prior, or the blend of both; ranks all items.
 
-Shapes: B examples, L places, D width, V items + 1 (index 0 is padding and never recommended), T targets of a batch.
+Shapes: B examples, D width, V items + 1 (index 0 is padding and never recommended).
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from models.family import Ratio
-from models.layers import Dropout, linear_cross_entropy
-from models.metrics import gini, rank_of, rank_without, ranking
+from models.metrics import gini
+from models.recommender.autoencoder import Autoencoder
 from models.recommender.baselines import Popularity, count_neighbours
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.gan import Gan
 from models.recommender.gru import Recurrent
+from models.recommender.judging import gains, judge
+from models.recommender.next_item import NextItem
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
 from models.recommender.transitions import Transitions, count_and_choose, count_pairs
+from models.recommender.two_tower import TwoTower
 
-CUTOFFS = (5, 10, 20, 50)
+Learner = NextItem | Autoencoder | Gan
+"""loss(rows) -> scalar, log_scores(histories) -> log-probabilities [B, V - 1], and the embeddings `items` [V, D]."""
+
 BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
 CALIBRATION_EXAMPLES = 64
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
-ENCODE_ROWS = 64
-"""Histories of similar length that are encoded together."""
 SPECTRAL_WINDOW = 8
 """Distance of the pairs that the embeddings start from."""
 TALLY_COUNT = 10
@@ -53,34 +57,24 @@ class Recommender(nn.Module):
     """Satisfies models.family.Network; built by `build`."""
 
     blend: Tensor
-    encoder: Transformer | Recurrent | None
+    learner: Learner | None
 
-    def __init__(
-        self, config: Config, num_items: int, *, encoder: Transformer | Recurrent | None, prior: nn.Module | None
-    ) -> None:
+    def __init__(self, config: Config, *, learner: Learner | None, prior: nn.Module | None) -> None:
         super().__init__()
-        self.max_length = config.max_length
         self.counts_neighbours = config.network == "item_knn"
-        self.spectral_start = encoder is not None and config.spectral_start
-        self.encoder = encoder
+        self.spectral_start = config.spectral_start
+        self.learner = learner
         self.prior = prior
-        self.register_buffer("blend", torch.tensor(0.5 if encoder is not None and prior is not None else 1.0))
-        if encoder is not None:
-            self.items = nn.Embedding(num_items + 1, config.dim, padding_idx=PADDING)
-            nn.init.normal_(self.items.weight, std=config.dim**-0.5)
-            self.dropout = Dropout(config.dropout)
+        self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
 
     def forward(self, batch: Rows) -> Tensor:
-        """Mean cross-entropy of the next item at every place that has one, over all items."""
-        assert self.encoder is not None, "a network without an encoder has nothing to train"
-        hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
-        there = batch.targets != PADDING
-        # Row 0 of the embedding is padding: it takes no part in the softmax.
-        return linear_cross_entropy(hidden_BLD[there], self.items.weight[1:], batch.targets[there] - 1)
+        """The learner's loss, a mean over the events of the rows."""
+        assert self.learner is not None, "a network that is only counted has nothing to train"
+        return self.learner.loss(batch)
 
     def scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding."""
-        if self.encoder is None:
+        if self.learner is None:
             return self._prior_scores(batch)
         network = self._network_scores(batch)
         if self.prior is None:
@@ -88,18 +82,8 @@ class Recommender(nn.Module):
         return _blend(network, self._prior_scores(batch), self.blend)
 
     def metrics(self, batch: Histories) -> dict[str, Ratio]:
-        """Full ranking of one target per example: NDCG, hit rate and MRR, seen items filtered and (`_unfiltered`) not.
-
-        A target that was seen before cannot be recommended once seen items are filtered; it takes part in
-        `_unfiltered` only.
-        """
-        scores = self.scores(batch)
-        rank = rank_of(batch.targets, scores)
-        filtered = rank_without(batch.excluded, batch.targets, scores, rank)
-        everyone = torch.ones_like(batch.target_seen)
-        return ranking(filtered, takes_part=~batch.target_seen, cutoffs=CUTOFFS) | {
-            f"{name}_unfiltered": ratio for name, ratio in ranking(rank, takes_part=everyone, cutoffs=CUTOFFS).items()
-        }
+        """Full ranking, seen items filtered and (`_unfiltered`) not; see judging.judge."""
+        return judge(batch, self.scores(batch))
 
     def tallies(self, batch: Histories) -> dict[str, Tensor]:
         """How often each item [V] stands in the first ten places, seen items filtered."""
@@ -109,16 +93,11 @@ class Recommender(nn.Module):
 
     def calibration(self, batch: Histories) -> Tensor | None:
         """NDCG@10 summed over some of the batch for each of BLEND_WEIGHTS."""
-        if self.encoder is None or self.prior is None:
+        if self.learner is None or self.prior is None:
             return None
         batch = batch.first(CALIBRATION_EXAMPLES)
         network, prior = self._network_scores(batch), self._prior_scores(batch)
-        gains = []
-        for weight in BLEND_WEIGHTS:
-            scores = _blend(network, prior, weight)
-            rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
-            gains.append((~batch.target_seen * (rank <= 10) / torch.log2(rank + 1)).sum())
-        return torch.stack(gains)
+        return torch.stack([gains(batch, _blend(network, prior, weight)).sum() for weight in BLEND_WEIGHTS])
 
     def calibrate(self, sums: Tensor) -> None:
         """Take the blend weight with the highest summed NDCG@10."""
@@ -131,9 +110,9 @@ class Recommender(nn.Module):
 
     def predict_similar(self, batch: Histories) -> list[Prediction]:
         """Items that stand where the only item of each history does: nearest embeddings, or strongest transitions."""
-        if self.encoder is None:
+        if self.learner is None:
             return self.predict(batch)
-        embeddings = nn.functional.normalize(self.items.weight, dim=1)
+        embeddings = nn.functional.normalize(self.learner.items.weight, dim=1)
         scores = embeddings[batch.items[:, 0]] @ embeddings.T
         scores[:, PADDING] = -torch.inf
         return self._answers(batch, scores.scatter_(1, batch.excluded, -torch.inf))
@@ -168,23 +147,9 @@ class Recommender(nn.Module):
         return scores
 
     def _network_scores(self, batch: Histories) -> Tensor:
-        hidden_BD = self._encode(batch)
-        scores = torch.log_softmax(hidden_BD @ self.items.weight[1:].T, 1)
+        assert self.learner is not None
+        scores = self.learner.log_scores(batch)
         return torch.cat([scores.new_full((len(scores), 1), -torch.inf), scores], 1)
-
-    def _encode(self, batch: Histories) -> Tensor:
-        """Hidden states [B, D] of the histories, encoded in groups of similar length so that little is padding."""
-        assert self.encoder is not None
-        lengths = batch.lengths.clamp_max(self.max_length)
-        order = lengths.argsort()
-        hidden_BD = self.items.weight.new_empty(len(lengths), self.items.weight.shape[1])
-        for group in torch.split(order, ENCODE_ROWS):
-            length = lengths[group]
-            longest = max(1, int(length.max()))
-            place = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
-            items = batch.items[group].gather(1, place.clamp_max(batch.items.shape[1] - 1))
-            hidden_BD[group] = self.encoder.last(self.items(items), length).to(hidden_BD.dtype)
-        return hidden_BD
 
 
 def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
@@ -196,28 +161,37 @@ def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
 
 def build(config: Config, schema: Schema) -> Recommender:
     """An untrained recommender; raises ValueError for an unknown network."""
-    encoder: Transformer | Recurrent | None = None
     prior: nn.Module | None = Transitions(schema.num_items)
+    learner: Learner | None = None
     match config.network:
         case "transformer":
-            encoder = Transformer(
+            transformer = Transformer(
                 dim=config.dim,
                 num_blocks=config.num_blocks,
                 num_heads=config.num_heads,
                 dropout=config.dropout,
                 max_length=config.max_length,
             )
+            learner = NextItem(config, schema.num_items, transformer)
         case "gru":
-            encoder = Recurrent(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout, cell=config.cell)
+            gru = Recurrent(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout, cell=config.cell)
+            learner = NextItem(config, schema.num_items, gru)
+        case "two_tower":
+            tower = TwoTower(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout)
+            learner = NextItem(config, schema.num_items, tower)
+        case "autoencoder":
+            learner = Autoencoder(config, schema)
+        case "gan":
+            learner = Gan(config, schema)
         case "transitions" | "item_knn":
             pass
         case "popularity":
             prior = Popularity(schema.num_items)
         case unknown:
             raise ValueError(f"unknown network {unknown!r}; there are transformer, gru and transitions")
-    if encoder is not None and not config.blend:
+    if learner is not None and not config.blend:
         prior = None
-    return Recommender(config, schema.num_items, encoder=encoder, prior=prior)
+    return Recommender(config, learner=learner, prior=prior)
 
 
 def initialise(network: Recommender, data: Path, schema: Schema) -> None:
@@ -230,9 +204,10 @@ def initialise(network: Recommender, data: Path, schema: Schema) -> None:
         case Transitions() as prior:
             weights, popularity, shape = count_and_choose(data, schema)
             prior.set(weights, popularity, shape.decay)
-    if network.spectral_start:
+    if network.learner is not None and network.spectral_start:
         counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
-        network.items.weight.data.copy_(spectral_embeddings(counts, network.items.weight.shape[1]))
+        items = network.learner.items.weight
+        items.data.copy_(spectral_embeddings(counts, items.shape[1]))
 
 
 def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:

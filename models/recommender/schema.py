@@ -10,6 +10,8 @@ import models.family
 NUM_SHARDS = 32
 """Prepared data is always hash-partitioned by user into this many shards, whatever its size or the worker count."""
 
+Split = Literal["time", "leave-one-out", "held-out-users"]
+
 PADDING = 0
 """Index of no item; the items of the vocabulary are 1 .. num_items."""
 
@@ -17,7 +19,10 @@ PADDING = 0
 class Schema(models.family.Schema):
     """The vocabulary and statistics of a prepared behaviour log."""
 
-    split: Literal["time", "leave-one-out"]
+    split: Split
+    """What is judged. time: the next event after a global time; leave-one-out: each user's last events;
+    held-out-users: the last fifth of the events of users who are not trained on, given the others (strong
+    generalisation)."""
     items: list[str]
     """Item ids; the item at place i has the index i + 1."""
     item_counts: list[int]

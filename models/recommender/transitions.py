@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.metrics import rank_of, rank_without
 from models.recommender.data import Histories, Judgements, ShardLog, collate, dataset
+from models.recommender.judging import gains
 from models.recommender.schema import Schema
 
 LAST_EVENTS = 30
@@ -243,7 +243,5 @@ def _ndcg(weights: sp.csr_array, popularity: NDArray[Any], shape: Shape, example
     for start in range(0, len(examples), 256):
         batch = collate(examples[start : start + 256])
         assert isinstance(batch, Histories)
-        scores = network(batch)
-        rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
-        total += float((1 / torch.log2(rank + 1) * (rank <= 10)).sum())
+        total += float(gains(batch, network(batch)).sum())
     return total / len(examples)

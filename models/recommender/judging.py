@@ -1,0 +1,58 @@
+"""How an answer is judged against what the shopper took next: one item, or several for held-out users."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.family import Ratio
+from models.metrics import rank_of, rank_without, ranking, set_ranking
+from models.recommender.data import NO_TARGET, Histories
+
+CUTOFFS = (5, 10, 20, 50)
+"""Places of the metrics where one item is to be found."""
+SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS = (10, 100), (20, 50)
+"""Places of the metrics where several are; NDCG@100 and Recall@20 and @50 are those of the literature."""
+CHOOSING_CUTOFF = 10
+"""What is chosen on validation is chosen by NDCG@10."""
+
+
+def judge(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
+    """Full ranking by `scores` [B, V], seen items filtered and (`_unfiltered`) not; may write into `scores`.
+
+    One item: NDCG, hit rate and MRR. Several: NDCG and recall. What was seen before cannot be recommended once seen
+    items are filtered; it takes part in `_unfiltered` only.
+    """
+    if batch.target_sets is not None:
+        return _judge_sets(batch, batch.target_sets, scores)
+    rank = rank_of(batch.targets, scores)
+    filtered = rank_without(batch.excluded, batch.targets, scores, rank)
+    everyone = torch.ones_like(batch.target_seen)
+    return ranking(filtered, takes_part=~batch.target_seen, cutoffs=CUTOFFS) | _unfiltered(
+        ranking(rank, takes_part=everyone, cutoffs=CUTOFFS)
+    )
+
+
+def gains(batch: Histories, scores: Tensor) -> Tensor:
+    """NDCG@10 [B] with seen items filtered; 0 for an example that cannot be judged so."""
+    if batch.target_sets is not None:
+        return _rank_sets(batch, batch.target_sets, scores)[f"ndcg_at_{CHOOSING_CUTOFF}"].numerator
+    rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
+    return ~batch.target_seen * (rank <= CHOOSING_CUTOFF) / torch.log2(rank + 1)
+
+
+def _judge_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:
+    unfiltered = set_ranking(scores, targets, ndcg_cutoffs=SET_NDCG_CUTOFFS, recall_cutoffs=SET_RECALL_CUTOFFS)
+    return _rank_sets(batch, targets, scores) | _unfiltered(unfiltered)
+
+
+def _rank_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:
+    """Filtered metrics; takes the excluded items out of `scores`."""
+    assert batch.target_sets_seen is not None
+    new = targets.masked_fill(batch.target_sets_seen, NO_TARGET)
+    left = scores.scatter_(1, batch.excluded, -torch.inf)
+    return set_ranking(left, new, ndcg_cutoffs=SET_NDCG_CUTOFFS, recall_cutoffs=SET_RECALL_CUTOFFS)
+
+
+def _unfiltered(ratios: dict[str, Ratio]) -> dict[str, Ratio]:
+    return {f"{name}_unfiltered": ratio for name, ratio in ratios.items()}

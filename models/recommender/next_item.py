@@ -1,0 +1,61 @@
+"""What the sequential networks share: an encoder between tied item embeddings, trained to say the next item.
+
+Shapes: B examples, L places, D width, V items + 1 (index 0 is padding), T targets of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import Dropout, linear_cross_entropy
+from models.recommender.config import Config
+from models.recommender.data import Histories, Rows
+from models.recommender.gru import Recurrent
+from models.recommender.schema import PADDING
+from models.recommender.transformer import Transformer
+from models.recommender.two_tower import TwoTower
+
+Encoder = Transformer | Recurrent | TwoTower
+"""forward(x_BLD, segments_BL) -> [B, L, D] for all places, last(x_BLD, lengths_B) -> [B, D] for the last ones."""
+
+ENCODE_ROWS = 64
+"""Histories of similar length that are encoded together."""
+
+
+class NextItem(nn.Module):
+    """One of the three things that learn in a Recommender; the others are Autoencoder and Gan."""
+
+    encoder: Encoder
+
+    def __init__(self, config: Config, num_items: int, encoder: Encoder) -> None:
+        super().__init__()
+        self.max_length = config.max_length
+        self.encoder = encoder
+        self.items = nn.Embedding(num_items + 1, config.dim, padding_idx=PADDING)
+        nn.init.normal_(self.items.weight, std=config.dim**-0.5)
+        self.dropout = Dropout(config.dropout)
+
+    def loss(self, batch: Rows) -> Tensor:
+        """Mean cross-entropy of the next item at every place that has one, over all items."""
+        hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
+        there = batch.targets != PADDING
+        # Row 0 of the embedding is padding: it takes no part in the softmax.
+        return linear_cross_entropy(hidden_BLD[there], self.items.weight[1:], batch.targets[there] - 1)
+
+    def log_scores(self, batch: Histories) -> Tensor:
+        """Log-probabilities [B, V - 1] of the next item, without padding."""
+        return torch.log_softmax(self._encode(batch) @ self.items.weight[1:].T, 1)
+
+    def _encode(self, batch: Histories) -> Tensor:
+        """Hidden states [B, D] of the histories, encoded in groups of similar length so that little is padding."""
+        lengths = batch.lengths.clamp_max(self.max_length)
+        order = lengths.argsort()
+        hidden_BD = self.items.weight.new_empty(len(lengths), self.items.weight.shape[1])
+        for group in torch.split(order, ENCODE_ROWS):
+            length = lengths[group]
+            longest = max(1, int(length.max()))
+            place = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
+            items = batch.items[group].gather(1, place.clamp_max(batch.items.shape[1] - 1))
+            hidden_BD[group] = self.encoder.last(self.items(items), length).to(hidden_BD.dtype)
+        return hidden_BD
