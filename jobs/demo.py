@@ -29,7 +29,7 @@ class Options:
 
     stay: bool = False
     """Leave the endpoint, the cluster and MLflow's pages running; `shopkeeper stop --store STORE/demo` ends them."""
-    trials: int = 4
+    trials: int = 3
     """Trials of the sweep."""
     workers: int = 2
     """Processes that train together."""
@@ -68,7 +68,8 @@ def _go(context: Context, family: Family, options: Options) -> Outcome:
     with _step("sweep", seconds):
         swept = sweep.run(context, family, sweep.Options(trials=options.trials), family.Config(**sample.train))
     with _step("train", seconds):
-        trained = train.run(context, family, train.Options(workers=options.workers), family.Config(**sample.train))
+        best = family.Config(**{**sample.train, **swept.details["best_config"]})
+        trained = train.run(context, family, train.Options(workers=options.workers), best)
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):

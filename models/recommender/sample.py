@@ -50,7 +50,7 @@ def sample(directory: Path) -> Sample:
     likely = ", ".join(shop.followers[seen])
     return Sample(
         prepare={"raw": str(shop.events), "items": str(shop.items)},
-        train={"network": "transformer", "epochs": 4, "max_length": 50, "dim": 32, "num_blocks": 1},
+        train={"network": "transformer", "epochs": 3, "max_length": 50, "dim": 32, "num_blocks": 1},
         questions=(
             Question("an old shopper", {"user_id": shop.regulars[0], "count": 5}, "goes by that shopper's last events"),
             Question("a new shopper", {"history": [seen], "count": 5}, f"after {seen} mostly come {likely}"),
