@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import uuid
@@ -68,7 +69,7 @@ def _of_run(context: Context, tracking: Tracking, run_id: str) -> LocatedModel:
             f"run {run_id} ({info.status.lower()}) has no model; a run has one after its first epoch. "
             "`shopkeeper status` lists the runs"
         )
-    directory = _fetch(context, tracking, tracking.artifact_uri(run_id, BUNDLE), f"run-{run_id}")
+    directory = _fetch(context, tracking, tracking.artifact_uri(run_id, BUNDLE), f"run-{run_id}-{info.ended_ms}")
     return LocatedModel(directory=directory, uri=f"runs:/{run_id}", run_id=run_id)
 
 
@@ -83,8 +84,9 @@ def _of_alias(context: Context, tracking: Tracking, family: str, alias: str) -> 
 
 
 def _of_version(context: Context, tracking: Tracking, family: str, version: str) -> LocatedModel:
-    info = Registry(tracking).version_info(family, version)
-    directory = _fetch(context, tracking, info.source, f"{family}-{version}")
+    registry = Registry(tracking)
+    info = registry.version_info(family, version)
+    directory = _fetch(context, tracking, registry.location(family, version), f"{family}-{version}")
     return LocatedModel(
         directory=directory, uri=f"models:/{family}/{version}", run_id=info.run_id, family=family, version=version
     )
@@ -92,7 +94,8 @@ def _of_version(context: Context, tracking: Tracking, family: str, version: str)
 
 def _fetch(context: Context, tracking: Tracking, uri: str, name: str) -> Path:
     """Fetch into a cache that a second call finds; a damaged copy is fetched anew once."""
-    cached = context.store.root / "fetched" / name
+    # Two servers may both have a version 1; the location tells them apart.
+    cached = context.store.root / "fetched" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     if cached.is_dir():
         try:
             bundle.verify(cached)

@@ -56,6 +56,7 @@ class _Trial:
     candidate: LocatedModel
     model: Model
     champion: LocatedModel | None
+    champion_model: Model | None
     previous: str | None
     """Version that the alias points at, which is the champion's unless that cannot be loaded."""
     data: Path
@@ -99,17 +100,19 @@ def _prepare(context: Context, family: Family, tracking: Tracking, options: Opti
     data = context.store.current_data(family.NAME)
     uri = options.model or _best_run(family, tracking, data)
     candidate = locate_model(context, uri, tracking=tracking)
-    champion = None
+    champion, champion_model = None, None
     previous = Registry(tracking).get_alias(family.NAME, CHAMPION)
     if previous is not None:
         try:
             champion = locate_model(context, f"models:/{family.NAME}/{previous}", tracking=tracking)
+            champion_model = load_model(champion.directory, family)
         except BundleRejected as error:
             if not options.force:
                 raise
             log.warning("the champion cannot be compared with: %s", error)
+            champion = None
     log.info("candidate %s, champion %s", candidate.uri, champion.uri if champion else "none")
-    return _Trial(candidate, load_model(candidate.directory, family), champion, previous, data)
+    return _Trial(candidate, load_model(candidate.directory, family), champion, champion_model, previous, data)
 
 
 def _best_run(family: Family, tracking: Tracking, data: Path) -> str:
@@ -139,9 +142,9 @@ def _check(context: Context, family: Family, trial: _Trial, scores: Scores, opti
     if family.METRIC.name not in scores.metrics():
         raise UsageFailure(f"no example of the test split can be judged by {family.METRIC.name}; prepare more data")
     checks = []
-    if trial.champion is not None:
-        champion = _score(context, "the champion", load_model(trial.champion.directory, family), trial.data, options)
-        checks += [better(champion, f"champion {trial.champion.version}"), *check_slices(family, scores, champion)]
+    if trial.champion_model is not None:
+        champion = _score(context, "the champion", trial.champion_model, trial.data, options)
+        checks += [better(champion, f"champion {trial.previous}"), *check_slices(family, scores, champion)]
     else:
         schema = family.Schema.model_validate(bundle.read_json(trial.data / "schema.json"))
         for name, model in baselines(family, trial.data, schema):

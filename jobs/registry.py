@@ -102,6 +102,11 @@ class Registry:
                 f"{family} has no version {version!r} in {self._tracking.shown_uri}; there are: {known}"
             ) from None
 
+    def location(self, family: str, version: str) -> str:
+        """Where the model directory of a version lies; `Tracking.download` takes it."""
+        with self._tracking.reached():
+            return str(self._tracking.client.get_model_version_download_uri(family, version))
+
     def list_versions(self, family: str) -> list[VersionInfo]:
         """All versions of a family, newest first."""
         with self._tracking.reached():

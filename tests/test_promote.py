@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jobs import promote, rollback
-from jobs.context import Context, GateNotMet, Outcome, UsageFailure
+from jobs.context import Context, DependencyDown, GateNotMet, Outcome, UsageFailure
 from jobs.gate import check_slices
 from jobs.model_uri import locate_model
 from jobs.registry import CHAMPION, Registry
@@ -113,6 +113,18 @@ def test_a_forced_promotion_is_recorded_with_its_reason(
     tags = Registry(Tracking(context)).version_info("toy", "2").tags
     assert outcome.details["forced"] and _champion(context) == "2"
     assert (tags["forced"], tags["reason"]) == ("true", "the supplier left")
+
+
+def test_the_alias_stays_when_storing_the_candidate_fails(
+    context: Context, toy: Family, good: Path, middling: Path
+) -> None:
+    _promote(context, toy, middling)
+    shutil.rmtree(context.store.artifacts / "models")
+    (context.store.artifacts / "models").write_text("a file where a directory should be")
+    with pytest.raises(DependencyDown):
+        Registry(Tracking(context)).register("toy", None, good, {})
+    assert _champion(context) == "1"
+    assert len(Registry(Tracking(context)).list_versions("toy")) == 1
 
 
 def test_promoting_the_champion_again_changes_nothing(context: Context, toy: Family, good: Path) -> None:
