@@ -182,7 +182,7 @@ def _train(task: Task, network: Any, progress: Progress, report: Report) -> Prog
         progress = _advance(task, progress, trained, metrics, time.monotonic() - started)
         if task.place.rank == 0:
             _write(task, progress, network, optimizer)
-            log.info("%s", _line(progress.reports[-1]))
+            log.info("%s", _line(progress.reports[-1], task.metric))
         wait_for_all(task.place)
         report(progress.reports[-1])
     return progress
@@ -375,7 +375,6 @@ def _finite(metrics: dict[str, float]) -> bool:
     return all(math.isfinite(value) for value in metrics.values())
 
 
-def _line(report: dict[str, float | int]) -> str:
-    head = f"epoch {report['epoch']}: loss {report['train_loss']:.4f}"
-    scores = " ".join(f"{name} {value:.4f}" for name, value in report.items() if name.startswith("val_"))
-    return f"{head} {scores} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"
+def _line(report: dict[str, float | int], metric: str) -> str:
+    head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {report[metric]:.4f}"
+    return f"{head} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"

@@ -121,6 +121,7 @@ def fit(
             storage_path=str((directory / "ray").absolute()),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             callbacks=list(callbacks),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
     with _ctrl_c_as_exception():
@@ -198,9 +199,11 @@ def reason(error: Exception) -> str:
 
 def log_to_stderr() -> None:
     """Let a worker's messages through to its output, which Ray carries to the driver."""
+    logging.getLogger().setLevel(logging.WARNING)  # Ray reports every epoch in full through the root logger
     if not log.handlers:
         log.addHandler(logging.StreamHandler(sys.stderr))
         log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def _work(settings: dict[str, Any]) -> Result | Exception:

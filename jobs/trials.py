@@ -145,16 +145,16 @@ def remove_losers(sweep: Path, best: Trial) -> None:
 
 def _read_trial(directory: Path, metric: str, cores: int) -> Trial:
     record, reports = read_json(directory / RECORD), checkpoints.read_reports(directory)
-    bundle = checkpoints.best_of(directory)
-    metrics = read_json(bundle / "metrics.json") if reports else {}
+    score = reports[-1][metric] if reports else None
+    best = next((report for report in reports if report[metric.removeprefix("best_")] == score), None)
     return Trial(
         trial_id=record["trial_id"],
         run_id=record["run_id"],
         sample=record["sample"],
-        bundle=bundle,
-        score=reports[-1][metric] if reports and not record["error"] else None,
-        metrics={name: value for name, value in metrics.items() if name.startswith("val_")},
-        best_epoch=int(metrics["epoch"]) if metrics else None,
+        bundle=checkpoints.best_of(directory),
+        score=None if record["error"] else score,
+        metrics={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+        best_epoch=int(best["epoch"]) if best else None,
         epochs=int(reports[-1]["epoch"]) if reports else 0,
         core_seconds=cores * sum(report["seconds"] for report in reports),
         error=record["error"],
@@ -196,7 +196,7 @@ def _picture(
     """The best score over the work spent, and each trial's score by each dimension of the space."""
     figure = Figure(figsize=(4 * (len(space) + 1), 3.6), layout="constrained")
     first, *others = figure.subplots(1, len(space) + 1, sharey=True, squeeze=False)[0]
-    first.step(*zip(*path, strict=True), where="post", marker="o")
+    first.step([spent for spent, _ in path], [score for _, score in path], where="post", marker="o")
     first.set(xlabel="core-seconds of training", ylabel=f"best val_{metric.name}", title="the search")
     scored = [trial for trial in table if trial.score is not None]
     for axes, (name, dimension) in zip(others, space.items(), strict=True):

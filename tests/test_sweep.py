@@ -114,8 +114,7 @@ def test_a_fixed_setting_that_does_not_exist_is_refused(toy: Family, fix: str, m
 def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> None:
     for name, scores in (("a", [0.1, 0.4]), ("b", [0.3, 0.2])):
         directory = trials.directory_of(tmp_path, name)
-        (directory / "best").mkdir(parents=True)
-        (directory / "best" / "metrics.json").write_text(json.dumps({"epoch": 0, "val_accuracy": max(scores)}))
+        directory.mkdir(parents=True)
         record = {
             "trial_id": name,
             "run_id": name,
@@ -136,7 +135,7 @@ def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> Non
     space: dict[str, Range] = {"network": Choice(("linear", "hidden")), "learning_rate": LogUniform(0.01, 1.0)}
     trials.write_report(tmp_path / "search", table, space, Metric("accuracy", "max"))
 
-    assert [(row.score, row.core_seconds) for row in table] == [(0.4, 12.0), (0.3, 12.0)]
+    assert [(row.score, row.best_epoch, row.core_seconds) for row in table] == [(0.4, 1, 12.0), (0.3, 0, 12.0)]
     assert trials._path_of_best(tmp_path, table, Metric("accuracy", "max")) == [
         (6.0, 0.1),
         (12.0, 0.3),
