@@ -8,10 +8,12 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -33,7 +35,8 @@ OBJECT_STORE_BYTES = 1024**3
 MAX_TEMP_DIR_LENGTH = 40
 """Ray puts unix sockets about 60 characters below it, and the system allows 107 in all."""
 PREFERRED_DASHBOARD_PORT = 8265
-PORT_NAMES = ("gcs", "client", "metrics", "dashboard_agent", "haproxy_stats", "haproxy_metrics")
+RAY_PORTS = ("gcs", "client", "metrics", "dashboard_agent")
+SERVE_PORTS = ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,27 @@ def connect(context: Context) -> None:
         address = "local"
     fresh: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        ray.init(address=address, logging_level="WARNING", **(fresh if address == "local" else {}))
+        with _keeps_sigterm():
+            ray.init(
+                address=address,
+                logging_level="WARNING",
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+                **(fresh if address == "local" else {}),
+            )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise DependencyDown(
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
             "check that it runs Ray of this version, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it wants a token"
         ) from error
+
+
+@contextmanager
+def _keeps_sigterm() -> Iterator[None]:
+    """Ray replaces the handler of SIGTERM by one that exits; the command line has its own, which says how to go on."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def resources() -> dict[str, float]:
@@ -222,7 +240,7 @@ def _wait_for_grpc(host: str, port: int) -> None:
         grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
     except (OSError, grpc.FutureTimeoutError) as error:
         raise DependencyDown(
-            f"no Ray cluster answers at {host}:{port} ({error or 'no reply'}); "
+            f"no Ray cluster answers at {host}:{port} ({str(error) or 'no reply'}); "
             "start it, or leave out --address to work on this machine"
         ) from None
     finally:
@@ -254,7 +272,7 @@ def _short_temp_dir() -> Path:
 
 def _free_ports() -> dict[str, int]:
     with ExitStack() as held:
-        ports = {name: held.enter_context(_bound_port(0)) for name in PORT_NAMES}
+        ports = {name: held.enter_context(_bound_port(0)) for name in RAY_PORTS + SERVE_PORTS}
         try:
             ports["dashboard"] = held.enter_context(_bound_port(PREFERRED_DASHBOARD_PORT))
         except OSError:
@@ -310,6 +328,9 @@ def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback_http"]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports["fallback_grpc"]),
+        # These two pages are for reading only; Ray binds them on every interface whatever one asks for.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
     }

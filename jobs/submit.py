@@ -18,6 +18,8 @@ from jobs.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome,
 from models.family import Family
 
 POLL_S = 0.3
+CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers that name every file which is not uploaded."""
 OF_THE_LINE = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
 """Members of a verb's JSON line that are not its details."""
 
@@ -48,7 +50,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     url, headers = dashboard(context)
     client = _client(url, headers)
     job_id = f"shopkeeper-{options.command[0]}-{uuid.uuid4().hex[:8]}"
-    how_to_stop = f"RAY_API_SERVER_ADDRESS={url} ray job stop {job_id}"
+    how_to_stop = f"{_token_setting(context)}ray job stop {job_id} --address {url}"
     try:
         client.submit_job(
             entrypoint=_entrypoint(context, options.command),
@@ -80,13 +82,20 @@ def _check(command: tuple[str, ...]) -> None:
 def _client(url: str, headers: Mapping[str, str]) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it names every file that it does not upload
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(url, headers=dict(headers))
     except (ConnectionError, RuntimeError) as error:
         raise DependencyDown(
             f"the Ray dashboard at {url} does not answer: {error}; start the cluster, or check the token"
         ) from error
+
+
+def _token_setting(context: Context) -> str:
+    if context.address is not None:
+        return ""
+    return f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(str(context.store.cluster / 'token'))} "
 
 
 def _entrypoint(context: Context, command: tuple[str, ...]) -> str:

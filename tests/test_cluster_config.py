@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
+import os
 import re
 import shlex
+import socket
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from jobs import cluster
 from jobs.__main__ import read
+from jobs.context import DependencyDown, Store, UsageFailure
 from jobs.serve_config import check_config
 from models import FAMILIES
 from serve.service import Settings
@@ -32,8 +38,8 @@ def ray_cluster_of(name: str) -> Any:
     return spec["rayClusterSpec"] if name == "rayjob.yaml" else spec["rayClusterConfig"]
 
 
-def containers_of(cluster: Any) -> list[Any]:
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+def containers_of(started: Any) -> list[Any]:
+    groups = [started["headGroupSpec"], *started["workerGroupSpecs"]]
     return [container for group in groups for container in group["template"]["spec"]["containers"]]
 
 
@@ -94,13 +100,13 @@ def test_the_upload_leaves_out_what_a_cluster_does_not_need() -> None:
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
 def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
-    content, cluster = load(KUBERNETES / name), ray_cluster_of(name)
+    content, started = load(KUBERNETES / name), ray_cluster_of(name)
 
     assert content["apiVersion"] == "ray.io/v1"
     assert content["kind"] == {"rayjob.yaml": "RayJob", "rayservice.yaml": "RayService"}[name]
-    assert cluster["rayVersion"] == version("ray")
-    assert cluster["authOptions"] == {"mode": "token"}
-    for container in containers_of(cluster):
+    assert started["rayVersion"] == version("ray")
+    assert started["authOptions"] == {"mode": "token"}
+    for container in containers_of(started):
         resources = container["resources"]
         assert resources["requests"] == resources["limits"]
         assert _bytes(resources["limits"]["memory"]) >= 4 * 1024**3
@@ -109,9 +115,9 @@ def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
 def test_every_volume_that_is_mounted_exists(name: str) -> None:
-    cluster = ray_cluster_of(name)
+    started = ray_cluster_of(name)
 
-    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+    for group in [started["headGroupSpec"], *started["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
@@ -148,6 +154,47 @@ def test_the_kubernetes_job_runs_a_command_line_that_we_understand() -> None:
     assert words[:3] == ["python", "-m", "jobs"]
     assert (invocation.verb, invocation.family_name) == ("train", "recommender")
     assert yaml.safe_load(spec["runtimeEnvYAML"])["working_dir"].startswith("/")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "nonsense", "ftp://a:3", "ray://host", "host:port"])
+def test_an_address_that_ray_cannot_use_is_a_mistake_of_the_user(address: str) -> None:
+    with pytest.raises(UsageFailure, match=re.escape(address)):
+        cluster._checked_address(address)
+
+
+def test_a_cluster_that_is_not_there_is_a_dependency_that_is_down() -> None:
+    with pytest.raises(DependencyDown, match="refused"):
+        cluster._checked_address("127.0.0.1:9")
+
+
+def test_something_that_listens_but_is_no_cluster_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"ray://127.0.0.1:{mute.getsockname()[1]}"
+
+        with pytest.raises(DependencyDown, match="no reply"):
+            cluster._checked_address(address)
+
+
+def test_a_recorded_cluster_that_died_is_no_cluster_and_its_number_may_be_another_s(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.cluster.mkdir()
+    info = cluster.ClusterInfo(
+        address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:2",
+        pid=os.getpid(),
+        started_s=1.0,  # this process is younger
+        temp_dir=str(tmp_path / "temp"),
+        token_path=str(store.cluster / "token"),
+        ports={},
+    )
+    (store.cluster / "cluster.json").write_text(json.dumps(dataclasses.asdict(info)))
+
+    assert cluster.running_head(store) is None
+    assert cluster.stop_head(store) is False
+    assert not (store.cluster / "cluster.json").exists()
 
 
 def _bytes(text: str) -> int:

@@ -1,0 +1,89 @@
+"""The micro-batcher: nobody is held back, nobody suffers from another's example."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serve.batching import Batcher
+
+
+def test_a_lone_request_is_not_held_and_those_that_come_meanwhile_share_a_batch() -> None:
+    started, release, sizes = threading.Event(), threading.Event(), []
+
+    def predict(examples: Sequence[int]) -> list[int]:
+        sizes.append(len(examples))
+        started.set()
+        assert release.wait(10)
+        return [example * 2 for example in examples]
+
+    async def ask() -> list[int]:
+        batcher = Batcher()
+        lone = asyncio.create_task(batcher.submit(predict, 0))
+        assert await asyncio.to_thread(started.wait, 10), "the lone request was held back"
+        others = [asyncio.create_task(batcher.submit(predict, number)) for number in range(1, 6)]
+        await asyncio.sleep(0)  # lets them all queue
+        release.set()
+        return list(await asyncio.gather(lone, *others))
+
+    assert asyncio.run(ask()) == [0, 2, 4, 6, 8, 10]
+    assert sizes == [1, 5]
+
+
+def test_a_batch_is_never_larger_than_its_limit_and_never_mixes_two_kinds() -> None:
+    batches: list[tuple[str, list[int]]] = []
+
+    def kind(name: str) -> Callable[[Sequence[int]], list[int]]:
+        def predict(examples: Sequence[int]) -> list[int]:
+            batches.append((name, list(examples)))
+            return list(examples)
+
+        return predict
+
+    async def ask() -> None:
+        batcher, odd, even = Batcher(max_batch=3), kind("odd"), kind("even")
+        answers = [batcher.submit(odd if number % 2 else even, number) for number in range(12)]
+        assert await asyncio.gather(*answers) == list(range(12))
+
+    asyncio.run(ask())
+    assert max(len(examples) for _, examples in batches) == 3
+    assert all(number % 2 == (name == "odd") for name, examples in batches for number in examples)
+
+
+def test_a_poisoned_example_fails_alone() -> None:
+    def predict(examples: Sequence[int]) -> list[int]:
+        if 3 in examples:
+            raise RuntimeError("poison")
+        return list(examples)
+
+    async def ask() -> list[Any]:
+        batcher = Batcher()
+        return await asyncio.gather(*(batcher.submit(predict, number) for number in range(6)), return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert [answer for answer in answers if isinstance(answer, int)] == [0, 1, 2, 4, 5]
+    assert isinstance(answers[3], RuntimeError)
+
+
+def test_a_client_that_has_gone_does_not_stop_the_others() -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def predict(examples: Sequence[int]) -> list[int]:
+        started.set()
+        assert release.wait(10)
+        return list(examples)
+
+    async def ask() -> int:
+        batcher = Batcher()
+        gone = [asyncio.create_task(batcher.submit(predict, number)) for number in range(2)]
+        stays = asyncio.create_task(batcher.submit(predict, 7))
+        await asyncio.to_thread(started.wait, 10)
+        for task in gone:
+            task.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        return int(await stays)
+
+    assert asyncio.run(ask()) == 7
