@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.recommender.data import Histories, Judgements, ShardLog, collate, dataset
 from models.recommender.judging import gains
-from models.recommender.schema import Schema
+from models.recommender.schema import PADDING, Schema
 
 LAST_EVENTS = 30
 """Events of a history that are looked at."""
@@ -122,16 +122,20 @@ class Transitions(nn.Module):
 
     def because(self, history: Sequence[int], items: Sequence[int]) -> list[int]:
         """For each recommended item the event of the history that speaks most for it; PADDING if none does."""
-        best = dict.fromkeys(items, (0.0, 0))
-        decay = float(self.decay)
+        row_starts, columns, weights = (
+            tensor.cpu().numpy() for tensor in (self.row_starts, self.columns, self.weights)
+        )
+        wanted, decay = np.asarray(items, dtype=np.int32), float(self.decay)
+        strongest, because = np.zeros(len(wanted)), np.full(len(wanted), PADDING)
         for distance, event in enumerate(reversed(history[-LAST_EVENTS:])):
-            begin, end = int(self.row_starts[event]), int(self.row_starts[event + 1])
-            columns = self.columns[begin:end]
-            for item in items:
-                place = int(torch.searchsorted(columns, item))
-                if place < len(columns) and int(columns[place]) == item:
-                    best[item] = max(best[item], (decay**distance * float(self.weights[begin + place]), event))
-        return [best[item][1] for item in items]
+            begin, end = row_starts[event], row_starts[event + 1]
+            if begin == end:
+                continue
+            place = begin + np.searchsorted(columns[begin:end], wanted).clip(max=end - begin - 1)
+            weight = np.where(columns[place] == wanted, decay**distance * weights[place], 0)
+            because[weight > strongest] = event
+            strongest = np.maximum(strongest, weight)
+        return [int(event) for event in because]
 
     def _last_events(self, batch: Histories) -> tuple[Tensor, Tensor]:
         """The last events [B, K] of each history, newest first, and their factors, 0 for padding."""
