@@ -19,6 +19,9 @@ from models.family import Family
 
 NUM_WARMUPS = 5
 NUM_TIMINGS = 30
+SLICE_RESAMPLES = 2000
+SLICE_P_VALUE = 0.05
+"""A slice fails only when its fall is beyond the tolerance and surer than this."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def check_better(
 
 
 def check_slices(family: Family, candidate: Scores, champion: Scores) -> list[Check]:
-    """For each large enough slice, as the candidate sees them, whether METRIC fell by no more than the tolerance."""
+    """For each large enough slice, as the candidate sees them, whether METRIC surely fell beyond the tolerance."""
     checks = []
     for dimension, labels in candidate.slices.items():
         for label in np.unique(labels):
@@ -95,14 +98,17 @@ def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: 
         return None
     now, before = candidate.metric(metric, among), champion.metric(metric, among)
     fall = _relative_fall(now, before, family.METRIC.mode)
+    # A hundred examples fall by a tenth by chance often enough to block every good model; so the fall must be sure.
+    pairs = [(scores.numerators[metric][among], scores.denominators[metric][among]) for scores in (champion, candidate)]
+    chance = compare(*pairs, mode=family.METRIC.mode, num_resamples=SLICE_RESAMPLES, seed=0).p_value if fall else 1.0
     return Check(
         name=f"slice {name}",
-        passed=not fall > gate.slice_tolerance,
+        passed=not (fall > gate.slice_tolerance and chance < SLICE_P_VALUE),
         message=(
             f"{metric} where {name} went from {before:.5f} to {now:.5f} on {num_examples} examples "
-            f"(a fall of {fall:.1%}, limit {gate.slice_tolerance:.0%})"
+            f"(a fall of {fall:.1%}, limit {gate.slice_tolerance:.0%}; by chance with p = {chance:.3f})"
         ),
-        numbers={"candidate": now, "other": before, "examples": num_examples},
+        numbers={"candidate": now, "other": before, "examples": num_examples, "p_value": chance},
     )
 
 

@@ -182,7 +182,7 @@ class Gate:
     """The limits a candidate must keep to be promoted."""
 
     slice_tolerance: float = 0.1
-    """No slice of the test split may fall by more than this share of the champion's score there."""
+    """No slice of the test split may surely (p < 0.05) fall by more than this share of the champion's score there."""
     min_slice_examples: int = 100
     """Slices with fewer examples are reported but do not decide."""
     max_latency_ms: float = 50.0

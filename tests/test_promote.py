@@ -85,10 +85,19 @@ def test_a_large_group_may_not_fall_by_more_than_the_tolerance(toy: Family) -> N
         "slice group = fell a little": True,
         "slice group = fell a lot": False,
     }
-    assert (
-        "from 0.50000 to 0.44000 on 400 examples (a fall of 12.0%, limit 10%)"
-        in checks["slice group = fell a lot"].message
-    )
+    message = checks["slice group = fell a lot"].message
+    assert "from 0.50000 to 0.44000 on 400 examples (a fall of 12.0%, limit 10%; by chance with p = 0.000)" in message
+
+
+def test_a_group_that_may_have_fallen_by_chance_does_not_stop_a_promotion(toy: Family) -> None:
+    groups = np.repeat("small", 100)
+    champion, candidate = (_scores(groups, {"small": 0.0}) for _ in range(2))
+    champion.numerators["accuracy"][:20] = 1
+    candidate.numerators["accuracy"][5:22] = 1
+
+    [check] = check_slices(toy, candidate, champion)
+
+    assert (champion.metric("accuracy"), candidate.metric("accuracy"), check.passed) == (0.2, 0.17, True)
 
 
 def test_a_model_that_is_too_slow_and_too_large_is_refused_with_both_numbers(
