@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import deploy, prepare, promote, sweep, train
-from jobs.cluster import start_head, stop_head
 from jobs.context import Context, Failure, Outcome, Store, UsageFailure, log
+from jobs.head import start_head, stop_head
 from jobs.ui import free_port, start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family, HasSample

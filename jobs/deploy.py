@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.cluster import dashboard, running_head
+from jobs.cluster import dashboard
 from jobs.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
+from jobs.head import running_head
 from jobs.model_uri import LocatedModel, locate_model
 from jobs.registry import CHAMPION
 from jobs.serve_config import (

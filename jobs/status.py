@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.cluster import running_head
 from jobs.context import Context, DependencyDown, Failure, Outcome, log
 from jobs.deploy import config_path, models_path, read_json
+from jobs.head import running_head
 from jobs.promote import TAG_PREVIOUS
 from jobs.registry import CHAMPION, Registry
 from jobs.serve_config import read_config

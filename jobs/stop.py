@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.cluster import stop_head
 from jobs.context import Context, Outcome, UsageFailure, log
+from jobs.head import stop_head
 from jobs.ui import stop_ui
 from models.family import Family
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.cluster import PROJECT_ROOT, dashboard
+from jobs.cluster import dashboard
 from jobs.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
+from jobs.head import PROJECT_ROOT
 from models.family import Family
 
 POLL_S = 0.3

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs import cluster
+from jobs import cluster, head
 from jobs.__main__ import read
 from jobs.context import DependencyDown, Store, UsageFailure
 from jobs.serve_config import check_config
@@ -81,7 +81,7 @@ def test_every_node_asks_for_the_token_and_has_the_fast_proxy(commands: str) -> 
 
     for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
         assert setting in start
-    assert "/home/ubuntu/.ray/auth_token" in load(ROOT / "cluster.yaml")["file_mounts"]
+    assert "~/.ray/auth_token" in load(ROOT / "cluster.yaml")["file_mounts"]
 
 
 def test_the_dashboard_of_the_cluster_listens_on_loopback_only() -> None:
@@ -181,7 +181,7 @@ def test_something_that_listens_but_is_no_cluster_does_not_hang_us(monkeypatch: 
 def test_a_recorded_cluster_that_died_is_no_cluster_and_its_number_may_be_another_s(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.cluster.mkdir()
-    info = cluster.ClusterInfo(
+    info = head.ClusterInfo(
         address="127.0.0.1:1",
         dashboard_url="http://127.0.0.1:2",
         pid=os.getpid(),
@@ -192,8 +192,8 @@ def test_a_recorded_cluster_that_died_is_no_cluster_and_its_number_may_be_anothe
     )
     (store.cluster / "cluster.json").write_text(json.dumps(dataclasses.asdict(info)))
 
-    assert cluster.running_head(store) is None
-    assert cluster.stop_head(store) is False
+    assert head.running_head(store) is None
+    assert head.stop_head(store) is False
     assert not (store.cluster / "cluster.json").exists()
 
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from jobs import demo
-from jobs.cluster import running_head
 from jobs.context import Context, Store, UsageFailure
+from jobs.head import running_head
 from jobs.ui import free_port, running_ui, start_ui, stop_ui
 from models.family import Family
 from tests.conftest import CHECKOUT

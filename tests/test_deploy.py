@@ -20,9 +20,9 @@ import torch
 import yaml
 
 from jobs import deploy, status, stop, submit
-from jobs.cluster import ClusterInfo, headers, running_head, start_head, stop_head
 from jobs.context import Context, Failure, Store, UsageFailure
 from jobs.deploy import Options
+from jobs.head import ClusterInfo, headers, running_head, start_head, stop_head
 from jobs.serve_config import (
     PinnedModel,
     Size,
