@@ -12,22 +12,25 @@ CHUNK_TOKENS = 1024
 """Tokens whose logits exist at one time; their [1024, items] block stays in the cache for a usual shop."""
 
 
-def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T` against `targets`, without ever holding the [T, V] logits.
 
     The gradients are computed in the forward pass, chunk by chunk, while the logits are in the cache. Under autocast
-    the products run in its dtype. The targets must be in 0 .. V - 1. The idea is that of "Cut your losses in
-    large-vocabulary language models" (Wijmans et al., 2025) and of Liger Kernel (Hsu et al., 2024).
+    the products run in its dtype. The targets must be in 0 .. V - 1; a constant `bias_V` is added to every logit but
+    the target's own, as sampled candidates need. The idea is that of "Cut your losses in large-vocabulary language
+    models" (Wijmans et al., 2025) and of Liger Kernel (Hsu et al., 2024).
     """
     if not (torch.is_grad_enabled() and (hidden_TD.requires_grad or weight_VD.requires_grad)):
-        return F.cross_entropy((hidden_TD @ weight_VD.T).float(), targets_T)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_TD, weight_VD, targets_T)  # type: ignore[no-untyped-call]
+        return F.cross_entropy(_logits(hidden_TD, weight_VD, targets_T[:, None], bias_V).float(), targets_T)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden_TD, weight_VD, targets_T, bias_V)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None) -> Tensor:
         device = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
         with torch.autocast(device, enabled=False):
@@ -39,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, num_tokens, CHUNK_TOKENS):
                 chunk = hidden[start : start + CHUNK_TOKENS]
                 target = targets_T[start : start + CHUNK_TOKENS, None]
-                probability = torch.softmax(chunk @ weight.T, dim=1)
+                probability = torch.softmax(_logits(chunk, weight, target, bias_V), dim=1)
                 right = probability.gather(1, target)
                 loss -= right.float().clamp_min(1e-30).log().sum()
                 probability.scatter_(1, target, right - 1)
@@ -50,11 +53,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss / num_tokens
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0] * ctx.scale
         hidden_dtype, weight_dtype = ctx.dtypes
-        return grad_hidden.to(hidden_dtype) * scale, (grad_weight * scale).to(weight_dtype), None
+        return grad_hidden.to(hidden_dtype) * scale, (grad_weight * scale).to(weight_dtype), None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
+    logits = hidden @ weight.T
+    if bias is not None:
+        logits += bias.to(logits.dtype)
+        logits.scatter_add_(1, target, -bias.to(logits.dtype)[target])
+    return logits
 
 
 class Dropout(nn.Module):

@@ -33,6 +33,11 @@ class Config(TrainConfig):
     """Share of activations set to zero in training."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
+    loss: Literal["auto", "full", "sampled"] = "auto"
+    """Cross-entropy over all items or over shared negatives; auto is full up to 50,000 items. For transformer, gru and
+    two_tower."""
+    num_negatives: int = 4096
+    """Negatives drawn by popularity in each step of the sampled loss, beside the targets of the batch."""
     blend: bool = True
     """Blend a trained network with the transitions prior, at the weight that is best on validation."""
     spectral_start: bool = True

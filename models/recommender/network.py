@@ -172,13 +172,13 @@ def build(config: Config, schema: Schema) -> Recommender:
                 dropout=config.dropout,
                 max_length=config.max_length,
             )
-            learner = NextItem(config, schema.num_items, transformer)
+            learner = NextItem(config, schema, transformer)
         case "gru":
             gru = Recurrent(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout, cell=config.cell)
-            learner = NextItem(config, schema.num_items, gru)
+            learner = NextItem(config, schema, gru)
         case "two_tower":
             tower = TwoTower(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout)
-            learner = NextItem(config, schema.num_items, tower)
+            learner = NextItem(config, schema, tower)
         case "autoencoder":
             learner = Autoencoder(config, schema)
         case "gan":

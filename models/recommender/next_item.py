@@ -12,13 +12,16 @@ from models.layers import Dropout, linear_cross_entropy
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.gru import Recurrent
-from models.recommender.schema import PADDING
+from models.recommender.negatives import SharedNegatives
+from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
 from models.recommender.two_tower import TwoTower
 
 Encoder = Transformer | Recurrent | TwoTower
 """forward(x_BLD, segments_BL) -> [B, L, D] for all places, last(x_BLD, lengths_B) -> [B, D] for the last ones."""
 
+FULL_SOFTMAX_ITEMS = 50_000
+"""Up to this many items the softmax runs over all of them, unless the config says otherwise."""
 ENCODE_ROWS = 64
 """Histories of similar length that are encoded together."""
 
@@ -28,20 +31,26 @@ class NextItem(nn.Module):
 
     encoder: Encoder
 
-    def __init__(self, config: Config, num_items: int, encoder: Encoder) -> None:
+    def __init__(self, config: Config, schema: Schema, encoder: Encoder) -> None:
         super().__init__()
         self.max_length = config.max_length
         self.encoder = encoder
-        self.items = nn.Embedding(num_items + 1, config.dim, padding_idx=PADDING)
+        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING)
         nn.init.normal_(self.items.weight, std=config.dim**-0.5)
         self.dropout = Dropout(config.dropout)
+        sampled = config.loss == "sampled" or (config.loss == "auto" and schema.num_items > FULL_SOFTMAX_ITEMS)
+        self.negatives = SharedNegatives(schema.item_counts, config.num_negatives) if sampled else None
 
     def loss(self, batch: Rows) -> Tensor:
-        """Mean cross-entropy of the next item at every place that has one, over all items."""
+        """Mean cross-entropy of the next item at every place that has one, over all items or shared negatives."""
         hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
         there = batch.targets != PADDING
         # Row 0 of the embedding is padding: it takes no part in the softmax.
-        return linear_cross_entropy(hidden_BLD[there], self.items.weight[1:], batch.targets[there] - 1)
+        hidden_TD, targets_T, weight = hidden_BLD[there], batch.targets[there] - 1, self.items.weight[1:]
+        if self.negatives is None:
+            return linear_cross_entropy(hidden_TD, weight, targets_T)
+        candidates_C, place_T, correction_C = self.negatives.draw(targets_T)
+        return linear_cross_entropy(hidden_TD, weight[candidates_C], place_T, correction_C)
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""

@@ -1,0 +1,47 @@
+"""Shared negatives for a large catalogue: popular items and the batch's targets stand for all items in the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+SMOOTHING = 0.75
+"""Power of popularity that negatives are drawn by, as in word2vec: rare items come often enough to be learnt."""
+
+
+class SharedNegatives(nn.Module):
+    """Draws the candidates that all places of a batch share; C of them, V - 1 items without padding.
+
+    The softmax over all items needs the sum of exp(logit) over all of them. The candidates give an estimate of that sum
+    without bias when each negative weighs 1 / (its probability of being drawn) and the target, which is always there,
+    weighs 1 (Horvitz and Thompson, 1952): that is the logQ correction (Bengio and Senecal, 2008; Yi et al., RecSys
+    2019), not applied to the target itself.
+    """
+
+    popularity: Tensor
+    proposal: Tensor
+    cumulative: Tensor
+
+    def __init__(self, item_counts: Sequence[int], num_negatives: int) -> None:
+        super().__init__()
+        self.num_negatives = num_negatives
+        popularity = torch.tensor(item_counts, dtype=torch.float64) + 0.5
+        drawn_by = popularity**SMOOTHING
+        self.register_buffer("popularity", (popularity / popularity.sum()).float(), persistent=False)
+        self.register_buffer("proposal", (drawn_by / drawn_by.sum()).float(), persistent=False)
+        self.register_buffer("cumulative", (drawn_by / drawn_by.sum()).cumsum(0).float(), persistent=False)
+
+    def draw(self, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates [C] in ascending order, the place of each target among them [T], and the logQ correction [C].
+
+        Targets and candidates are in 0 .. V - 2; the correction is added to the logits of negatives.
+        """
+        drawn = torch.rand(self.num_negatives, device=targets_T.device)
+        negatives = torch.searchsorted(self.cumulative, drawn).clamp_max(len(self.cumulative) - 1)
+        candidates: Tensor = torch.unique(torch.cat([targets_T, negatives]))
+        expected = len(targets_T) * self.popularity[candidates]
+        expected += self.num_negatives * self.proposal[candidates]
+        correction = -torch.log(-torch.expm1(-expected))
+        return candidates, torch.searchsorted(candidates, targets_T), correction
