@@ -8,18 +8,16 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NoReturn, TextIO
 
 from jobs.flags import Parser, UsageError, add_dataclass, collect, suggestion
 from jobs.result import Result
+from jobs.signals import sigterm_interrupts
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -106,10 +104,6 @@ class Invocation:
     config: Any | None
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; a KeyboardInterrupt, so that what cleans up after Ctrl-C cleans up after this too."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -125,8 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = Result(exit_code=2, verb=named[0], family=named[1], error=str(error))
         _report(result, stdout=sys.stdout, as_json="--json" in given)
         return result.exit_code
-    with _stdout_for_results() as stdout, _sigterm_raises():
+    with _stdout_for_results() as stdout, sigterm_interrupts() as terminated:
         result = run(invocation)
+        if terminated.is_set() and result.error:
+            result = dataclasses.replace(result, exit_code=6)
         _report(result, stdout=stdout, as_json=invocation.everywhere.json)
     return result.exit_code
 
@@ -188,7 +184,8 @@ def run(invocation: Invocation) -> Result:
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
         if invocation.everywhere.debug:
             traceback.print_exception(error, file=sys.stderr)
-        return Result(exit_code, invocation.verb, invocation.family_name, error=message, details=details)
+        result = Result(exit_code, invocation.verb, invocation.family_name, error=message, details=details)
+        return dataclasses.replace(result, run_id=details.get("run_id"), metrics=details.get("metrics", {}))
 
     try:
         return _succeeded(invocation)
@@ -196,15 +193,13 @@ def run(invocation: Invocation) -> Result:
         return failed(error, error.exit_code, str(error), **error.details)
     except DataRejected as error:
         return failed(error, 3, str(error))
-    except Terminated:
-        return failed(
-            Terminated(), 6, f"{invocation.verb} was terminated; `shopkeeper status` lists what can be resumed"
-        )
     except KeyboardInterrupt as error:
-        return failed(error, 130, str(error) or f"{invocation.verb} was interrupted by Ctrl-C")
+        return failed(
+            error, 130, str(error) or f"{invocation.verb} was interrupted; `shopkeeper status` shows what is left"
+        )
     except ValueError as error:
         return failed(error, 1, str(error))
-    except Exception as error:  # noqa: BLE001  the last place that can turn it into an exit code and a JSON line
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the last place that can turn it into an exit code and a JSON line
         return failed(error, 1, f"{type(error).__name__}: {error}; --debug shows where")
 
 
@@ -317,23 +312,6 @@ def _stdout_for_results() -> Iterator[TextIO]:
                 os.dup2(2, 1)
                 undo.callback(os.dup2, results.fileno(), 1)
         yield results
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM into Terminated while a verb runs; only the main thread may set signal handlers."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

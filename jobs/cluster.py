@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.context import Context, DependencyDown, UsageFailure, log
 from jobs.head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
+from jobs.signals import sigterm_kept
 
 CONNECT_TIMEOUT_S = 8.0
 
@@ -40,7 +37,7 @@ def connect(context: Context) -> None:
         address = "local"
     fresh: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        with _keeps_sigterm():
+        with sigterm_kept():
             ray.init(
                 address=address,
                 logging_level="WARNING",
@@ -52,15 +49,6 @@ def connect(context: Context) -> None:
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
             "check that it runs Ray of this version, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it wants a token"
         ) from error
-
-
-@contextmanager
-def _keeps_sigterm() -> Iterator[None]:
-    """Ray replaces the handler of SIGTERM by one that exits; the command line has its own, which says how to go on."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
 
 
 def resources() -> dict[str, float]:

@@ -109,7 +109,9 @@ def test_every_ending_has_its_exit_code_and_one_json_line(
 
 def test_details_of_a_failure_are_in_its_json_line(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--how", "gate", "--json"])
-    assert json.loads(capsys.readouterr().out)["p_value"] == 0.4
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["p_value"] == 0.4
+    assert answer["metrics"] == {"test_accuracy": 0.3}
 
 
 def test_nan_becomes_null_because_json_has_none(play: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     sys.stdout.write("a library talks\n")
     match options.how:
         case "gate":
-            raise GateNotMet("not better", p_value=0.4)
+            raise GateNotMet("not better", p_value=0.4, metrics={"test_accuracy": 0.3})
         case "data":
             raise DataRejected("all rows are bad")
         case "down":
