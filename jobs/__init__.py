@@ -1,1 +1,1 @@
-"""The verbs: prepare, train, sweep, evaluate, promote, predict, deploy, submit. The only place with Ray Train, Tune, Data and Jobs."""
+"""The verbs, from prepare to deploy: the only place with Ray Train, Tune, Data and Jobs."""
