@@ -93,7 +93,8 @@ class Block(nn.Module):
         """Bias [H, L, L] by distance; Toeplitz, as one strided view of the L distances laid in a row."""
         if length > self.distance_bias.shape[1]:
             raise ValueError(f"a row of {length} events is longer than max_length {self.distance_bias.shape[1]}")
-        distances = self.distance_bias[:, :length].flip(1)
+        # Times one, so that the gradient is contiguous, as the buckets of several workers want it.
+        distances = (self.distance_bias * 1)[:, :length].flip(1)
         line = torch.cat([distances, distances.new_zeros(self.num_heads, length - 1)], 1)
         return line.unfold(1, length, 1).flip(1)
 
