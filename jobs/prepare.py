@@ -20,6 +20,8 @@ from models.family import DataRejected, Family
 
 NAME_LENGTH = 16
 """Characters of the fingerprint that name a prepared data directory."""
+LEFTOVER_AGE_S = 24 * 3600
+"""What a killed prepare has left is removed when nothing in it has changed for this long."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
     made = [parent for parent in (data, *data.parents) if not parent.exists()]
     aside = data / f".{uuid.uuid4().hex}"
     aside.mkdir(parents=True)
+    _remove_leftovers(data)
     try:
         yield aside
     finally:
@@ -78,6 +81,20 @@ def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # not empty: the data, or something else, is there to stay
                 parent.rmdir()
+
+
+def _remove_leftovers(data: Path) -> None:
+    """Remove what killed runs of prepare have left; one that still runs has changed its files lately."""
+    for path in data.glob(".*"):
+        with suppress(OSError):  # another run ends just now, and removes its own
+            newest = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+            if time.time() - newest < LEFTOVER_AGE_S:
+                continue
+            log.info("removing %s, which an earlier prepare left unfinished", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _publish(out: Path, directory: Path) -> bool:
