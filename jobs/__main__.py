@@ -233,7 +233,22 @@ def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:
     resolved = {"options": dataclasses.asdict(invocation.options), "context": dataclasses.asdict(context)}
     if invocation.config is not None:
         resolved["config"] = dataclasses.asdict(invocation.config)
-    return resolved
+    return {group: _masked(settings) for group, settings in resolved.items()}
+
+
+def _masked(value: Any) -> Any:
+    """The same settings without the keys that a URI such as s3://KEY:SECRET@bucket/path may hold."""
+    from models.tables import without_secrets
+
+    match value:
+        case str():
+            return without_secrets(value)
+        case dict():
+            return {name: _masked(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_masked(part) for part in value]
+        case _:
+            return value
 
 
 def _everywhere(values: Any) -> Everywhere:

@@ -140,6 +140,13 @@ def test_a_dry_run_prints_the_settings_and_starts_nothing(play: None, capsys: py
     assert "a library talks" not in shown.err
 
 
+def test_a_dry_run_shows_no_keys_of_a_uri(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["play", "--names", "s3://KEY:SECRET@shop/log", "--address", "ray://me:SECRET@host:1", "--dry-run", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["options"]["names"] == ["s3://***@shop/log"]
+    assert answer["context"]["address"] == "ray://***@host:1"
+
+
 def test_the_environment_decides_where_no_flag_does(play: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOPKEEPER_STORE", "/elsewhere")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
