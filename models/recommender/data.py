@@ -179,7 +179,11 @@ class TrainingRows:
 
 
 class Judgements:
-    """One example per user with an event in the split: all events before it, and the first there or, `several`, all."""
+    """One example per user with an event in the split: the events before one of them, or, `several`, before all.
+
+    Which one is drawn at random, the same each time: in a log of baskets the first would hardly ever be told by the
+    other events of its basket, which a shop knows when it recommends.
+    """
 
     def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, split: str, several: bool) -> None:
         self._remap = remap
@@ -189,8 +193,9 @@ class Judgements:
             val_start, test_start = log.splits[:, 1], log.splits[:, 2]
             starts, ends = (val_start, test_start) if split == "val" else (test_start, np.diff(log.offsets))
             for user in np.flatnonzero(starts < ends):
-                first = int(log.offsets[user])
-                self._places.append((log, first, first + int(starts[user]), first + int(ends[user])))
+                first, start, end = (int(value) for value in (log.offsets[user], starts[user], ends[user]))
+                judged = start if several else start + _drawn(first + start, end - start)
+                self._places.append((log, first, first + judged, first + end))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -318,6 +323,11 @@ def _target_sets(examples: Sequence[Example]) -> dict[str, Tensor]:
         "target_sets": _padded([example.targets for example in examples], fill=NO_TARGET),
         "target_sets_seen": seen.bool(),
     }
+
+
+def _drawn(seed: int, below: int) -> int:
+    """A number in 0 .. below - 1 that looks random and is the same each time."""
+    return (seed * 0x9E3779B97F4A7C15 % 2**64 >> 32) * below >> 32
 
 
 def _padded(sequences: Sequence[Sequence[int]], *, fill: int = PADDING) -> Tensor:

@@ -42,7 +42,7 @@ from models.recommender.partitions import (
 from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.tables import Format, Source, find, parse_mapping, without_secrets
 
-LAYOUT = 2
+LAYOUT = 3
 """Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
 MAX_SCANS = 16
 TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
@@ -82,43 +82,33 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
 
     The files depend on the set of good rows, on nothing else. A repeated event_id counts once (its smallest row by
     user, time, session and item); without event_id, so do rows that agree in all mapped columns. In a sequence every
-    place counts. A user's events are ordered by time, then session, then item. The vocabulary is every item that has
-    an event, in ascending order of item id.
+    place counts. A user's events are ordered by time, then session; those of one moment and session, such as a basket,
+    by a hash, as an order by item would be learnt and mean nothing. The vocabulary is every item that has an event,
+    in ascending order of item id.
     """
     sources, item_sources = _sources(config)
     has_times = sources[0].format != "sequences"
-    work, shards = out / "work", out / "shards"
-    work.mkdir(parents=True)
-    shards.mkdir()
-    (out / "quarantine").mkdir()
+    work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
+    for directory in (work, shards, out / "quarantine"):
+        directory.mkdir(parents=True)
     try:
-        scanned = _merge(executor.map(scan, _scans(config, sources, out)))
-        if scanned.json_names:
-            find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
-        _check_bad_rows(scanned, config)
-        num_repeated = 0
-        if scanned.num_with_event_id:
-            num_repeated = sum(executor.map(partial(keep_one_of_each_event, work), range(NUM_SHARDS)))
-        step = partial(sort_partition, work, shards, has_times=has_times)
-        parts = list(executor.map(step, range(NUM_SHARDS)))
+        scanned = _scanned(config, sources, out, executor)
+        sort = partial(sort_partition, work, shards, has_times=has_times)
+        parts = list(executor.map(sort, partitions))
         vocabulary = _vocabulary(work)
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
-        finished = list(
-            executor.map(partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut), range(NUM_SHARDS))
-        )
+        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
+        finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
-        with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
-            columns = parse_mapping(config.item_columns)
-            table = read_items(item_sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+        table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
         raise
     pq.write_table(table, out / "items.parquet", compression="zstd")
     schema = _schema(config, cut, finished, table=table, has_times=has_times)
     card = _card(config, schema, scanned, parts, finished)
-    card["duplicates"] += num_repeated
-    card["bad"] |= quarantine.counts
+    card["bad"] |= bad_items
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -148,6 +138,18 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
             f"{without_secrets(config.raw)} holds sequences, which have no times to split by; use --split leave-one-out"
         )
     return sources, find(config.items) if config.items is not None else []
+
+
+def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
+    """Read the log once, and leave its good rows in the partitions of their users, each event_id once."""
+    scanned = _merge(executor.map(scan, _scans(config, sources, out)))
+    if scanned.json_names:
+        find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
+    _check_bad_rows(scanned, config)
+    if scanned.num_with_event_id:
+        keep_one = partial(keep_one_of_each_event, out / "work")
+        scanned.num_repeated = sum(executor.map(keep_one, range(NUM_SHARDS)))
+    return scanned
 
 
 def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
@@ -267,6 +269,16 @@ def _check_splits(finished: list[Sharded], cut: Cut) -> None:
     )
 
 
+def _items(
+    config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
+) -> tuple[pa.Table, dict[str, int]]:
+    """The vocabulary with its attributes, and the bad rows of the item table by reason."""
+    with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
+        columns = parse_mapping(config.item_columns)
+        table = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+    return table, quarantine.counts
+
+
 def _schema(config: PrepareConfig, cut: Cut, finished: list[Sharded], *, table: pa.Table, has_times: bool) -> Schema:
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
@@ -311,7 +323,7 @@ def _card(
         "raw": without_secrets(config.raw),
         "rows": scanned.num_rows,
         "kept": sum(part.num_events for part in parts),
-        "duplicates": sum(part.num_duplicates for part in parts),
+        "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
         "bad": scanned.bad,
         "users": sum(part.num_users for part in parts),
         "items": schema.num_items,

@@ -66,6 +66,8 @@ class Scanned:
 
     num_rows: int = 0
     num_with_event_id: int = 0
+    num_repeated: int = 0
+    """Rows dropped as another row of the same event_id stays."""
     json_names: list[str] = field(default_factory=list)
     """Names in any row of JSON lines: a single row need not have them all."""
     bad: dict[str, int] = field(default_factory=dict)
@@ -190,7 +192,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
     items, item = _ranked(table["item_id"])
     _, session = _ranked(table["session_id"])
     time_us = table["time_us"].to_numpy()
-    keys = (user, time_us, session, item, table["content"].to_numpy())
+    keys = (user, time_us, session, _shuffled(hash_ids(items)[item], time_us), item, table["content"].to_numpy())
     del table
     order, is_repeat = _order(keys)
     order = order[~is_repeat]
@@ -316,6 +318,16 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
     rank[-1] = -1
     codes = pc.fill_null(encoded.indices.cast(pa.int64()), len(order)).to_numpy(zero_copy_only=False)
     return encoded.dictionary.take(pa.array(order)), rank[codes]
+
+
+def _shuffled(item_hash: npt.NDArray[np.uint64], time_us: Int64s) -> npt.NDArray[np.uint64]:
+    """A key that puts the items of one moment, such as a basket, into an order that depends on nothing but the rows.
+
+    An order by item would be easy to learn and mean nothing.
+    """
+    mixed = item_hash ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
 
 
 def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
