@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 from jobs import checkpoints
 from jobs.checkpoints import Progress
 from jobs.context import log
-from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
+from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, use_fast_products, wait_for_all
 from models import bundle
 from models.family import Family, autocast_dtype
 from models.golden import golden
@@ -92,6 +92,7 @@ def run_training(family: Family, *, config: Any, data: Path, directory: Path, pl
     schema = family.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
     _check(config, schema, place)
     task = Task(family, config, schema, data, directory, place)
+    use_fast_products(place.device)
     seed_everything(config.seed, 0, 0)
     network = family.build(config, schema)
     progress = _start(task, network)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jobs import cluster
 from jobs.context import Context, UsageFailure
+from jobs.place import use_fast_products
 from models import FAMILIES, bundle
 from models.family import Family
 
@@ -105,6 +106,7 @@ def score_shards(model: Model, data: Path, split: str, shards: Sequence[int]) ->
     """Score some shards; None for one without examples."""
     family = FAMILIES[model.family]
     model.network.eval()
+    use_fast_products("cpu")
     found: dict[int, Scores | None] = {}
     with one_thread(), torch.inference_mode():
         for shard in shards:
