@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from models.quarantine import Quarantine
 from models.recommender.events import (
     SPILL_SCHEMA,
+    Hashes,
     Verdict,
     find_columns,
     hash_ids,
@@ -192,7 +193,14 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
     items, item = _ranked(table["item_id"])
     _, session = _ranked(table["session_id"])
     time_us = table["time_us"].to_numpy()
-    keys = (user, time_us, session, _shuffled(hash_ids(items)[item], time_us), item, table["content"].to_numpy())
+    keys = (
+        user,
+        time_us,
+        session,
+        _shuffled(hash_ids(users)[user], hash_ids(items)[item], time_us),
+        item,
+        table["content"].to_numpy(),
+    )
     del table
     order, is_repeat = _order(keys)
     order = order[~is_repeat]
@@ -320,12 +328,12 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
     return encoded.dictionary.take(pa.array(order)), rank[codes]
 
 
-def _shuffled(item_hash: npt.NDArray[np.uint64], time_us: Int64s) -> npt.NDArray[np.uint64]:
+def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDArray[np.uint64]:
     """A key that puts the items of one moment, such as a basket, into an order that depends on nothing but the rows.
 
     An order by item would be easy to learn and mean nothing.
     """
-    mixed = item_hash ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    mixed = item_hash ^ (user_hash << np.uint64(1)) ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     return np.asarray(mixed ^ (mixed >> np.uint64(32)))
 
