@@ -19,6 +19,9 @@ class Config(TrainConfig):
     any order; transitions is counted in seconds; the last two are baselines."""
     epochs: int = 20
     """Passes over the training split at the most."""
+    patience: int = 8
+    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late, when
+    the learning rate falls."""
     batch_size: int = 64
     """Rows of max_length events in one optimiser step, over all workers together."""
     max_length: int = 200
@@ -29,7 +32,7 @@ class Config(TrainConfig):
     """Blocks of a transformer, layers of a gru."""
     num_heads: int = 1
     """Attention heads of a transformer."""
-    dropout: float = 0.15
+    dropout: float = 0.2
     """Share of activations set to zero in training."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
