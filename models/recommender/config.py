@@ -20,8 +20,8 @@ class Config(TrainConfig):
     epochs: int = 20
     """Passes over the training split at the most."""
     patience: int = 8
-    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late, when
-    the learning rate falls."""
+    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
+    when the learning rate falls."""
     batch_size: int = 64
     """Rows of max_length events in one optimiser step, over all workers together."""
     max_length: int = 200
