@@ -19,7 +19,7 @@ class Config(TrainConfig):
     any order; transitions is counted in seconds; the last two are baselines."""
     epochs: int = 20
     """Passes over the training split at the most."""
-    patience: int = 8
+    patience: int = 12
     """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
     when the learning rate falls."""
     batch_size: int = 64
