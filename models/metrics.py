@@ -89,7 +89,12 @@ def _ties_before(target: Tensor, scores: Tensor, own: Tensor) -> Tensor:
 
 def _first_items(scores: Tensor, count: int) -> Tensor:
     """Items in the first places [B, count], equal scores by index; -1 for one whose score is -inf."""
-    items = scores.topk(count).indices.sort(1).values
+    best = scores.topk(count)
+    items = best.indices.sort(1).values
+    # Which of the items that tie for the last place topk takes is not said.
+    tied = ((scores >= best.values[:, -1:]).sum(1) > count).nonzero().squeeze(1)
+    if len(tied):
+        items[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
     values, order = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
     return items.gather(1, order).masked_fill(values == -torch.inf, -1)
 

@@ -1,4 +1,4 @@
-"""A variational autoencoder over bags: from a part of what a shopper took it tells the whole, and what would go with it.
+"""A variational autoencoder over bags: from a part of what a shopper took it tells the whole, and what goes with it.
 
 Mult-VAE (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018): a bag becomes the mean and
 the variance of a small normal vector, a draw of it becomes a multinomial over all items, and the loss is the likelihood

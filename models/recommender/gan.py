@@ -3,12 +3,17 @@
 CFGAN (Chae et al., "CFGAN: a generic collaborative filtering framework based on generative adversarial networks",
 CIKM 2018), with both of its remedies against a generator that says yes to everything: some items that the shopper did
 not take are drawn, the discriminator sees what the generator says of them (partial masking), and the generator is
-pulled to zero there (zero-reconstruction). One step trains both players: the discriminator sees fakes without a
-gradient to the generator, the generator sees a discriminator whose weights are detached. Three things differ from the
-paper. The items not taken are drawn once for the whole batch, so that they cost a matrix product whatever the
-catalogue's size. A random part of the bag is hidden from the generator, which keeps it from copying. And the generator
-minimises -log D(fake) instead of log(1 - D(fake)), whose gradient vanishes while the discriminator wins (Goodfellow et
-al., "Generative adversarial nets", NeurIPS 2014).
+pulled to zero there (zero-reconstruction, here by the logistic loss). One step trains both players: the discriminator
+sees fakes without a gradient to the generator, the generator sees a discriminator whose weights are detached.
+
+What differs from the paper, so that one optimiser and hundreds of steps do for what took it two and tens of thousands:
+- The generator and the discriminator are told a random part of the bag, and have to know the whole.
+- The generator is pulled to one at the items taken, too, as conditional GANs commonly are to what they should give
+  (pix2pix, Isola et al., CVPR 2017).
+- The players' losses are least squares (Mao et al., "Least squares generative adversarial networks", ICCV 2017), and
+  the discriminator compares what it is told with what it sees by a product (Miyato and Koyama, "cGANs with projection
+  discriminator", ICLR 2018): with the paper's, one player won and the other's gradient was gone.
+- The items not taken are drawn once for the whole batch: a matrix product, whatever the catalogue's size.
 
 Shapes: S bags, N items of all bags, M drawn items, H hidden width, V items + 1 (index 0 is padding).
 """
@@ -29,9 +34,9 @@ from models.recommender.schema import PADDING, Schema
 HIDDEN_FACTOR = 4
 """Width of the hidden layers and of the item embeddings, in units of `dim`."""
 DRAWN_ITEMS = 1024
-"""Items drawn for a step, which those bags that do not hold them are told apart by."""
-ZERO_WEIGHT = 1.0
-"""Weight of the zero-reconstruction."""
+"""Items drawn for a step."""
+ADVERSARIAL_WEIGHT = 0.1
+"""Weight of the discriminator's verdict in the generator's loss, beside the reconstruction; at 1 they oscillate."""
 
 
 class Gan(nn.Module):
@@ -39,74 +44,85 @@ class Gan(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        hidden = HIDDEN_FACTOR * config.dim
-        self.num_rows = schema.num_items + 1
+        self.num_rows, hidden = schema.num_items + 1, HIDDEN_FACTOR * config.dim
         self.items = nn.Embedding(self.num_rows, hidden, padding_idx=PADDING)
         nn.init.normal_(self.items.weight, std=hidden**-0.5)
-        self.items_bias = nn.Parameter(torch.zeros(hidden))
-        self.mix = nn.Linear(hidden, hidden)
-        self.dropout = Dropout(config.dropout)
-        self.output = nn.Embedding(self.num_rows, hidden)
-        nn.init.normal_(self.output.weight, std=hidden**-0.5)
-        self.output_bias = nn.Parameter(torch.zeros(self.num_rows))
-        self.discriminator = Discriminator(num_rows=self.num_rows, hidden=hidden)
+        self.generator = Pairs(self.num_rows, hidden, dropout=config.dropout)
+        self.discriminator = Discriminator(self.num_rows, hidden)
 
     def loss(self, batch: Rows) -> Tensor:
-        """The discriminator's loss plus the generator's, both means over the rows' bags."""
+        """The discriminator's loss and the generator's, added."""
         bags = bags_of_rows(batch, self.num_rows)
         drawn_M = torch.randperm(self.num_rows - 1, device=batch.items.device)[:DRAWN_ITEMS] + 1
         absent_SM = _absent(bags, drawn_M, self.num_rows)
-        hidden_SH = self._hidden(bags.hide())
-        taken_N = torch.sigmoid(self._scores_of_bags(hidden_SH, bags))
-        not_taken_SM = torch.sigmoid(self._scores(hidden_SH, drawn_M)) * absent_SM
+        told = bags.hide()
+        scores_N, scores_SM = self.generator(told.embed(self.items.weight), bags, drawn_M)
+        fake_N, fake_SM = torch.sigmoid(scores_N), torch.sigmoid(scores_SM) * absent_SM
 
-        real_S = self.discriminator(bags, torch.ones_like(taken_N), drawn_M, torch.zeros_like(not_taken_SM))
-        fake_S = self.discriminator(bags, taken_N.detach(), drawn_M, not_taken_SM.detach())
-        told_apart = (F.softplus(-real_S) + F.softplus(fake_S)).mean()
+        truth = self.discriminator(told, bags, drawn_M, torch.ones_like(fake_N), torch.zeros_like(fake_SM))
+        caught = self.discriminator(told, bags, drawn_M, fake_N.detach(), fake_SM.detach())
+        told_apart = (truth - 1).square().mean() + caught.square().mean()
 
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        seen_S = functional_call(self.discriminator, frozen, (bags, taken_N, drawn_M, not_taken_SM))
-        zeros = not_taken_SM.square().sum() / absent_SM.sum().clamp_min(1)
-        return told_apart + F.softplus(-seen_S).mean() + ZERO_WEIGHT * zeros
+        verdict_S: Tensor = functional_call(self.discriminator, frozen, (told, bags, drawn_M, fake_N, fake_SM))
+        missed = F.softplus(-scores_N).sum() + (F.softplus(scores_SM) * absent_SM).sum()
+        fooled = ADVERSARIAL_WEIGHT * (verdict_S - 1).square().mean() + missed / len(bags.items)
+        loss: Tensor = told_apart + fooled
+        return loss
 
     def log_scores(self, batch: Histories) -> Tensor:
         """The generator's scores for the history as log-probabilities [B, V - 1], without padding."""
-        hidden_BH = self._hidden(bags_of_histories(batch, self.num_rows))
-        return torch.log_softmax(hidden_BH @ self.output.weight[1:].T + self.output_bias[1:], 1)
+        bags = bags_of_histories(batch, self.num_rows)
+        return torch.log_softmax(self.generator.every(bags.embed(self.items.weight)), 1)
 
-    def _hidden(self, bags: Bags) -> Tensor:
-        hidden_SH = torch.tanh(bags.embed(self.items.weight) + self.items_bias)
-        mixed_SH: Tensor = self.dropout(torch.tanh(self.mix(hidden_SH)))
-        return mixed_SH
 
-    def _scores_of_bags(self, hidden_SH: Tensor, bags: Bags) -> Tensor:
-        """Score [N] of each item of each bag."""
-        scores_N: Tensor = (hidden_SH[bags.owner] * self.output(bags.items)).sum(1) + self.output_bias[bags.items]
-        return scores_N
+class Pairs(nn.Module):
+    """Scores for pairs of a bag, given its embedding, and an item; both players are made of it."""
 
-    def _scores(self, hidden_SH: Tensor, items_M: Tensor) -> Tensor:
-        """Score [S, M] of the same items for every bag."""
-        scores_SM: Tensor = hidden_SH @ self.output(items_M).T + self.output_bias[items_M]
-        return scores_SM
+    def __init__(self, num_rows: int, hidden: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.mix = nn.Linear(hidden, hidden)
+        # Without it the wish for low scores everywhere saturates the hidden layer before it tells bags apart.
+        self.norm = nn.LayerNorm(hidden)
+        self.dropout = Dropout(dropout)
+        self.items = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
+        nn.init.normal_(self.items.weight, std=hidden**-0.5)
+        self.items_bias = nn.Parameter(torch.zeros(num_rows))
+
+    def forward(self, told_SH: Tensor, bags: Bags, drawn_M: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the bags' own items [N], and of the drawn ones for every bag [S, M]."""
+        key_SH = self._key(told_SH)
+        own_N = (key_SH[bags.owner] * self.items(bags.items)).sum(1) + self.items_bias[bags.items]
+        drawn_SM = key_SH @ self.items(drawn_M).T + self.items_bias[drawn_M]
+        return own_N.float(), drawn_SM.float()
+
+    def every(self, told_SH: Tensor) -> Tensor:
+        """Scores of all items, [S, V - 1], without padding."""
+        scores: Tensor = self._key(told_SH) @ self.items.weight[1:].T + self.items_bias[1:]
+        return scores
+
+    def _key(self, told_SH: Tensor) -> Tensor:
+        key_SH: Tensor = self.dropout(self.norm(self.mix(torch.tanh(told_SH + self.bias))))
+        return key_SH
 
 
 class Discriminator(nn.Module):
-    """Told a bag and a value for each of its items and of the drawn ones, says how real the values are: [S] logits."""
+    """Told a part of a bag and shown a value for each item, says how real the values are: near 1 for real ones."""
 
-    def __init__(self, *, num_rows: int, hidden: int) -> None:
+    def __init__(self, num_rows: int, hidden: int) -> None:
         super().__init__()
-        self.condition = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
-        self.values = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
-        for table in (self.condition, self.values):
-            nn.init.normal_(table.weight, std=hidden**-0.5)
-        self.mix = nn.Linear(hidden, hidden)
-        self.verdict = nn.Linear(hidden, 1)
+        self.told = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
+        nn.init.normal_(self.told.weight, std=hidden**-0.5)
+        self.pairs = Pairs(num_rows, hidden)
+        # A sum over a bag of products of vectors moves far in one step; so divided, the verdict does not run away.
+        self.scale = hidden**-0.5
 
-    def forward(self, bags: Bags, taken_N: Tensor, drawn_M: Tensor, not_taken_SM: Tensor) -> Tensor:
-        """Values of the bags' own items [N] and of the drawn ones [S, M], 0 for those in the bag."""
-        other_SH = not_taken_SM @ self.values(drawn_M) / bags.sizes.clamp_min(1).sqrt()[:, None]
-        seen_SH = bags.embed(self.condition.weight) + bags.embed(self.values.weight, taken_N) + other_SH
-        verdict_S: Tensor = self.verdict(F.relu(self.mix(F.relu(seen_SH)))).squeeze(1)
+    def forward(self, told: Bags, bags: Bags, drawn_M: Tensor, own_N: Tensor, drawn_SM: Tensor) -> Tensor:
+        """Verdict [S] on the values of the bags' own items [N] and of the drawn ones [S, M], 0 for those in the bag."""
+        weight_N, weight_SM = self.pairs(told.embed(self.told.weight), bags, drawn_M)
+        own_S = torch.zeros_like(bags.sizes, dtype=weight_N.dtype).index_add(0, bags.owner, weight_N * own_N)
+        verdict_S: Tensor = self.scale * (own_S + (weight_SM * drawn_SM).sum(1)) / bags.sizes.clamp_min(1).sqrt()
         return verdict_S
 
 

@@ -39,6 +39,8 @@ CALIBRATION_EXAMPLES = 64
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
 SPECTRAL_WINDOW = 8
 """Distance of the pairs that the embeddings start from."""
+MAX_SPECTRAL_WIDTH = 96
+"""Columns that start from them; the others of a wider table start at random, since 256 vectors cost half a minute."""
 TALLY_COUNT = 10
 """Places of an answer that count for coverage."""
 
@@ -188,7 +190,7 @@ def build(config: Config, schema: Schema) -> Recommender:
         case "popularity":
             prior = Popularity(schema.num_items)
         case unknown:
-            raise ValueError(f"unknown network {unknown!r}; there are transformer, gru and transitions")
+            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
     if learner is not None and not config.blend:
         prior = None
     return Recommender(config, learner=learner, prior=prior)
@@ -206,8 +208,9 @@ def initialise(network: Recommender, data: Path, schema: Schema) -> None:
             prior.set(weights, popularity, shape.decay)
     if network.learner is not None and network.spectral_start:
         counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
-        items = network.learner.items.weight
-        items.data.copy_(spectral_embeddings(counts, items.shape[1]))
+        items = network.learner.items.weight.data
+        width = min(items.shape[1], MAX_SPECTRAL_WIDTH)
+        items[:, :width] = spectral_embeddings(counts, width)
 
 
 def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:
