@@ -22,7 +22,9 @@ class Config(TrainConfig):
     patience: int = 12
     """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
     when the learning rate falls."""
-    batch_size: int = 64
+    learning_rate: float = 2e-3
+    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
+    batch_size: int = 32
     """Rows of max_length events in one optimiser step, over all workers together."""
     max_length: int = 200
     """Events of a row in training and of a shopper's history in prediction; older ones are cut off."""
