@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,11 +124,6 @@ class Outcome:
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self, verb: str, family: str | None) -> str:
-        """One line: {"verb", "family", "status", "run_id", "metrics", ...details}."""
-        head = {"verb": verb, "family": family, "status": self.status, "run_id": self.run_id, "metrics": self.metrics}
-        return json.dumps({**self.details, **head}, ensure_ascii=False, sort_keys=False, default=str)
 
 
 def family_named(name: str) -> Family:
