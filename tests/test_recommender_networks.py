@@ -21,9 +21,9 @@ from models.layers import Dropout, linear_cross_entropy
 from models.metrics import gini, rank_of, rank_without
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, Row, Rows, collate
-from models.recommender.judging import CUTOFFS
+from models.recommender.judging import CUTOFFS, gains, gains_of_blends
 from models.recommender.negatives import SharedNegatives
-from models.recommender.network import Recommender
+from models.recommender.network import BLEND_WEIGHTS, Recommender, _blend
 from models.recommender.next_item import NextItem
 from models.recommender.sample import Shop, write_sample
 from models.recommender.schema import Schema
@@ -239,6 +239,20 @@ def test_the_rank_is_that_of_a_stable_sort_with_and_without_left_out_items() -> 
         assert int(rank[row]) == int(np.flatnonzero(order == int(target[row]))[0]) + 1
         place = np.flatnonzero(kept == int(target[row]))
         assert float(filtered[row]) == (place[0] + 1 if len(place) else np.inf)
+
+
+def test_the_gains_of_all_blends_are_those_of_each(data: Path, schema: Schema) -> None:
+    model = built("two_tower", schema, data)
+    judgements = recommender.dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
+    batch = collate([judgements[place] for place in range(200)])  # type: ignore[arg-type]
+    assert isinstance(batch, Histories)
+    network, prior = model._network_scores(batch), model._prior_scores(batch)
+
+    together = gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
+
+    one_by_one = [gains(batch, _blend(network, prior, weight)).sum() for weight in BLEND_WEIGHTS]
+    assert torch.allclose(together, torch.stack(one_by_one).to(together.dtype), atol=1e-4)
+    assert len(set(together.tolist())) > 3
 
 
 def test_gini_is_zero_for_equal_shares_and_near_one_for_a_single_winner() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from models.family import Ratio
 from models.metrics import rank_of, rank_without, ranking, set_ranking
 from models.recommender.data import NO_TARGET, Histories
+from models.recommender.schema import PADDING
 
 CUTOFFS = (5, 10, 20, 50)
 """Places of the metrics where one item is to be found."""
@@ -39,6 +42,31 @@ def gains(batch: Histories, scores: Tensor) -> Tensor:
         return _rank_sets(batch, batch.target_sets, scores)[f"ndcg_at_{CHOOSING_CUTOFF}"].numerator
     rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
     return ~batch.target_seen * (rank <= CHOOSING_CUTOFF) / torch.log2(rank + 1)
+
+
+def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sum of `gains` over the batch for each blend (1 - weight) * network + weight * prior: [W].
+
+    Network and prior [B, V] are log-probabilities. With one target to find, an item that stands behind it in both
+    stands behind it in every blend; the few others are compared at each weight.
+    """
+    if batch.target_sets is not None:
+        nowhere = network == -torch.inf
+        blends = [torch.lerp(network, prior, weight).masked_fill_(nowhere, -torch.inf) for weight in weights]
+        return torch.stack([gains(batch, blend).sum() for blend in blends])
+    target = batch.targets[:, None]
+    own_network, own_prior = network.gather(1, target), prior.gather(1, target)
+    rivals = ((network >= own_network) | (prior >= own_prior)).scatter_(1, batch.excluded, False)
+    row, item = rivals.scatter_(1, target, False).nonzero(as_tuple=True)
+    sums = []
+    for weight in weights:
+        own = torch.lerp(own_network, own_prior, weight)[row, 0]
+        score = torch.lerp(network[row, item], prior[row, item], weight)
+        ahead = (score > own) | ((score == own) & (item < target[row, 0]))
+        rank = 1 + torch.bincount(row[ahead], minlength=len(target))
+        found = ~batch.target_seen & (batch.targets != PADDING) & (rank <= CHOOSING_CUTOFF)
+        sums.append((found / torch.log2(rank + 1)).sum())
+    return torch.stack(sums)
 
 
 def _judge_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:

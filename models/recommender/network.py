@@ -24,7 +24,7 @@ from models.recommender.data import Histories, Rows
 from models.recommender.gan import Gan
 from models.recommender.gru import Recurrent
 from models.recommender.item_features import ItemFeatures, find_stand_ins
-from models.recommender.judging import gains, judge
+from models.recommender.judging import gains_of_blends, judge
 from models.recommender.next_item import NextItem
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
@@ -36,7 +36,7 @@ Learner = NextItem | Autoencoder | Gan
 
 BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
-CALIBRATION_EXAMPLES = 64
+CALIBRATION_EXAMPLES = 192
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
 SPECTRAL_WINDOW = 8
 """Distance of the pairs that the embeddings start from."""
@@ -100,7 +100,7 @@ class Recommender(nn.Module):
             return None
         batch = batch.first(CALIBRATION_EXAMPLES)
         network, prior = self._network_scores(batch), self._prior_scores(batch)
-        return torch.stack([gains(batch, _blend(network, prior, weight)).sum() for weight in BLEND_WEIGHTS])
+        return gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
 
     def calibrate(self, sums: Tensor) -> None:
         """Take the blend weight with the highest summed NDCG@10."""
