@@ -35,10 +35,11 @@ class NextItem(nn.Module):
         super().__init__()
         self.max_length = config.max_length
         self.encoder = encoder
-        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING)
+        sampled = config.loss == "sampled" or (config.loss == "auto" and schema.num_items > FULL_SOFTMAX_ITEMS)
+        # A step of the sampled loss uses few of the items: only their rows get a gradient and are updated.
+        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING, sparse=sampled)
         nn.init.normal_(self.items.weight, std=config.dim**-0.5)
         self.dropout = Dropout(config.dropout)
-        sampled = config.loss == "sampled" or (config.loss == "auto" and schema.num_items > FULL_SOFTMAX_ITEMS)
         self.negatives = SharedNegatives(schema.item_counts, config.num_negatives) if sampled else None
 
     def loss(self, batch: Rows) -> Tensor:
@@ -46,11 +47,11 @@ class NextItem(nn.Module):
         hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
         there = batch.targets != PADDING
         # Row 0 of the embedding is padding: it takes no part in the softmax.
-        hidden_TD, targets_T, weight = hidden_BLD[there], batch.targets[there] - 1, self.items.weight[1:]
+        hidden_TD, targets_T = hidden_BLD[there], batch.targets[there] - 1
         if self.negatives is None:
-            return linear_cross_entropy(hidden_TD, weight, targets_T)
+            return linear_cross_entropy(hidden_TD, self.items.weight[1:], targets_T)
         candidates_C, place_T, correction_C = self.negatives.draw(targets_T)
-        return linear_cross_entropy(hidden_TD, weight[candidates_C], place_T, correction_C)
+        return linear_cross_entropy(hidden_TD, self.items(candidates_C + 1), place_T, correction_C)
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""
