@@ -10,6 +10,7 @@ One system trains for more epochs, to about the core-seconds of the full loss; t
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from models.bundle import read_json
 SAMPLED = ["loss=sampled", "num_negatives=4096"]
 RATE_FIXED = ["blend=false", "spectral_start=false"]
 LOSSES = {
-    "full": (["loss=full"], 3),
-    "sampled, 1,024 negatives": (["loss=sampled", "num_negatives=1024"], 3),
-    "sampled, 4,096 negatives": (SAMPLED, 3),
-    "sampled, 16,384 negatives": (["loss=sampled", "num_negatives=16384"], 3),
-    "sampled, 4,096 negatives, longer": (SAMPLED, 10),
+    "full": (["loss=full"], 2),
+    "sampled, 4,096 negatives": (SAMPLED, 2),
+    "sampled, 4,096 negatives, longer": (SAMPLED, 6),
+    "sampled, 1,024 negatives": (["loss=sampled", "num_negatives=1024"], 2),
+    "sampled, 16,384 negatives": (["loss=sampled", "num_negatives=16384"], 2),
 }
 """Name -> fields of Config and epochs at the most."""
 MILLION = {
@@ -47,8 +48,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, help="shoppers of 20 events each")
     parser.add_argument("--validated", type=int, default=128, help="shoppers of each of the 32 shards to validate on")
     parser.add_argument("--epochs", type=int, help="instead of those of each system")
+    parser.add_argument("--at-once", type=int, default=1, help="losses: trainings that run beside each other")
     parser.add_argument("--repeats", type=int, default=3, help="of a rate")
-    parser.add_argument("--rows", type=int, default=320, help="of an epoch whose rate is measured; 32 are a step")
+    parser.add_argument("--rows", type=int, help="of an epoch whose rate is measured; 32 are a step")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.items, arguments.users, arguments.epochs = [2000], 1000, 1
@@ -67,7 +69,7 @@ def rates(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answe
         workers = []
         for name, loss in {"full": ["loss=full"], "sampled": SAMPLED}.items():
             config = [*loss, *RATE_FIXED, *arguments.config]
-            more = ["--rows", str(arguments.rows)]
+            more = ["--rows", str(arguments.rows or 320)]
             command = measure.shopkeeper("train", data, work / f"{name}-{num_items}", config=config, more=more)
             workers.append(Worker(f"{num_items:,} items, {name}", command, threads=arguments.threads))
         settings |= {worker.name: worker.answer() for worker in workers}
@@ -100,10 +102,14 @@ def losses(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answ
     """What each loss reaches at equal epochs and at equal core-seconds."""
     num_items = (arguments.items or [50_000])[0]
     data, ideal = made_up(arguments, work, num_items, arguments.users or num_items)
-    found = {}
-    for name, (fields, epochs) in LOSSES.items():
+
+    def fit(name: str) -> list[Answer]:
+        fields, epochs = LOSSES[name]
         config = [*fields, "blend=false", f"epochs={arguments.epochs or epochs}", "patience=0", *arguments.config]
-        found[name] = fitted(name, data, work, config, arguments)
+        return fitted(name, data, work, config, arguments)
+
+    with ThreadPoolExecutor(arguments.at_once) as pool:
+        found = dict(zip(LOSSES, pool.map(fit, LOSSES), strict=True))
     rows = [fit_row(name, said) for name, said in found.items()]
     rows.append(["ideal predictor", "-", "-", "-", f"{ideal['ndcg_at_10']:.4f}", f"{ideal['hit_rate_at_10']:.4f}", "-"])
     return [Table(f"{num_items:,} made-up items, transformer d64", FIT_HEADER, rows)], {
@@ -138,7 +144,8 @@ def million(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Ans
     found = {}
     for name, fields in MILLION.items():
         config = [*fields, f"epochs={arguments.epochs or 1}", "patience=0", *arguments.config]
-        found[name] = fitted(name, data, work, config, arguments, more=["--asked", "33"])
+        more = ["--asked", "33"] + (["--rows", str(arguments.rows)] if arguments.rows else [])
+        found[name] = fitted(name, data, work, config, arguments, more=more)
     rows = [fit_row(name, said) for name, said in found.items()]
     rows.append(["ideal predictor", "-", "-", "-", f"{ideal['ndcg_at_10']:.4f}", f"{ideal['hit_rate_at_10']:.4f}", "-"])
     title = f"{num_items:,} made-up items, of which {ideal['items']:,} have an event"

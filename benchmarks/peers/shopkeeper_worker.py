@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data directory")
     parser.add_argument("--work", type=Path, required=True, help="an empty directory for the run")
     parser.add_argument("--config", nargs="*", default=[], help="name=value")
-    parser.add_argument("--rows", type=int, help="train: rows of an epoch; all by default")
+    parser.add_argument("--rows", type=int, help="train and fit: rows of an epoch; all by default")
     parser.add_argument("--validated", type=int, help="fit: validation examples of a shard; the test split is left out")
     parser.add_argument("--asked", type=int, default=0, help="fit: requests to time on the best model, one by one")
     parser.add_argument("--test-each-epoch", action="store_true", help="fit: test NDCG after each epoch, not timed")
@@ -149,7 +149,7 @@ def evaluate(arguments: argparse.Namespace, config: Any) -> None:
 def fit(arguments: argparse.Namespace, config: Any) -> None:
     """Train to the end, with a line for each epoch and one for the best model on the test split."""
     directory = arguments.work / "run"
-    family = Watched({"val": arguments.validated})
+    family = Watched({"train": arguments.rows, "val": arguments.validated})
     started = protocol.start()
     untimed = {"cpu_s": 0.0, "wall_s": 0.0}
 
