@@ -31,7 +31,7 @@ class SharedNegatives(nn.Module):
         drawn_by = popularity**SMOOTHING
         self.register_buffer("popularity", (popularity / popularity.sum()).float(), persistent=False)
         self.register_buffer("proposal", (drawn_by / drawn_by.sum()).float(), persistent=False)
-        # In double precision: a rare item of a million has less than the rounding error of a float to itself.
+        # In double precision: rounding to a float changes the share of a rare item of a million by several percent.
         self.register_buffer("cumulative", (drawn_by / drawn_by.sum()).cumsum(0), persistent=False)
 
     def draw(self, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
