@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 
 from jobs.loop import run_training
 from jobs.place import Place
 from models import recommender
+from models.layers import chunk_tokens, linear_cross_entropy
 from models.recommender import data as module_of_data
 from models.recommender import judging, transitions
 from models.recommender.config import Config
@@ -68,6 +70,29 @@ def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Path, sche
         scores.append(result.metrics["val_ndcg_at_10"])
 
     assert scores[1] > 0.8 * scores[0]
+
+
+def test_a_chunk_of_tokens_gets_smaller_as_the_catalogue_grows_but_not_on_a_gpu() -> None:
+    sizes = [chunk_tokens(num_items, "cpu") for num_items in (1, 3416, 9_000, 20_000, 50_000, 1_000_000)]
+
+    assert sizes == [1024, 1024, 256, 128, 128, 128]
+    assert chunk_tokens(50_000, "cuda") == 1024
+
+
+def test_many_small_chunks_give_the_loss_and_gradients_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(20_000, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(20_000, (300,), generator=generator)
+
+    expected = F.cross_entropy(hidden @ weight.T, targets)
+    loss = linear_cross_entropy(hidden, weight, targets)
+
+    assert torch.isclose(loss.double(), expected, rtol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-7)
 
 
 def test_a_catalogue_cut_into_parts_is_judged_and_answered_as_a_whole(
