@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from models.recommender import judging, transitions
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, collate
 from models.recommender.negatives import SharedNegatives
+from models.recommender.next_item import NextItem
 from models.recommender.sample import write_sample
 from models.recommender.schema import Schema
 from models.recommender.transitions import Shape
@@ -70,6 +72,27 @@ def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Path, sche
         scores.append(result.metrics["val_ndcg_at_10"])
 
     assert scores[1] > 0.8 * scores[0]
+
+
+@pytest.mark.parametrize(
+    ("num_items", "loss", "sampled", "rowwise"),
+    [
+        (20000, "auto", False, False),
+        (20001, "auto", True, False),
+        (200001, "auto", True, True),
+        (20000, "sampled", True, False),
+        (200001, "full", False, False),
+    ],
+)
+def test_the_loss_and_the_updates_go_by_the_size_of_the_catalogue(
+    schema: Schema, num_items: int, loss: Any, sampled: bool, rowwise: bool
+) -> None:
+    large = {"items": [str(item) for item in range(num_items)], "item_counts": [1] * num_items}
+
+    learner = recommender.build(Config(dim=2, loss=loss), schema.model_copy(update=large)).learner
+
+    assert isinstance(learner, NextItem)
+    assert (learner.negatives is not None, learner.items.sparse) == (sampled, rowwise)
 
 
 def test_a_chunk_of_tokens_gets_smaller_as_the_catalogue_grows_but_not_on_a_gpu() -> None:

@@ -20,8 +20,10 @@ from models.recommender.two_tower import TwoTower
 Encoder = Transformer | Recurrent | TwoTower
 """forward(x_BLD, segments_BL) -> [B, L, D] for all places, last(x_BLD, lengths_B) -> [B, D] for the last ones."""
 
-FULL_SOFTMAX_ITEMS = 50_000
+FULL_SOFTMAX_ITEMS = 20_000
 """Up to this many items the softmax runs over all of them, unless the config says otherwise."""
+ROWWISE_ITEMS = 200_000
+"""Beyond, the rows that a step has not used are passed over: that learns a little less a step, and costs far less."""
 ENCODE_ROWS = 64
 """Histories of similar length that are encoded together."""
 
@@ -36,8 +38,8 @@ class NextItem(nn.Module):
         self.max_length = config.max_length
         self.encoder = encoder
         sampled = config.loss == "sampled" or (config.loss == "auto" and schema.num_items > FULL_SOFTMAX_ITEMS)
-        # A step of the sampled loss uses few of the items: only their rows get a gradient and are updated.
-        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING, sparse=sampled)
+        rowwise = sampled and schema.num_items > ROWWISE_ITEMS
+        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING, sparse=rowwise)
         nn.init.normal_(self.items.weight, std=config.dim**-0.5)
         self.dropout = Dropout(config.dropout)
         self.negatives = SharedNegatives(schema.item_counts, config.num_negatives) if sampled else None
