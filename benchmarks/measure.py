@@ -123,11 +123,13 @@ def workspace(arguments: argparse.Namespace) -> Iterator[Path]:
         yield Path(directory)
 
 
-def prepared(raw: str, arguments: argparse.Namespace, work: Path) -> Path:
+def prepared(raw: str, arguments: argparse.Namespace, work: Path, *, more: Mapping[str, str] | None = None) -> Path:
     """The prepared data directory of a raw file, made with the project's own `prepare`."""
     family = FAMILIES["recommender"]
     source = _part(Path(raw), work) if arguments.quick and ".txt" in Path(raw).suffixes else Path(raw)
-    config = config_from_dict(family.PrepareConfig, {"raw": str(source), **overrides(arguments.prepare)})
+    config = config_from_dict(
+        family.PrepareConfig, {"raw": str(source), **(more or {}), **overrides(arguments.prepare)}
+    )
     store = Store(work / f"store-{label(raw)}")
     outcome = jobs.prepare.run(Context(store=store), family, jobs.prepare.Options(), config)
     return Path(outcome.details["data"])

@@ -9,6 +9,8 @@ held-out item among all items; equal scores rank by index. The median over seeds
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -27,24 +29,35 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["transformer", "gru", "transitions"])
     parser.add_argument("--models", nargs="*", default=["als", "bpr"], choices=("als", "bpr"), help="implicit's")
     parser.add_argument("--settings", default="{}", help="JSON: arguments of implicit's models")
+    parser.add_argument("--attributes", nargs="*", default=[], help="S3Rec's item2attributes.json.gz of each --data")
     arguments = measure.read(parser)
     if arguments.quick:
         arguments.seeds, arguments.settings = [0, 1], '{"iterations": 3}'
         arguments.config = [*arguments.config, "epochs=1"]
     tables: list[Table] = []
     measured: dict[str, dict[str, list[Answer]]] = {}
-    for raw in arguments.data:
+    for raw, attributes in itertools.zip_longest(arguments.data, arguments.attributes):
         with measure.workspace(arguments) as work:
-            found = judged(raw, arguments, work)
+            data = measure.prepared(raw, arguments, work, more=item_table(attributes, work) if attributes else {})
+            found = judged(data, arguments, work)
         tables.append(tabulate(raw, found))
         measured[measure.label(raw)] = found
         # After each file, so that a long run that ends early has said something.
         write_page("quality", __doc__, arguments, tables, {"measured": measured})
 
 
-def judged(raw: str, arguments: argparse.Namespace, work: Path) -> dict[str, list[Answer]]:
-    """What each system reached with each seed."""
-    data = measure.prepared(raw, arguments, work)
+def item_table(attributes: str, work: Path) -> dict[str, str]:
+    """What `prepare` is told to read an item table, made of a JSON object of attribute numbers by item."""
+    with gzip.open(attributes, "rt", encoding="utf-8") as file:
+        by_item = json.load(file)
+    table = work / "items.jsonl"
+    rows = [{"item_id": item, "attributes": [f"a{number}" for number in numbers]} for item, numbers in by_item.items()]
+    table.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return {"items": str(table)}
+
+
+def judged(data: Path, arguments: argparse.Namespace, work: Path) -> dict[str, list[Answer]]:
+    """What each system reached with each seed on prepared data."""
     found: dict[str, list[Answer]] = {}
     for network in arguments.networks:
         for seed in arguments.seeds:

@@ -75,19 +75,21 @@ def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Path, sche
 
 
 @pytest.mark.parametrize(
-    ("num_items", "loss", "sampled", "rowwise"),
+    ("num_items", "num_features", "loss", "sampled", "rowwise"),
     [
-        (20000, "auto", False, False),
-        (20001, "auto", True, False),
-        (200001, "auto", True, True),
-        (20000, "sampled", True, False),
-        (200001, "full", False, False),
+        (20_000, 0, "auto", False, False),
+        (20_001, 0, "auto", True, False),
+        (200_001, 0, "auto", True, True),
+        (200_001, 5, "auto", True, False),
+        (20_000, 0, "sampled", True, False),
+        (200_001, 0, "full", False, False),
     ],
 )
 def test_the_loss_and_the_updates_go_by_the_size_of_the_catalogue(
-    schema: Schema, num_items: int, loss: Any, sampled: bool, rowwise: bool
+    schema: Schema, num_items: int, num_features: int, loss: Any, sampled: bool, rowwise: bool
 ) -> None:
-    large = {"items": [str(item) for item in range(num_items)], "item_counts": [1] * num_items}
+    counts = {"items": [str(item) for item in range(num_items)], "item_counts": [1] * num_items}
+    large = {**counts, "num_features": num_features}
 
     learner = recommender.build(Config(dim=2, loss=loss), schema.model_copy(update=large)).learner
 

@@ -21,7 +21,8 @@ from models.layers import Dropout
 from models.recommender.bags import Bags, bags_of_histories, bags_of_rows
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
-from models.recommender.schema import PADDING, Schema
+from models.recommender.item_embedding import ItemEmbedding
+from models.recommender.schema import Schema
 
 HIDDEN_FACTOR = 4
 """Width of the hidden layers and of the item embeddings, in units of `dim`."""
@@ -42,8 +43,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         hidden = HIDDEN_FACTOR * config.dim
         self.num_rows = schema.num_items + 1
-        self.items = nn.Embedding(self.num_rows, hidden, padding_idx=PADDING)
-        nn.init.normal_(self.items.weight, std=hidden**-0.5)
+        self.items = ItemEmbedding(schema, hidden)
         self.items_bias = nn.Parameter(torch.zeros(hidden))
         self.posterior = nn.Linear(hidden, 2 * config.dim)
         self.widen = nn.Linear(config.dim, hidden)
@@ -75,7 +75,7 @@ class Autoencoder(nn.Module):
 
     def _encode(self, bags: Bags) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance, [S, D] each."""
-        hidden_SH = torch.tanh(bags.embed(self.items.weight) + self.items_bias)
+        hidden_SH = torch.tanh(bags.embed(self.items.table()) + self.items_bias)
         mean_SD, log_variance_SD = self.posterior(hidden_SH).float().chunk(2, 1)
         return mean_SD, log_variance_SD
 

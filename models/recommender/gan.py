@@ -29,6 +29,7 @@ from models.layers import Dropout
 from models.recommender.bags import Bags, bags_of_histories, bags_of_rows
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.item_embedding import ItemEmbedding
 from models.recommender.schema import PADDING, Schema
 
 HIDDEN_FACTOR = 4
@@ -45,8 +46,7 @@ class Gan(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.num_rows, hidden = schema.num_items + 1, HIDDEN_FACTOR * config.dim
-        self.items = nn.Embedding(self.num_rows, hidden, padding_idx=PADDING)
-        nn.init.normal_(self.items.weight, std=hidden**-0.5)
+        self.items = ItemEmbedding(schema, hidden)
         self.generator = Pairs(self.num_rows, hidden, dropout=config.dropout)
         self.discriminator = Discriminator(self.num_rows, hidden)
 
@@ -56,7 +56,7 @@ class Gan(nn.Module):
         drawn_M = torch.randperm(self.num_rows - 1, device=batch.items.device)[:DRAWN_ITEMS] + 1
         absent_SM = _absent(bags, drawn_M, self.num_rows)
         told = bags.hide()
-        scores_N, scores_SM = self.generator(told.embed(self.items.weight), bags, drawn_M)
+        scores_N, scores_SM = self.generator(told.embed(self.items.table()), bags, drawn_M)
         fake_N, fake_SM = torch.sigmoid(scores_N), torch.sigmoid(scores_SM) * absent_SM
 
         truth = self.discriminator(told, bags, drawn_M, torch.ones_like(fake_N), torch.zeros_like(fake_SM))
@@ -73,7 +73,7 @@ class Gan(nn.Module):
     def log_scores(self, batch: Histories) -> Tensor:
         """The generator's scores for the history as log-probabilities [B, V - 1], without padding."""
         bags = bags_of_histories(batch, self.num_rows)
-        return torch.log_softmax(self.generator.every(bags.embed(self.items.weight)), 1)
+        return torch.log_softmax(self.generator.every(bags.embed(self.items.table())), 1)
 
 
 class Pairs(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +14,8 @@ from models.quarantine import Quarantine
 from models.recommender.events import as_text
 from models.tables import LINE, Source, read
 
+VALUE_SEPARATOR = "|"
+"""Between the values of an attribute that has several, such as the genres of a film."""
 MAX_LOOSE_ROWS = 1_000_000
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"
 _WHOLE = r"^-?\d+$"
@@ -38,6 +41,18 @@ def read_items(
     return pa.table({"item_id": vocabulary, **{name: attributes[name] for name in sorted(attributes)}})
 
 
+def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded: Collection[str]) -> pa.Array:
+    """The distinct item ids of the item table but those excluded, in no order."""
+    distinct = pa.array([], pa.string())
+    for source in sources:
+        for chunk in read(source):
+            if chunk.rows.num_rows:
+                mapping = _find_columns(chunk.rows.column_names, columns, source=source.path)
+                item, _ = as_text(_flat(chunk.rows[mapping["item_id"]]))
+                distinct = pc.unique(pa.concat_arrays([distinct, pc.unique(item).drop_null()]))
+    return distinct.filter(pc.invert(pc.is_in(distinct, value_set=pa.array(sorted(excluded), pa.string()))))
+
+
 def _count(
     rows: pa.Table,
     columns: Mapping[str, str],
@@ -48,8 +63,6 @@ def _count(
     quarantine: Quarantine,
 ) -> None:
     """Add the (item, value) pairs of some rows to the counts of each attribute."""
-    if rows.column_names == [LINE]:
-        raise DataRejected(f"{source.path} is read as sequences and has no item columns; say --format")
     mapping = _find_columns(rows.column_names, columns, source=source.path)
     item, _ = as_text(_flat(rows[mapping["item_id"]]))
     missing = pc.is_null(item)
@@ -69,6 +82,8 @@ def _count(
 
 
 def _find_columns(present: list[str], columns: Mapping[str, str], *, source: str) -> dict[str, str]:
+    if present == [LINE]:
+        raise DataRejected(f"{source} is read as sequences and has no item columns; say --format")
     found = dict(columns)
     if not any(ours != "item_id" for ours in columns):
         used = set(columns.values()) | {"item_id"}
@@ -100,7 +115,13 @@ def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> Any:
 
 
 def _flat(column: pa.ChunkedArray) -> Any:
+    """One array of a column; lists become text with VALUE_SEPARATOR between their values."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        values = pc.list_flatten(array).cast(pa.string())
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+        return pc.binary_join(texts, VALUE_SEPARATOR)
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array

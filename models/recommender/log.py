@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from models.family import DataRejected
 from models.quarantine import Quarantine
 from models.recommender.events import COLUMNS, explain, find_columns
-from models.recommender.items import read_items
+from models.recommender.item_features import read_features
+from models.recommender.items import read_item_ids, read_items
 from models.recommender.partitions import (
     EVENTS_PER_TARGET,
     NEVER,
@@ -61,7 +62,8 @@ class PrepareConfig:
     format: Format = "auto"
     """Format of the files; auto goes by their names. Sequences (.txt) are lines `user item` or `user item item ...`."""
     items: str | None = None
-    """Table of items: title, category, price or any other attribute; may be the log itself."""
+    """Table of items: title, category, price or any other attribute; may be the log itself. What it says of an item
+    helps to place rare ones; those without an event can be recommended, too, unless it is the log."""
     item_columns: str = ""
     """Names of the item table's columns, e.g. item_id=StockCode,title=Description; empty takes all."""
     split: Split = "time"
@@ -83,8 +85,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     The files depend on the set of good rows, on nothing else. A repeated event_id counts once (its smallest row by
     user, time, session and item); without event_id, so do rows that agree in all mapped columns. In a sequence every
     place counts. A user's events are ordered by time, then session; those of one moment and session, such as a basket,
-    by a hash, as an order by item would be learnt and mean nothing. The vocabulary is every item that has an event,
-    in ascending order of item id.
+    by a hash, as an order by item would be learnt and mean nothing. The vocabulary is every item that has an event or
+    stands in an item table of its own, in ascending order of item id.
     """
     sources, item_sources = _sources(config)
     has_times = sources[0].format != "sequences"
@@ -95,7 +97,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         scanned = _scanned(config, sources, out, executor)
         sort = partial(sort_partition, work, shards, has_times=has_times)
         parts = list(executor.map(sort, partitions))
-        vocabulary = _vocabulary(work)
+        vocabulary = _vocabulary(work, _without_events(config, item_sources))
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
@@ -106,7 +108,9 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         (work / STOP).touch()
         raise
     pq.write_table(table, out / "items.parquet", compression="zstd")
-    schema = _schema(config, cut, finished, table=table, has_times=has_times)
+    features = read_features(table)
+    features.save(out)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     card = _card(config, schema, scanned, parts, finished)
     card["bad"] |= bad_items
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
@@ -208,11 +212,18 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     )
 
 
-def _vocabulary(work: Path) -> pa.Array:
-    """All items with an event, in ascending order; each partition is told the indices of its own items."""
+def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
+    """Items to be known although nobody may have taken them yet: those of an item table that is not the log itself."""
+    if config.items == config.raw:
+        return pa.array([], pa.string())
+    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
+
+
+def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
+    """All items with an event, and the others, in ascending order; each partition is told the indices of its own."""
     paths = sorted((work / "sorted").glob("*/items.parquet"))
     items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
-    distinct = pc.unique(pa.chunked_array(items, pa.string()))
+    distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
     vocabulary = distinct.take(pc.sort_indices(distinct))
     index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
     ends = np.cumsum([len(own) for own in items]).tolist()
@@ -279,7 +290,15 @@ def _items(
     return table, quarantine.counts
 
 
-def _schema(config: PrepareConfig, cut: Cut, finished: list[Sharded], *, table: pa.Table, has_times: bool) -> Schema:
+def _schema(
+    config: PrepareConfig,
+    cut: Cut,
+    finished: list[Sharded],
+    *,
+    table: pa.Table,
+    has_times: bool,
+    num_features: int,
+) -> Schema:
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
     rule = {
@@ -303,6 +322,7 @@ def _schema(config: PrepareConfig, cut: Cut, finished: list[Sharded], *, table: 
         items=table["item_id"].to_pylist(),
         item_counts=counts.tolist(),
         item_first_seen=np.where(first == NEVER, 0, first).tolist(),
+        num_features=num_features,
         train_until=max(part.train_last_s if has_times else part.longest for part in finished),
         val_from=None if cut.val_from_s is None else _rfc3339(cut.val_from_s),
         test_from=None if cut.test_from_s is None else _rfc3339(cut.test_from_s),

@@ -23,11 +23,12 @@ from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.gan import Gan
 from models.recommender.gru import Recurrent
+from models.recommender.item_features import ItemFeatures, find_stand_ins
 from models.recommender.judging import gains, judge, rows_at_once
 from models.recommender.next_item import NextItem
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
-from models.recommender.transitions import Transitions, count_and_choose, count_pairs
+from models.recommender.transitions import Transitions, add_stand_ins, count_and_choose, count_pairs
 from models.recommender.two_tower import TwoTower
 
 Learner = NextItem | Autoencoder | Gan
@@ -126,7 +127,7 @@ class Recommender(nn.Module):
         """Items that stand where the only item of each history does: nearest embeddings, or strongest transitions."""
         if self.learner is None:
             return self.predict(batch)
-        embeddings = nn.functional.normalize(self.learner.items.weight, dim=1)
+        embeddings = nn.functional.normalize(self.learner.items.table(), dim=1)
         answers = []
         for part in self._parts(batch):
             scores = embeddings[part.items[:, 0]] @ embeddings.T
@@ -216,7 +217,10 @@ def build(config: Config, schema: Schema) -> Recommender:
 
 
 def initialise(network: Recommender, data: Path, schema: Schema) -> None:
-    """Count the prior, and start the embeddings from its singular vectors; needs no gradients."""
+    """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
+    features = ItemFeatures.open(data) if schema.num_features else None
+    if features is not None:
+        stand_ins = find_stand_ins(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
     match network.prior:
         case Popularity() as prior:
             prior.count(schema)
@@ -224,7 +228,11 @@ def initialise(network: Recommender, data: Path, schema: Schema) -> None:
             count_neighbours(data, schema, prior)
         case Transitions() as prior:
             weights, popularity, shape = count_and_choose(data, schema)
+            if features is not None:
+                weights = add_stand_ins(weights, stand_ins.matrix(schema.num_items + 1))
             prior.set(weights, popularity, shape.decay)
+    if network.learner is not None and features is not None:
+        network.learner.items.set_features(features, stand_ins)
     if network.learner is not None and network.spectral_start:
         counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
         items = network.learner.items.weight.data

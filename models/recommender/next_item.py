@@ -6,12 +6,14 @@ Shapes: B examples, L places, D width, V items + 1 (index 0 is padding), T targe
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import Dropout, linear_cross_entropy
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.gru import Recurrent
+from models.recommender.item_embedding import ItemEmbedding
 from models.recommender.negatives import SharedNegatives
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
@@ -37,37 +39,46 @@ class NextItem(nn.Module):
         super().__init__()
         self.max_length = config.max_length
         self.encoder = encoder
-        sampled = config.loss == "sampled" or (config.loss == "auto" and schema.num_items > FULL_SOFTMAX_ITEMS)
-        rowwise = sampled and schema.num_items > ROWWISE_ITEMS
-        self.items = nn.Embedding(schema.num_items + 1, config.dim, padding_idx=PADDING, sparse=rowwise)
-        nn.init.normal_(self.items.weight, std=config.dim**-0.5)
+        num_trained = sum(count > 0 for count in schema.item_counts) if schema.num_features else schema.num_items
+        sampled = config.loss == "sampled" or (config.loss == "auto" and num_trained > FULL_SOFTMAX_ITEMS)
+        self.items = ItemEmbedding(schema, config.dim, rowwise=sampled and schema.num_items > ROWWISE_ITEMS)
         self.dropout = Dropout(config.dropout)
         self.negatives = SharedNegatives(schema.item_counts, config.num_negatives) if sampled else None
 
     def loss(self, batch: Rows) -> Tensor:
         """Mean cross-entropy of the next item at every place that has one, over all items or shared negatives."""
-        hidden_BLD = self.encoder(self.dropout(self.items(batch.items)), batch.segments)
+        table = self.items.table()
+        hidden_BLD = self.encoder(self.dropout(self._look_up(batch.items, table)), batch.segments)
         there = batch.targets != PADDING
         # Row 0 of the embedding is padding: it takes no part in the softmax.
         hidden_TD, targets_T = hidden_BLD[there], batch.targets[there] - 1
+        among_C = self.items.targets()
+        if self.negatives is None and among_C is not None:
+            # An item that is never a target would only learn to stay away.
+            return linear_cross_entropy(hidden_TD, table[among_C], torch.searchsorted(among_C, targets_T + 1))
         if self.negatives is None:
-            return linear_cross_entropy(hidden_TD, self.items.weight[1:], targets_T)
+            return linear_cross_entropy(hidden_TD, table[1:], targets_T)
         candidates_C, place_T, correction_C = self.negatives.draw(targets_T)
-        return linear_cross_entropy(hidden_TD, self.items(candidates_C + 1), place_T, correction_C)
+        return linear_cross_entropy(hidden_TD, self._look_up(candidates_C + 1, table), place_T, correction_C)
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""
-        return torch.log_softmax(self._encode(batch) @ self.items.weight[1:].T, 1)
+        table = self.items.table()
+        return torch.log_softmax(self._encode(batch, table) @ table[1:].T, 1)
 
-    def _encode(self, batch: Histories) -> Tensor:
+    def _look_up(self, items: Tensor, table: Tensor) -> Tensor:
+        """Embeddings to train, any shape, [.., D]; sparse gradients where the table is updated by rows."""
+        return F.embedding(items, table, PADDING, sparse=self.items.sparse)
+
+    def _encode(self, batch: Histories, table: Tensor) -> Tensor:
         """Hidden states [B, D] of the histories, encoded in groups of similar length so that little is padding."""
         lengths = batch.lengths.clamp_max(self.max_length)
         order = lengths.argsort()
-        hidden_BD = self.items.weight.new_empty(len(lengths), self.items.weight.shape[1])
+        hidden_BD = table.new_empty(len(lengths), table.shape[1])
         for group in torch.split(order, ENCODE_ROWS):
             length = lengths[group]
             longest = max(1, int(length.max()))
             place = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
             items = batch.items[group].gather(1, place.clamp_max(batch.items.shape[1] - 1))
-            hidden_BD[group] = self.encoder.last(self.items(items), length).to(hidden_BD.dtype)
+            hidden_BD[group] = self.encoder.last(F.embedding(items, table), length).to(hidden_BD.dtype)
         return hidden_BD

@@ -29,6 +29,8 @@ class Schema(models.family.Schema):
     """Events of each item in the training split."""
     item_first_seen: list[int]
     """Epoch seconds of each item's first event; its place in the sequence when the log has no times."""
+    num_features: int = 0
+    """Features that the item table gives to items; see item_features."""
     train_until: int
     """Epoch seconds after which no event is in the training split; the longest sequence when there are no times."""
     val_from: str | None = None

@@ -226,6 +226,13 @@ def weigh(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     return matrix
 
 
+def add_stand_ins(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
+    """The weights [V, V], and for items without events what those have that stand for them, [V, V] of shares."""
+    matrix = _strongest((weights + weights @ shares.T + shares @ weights).tocsr())
+    matrix.sort_indices()
+    return matrix
+
+
 def _strongest(matrix: sp.csr_array) -> sp.csr_array:
     lengths = np.diff(matrix.indptr)
     limit = MAX_FOLLOWERS
