@@ -72,10 +72,11 @@ class Worker:
         self._process.wait()
 
 
-def flags(doc: str | None, *, several: bool = False) -> argparse.ArgumentParser:
-    """A parser with the flags of every benchmark; `several` for one that takes more than one raw file."""
+def flags(doc: str | None, *, several: bool = False, made_up: bool = False) -> argparse.ArgumentParser:
+    """A parser with the flags of every benchmark; `several` raw files, or none where the log is `made_up`."""
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--data", nargs="+" if several else None, required=True, help="raw public file")
+    if not made_up:
+        parser.add_argument("--data", nargs="+" if several else None, required=True, help="raw public file")
     parser.add_argument("--prepare", nargs="*", default=["split=leave-one-out"], help="name=value of PrepareConfig")
     parser.add_argument("--config", nargs="*", default=[], help="name=value of the recommender's Config")
     parser.add_argument("--threads", type=int, default=1, help="threads of every system")

@@ -22,7 +22,7 @@ from benchmarks.measure import Answer, Worker
 from benchmarks.page import Spread, Table, write_page
 from models import FAMILIES
 from models.bundle import config_from_dict
-from models.layers import CHUNK_TOKENS
+from models.layers import chunk_tokens
 
 FAMILY = FAMILIES["recommender"]
 BEST = "2048 cubed"
@@ -125,7 +125,7 @@ def needed(config: Any, num_items: int, context: float) -> list[Part]:
         dense("attention output", dim, dim, blocks),
         dense("feed-forward, wide", dim, 4 * dim, blocks),
         dense("feed-forward, narrow", 4 * dim, dim, blocks),
-        Part("softmax over the items", logits, logits, (1, CHUNK_TOKENS, dim, num_items)),
+        Part("softmax over the items", logits, logits, (1, chunk_tokens(num_items, "cpu"), dim, num_items)),
     ]
 
 

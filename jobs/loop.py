@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from jobs import checkpoints
 from jobs.checkpoints import Progress
 from jobs.context import log
+from jobs.optimiser import clip, optimizer_of
 from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, use_fast_products, wait_for_all
 from models import bundle
 from models.family import Family, autocast_dtype
 from models.golden import golden
 
-BETAS = (0.9, 0.98)
 FINAL_RATE = 0.01
 """Share of the highest learning rate at the end of the cosine."""
 MIN_RATE_SCALE = 0.25
@@ -168,7 +168,7 @@ def _write_epoch_0(task: Task, network: Any) -> None:
 
 def _train(task: Task, network: Any, progress: Progress, report: Report) -> Progress:
     """Train epoch after epoch until the last one or until patience ends."""
-    config, optimizer = task.config, _optimizer(network, task.config)
+    config, optimizer = task.config, optimizer_of(network, task.config)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
     module = distribute(network, task.place)
     while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
@@ -211,7 +211,7 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)
         loss.backward()
-        norm_sum += nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm_sum += clip(parameters, config.max_grad_norm)
         optimizer.step()
         loss_sum += loss.detach() * len(rows)
         # All workers have the same gradients, so all of them leave here together.
@@ -341,16 +341,6 @@ def _metrics(network: Any, batch: Any) -> dict[str, Tensor]:
         name: torch.stack([ratio.numerator.double().sum(), ratio.denominator.double().sum()])
         for name, ratio in network.metrics(batch).items()
     }
-
-
-def _optimizer(network: nn.Module, config: Any) -> Optimizer:
-    """AdamW that decays matrices only: not vectors, biases and embeddings."""
-    tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in tables]
-    others = [parameter for parameter in trained if parameter.ndim <= 1 or id(parameter) in tables]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, fused=True)
 
 
 def _check(config: Any, schema: Any, place: Place) -> None:

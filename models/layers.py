@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at one time; their [1024, items] block stays in the cache for a usual shop."""
+MAX_CHUNK_TOKENS, MIN_CHUNK_TOKENS = 1024, 128
+"""Tokens whose logits exist at one time."""
+CHUNK_LOGITS = 3_500_000
+"""On a CPU there are fewer in a chunk of many items, so that its logits stay in the cache: up to twice as fast."""
 
 
 def linear_cross_entropy(
@@ -28,6 +30,14 @@ def linear_cross_entropy(
     return loss
 
 
+def chunk_tokens(num_items: int, device: str) -> int:
+    """How many tokens have their logits at one time."""
+    if device != "cpu":
+        return MAX_CHUNK_TOKENS
+    fitting: int = 2 ** (max(CHUNK_LOGITS // num_items, 1).bit_length() - 1)
+    return min(max(fitting, MIN_CHUNK_TOKENS), MAX_CHUNK_TOKENS)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None) -> Tensor:
@@ -38,15 +48,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             loss = torch.zeros((), dtype=torch.float32, device=weight.device)
-            num_tokens = len(hidden)
-            for start in range(0, num_tokens, CHUNK_TOKENS):
-                chunk = hidden[start : start + CHUNK_TOKENS]
-                target = targets_T[start : start + CHUNK_TOKENS, None]
+            num_tokens, size = len(hidden), chunk_tokens(len(weight), device)
+            for start in range(0, num_tokens, size):
+                chunk = hidden[start : start + size]
+                target = targets_T[start : start + size, None]
                 probability = torch.softmax(_logits(chunk, weight, target, bias_V), dim=1)
                 right = probability.gather(1, target)
                 loss -= right.float().clamp_min(1e-30).log().sum()
                 probability.scatter_(1, target, right - 1)
-                torch.mm(probability, weight, out=grad_hidden[start : start + CHUNK_TOKENS])
+                torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 grad_weight += probability.T @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.scale, ctx.dtypes = 1 / num_tokens, (hidden_TD.dtype, weight_VD.dtype)

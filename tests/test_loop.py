@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 
 from jobs import checkpoints
 from jobs.loop import Result, Task, TrainingDiverged, learning_rate, run_training, validate
+from jobs.optimiser import optimizer_of
 from jobs.place import Place
 from models import bundle
 from models.family import Family
@@ -253,11 +254,9 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
 
 
 def test_matrices_decay_but_vectors_and_embeddings_do_not() -> None:
-    from jobs.loop import _optimizer
-
     network = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
 
-    groups = _optimizer(network, toy_module.Config(weight_decay=0.5)).param_groups
+    groups = optimizer_of(network, toy_module.Config(weight_decay=0.5)).param_groups
 
     assert [[len(group["params"]), group["weight_decay"]] for group in groups] == [[1, 0.5], [2, 0.0]]
 

@@ -22,7 +22,6 @@ from models.metrics import gini, rank_of, rank_without
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, Row, Rows, collate
 from models.recommender.judging import CUTOFFS, gains, gains_of_blends
-from models.recommender.negatives import SharedNegatives
 from models.recommender.network import BLEND_WEIGHTS, Recommender, _blend
 from models.recommender.next_item import NextItem
 from models.recommender.sample import Shop, write_sample
@@ -322,23 +321,6 @@ def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Path, 
     assert len(hits) == len(examples)
 
 
-def test_shared_negatives_stand_for_all_items_without_bias() -> None:
-    torch.manual_seed(0)
-    counts = torch.arange(300).flip(0)
-    popularity = (counts + 0.5) / (counts + 0.5).sum()
-    logits = torch.randn(300)
-    negatives = SharedNegatives(counts.tolist(), 60)
-    sums = []
-    for _ in range(1000):
-        targets = torch.multinomial(popularity, 64, replacement=True)
-        candidates, place, correction = negatives.draw(targets)
-        assert torch.equal(candidates[place], targets)
-        assert len(set(candidates.tolist())) == len(candidates) < 124
-        sums.append(float((logits[candidates] + correction).exp().sum()))
-
-    assert abs(np.mean(sums) / float(logits.exp().sum()) - 1) < 0.02
-
-
 def test_the_correction_counts_for_every_logit_but_the_targets_own() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 8, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -354,15 +336,3 @@ def test_the_correction_counts_for_every_logit_but_the_targets_own() -> None:
         torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
     ):
         assert torch.allclose(ours, theirs, atol=1e-6)
-
-
-def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Path, schema: Schema, tmp_path: Path) -> None:
-    scores = []
-    for loss in ("full", "sampled"):
-        config = dataclasses.replace(SMALL, epochs=4, loss=loss, num_negatives=64, blend=False, spectral_start=False)
-        result = run_training(
-            recommender, config=config, data=data, directory=tmp_path / loss, place=Place(), report=lambda _: None
-        )
-        scores.append(result.metrics["val_ndcg_at_10"])
-
-    assert scores[1] > 0.8 * scores[0]

@@ -20,7 +20,7 @@ from jobs.context import Context, Store
 from jobs.loop import Task, run_training, validate
 from jobs.place import Place
 from jobs.scoring import Model, load_model, score
-from models import FAMILIES
+from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 
 FAMILY = FAMILIES["recommender"]
@@ -33,6 +33,7 @@ class Watched:
 
     def __init__(self, limits: dict[str, int | None]) -> None:
         self.asked: list[tuple[str, protocol.Started]] = []
+        self.initialised: dict[str, float] = {}
         self._limits = limits
 
     def __getattr__(self, name: str) -> Any:
@@ -44,6 +45,12 @@ class Watched:
         whole = FAMILY.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
         limit = self._limits.get(split)
         return whole if limit is None or len(whole) <= limit else First(whole, limit)
+
+    def initialise(self, network: Any, data: Path, schema: Any) -> None:
+        """Count and start as the family does, and note how long that took."""
+        started = protocol.start()
+        FAMILY.initialise(network, data, schema)
+        self.initialised = started.so_far()
 
     def last_training(self) -> dict[str, float]:
         """Seconds between the loop's last request for training examples and the validation that followed."""
@@ -73,7 +80,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data directory")
     parser.add_argument("--work", type=Path, required=True, help="an empty directory for the run")
     parser.add_argument("--config", nargs="*", default=[], help="name=value")
-    parser.add_argument("--rows", type=int, help="train: rows of an epoch; all by default")
+    parser.add_argument("--rows", type=int, help="train and fit: rows of an epoch; all by default")
+    parser.add_argument("--validated", type=int, help="fit: validation examples of a shard; the test split is left out")
+    parser.add_argument("--asked", type=int, default=0, help="fit: requests to time on the best model, one by one")
     parser.add_argument("--test-each-epoch", action="store_true", help="fit: test NDCG after each epoch, not timed")
     arguments = parser.parse_args()
     config = config_from_dict(FAMILY.Config, overrides(arguments.config))
@@ -140,6 +149,7 @@ def evaluate(arguments: argparse.Namespace, config: Any) -> None:
 def fit(arguments: argparse.Namespace, config: Any) -> None:
     """Train to the end, with a line for each epoch and one for the best model on the test split."""
     directory = arguments.work / "run"
+    family = Watched({"train": arguments.rows, "val": arguments.validated})
     started = protocol.start()
     untimed = {"cpu_s": 0.0, "wall_s": 0.0}
 
@@ -151,20 +161,51 @@ def fit(arguments: argparse.Namespace, config: Any) -> None:
             test = tested(checkpoints.path_of(directory, int(numbers["epoch"])), arguments)
             for name, value in begun.so_far().items():
                 untimed[name] += value
-        protocol.say({**numbers, **so_far, **test, "at": time.time()})
+        training = {"training": family.last_training()} if numbers["epoch"] else {"initialise": family.initialised}
+        protocol.say({**numbers, **so_far, **test, **training, "at": time.time()})
 
-    run_training(FAMILY, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
+    run_training(family, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
     best = {"best_val": reports[-1][f"best_val_{FAMILY.METRIC.name}"], "epochs": len(reports) - 1}
-    protocol.say({"done": True, **best, **so_far, **tested(checkpoints.best_of(directory), arguments)})
+    answer = {"done": True, **best, **so_far, "targets": num_targets(arguments, config)}
+    answer["versions"] = protocol.versions("torch", "numpy")
+    if arguments.validated is None:
+        answer |= tested(checkpoints.best_of(directory), arguments)
+    if arguments.asked:
+        answer |= served(checkpoints.best_of(directory), arguments)
+    protocol.say(answer)
 
 
-def tested(bundle: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def tested(directory: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Test metrics of a bundle, by the names that the loop gives to those of validation."""
-    model = load_model(bundle, FAMILY)
+    model = load_model(directory, FAMILY)
     scores = score(Context(store=Store(arguments.work)), model, data=arguments.data, split="test")
     return {f"test_{name}": value for name, value in scores.metrics().items()}
+
+
+def served(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Size of a bundle, seconds to load it, and the processor time of one request and of one user's ranking."""
+    started = protocol.start()
+    model = bundle.load(directory)
+    loaded = started.so_far()
+    dataset = FAMILY.dataset(arguments.data, "test", [0], schema=model.schema, config=model.config, epoch=0)
+    examples = [dataset[place] for place in range(min(len(dataset), arguments.asked))]
+    request_ms = []
+    with torch.inference_mode():
+        for example in examples:
+            started = protocol.start()
+            model.network.predict(FAMILY.collate([example]))
+            request_ms.append({name: 1000 * value for name, value in started.so_far().items()})
+        started = protocol.start()
+        model.network.metrics(FAMILY.collate(examples))
+        judged = started.so_far()
+    return {
+        "bundle_mb": bundle.size_mb(directory),
+        "load": loaded,
+        "request_ms": request_ms[1:],
+        "judged": {name: value / len(examples) for name, value in judged.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Config(TrainConfig):
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
     loss: Literal["auto", "full", "sampled"] = "auto"
-    """Cross-entropy over all items or over shared negatives; auto is full up to 50,000 items. For transformer, gru and
+    """Cross-entropy over all items or over shared negatives; auto is full up to 20,000 items. For transformer, gru and
     two_tower."""
     num_negatives: int = 4096
     """Negatives drawn by popularity in each step of the sampled loss, beside the targets of the batch."""

@@ -21,6 +21,9 @@ Ints = NDArray[np.int32]
 NO_TARGET = -1
 """Fills up the rows of Histories.target_sets."""
 NUM_CUTS = 3
+MAX_VALIDATION_SCORES = 5_000_000_000
+"""Of a large log every n-th shopper of a shard is validated on, so that an epoch makes about so many scores at most:
+5,000 shoppers where there are a million items. The test split is always whole."""
 MAX_SERVED_HISTORY = 2000
 """Events of a shopper's history that the feature store keeps."""
 
@@ -93,8 +96,15 @@ class Histories:
 
     def first(self, count: int) -> Self:
         """The first examples of the batch."""
-        tensors = {name: tensor[:count] for name, tensor in self._tensors().items()}
-        return replace(self, examples=self.examples[:count], **tensors)
+        return self._part(0, count)
+
+    def parts(self, size: int) -> list[Self]:
+        """The batch cut into smaller ones of `size` examples, in their order."""
+        return [self._part(start, start + size) for start in range(0, len(self.lengths), size)]
+
+    def _part(self, begin: int, end: int) -> Self:
+        tensors = {name: tensor[begin:end] for name, tensor in self._tensors().items()}
+        return replace(self, examples=self.examples[begin:end], **tensors)
 
     def _tensors(self) -> dict[str, Any]:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
@@ -110,8 +120,11 @@ def dataset(
         return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
     if split not in ("val", "test"):
         raise ValueError(f"unknown split {split!r}; there are train, val and test")
-    several = _describe(data).split == "held-out-users"
-    return Judgements(logs, remap=remap, split=split, several=several)
+    described = _describe(data)
+    num_scores = described.num_examples["val"] * described.num_items
+    every = -(-num_scores // MAX_VALIDATION_SCORES) if split == "val" else 1
+    several = described.split == "held-out-users"
+    return Judgements(logs, remap=remap, split=split, several=several, every=max(1, every))
 
 
 @dataclass(frozen=True)
@@ -179,20 +192,22 @@ class TrainingRows:
 
 
 class Judgements:
-    """One example per user with an event in the split: the events before one of them, or, `several`, before all.
+    """One example per `every`-th user with an event in the split: the events before one, or, `several`, before all.
 
     Which one is drawn at random, the same each time: in a log of baskets the first would hardly ever be told by the
     other events of its basket, which a shop knows when it recommends.
     """
 
-    def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, split: str, several: bool) -> None:
+    def __init__(
+        self, logs: Sequence[ShardLog], *, remap: Ints | None, split: str, several: bool, every: int = 1
+    ) -> None:
         self._remap = remap
         self._several = several
         self._places: list[tuple[ShardLog, int, int, int]] = []
         for log in logs:
             val_start, test_start = log.splits[:, 1], log.splits[:, 2]
             starts, ends = (val_start, test_start) if split == "val" else (test_start, np.diff(log.offsets))
-            for user in np.flatnonzero(starts < ends):
+            for user in np.flatnonzero(starts < ends)[::every]:
                 first, start, end = (int(value) for value in (log.offsets[user], starts[user], ends[user]))
                 judged = start if several else start + _drawn(first + start, end - start)
                 self._places.append((log, first, first + judged, first + end))

@@ -32,8 +32,10 @@ class ItemEmbedding(nn.Embedding):
     alike: Tensor
     shares: Tensor
 
-    def __init__(self, schema: Schema, dim: int) -> None:
-        super().__init__(schema.num_items + 1, dim, padding_idx=PADDING)
+    def __init__(self, schema: Schema, dim: int, *, rowwise: bool = False) -> None:
+        # With features the table is a sum, and its gradient a dense one.
+        sparse = rowwise and not schema.num_features
+        super().__init__(schema.num_items + 1, dim, padding_idx=PADDING, sparse=sparse)
         nn.init.normal_(self.weight, std=dim**-0.5)
         self.features = nn.Embedding(schema.num_features, dim) if schema.num_features else None
         self._table: Tensor | None = None

@@ -16,8 +16,16 @@ CUTOFFS = (5, 10, 20, 50)
 """Places of the metrics where one item is to be found."""
 SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS = (10, 100), (20, 50)
 """Places of the metrics where several are; NDCG@100 and Recall@20 and @50 are those of the literature."""
+MAX_SCORES = 16_000_000
+"""Scores that are made at one time: of 16 examples where there are a million items, of 512 below 31,250. More take
+gigabytes, and longer to bring into memory than to compute."""
 CHOOSING_CUTOFF = 10
 """What is chosen on validation is chosen by NDCG@10."""
+
+
+def rows_at_once(num_items: int) -> int:
+    """How many examples are scored together, see MAX_SCORES."""
+    return max(1, MAX_SCORES // num_items)
 
 
 def judge(batch: Histories, scores: Tensor) -> dict[str, Ratio]:

@@ -31,14 +31,15 @@ class SharedNegatives(nn.Module):
         drawn_by = popularity**SMOOTHING
         self.register_buffer("popularity", (popularity / popularity.sum()).float(), persistent=False)
         self.register_buffer("proposal", (drawn_by / drawn_by.sum()).float(), persistent=False)
-        self.register_buffer("cumulative", (drawn_by / drawn_by.sum()).cumsum(0).float(), persistent=False)
+        # In double precision: rounding to a float changes the share of a rare item of a million by several percent.
+        self.register_buffer("cumulative", (drawn_by / drawn_by.sum()).cumsum(0), persistent=False)
 
     def draw(self, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates [C] in ascending order, the place of each target among them [T], and the logQ correction [C].
 
         Targets and candidates are in 0 .. V - 2; the correction is added to the logits of negatives.
         """
-        drawn = torch.rand(self.num_negatives, device=targets_T.device)
+        drawn = torch.rand(self.num_negatives, dtype=torch.float64, device=targets_T.device)
         negatives = torch.searchsorted(self.cumulative, drawn).clamp_max(len(self.cumulative) - 1)
         candidates: Tensor = torch.unique(torch.cat([targets_T, negatives]))
         expected = len(targets_T) * self.popularity[candidates]

@@ -24,7 +24,7 @@ from models.recommender.data import Histories, Rows
 from models.recommender.gan import Gan
 from models.recommender.gru import Recurrent
 from models.recommender.item_features import ItemFeatures, find_stand_ins
-from models.recommender.judging import gains_of_blends, judge
+from models.recommender.judging import gains_of_blends, judge, rows_at_once
 from models.recommender.next_item import NextItem
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
@@ -62,8 +62,9 @@ class Recommender(nn.Module):
     blend: Tensor
     learner: Learner | None
 
-    def __init__(self, config: Config, *, learner: Learner | None, prior: nn.Module | None) -> None:
+    def __init__(self, config: Config, schema: Schema, *, learner: Learner | None, prior: nn.Module | None) -> None:
         super().__init__()
+        self.num_rows = schema.num_items + 1
         self.counts_neighbours = config.network == "item_knn"
         self.spectral_start = config.spectral_start
         self.learner = learner
@@ -86,19 +87,28 @@ class Recommender(nn.Module):
 
     def metrics(self, batch: Histories) -> dict[str, Ratio]:
         """Full ranking, seen items filtered and (`_unfiltered`) not; see judging.judge."""
-        return judge(batch, self.scores(batch))
+        parts = [judge(part, self.scores(part)) for part in self._parts(batch)]
+        return {
+            name: Ratio(
+                torch.cat([part[name].numerator for part in parts]),
+                torch.cat([part[name].denominator for part in parts]),
+            )
+            for name in parts[0]
+        }
 
     def tallies(self, batch: Histories) -> dict[str, Tensor]:
         """How often each item [V] stands in the first ten places, seen items filtered."""
-        scores = self.scores(batch).scatter_(1, batch.excluded, -torch.inf)
-        top = scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices
-        return {"recommended": torch.bincount(top.flatten(), minlength=scores.shape[1]).double()}
+        recommended = []
+        for part in self._parts(batch):
+            scores = self.scores(part).scatter_(1, part.excluded, -torch.inf)
+            recommended.append(scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices.flatten())
+        return {"recommended": torch.bincount(torch.cat(recommended), minlength=self.num_rows).double()}
 
     def calibration(self, batch: Histories) -> Tensor | None:
         """NDCG@10 summed over some of the batch for each of BLEND_WEIGHTS."""
         if self.learner is None or self.prior is None:
             return None
-        batch = batch.first(CALIBRATION_EXAMPLES)
+        batch = batch.first(min(CALIBRATION_EXAMPLES, rows_at_once(self.num_rows)))
         network, prior = self._network_scores(batch), self._prior_scores(batch)
         return gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
 
@@ -108,17 +118,26 @@ class Recommender(nn.Module):
 
     def predict(self, batch: Histories) -> list[Prediction]:
         """The best items of each example under its rules."""
-        scores = self.scores(batch).scatter_(1, batch.excluded, -torch.inf)
-        return self._answers(batch, scores)
+        answers = []
+        for part in self._parts(batch):
+            answers += self._answers(part, self.scores(part).scatter_(1, part.excluded, -torch.inf))
+        return answers
 
     def predict_similar(self, batch: Histories) -> list[Prediction]:
         """Items that stand where the only item of each history does: nearest embeddings, or strongest transitions."""
         if self.learner is None:
             return self.predict(batch)
         embeddings = nn.functional.normalize(self.learner.items.table(), dim=1)
-        scores = embeddings[batch.items[:, 0]] @ embeddings.T
-        scores[:, PADDING] = -torch.inf
-        return self._answers(batch, scores.scatter_(1, batch.excluded, -torch.inf))
+        answers = []
+        for part in self._parts(batch):
+            scores = embeddings[part.items[:, 0]] @ embeddings.T
+            scores[:, PADDING] = -torch.inf
+            answers += self._answers(part, scores.scatter_(1, part.excluded, -torch.inf))
+        return answers
+
+    def _parts(self, batch: Histories) -> list[Histories]:
+        """The batch, cut where there are so many items that its scores would take gigabytes."""
+        return batch.parts(rows_at_once(self.num_rows))
 
     def _answers(self, batch: Histories, scores: Tensor) -> list[Prediction]:
         for row, example in enumerate(batch.examples):
@@ -194,7 +213,7 @@ def build(config: Config, schema: Schema) -> Recommender:
             raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
     if learner is not None and not config.blend:
         prior = None
-    return Recommender(config, learner=learner, prior=prior)
+    return Recommender(config, schema, learner=learner, prior=prior)
 
 
 def initialise(network: Recommender, data: Path, schema: Schema) -> None:

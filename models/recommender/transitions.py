@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.recommender.data import Histories, Judgements, ShardLog, collate, dataset
-from models.recommender.judging import gains
+from models.recommender.judging import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
 
 LAST_EVENTS = 30
 """Events of a history that are looked at."""
 MAX_FOLLOWERS = 2000
 """Most frequent followers kept for each item, so that memory grows with items and not with pairs."""
+MAX_PAIRS = 25_000_000
+"""Pairs kept of a large catalogue (200 MB), by keeping fewer followers of each item."""
 VALIDATION_EXAMPLES = 3000
 """Validation examples from which the shape of the counts is chosen."""
+CHOICE_SCORES = 1_000_000_000
+"""Of a large catalogue there are fewer: as many as have so many scores."""
 COUNTED_EVENTS = 2_000_000
 """Events counted in one sparse sum."""
 DENSE_ITEMS = 6000
@@ -158,7 +162,8 @@ class Transitions(nn.Module):
 def count_and_choose(data: Path, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
     """Count the training split and choose the shape by NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
-    examples = _some_judgements(dataset(data, "val", range(schema.num_shards), schema=schema, config=None, epoch=0))
+    judgements = dataset(data, "val", range(schema.num_shards), schema=schema, config=None, epoch=0)
+    examples = _some_judgements(judgements, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
     for shape in SHAPES:
@@ -230,29 +235,32 @@ def add_stand_ins(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
 
 def _strongest(matrix: sp.csr_array) -> sp.csr_array:
     lengths = np.diff(matrix.indptr)
-    if lengths.max(initial=0) <= MAX_FOLLOWERS:
+    limit = MAX_FOLLOWERS
+    while limit > 1 and np.minimum(lengths, limit).sum() > MAX_PAIRS:
+        limit = limit * 7 // 8
+    if lengths.max(initial=0) <= limit:
         return matrix
     keep = np.ones(len(matrix.data), dtype=bool)
-    for row in np.flatnonzero(lengths > MAX_FOLLOWERS):
+    for row in np.flatnonzero(lengths > limit):
         begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        weakest = np.argpartition(matrix.data[begin:end], -MAX_FOLLOWERS)[:-MAX_FOLLOWERS]
+        weakest = np.argpartition(matrix.data[begin:end], -limit)[:-limit]
         keep[begin + weakest] = False
     row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
     return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
 
 
-def _some_judgements(judgements: Any) -> list[Any]:
+def _some_judgements(judgements: Any, count: int) -> list[Any]:
     assert isinstance(judgements, Judgements)
-    step = max(1, -(-len(judgements) // VALIDATION_EXAMPLES))
+    step = max(1, -(-len(judgements) // count))
     return [judgements[place] for place in range(0, len(judgements), step)]
 
 
 def _ndcg(weights: sp.csr_array, popularity: NDArray[Any], shape: Shape, examples: list[Any]) -> float:
     network = Transitions(weights.shape[0] - 1)
     network.set(weights, popularity, shape.decay)
-    total = 0.0
-    for start in range(0, len(examples), 256):
-        batch = collate(examples[start : start + 256])
+    total, size = 0.0, min(256, rows_at_once(network.num_rows))
+    for start in range(0, len(examples), size):
+        batch = collate(examples[start : start + size])
         assert isinstance(batch, Histories)
         total += float(gains(batch, network(batch)).sum())
     return total / len(examples)
