@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Shape:
     """
 
     window: int = 8
-    decay: float = 0.8
+    decay: float = 0.7
     row_power: float = 1.0
     column_power: float = 0.0
     reverse: float = 0.0
@@ -58,9 +58,11 @@ SHAPES = (
     Shape(row_power=0.5, column_power=0.1, reverse=0.25),
     Shape(row_power=0.35, column_power=0.1, reverse=0.25),
     Shape(row_power=0.5, column_power=0.2, reverse=0.5),
-    Shape(window=15, decay=0.9, row_power=0.5, column_power=0.2, reverse=1.0),
+    Shape(window=15, row_power=0.5, column_power=0.2, reverse=1.0),
 )
 """Those tried on validation: strict order suits films watched in a row, order-tolerant ones suit baskets."""
+DECAYS = (0.5, 0.6, 0.8, 0.9)
+"""Those tried with the best shape, beside its own."""
 
 
 class Transitions(nn.Module):
@@ -174,7 +176,11 @@ def count_and_choose(data: Path, schema: Schema) -> tuple[sp.csr_array, NDArray[
         if best is None or score > best[0]:
             best = (score, weights, shape)
     assert best is not None
-    return best[1], popularity, best[2]
+    score, weights, shape = best
+    for tried in [replace(shape, decay=decay) for decay in DECAYS]:
+        if examples and (other := _ndcg(weights, popularity, tried, examples)) > score:
+            score, shape = other, tried
+    return weights, popularity, shape
 
 
 def popularity_of(schema: Schema) -> NDArray[Any]:
