@@ -20,7 +20,7 @@ from jobs.checkpoints import Progress
 from jobs.context import log
 from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, use_fast_products, wait_for_all
 from models import bundle
-from models.family import Family, autocast_dtype
+from models.family import Family, HasOptimizer, autocast_dtype
 from models.golden import golden
 
 BETAS = (0.9, 0.98)
@@ -206,7 +206,7 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         batch = task.family.collate([dataset[row] for row in rows]).to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)
@@ -344,7 +344,10 @@ def _metrics(network: Any, batch: Any) -> dict[str, Tensor]:
 
 
 def _optimizer(network: nn.Module, config: Any) -> Optimizer:
-    """AdamW that decays matrices only: not vectors, biases and embeddings."""
+    """The network's own choice, or AdamW that decays matrices only: not vectors, biases and embeddings."""
+    chosen = network.optimizer() if isinstance(network, HasOptimizer) else None
+    if chosen is not None:
+        return chosen
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in tables]
