@@ -90,6 +90,22 @@ def fit(pixels: Pixels, *, size: int, channels: int) -> Pixels:
     return _fitted(Image.fromarray(pixels), size=size, channels=channels)
 
 
+def encode_png(pixels: Pixels) -> bytes:
+    """Pixels [channels, side, side] as a PNG file."""
+    plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    file = BytesIO()
+    Image.fromarray(plain).save(file, format="PNG")
+    return file.getvalue()
+
+
+def colour_card(size: int, *, channels: int) -> Pixels:
+    """A picture [channels, size, size] that is the same everywhere: a shade in each channel, and stripes."""
+    row, column = np.mgrid[:size, :size]
+    shades = [row * 255 // size, column * 255 // size, (row + column) * 255 // (2 * size)]
+    stripes = (row // 4) % 2 == 0
+    return np.stack([np.where(stripes, shade, 255 - shade) for shade in shades[:channels]]).astype(np.uint8)
+
+
 def _opened(encoded: bytes) -> Any:
     """An image of which only the header was read, after every check that needs no pixels."""
     if not encoded:
@@ -192,4 +208,5 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _border_colour(pixels: Pixels) -> Pixels:
     """The median colour of the outermost pixels: white in a shop's photo, black on a scanner."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return np.median(border, axis=0).astype(np.uint8)
+    colour: Pixels = np.median(border, axis=0).astype(np.uint8)
+    return colour
