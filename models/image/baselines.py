@@ -58,7 +58,13 @@ class Projection(nn.Module):
 
 def fit_logistic(features_BD: Tensor, labels_B: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Weights [K, D] and biases [K] of the penalised multinomial logistic regression, by L-BFGS."""
-    features = torch.cat([features_BD, torch.ones(len(features_BD), 1)], 1)
+    # Tensors made where gradients are switched off for good (inference mode) cannot be learnt from; copies can.
+    with torch.inference_mode(False), torch.enable_grad():
+        return _fit_logistic(features_BD.clone(), labels_B.clone(), num_classes)
+
+
+def _fit_logistic(features_BD: Tensor, labels_B: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    features = torch.cat([features_BD.detach(), torch.ones(len(features_BD), 1)], 1)
     weights = torch.zeros(num_classes, features.shape[1], requires_grad=True)
     solver = torch.optim.LBFGS([weights], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
@@ -68,6 +74,5 @@ def fit_logistic(features_BD: Tensor, labels_B: Tensor, num_classes: int) -> tup
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with torch.enable_grad():
-        solver.step(loss)  # type: ignore[no-untyped-call]
+    solver.step(loss)  # type: ignore[no-untyped-call]
     return weights.detach()[:, :-1], weights.detach()[:, -1]
