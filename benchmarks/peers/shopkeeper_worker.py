@@ -22,8 +22,8 @@ from jobs.place import Place
 from jobs.scoring import Model, load_model, score
 from models import FAMILIES
 from models.bundle import config_from_dict
+from models.family import Family
 
-FAMILY = FAMILIES["recommender"]
 VALIDATED_PER_SHARD = 4
 """Validation examples while the speed of training is measured, of which validation is no part."""
 
@@ -31,17 +31,18 @@ VALIDATED_PER_SHARD = 4
 class Watched:
     """The family, noting when the loop asks for which split, and with only the first examples of each if wanted."""
 
-    def __init__(self, limits: dict[str, int | None]) -> None:
+    def __init__(self, family: Family, limits: dict[str, int | None]) -> None:
         self.asked: list[tuple[str, protocol.Started]] = []
+        self._family = family
         self._limits = limits
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(FAMILY, name)
+        return getattr(self._family, name)
 
     def dataset(self, data: Path, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int) -> Any:
         """The examples of some shards, or the first of them."""
         self.asked.append((split, protocol.start()))
-        whole = FAMILY.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
+        whole = self._family.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
         limit = self._limits.get(split)
         return whole if limit is None or len(whole) <= limit else First(whole, limit)
 
@@ -70,27 +71,29 @@ def main() -> None:
     """Do one of the three things; see their functions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("train", "evaluate", "fit"))
+    parser.add_argument("--family", default="recommender", choices=FAMILIES)
     parser.add_argument("--data", type=Path, required=True, help="prepared data directory")
     parser.add_argument("--work", type=Path, required=True, help="an empty directory for the run")
     parser.add_argument("--config", nargs="*", default=[], help="name=value")
     parser.add_argument("--rows", type=int, help="train: rows of an epoch; all by default")
     parser.add_argument("--test-each-epoch", action="store_true", help="fit: test NDCG after each epoch, not timed")
     arguments = parser.parse_args()
-    config = config_from_dict(FAMILY.Config, overrides(arguments.config))
+    family = FAMILIES[arguments.family]
+    config = config_from_dict(family.Config, overrides(arguments.config))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    {"train": train, "evaluate": evaluate, "fit": fit}[arguments.role](arguments, config)
+    {"train": train, "evaluate": evaluate, "fit": fit}[arguments.role](arguments, family, config)
 
 
-def train(arguments: argparse.Namespace, config: Any) -> None:
+def train(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Train one epoch for each request, after one to warm up: targets, processor and wall time of its steps."""
-    family = Watched({"train": arguments.rows, "val": VALIDATED_PER_SHARD})
-    targets = num_targets(arguments, config)
+    watched = Watched(family, {"train": arguments.rows, "val": VALIDATED_PER_SHARD})
+    targets = num_targets(arguments, family, config)
     requests = protocol.asked()
 
     def report(numbers: dict[str, float | int]) -> None:
         if numbers["epoch"] == 0:
             return
-        measured = {**family.last_training(), "targets": targets, "steps": numbers["steps"]}
+        measured = {**watched.last_training(), "targets": targets, "steps": numbers["steps"]}
         protocol.say(
             {"versions": protocol.versions("torch", "numpy")}
             if numbers["epoch"] == 1
@@ -100,7 +103,7 @@ def train(arguments: argparse.Namespace, config: Any) -> None:
             sys.exit()
 
     run_training(
-        family,
+        watched,
         config=dataclasses.replace(config, patience=0, epochs=1000),
         data=arguments.data,
         directory=arguments.work / "run",
@@ -109,23 +112,25 @@ def train(arguments: argparse.Namespace, config: Any) -> None:
     )
 
 
-def num_targets(arguments: argparse.Namespace, config: Any) -> int:
-    """Next events that the rows of an epoch hold: every event of the training split but a user's first."""
-    schema = FAMILY.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
-    dataset = FAMILY.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
+def num_targets(arguments: argparse.Namespace, family: Family, config: Any) -> int:
+    """Pictures of an epoch, or next events that its rows hold: every event of the training split but a user's first."""
+    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    dataset = family.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
     rows = range(min(arguments.rows or len(dataset), len(dataset)))
-    return sum(int((FAMILY.collate([dataset[row]]).targets != 0).sum()) for row in rows)
+    if family.NAME != "recommender":
+        return len(rows)
+    return sum(int((family.collate([dataset[row]]).targets != 0).sum()) for row in rows)
 
 
-def evaluate(arguments: argparse.Namespace, config: Any) -> None:
+def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Rank every item for every example once for each request: as the verb `evaluate`, and as after an epoch."""
-    schema = FAMILY.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
-    network = FAMILY.build(config, schema)
+    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    network = family.build(config, schema)
     started = protocol.start()
-    FAMILY.initialise(network, arguments.data, schema)
+    family.initialise(network, arguments.data, schema)
     network.eval()
-    model = Model(FAMILY.NAME, config, schema, network)
-    task = Task(FAMILY, config, schema, arguments.data, arguments.work, Place())
+    model = Model(family.NAME, config, schema, network)
+    task = Task(family, config, schema, arguments.data, arguments.work, Place())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
     for _ in protocol.asked():
@@ -137,7 +142,7 @@ def evaluate(arguments: argparse.Namespace, config: Any) -> None:
         protocol.say({**whole, "validate": started.so_far()})
 
 
-def fit(arguments: argparse.Namespace, config: Any) -> None:
+def fit(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Train to the end, with a line for each epoch and one for the best model on the test split."""
     directory = arguments.work / "run"
     started = protocol.start()
@@ -148,21 +153,21 @@ def fit(arguments: argparse.Namespace, config: Any) -> None:
         test = {}
         if arguments.test_each_epoch:
             begun = protocol.start()
-            test = tested(checkpoints.path_of(directory, int(numbers["epoch"])), arguments)
+            test = tested(checkpoints.path_of(directory, int(numbers["epoch"])), family, arguments)
             for name, value in begun.so_far().items():
                 untimed[name] += value
         protocol.say({**numbers, **so_far, **test, "at": time.time()})
 
-    run_training(FAMILY, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
+    run_training(family, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
-    best = {"best_val": reports[-1][f"best_val_{FAMILY.METRIC.name}"], "epochs": len(reports) - 1}
-    protocol.say({"done": True, **best, **so_far, **tested(checkpoints.best_of(directory), arguments)})
+    best = {"best_val": reports[-1][f"best_val_{family.METRIC.name}"], "epochs": len(reports) - 1}
+    protocol.say({"done": True, **best, **so_far, **tested(checkpoints.best_of(directory), family, arguments)})
 
 
-def tested(bundle: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def tested(bundle: Path, family: Family, arguments: argparse.Namespace) -> dict[str, float]:
     """Test metrics of a bundle, by the names that the loop gives to those of validation."""
-    model = load_model(bundle, FAMILY)
+    model = load_model(bundle, family)
     scores = score(Context(store=Store(arguments.work)), model, data=arguments.data, split="test")
     return {f"test_{name}": value for name, value in scores.metrics().items()}
 

@@ -33,6 +33,6 @@ class Cnn(nn.Module):
 
     def forward(self, pictures_BCSS: Tensor) -> Tensor:
         first, second, third = self.convolutions
-        x = F.max_pool2d(F.relu(first(pictures_BCSS)), 2)
-        x = F.max_pool2d(F.relu(second(x)), 2)
+        x = F.relu(F.max_pool2d(first(pictures_BCSS), 2))
+        x = F.relu(F.max_pool2d(second(x), 2))
         return F.relu(self.dense(F.relu(third(x)).flatten(1)))

@@ -99,8 +99,9 @@ class ResNet(nn.Module):
 
     def forward(self, pictures_BCSS: Tensor) -> Tensor:
         x = F.gelu(self.whitening(pictures_BCSS))
-        return self.groups(x).amax((2, 3))
+        features: Tensor = self.groups(x).amax((2, 3))
+        return features
 
     def filters(self) -> list[nn.Parameter]:
         """The convolutions' weights, which Muon trains."""
-        return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)]
+        return [parameter for parameter in self.groups.parameters() if parameter.ndim == 4]
