@@ -9,6 +9,7 @@ from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
 from models.image.network import build, initialise, summarise
 from models.image.pictures import colour_card, encode_png
 from models.image.prepare import PrepareConfig, prepare
+from models.image.sample import sample
 from models.image.schema import Schema
 
 NAME = "image"
@@ -40,6 +41,7 @@ __all__ = [
     "golden_request",
     "initialise",
     "prepare",
+    "sample",
     "slices",
     "summarise",
 ]
