@@ -249,6 +249,19 @@ class HasOptimizer(Protocol):
         ...
 
 
+@runtime_checkable
+class HasIndex(Protocol):
+    """A family whose answers name entries of a catalogue that the network itself has read; optional."""
+
+    def write_index(self, network: Any, data: Path, schema: Any, directory: Path) -> int:
+        """Write what a network makes of the prepared catalogue into a directory; returns the number of entries."""
+        ...
+
+    def attach_index(self, network: Any, directory: Path) -> None:
+        """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
+        ...
+
+
 class Family(Protocol):
     """A module (or package) of `models/` that the jobs and the service can work with."""
 

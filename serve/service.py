@@ -15,7 +15,7 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
-from models.family import BundleRejected, Endpoint, Family, Features
+from models.family import BundleRejected, Endpoint, Family, Features, HasIndex
 from models.features import FeatureStore
 from serve.batching import Batcher, Predict
 from serve.bodies import raw_openapi, raw_route
@@ -35,6 +35,8 @@ class Settings(BaseModel):
     digest: str | None = None
     """sha256 of the bundle's manifest: other files under the same path are refused."""
     feature_store: Path | None = None
+    index: Path | None = None
+    """What the model made of the catalogue, for a family that has such an index."""
 
 
 class FailedReload(BaseModel):
@@ -172,6 +174,9 @@ class Service:
         if settings.digest not in (None, model.digest):
             raise BundleRejected(f"{settings.bundle} has the digest {model.digest}, not {settings.digest}")
         golden.check(self.family, model.network, model.schema, model.golden)
+        if settings.index is not None:
+            assert isinstance(self.family, HasIndex), f"{self.family.NAME} has no index"
+            self.family.attach_index(model.network, settings.index)
         return Loaded(
             settings=settings,
             model=model,

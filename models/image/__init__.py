@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.family import Gate, Metric
+from models.image.catalogue import attach_index, write_index
 from models.image.config import BASELINES, SPACE, Config
 from models.image.data import collate, dataset, slices
 from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
@@ -35,6 +36,7 @@ __all__ = [
     "Config",
     "PrepareConfig",
     "Schema",
+    "attach_index",
     "build",
     "collate",
     "dataset",
@@ -44,4 +46,5 @@ __all__ = [
     "sample",
     "slices",
     "summarise",
+    "write_index",
 ]

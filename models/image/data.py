@@ -97,8 +97,8 @@ class Pictures:
 class Remap:
     """Makes pictures of newer data as an older model knows them."""
 
-    size: int
-    channels: int
+    schema: Schema
+    """The model's."""
     heads: Sequence[int]
     """For each head of the model its place among the data's heads, or MISSING."""
     classes: Sequence[Labels]
@@ -116,18 +116,14 @@ class Remap:
             place = {name: index for index, name in enumerate(known)}
             found = [place.get(name, MISSING) for name in own.heads.get(head, [])]
             classes.append(np.array([*found, MISSING], np.int16))
-        return cls(schema.size, schema.channels, heads, classes)
+        return cls(schema, heads, classes)
 
     def __call__(self, picture: Picture) -> Picture:
-        pixels = picture.pixels
-        if pixels.shape != (self.channels, self.size, self.size):
-            plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-            pixels = fit(plain, size=self.size, channels=self.channels)
         labels = [
             classes[picture.labels[head]] if head != MISSING else MISSING
             for head, classes in zip(self.heads, self.classes, strict=True)
         ]
-        return Picture(pixels, np.array(labels, np.int16))
+        return Picture(fitted(picture.pixels, self.schema), np.array(labels, np.int16))
 
 
 def collate(examples: Sequence[Picture]) -> Batch:
@@ -156,6 +152,14 @@ def catalogue(data: Path) -> Iterator[tuple[list[str], Pixels]]:
         pixels = Shard.open(data, int(directory.name)).pixels
         rows = [row for row, item in enumerate(items) if item is not None]
         yield [items[row] for row in rows], pixels[rows]
+
+
+def fitted(pixels: Pixels, schema: Schema) -> Pixels:
+    """Prepared pixels [C, S, S] in the size and colours of a schema, which may be another than theirs."""
+    if pixels.shape == (schema.channels, schema.size, schema.size):
+        return pixels
+    plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    return fit(plain, size=schema.size, channels=schema.channels)
 
 
 def _tiers(counts: Sequence[int]) -> list[str]:

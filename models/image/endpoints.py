@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from models.family import Endpoint, Feature, Features, RawBody
+from models.image.catalogue import MAX_NEIGHBOURS, Comparison, compare
 from models.image.data import Picture
 from models.image.describe import Attribute, Phrase, describe
 from models.image.pictures import MAX_BYTES, decode
@@ -115,6 +116,31 @@ class DescriptionResponse(BaseModel):
     zh: Writing
 
 
+class SimilarRequest(BaseModel):
+    """A picture to find products like it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: EncodedPicture
+    count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
+
+
+class SimilarProduct(BaseModel):
+    """A product, and the cosine of its most similar picture with the one that was sent."""
+
+    item_id: str
+    similarity: float
+
+
+class SimilarResponse(BaseModel):
+    """Products that look like a picture, most similar first."""
+
+    model_version: str
+    indexed: int
+    """Products that it was compared with; 0 where the prepared pictures carry no product ids."""
+    items: list[SimilarProduct]
+
+
 def encode(request: Any, schema: Schema, features: Features) -> Picture:
     """The example of a request with a picture; PictureRejected, a ValueError, when it cannot be decoded."""
     pixels = decode(request.image, size=schema.size, channels=schema.channels)
@@ -163,6 +189,18 @@ def answer_description(
     )
 
 
+def answer_similar(
+    request: SimilarRequest, prediction: Comparison, schema: Schema, model_version: str
+) -> SimilarResponse:
+    """The response to one comparison with the catalogue."""
+    nearest = prediction.neighbours[: request.count]
+    return SimilarResponse(
+        model_version=model_version,
+        indexed=prediction.num_products,
+        items=[SimilarProduct(item_id=one.item_id, similarity=one.similarity) for one in nearest],
+    )
+
+
 FEATURES: tuple[Feature, ...] = ()
 
 ENDPOINTS = (
@@ -184,6 +222,16 @@ ENDPOINTS = (
         encode=encode,
         predict=lambda network, batch: network.predict(batch),
         answer=answer_description,
+        raw=RAW,
+    ),
+    Endpoint(
+        path="/v1/images/similar",
+        summary="Find the products that look most like a picture",
+        Request=SimilarRequest,
+        Response=SimilarResponse,
+        encode=encode,
+        predict=compare,
+        answer=answer_similar,
         raw=RAW,
     ),
 )

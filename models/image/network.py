@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from models.family import Ratio, autocast_dtype
 from models.image import augment
 from models.image.baselines import Constant, Projection, fit_logistic
+from models.image.catalogue import Catalogue
 from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
@@ -56,6 +57,8 @@ class Recogniser(nn.Module):
     std: Tensor
     temperatures: Tensor
     steps: Tensor
+    catalogue: Catalogue | None = None
+    """Products to compare pictures with, where it is served with an index."""
 
     def __init__(self, config: Config, schema: Schema, trunk: ResNet | Cnn | Projection | Constant) -> None:
         super().__init__()
