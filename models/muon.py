@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-MOMENTUM = 0.85
+MOMENTUM = 0.6
 BETAS = (0.9, 0.98)
 EPSILON = 1e-8
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
