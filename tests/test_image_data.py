@@ -304,16 +304,6 @@ def test_a_single_class_and_an_empty_folder_are_rejected(tmp_path: Path) -> None
         prepared(tmp_path, tmp_path / "other")
 
 
-def test_the_made_up_catalogue_is_the_same_each_time_and_has_known_dirt(tmp_path: Path) -> None:
-    first, second = image.sample(tmp_path / "a"), image.sample(tmp_path / "b")
-
-    assert Path(first.prepare["raw"]).read_bytes() == Path(second.prepare["raw"]).read_bytes()
-    data, schema = prepared(tmp_path, Path(first.prepare["raw"]), labels=first.prepare["labels"])
-    assert card(data)["bad"] == {"truncated": 4}
-    assert card(data)["duplicates"] == 6
-    assert schema.heads["type"] == ["Bags", "Shirts", "Shoes", "Trousers"]
-
-
 @pytest.mark.real
 def test_fashion_products_are_prepared_with_their_published_counts(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "fashion_products"

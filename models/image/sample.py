@@ -48,7 +48,7 @@ def sample(directory: Path) -> Sample:
         questions.append(Question(f"a new picture of {kind.lower()}", {"image": picture}, f"{kind}, {colour}"))
     return Sample(
         prepare={"raw": str(table), "labels": ("type", "colour")},
-        train={"network": "cnn", "epochs": 6, "batch_size": 32},
+        train={"network": "cnn", "epochs": 12, "batch_size": 16},
         questions=questions,
     )
 
@@ -75,7 +75,7 @@ def write_sample(directory: Path, *, num_products: int = NUM_PRODUCTS, seed: int
 
 def _picture(kind: str, colour: str, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
     """A drawing [3, SIDE, SIDE] somewhere in the picture, of some size, turned a little, on a light ground."""
-    angle, scale = draw.normal(0, 0.25), draw.uniform(0.2, 0.36) * SIDE
+    angle, scale = draw.normal(0, 0.25), draw.uniform(0.26, 0.36) * SIDE
     margin = SIDE / 2 - scale
     across, down = SIDE / 2 + draw.uniform(-margin, margin, 2)
     outline = [
