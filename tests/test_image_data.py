@@ -283,7 +283,13 @@ def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], m
 
 @pytest.mark.parametrize(
     "fields",
-    [{"size": 4}, {"val_fraction": 0.7, "test_fraction": 0.3}, {"max_bad_fraction": 2}, {"labels": ("a", "a=b")}],
+    [
+        {"size": 4},
+        {"val_fraction": 0.7, "test_fraction": 0.3},
+        {"max_bad_fraction": 2},
+        {"labels": ("a", "a=b")},
+        {"labels": ("Größe (cm)",)},
+    ],
 )
 def test_flags_that_make_no_sense_are_the_user_s_mistake(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--") as raised:

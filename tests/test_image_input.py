@@ -176,6 +176,12 @@ def test_no_damage_does_more_than_spoil_the_picture(format: str) -> None:
     assert num_refused > 10
 
 
+def test_of_a_phone_s_two_views_the_first_is_taken() -> None:
+    content = encoded(half_red(), "MPO", save_all=True, append_images=[drawn("disc", "green")], quality=95)
+
+    assert near(colour_at(content, row=16, column=6), RED)
+
+
 def test_plain_pixels_are_fitted_as_decoded_ones() -> None:
     image = half_red(40, 20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from models.tables import find, parse_mapping, read, without_secrets
 
 LAYOUT = 1
 """Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
+HEAD = re.compile(r"^[A-Za-z]\w*$", re.ASCII)
+"""Names of labels; metrics are called after them."""
 MAX_AUTO_SIZE = 128
 SIZE_STEP = 4
 """Automatic sizes are multiples of this: networks halve a picture twice or more."""
@@ -99,6 +102,9 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
     heads = {head.strip(): (column or head).strip() for head, _, column in pairs}
     if len(heads) != len(pairs) or not all(heads) or not all(heads.values()):
         raise ValueError(f"--labels {','.join(config.labels)!r} names a head twice or none; write category,colour")
+    unnamed = next((head for head in heads if not HEAD.match(head)), None)
+    if unnamed is not None:
+        raise ValueError(f"--labels {unnamed!r} cannot name a metric; give it a plain name: --labels colour={unnamed}")
     for name in ("val_fraction", "test_fraction", "max_bad_fraction"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it is a share between 0 and 1")
