@@ -1,6 +1,6 @@
 """What a trained image network has to beat: class frequencies, and logistic regression on principal components.
 
-Shapes: B pictures, C channels, S side, D components, K classes of a head.
+Shapes: B pictures, C channels, S side, P averaged pixels, D components, K classes of a head.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ class Projection(nn.Module):
         self.register_buffer("components", torch.zeros(num_pixels, self.dim))
 
     def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        return (self._pixels(pictures_BCSS) - self.centre) @ self.components
+        return (self.pixels(pictures_BCSS) - self.centre) @ self.components
 
-    def fit(self, pictures_BCSS: Tensor) -> None:
-        """Set the components from normalised training pictures."""
-        pixels = self._pixels(pictures_BCSS)
-        self.centre.copy_(pixels.mean(0))
-        centred = pixels - self.centre
+    def fit(self, pixels_BP: Tensor) -> Tensor:
+        """Set the components from the `pixels` of normalised training pictures, and return those of the pictures."""
+        self.centre.copy_(pixels_BP.mean(0))
+        centred = pixels_BP - self.centre
         values, vectors = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
         scale = values.clamp_min(1e-9).rsqrt()
         self.components.copy_((vectors * scale).flip(1)[:, : self.dim])
+        return centred @ self.components
 
-    def _pixels(self, pictures_BCSS: Tensor) -> Tensor:
+    def pixels(self, pictures_BCSS: Tensor) -> Tensor:
+        """The P pixels [B, P] of each picture, averaged down."""
         return F.avg_pool2d(pictures_BCSS, self.stride).contiguous().flatten(1)
 
 

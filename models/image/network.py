@@ -23,7 +23,7 @@ from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.resnet import SCALE_OUT, ResNet
-from models.image.schema import MISSING, Schema
+from models.image.schema import MISSING, UNKNOWN, Schema
 from models.metrics import accuracy
 from models.muon import Muon
 
@@ -36,7 +36,8 @@ CALIBRATION_EXAMPLES = 128
 """Pictures of each validation batch, the first ones, on which they are tried."""
 NUM_BINS = 15
 """Confidence bins of the expected calibration error."""
-WHITENING_PICTURES = 5000
+WHITENING_PICTURES = 2000
+BLOCK_SIZE = 500
 LINEAR_PICTURES = 20_000
 """Training pictures, evenly chosen, that the linear baseline is fitted on."""
 
@@ -104,10 +105,10 @@ class Recogniser(nn.Module):
         """Accuracy and log loss of the first head, and the accuracy of every head where there are several."""
         scores = self._judged(batch.pixels)
         labels = batch.labels.unbind(1)
-        found = {"accuracy": accuracy(scores[0].argmax(1), labels[0]), "log_loss": _log_loss(scores[0], labels[0])}
+        found = {"accuracy": _accuracy(scores[0], labels[0]), "log_loss": _log_loss(scores[0], labels[0])}
         if len(scores) > 1:
             for head, head_scores, head_labels in zip(self.head_sizes, scores, labels, strict=True):
-                found[f"accuracy_{head}"] = accuracy(head_scores.argmax(1), head_labels)
+                found[f"accuracy_{head}"] = _accuracy(head_scores, head_labels)
         return found
 
     def tallies(self, batch: Batch) -> dict[str, Tensor]:
@@ -116,7 +117,7 @@ class Recogniser(nn.Module):
         for head, scores, labels in zip(
             self.head_sizes, self._judged(batch.pixels), batch.labels.unbind(1), strict=True
         ):
-            known = labels != MISSING
+            known = labels >= 0
             confidence, predicted = scores[known].softmax(1).max(1)
             num_classes = self.head_sizes[head]
             pairs = torch.bincount(labels[known] * num_classes + predicted, minlength=num_classes**2)
@@ -229,9 +230,9 @@ def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
                 trunk.whitening.fit(network.normalise(batch.pixels))
             case Projection() as trunk:
                 batch = _training_pictures(network, data, schema, LINEAR_PICTURES)
-                pictures = network.normalise(batch.pixels)
-                trunk.fit(pictures)
-                _fit_heads(network, trunk(pictures), batch.labels)
+                # Block by block: as floats, large pictures would take gigabytes.
+                blocks = [trunk.pixels(network.normalise(block)) for block in torch.split(batch.pixels, BLOCK_SIZE)]
+                _fit_heads(network, trunk.fit(torch.cat(blocks)), batch.labels)
             case Constant():
                 counts = [torch.tensor(schema.label_counts[head], dtype=torch.float32) for head in schema.heads]
                 network.classifier.weight.zero_()
@@ -278,10 +279,16 @@ def _fit_heads(network: Recogniser, features_BD: Tensor, labels_BH: Tensor) -> N
     network.classifier.bias.copy_(torch.cat([biases for _, biases in fitted]))
 
 
+def _accuracy(scores_BK: Tensor, labels_B: Tensor) -> Ratio:
+    """Whether the likeliest class is the label; a class that is unknown to the model counts as a mistake."""
+    ratio = accuracy(scores_BK.argmax(1), labels_B)
+    return Ratio(ratio.numerator, ratio.denominator + (labels_B == UNKNOWN))
+
+
 def _log_loss(scores_BK: Tensor, labels_B: Tensor) -> Ratio:
-    """Minus the logarithm of the probability of the label; pictures without one do not take part."""
-    known = (labels_B != MISSING).double()
-    losses = F.cross_entropy(scores_BK, labels_B, ignore_index=MISSING, reduction="none")
+    """Minus the logarithm of the probability of the label; pictures without one that is known do not take part."""
+    known = (labels_B >= 0).double()
+    losses = F.cross_entropy(scores_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
     return Ratio(losses.double() * known, known)
 
 
