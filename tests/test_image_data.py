@@ -17,7 +17,7 @@ from PIL import Image
 from models import image
 from models.family import DataRejected
 from models.image.data import Picture, catalogue
-from models.image.schema import MISSING, Schema
+from models.image.schema import MISSING, UNKNOWN, Schema
 from tests.pictures import (
     SHAPES,
     TABLE_FLAGS,
@@ -251,9 +251,8 @@ def test_a_picture_is_read_as_an_older_model_knows_it(tmp_path: Path) -> None:
         assert old[place].pixels.shape == (1, 10, 10)
         assert shape == older.heads["shape"].index(names["shape"])
         assert brand == MISSING
-        assert colour == (
-            older.heads["colour"].index(names["colour"]) if names.get("colour") in ("red", "blue") else -1
-        )
+        known = {"red": 0, "blue": 1, "green": UNKNOWN}
+        assert colour == (known[names["colour"]] if "colour" in names else MISSING)
 
 
 def test_the_order_of_the_heads_survives_a_file_that_sorts_its_keys(tmp_path: Path) -> None:
@@ -263,6 +262,23 @@ def test_the_order_of_the_heads_survives_a_file_that_sorts_its_keys(tmp_path: Pa
     again = Schema.model_validate_json(json.dumps(schema.model_dump(), sort_keys=True))
 
     assert list(again.heads) == ["shape", "colour"]
+
+
+def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "t.parquet")
+    data, own = prepared(tmp_path, tmp_path / "t.parquet", labels=("colour=paint",), columns="image=photo,item_id=sku")
+    older = own.model_copy(update={"fingerprint": "0" * 64, "heads": {"colour": ["blue", "red"]}})
+    network = image.build(image.Config(network="prior"), older)
+    found = image.dataset(data, "train", range(32), schema=older, config=None, epoch=0)
+    batch = image.collate([found[place] for place in range(len(found))])
+
+    ratio = network.metrics(batch)["accuracy"]
+    is_green = batch.labels[:, 0] == UNKNOWN
+
+    assert is_green.any()
+    assert (ratio.denominator == 1).all() and (ratio.numerator[is_green] == 0).all()
+    assert set(image.slices(batch, older)["colour"]) == {"blue", "red", "unknown to the model"}
+    assert int(network.tallies(batch)["confusion/colour"].sum()) == int((~is_green).sum())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.image.pictures import Pixels, fit
-from models.image.schema import MISSING, Schema
+from models.image.schema import MISSING, UNKNOWN, Schema
 
 SPLITS = ("train", "val", "test")
 TIERS = ("head", "middle", "tail")
@@ -106,7 +106,7 @@ class Remap:
 
     @classmethod
     def between(cls, own: Schema, schema: Schema) -> Self | None:
-        """From the data's schema to the model's; None where they agree. A class that the model lacks is MISSING."""
+        """From the data's schema to the model's; None where they agree. A class that the model lacks is UNKNOWN."""
         if (own.heads, own.size, own.channels) == (schema.heads, schema.size, schema.channels):
             return None
         names = list(own.heads)
@@ -114,7 +114,7 @@ class Remap:
         classes = []
         for head, known in schema.heads.items():
             place = {name: index for index, name in enumerate(known)}
-            found = [place.get(name, MISSING) for name in own.heads.get(head, [])]
+            found = [place.get(name, UNKNOWN) for name in own.heads.get(head, [])]
             classes.append(np.array([*found, MISSING], np.int16))
         return cls(schema, heads, classes)
 
@@ -139,9 +139,10 @@ def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
     head, names = next(iter(schema.heads.items()))
     tiers = _tiers(schema.label_counts[head])
     labels = batch.labels[:, 0].tolist()
+    unnamed = {MISSING: "no label", UNKNOWN: "unknown to the model"}
     return {
-        head: [names[label] if label != MISSING else "no label" for label in labels],
-        "frequency": [tiers[label] if label != MISSING else "no label" for label in labels],
+        head: [names[label] if label >= 0 else unnamed[label] for label in labels],
+        "frequency": [tiers[label] if label >= 0 else unnamed[label] for label in labels],
     }
 
 

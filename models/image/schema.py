@@ -12,7 +12,9 @@ NUM_SHARDS = 32
 """Prepared pictures are always hash-partitioned by product into this many shards, whatever their number."""
 
 MISSING = -1
-"""Label index of a picture that a head has no label for."""
+"""Label index of a picture that a head has no label for: it is not judged there."""
+UNKNOWN = -2
+"""Label index of a class that the model has no place for, as it is older than the data: it cannot be right there."""
 
 
 class Schema(models.family.Schema):
