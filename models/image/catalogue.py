@@ -50,7 +50,7 @@ class Catalogue:
         best.scatter_reduce_(0, self.item_of, similarity, "amax")
         values, places = best.topk(min(MAX_NEIGHBOURS, len(self.item_ids)))
         return [
-            Neighbour(self.item_ids[place], value)
+            Neighbour(self.item_ids[place], min(value, 1.0))
             for place, value in zip(places.tolist(), values.tolist(), strict=True)
         ]
 
