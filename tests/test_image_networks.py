@@ -129,7 +129,7 @@ def test_a_square_and_nothing_else_is_cut_out() -> None:
 
 def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
     pictures = built("resnet").normalise(patterned(256, seed=3).pixels)
-    layer = Whitening(channels=3, size=SIZE)
+    layer = Whitening(channels=3, stride=1)
     layer.fit(pictures)
 
     out = layer(pictures)[:, : layer.num_directions].transpose(0, 1).flatten(1).double()

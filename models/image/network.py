@@ -187,7 +187,9 @@ class Recogniser(nn.Module):
     def _features(self, pixels_BCSS: Tensor) -> Tensor:
         """Features [B, D, V] of the V sides of each picture: as it is and, with `flip`, mirrored."""
         pictures = self.normalise(pixels_BCSS)
-        sides = [pictures, pictures.flip(3)] if self.config.flip else [pictures]
+        # The linear baseline has learnt from one side only; both would cost it hits.
+        both = self.config.flip and isinstance(self.trunk, ResNet | Cnn)
+        sides = [pictures, pictures.flip(3)] if both else [pictures]
         return torch.stack([self.trunk(channels_last(side)) for side in sides], 2)
 
     def _scores(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:

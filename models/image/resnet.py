@@ -16,8 +16,12 @@ from torch import Tensor, nn
 
 WIDTHS = (64, 256, 256)
 """Filters of each group at width 1."""
-USUAL_SIDE = 32
-"""A picture with a larger side is whitened in steps of more than one pixel, down to about this side."""
+LARGE_SIDE = 48
+"""Larger pictures pass one more group first."""
+FRONT_WIDTH = 32
+"""Filters of that group at width 1."""
+GROUP_SIDE = 32
+"""About the side at which the three groups begin; the pictures are whitened in steps of so many pixels that it is."""
 MAX_DIRECTIONS = 16
 """Directions of a patch that are kept, the strongest ones; each gives a filter and its opposite."""
 WHITENING_FLOOR = 5e-4
@@ -32,9 +36,9 @@ class Whitening(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, *, channels: int, size: int) -> None:
+    def __init__(self, *, channels: int, stride: int) -> None:
         super().__init__()
-        self.stride = max(1, round(size / USUAL_SIDE))
+        self.stride = stride
         self.kernel = 3 if channels == 1 and self.stride == 1 else 2 * self.stride
         self.num_directions = min(channels * self.kernel**2, MAX_DIRECTIONS)
         self.register_buffer("weight", torch.zeros(self.width, channels, self.kernel, self.kernel))
@@ -87,8 +91,10 @@ class ResNet(nn.Module):
 
     def __init__(self, *, channels: int, size: int, width: float, num_convolutions: int) -> None:
         super().__init__()
-        self.whitening = Whitening(channels=channels, size=size)
-        widths = [self.whitening.width, *[max(8, round(width * value / 8) * 8) for value in WIDTHS]]
+        front = (FRONT_WIDTH,) if size > LARGE_SIDE else ()
+        stride = max(1, round(size / (2 * GROUP_SIDE if front else GROUP_SIDE)))
+        self.whitening = Whitening(channels=channels, stride=stride)
+        widths = [self.whitening.width, *[max(8, round(width * value / 8) * 8) for value in (*front, *WIDTHS)]]
         self.groups = nn.Sequential(
             *[Group(before, after, num_convolutions=num_convolutions) for before, after in itertools.pairwise(widths)]
         )
