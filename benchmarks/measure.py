@@ -78,7 +78,7 @@ def flags(doc: str | None, *, several: bool = False, made_up: bool = False) -> a
     if not made_up:
         parser.add_argument("--data", nargs="+" if several else None, required=True, help="raw public file")
     parser.add_argument("--prepare", nargs="*", default=["split=leave-one-out"], help="name=value of PrepareConfig")
-    parser.add_argument("--config", nargs="*", default=[], help="name=value of the recommender's Config")
+    parser.add_argument("--config", nargs="*", default=[], help="name=value of the family's Config")
     parser.add_argument("--threads", type=int, default=1, help="threads of every system")
     parser.add_argument("--quick", action="store_true", help="seconds on a part of the data: does it run?")
     parser.add_argument("--peers", type=Path, help="directory that benchmarks.peers.make filled; none leaves peers out")
@@ -123,9 +123,16 @@ def workspace(arguments: argparse.Namespace) -> Iterator[Path]:
         yield Path(directory)
 
 
-def prepared(raw: str, arguments: argparse.Namespace, work: Path, *, more: Mapping[str, str] | None = None) -> Path:
-    """The prepared data directory of a raw file, made with the project's own `prepare`."""
-    family = FAMILIES["recommender"]
+def prepared(
+    raw: str,
+    arguments: argparse.Namespace,
+    work: Path,
+    *,
+    family_name: str = "recommender",
+    more: Mapping[str, str] | None = None,
+) -> Path:
+    """The prepared data directory of raw data, made with the project's own `prepare`."""
+    family = FAMILIES[family_name]
     source = _part(Path(raw), work) if arguments.quick and ".txt" in Path(raw).suffixes else Path(raw)
     config = config_from_dict(
         family.PrepareConfig, {"raw": str(source), **(more or {}), **overrides(arguments.prepare)}
@@ -152,10 +159,18 @@ def export(data: Path, out: Path) -> Path:
     return out
 
 
-def shopkeeper(role: str, data: Path, work: Path, *, config: Sequence[str] = (), more: Sequence[str] = ()) -> list[str]:
+def shopkeeper(
+    role: str,
+    data: Path,
+    work: Path,
+    *,
+    config: Sequence[str] = (),
+    more: Sequence[str] = (),
+    family_name: str = "recommender",
+) -> list[str]:
     """The command of our own worker; each needs a name of its own as the last part of `work`."""
-    command = [sys.executable, "-m", "benchmarks.peers.shopkeeper_worker", role, "--data", str(data)]
-    return [*command, "--work", str(work), *more, "--config", *config]
+    command = [sys.executable, "-m", "benchmarks.peers.shopkeeper_worker", role, "--family", family_name]
+    return [*command, "--data", str(data), "--work", str(work), *more, "--config", *config]
 
 
 def peer(name: str, peers: Path, role: str, events: Path, more: Sequence[str]) -> list[str]:

@@ -56,6 +56,10 @@ class Answerer:
             rows = table.slice(start, self._recipe.batch_size).to_pylist()
             answered += self._answer_rows(rows)
         schema = answer_schema(self._endpoint.Response)
+        if self._endpoint.raw is not None and self._endpoint.raw.field in table.column_names:
+            table = table.drop_columns(
+                [self._endpoint.raw.field]
+            )  # the files would make the answers as large as they are
         for field in schema:
             table = table.append_column(field, pa.array([row.get(field.name) for row in answered], field.type))
         return table

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from models.family import Family, HasSample
 
 ANSWER_TIMEOUT_S = 30.0
 PREFERRED_PORT = 8000
+SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,16 @@ def _ask(url: str, family: Family, question: Any) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
             answer = json.load(response)
     except OSError as error:
-        raise Failure(f"POST {address} with {question.request} failed: {error}") from error
-    return {"request": question.request, "right_answer": question.right_answer, "answer": answer}
+        raise Failure(f"POST {address} with {_shown(question.request)} failed: {error}") from error
+    return {"request": _shown(question.request), "right_answer": question.right_answer, "answer": answer}
+
+
+def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for people to read: a whole picture in base64 is not."""
+    return {
+        name: f"{value[:SHOWN_CHARACTERS]}..." if isinstance(value, str) and len(value) > SHOWN_CHARACTERS else value
+        for name, value in request.items()
+    }
 
 
 def _mlflow(store: Store, *, stay: bool) -> str:

@@ -31,7 +31,7 @@ from jobs.serve_config import (
     write_config,
 )
 from models import bundle, golden
-from models.family import BundleRejected, Family
+from models.family import BundleRejected, Family, HasIndex
 from models.features import FeatureStore, fill
 
 REQUEST_TIMEOUT_S = 10.0
@@ -108,8 +108,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     loaded = _checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
+    index = _index(context.store, family, loaded)
     before = read_config(config_path(context.store))
-    wanted = _wanted(context, family, options, model, before)
+    wanted = _wanted(context, family, options, model, before, index=index)
     check_config(wanted)
     api = _reach(context, options)
     url = _url(context, api, options)
@@ -202,13 +203,32 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
     return counts
 
 
+def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
+    """What the model makes of the current catalogue, made once for both; None where the family needs no such thing."""
+    if not isinstance(family, HasIndex):
+        return None
+    data = store.current_data(family.NAME)
+    directory = store.serve / "indexes" / family.NAME / f"{loaded.digest[:16]}-{data.name}"
+    if not directory.is_dir():
+        log.info("indexing the catalogue of %s", data)
+        count = family.write_index(loaded.network, data, loaded.schema, directory)
+        log.info("the index has %d entries", count)
+    return directory
+
+
 def _wanted(
-    context: Context, family: Family, options: Options, model: PinnedModel, before: Mapping[str, Any] | None
+    context: Context,
+    family: Family,
+    options: Options,
+    model: PinnedModel,
+    before: Mapping[str, Any] | None,
+    *,
+    index: Path | None,
 ) -> dict[str, Any]:
     cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
     size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
     feature_store = context.store.feature_store(family.NAME) if family.FEATURES else None
-    added = application(family, model, feature_store=feature_store, size=size)
+    added = application(family, model, feature_store=feature_store, size=size, index=index)
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 

@@ -206,7 +206,7 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         batch = task.family.collate([dataset[row] for row in rows]).to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)

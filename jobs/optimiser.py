@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from models.family import HasOptimizer
+
 BETAS = (0.9, 0.98)
 
 
@@ -49,7 +51,10 @@ class RowwiseAdamW(AdamW):
 
 
 def optimizer_of(network: nn.Module, config: Any) -> Optimizer:
-    """AdamW that decays matrices only: not vectors, biases and embeddings."""
+    """The network's own choice, or AdamW that decays matrices only: not vectors, biases and embeddings."""
+    chosen = network.optimizer() if isinstance(network, HasOptimizer) else None
+    if chosen is not None:
+        return chosen
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in tables]

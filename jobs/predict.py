@@ -1,4 +1,4 @@
-"""The verb predict: a Parquet table of requests becomes a table of answers; restartable, part by part."""
+"""The verb predict: a table of requests or a folder of files becomes a table of answers; restartable, by parts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ from jobs.context import Context, Outcome, UsageFailure, log
 from jobs.model_uri import LocatedModel, locate_model
 from jobs.tracking import Tracking
 from models import bundle
-from models.family import DataRejected, Family
+from models.family import DataRejected, Family, RawBody
 from models.features import FeatureStore, fill
 
 ROWS_PER_PART = 10_000
+FILES_PER_PART = 200
+"""Files are larger than rows, and a part is in memory as a whole."""
+FILE = "file"
+"""Column of the answers to a folder: path below it."""
 PLAN = "_plan.json"
 """Stands beside the parts of a finished directory; Parquet readers pass over names with an underscore."""
 PLAN_KEY = b"shopkeeper.plan"
 """The same in the metadata of a finished file."""
+PARQUET = ".parquet"
 MAX_REASONS = 5
 
 
@@ -38,7 +43,8 @@ class Options:
     """Which table to answer, with which model."""
 
     input: str
-    """Parquet file or directory; its columns are fields of the request, others are carried along."""
+    """Parquet file or directory; its columns are fields of the request, others are carried along. For a family whose
+    request is a file, such as a picture, also a folder of such files."""
     output: str
     """Parquet file (a name that ends with .parquet) or directory to write."""
     model: str | None = None
@@ -68,6 +74,10 @@ class Part:
     row_group: int
     start: int
     num_rows: int
+    files: tuple[str, ...] = ()
+    """Of a folder of files instead: their paths below `path`."""
+    raw: RawBody | None = None
+    """What each of these files is of a request."""
 
     @property
     def file_name(self) -> str:
@@ -109,12 +119,17 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Answer every row; raises UsageFailure for a table that is no table of requests, DataRejected for a broken one."""
     assert family is not None
     started = time.monotonic()
-    files = _input_files(Path(options.input))
-    _check_columns(family, files)
+    source = Path(options.input)
+    files = _input_files(family, source)
+    raw = family.ENDPOINTS[0].raw
+    if raw is not None and source.is_dir() and files[0].suffix != PARQUET:
+        parts = plan_files(source.absolute(), files, raw)
+    else:
+        _check_columns(family, files)
+        parts = plan_parts(files)
     tracking = Tracking(context)
     tracking.deliver_spool()
     located = locate_model(context, options.model or f"models:/{family.NAME}@champion", tracking=tracking)
-    parts = plan_parts(files)
     key = plan_key(context, family, located, options)
     output = Path(options.output).absolute()
     details = {"model": located.uri, "output": str(output), "parts": len(parts)}
@@ -155,6 +170,13 @@ def plan_parts(files: Sequence[Path]) -> list[Part]:
     return parts or [Part(0, files[0], -1, 0, 0)]
 
 
+def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
+    """The parts of a folder of files, each of which is a request."""
+    names = [str(file.absolute().relative_to(folder)) for file in files]
+    groups = [tuple(names[start : start + FILES_PER_PART]) for start in range(0, len(names), FILES_PER_PART)]
+    return [Part(number, folder, -1, 0, len(group), group, raw) for number, group in enumerate(groups)]
+
+
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
     data = context.store.current_data(family.NAME)
@@ -183,7 +205,7 @@ def plan_key(context: Context, family: Family, located: LocatedModel, options: O
         "version": located.name,
         "data": context.store.current_data(family.NAME).name,
         "set": sorted(options.set),
-        "input": [_sha256(path) for path in _input_files(Path(options.input))],
+        "input": [_sha256(path) for path in _input_files(family, Path(options.input))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -258,8 +280,11 @@ def _key_of(output: Path) -> str | None:
     return None
 
 
-def _input_files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+def _input_files(family: Family, path: Path) -> list[Path]:
+    files = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path]
+    if not files and family.ENDPOINTS[0].raw is not None:
+        below = (file for file in path.rglob("*") if file.is_file() and file.suffix != PARQUET)
+        files = sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files or not files[0].is_file():
         raise UsageFailure(f"there is no Parquet file at --input {path}; name a file or a directory of *.parquet")
     return [file.absolute() for file in files]
@@ -301,6 +326,9 @@ def _setting(family: Family, entry: str) -> tuple[str, Any]:
 
 
 def _read(part: Part) -> pa.Table:
+    if part.raw is not None:
+        contents = [_read_file(part.path / name, part.raw) for name in part.files]
+        return pa.table({FILE: list(part.files), part.raw.field: pa.array(contents, pa.binary())})
     file = pq.ParquetFile(part.path)
     if part.row_group < 0:
         return file.schema_arrow.empty_table()
@@ -308,6 +336,12 @@ def _read(part: Part) -> pa.Table:
         return file.read_row_group(part.row_group).slice(part.start, part.num_rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; write it again") from None
+
+
+def _read_file(path: Path, raw: RawBody) -> bytes:
+    """A file; of one that is too large for a request just enough to be refused."""
+    with path.open("rb") as file:
+        return file.read(raw.max_bytes + 1)
 
 
 def _count(directory: Path, parts: Sequence[Part]) -> PartsDone:

@@ -42,13 +42,16 @@ class Size:
     gpus: float = 0.0
 
 
-def application(family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size) -> dict[str, Any]:
+def application(
+    family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
+) -> dict[str, Any]:
     """The config of one family's application."""
     user_config = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
         "feature_store": None if feature_store is None else str(feature_store),
+        "index": None if index is None else str(index),
     }
     deployment = {
         "name": DEPLOYMENT,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from models import recommender
+from models import image, recommender
 from models.family import Family
 
 FAMILIES: dict[str, Family] = {
     "recommender": recommender,
+    "image": image,
 }

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class DataRejected(ValueError):
@@ -162,6 +163,18 @@ Features = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class RawBody:
+    """A request that may also come as a file, such as a picture: then its other fields are query parameters."""
+
+    field: str
+    """Field of the Request, of bytes, that the body is; in JSON it is base64."""
+    media_types: tuple[str, ...]
+    """Content types that are taken; what the bytes really are is for `encode` to see."""
+    max_bytes: int
+    """A larger body, of JSON too, is refused before it is read."""
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """One path of the service; the first of a family is also what batch prediction runs."""
 
@@ -175,6 +188,8 @@ class Endpoint:
     """(network, batch) -> one prediction per example."""
     answer: Callable[[Any, Any, Any, str], BaseModel]
     """(request, prediction, schema, model_version) -> Response."""
+    raw: RawBody | None = None
+    """For a request that is mostly one file; its `encode` is run beside the other requests, for decoding takes time."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +233,32 @@ class HasSample(Protocol):
 
     def sample(self, directory: Path) -> Sample:
         """Write the raw log into a directory."""
+        ...
+
+
+@runtime_checkable
+class HasOptimizer(Protocol):
+    """A network that some of its settings train better with another optimiser than the loop's AdamW; optional."""
+
+    def optimizer(self) -> Optimizer | None:
+        """The optimiser, or None for the loop's own.
+
+        The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
+        optimiser's state must be tensors.
+        """
+        ...
+
+
+@runtime_checkable
+class HasIndex(Protocol):
+    """A family whose answers name entries of a catalogue that the network itself has read; optional."""
+
+    def write_index(self, network: Any, data: Path, schema: Any, directory: Path) -> int:
+        """Write what a network makes of the prepared catalogue into a directory; returns the number of entries."""
+        ...
+
+    def attach_index(self, network: Any, directory: Path) -> None:
+        """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
         ...
 
 

@@ -9,8 +9,8 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,6 +57,8 @@ class Source:
     path: str
     format: str
     num_bytes: int
+    relative: str = ""
+    """Path below the folder that was named; the name alone of a file that was named itself."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,14 @@ class Chunk:
 
 
 def find(raw: str, *, format: Format = "auto") -> list[Source]:
+    """The tables of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected."""
+    return [replace(source, format=_format_of(source.path, format)) for source in list_files(raw)]
+
+
+def list_files(raw: str) -> list[Source]:
     """The files of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected.
 
-    Hidden files and those that begin with `_` are left out.
+    Hidden files and those that begin with `_` are left out. Nothing is said of their formats.
     """
     try:
         filesystem, path = _filesystem(raw)
@@ -87,7 +94,10 @@ def find(raw: str, *, format: Format = "auto") -> list[Source]:
             f"{without_secrets(raw)} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p"
         )
     infos.sort(key=lambda entry: entry.path)
-    return [Source(filesystem, entry.path, _format_of(entry.path, format), entry.size) for entry in infos]
+    above = path if info.type == pyarrow.fs.FileType.Directory else str(PurePosixPath(path).parent)
+    return [
+        Source(filesystem, entry.path, "", entry.size, entry.path.removeprefix(above).lstrip("/")) for entry in infos
+    ]
 
 
 def read(source: Source) -> Iterator[Chunk]:
@@ -106,6 +116,16 @@ def read(source: Source) -> Iterator[Chunk]:
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
             "the file is damaged, cut short or of another format (see --format): make it anew"
         ) from None
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Any]:
+    """The plain bytes of a file as a stream; gzip is known by its first bytes."""
+    with source.filesystem.open_input_stream(source.path, compression=None) as stream:
+        is_gzip = stream.read(2) == _GZIP
+    compression = "gzip" if is_gzip else None
+    with source.filesystem.open_input_stream(source.path, compression=compression) as stream:
+        yield stream
 
 
 def without_secrets(text: str) -> str:
@@ -160,21 +180,11 @@ def _format_of(path: str, format: Format) -> str:
     return found
 
 
-@contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    """The plain bytes of a file as a stream; gzip is known by its first bytes."""
-    with source.filesystem.open_input_stream(source.path, compression=None) as stream:
-        is_gzip = stream.read(2) == _GZIP
-    compression = "gzip" if is_gzip else None
-    with source.filesystem.open_input_stream(source.path, compression=compression) as stream:
-        yield stream
-
-
 def _read_parquet(source: Source) -> Iterator[Chunk]:
     with tempfile.TemporaryFile() as plain, source.filesystem.open_input_file(source.path) as file:
         seekable: Any = file
         if file.read(2) == _GZIP:  # Parquet needs seeking, which a gzip stream cannot do
-            with _opened(source) as stream:
+            with opened(source) as stream:
                 shutil.copyfileobj(stream, plain)
             seekable = pa.PythonFile(plain, mode="r")
         file.seek(0)
@@ -188,7 +198,7 @@ def _read_csv(source: Source) -> Iterator[Chunk]:
     if names is None:
         return
     broken: list[str] = []
-    with _opened(source) as stream:
+    with opened(source) as stream:
         options = pyarrow.csv.ConvertOptions(
             column_types={name: pa.binary() for name in names},
             null_values=[""],
@@ -213,7 +223,7 @@ def _read_csv(source: Source) -> Iterator[Chunk]:
 
 def _csv_names(source: Source, delimiter: str) -> list[str] | None:
     """The header's names, or None where there is no row below it."""
-    with _opened(source) as stream:
+    with opened(source) as stream:
         try:
             names: list[str] = _open_csv(stream, delimiter, broken=[]).schema.names
         except pa.ArrowInvalid as error:
@@ -237,7 +247,7 @@ def _open_csv(stream: Any, delimiter: str, *, broken: list[str], convert_options
 
 
 def _delimiter(source: Source) -> str:
-    with _opened(source) as stream:
+    with opened(source) as stream:
         header = stream.read(64 * 1024).split(b"\n", 1)[0].decode("utf-8", "replace")
     return max(",;\t|", key=header.count)
 
@@ -337,7 +347,7 @@ def _json_text(value: object) -> str | None:
 def _lines(source: Source) -> Iterator[pa.Array]:
     """The non-blank lines of a file as binary arrays, about BLOCK_BYTES at a time."""
     rest = b""
-    with _opened(source) as stream:
+    with opened(source) as stream:
         while block := stream.read(BLOCK_BYTES):
             head, newline, tail = block.rpartition(b"\n")
             if newline:

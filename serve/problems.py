@@ -80,19 +80,21 @@ def problem(status: int, detail: str, *, errors: list[FieldError] | None = None)
     return JSONResponse(content.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
     """Make an application answer every error with a problem and refuse bodies over the limit."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
 
 
-def documented() -> dict[int | str, dict[str, Any]]:
-    """The error responses of an endpoint, for OpenAPI."""
+def documented(*more: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint, for OpenAPI; `more` are statuses that not all endpoints have."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in (413, 422, 500, 503)}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in (413, *more, 422, 500, 503)
+    }
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,11 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
-from models.family import BundleRejected, Endpoint, Family, Features
+from models.family import BundleRejected, Endpoint, Family, Features, HasIndex
 from models.features import FeatureStore
 from serve.batching import Batcher, Predict
-from serve.problems import RequestRefused, documented, install, log, problem
+from serve.bodies import raw_openapi, raw_route
+from serve.problems import MAX_BODY_BYTES, RequestRefused, documented, install, log, problem
 
 Observer = Callable[[str, str, int], None]
 """Told (path, model version, batch size) of every batch."""
@@ -33,6 +35,8 @@ class Settings(BaseModel):
     digest: str | None = None
     """sha256 of the bundle's manifest: other files under the same path are refused."""
     feature_store: Path | None = None
+    index: Path | None = None
+    """What the model made of the catalogue, for a family that has such an index."""
 
 
 class FailedReload(BaseModel):
@@ -105,6 +109,8 @@ class Service:
         self._current: Loaded | None = None
         self._failed: FailedReload | None = None
         self._reloading = asyncio.Lock()
+        # One, so that no more than one large file is unpacked at a time.
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @property
     def is_ready(self) -> bool:
@@ -151,7 +157,11 @@ class Service:
         schema = loaded.model.schema
         features = loaded.features.lookup(self.family, request) if loaded.features else {}
         try:
-            example = endpoint.encode(request, schema, features)
+            if endpoint.raw is None:
+                example = endpoint.encode(request, schema, features)
+            else:
+                running = asyncio.get_running_loop()
+                example = await running.run_in_executor(self._decoder, endpoint.encode, request, schema, features)
         except ValueError as error:
             raise RequestRefused(str(error)) from error
         prediction = await self.batcher.submit(loaded.predicts[endpoint.path], example)
@@ -164,6 +174,9 @@ class Service:
         if settings.digest not in (None, model.digest):
             raise BundleRejected(f"{settings.bundle} has the digest {model.digest}, not {settings.digest}")
         golden.check(self.family, model.network, model.schema, model.golden)
+        if settings.index is not None:
+            assert isinstance(self.family, HasIndex), f"{self.family.NAME} has no index"
+            self.family.attach_index(model.network, settings.index)
         return Loaded(
             settings=settings,
             model=model,
@@ -185,7 +198,8 @@ def make_app(service: Service) -> FastAPI:
     """The HTTP application of a service: a route for each endpoint of its family, what is served, health, OpenAPI."""
     prefix = service.family.ROUTE_PREFIX.rstrip("/")
     app = FastAPI(title=f"Shopkeeper: {service.family.NAME}", version="1")
-    install(app)
+    raws = [endpoint.raw for endpoint in service.family.ENDPOINTS if endpoint.raw is not None]
+    install(app, max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]))
     for endpoint in service.family.ENDPOINTS:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
 
@@ -203,13 +217,25 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: str) -> None:
+    if endpoint.raw is not None:
+        route = raw_route(endpoint, endpoint.raw, service.answer)
+        extra, statuses = raw_openapi(endpoint, endpoint.raw), documented(415)
+    else:
+        route, extra, statuses = _json_route(endpoint, service), None, documented()
+    add = app.post(
+        path, summary=endpoint.summary, response_model=endpoint.Response, responses=statuses, openapi_extra=extra
+    )
+    add(route)
+
+
+def _json_route(endpoint: Endpoint, service: Service) -> Callable[[Any], Awaitable[Response]]:
     async def post(request: Any) -> Response:
         answer = await service.answer(endpoint, request)
         return Response(answer.model_dump_json(), media_type="application/json")
 
     # FastAPI reads the body's type from here; it differs from endpoint to endpoint.
     post.__annotations__["request"] = endpoint.Request
-    app.post(path, summary=endpoint.summary, response_model=endpoint.Response, responses=documented())(post)
+    return post
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import socket
@@ -296,6 +297,32 @@ def test_a_malformed_request_gets_its_problem_through_the_proxy(shop: Shop) -> N
         shop.ask("/v1/recommendations", {"count": 10**9})
     with pytest.raises(Failure, match="413"):
         shop.ask("/v1/recommendations", {"history": ["item-1"] * 10**6})
+
+
+@pytest.mark.ray
+def test_a_second_family_is_served_beside_the_first_and_both_stay(shop: Shop) -> None:
+    image, data = FAMILIES["image"], shop.context.store.data("image") / "drawings"
+    sample = image.sample(shop.models / "drawings")  # type: ignore[attr-defined]
+    data.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as executor:
+        image.prepare(image.PrepareConfig(**sample.prepare), data, executor)
+    (data.parent / "CURRENT").write_text(data.name)
+    model = write_model(image, data, shop.models / "image-1", network="prior")
+
+    deploy.run(shop.context, image, Options(model=str(model), port=shop.port), None)
+    shop.deploy("v2")
+
+    picture = sample.questions[0].request
+    assert shop.ask("/v1/recommendations", {"count": 1})["model_version"] == "v2"
+    assert shop.ask("/v1/images/recognise", picture)["model_version"] == "image-1"
+    assert shop.ask("/v1/images/similar", picture)["indexed"] == 1200
+    body = urllib.request.Request(
+        f"http://127.0.0.1:{shop.port}/v1/images/recognise?count=2",
+        data=base64.b64decode(picture["image"]),
+        headers={"Content-Type": "image/png"},
+    )
+    with urllib.request.urlopen(body, timeout=10) as response:
+        assert len(json.load(response)["attributes"][0]["best"]) == 2
 
 
 @pytest.mark.ray

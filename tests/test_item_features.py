@@ -11,16 +11,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from jobs.loop import run_training
 from jobs.place import Place
 from models import bundle, recommender
+from models.family import DataRejected
+from models.quarantine import Quarantine
 from models.recommender.config import Config
 from models.recommender.data import Example, collate
 from models.recommender.item_features import find_stand_ins, read_features
+from models.recommender.items import read_items
 from models.recommender.schema import Schema
+from models.tables import find
 
 KINDS = ("tea", "tools", "toys")
 ITEMS_OF_KIND = 15
@@ -68,6 +73,34 @@ def test_the_most_alike_items_with_events_stand_in_for_one_without() -> None:
     assert 0 < shares[3, 2] < shares[3, 1]
     assert np.allclose(shares[[3, 5]].sum(1), 1)
     assert shares[5, 4] == 1
+
+
+def test_vectors_of_alike_items_share_most_ranges_of_their_components(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    centres = draw.normal(size=(3, 12))
+    vectors = [(centres[place % 3] + draw.normal(scale=0.05, size=12)).tolist() for place in range(30)]
+    rows = [{"item_id": f"i{place:02d}", "look": vector} for place, vector in enumerate(vectors)]
+    source = tmp_path / "items.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in [*rows, {"item_id": "i30", "look": None}]))
+    vocabulary = pa.array([f"i{place:02d}" for place in range(31)])
+    with Quarantine(tmp_path / "bad.parquet") as quarantine:
+        table = read_items(find(str(source)), columns={}, vocabulary=vocabulary, quarantine=quarantine)
+
+    features = read_features(table).matrix()
+
+    assert table["look"].type == pa.list_(pa.float32())
+    assert features[[31]].nnz == 0
+    shares = find_stand_ins(features, np.arange(32) != 1).matrix(32).toarray()[1]
+    assert shares[[item for item in range(1, 31) if item % 3 == 1]].sum() > 0.6
+
+
+@pytest.mark.parametrize("vectors", [[[0.5] * 9, [0.5] * 8], [[0.5] * 9, ["x"] * 9]])
+def test_vectors_of_two_lengths_or_with_words_are_rejected(vectors: list[Any], tmp_path: Path) -> None:
+    table = pa.table({"item_id": ["a", "b"], "look": ["|".join(map(str, vector)) for vector in vectors]})
+    source = tmp_path / "items.parquet"
+    pq.write_table(table, source)
+    with Quarantine(tmp_path / "bad.parquet") as quarantine, pytest.raises(DataRejected, match="vector"):
+        read_items(find(str(source)), columns={}, vocabulary=table["item_id"].combine_chunks(), quarantine=quarantine)
 
 
 @pytest.fixture(scope="module")

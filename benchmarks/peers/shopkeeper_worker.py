@@ -22,8 +22,8 @@ from jobs.place import Place
 from jobs.scoring import Model, load_model, score
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
+from models.family import Family
 
-FAMILY = FAMILIES["recommender"]
 VALIDATED_PER_SHARD = 4
 """Validation examples while the speed of training is measured, of which validation is no part."""
 
@@ -31,25 +31,26 @@ VALIDATED_PER_SHARD = 4
 class Watched:
     """The family, noting when the loop asks for which split, and with only the first examples of each if wanted."""
 
-    def __init__(self, limits: dict[str, int | None]) -> None:
+    def __init__(self, family: Family, limits: dict[str, int | None]) -> None:
         self.asked: list[tuple[str, protocol.Started]] = []
         self.initialised: dict[str, float] = {}
+        self._family = family
         self._limits = limits
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(FAMILY, name)
+        return getattr(self._family, name)
 
     def dataset(self, data: Path, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int) -> Any:
         """The examples of some shards, or the first of them."""
         self.asked.append((split, protocol.start()))
-        whole = FAMILY.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
+        whole = self._family.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
         limit = self._limits.get(split)
         return whole if limit is None or len(whole) <= limit else First(whole, limit)
 
     def initialise(self, network: Any, data: Path, schema: Any) -> None:
         """Count and start as the family does, and note how long that took."""
         started = protocol.start()
-        FAMILY.initialise(network, data, schema)
+        self._family.initialise(network, data, schema)
         self.initialised = started.so_far()
 
     def last_training(self) -> dict[str, float]:
@@ -77,6 +78,7 @@ def main() -> None:
     """Do one of the three things; see their functions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("train", "evaluate", "fit"))
+    parser.add_argument("--family", default="recommender", choices=FAMILIES)
     parser.add_argument("--data", type=Path, required=True, help="prepared data directory")
     parser.add_argument("--work", type=Path, required=True, help="an empty directory for the run")
     parser.add_argument("--config", nargs="*", default=[], help="name=value")
@@ -85,21 +87,22 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=0, help="fit: requests to time on the best model, one by one")
     parser.add_argument("--test-each-epoch", action="store_true", help="fit: test NDCG after each epoch, not timed")
     arguments = parser.parse_args()
-    config = config_from_dict(FAMILY.Config, overrides(arguments.config))
+    family = FAMILIES[arguments.family]
+    config = config_from_dict(family.Config, overrides(arguments.config))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    {"train": train, "evaluate": evaluate, "fit": fit}[arguments.role](arguments, config)
+    {"train": train, "evaluate": evaluate, "fit": fit}[arguments.role](arguments, family, config)
 
 
-def train(arguments: argparse.Namespace, config: Any) -> None:
+def train(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Train one epoch for each request, after one to warm up: targets, processor and wall time of its steps."""
-    family = Watched({"train": arguments.rows, "val": VALIDATED_PER_SHARD})
-    targets = num_targets(arguments, config)
+    watched = Watched(family, {"train": arguments.rows, "val": VALIDATED_PER_SHARD})
+    targets = num_targets(arguments, family, config)
     requests = protocol.asked()
 
     def report(numbers: dict[str, float | int]) -> None:
         if numbers["epoch"] == 0:
             return
-        measured = {**family.last_training(), "targets": targets, "steps": numbers["steps"]}
+        measured = {**watched.last_training(), "targets": targets, "steps": numbers["steps"]}
         protocol.say(
             {"versions": protocol.versions("torch", "numpy")}
             if numbers["epoch"] == 1
@@ -109,7 +112,7 @@ def train(arguments: argparse.Namespace, config: Any) -> None:
             sys.exit()
 
     run_training(
-        family,
+        watched,
         config=dataclasses.replace(config, patience=0, epochs=1000),
         data=arguments.data,
         directory=arguments.work / "run",
@@ -118,23 +121,25 @@ def train(arguments: argparse.Namespace, config: Any) -> None:
     )
 
 
-def num_targets(arguments: argparse.Namespace, config: Any) -> int:
-    """Next events that the rows of an epoch hold: every event of the training split but a user's first."""
-    schema = FAMILY.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
-    dataset = FAMILY.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
+def num_targets(arguments: argparse.Namespace, family: Family, config: Any) -> int:
+    """Pictures of an epoch, or next events that its rows hold: every event of the training split but a user's first."""
+    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    dataset = family.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
     rows = range(min(arguments.rows or len(dataset), len(dataset)))
-    return sum(int((FAMILY.collate([dataset[row]]).targets != 0).sum()) for row in rows)
+    if family.NAME != "recommender":
+        return len(rows)
+    return sum(int((family.collate([dataset[row]]).targets != 0).sum()) for row in rows)
 
 
-def evaluate(arguments: argparse.Namespace, config: Any) -> None:
+def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Rank every item for every example once for each request: as the verb `evaluate`, and as after an epoch."""
-    schema = FAMILY.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
-    network = FAMILY.build(config, schema)
+    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    network = family.build(config, schema)
     started = protocol.start()
-    FAMILY.initialise(network, arguments.data, schema)
+    family.initialise(network, arguments.data, schema)
     network.eval()
-    model = Model(FAMILY.NAME, config, schema, network)
-    task = Task(FAMILY, config, schema, arguments.data, arguments.work, Place())
+    model = Model(family.NAME, config, schema, network)
+    task = Task(family, config, schema, arguments.data, arguments.work, Place())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
     for _ in protocol.asked():
@@ -146,10 +151,10 @@ def evaluate(arguments: argparse.Namespace, config: Any) -> None:
         protocol.say({**whole, "validate": started.so_far()})
 
 
-def fit(arguments: argparse.Namespace, config: Any) -> None:
+def fit(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Train to the end, with a line for each epoch and one for the best model on the test split."""
     directory = arguments.work / "run"
-    family = Watched({"train": arguments.rows, "val": arguments.validated})
+    watched = Watched(family, {"train": arguments.rows, "val": arguments.validated})
     started = protocol.start()
     untimed = {"cpu_s": 0.0, "wall_s": 0.0}
 
@@ -158,47 +163,47 @@ def fit(arguments: argparse.Namespace, config: Any) -> None:
         test = {}
         if arguments.test_each_epoch:
             begun = protocol.start()
-            test = tested(checkpoints.path_of(directory, int(numbers["epoch"])), arguments)
+            test = tested(checkpoints.path_of(directory, int(numbers["epoch"])), family, arguments)
             for name, value in begun.so_far().items():
                 untimed[name] += value
-        training = {"training": family.last_training()} if numbers["epoch"] else {"initialise": family.initialised}
+        training = {"training": watched.last_training()} if numbers["epoch"] else {"initialise": watched.initialised}
         protocol.say({**numbers, **so_far, **test, **training, "at": time.time()})
 
-    run_training(family, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
+    run_training(watched, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
-    best = {"best_val": reports[-1][f"best_val_{FAMILY.METRIC.name}"], "epochs": len(reports) - 1}
-    answer = {"done": True, **best, **so_far, "targets": num_targets(arguments, config)}
+    best = {"best_val": reports[-1][f"best_val_{family.METRIC.name}"], "epochs": len(reports) - 1}
+    answer = {"done": True, **best, **so_far, "targets": num_targets(arguments, family, config)}
     answer["versions"] = protocol.versions("torch", "numpy")
     if arguments.validated is None:
-        answer |= tested(checkpoints.best_of(directory), arguments)
+        answer |= tested(checkpoints.best_of(directory), family, arguments)
     if arguments.asked:
-        answer |= served(checkpoints.best_of(directory), arguments)
+        answer |= served(checkpoints.best_of(directory), family, arguments)
     protocol.say(answer)
 
 
-def tested(directory: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def tested(directory: Path, family: Family, arguments: argparse.Namespace) -> dict[str, float]:
     """Test metrics of a bundle, by the names that the loop gives to those of validation."""
-    model = load_model(directory, FAMILY)
+    model = load_model(directory, family)
     scores = score(Context(store=Store(arguments.work)), model, data=arguments.data, split="test")
     return {f"test_{name}": value for name, value in scores.metrics().items()}
 
 
-def served(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def served(directory: Path, family: Family, arguments: argparse.Namespace) -> dict[str, Any]:
     """Size of a bundle, seconds to load it, and the processor time of one request and of one user's ranking."""
     started = protocol.start()
     model = bundle.load(directory)
     loaded = started.so_far()
-    dataset = FAMILY.dataset(arguments.data, "test", [0], schema=model.schema, config=model.config, epoch=0)
+    dataset = family.dataset(arguments.data, "test", [0], schema=model.schema, config=model.config, epoch=0)
     examples = [dataset[place] for place in range(min(len(dataset), arguments.asked))]
     request_ms = []
     with torch.inference_mode():
         for example in examples:
             started = protocol.start()
-            model.network.predict(FAMILY.collate([example]))
+            model.network.predict(family.collate([example]))
             request_ms.append({name: 1000 * value for name, value in started.so_far().items()})
         started = protocol.start()
-        model.network.metrics(FAMILY.collate(examples))
+        model.network.metrics(family.collate(examples))
         judged = started.so_far()
     return {
         "bundle_mb": bundle.size_mb(directory),

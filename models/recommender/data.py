@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -276,7 +277,7 @@ def items_with_rows(data: Path) -> Iterator[tuple[str, str, list[str]]]:
     table = pq.read_table(data / "items.parquet")
     item_ids = table.column("item_id").to_pylist()
     for name in table.column_names:
-        if name == "item_id":
+        if name == "item_id" or pa.types.is_list(table.schema.field(name).type):
             continue
         having: dict[str, list[str]] = {}
         for item_id, value in zip(item_ids, table.column(name).to_pylist(), strict=True):

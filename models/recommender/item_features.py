@@ -6,7 +6,7 @@ has taken yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,8 @@ MAX_FEATURES = 50_000
 """Most frequent features that are kept."""
 NUM_RANGES = 10
 """Ranges that the values of a number fall into, with about as many items each."""
+MAX_COMPONENTS, COMPONENTS_SHARE = 16, 0.9
+"""Principal components that vectors give at the most, and the share of the variance at which fewer do."""
 NEIGHBOURS = 20
 """Items with events that stand for one without, in the prior."""
 BLOCK_ITEMS = 256
@@ -64,7 +66,8 @@ def read_features(table: pa.Table) -> ItemFeatures:
     """The features of an item table, which has one row per item of the vocabulary.
 
     Text gives its words and, where it has several, itself; each part of a text with VALUE_SEPARATOR is a text. A whole
-    number gives itself. Every number gives the range it falls into.
+    number gives itself. Every number gives the range it falls into, and a vector the ranges of its first principal
+    components: items that look alike, to the model that made the vectors, share most of them.
     """
     items: list[NDArray[Any]] = []
     names: list[pa.Array] = []
@@ -72,10 +75,9 @@ def read_features(table: pa.Table) -> ItemFeatures:
         if name == "item_id":
             continue
         column = table[name].combine_chunks()
-        of_column = _of_text(column) if pa.types.is_string(column.type) else _of_numbers(column)
-        for place, value in of_column:
+        for label, place, value in _of_column(name, column):
             items.append(place)
-            names.append(pc.binary_join_element_wise(name, value, "="))
+            names.append(pc.binary_join_element_wise(label, value, "="))
     return _shared(table.num_rows, items, names)
 
 
@@ -118,6 +120,31 @@ def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> Sta
             alike[start + row, : len(best)] = others[best]
             shares[start + row, : len(best)] = values[best] / max(float(values[best].sum()), 1e-9)
     return StandIns(items, alike, shares)
+
+
+def _of_column(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
+    """(label, items, values) of an attribute."""
+    if pa.types.is_list(column.type):
+        for number, component in enumerate(_principal_components(column)):
+            yield from ((f"{name} {number + 1}", place, value) for place, value in _of_numbers(component))
+    else:
+        found = _of_text(column) if pa.types.is_string(column.type) else _of_numbers(column)
+        yield from ((name, place, value) for place, value in found)
+
+
+def _principal_components(column: pa.Array) -> list[pa.Array]:
+    """The principal components with COMPONENTS_SHARE of the variance, each a column; null where there is no vector."""
+    there = ~column.is_null().to_numpy(zero_copy_only=False)
+    if not there.any():
+        return []
+    vectors = np.stack(column.drop_null().to_numpy(zero_copy_only=False)).astype(np.float64)
+    vectors -= vectors.mean(0)
+    variances, directions = np.linalg.eigh(vectors.T @ vectors)
+    share = np.cumsum(variances[::-1]) / max(float(variances.sum()), 1e-12)
+    num_components = min(int(np.searchsorted(share, COMPONENTS_SHARE)) + 1, MAX_COMPONENTS, vectors.shape[1])
+    values = np.full((len(column), num_components), np.nan)
+    values[there] = vectors @ directions[:, ::-1][:, :num_components]
+    return [pa.array(component, from_pandas=True) for component in values.T]
 
 
 def _of_text(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:

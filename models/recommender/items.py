@@ -19,6 +19,7 @@ VALUE_SEPARATOR = "|"
 MAX_LOOSE_ROWS = 1_000_000
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"
 _WHOLE = r"^-?\d+$"
+_VECTOR = r"^[-+.\deE]+(\|[-+.\deE]+){7,}$"
 _COUNTS = pa.schema([("item_id", pa.string()), ("value", pa.string()), ("rows", pa.int64())])
 
 
@@ -27,8 +28,8 @@ def read_items(
 ) -> pa.Table:
     """Attributes in the order of the vocabulary: the value that most rows of the item have, of equals the smallest.
 
-    An attribute is a number where all its values are plain numbers, else text. Rows of items without events are left
-    out; those without an item go to quarantine.
+    An attribute is a number where all its values are plain numbers, a vector where they are lists of eight numbers or
+    more, else text. Rows of items outside the vocabulary are left out; those without an item go to quarantine.
     """
     counts: dict[str, list[pa.Table]] = {}
     for source in sources:
@@ -107,11 +108,28 @@ def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> Any:
     ordered = _summed(pairs).sort_by([("item_id", "ascending"), ("rows", "descending"), ("value", "ascending")])
     place = pc.index_in(vocabulary, value_set=ordered["item_id"].combine_chunks())  # index_in gives the first of equals
     values = ordered["value"].combine_chunks().take(place)
+    if pc.any(pc.match_substring_regex(values, _VECTOR)).as_py():
+        return _vectors(values)
     if not pc.all(pc.match_substring_regex(values, _NUMBER), min_count=1).as_py():
         return values
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
         return values.cast(pa.int64())
     return values.cast(pa.float64())
+
+
+def _vectors(values: pa.Array) -> pa.Array:
+    """Lists of numbers, as a model of pictures or texts gives them, from their text; all of one length."""
+    numbers = pc.split_pattern(values, VALUE_SEPARATOR)
+    lengths = pc.unique(pc.list_value_length(numbers).drop_null()).to_pylist()
+    try:
+        vectors = numbers.cast(pa.list_(pa.float32()))
+    except pa.ArrowInvalid as error:
+        raise DataRejected(f"a vector of the item table holds something else than numbers: {error}") from None
+    if len(lengths) > 1:
+        raise DataRejected(
+            f"vectors of the item table have {lengths[0]} and {lengths[1]} numbers; make all by one model"
+        )
+    return vectors
 
 
 def _flat(column: pa.ChunkedArray) -> Any:

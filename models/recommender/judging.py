@@ -55,8 +55,9 @@ def gains(batch: Histories, scores: Tensor) -> Tensor:
 def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum of `gains` over the batch for each blend (1 - weight) * network + weight * prior: [W].
 
-    Network and prior [B, V] are log-probabilities. With one target to find, an item that stands behind it in both
-    stands behind it in every blend; the few others are compared at each weight.
+    Network and prior [B, V] are log-probabilities. With one target to find, an item that stands before it in both
+    stands before it in every blend, and so does one behind. Where ten stand before it nothing is gained; elsewhere the
+    few items that are undecided are compared at each weight.
     """
     if batch.target_sets is not None:
         nowhere = network == -torch.inf
@@ -64,16 +65,19 @@ def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: S
         return torch.stack([gains(batch, blend).sum() for blend in blends])
     target = batch.targets[:, None]
     own_network, own_prior = network.gather(1, target), prior.gather(1, target)
-    rivals = ((network >= own_network) | (prior >= own_prior)).scatter_(1, batch.excluded, False)
-    row, item = rivals.scatter_(1, target, False).nonzero(as_tuple=True)
+    above = (network > own_network).logical_and_(prior > own_prior).scatter_(1, batch.excluded, False)
+    undecided_B = (above.sum(1) < CHOOSING_CUTOFF) & ~batch.target_seen & (batch.targets != PADDING)
+    rivals = (network >= own_network).logical_or_(prior >= own_prior).logical_and_(undecided_B[:, None])
+    row, item = rivals.scatter_(1, batch.excluded, False).scatter_(1, target, False).nonzero(as_tuple=True)
+    lead_network = network[row, item] - own_network[row, 0]
+    lead_prior = prior[row, item] - own_prior[row, 0]
+    first = item < batch.targets[row]
     sums = []
     for weight in weights:
-        own = torch.lerp(own_network, own_prior, weight)[row, 0]
-        score = torch.lerp(network[row, item], prior[row, item], weight)
-        ahead = (score > own) | ((score == own) & (item < target[row, 0]))
+        lead = torch.lerp(lead_network, lead_prior, weight)
+        ahead = (lead > 0) | ((lead == 0) & first)
         rank = 1 + torch.bincount(row[ahead], minlength=len(target))
-        found = ~batch.target_seen & (batch.targets != PADDING) & (rank <= CHOOSING_CUTOFF)
-        sums.append((found / torch.log2(rank + 1)).sum())
+        sums.append((undecided_B & (rank <= CHOOSING_CUTOFF)).div(torch.log2(rank + 1)).sum())
     return torch.stack(sums)
 
 

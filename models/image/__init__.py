@@ -1,0 +1,50 @@
+"""Pictures of products: what they show, how it is said in words, and which products look alike."""
+
+from __future__ import annotations
+
+from models.family import Gate, Metric
+from models.image.catalogue import attach_index, write_index
+from models.image.config import BASELINES, SPACE, Config
+from models.image.data import collate, dataset, slices
+from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
+from models.image.network import build, initialise, summarise
+from models.image.pictures import colour_card, encode_png
+from models.image.prepare import PrepareConfig, prepare
+from models.image.sample import sample
+from models.image.schema import Schema
+
+NAME = "image"
+METRIC = Metric("accuracy", "max")
+GATE = Gate()
+ROUTE_PREFIX = "/v1/images"
+
+
+def golden_request(schema: Schema) -> RecognitionRequest:
+    """A picture of stripes and shades, of the size that the model takes."""
+    return RecognitionRequest(image=encode_png(colour_card(schema.size, channels=schema.channels)))
+
+
+__all__ = [
+    "BASELINES",
+    "ENDPOINTS",
+    "FEATURES",
+    "GATE",
+    "METRIC",
+    "NAME",
+    "ROUTE_PREFIX",
+    "SPACE",
+    "Config",
+    "PrepareConfig",
+    "Schema",
+    "attach_index",
+    "build",
+    "collate",
+    "dataset",
+    "golden_request",
+    "initialise",
+    "prepare",
+    "sample",
+    "slices",
+    "summarise",
+    "write_index",
+]

@@ -1,0 +1,50 @@
+"""Random changes of whole batches of pictures in torch: mirroring, shifting, cutting out; not of single pictures.
+
+Shapes: B pictures, C channels, S side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def flip_alternately(pixels_BCSS: Tensor, epoch: int) -> Tensor:
+    """Mirror about half of the pictures left to right, in the next epoch the other half.
+
+    Which half a picture belongs to is the parity of its pixels' sum. Seeing both sides of a picture in turn teaches
+    more than drawing each time (Jordan, 2024, arXiv:2404.00498).
+    """
+    mirrored = (pixels_BCSS.flatten(1).sum(1, dtype=torch.int64) + epoch) % 2 == 1
+    return torch.where(mirrored[:, None, None, None], pixels_BCSS.flip(3), pixels_BCSS)
+
+
+def shift(pictures_BCSS: Tensor, distance: int) -> Tensor:
+    """Move each picture by up to `distance` pixels along both axes; what comes in is mirrored at the border."""
+    if distance == 0:
+        return pictures_BCSS
+    size = pictures_BCSS.shape[3]
+    padded = F.pad(pictures_BCSS, (distance,) * 4, mode="reflect")
+    moved = torch.empty_like(pictures_BCSS)
+    offsets = torch.randint(0, 2 * distance + 1, (2, len(pictures_BCSS)), device=pictures_BCSS.device)
+    for down in range(2 * distance + 1):
+        for right in range(2 * distance + 1):
+            chosen = ((offsets[0] == down) & (offsets[1] == right)).nonzero().squeeze(1)
+            moved[chosen] = padded[chosen, :, down : down + size, right : right + size]
+    return moved
+
+
+def cut_out(pictures_BCSS: Tensor, side: int) -> Tensor:
+    """Set a square of each picture to zero, the mean of normalised pictures; part of it may lie outside.
+
+    DeVries and Taylor, 2017, arXiv:1708.04552.
+    """
+    if side == 0:
+        return pictures_BCSS
+    size, device = pictures_BCSS.shape[3], pictures_BCSS.device
+    places = torch.arange(size, device=device)
+    centres = torch.randint(0, size, (2, len(pictures_BCSS), 1), device=device)
+    starts = centres - side // 2
+    inside = (places >= starts) & (places < starts + side)
+    return pictures_BCSS.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)

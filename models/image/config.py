@@ -1,0 +1,56 @@
+"""How to train an image network, and the ranges that sweeps search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.family import Choice, LogUniform, Range, TrainConfig
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """How to train an image network."""
+
+    network: Literal["resnet", "cnn", "linear", "prior"] = "resnet"
+    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; linear (principal components
+    and logistic regression) and prior (class frequencies) are baselines."""
+    epochs: int = 12
+    """Passes over the training split at the most."""
+    batch_size: int = 500
+    """Training pictures in one optimiser step, over all workers together."""
+    learning_rate: float = 6e-3
+    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it. A resnet's
+    filters move by twenty times as much of their own size."""
+    warmup_fraction: float = 0.05
+    """Share of all steps in which the learning rate rises from zero."""
+    max_grad_norm: float = 10.0
+    """Gradients are scaled down to this norm."""
+    patience: int = 0
+    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
+    when the learning rate falls."""
+    width: float = 1.0
+    """Factor on the filters of each layer of a resnet or cnn."""
+    num_convolutions: Literal[2, 3] = 2
+    """Convolutions of each of the three groups of a resnet; with three the signal also passes around two of them."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over all classes in training."""
+    flip: bool = True
+    """Mirror pictures left to right, in turns in training, and average over both sides in prediction."""
+    shift: int = 2
+    """Training pictures are moved by up to so many pixels along each axis."""
+    cut_out: int = 0
+    """Side of the square of each training picture that is blanked out, in pixels."""
+    small_fraction: float = 0.0
+    """Share of all steps, the first ones, that a resnet makes on pictures of three quarters the side, at about half the
+    cost."""
+
+
+SPACE: dict[str, Range] = {
+    "learning_rate": LogUniform(1e-3, 1e-2),
+    "width": Choice((0.5, 1.0)),
+    "label_smoothing": Choice((0.0, 0.1, 0.2)),
+    "cut_out": Choice((0, 8)),
+}
+
+BASELINES: dict[str, dict[str, str]] = {"prior": {"network": "prior"}, "linear": {"network": "linear"}}

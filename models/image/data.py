@@ -1,0 +1,178 @@
+"""Prepared pictures as examples and batches; how they are augmented is the network's business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.image.pictures import Pixels, fit
+from models.image.schema import MISSING, UNKNOWN, Schema
+
+SPLITS = ("train", "val", "test")
+TIERS = ("head", "middle", "tail")
+
+Labels = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: an example of training or evaluation, or one request."""
+
+    pixels: Pixels
+    """[C, S, S]."""
+    labels: Labels
+    """[H] class of each head, MISSING where it is not known."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures: pixels uint8 [B, C, S, S] and labels int64 [B, H]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The memory-mapped pictures of one shard."""
+
+    pixels: Pixels
+    labels: Labels
+
+    @classmethod
+    def open(cls, data: Path, shard: int) -> Self:
+        """Map one shard of a prepared data directory."""
+        directory = data / "shards" / f"{shard:05d}"
+        # Plain arrays on the maps: indexing a memmap itself costs ten times as much.
+        maps = (np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in ("pictures", "labels"))
+        return cls(*maps)
+
+
+def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
+    """The pictures of some shards of one split, with sizes and classes as in `schema`."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    own = _describe(data)
+    indices = [np.load(data / "shards" / f"{shard:05d}" / f"{split}.npy") for shard in shards]
+    return Pictures(
+        [Shard.open(data, shard) for shard in shards],
+        shard_of=np.repeat(np.arange(len(indices)), [len(index) for index in indices]).tolist(),
+        row_of=np.concatenate([*indices, np.zeros(0, np.int64)]).tolist(),
+        remap=None if own.fingerprint == schema.fingerprint else Remap.between(own, schema),
+    )
+
+
+class Pictures:
+    """Labelled pictures of one split, in the order of their shards."""
+
+    def __init__(self, shards: Sequence[Shard], *, shard_of: list[int], row_of: list[int], remap: Remap | None) -> None:
+        self._shards = shards
+        self._shard_of = shard_of
+        self._row_of = row_of
+        self._remap = remap
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __getitem__(self, index: int) -> Picture:
+        shard, row = self._shards[self._shard_of[index]], self._row_of[index]
+        picture = Picture(shard.pixels[row], shard.labels[row])
+        return picture if self._remap is None else self._remap(picture)
+
+
+@dataclass(frozen=True)
+class Remap:
+    """Makes pictures of newer data as an older model knows them."""
+
+    schema: Schema
+    """The model's."""
+    heads: Sequence[int]
+    """For each head of the model its place among the data's heads, or MISSING."""
+    classes: Sequence[Labels]
+    """For each head of the model: the data's class -> the model's; at the end for MISSING itself."""
+
+    @classmethod
+    def between(cls, own: Schema, schema: Schema) -> Self | None:
+        """From the data's schema to the model's; None where they agree. A class that the model lacks is UNKNOWN."""
+        if (own.heads, own.size, own.channels) == (schema.heads, schema.size, schema.channels):
+            return None
+        names = list(own.heads)
+        heads = [names.index(head) if head in own.heads else MISSING for head in schema.heads]
+        classes = []
+        for head, known in schema.heads.items():
+            place = {name: index for index, name in enumerate(known)}
+            found = [place.get(name, UNKNOWN) for name in own.heads.get(head, [])]
+            classes.append(np.array([*found, MISSING], np.int16))
+        return cls(schema, heads, classes)
+
+    def __call__(self, picture: Picture) -> Picture:
+        labels = [
+            classes[picture.labels[head]] if head != MISSING else MISSING
+            for head, classes in zip(self.heads, self.classes, strict=True)
+        ]
+        return Picture(fitted(picture.pixels, self.schema), np.array(labels, np.int16))
+
+
+def collate(examples: Sequence[Picture]) -> Batch:
+    """The only place that makes tensors; see Batch for the shapes."""
+    return Batch(
+        pixels=torch.from_numpy(np.stack([example.pixels for example in examples])),
+        labels=torch.from_numpy(np.stack([example.labels for example in examples])).long(),
+    )
+
+
+def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
+    """Labels of each example by its class of the first head: which it is, and how often it was trained on."""
+    head, names = next(iter(schema.heads.items()))
+    tiers = _tiers(schema.label_counts[head])
+    labels = batch.labels[:, 0].tolist()
+    unnamed = {MISSING: "no label", UNKNOWN: "unknown to the model"}
+    return {
+        head: [names[label] if label >= 0 else unnamed[label] for label in labels],
+        "frequency": [tiers[label] if label >= 0 else unnamed[label] for label in labels],
+    }
+
+
+def catalogue(data: Path) -> Iterator[tuple[list[str], Pixels]]:
+    """Item ids and pixels [N, C, S, S] of all pictures of each shard that belong to a product, labelled or not."""
+    for directory in sorted((data / "shards").iterdir()):
+        items = pq.read_table(directory / "ids.parquet", columns=["item_id"])["item_id"].to_pylist()
+        pixels = Shard.open(data, int(directory.name)).pixels
+        rows = [row for row, item in enumerate(items) if item is not None]
+        yield [items[row] for row in rows], pixels[rows]
+
+
+def fitted(pixels: Pixels, schema: Schema) -> Pixels:
+    """Prepared pixels [C, S, S] in the size and colours of a schema, which may be another than theirs."""
+    if pixels.shape == (schema.channels, schema.size, schema.size):
+        return pixels
+    plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    return fit(plain, size=schema.size, channels=schema.channels)
+
+
+def _tiers(counts: Sequence[int]) -> list[str]:
+    """head: the classes that make up half of the training pictures, largest first; tail: the last tenth."""
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    before = np.cumsum(np.asarray(counts)[order]) - np.asarray(counts)[order]
+    share = before / max(sum(counts), 1)
+    tiers = np.empty(len(counts), dtype=object)
+    tiers[order] = np.where(share < 0.5, TIERS[0], np.where(share < 0.9, TIERS[1], TIERS[2]))
+    return [str(tier) for tier in tiers]
+
+
+@lru_cache(maxsize=8)
+def _describe(data: Path) -> Schema:
+    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))

@@ -1,0 +1,254 @@
+"""The image family's requests and answers at the border of the service."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from models.family import Endpoint, Feature, Features, RawBody
+from models.image.catalogue import MAX_NEIGHBOURS, Comparison, compare
+from models.image.data import Picture
+from models.image.describe import Attribute, Phrase, describe
+from models.image.pictures import MAX_BYTES, decode
+from models.image.schema import MISSING, Schema
+
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
+MAX_COUNT = 100
+RAW = RawBody(field="image", media_types=MEDIA_TYPES, max_bytes=MAX_BYTES)
+
+
+def _from_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("not base64; write the bytes of the picture in base64, or send them as the body") from None
+
+
+EncodedPicture = Annotated[
+    bytes,
+    Field(max_length=MAX_BYTES),
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "A JPEG, PNG or WebP picture."}),
+]
+"""The bytes of a picture file; in JSON, which has no bytes, they are base64."""
+
+
+class RecognitionRequest(BaseModel):
+    """A picture, and how much is wanted to be known of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: EncodedPicture
+    count: int = Field(default=3, ge=1, le=MAX_COUNT)
+    """Classes to name for each attribute, most likely first."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """An attribute whose best class is less likely than this is unsure."""
+    embedding: bool = False
+    """Whether to give the picture's embedding too."""
+
+
+class Guess(BaseModel):
+    """A class and how likely it is, calibrated on pictures that were not trained on."""
+
+    value: str
+    confidence: float
+
+
+class RecognisedAttribute(BaseModel):
+    """What one head says; `value` is null where it is unsure."""
+
+    name: str
+    value: str | None
+    unsure: bool
+    confidence: float
+    best: list[Guess]
+
+
+class RecognitionResponse(BaseModel):
+    """What a picture shows."""
+
+    model_version: str
+    attributes: list[RecognisedAttribute]
+    embedding: list[float] | None = None
+
+
+class DescriptionRequest(BaseModel):
+    """A picture to put into words."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: EncodedPicture
+    threshold: float = Field(default=0.7, ge=0, le=1)
+    """An attribute less likely than this is not mentioned."""
+
+
+class EvidencedPhrase(BaseModel):
+    """Some words of a text, and what they rest on."""
+
+    text: str
+    attribute: str
+    value: str
+    confidence: float
+
+
+class Writing(BaseModel):
+    """A title and a description in one language; both are empty where nothing is sure enough to be said."""
+
+    title: str
+    description: str
+    phrases: list[EvidencedPhrase]
+    """Every statement of the description, in order; the title makes no other."""
+
+
+class DescriptionResponse(BaseModel):
+    """The words, which say nothing that the model does not hold: never a brand, never an attribute that is unsure."""
+
+    model_version: str
+    en: Writing
+    zh: Writing
+
+
+class SimilarRequest(BaseModel):
+    """A picture to find products like it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: EncodedPicture
+    count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
+
+
+class SimilarProduct(BaseModel):
+    """A product, and the cosine of its most similar picture with the one that was sent."""
+
+    item_id: str
+    similarity: float
+
+
+class SimilarResponse(BaseModel):
+    """Products that look like a picture, most similar first."""
+
+    model_version: str
+    indexed: int
+    """Products that it was compared with; 0 where the prepared pictures carry no product ids."""
+    items: list[SimilarProduct]
+
+
+def encode(request: Any, schema: Schema, features: Features) -> Picture:
+    """The example of a request with a picture; PictureRejected, a ValueError, when it cannot be decoded."""
+    pixels = decode(request.image, size=schema.size, channels=schema.channels)
+    return Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))
+
+
+def answer_recognition(
+    request: RecognitionRequest, prediction: Any, schema: Schema, model_version: str
+) -> RecognitionResponse:
+    """The response to one prediction."""
+    attributes = []
+    for head, classes in schema.heads.items():
+        best = _best(classes, prediction.probabilities[head], count=request.count)
+        unsure = best[0].confidence < request.threshold
+        attributes.append(
+            RecognisedAttribute(
+                name=head,
+                value=None if unsure else best[0].value,
+                unsure=unsure,
+                confidence=best[0].confidence,
+                best=best,
+            )
+        )
+    return RecognitionResponse(
+        model_version=model_version,
+        attributes=attributes,
+        embedding=prediction.embedding if request.embedding else None,
+    )
+
+
+def answer_description(
+    request: DescriptionRequest, prediction: Any, schema: Schema, model_version: str
+) -> DescriptionResponse:
+    """The response to one prediction, in words."""
+    best = {head: _best(schema.heads[head], row, count=1)[0] for head, row in prediction.probabilities.items()}
+    held: Mapping[str, Attribute] = {
+        head: Attribute(head, guess.value, guess.confidence)
+        for head, guess in best.items()
+        if guess.confidence >= request.threshold
+    }
+    english, chinese = describe(held, "en"), describe(held, "zh")
+    return DescriptionResponse(
+        model_version=model_version,
+        en=Writing(title=english.title, description=english.description, phrases=_evidence(english.phrases)),
+        zh=Writing(title=chinese.title, description=chinese.description, phrases=_evidence(chinese.phrases)),
+    )
+
+
+def answer_similar(
+    request: SimilarRequest, prediction: Comparison, schema: Schema, model_version: str
+) -> SimilarResponse:
+    """The response to one comparison with the catalogue."""
+    nearest = prediction.neighbours[: request.count]
+    return SimilarResponse(
+        model_version=model_version,
+        indexed=prediction.num_products,
+        items=[SimilarProduct(item_id=one.item_id, similarity=one.similarity) for one in nearest],
+    )
+
+
+FEATURES: tuple[Feature, ...] = ()
+
+ENDPOINTS = (
+    Endpoint(
+        path="/v1/images/recognise",
+        summary="Say what a picture shows",
+        Request=RecognitionRequest,
+        Response=RecognitionResponse,
+        encode=encode,
+        predict=lambda network, batch: network.predict(batch),
+        answer=answer_recognition,
+        raw=RAW,
+    ),
+    Endpoint(
+        path="/v1/images/describe",
+        summary="Write a title and a description for a picture, in English and Chinese",
+        Request=DescriptionRequest,
+        Response=DescriptionResponse,
+        encode=encode,
+        predict=lambda network, batch: network.predict(batch),
+        answer=answer_description,
+        raw=RAW,
+    ),
+    Endpoint(
+        path="/v1/images/similar",
+        summary="Find the products that look most like a picture",
+        Request=SimilarRequest,
+        Response=SimilarResponse,
+        encode=encode,
+        predict=compare,
+        answer=answer_similar,
+        raw=RAW,
+    ),
+)
+
+
+def _best(classes: Sequence[str], probabilities: Sequence[float], *, count: int) -> list[Guess]:
+    order = sorted(range(len(classes)), key=lambda place: -probabilities[place])[:count]
+    return [Guess(value=classes[place], confidence=probabilities[place]) for place in order]
+
+
+def _evidence(phrases: Sequence[Phrase]) -> list[EvidencedPhrase]:
+    return [
+        EvidencedPhrase(
+            text=phrase.text,
+            attribute=phrase.attribute.head,
+            value=phrase.attribute.value,
+            confidence=phrase.attribute.confidence,
+        )
+        for phrase in phrases
+    ]
