@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from jobs import checkpoints
 from jobs.loop import Result, Task, TrainingDiverged, learning_rate, run_training, validate
@@ -23,6 +22,7 @@ from models import bundle
 from models.family import Family
 from models.golden import check, golden
 from tests import toy as toy_module
+from tests.gloo import together
 from tests.register import TOY, register
 
 TIMES = ("seconds", "examples_per_s")
@@ -273,9 +273,9 @@ def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data:
     train(toy, toy_data, tmp_path / "run", epochs=1)
     alone = judge(toy_data, tmp_path / "run", Place())
 
-    spawn(work, (toy_data, tmp_path), nprocs=3)  # type: ignore[no-untyped-call]
-
     for world_size in (2, 3):
+        together(partial(work, toy_data), world_size, tmp_path)
+
         found = [json.loads((tmp_path / f"{rank}-of-{world_size}.json").read_text()) for rank in range(world_size)]
         assert [one["judged"] for one in found] == [alone] * world_size
         assert all(one["reports"] == found[0]["reports"] for one in found)
@@ -283,19 +283,14 @@ def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data:
         assert found[0]["reports"][-1]["best_val_accuracy"] > 0.5
 
 
-def work(rank: int, data: Path, tmp_path: Path) -> None:
-    """One of three gloo processes, of which first two, then all judge the checkpoint of `run` and train together."""
+def work(data: Path, rank: int, world_size: int, directory: Path) -> None:
+    """One of so many workers, who judge the checkpoint of `run` and then train together."""
     register()
-    torch.set_num_threads(1)
-    for world_size in (2, 3):
-        if rank < world_size:
-            dist.init_process_group("gloo", f"file://{tmp_path}/gloo-{world_size}", rank=rank, world_size=world_size)
-            place = Place(rank=rank, world_size=world_size)
-            judged = judge(data, tmp_path / "run", place)
-            reports, _ = train(TOY, data, tmp_path / f"run-{world_size}", place=place, epochs=2, learning_rate=0.03)
-            found = {"judged": judged, "reports": reports}
-            (tmp_path / f"{rank}-of-{world_size}.json").write_text(json.dumps(found))
-            dist.destroy_process_group()
+    place = Place(rank=rank, world_size=world_size)
+    judged = judge(data, directory / "run", place)
+    reports, _ = train(TOY, data, directory / f"run-{world_size}", place=place, epochs=2, learning_rate=0.03)
+    found = {"judged": judged, "reports": reports}
+    (directory / f"{rank}-of-{world_size}.json").write_text(json.dumps(found))
 
 
 def judge(data: Path, directory: Path, place: Place) -> dict[str, float]:

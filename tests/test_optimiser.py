@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from jobs.optimiser import BETAS, clip, optimizer_of
 from jobs.place import Place, distribute
 from models.family import TrainConfig
+from tests.gloo import together
 
 CONFIG = TrainConfig(learning_rate=0.1, weight_decay=0.5)
 
@@ -89,7 +88,7 @@ def test_a_resumed_table_goes_on_as_it_would_have() -> None:
 
 
 def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> None:
-    spawn(work, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    together(work, 2, tmp_path)
 
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     before = Table(sparse=True).table.weight.detach()
@@ -97,17 +96,14 @@ def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> Non
     assert (found[0] != before).any(1).nonzero().flatten().tolist() == [1, 2, 3, 7, 8]
 
 
-def work(rank: int, tmp_path: Path) -> None:
-    """One of two gloo processes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{tmp_path}/gloo", rank=rank, world_size=2)
+def work(rank: int, world_size: int, directory: Path) -> None:
+    """Two steps of one of two workers, whose batches have other rows."""
     network = Table(sparse=True)
-    module = distribute(network, Place(rank=rank, world_size=2))
+    module = distribute(network, Place(rank=rank, world_size=world_size))
     optimizer = optimizer_of(network, CONFIG)
     for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
         optimizer.zero_grad(set_to_none=True)
         module(batch).backward()
         clip(list(network.parameters()), 0.5)
         optimizer.step()
-    torch.save(network.table.weight.detach(), tmp_path / f"{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(network.table.weight.detach(), directory / f"{rank}.pt")
