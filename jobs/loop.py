@@ -339,7 +339,7 @@ def _calibration(network: Any, batch: Any) -> dict[str, Tensor]:
 def _metrics(network: Any, batch: Any) -> dict[str, Tensor]:
     return {
         name: torch.stack([ratio.numerator.double().sum(), ratio.denominator.double().sum()])
-        for name, ratio in network.metrics(batch).items()
+        for name, ratio in network.judge(batch).metrics.items()
     }
 
 

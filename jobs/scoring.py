@@ -132,12 +132,13 @@ def _score_block(family: Family, model: Model, examples: Sequence[Any]) -> Score
     batch = family.collate(examples)
     # Slices first: a network may write into its batch.
     slices = {name: np.asarray(labels, dtype=np.str_) for name, labels in family.slices(batch, model.schema).items()}
-    ratios = model.network.metrics(batch)
+    judgement = model.network.judge(batch)
+    ratios = judgement.metrics
     return Scores(
         numerators={name: ratio.numerator.double().numpy() for name, ratio in ratios.items()},
         denominators={name: ratio.denominator.double().numpy() for name, ratio in ratios.items()},
         slices=slices,
-        tallies=dict(model.network.tallies(batch)),
+        tallies=dict(judgement.tallies),
     )
 
 

@@ -46,6 +46,16 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a network says of a batch of held-out examples."""
+
+    metrics: Mapping[str, Ratio]
+    """Name -> a ratio of two tensors of shape [B]."""
+    tallies: Mapping[str, Tensor]
+    """Tensors that add up over batches and workers for metrics of the whole, such as coverage; may be empty."""
+
+
+@dataclass(frozen=True)
 class LogUniform:
     """A range of a sweep, even on a logarithmic scale."""
 
@@ -126,12 +136,8 @@ class Network(Protocol):
 
     def forward(self, batch: Any) -> Tensor: ...
 
-    def metrics(self, batch: Any) -> dict[str, Ratio]:
-        """Per-example metrics; every Ratio holds two tensors of shape [B]."""
-        ...
-
-    def tallies(self, batch: Any) -> dict[str, Tensor]:
-        """Tensors that add up over batches and workers for metrics of the whole, such as coverage; may be empty."""
+    def judge(self, batch: Any) -> Judgement:
+        """Metrics of each example and tallies of all of them, from one pass over the batch."""
         ...
 
     def calibration(self, batch: Any) -> Tensor | None:

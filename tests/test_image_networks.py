@@ -213,11 +213,11 @@ def test_a_temperature_is_found_for_each_head_that_has_labels() -> None:
     with torch.no_grad():
         model.classifier.weight *= 100
     with torch.inference_mode():
-        before = _mean(model.metrics(batch)["log_loss"])
+        before = _mean(model.judge(batch).metrics["log_loss"])
         sums = model.calibration(batch)
         assert sums is not None
         model.calibrate(sums)
-        after = _mean(model.metrics(batch)["log_loss"])
+        after = _mean(model.judge(batch).metrics["log_loss"])
 
     assert float(model.temperatures[0]) > 2
     assert float(model.temperatures[1]) == 1
@@ -244,7 +244,8 @@ def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
 def test_tallies_count_every_labelled_picture_once() -> None:
     model, batch = built("cnn"), patterned(50, seed=8)
     with torch.inference_mode():
-        tallies, ratios = model.tallies(batch), model.metrics(batch)
+        judgement = model.judge(batch)
+    tallies, ratios = judgement.tallies, judgement.metrics
 
     for place, head in enumerate(HEADS):
         num_labels = int((batch.labels[:, place] != MISSING).sum())

@@ -134,12 +134,13 @@ def test_a_catalogue_cut_into_parts_is_judged_and_answered_as_a_whole(
     for scores in (judging.MAX_SCORES, 7 * schema.num_items + 7):
         monkeypatch.setattr(judging, "MAX_SCORES", scores)
         with torch.inference_mode():
-            found.append((model.metrics(batch), model.tallies(batch)["recommended"], model.predict(batch)))
+            found.append((model.judge(batch), model.predict(batch)))
 
-    (whole, whole_tally, answers), (parts, parts_tally, part_answers) = found
-    assert all(torch.allclose(whole[name].numerator, parts[name].numerator) for name in whole)
-    assert all(torch.equal(whole[name].denominator, parts[name].denominator) for name in whole)
-    assert torch.equal(whole_tally, parts_tally)
+    (whole, answers), (parts, part_answers) = found
+    for name, ratio in whole.metrics.items():
+        assert torch.allclose(ratio.numerator, parts.metrics[name].numerator)
+        assert torch.equal(ratio.denominator, parts.metrics[name].denominator)
+    assert torch.equal(whole.tallies["recommended"], parts.tallies["recommended"])
     assert [answer.items for answer in answers] == [answer.items for answer in part_answers]
 
 

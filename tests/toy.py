@@ -55,11 +55,10 @@ class Network(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.logits(batch), batch[:, 2].long())
 
-    def metrics(self, batch: Tensor) -> dict[str, Ratio]:
-        return {"accuracy": Ratio((self.logits(batch).argmax(1) == batch[:, 2]).float(), (batch[:, 2] >= 0).float())}
-
-    def tallies(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"picked": torch.bincount(self.logits(batch).argmax(1), minlength=3)}
+    def judge(self, batch: Tensor) -> models.family.Judgement:
+        picked = self.logits(batch).argmax(1)
+        accuracy = Ratio((picked == batch[:, 2]).float(), (batch[:, 2] >= 0).float())
+        return models.family.Judgement({"accuracy": accuracy}, {"picked": torch.bincount(picked, minlength=3)})
 
     def calibration(self, batch: Tensor) -> Tensor | None:
         return None

@@ -203,7 +203,7 @@ def served(directory: Path, family: Family, arguments: argparse.Namespace) -> di
             model.network.predict(family.collate([example]))
             request_ms.append({name: 1000 * value for name, value in started.so_far().items()})
         started = protocol.start()
-        model.network.metrics(family.collate(examples))
+        model.network.judge(family.collate(examples))
         judged = started.so_far()
     return {
         "bundle_mb": bundle.size_mb(directory),

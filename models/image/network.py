@@ -6,7 +6,7 @@ Shapes: B pictures, C channels, S side, D features, H heads, K classes of a head
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.family import Ratio, autocast_dtype
+from models.family import Judgement, Ratio, autocast_dtype
 from models.image import augment
 from models.image.baselines import Constant, Projection, fit_logistic
 from models.image.catalogue import Catalogue
@@ -101,22 +101,19 @@ class Recogniser(nn.Module):
         others = [each for each in self.parameters() if each.requires_grad and id(each) not in chosen]
         return Muon(filters, others, lr=self.config.learning_rate, rate_scale=FILTER_RATE_SCALE)
 
-    def metrics(self, batch: Batch) -> dict[str, Ratio]:
+    def judge(self, batch: Batch) -> Judgement:
         """Accuracy and log loss of the first head, and the accuracy of every head where there are several."""
-        scores = self._judged(batch.pixels)
-        labels = batch.labels.unbind(1)
+        scores, labels = self._judged(batch.pixels), batch.labels.unbind(1)
         found = {"accuracy": _accuracy(scores[0], labels[0]), "log_loss": _log_loss(scores[0], labels[0])}
         if len(scores) > 1:
             for head, head_scores, head_labels in zip(self.head_sizes, scores, labels, strict=True):
                 found[f"accuracy_{head}"] = _accuracy(head_scores, head_labels)
-        return found
+        return Judgement(found, self._tallies(scores, labels))
 
-    def tallies(self, batch: Batch) -> dict[str, Tensor]:
+    def _tallies(self, scores_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
         """Of each head: confusion [K, K] by label and prediction, reliability [NUM_BINS, 3] of the confidence."""
         found = {}
-        for head, scores, labels in zip(
-            self.head_sizes, self._judged(batch.pixels), batch.labels.unbind(1), strict=True
-        ):
+        for head, scores, labels in zip(self.head_sizes, scores_by_head, labels_by_head, strict=True):
             known = labels >= 0
             confidence, predicted = scores[known].softmax(1).max(1)
             num_classes = self.head_sizes[head]

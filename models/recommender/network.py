@@ -15,7 +15,7 @@ import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from models.family import Ratio
+from models.family import Judgement, Ratio, autocast_dtype
 from models.metrics import gini
 from models.recommender.autoencoder import Autoencoder
 from models.recommender.baselines import Popularity, count_neighbours
@@ -67,6 +67,7 @@ class Recommender(nn.Module):
         self.num_rows = schema.num_items + 1
         self.counts_neighbours = config.network == "item_knn"
         self.spectral_start = config.spectral_start
+        self.precision = config.precision
         self.learner = learner
         self.prior = prior
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
@@ -85,31 +86,35 @@ class Recommender(nn.Module):
             return network
         return _blend(network, self._prior_scores(batch), self.blend)
 
-    def metrics(self, batch: Histories) -> dict[str, Ratio]:
-        """Full ranking, seen items filtered and (`_unfiltered`) not; see judging.judge."""
-        parts = [judge(part, self.scores(part)) for part in self._parts(batch)]
-        return {
+    def judge(self, batch: Histories) -> Judgement:
+        """Full ranking, seen items filtered and (`_unfiltered`) not, see judging.judge.
+
+        Tallied is how often each item [V] stands in the first ten places, seen items filtered.
+        """
+        parts, recommended = [], []
+        for part in self._parts(batch):
+            with self._arithmetic_of_training(part):
+                scores = self.scores(part)
+            parts.append(judge(part, scores))
+            scores.scatter_(1, part.excluded, -torch.inf)
+            recommended.append(scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices.flatten())
+        metrics = {
             name: Ratio(
                 torch.cat([part[name].numerator for part in parts]),
                 torch.cat([part[name].denominator for part in parts]),
             )
             for name in parts[0]
         }
-
-    def tallies(self, batch: Histories) -> dict[str, Tensor]:
-        """How often each item [V] stands in the first ten places, seen items filtered."""
-        recommended = []
-        for part in self._parts(batch):
-            scores = self.scores(part).scatter_(1, part.excluded, -torch.inf)
-            recommended.append(scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices.flatten())
-        return {"recommended": torch.bincount(torch.cat(recommended), minlength=self.num_rows).double()}
+        counts = torch.bincount(torch.cat(recommended), minlength=self.num_rows)
+        return Judgement(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
         """NDCG@10 summed over some of the batch for each of BLEND_WEIGHTS."""
         if self.learner is None or self.prior is None:
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, rows_at_once(self.num_rows)))
-        network, prior = self._network_scores(batch), self._prior_scores(batch)
+        with self._arithmetic_of_training(batch):
+            network, prior = self._network_scores(batch), self._prior_scores(batch)
         return gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
 
     def calibrate(self, sums: Tensor) -> None:
@@ -134,6 +139,11 @@ class Recommender(nn.Module):
             scores[:, PADDING] = -torch.inf
             answers += self._answers(part, scores.scatter_(1, part.excluded, -torch.inf))
         return answers
+
+    def _arithmetic_of_training(self, batch: Histories) -> torch.autocast:
+        """Precise enough to rank, in all but the last product; what is served is computed in fp32."""
+        dtype = autocast_dtype(self.precision, batch.items.device)
+        return torch.autocast(batch.items.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _parts(self, batch: Histories) -> list[Histories]:
         """The batch, cut where there are so many items that its scores would take gigabytes."""
