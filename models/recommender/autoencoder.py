@@ -70,8 +70,9 @@ class Autoencoder(nn.Module):
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the items of a shopper, given those of the history; without padding."""
-        mean_BD, _ = self._encode(bags_of_histories(batch, self.num_rows))
-        return torch.log_softmax(self.output(self._decode(mean_BD)), 1)
+        with torch.autocast(batch.items.device.type, enabled=False):
+            mean_BD, _ = self._encode(bags_of_histories(batch, self.num_rows))
+            return torch.log_softmax(self.output(self._decode(mean_BD)), 1)
 
     def _encode(self, bags: Bags) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance, [S, D] each."""

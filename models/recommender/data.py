@@ -141,7 +141,9 @@ class ShardLog:
     def open(cls, data: Path, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
         directory = data / "shards" / f"{shard:05d}"
-        log = cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits")))
+        # Plain views: a memmap costs microseconds each time it is cut.
+        parts = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits"))
+        log = cls(*map(np.asarray, parts))
         if log.splits.shape[1] != NUM_CUTS:
             raise ValueError(f"{data} was prepared by an older version; prepare it again")
         return log

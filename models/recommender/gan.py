@@ -72,8 +72,9 @@ class Gan(nn.Module):
 
     def log_scores(self, batch: Histories) -> Tensor:
         """The generator's scores for the history as log-probabilities [B, V - 1], without padding."""
-        bags = bags_of_histories(batch, self.num_rows)
-        return torch.log_softmax(self.generator.every(bags.embed(self.items.table())), 1)
+        with torch.autocast(batch.items.device.type, enabled=False):
+            bags = bags_of_histories(batch, self.num_rows)
+            return torch.log_softmax(self.generator.every(bags.embed(self.items.table())), 1)
 
 
 class Pairs(nn.Module):

@@ -5,6 +5,8 @@ Shapes: B examples, L places, D width, V items + 1 (index 0 is padding), T targe
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +28,10 @@ FULL_SOFTMAX_ITEMS = 20_000
 """Up to this many items the softmax runs over all of them, unless the config says otherwise."""
 ROWWISE_ITEMS = 200_000
 """Beyond, the rows that a step has not used are passed over: that learns a little less a step, and costs far less."""
-ENCODE_ROWS = 64
+ENCODE_ROWS = 32
 """Histories of similar length that are encoded together."""
+LENGTH_STEP = 16
+"""Their length is a multiple of this: oneDNN makes new code for every shape, which takes longer than some padding."""
 
 
 class NextItem(nn.Module):
@@ -64,7 +68,9 @@ class NextItem(nn.Module):
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""
         table = self.items.table()
-        return torch.log_softmax(self._encode(batch, table) @ table[1:].T, 1)
+        hidden_BD = self._encode(batch, table)
+        with torch.autocast(hidden_BD.device.type, enabled=False):
+            return torch.log_softmax(hidden_BD @ table[1:].T, 1)
 
     def _look_up(self, items: Tensor, table: Tensor) -> Tensor:
         """Embeddings to train, any shape, [.., D]; sparse gradients where the table is updated by rows."""
@@ -77,7 +83,7 @@ class NextItem(nn.Module):
         hidden_BD = table.new_empty(len(lengths), table.shape[1])
         for group in torch.split(order, ENCODE_ROWS):
             length = lengths[group]
-            longest = max(1, int(length.max()))
+            longest = min(LENGTH_STEP * math.ceil(max(1, int(length.max())) / LENGTH_STEP), self.max_length)
             place = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
             items = batch.items[group].gather(1, place.clamp_max(batch.items.shape[1] - 1))
             hidden_BD[group] = self.encoder.last(F.embedding(items, table), length).to(hidden_BD.dtype)

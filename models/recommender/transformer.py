@@ -39,11 +39,11 @@ class Transformer(nn.Module):
 
     def last(self, x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states [B, D] at the last event of each right-padded history; the last block computes only that."""
-        segments_BL = (torch.arange(x_BLD.shape[1], device=x_BLD.device) < lengths_B[:, None]).long()
-        mask_BLL = causal_mask(segments_BL)
+        # What pads a row comes after all its events, so one mask serves all rows.
+        mask_1LL = causal_mask(lengths_B.new_zeros(1, x_BLD.shape[1]))
         for block in list(self.blocks)[:-1]:
-            x_BLD = block(x_BLD, mask_BLL)
-        x_BD = self.blocks[-1].last(x_BLD, mask_BLL, (lengths_B - 1).clamp_min(0))  # type: ignore[operator]
+            x_BLD = block(x_BLD, mask_1LL)
+        x_BD = self.blocks[-1].last(x_BLD, mask_1LL, (lengths_B - 1).clamp_min(0))  # type: ignore[operator]
         hidden: Tensor = self.norm(x_BD)
         return hidden
 
@@ -73,12 +73,16 @@ class Block(nn.Module):
         out: Tensor = x_BLD + self.dropout(self._feed_forward(x_BLD))
         return out
 
-    def last(self, x_BLD: Tensor, mask_BLL: Tensor, place_B: Tensor) -> Tensor:
+    def last(self, x_BLD: Tensor, mask_1LL: Tensor, place_B: Tensor) -> Tensor:
         """One place of each row only, [B, D]."""
-        rows = torch.arange(len(x_BLD), device=x_BLD.device)
-        query, key, value = self._project(self.attention_norm(x_BLD))
-        bias_BHL = (mask_BLL[:, None] + self._bias(x_BLD.shape[1]))[rows, :, place_B]
-        mixed_BHK = attend(query[rows, :, place_B][:, :, None], key, value, bias_BHL[:, :, None])[:, :, 0]
+        batch, length, dim = x_BLD.shape
+        rows = torch.arange(batch, device=x_BLD.device)
+        normal_BLD, weight = self.attention_norm(x_BLD), self.query_key_value.weight
+        query = F.linear(normal_BLD[rows, place_B], weight[:dim]).view(batch, self.num_heads, 1, -1)
+        key_value = F.linear(normal_BLD, weight[dim:]).view(batch, length, 2, self.num_heads, -1)
+        key, value = key_value.permute(2, 0, 3, 1, 4)
+        bias_BHL = (mask_1LL + self._bias(length))[:, place_B].transpose(0, 1)
+        mixed_BHK = attend(query, key, value, bias_BHL[:, :, None])[:, :, 0]
         x_BD = x_BLD[rows, place_B] + self.output(mixed_BHK.flatten(1))
         out: Tensor = x_BD + self._feed_forward(x_BD)
         return out
@@ -99,7 +103,7 @@ class Block(nn.Module):
         return line.unfold(1, length, 1).flip(1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.narrow(F.relu(self.widen(self.feed_forward_norm(x))))
+        hidden: Tensor = self.narrow(F.relu_(self.widen(self.feed_forward_norm(x))))
         return hidden
 
 
@@ -108,7 +112,7 @@ def attend(query_BHQK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias: Tenso
     if query_BHQK.device.type != "cpu":
         return F.scaled_dot_product_attention(query_BHQK, key_BHLK, value_BHLK, attn_mask=bias.to(query_BHQK.dtype))
     scores = (query_BHQK * (1 / math.sqrt(query_BHQK.shape[-1]))) @ key_BHLK.transpose(-2, -1)
-    mixed: Tensor = torch.softmax(scores + bias.to(scores.dtype), -1) @ value_BHLK
+    mixed: Tensor = torch.softmax(scores.add_(bias.to(scores.dtype)), -1) @ value_BHLK
     return mixed
 
 
