@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from models import FAMILIES, bundle
 from models.family import Endpoint
 from models.features import FeatureStore
+from models.processor import keep_freed_memory
 
 ERROR = "error"
 MODEL_VERSION = "model_version"
@@ -47,6 +48,7 @@ class Answerer:
         self._endpoint: Endpoint = self._family.ENDPOINTS[0]
         self._features = FeatureStore(recipe.features, read_only=True)
         loaded = bundle.load(recipe.model)
+        keep_freed_memory()
         self._network, self._schema = loaded.network, loaded.schema
 
     def answer(self, table: pa.Table) -> pa.Table:

@@ -19,10 +19,11 @@ from jobs import checkpoints
 from jobs.checkpoints import Progress
 from jobs.context import log
 from jobs.optimiser import clip, optimizer_of
-from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, use_fast_products, wait_for_all
+from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from models import bundle
 from models.family import Family, autocast_dtype
 from models.golden import golden
+from models.processor import keep_freed_memory, use_fast_products
 
 FINAL_RATE = 0.01
 """Share of the highest learning rate at the end of the cosine."""
@@ -93,6 +94,7 @@ def run_training(family: Family, *, config: Any, data: Path, directory: Path, pl
     _check(config, schema, place)
     task = Task(family, config, schema, data, directory, place)
     use_fast_products(place.device)
+    keep_freed_memory()
     seed_everything(config.seed, 0, 0)
     network = family.build(config, schema)
     progress = _start(task, network)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from jobs import cluster
 from jobs.context import Context, UsageFailure
-from jobs.place import use_fast_products
 from models import FAMILIES, bundle
 from models.family import Family
+from models.processor import keep_freed_memory, use_fast_products
 
 BLOCK_SIZE = 512
 """Examples scored together; a block never crosses a shard, so it is the same on any number of workers."""
@@ -107,6 +107,7 @@ def score_shards(model: Model, data: Path, split: str, shards: Sequence[int]) ->
     family = FAMILIES[model.family]
     model.network.eval()
     use_fast_products("cpu")
+    keep_freed_memory()
     found: dict[int, Scores | None] = {}
     with one_thread(), torch.inference_mode():
         for shard in shards:

@@ -25,7 +25,7 @@ def linear_cross_entropy(
     models" (Wijmans et al., 2025) and of Liger Kernel (Hsu et al., 2024).
     """
     if not (torch.is_grad_enabled() and (hidden_TD.requires_grad or weight_VD.requires_grad)):
-        return F.cross_entropy(_logits(hidden_TD, weight_VD, targets_T[:, None], bias_V).float(), targets_T)
+        return F.cross_entropy(_logits(hidden_TD, weight_VD, targets_T, bias_V).float(), targets_T)
     loss: Tensor = _LinearCrossEntropy.apply(hidden_TD, weight_VD, targets_T, bias_V)  # type: ignore[no-untyped-call]
     return loss
 
@@ -51,11 +51,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             num_tokens, size = len(hidden), chunk_tokens(len(weight), device)
             for start in range(0, num_tokens, size):
                 chunk = hidden[start : start + size]
-                target = targets_T[start : start + size, None]
+                target = targets_T[start : start + size]
                 probability = torch.softmax(_logits(chunk, weight, target, bias_V), dim=1)
-                right = probability.gather(1, target)
+                rows = torch.arange(len(target), device=target.device)
+                right = probability[rows, target]
                 loss -= right.float().clamp_min(1e-30).log().sum()
-                probability.scatter_(1, target, right - 1)
+                # Not scatter_, which copies all of it twice.
+                probability[rows, target] = right - 1
                 torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 grad_weight += probability.T @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -74,7 +76,7 @@ def _logits(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None)
     logits = hidden @ weight.T
     if bias is not None:
         logits += bias.to(logits.dtype)
-        logits.scatter_add_(1, target, -bias.to(logits.dtype)[target])
+        logits[torch.arange(len(target), device=target.device), target] -= bias.to(logits.dtype)[target]
     return logits
 
 

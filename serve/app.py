@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
+from models.processor import keep_freed_memory
 from serve.service import Service, Settings, make_app
 
 ARGUMENTS = {"family", "num_threads"}
@@ -34,6 +35,7 @@ class Model:
 
     def __init__(self, family_name: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
+        keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._service = Service(family_name, device=device, observe=_Metrics(family_name))
 
