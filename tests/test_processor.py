@@ -32,4 +32,4 @@ def test_memory_of_a_freed_tensor_is_used_again() -> None:
         return int(subprocess.check_output(command, env=environment, text=True))
 
     pages = 4_000_000 * 4 // resource.getpagesize()
-    assert faults("keep") <= pages < faults("leave")
+    assert faults("keep") < 10 * pages < faults("leave")
