@@ -11,6 +11,7 @@ encode, filters seen items, and gives NDCG@10 from a top 10. How well a model is
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import measure
@@ -35,8 +36,7 @@ def main() -> None:
     if arguments.quick:
         arguments.repeats = 2
     with measure.workspace(arguments) as work:
-        workers = start(arguments, work)
-        settings = {worker.name: worker.answer() for worker in workers}
+        workers, settings = measure.ready(start(arguments, work))
         found = measure.alternate(workers, arguments.repeats)
         for worker in workers:
             worker.close()
@@ -46,7 +46,7 @@ def main() -> None:
     write_page("evaluation-rate", __doc__, arguments, [table], {"settings": settings, "measured": found})
 
 
-def start(arguments: argparse.Namespace, work: Path) -> list[Worker]:
+def start(arguments: argparse.Namespace, work: Path) -> Iterator[Worker]:
     """All systems, each with its data loaded and its model built once it answers."""
     data = measure.prepared(arguments.data, arguments, work)
     commands = {}
@@ -60,7 +60,8 @@ def start(arguments: argparse.Namespace, work: Path) -> list[Worker]:
             commands[f"RecBole {name}"] = measure.peer("recbole", arguments.peers, "evaluate", events, more)
         more = ["--model", "als"]
         commands["implicit ALS"] = measure.peer("implicit", arguments.peers, "evaluate", events, more)
-    return [Worker(name, command, threads=arguments.threads) for name, command in commands.items()]
+    for name, command in commands.items():
+        yield Worker(name, command, threads=arguments.threads)
 
 
 def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> Table:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,15 @@ class Worker:
         """End it, whatever it is doing."""
         self._process.terminate()
         self._process.wait()
+
+
+def ready(starting: Iterable[Worker]) -> tuple[list[Worker], dict[str, Answer]]:
+    """Workers and what each said first, one after the other: some need gigabytes only until they are ready."""
+    workers, said = [], {}
+    for worker in starting:
+        said[worker.name] = worker.answer()
+        workers.append(worker)
+    return workers, said
 
 
 def flags(doc: str | None, *, several: bool = False, made_up: bool = False) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ validation is not. Core-seconds are the processor time of the process.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ def main() -> None:
     if arguments.quick:
         arguments.repeats, arguments.seconds, arguments.batch_size = 2, 0.5, 64
     with measure.workspace(arguments) as work:
-        workers = start(arguments, work)
-        settings = {worker.name: worker.answer() for worker in workers}
+        workers, settings = measure.ready(start(arguments, work))
         found = measure.alternate(workers, arguments.repeats)
         for worker in workers:
             worker.close()
@@ -43,25 +43,23 @@ def main() -> None:
     write_page("training-rate", __doc__, arguments, [table], {"settings": settings, "measured": found})
 
 
-def start(arguments: argparse.Namespace, work: Path) -> list[Worker]:
+def start(arguments: argparse.Namespace, work: Path) -> Iterator[Worker]:
     """All systems, each with its data loaded once it answers."""
     data = measure.prepared(arguments.data, arguments, work)
-    workers = []
     for network in arguments.networks:
         config = [*OURS.get(network, [f"network={network}"]), *OURS_FIXED, *arguments.config]
         rows = ["--rows", str(QUICK_ROWS)] if arguments.quick else []
         command = measure.shopkeeper("train", data, work / network, config=config, more=rows)
-        workers.append(Worker(f"ours {network}", command, threads=arguments.threads))
+        yield Worker(f"ours {network}", command, threads=arguments.threads)
     if arguments.peers is None:
-        return workers
+        return
     events = measure.export(data, work / "events.npz")
     for name in arguments.models:
         model, length = RECBOLE[name]
         more = ["--work", str(work / name.replace(" ", "-")), "--model", model, "--length", str(length)]
         more += ["--seconds", str(arguments.seconds), "--batch-size", str(arguments.batch_size)]
         command = measure.peer("recbole", arguments.peers, "train", events, more)
-        workers.append(Worker(f"RecBole {name}", command, threads=arguments.threads))
-    return workers
+        yield Worker(f"RecBole {name}", command, threads=arguments.threads)
 
 
 def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> Table:
