@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -23,6 +24,9 @@ from models.processor import keep_freed_memory, use_fast_products
 
 BLOCK_SIZE = 512
 """Examples scored together; a block never crosses a shard, so it is the same on any number of workers."""
+
+MAX_THREADS = 8
+"""Each holds the scores of a block in memory."""
 
 Floats = NDArray[np.float64]
 
@@ -103,19 +107,13 @@ def score(context: Context, model: Model, *, data: Path, split: str, num_workers
 
 
 def score_shards(model: Model, data: Path, split: str, shards: Sequence[int]) -> dict[int, Scores | None]:
-    """Score some shards; None for one without examples."""
-    family = FAMILIES[model.family]
+    """Score some shards, side by side in as many threads as torch may use; None for one without examples."""
     model.network.eval()
     use_fast_products("cpu")
     keep_freed_memory()
-    found: dict[int, Scores | None] = {}
-    with one_thread(), torch.inference_mode():
-        for shard in shards:
-            dataset = family.dataset(data, split, [shard], schema=model.schema, config=model.config, epoch=0)
-            starts = range(0, len(dataset), BLOCK_SIZE)
-            blocks = [range(start, min(start + BLOCK_SIZE, len(dataset))) for start in starts]
-            found[shard] = _join([_score_block(family, model, [dataset[row] for row in block]) for block in blocks])
-    return found
+    num_threads = min(torch.get_num_threads(), MAX_THREADS)
+    with one_thread(), ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return dict(zip(shards, pool.map(lambda shard: _score_shard(model, data, split, shard), shards), strict=True))
 
 
 @contextmanager
@@ -127,6 +125,15 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def _score_shard(model: Model, data: Path, split: str, shard: int) -> Scores | None:
+    family = FAMILIES[model.family]
+    dataset = family.dataset(data, split, [shard], schema=model.schema, config=model.config, epoch=0)
+    starts = range(0, len(dataset), BLOCK_SIZE)
+    blocks = [range(start, min(start + BLOCK_SIZE, len(dataset))) for start in starts]
+    return _join([_score_block(family, model, [dataset[row] for row in block]) for block in blocks])
 
 
 def _score_block(family: Family, model: Model, examples: Sequence[Any]) -> Scores:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import evaluate
 from jobs.bootstrap import MAX_UNITS, compare, intervals
@@ -42,12 +43,30 @@ def test_one_two_and_three_workers_give_the_same_bits(
 ) -> None:
     loaded = load_model(model, toy)
     alone, two, three = (score(context, loaded, data=toy_data, split="val", num_workers=n) for n in (1, 2, 3))
-    for other in (two, three):
-        assert alone.metrics() == other.metrics()
-        for name, share in alone.numerators.items():
-            assert np.array_equal(share, other.numerators[name])
-        assert all((alone.slices[name] == other.slices[name]).all() for name in alone.slices)
-        assert alone.tallies["picked"].equal(other.tallies["picked"])
+    assert_same_bits(alone, two)
+    assert_same_bits(alone, three)
+
+
+def test_one_and_three_threads_give_the_same_bits(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+    found = []
+    for num_threads in (1, 3):
+        torch.set_num_threads(num_threads)
+        try:
+            found.append(score(context, load_model(model, toy), data=toy_data, split="val"))
+            assert torch.get_num_threads() == num_threads
+        finally:
+            torch.set_num_threads(1)
+
+    assert_same_bits(*found)
+
+
+def assert_same_bits(one: Scores, other: Scores) -> None:
+    """Fails when two scorings of the toy differ anywhere."""
+    assert one.metrics() == other.metrics()
+    for name, share in one.numerators.items():
+        assert np.array_equal(share, other.numerators[name])
+    assert all((one.slices[name] == other.slices[name]).all() for name in one.slices)
+    assert one.tallies["picked"].equal(other.tallies["picked"])
 
 
 def test_an_example_without_a_denominator_does_not_take_part() -> None:
