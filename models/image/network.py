@@ -22,8 +22,10 @@ from models.image.catalogue import Catalogue
 from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
+from models.image.describe import Phrase
 from models.image.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
+from models.image.writer import Writer
 from models.metrics import accuracy
 from models.muon import Muon
 
@@ -49,6 +51,8 @@ class Recognition:
     probabilities: dict[str, list[float]]
     """Head -> probability of each class, calibrated."""
     embedding: list[float]
+    title: tuple[Phrase, ...] | None = None
+    """What the learnt writer says of what is likely enough; None where it was not asked, or there is none."""
 
 
 class Recogniser(nn.Module):
@@ -76,9 +80,13 @@ class Recogniser(nn.Module):
         self.register_buffer("std", torch.tensor(schema.std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, ResNet | Cnn) else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels."""
+        """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels.
+
+        The writer's is added where there are titles; the trunk does not learn from it.
+        """
         features = self.trunk(channels_last(self._augmented(batch.pixels)))
         scores = self._split(self.score_scale * self.classifier(features).float())
         smoothing = self.config.label_smoothing
@@ -90,7 +98,10 @@ class Recogniser(nn.Module):
             num_labels = (labels != MISSING).sum()
             losses.append(summed / num_labels.clamp_min(1))
             present.append(num_labels > 0)
-        return torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
+        loss = torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
+        if self.writer is None or batch.titles is None:
+            return loss
+        return loss + self.writer.loss(self._embeddings(features[:, :, None]), batch.titles)
 
     def optimizer(self) -> Optimizer | None:
         """Muon for the filters of a resnet; None leaves the choice to the training loop."""
@@ -143,14 +154,18 @@ class Recogniser(nn.Module):
         self.temperatures = torch.where(sums.sum(1) > 0, chosen, torch.ones_like(chosen))
 
     def predict(self, batch: Batch) -> list[Recognition]:
-        """Calibrated probabilities of every head, and the embedding; always in full precision."""
+        """Calibrated probabilities of every head, the embedding, and the title where the batch asks for it.
+
+        Always in full precision.
+        """
         features = self._features(batch.pixels)
-        probabilities = [scores.softmax(1).tolist() for scores in self._scores(features)]
-        embeddings = self._embeddings(features).tolist()
-        return [
-            Recognition(dict(zip(self.head_sizes, rows, strict=True)), embedding)
-            for *rows, embedding in zip(*probabilities, embeddings, strict=True)
-        ]
+        by_head = [scores.softmax(1).tolist() for scores in self._scores(features)]
+        probabilities = [dict(zip(self.head_sizes, rows, strict=True)) for rows in zip(*by_head, strict=True)]
+        embeddings = self._embeddings(features)
+        titles: Sequence[tuple[Phrase, ...] | None] = [None] * len(probabilities)
+        if batch.thresholds and self.writer is not None:
+            titles = self.writer.write(embeddings, probabilities, batch.thresholds)
+        return [Recognition(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, D] of length one: pictures that look alike lie near each other."""
