@@ -59,6 +59,11 @@ def role_of(head: str) -> str | None:
     return next((role for role, names in ROLES.items() if plain in names), None)
 
 
+def is_noun(head: str) -> bool:
+    """Whether it says what the product is; without that there is nothing to speak of."""
+    return role_of(head) in ("type", "category")
+
+
 def held_attributes(
     heads: Mapping[str, Sequence[str]], probabilities: Mapping[str, Sequence[float]], threshold: float
 ) -> dict[str, Attribute]:

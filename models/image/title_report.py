@@ -26,7 +26,7 @@ MEASURES = {
     "titles": "Share of the pictures that get a title",
     "wrong": "Share of the titles that state an attribute which the labels contradict",
     "not_held": "Share of the titles that name an attribute which the classifier does not hold",
-    "brand": "Share of the titles with a brand, or a word that titles begin with as they do with brands",
+    "brand": "Share of the titles with a brand, or a word with which titles begin as they do with brands",
     "coverage": "Share of the held attributes (product, colour, people, use) that are stated",
     "token_f1": "Words shared with the shop's title (F1)",
     "rouge_l": "Words in the same order as in the shop's title (ROUGE-L, F1)",
@@ -102,14 +102,13 @@ def writers_section(network: Any, data: Path, split: str, *, schema: Schema, con
 
 
 def brand_stems(all_titles: Sequence[str], lexicon: Lexicon) -> set[str]:
-    """Words that mostly stand at the beginning of titles, before anything that names a class, as brands do."""
-    leading, total = Counter[str](), Counter[str]()
+    """Words that mostly stand first in titles, as brands do, and name no class."""
+    first, total = Counter[str](), Counter[str]()
     for title in all_titles:
         stems = [stem(word) for word in words_of(title)]
-        first = next(lexicon.mentions(title), None)
         total.update(stems)
-        leading.update(stems[: first.word] if first else [])
-    return {word for word, count in leading.items() if 2 * count > total[word]}
+        first.update(stems[:1])
+    return {word for word, count in first.items() if 2 * count > total[word] and not any(lexicon.mentions(word))}
 
 
 def score_titles(cases: Sequence[Case], writer: str, lexicon: Lexicon, brands: set[str]) -> dict[str, float]:

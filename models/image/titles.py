@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from models.image.describe import role_of
+from models.image.describe import is_noun, role_of
 
 END = 0
 """Token after the last phrase; the phrases are numbered from 1."""
@@ -104,7 +104,7 @@ class Lexicon:
 def learn_forms(
     heads: Mapping[str, Sequence[str]], titles: Sequence[str | None], labels: Sequence[Labels]
 ) -> list[Form]:
-    """The phrases of training titles that name a class, most common first, then the classes that no title names."""
+    """The phrases of training titles that name a class, most common first, then the products that no title names."""
     sayable = {head: classes for head, classes in heads.items() if role_of(head) is not None}
     lexicon = Lexicon(heads)
     wordings: dict[str, Counter[str]] = defaultdict(Counter)
@@ -126,7 +126,7 @@ def learn_forms(
         Form(text=value, names=((head, value),))
         for head, classes in sayable.items()
         for value in classes
-        if (head, value) not in known and key_of(value)
+        if is_noun(head) and (head, value) not in known and key_of(value)
     ]
     return (forms + plain)[:MAX_FORMS]
 

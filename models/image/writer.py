@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.image.describe import Attribute, Phrase, entitled, held_attributes, role_of
+from models.image.describe import Attribute, Phrase, entitled, held_attributes, is_noun, role_of
 from models.image.schema import Schema
 from models.image.titles import END, MAX_PHRASES, PADDING, Form, Lexicon, key_of
 
 STATES = 128
 PHRASE_WIDTH = 64
-NOUNS = ("type", "category")
+DROPPED = 0.25
+"""Share of the phrases of the titles that are left out, anew each time they are learnt from."""
 
 Held = Mapping[str, Attribute]
 """Head -> what it holds."""
@@ -44,7 +45,11 @@ class Writer(nn.Module):
         self.scores = nn.Linear(STATES, num_tokens)
 
     def loss(self, embeddings_BD: Tensor, titles_BT: Tensor) -> Tensor:
-        """Cross-entropy of the next phrase, a mean over all of them; nothing of it reaches the embeddings."""
+        """Cross-entropy of the next phrase, a mean over all of them; nothing of it reaches the embeddings.
+
+        In training some phrases are left out, for titles will lack what is not held.
+        """
+        titles_BT = _shortened(titles_BT) if self.training else titles_BT
         with torch.autocast(embeddings_BD.device.type, enabled=False):
             start = torch.full_like(titles_BT[:, :1], self.phrases.num_embeddings - 1)
             before = torch.cat([start, titles_BT[:, :-1].clamp_min(END)], 1)
@@ -62,7 +67,7 @@ class Writer(nn.Module):
         """
         held = [held_attributes(self.heads, *each) for each in zip(probabilities, thresholds, strict=True)]
         said: list[list[Phrase]] = [[] for _ in held]
-        open_rows = [any(_is_noun(head) for head in each) for each in held]
+        open_rows = [any(is_noun(head) for head in each) for each in held]
         state = self._first(embeddings_BD)
         token = torch.full((len(held), 1), self.phrases.num_embeddings - 1, device=embeddings_BD.device)
         for _ in range(MAX_PHRASES):
@@ -77,28 +82,44 @@ class Writer(nn.Module):
                     phrases.append(Phrase(form.text, _evidence(form, held[row])))
             if not any(open_rows):
                 break
-        return [tuple(phrases) if _names_product(phrases) else () for phrases in said]
+        return [tuple(phrases) for phrases in said]
 
     def _first(self, embeddings_BD: Tensor) -> Tensor:
         """The state [1, B, W] before the first phrase; the entries of an embedding get size one."""
         return torch.tanh(self.picture(embeddings_BD.float() * self.dim**0.5))[None]
 
     def _next(self, scores_V: Tensor, said: Sequence[Phrase], held: Held) -> int:
-        """The likeliest phrase that may follow, or END once the product is named."""
-        forms = self.lexicon.forms
-        known = sorted({number for head, each in held.items() for number in self._numbers.get((head, each.value), ())})
-        sayable = [number for number in known if self._may_follow(forms[number - 1], said, held)]
-        nouns = [number for number in sayable if _is_noun(_evidence(forms[number - 1], held).head)]
-        options = sayable if nouns and not _names_product(said) else [END, *sayable]
-        return max(options, key=scores_V.tolist().__getitem__)
+        """The likeliest phrase that may follow, or END once the product is named: by the last phrase at the latest."""
+        known = {number for head, each in held.items() for number in self._numbers.get((head, each.value), ())}
+        sayable = {number: phrase for number in sorted(known) if (phrase := self._phrase(number, said, held))}
+        if _names_product(said):
+            return max([END, *sayable], key=scores_V.tolist().__getitem__)
+        nouns = [number for number, phrase in sayable.items() if is_noun(phrase.attribute.head)]
+        # After another phrase the product must still be sayable: not "casual" where "casual shoes" is not held.
+        others = [
+            number
+            for number, phrase in sayable.items()
+            if number not in nouns and any(self._phrase(noun, [*said, phrase], held) for noun in nouns)
+        ]
+        options = nouns if len(said) == MAX_PHRASES - 1 else nouns + others
+        return max(options, key=scores_V.tolist().__getitem__, default=END)
 
-    def _may_follow(self, form: Form, said: Sequence[Phrase], held: Held) -> bool:
-        """Whether a phrase says something new, and names no class that is not held together with the words before."""
-        words = {word for phrase in said for word in key_of(phrase.text)}
-        if words & set(key_of(form.text)) or _evidence(form, held) in [phrase.attribute for phrase in said]:
-            return False
-        text = entitled(said).title + " " + form.text
-        return all(_is_held(mention.names, held) for mention in self.lexicon.mentions(text))
+    def _phrase(self, number: int, said: Sequence[Phrase], held: Held) -> Phrase | None:
+        """A phrase, if it says something new and names no class that is not held together with the words before."""
+        form = self.lexicon.forms[number - 1]
+        phrase = Phrase(form.text, _evidence(form, held))
+        words = {word for before in said for word in key_of(before.text)}
+        if words & set(key_of(phrase.text)) or phrase.attribute in [before.attribute for before in said]:
+            return None
+        mentions = self.lexicon.mentions(entitled([*said, phrase]).title)
+        return phrase if all(_is_held(mention.names, held) for mention in mentions) else None
+
+
+def _shortened(titles_BT: Tensor) -> Tensor:
+    """The titles without some of their phrases, drawn anew each time."""
+    kept = (torch.rand(titles_BT.shape, device=titles_BT.device) >= DROPPED) | (titles_BT == END)
+    order = (~kept).to(torch.int8).argsort(dim=1, stable=True)
+    return titles_BT.masked_fill(~kept, PADDING).gather(1, order)
 
 
 def _is_held(names: Sequence[tuple[str, str]], held: Held) -> bool:
@@ -110,8 +131,4 @@ def _evidence(form: Form, held: Held) -> Attribute:
 
 
 def _names_product(phrases: Sequence[Phrase]) -> bool:
-    return any(_is_noun(phrase.attribute.head) for phrase in phrases)
-
-
-def _is_noun(head: str) -> bool:
-    return role_of(head) in NOUNS
+    return any(is_noun(phrase.attribute.head) for phrase in phrases)
