@@ -29,6 +29,8 @@ SHAPES = (
 """Circle, square, triangle, diamond, plus, triangle upside down, cross."""
 NUM_COLOURS = 6
 """Classes p0 .. p5 of the style sheet; with 7 shapes, 42 series differ in one or the other."""
+REST = -1
+TAG_HEIGHT = 16.0
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,14 @@ def plane(plot: Plot) -> str:
         parts.append(_text(key + 22, top + 8, plot.diagonal, "note"))
     first = top + (32 if plot.diagonal else 8)
     step = min(22.0, (PLANE_HEIGHT - first - 8) / max(len(series), 1))
-    for number, (name, points) in enumerate(series.items()):
-        places = [xy(point) for point in points]
-        if plot.joined:
-            joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            parts.append(f'<polyline class="edge{number % NUM_COLOURS}" points="{joined}"/>')
-        parts += [_mark(number, x, y) for x, y in places]
-        parts += [_mark(number, key, first + number * step), _text(key + 14, first + number * step, name, "label")]
+    # What is drawn first lies below.
+    looks = {name: look for look, name in enumerate(name for name in series if name != plot.rest)} | {plot.rest: REST}
+    for name in sorted(series, key=lambda name: name != plot.rest):
+        parts += _series([xy(point) for point in series[name]], looks[name], joined=plot.joined)
+    for place, name in enumerate(series):
+        parts += [_mark(looks[name], key, first + place * step), _text(key + 14, first + place * step, name, "label")]
     if not plot.axes:
-        parts += [_tag(name, [xy(point) for point in points]) for name, points in series.items()]
+        parts += _tags({name: [xy(each) for each in points] for name, points in series.items() if name != plot.rest})
     return _picture(PLANE_HEIGHT, plot.title, parts)
 
 
@@ -155,15 +156,33 @@ def _axes(names: tuple[str, str], left: float, top: float, side: float) -> list[
     return [*parts, f'<g transform="rotate(-90 10 {top + side / 2:.0f})">{upright}</g>']
 
 
-def _tag(name: str, places: Sequence[tuple[float, float]]) -> str:
-    """A name in the middle of its points."""
-    x, y = (statistics.median(values) for values in zip(*places, strict=True))
-    return _text(x, y, name, "tag", anchor="middle")
+def _series(places: Sequence[tuple[float, float]], look: int, *, joined: bool) -> list[str]:
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    line = [f'<polyline class="edge{look % NUM_COLOURS}" points="{corners}"/>'] if joined else []
+    return line + [_mark(look, x, y) for x, y in places]
 
 
-def _mark(number: int, x: float, y: float) -> str:
-    shape, colour = SHAPES[number % len(SHAPES)], number % NUM_COLOURS
+def _mark(look: int, x: float, y: float) -> str:
+    if look == REST:
+        return f'<circle class="shape rest" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
+    shape, colour = SHAPES[look % len(SHAPES)], look % NUM_COLOURS
     return f'<path class="shape p{colour}" transform="translate({x:.1f} {y:.1f})" d="{shape}"/>'
+
+
+def _tags(series: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """Each name at the most central of its points, moved down where it would lie over another."""
+    placed: list[tuple[float, float, float]] = []
+    parts = []
+    for name, points in series.items():
+        middle = tuple(statistics.median(values) for values in zip(*points, strict=True))
+        x, y = min(points, key=lambda point: math.dist(point, middle))
+        width = TAG_HEIGHT / 2 * len(name)
+        for other_x, other_y, other_width in sorted(placed, key=lambda tag: tag[1]):
+            if abs(x - other_x) < (width + other_width) / 2 and abs(y - other_y) < TAG_HEIGHT:
+                y = other_y + TAG_HEIGHT
+        placed.append((x, y, width))
+        parts.append(_text(x, y, name, "tag", anchor="middle"))
+    return parts
 
 
 def _spread(wanted: Mapping[str, float], gap: float = 16.0) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -13,7 +14,9 @@ from models.sections import Cell, Content, Gallery, Matrix, Picture, Plot, Secti
 STYLE = """
 .gallery{display:flex;flex-wrap:wrap;gap:14px 12px;margin:8px 0 14px}
 figure{margin:0;width:104px}figure img,td img{display:block;image-rendering:auto;background:#fff;border-radius:4px}
-figure img{width:104px;height:104px;object-fit:contain}td img{width:56px;height:56px;margin:2px 0 2px auto}
+figure img{width:104px;height:104px;object-fit:contain}
+td img{width:60px;height:60px;margin:0 0 0 4px;display:inline-block;vertical-align:middle}td:has(img){padding:3px 0}
+th.text,td.text{text-align:left}td.text{white-space:normal;min-width:7em}
 figcaption{font-size:.78rem;line-height:1.3;color:var(--soft);margin-top:4px;overflow-wrap:anywhere}
 .tiny{image-rendering:pixelated!important}
 .matrix td,.matrix th{padding:3px 5px;font-size:.8rem;text-align:right;border:1px solid var(--rule)}
@@ -22,7 +25,7 @@ figcaption{font-size:.78rem;line-height:1.3;color:var(--soft);margin-top:4px;ove
 .matrix{width:auto}.matrix td.own{outline:2px solid var(--model);outline-offset:-2px;font-weight:650}
 .matrix td{position:relative}.matrix td i{position:absolute;inset:0;background:var(--model)}
 .matrix td b{position:relative;font-weight:inherit}.matrix td.zero{color:var(--soft)}
-svg .shape{stroke:var(--card);stroke-width:.7}
+svg .shape{stroke:var(--card);stroke-width:.7}.rest{fill:var(--soft);opacity:.45}
 .p0{fill:var(--model)}.p1{fill:var(--c1)}.p2{fill:var(--c2)}.p3{fill:var(--c3)}.p4{fill:var(--c4)}.p5{fill:var(--base)}
 svg .edge0{stroke:var(--model)}svg .edge1{stroke:var(--c1)}svg .edge2{stroke:var(--c2)}svg .edge3{stroke:var(--c3)}
 svg .edge4{stroke:var(--c4)}svg .edge5{stroke:var(--base)}
@@ -57,7 +60,7 @@ def section_json(section: Section) -> dict[str, Any]:
 
 
 def _row_json(head: Sequence[str], row: Sequence[Cell]) -> dict[str, Any]:
-    return {name: cell for name, cell in zip(head, row, strict=True) if not isinstance(cell, Picture)}
+    return {name: cell for name, cell in zip(head, row, strict=True) if not isinstance(cell, tuple)}
 
 
 def _content(content: Content) -> str:
@@ -95,18 +98,24 @@ def _caption(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    rows = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    first = table.rows[0] if table.rows else [""] * len(table.head)
+    head = "".join(f"<th{_side(cell)}>{escape(name)}</th>" for name, cell in zip(table.head, first, strict=True))
+    rows = "".join(f"<tr>{''.join(f'<td{_side(cell)}>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     if table.folded:
         return f"<details><summary>{escape(table.title)}</summary>{body}</details>"
     return _heading(table.title) + body
 
 
+def _side(cell: Cell) -> str:
+    """Words start at the left, numbers end at the right."""
+    return ' class="text"' if isinstance(cell, str) else ""
+
+
 def _cell(cell: Cell) -> str:
     match cell:
-        case Picture():
-            return _image(cell)
+        case tuple():
+            return "".join(_image(picture) for picture in cell)
         case float():
             return "" if cell != cell else f"{cell:.3f}"
         case int():
@@ -132,5 +141,6 @@ def _matrix(matrix: Matrix) -> str:
 def _shaded(count: int, share: float, *, own: bool) -> str:
     """A cell with its count; the shade only repeats what the number says."""
     style = "own" if own else "zero" if not count else ""
-    shade = f'<i style="opacity:{share * MAX_SHADE:.2f}"></i>' if count else ""
+    # The root, for a mistake of a tenth is worth seeing.
+    shade = f'<i style="opacity:{math.sqrt(share) * MAX_SHADE:.2f}"></i>' if count else ""
     return f'<td class="{style}">{shade}<b>{count:,}</b></td>' if count or own else '<td class="zero">·</td>'

@@ -17,7 +17,7 @@ class Picture:
     caption: str = ""
 
 
-Cell = str | int | float | Picture
+Cell = str | int | float | tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Plot:
     """What x and y are, both from 0 to 1; None for a map, whose places mean nothing by themselves."""
     joined: bool = False
     """Whether a line leads from each point to the next."""
+    rest: str = ""
+    """The series that is only there for completeness: small, grey and without a name on the map."""
     diagonal: str = ""
     """What the line x = y stands for; none is not drawn."""
 

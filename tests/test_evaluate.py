@@ -120,7 +120,7 @@ def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
     assert found["tables"]["hues"] == [{"hue": "<b>", "share": 0.123456, "seen": 1234}]
     assert found["matrices"] == [{"title": "Mixed up", "names": ["<i>", "you & me"], "counts": [[3, 1], [0, 2]]}]
     assert "<h2>Hues &amp; more</h2><p>Read it from the left.</p>" in page
-    assert "<td>&lt;b&gt;</td><td>0.123</td><td>1,234</td>" in page and "<b>3</b>" in page
+    assert '<td class="text">&lt;b&gt;</td><td>0.123</td><td>1,234</td>' in page and "<b>3</b>" in page
     assert f'alt="a &quot;dot&quot;" src="data:image/png;base64,{base64.b64encode(DOT).decode()}"' in page
     assert page.count('class="shape p0"') == 3 and page.count('class="shape p1"') == 2  # with one each in the key
     assert not re.search(r"<script|<link|href=|url\(|src=(?!\"data:image/)", page)
@@ -131,7 +131,7 @@ def sections(network: Any, data: Path, split: str, *, schema: Any, config: Any) 
     assert (split, config.network) == ("test", "linear") and not network.training and (data / "schema.json").is_file()
     picture = Picture(DOT, 'a "dot"', "one <dot>")
     content: list[Content] = [
-        Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, picture]]),
+        Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, (picture,)]]),
         Matrix(["<i>", "you & me"], [[3, 1], [0, 2]], "label", "prediction", title="Mixed up"),
         Plot("Two <kinds>", {"a": [(0.0, 0.5), (1.0, 1.0)], "none": [], "b": [(0.5, 0.5)]}, ("x", "y"), joined=True),
         Gallery([picture]),

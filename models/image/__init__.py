@@ -10,6 +10,7 @@ from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
 from models.image.network import build, initialise, summarise
 from models.image.pictures import colour_card, encode_png
 from models.image.prepare import PrepareConfig, prepare
+from models.image.report import sections
 from models.image.sample import sample
 from models.image.schema import Schema
 
@@ -44,6 +45,7 @@ __all__ = [
     "initialise",
     "prepare",
     "sample",
+    "sections",
     "slices",
     "summarise",
     "write_index",
