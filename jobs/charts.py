@@ -49,10 +49,14 @@ class Bar:
     """Where the thing to compare with stands."""
 
 
-def bars(rows: Sequence[Bar], *, title: str, text: str) -> str:
-    """Horizontal bars, one a row, on one scale from 0 (or the lowest value below it); `text` formats a value."""
+def bars(rows: Sequence[Bar], *, title: str, text: str, beside: Sequence[Bar] = ()) -> str:
+    """Horizontal bars, one a row, on one scale from 0 (or the lowest value below it); `text` formats a value.
+
+    The scale also holds the bars `beside` these, which are drawn elsewhere.
+    """
     known = [row for row in rows if not math.isnan(row.value)]
-    ends = [end for row in known for end in (row.low, row.high, row.value, row.mark or 0.0) if not math.isnan(end)]
+    scaled = [*known, *(row for row in beside if not math.isnan(row.value))]
+    ends = [end for row in scaled for end in (row.low, row.high, row.value, row.mark or 0.0) if not math.isnan(end)]
     lowest, highest = min([0.0, *ends]), max([0.0, *ends]) or 1.0
     room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
 

@@ -32,6 +32,9 @@ MEANINGS = {
     "wape": "Sum of all errors divided by the sum of all true values.",
 }
 
+MAX_GROUPS = 15
+"""Of each dimension, the largest ones, before the others are folded away."""
+
 STYLE = """
 :root{--ground:#fbfbf9;--card:#fff;--ink:#1d2327;--soft:#5d676e;--rule:#dfe3e4;--model:#0b7a75;--base:#a9b4ba;
 --c1:#b5651d;--c2:#6b5ca5;--c3:#8a8f3c;--c4:#b0477a}
@@ -251,7 +254,11 @@ def _slices(evaluation: Evaluation) -> str:
         ]
         name = dimension.replace("_", " ")
         title = f"{metric_title(evaluation.metric)} by {name}"
-        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(rows, title=title, text='{:.4f}')}")
+        largest, smaller = rows[:MAX_GROUPS], rows[MAX_GROUPS:]
+        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', beside=smaller)}")
+        if smaller:
+            picture = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", beside=largest)
+            parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{picture}</details>")
     key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best simple method. '
     return (
         f"<h2>For whom it works</h2><p>{escape(metric_title(evaluation.metric))} for groups of examples. "

@@ -25,10 +25,10 @@ figcaption{font-size:.78rem;line-height:1.3;color:var(--soft);margin-top:4px;ove
 .matrix{width:auto}.matrix td.own{outline:2px solid var(--model);outline-offset:-2px;font-weight:650}
 .matrix td{position:relative}.matrix td i{position:absolute;inset:0;background:var(--model)}
 .matrix td b{position:relative;font-weight:inherit}.matrix td.zero{color:var(--soft)}
-svg .shape{stroke:var(--card);stroke-width:.7}.rest{fill:var(--soft);opacity:.45}
-.p0{fill:var(--model)}.p1{fill:var(--c1)}.p2{fill:var(--c2)}.p3{fill:var(--c3)}.p4{fill:var(--c4)}.p5{fill:var(--base)}
+svg .shape{stroke:var(--card);stroke-width:.7}.rest{fill:var(--base)}
+.p0{fill:var(--model)}.p1{fill:var(--c1)}.p2{fill:var(--c2)}.p3{fill:var(--c3)}.p4{fill:var(--c4)}.p5{fill:var(--soft)}
 svg .edge0{stroke:var(--model)}svg .edge1{stroke:var(--c1)}svg .edge2{stroke:var(--c2)}svg .edge3{stroke:var(--c3)}
-svg .edge4{stroke:var(--c4)}svg .edge5{stroke:var(--base)}
+svg .edge4{stroke:var(--c4)}svg .edge5{stroke:var(--soft)}
 svg .guide{stroke:var(--soft);stroke-dasharray:5 5}svg .frame{fill:none;stroke:var(--rule)}
 svg .tag{font-weight:650;paint-order:stroke;stroke:var(--ground);stroke-width:4px;stroke-linejoin:round}
 """

@@ -14,6 +14,7 @@ import pytest
 
 from jobs import evaluate
 from jobs.bootstrap import MAX_UNITS, compare, intervals
+from jobs.charts import Bar, bars
 from jobs.context import Context, UsageFailure
 from jobs.report import metric_title
 from jobs.scoring import Scores, load_model, score
@@ -186,3 +187,25 @@ def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, t
 )
 def test_metric_names_are_written_for_people(name: str, title: str) -> None:
     assert metric_title(name) == title
+
+
+def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
+    half, whole = (Bar(name, value, value, value) for name, value in (("half", 0.5), ("whole", 1.0)))
+    alone, beside = (bars([half], title="t", text="{}", beside=others) for others in ([], [whole]))
+    widths = [float(re.findall(r'class="bar model".*?width="([\d.]+)"', picture)[0]) for picture in (alone, beside)]
+    assert widths[0] == 2 * widths[1]
+
+
+def test_many_groups_are_folded_away_behind_the_largest(
+    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_warmth(batch: Any, schema: Any) -> dict[str, list[str]]:
+        return {"warmth": [f"about {round(10 * float(warmth))}" for warmth in batch[:, 0]]}
+
+    monkeypatch.setattr(toy, "slices", by_warmth)
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    groups = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["slices"]["warmth"]
+    shown, folded = page.split(f"<summary>{len(groups) - 15} smaller groups</summary>")
+    assert len(groups) > 20 and all(f">{group['label']}</text>" in shown for group in groups[:15])
+    assert all(f">{group['label']}</text>" in folded for group in groups[15:])
