@@ -12,9 +12,10 @@ from models.family import Choice, LogUniform, Range, TrainConfig
 class Config(TrainConfig):
     """How to train an image network."""
 
-    network: Literal["resnet", "cnn", "linear", "prior"] = "resnet"
-    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; linear (principal components
-    and logistic regression) and prior (class frequencies) are baselines."""
+    network: Literal["resnet", "cnn", "backbone", "linear", "prior"] = "resnet"
+    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
+    elsewhere, only the heads learn; linear (principal components and logistic regression) and prior (class frequencies)
+    are baselines."""
     epochs: int = 12
     """Passes over the training split at the most."""
     batch_size: int = 500
@@ -31,6 +32,10 @@ class Config(TrainConfig):
     when the learning rate falls."""
     width: float = 1.0
     """Factor on the filters of each layer of a resnet or cnn."""
+    backbone: str = ""
+    """Local safetensors file with the weights of a backbone, named as in torchvision; they go into the model."""
+    architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    """What the backbone's file holds."""
     num_convolutions: Literal[2, 3] = 2
     """Convolutions of each of the three groups of a resnet; with three the signal also passes around two of them."""
     label_smoothing: float = 0.1
