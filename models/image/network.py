@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from models.family import Judgement, Ratio, autocast_dtype
 from models.image import augment
+from models.image.anomaly import Strangeness
 from models.image.backbone import MEAN, STD, Backbone
 from models.image.baselines import Constant, Projection, fit_logistic
 from models.image.catalogue import Catalogue
@@ -24,6 +25,7 @@ from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.describe import Phrase
+from models.image.encoder import Frozen
 from models.image.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.writer import Writer
@@ -56,6 +58,8 @@ class Recognition:
     embedding: list[float]
     title: tuple[Phrase, ...] | None = None
     """What the learnt writer says of what is likely enough; None where it was not asked, or there is none."""
+    strangeness: Strangeness | None = None
+    """How unlike the training pictures it is; None where the network does not say."""
 
 
 class Recogniser(nn.Module):
@@ -68,7 +72,9 @@ class Recogniser(nn.Module):
     catalogue: Catalogue | None = None
     """Products to compare pictures with, where it is served with an index."""
 
-    def __init__(self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant) -> None:
+    def __init__(
+        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | Frozen
+    ) -> None:
         super().__init__()
         self.config = config
         self.head_sizes = {head: len(classes) for head, classes in schema.heads.items()}
