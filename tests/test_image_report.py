@@ -20,6 +20,7 @@ from jobs.context import Context
 from models import FAMILIES, image
 from models.image import answers as asking
 from models.image.answers import Answers, answers
+from models.image.autoencoder import Autoencoder
 from models.image.embedding_map import REST, embedding_map
 from models.image.network import Recogniser, Recognition
 from models.image.report import confidence, confusion, each_class, sections, worst_mistakes
@@ -230,6 +231,21 @@ def test_the_map_is_the_same_each_time_and_tells_heaps_apart(found: Answers) -> 
     spread = max(float(heap.std(0).max()) for heap in (bars, discs))
     assert float((bars.mean(0) - discs.mean(0)).norm()) > 2 * spread
     assert embedding_map(dataclasses.replace(made, embeddings=torch.ones_like(heaps))) is None
+
+
+def test_the_strangest_pictures_of_an_autoencoder_come_first(shop: Shop) -> None:
+    network = image.build(image.Config(network="autoencoder", width=0.25, latent=4), shop.schema)
+    assert isinstance(network, Autoencoder)
+    image.initialise(network, shop.data, shop.schema)
+    made = sections(network.eval(), shop.data, "test", schema=shop.schema, config=network.config)
+    assert tuple(section.title for section in made) == (*HEADINGS, "Strange pictures")
+    found = answers(network.reader, shop.data, "test", schema=shop.schema)
+    with torch.inference_mode():
+        scores = network.anomaly(found.batch(list(range(len(found.rows))))).score
+    captions = [picture.caption for picture in part(made[-1], Gallery).pictures]
+    first = found.names[int(scores.argmax())]
+    assert scores.isfinite().all() and float(scores.std()) > 0
+    assert len(captions) == 14 and captions[0].endswith(f"({first})")
 
 
 @pytest.mark.parametrize(("side", "kind", "shown"), [(28, "PNG", 28), (64, "PNG", 64), (224, "JPEG", 112)])

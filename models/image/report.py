@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from models.image.answers import Answers, Mistake, answers, words
+from models.image.autoencoder import Autoencoder
 from models.image.embedding_map import embedding_map
 from models.image.network import Recogniser
 from models.image.robustness import robustness
 from models.image.saliency import saliency
 from models.image.schema import Schema
+from models.image.strangest import strangest
 from models.image.thumbnails import thumbnail
 from models.image.title_report import writers_section
 from models.sections import Cell, Content, Gallery, Matrix, Picture, Plot, Section, Table
@@ -36,9 +38,10 @@ SURE = 0.9
 
 def sections(network: Any, data: Path, split: str, *, schema: Schema, config: Any) -> list[Section]:
     """The sections of a recogniser; nothing for what answers without classes, or without looking at the picture."""
-    if not isinstance(network, Recogniser) or config.network == "prior":
+    recogniser = network.reader if isinstance(network, Autoencoder) else network
+    if not isinstance(recogniser, Recogniser) or config.network == "prior":
         return []
-    found = answers(network, data, split, schema=schema)
+    found = answers(recogniser, data, split, schema=schema)
     if len(found.known(next(iter(schema.heads)))) == 0:
         return []
     made = [
@@ -46,9 +49,10 @@ def sections(network: Any, data: Path, split: str, *, schema: Schema, config: An
         each_class(found),
         worst_mistakes(found),
         confidence(found),
-        robustness(network, found),
-        saliency(network, found),
+        robustness(recogniser, found),
+        saliency(recogniser, found),
         embedding_map(found),
+        strangest(network, found) if isinstance(network, Autoencoder) else None,
         writers_section(network, data, split, schema=schema, config=config),
     ]
     return [section for section in made if section is not None]
