@@ -373,5 +373,6 @@ def test_the_measures_see_each_kind_of_fault() -> None:
     assert {name for name in scores if scores[name]["wrong"]} == {"wrong"}
     assert {name for name in scores if scores[name]["not_held"]} == {"not_held", "same"}
     assert {name for name in scores if scores[name]["brand"]} == {"brand", "same"}
+    assert [scores[name]["wrong_statements"] for name in ("good", "wrong")] == [0.0, 0.5]
     assert (scores["good"]["coverage"], scores["wrong"]["coverage"]) == (0.5, 1.0)
     assert (scores["same"]["rouge_l"], scores["good"]["token_f1"], scores["wrong"]["rouge_l"]) == (1.0, 0.5, 0.4)

@@ -25,6 +25,7 @@ SUBJECTS = {"type": "product", "category": "product", "colour": "colour", "peopl
 MEASURES = {
     "titles": "Share of the pictures that get a title",
     "wrong": "Share of the titles that state an attribute which the labels contradict",
+    "wrong_statements": "Share of the single statements that the labels contradict",
     "not_held": "Share of the titles that name an attribute which the classifier does not hold",
     "brand": "Share of the titles with a brand, or a word with which titles begin as they do with brands",
     "coverage": "Share of the held attributes (product, colour, people, use) that are stated",
@@ -114,13 +115,15 @@ def brand_stems(all_titles: Sequence[str], lexicon: Lexicon) -> set[str]:
 def score_titles(cases: Sequence[Case], writer: str, lexicon: Lexicon, brands: set[str]) -> dict[str, float]:
     """Measure -> value of what one writer wrote, see MEASURES."""
     written = [case for case in cases if case.written[writer]]
-    stated = num_held = 0
+    stated = num_held = num_wrong = num_stated = 0
     shares: dict[str, list[float]] = {name: [] for name in ("wrong", "not_held", "brand", "token_f1", "rouge_l")}
     for case in written:
         title = case.written[writer]
         names = [mention.names for mention in lexicon.mentions(title)]
         values = {head: each.value for head, each in case.held.items() if role_of(head) is not None}
-        shares["wrong"].append(any(_is_wrong(each, case.labels) for each in names))
+        wrong = [_is_wrong(each, case.labels) for each in names]
+        num_wrong, num_stated = num_wrong + sum(wrong), num_stated + len(wrong)
+        shares["wrong"].append(any(wrong))
         shares["not_held"].append(not all(any(values.get(head) == value for head, value in each) for each in names))
         unsayable = any(all(role_of(head) is None for head, _ in each) for each in names)
         shares["brand"].append(unsayable or any(stem(word) in brands for word in words_of(title)))
@@ -132,6 +135,7 @@ def score_titles(cases: Sequence[Case], writer: str, lexicon: Lexicon, brands: s
     return {
         "titles": len(written) / len(cases),
         **{name: sum(of) / count for name, of in shares.items()},
+        "wrong_statements": num_wrong / max(num_stated, 1),
         "coverage": stated / max(num_held, 1),
         "distinct": len({case.written[writer] for case in written}) / count,
     }
