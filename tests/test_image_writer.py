@@ -276,6 +276,17 @@ def test_two_phrases_that_are_held_do_not_meet_in_a_name_that_is_not() -> None:
     assert [phrase.text for phrase in sure] == ["Casual", "Shoes"]
 
 
+def test_phrases_are_left_out_of_titles_in_training_only() -> None:
+    torch.manual_seed(0)
+    writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
+    embeddings, titles = torch.randn(4, 8), torch.tensor([[1, 2, 3, END, PADDING]] * 4)
+
+    learnt_from = {float(writer.train().loss(embeddings, titles)) for _ in range(6)}
+    whole = {float(writer.eval().loss(embeddings, titles)) for _ in range(6)}
+
+    assert len(learnt_from) > 1 and len(whole) == 1
+
+
 def test_nothing_is_written_without_a_product_to_speak_of() -> None:
     writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
 
