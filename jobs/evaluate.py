@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,11 @@ from jobs.bootstrap import Comparison, Interval, compare, intervals
 from jobs.context import Context, Outcome, UsageFailure, log
 from jobs.model_uri import LocatedModel, locate_model
 from jobs.report import Evaluation, SliceScore, render
-from jobs.scoring import Model, Scores, baselines, load_model, score
+from jobs.scoring import Model, Scores, baselines, load_model, one_thread, score
 from jobs.tracking import Tracking
 from models import bundle
-from models.family import Family
+from models.family import Family, HasReport
+from models.sections import Section
 
 REPORT = "report.html"
 NUMBERS = "evaluation.json"
@@ -62,7 +63,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     directory.mkdir(parents=True, exist_ok=True)
     (directory / REPORT).write_text(render(evaluation), encoding="utf-8")
     (directory / NUMBERS).write_text(evaluation.to_json(), encoding="utf-8")
-    metrics = {f"{options.split}_{name}": interval.value for name, interval in evaluation.metrics.items()}
+    metrics = _metrics(evaluation)
     if located.run_id is not None:
         tracked = tracking.resume_run(located.run_id)
         tracked.log_artifacts(directory, f"evaluation/{options.split}")
@@ -105,6 +106,7 @@ def evaluate(context: Context, family: Family, located: LocatedModel, *, data: P
         num_resamples=options.bootstrap,
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sections=_sections(family, model, data, options.split),
     )
     best = others.get(evaluation.best_baseline or "")
     return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))
@@ -132,6 +134,22 @@ def _intervals(family: Family, model: Model, scores: Scores, options: Options) -
     exact = {name: dataclasses.replace(found[name], value=value) for name, value in scores.metrics().items()}
     whole = family.summarise(scores.tallies, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
+
+
+def _sections(family: Family, model: Model, data: Path, split: str) -> Sequence[Section]:
+    if not isinstance(family, HasReport):
+        return ()
+    log.info("looking closer at the %s split", split)
+    with one_thread():
+        return family.sections(model.network, data, split, schema=model.schema, config=model.config)
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The metrics and the numbers of the sections, as they are tracked."""
+    values = {name: interval.value for name, interval in evaluation.metrics.items()}
+    numbers = {name: value for section in evaluation.sections for name, value in section.numbers.items()}
+    assert not values.keys() & numbers.keys(), "a number of a section must not be called like a metric"
+    return {f"{evaluation.split}_{name}": value for name, value in (values | numbers).items()}
 
 
 def _slices(family: Family, scores: Scores, best: Scores | None, options: Options) -> dict[str, list[SliceScore]]:

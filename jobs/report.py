@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from jobs.bootstrap import Comparison, Interval
 from jobs.charts import Bar, bars, lines
+from jobs.sections import STYLE as SECTION_STYLE
+from jobs.sections import section_html, section_json
+from models.sections import Section
 
 ACRONYMS = ("ndcg", "mrr", "map", "auc", "wape", "mape", "rmse", "mae", "wer", "cer", "hr", "f1", "fid", "r2")
 
@@ -28,6 +31,9 @@ MEANINGS = {
     "tail_share": "Share of the answers that come from the rare end of the catalogue.",
     "wape": "Sum of all errors divided by the sum of all true values.",
 }
+
+MAX_GROUPS = 15
+"""Of each dimension, the largest ones, before the others are folded away."""
 
 STYLE = """
 :root{--ground:#fbfbf9;--card:#fff;--ink:#1d2327;--soft:#5d676e;--rule:#dfe3e4;--model:#0b7a75;--base:#a9b4ba;
@@ -97,6 +103,8 @@ class Evaluation:
     command: str
     created: str
     """RFC 3339."""
+    sections: Sequence[Section] = ()
+    """What the family says itself."""
 
     @property
     def best_baseline(self) -> str | None:
@@ -106,18 +114,22 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The same numbers for programs."""
-        return json.dumps(_without_nan(dataclasses.asdict(self)), ensure_ascii=False, indent=1, allow_nan=False)
+        # The pictures of the sections stay in the page.
+        plain = dataclasses.asdict(dataclasses.replace(self, sections=()))
+        plain["sections"] = [section_json(section) for section in self.sections]
+        return json.dumps(_without_nan(plain), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def render(evaluation: Evaluation) -> str:
     """The page: loads nothing from anywhere, reads in the dark, starts with what a shop owner asks."""
     body = "".join(
-        section(evaluation) for section in (_head, _baseline_picture, _curves, _table, _slices, _data, _method)
+        part(evaluation) for part in (_head, _baseline_picture, _curves, _table, _slices, _sections, _data, _method)
     )
     title = f"{evaluation.family}: {evaluation.model} on the {evaluation.split} split"
+    style = STYLE + SECTION_STYLE
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{style}</style></head>'
         f"<body><main>{body}</main></body></html>\n"
     )
 
@@ -242,13 +254,21 @@ def _slices(evaluation: Evaluation) -> str:
         ]
         name = dimension.replace("_", " ")
         title = f"{metric_title(evaluation.metric)} by {name}"
-        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(rows, title=title, text='{:.4f}')}")
+        largest, smaller = rows[:MAX_GROUPS], rows[MAX_GROUPS:]
+        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', beside=smaller)}")
+        if smaller:
+            picture = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", beside=largest)
+            parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{picture}</details>")
     key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best simple method. '
     return (
         f"<h2>For whom it works</h2><p>{escape(metric_title(evaluation.metric))} for groups of examples. "
         f"A wide interval means that there are few of them.</p>{''.join(parts)}"
         f'<p class="small soft">{key}Groups come from the prepared data and are the same for every model.</p>'
     )
+
+
+def _sections(evaluation: Evaluation) -> str:
+    return "".join(section_html(section) for section in evaluation.sections)
 
 
 def _data(evaluation: Evaluation) -> str:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.optim import Optimizer
 
+from models.sections import Section
+
 
 class DataRejected(ValueError):
     """Raw data that cannot be prepared; the message names the value and the remedy."""
@@ -265,6 +267,18 @@ class HasIndex(Protocol):
 
     def attach_index(self, network: Any, directory: Path) -> None:
         """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
+        ...
+
+
+@runtime_checkable
+class HasReport(Protocol):
+    """A family that has more to say of a model than its metrics; optional, `evaluate` puts it into the report."""
+
+    def sections(self, network: Any, data: Path, split: str, *, schema: Any, config: Any) -> Sequence[Section]:
+        """Parts of the report, in order; `network` is in evaluation mode, `schema` and `config` are the model's.
+
+        Bounded in time and size whatever the split's, and the same for the same model and data.
+        """
         ...
 
 

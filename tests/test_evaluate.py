@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,16 @@ import torch
 
 from jobs import evaluate
 from jobs.bootstrap import MAX_UNITS, compare, intervals
+from jobs.charts import Bar, bars
 from jobs.context import Context, UsageFailure
 from jobs.report import metric_title
 from jobs.scoring import Scores, load_model, score
 from models.family import BundleRejected, Family
+from models.sections import Content, Gallery, Matrix, Picture, Plot, Section, Table
 from tests.models_of_toy import write_toy_model
+
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+"""A picture of one pixel."""
 
 
 @pytest.fixture
@@ -122,6 +129,37 @@ def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
     assert "majority" in page and "warmth" in page.lower() and "shopkeeper evaluate toy --model" in page
 
 
+def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
+    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "sections", sections, raising=False)
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    (found,) = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["sections"]
+    assert outcome.metrics["test_hue"] == found["numbers"]["hue"] == 0.25
+    assert found["tables"]["hues"] == [{"hue": "<b>", "share": 0.123456, "seen": 1234}]
+    assert found["matrices"] == [{"title": "Mixed up", "names": ["<i>", "you & me"], "counts": [[3, 1], [0, 2]]}]
+    assert "<h2>Hues &amp; more</h2><p>Read it from the left.</p>" in page
+    assert '<td class="text">&lt;b&gt;</td><td>0.123</td><td>1,234</td>' in page and "<b>3</b>" in page
+    assert f'alt="a &quot;dot&quot;" src="data:image/png;base64,{base64.b64encode(DOT).decode()}"' in page
+    assert page.count('class="shape p0"') == 3 and page.count('class="shape p1"') == 2  # with one each in the key
+    assert not re.search(r"<script|<link|href=|url\(|src=(?!\"data:image/)", page)
+
+
+def sections(network: Any, data: Path, split: str, *, schema: Any, config: Any) -> list[Section]:
+    """What a family may say, with every kind of content and with names that are no HTML."""
+    assert (split, config.network) == ("test", "linear") and not network.training and (data / "schema.json").is_file()
+    picture = Picture(DOT, 'a "dot"', "one <dot>")
+    content: list[Content] = [
+        Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, (picture,)]]),
+        Matrix(["<i>", "you & me"], [[3, 1], [0, 2]], "label", "prediction", title="Mixed up"),
+        Plot("Two <kinds>", {"a": [(0.0, 0.5), (1.0, 1.0)], "none": [], "b": [(0.5, 0.5)]}, ("x", "y"), joined=True),
+        Gallery([picture]),
+        "A <last> word.",
+    ]
+    return [Section("Hues & more", "Read it from the left.", content, {"hue": 0.25})]
+
+
 def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
     outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
@@ -168,3 +206,25 @@ def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, t
 )
 def test_metric_names_are_written_for_people(name: str, title: str) -> None:
     assert metric_title(name) == title
+
+
+def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
+    half, whole = (Bar(name, value, value, value) for name, value in (("half", 0.5), ("whole", 1.0)))
+    alone, beside = (bars([half], title="t", text="{}", beside=others) for others in ([], [whole]))
+    widths = [float(re.findall(r'class="bar model".*?width="([\d.]+)"', picture)[0]) for picture in (alone, beside)]
+    assert widths[0] == 2 * widths[1]
+
+
+def test_many_groups_are_folded_away_behind_the_largest(
+    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_warmth(batch: Any, schema: Any) -> dict[str, list[str]]:
+        return {"warmth": [f"about {round(10 * float(warmth))}" for warmth in batch[:, 0]]}
+
+    monkeypatch.setattr(toy, "slices", by_warmth)
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    groups = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["slices"]["warmth"]
+    shown, folded = page.split(f"<summary>{len(groups) - 15} smaller groups</summary>")
+    assert len(groups) > 20 and all(f">{group['label']}</text>" in shown for group in groups[:15])
+    assert all(f">{group['label']}</text>" in folded for group in groups[15:])

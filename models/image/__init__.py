@@ -7,9 +7,11 @@ from models.image.catalogue import attach_index, write_index
 from models.image.config import BASELINES, SPACE, Config
 from models.image.data import collate, dataset, slices
 from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
-from models.image.network import build, initialise, summarise
+from models.image.network import summarise
+from models.image.networks import build, initialise
 from models.image.pictures import colour_card, encode_png
 from models.image.prepare import PrepareConfig, prepare
+from models.image.report import sections
 from models.image.sample import sample
 from models.image.schema import Schema
 
@@ -44,6 +46,7 @@ __all__ = [
     "initialise",
     "prepare",
     "sample",
+    "sections",
     "slices",
     "summarise",
     "write_index",

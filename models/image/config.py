@@ -12,9 +12,11 @@ from models.family import Choice, LogUniform, Range, TrainConfig
 class Config(TrainConfig):
     """How to train an image network."""
 
-    network: Literal["resnet", "cnn", "linear", "prior"] = "resnet"
-    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; linear (principal components
-    and logistic regression) and prior (class frequencies) are baselines."""
+    network: Literal["resnet", "cnn", "backbone", "autoencoder", "linear", "prior"] = "resnet"
+    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
+    elsewhere, only the heads learn; autoencoder learns without labels what pictures look like, for look-alikes and for
+    pictures unlike all others; linear (principal components and logistic regression) and prior (class frequencies) are
+    baselines."""
     epochs: int = 12
     """Passes over the training split at the most."""
     batch_size: int = 500
@@ -30,7 +32,11 @@ class Config(TrainConfig):
     """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
     when the learning rate falls."""
     width: float = 1.0
-    """Factor on the filters of each layer of a resnet or cnn."""
+    """Factor on the filters of each layer of a resnet, cnn or autoencoder."""
+    backbone: str = ""
+    """Local safetensors file with the weights of a backbone, named as in torchvision; they go into the model."""
+    architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    """What the backbone's file holds."""
     num_convolutions: Literal[2, 3] = 2
     """Convolutions of each of the three groups of a resnet; with three the signal also passes around two of them."""
     label_smoothing: float = 0.1
@@ -44,6 +50,10 @@ class Config(TrainConfig):
     small_fraction: float = 0.0
     """Share of all steps, the first ones, that a resnet makes on pictures of three quarters the side, at about half the
     cost."""
+    latent: int = 64
+    """Numbers that an autoencoder makes of a picture."""
+    noise: float = 0.5
+    """Deviation of the noise that an autoencoder learns to take away, in deviations of the pictures."""
 
 
 SPACE: dict[str, Range] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,18 +32,26 @@ class Picture:
     """[C, S, S]."""
     labels: Labels
     """[H] class of each head, MISSING where it is not known."""
+    title: Labels | None = None
+    """[T] phrases of the product's title, see `models.image.titles`; None without titles."""
+    threshold: float = math.inf
+    """A title is to be written of what is at least so likely; at infinity none is."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures: pixels uint8 [B, C, S, S] and labels int64 [B, H]."""
+    """B pictures: pixels uint8 [B, C, S, S], labels int64 [B, H] and, with titles, their phrases int64 [B, T]."""
 
     pixels: Tensor
     labels: Tensor
+    titles: Tensor | None = None
+    thresholds: tuple[float, ...] = ()
+    """[B], or none where no title is to be written."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+        titles = None if self.titles is None else self.titles.to(device)
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), titles=titles)
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,15 @@ class Shard:
 
     pixels: Pixels
     labels: Labels
+    titles: Labels | None = None
 
     @classmethod
     def open(cls, data: Path, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
         directory = data / "shards" / f"{shard:05d}"
         # Plain arrays on the maps: indexing a memmap itself costs ten times as much.
-        maps = (np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in ("pictures", "labels"))
+        names = ["pictures", "labels", *(["titles"] if (directory / "titles.npy").exists() else [])]
+        maps = [np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in names]
         return cls(*maps)
 
 
@@ -89,7 +100,8 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Picture:
         shard, row = self._shards[self._shard_of[index]], self._row_of[index]
-        picture = Picture(shard.pixels[row], shard.labels[row])
+        title = None if shard.titles is None else shard.titles[row]
+        picture = Picture(shard.pixels[row], shard.labels[row], title)
         return picture if self._remap is None else self._remap(picture)
 
 
@@ -107,7 +119,8 @@ class Remap:
     @classmethod
     def between(cls, own: Schema, schema: Schema) -> Self | None:
         """From the data's schema to the model's; None where they agree. A class that the model lacks is UNKNOWN."""
-        if (own.heads, own.size, own.channels) == (schema.heads, schema.size, schema.channels):
+        forms = (own.heads, own.forms, own.size, own.channels)
+        if forms == (schema.heads, schema.forms, schema.size, schema.channels):
             return None
         names = list(own.heads)
         heads = [names.index(head) if head in own.heads else MISSING for head in schema.heads]
@@ -128,9 +141,13 @@ class Remap:
 
 def collate(examples: Sequence[Picture]) -> Batch:
     """The only place that makes tensors; see Batch for the shapes."""
+    titles = [example.title for example in examples if example.title is not None]
+    thresholds = tuple(example.threshold for example in examples)
     return Batch(
         pixels=torch.from_numpy(np.stack([example.pixels for example in examples])),
         labels=torch.from_numpy(np.stack([example.labels for example in examples])).long(),
+        titles=torch.from_numpy(np.stack(titles)).long() if len(titles) == len(examples) else None,
+        thresholds=thresholds if min(thresholds) < math.inf else (),
     )
 
 
@@ -153,6 +170,16 @@ def catalogue(data: Path) -> Iterator[tuple[list[str], Pixels]]:
         pixels = Shard.open(data, int(directory.name)).pixels
         rows = [row for row, item in enumerate(items) if item is not None]
         yield [items[row] for row in rows], pixels[rows]
+
+
+def titles(data: Path, split: str) -> list[str | None]:
+    """What the shop calls each picture of a split, in the order of `dataset`; None where it has no title."""
+    found: list[str | None] = []
+    for directory in sorted((data / "shards").iterdir()):
+        known = pq.read_table(directory / "ids.parquet").to_pydict()
+        rows = np.load(directory / f"{split}.npy").tolist()
+        found += [known["title"][row] if "title" in known else None for row in rows]
+    return found
 
 
 def fitted(pixels: Pixels, schema: Schema) -> Pixels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,29 @@ class Description:
     phrases: tuple[Phrase, ...]
 
 
+def role_of(head: str) -> str | None:
+    """What a head says about a product, None if it is nothing that is put into words, such as a brand."""
+    plain = _plain(head)
+    return next((role for role, names in ROLES.items() if plain in names), None)
+
+
+def is_noun(head: str) -> bool:
+    """Whether it says what the product is; without that there is nothing to speak of."""
+    return role_of(head) in ("type", "category")
+
+
+def held_attributes(
+    heads: Mapping[str, Sequence[str]], probabilities: Mapping[str, Sequence[float]], threshold: float
+) -> dict[str, Attribute]:
+    """The likeliest class of each head that is at least as likely as the threshold."""
+    found = {}
+    for head, row in probabilities.items():
+        place = max(range(len(row)), key=row.__getitem__)
+        if row[place] >= threshold:
+            found[head] = Attribute(head, heads[head][place], row[place])
+    return found
+
+
 def describe(held: Mapping[str, Attribute], language: Language) -> Description:
     """Put the attributes into words; without a type or category there is no product to speak of, and nothing is said.
 
@@ -71,10 +94,20 @@ def describe(held: Mapping[str, Attribute], language: Language) -> Description:
     return Description(_title(by_role, noun_role, language), description, tuple(phrases))
 
 
+def entitled(phrases: Sequence[Phrase]) -> Description:
+    """A title of these phrases in their order; the description says the same."""
+    title = " ".join(phrase.text for phrase in phrases)
+    return Description(title, f"{title}." if title else "", tuple(phrases))
+
+
 def _by_role(held: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    plain = {head.lower().replace("_", "").replace(" ", ""): attribute for head, attribute in held.items()}
+    plain = {_plain(head): attribute for head, attribute in held.items()}
     found = {role: [plain[name] for name in names if name in plain] for role, names in ROLES.items()}
     return {role: attributes[0] for role, attributes in found.items() if attributes}
+
+
+def _plain(head: str) -> str:
+    return head.lower().replace("_", "").replace(" ", "")
 
 
 def _title(by_role: Mapping[str, Attribute], noun_role: str, language: Language) -> str:

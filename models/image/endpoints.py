@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from models.family import Endpoint, Feature, Features, RawBody
+from models.image.anomaly import STRANGE, Strangeness
 from models.image.catalogue import MAX_NEIGHBOURS, Comparison, compare
 from models.image.data import Picture
-from models.image.describe import Attribute, Phrase, describe
+from models.image.describe import Description, Phrase, describe, entitled, held_attributes
 from models.image.pictures import MAX_BYTES, decode
 from models.image.schema import MISSING, Schema
 
@@ -72,12 +74,33 @@ class RecognisedAttribute(BaseModel):
     best: list[Guess]
 
 
+class Anomaly(BaseModel):
+    """How unlike the catalogue's pictures a picture is; ranks are shares of held-out pictures that are less so."""
+
+    unlike: bool
+    """Whether hardly a held-out picture, one in a hundred, is as strange."""
+    score: float
+    """Mean of the three parts; 1 is ordinary, for each of them too."""
+    rank: float
+    reconstruction: float
+    """Part: error of the edges when the picture is put together from its embedding."""
+    latent: float
+    """Part: squared Mahalanobis distance of the embedding."""
+    outline: float
+    """Part: squared distance of the picture's edges from what they usually are."""
+    pca_score: float
+    """Error when it is put together from principal components alone: the plain method, to compare with."""
+    pca_rank: float
+
+
 class RecognitionResponse(BaseModel):
     """What a picture shows."""
 
     model_version: str
     attributes: list[RecognisedAttribute]
     embedding: list[float] | None = None
+    anomaly: Anomaly | None = None
+    """How unlike the catalogue it is, where the network can say: the autoencoder."""
 
 
 class DescriptionRequest(BaseModel):
@@ -88,6 +111,9 @@ class DescriptionRequest(BaseModel):
     image: EncodedPicture
     threshold: float = Field(default=0.7, ge=0, le=1)
     """An attribute less likely than this is not mentioned."""
+    writer: Literal["template", "learnt"] = "template"
+    """Who writes the English words. The learnt one has the wording and the order of the shop's own titles, and needs a
+    model that was trained on titles; the Chinese words are from templates either way."""
 
 
 class EvidencedPhrase(BaseModel):
@@ -106,6 +132,8 @@ class Writing(BaseModel):
     description: str
     phrases: list[EvidencedPhrase]
     """Every statement of the description, in order; the title makes no other."""
+    writer: Literal["template", "learnt"]
+    """Who wrote it: `template` also where the learnt one was asked for and this network or language has none."""
 
 
 class DescriptionResponse(BaseModel):
@@ -147,6 +175,18 @@ def encode(request: Any, schema: Schema, features: Features) -> Picture:
     return Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))
 
 
+def encode_description(request: Any, schema: Schema, features: Features) -> Picture:
+    """The example of a picture to put into words; ValueError too where titles are asked for that were not learnt."""
+    if request.writer == "template":
+        return encode(request, schema, features)
+    if not schema.forms:
+        raise ValueError(
+            "writer is 'learnt', but this model has learnt no titles; use 'template', or prepare the pictures with "
+            "their titles, --columns title=NAME, and train again"
+        )
+    return replace(encode(request, schema, features), threshold=request.threshold)
+
+
 def answer_recognition(
     request: RecognitionRequest, prediction: Any, schema: Schema, model_version: str
 ) -> RecognitionResponse:
@@ -168,6 +208,7 @@ def answer_recognition(
         model_version=model_version,
         attributes=attributes,
         embedding=prediction.embedding if request.embedding else None,
+        anomaly=None if prediction.strangeness is None else _anomaly(prediction.strangeness),
     )
 
 
@@ -175,17 +216,12 @@ def answer_description(
     request: DescriptionRequest, prediction: Any, schema: Schema, model_version: str
 ) -> DescriptionResponse:
     """The response to one prediction, in words."""
-    best = {head: _best(schema.heads[head], row, count=1)[0] for head, row in prediction.probabilities.items()}
-    held: Mapping[str, Attribute] = {
-        head: Attribute(head, guess.value, guess.confidence)
-        for head, guess in best.items()
-        if guess.confidence >= request.threshold
-    }
-    english, chinese = describe(held, "en"), describe(held, "zh")
+    held = held_attributes(schema.heads, prediction.probabilities, request.threshold)
+    learnt = prediction.title if request.writer == "learnt" else None
     return DescriptionResponse(
         model_version=model_version,
-        en=Writing(title=english.title, description=english.description, phrases=_evidence(english.phrases)),
-        zh=Writing(title=chinese.title, description=chinese.description, phrases=_evidence(chinese.phrases)),
+        en=_writing(describe(held, "en"), "template") if learnt is None else _writing(entitled(learnt), "learnt"),
+        zh=_writing(describe(held, "zh"), "template"),
     )
 
 
@@ -219,7 +255,7 @@ ENDPOINTS = (
         summary="Write a title and a description for a picture, in English and Chinese",
         Request=DescriptionRequest,
         Response=DescriptionResponse,
-        encode=encode,
+        encode=encode_description,
         predict=lambda network, batch: network.predict(batch),
         answer=answer_description,
         raw=RAW,
@@ -237,9 +273,18 @@ ENDPOINTS = (
 )
 
 
+def _anomaly(strangeness: Strangeness) -> Anomaly:
+    return Anomaly(unlike=strangeness.rank > STRANGE, **asdict(strangeness))
+
+
 def _best(classes: Sequence[str], probabilities: Sequence[float], *, count: int) -> list[Guess]:
     order = sorted(range(len(classes)), key=lambda place: -probabilities[place])[:count]
     return [Guess(value=classes[place], confidence=probabilities[place]) for place in order]
+
+
+def _writing(words: Description, writer: Literal["template", "learnt"]) -> Writing:
+    phrases = _evidence(words.phrases)
+    return Writing(title=words.title, description=words.description, phrases=phrases, writer=writer)
 
 
 def _evidence(phrases: Sequence[Phrase]) -> list[EvidencedPhrase]:

@@ -17,7 +17,7 @@ from models.image.sources import SPLIT_NAMES, CifarBatch, Columns, Folder, IdxPa
 from models.tables import Source, find, list_files, read, without_secrets
 
 DEFAULT_HEAD = "category"
-COLUMNS = ("image", "item_id", "split")
+COLUMNS = ("image", "item_id", "split", "title")
 MAX_PARTS = 64
 """Files are cut into this many parts at the most, whatever the number of workers."""
 PART_BYTES = 16 * 1024 * 1024
@@ -39,7 +39,7 @@ class Wanted:
     heads: Mapping[str, str]
     """Label head -> the table's column."""
     columns: Mapping[str, str]
-    """image, item_id, split -> the table's column."""
+    """Of COLUMNS -> the table's column."""
     class_names: tuple[str, ...] = ()
     """Names of numbered classes."""
     elsewhere: frozenset[str] = frozenset()

@@ -17,13 +17,18 @@ from torch.optim import Optimizer
 
 from models.family import Judgement, Ratio, autocast_dtype
 from models.image import augment
+from models.image.anomaly import Strangeness
+from models.image.backbone import MEAN, STD, Backbone
 from models.image.baselines import Constant, Projection, fit_logistic
 from models.image.catalogue import Catalogue
 from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
+from models.image.describe import Phrase
+from models.image.encoder import Frozen
 from models.image.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
+from models.image.writer import Writer
 from models.metrics import accuracy
 from models.muon import Muon
 
@@ -38,6 +43,8 @@ NUM_BINS = 15
 """Confidence bins of the expected calibration error."""
 WHITENING_PICTURES = 2000
 BLOCK_SIZE = 500
+LEARNING = ResNet | Cnn | Backbone
+"""Trunks with heads that are trained by the loop."""
 LINEAR_PICTURES = 20_000
 """Training pictures, evenly chosen, that the linear baseline is fitted on."""
 
@@ -49,6 +56,10 @@ class Recognition:
     probabilities: dict[str, list[float]]
     """Head -> probability of each class, calibrated."""
     embedding: list[float]
+    title: tuple[Phrase, ...] | None = None
+    """What the learnt writer says of what is likely enough; None where it was not asked, or there is none."""
+    strangeness: Strangeness | None = None
+    """How unlike the training pictures it is; None where the network does not say."""
 
 
 class Recogniser(nn.Module):
@@ -61,7 +72,9 @@ class Recogniser(nn.Module):
     catalogue: Catalogue | None = None
     """Products to compare pictures with, where it is served with an index."""
 
-    def __init__(self, config: Config, schema: Schema, trunk: ResNet | Cnn | Projection | Constant) -> None:
+    def __init__(
+        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | Frozen
+    ) -> None:
         super().__init__()
         self.config = config
         self.head_sizes = {head: len(classes) for head, classes in schema.heads.items()}
@@ -72,13 +85,18 @@ class Recogniser(nn.Module):
             nn.init.normal_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
         self.steps_per_epoch = max(1, math.ceil(schema.num_examples["train"] / config.batch_size))
-        self.register_buffer("mean", torch.tensor(schema.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(schema.std)[:, None, None])
+        mean, std = (MEAN, STD) if isinstance(trunk, Backbone) else (schema.mean, schema.std)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, LEARNING) else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels."""
+        """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels.
+
+        The writer's is added where there are titles; the trunk does not learn from it.
+        """
         features = self.trunk(channels_last(self._augmented(batch.pixels)))
         scores = self._split(self.score_scale * self.classifier(features).float())
         smoothing = self.config.label_smoothing
@@ -90,7 +108,10 @@ class Recogniser(nn.Module):
             num_labels = (labels != MISSING).sum()
             losses.append(summed / num_labels.clamp_min(1))
             present.append(num_labels > 0)
-        return torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
+        loss = torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
+        if self.writer is None or batch.titles is None:
+            return loss
+        return loss + self.writer.loss(self._embeddings(features[:, :, None]), batch.titles)
 
     def optimizer(self) -> Optimizer | None:
         """Muon for the filters of a resnet; None leaves the choice to the training loop."""
@@ -143,21 +164,25 @@ class Recogniser(nn.Module):
         self.temperatures = torch.where(sums.sum(1) > 0, chosen, torch.ones_like(chosen))
 
     def predict(self, batch: Batch) -> list[Recognition]:
-        """Calibrated probabilities of every head, and the embedding; always in full precision."""
+        """Calibrated probabilities of every head, the embedding, and the title where the batch asks for it.
+
+        Always in full precision.
+        """
         features = self._features(batch.pixels)
-        probabilities = [scores.softmax(1).tolist() for scores in self._scores(features)]
-        embeddings = self._embeddings(features).tolist()
-        return [
-            Recognition(dict(zip(self.head_sizes, rows, strict=True)), embedding)
-            for *rows, embedding in zip(*probabilities, embeddings, strict=True)
-        ]
+        by_head = [scores.softmax(1).tolist() for scores in self._scores(features)]
+        probabilities = [dict(zip(self.head_sizes, rows, strict=True)) for rows in zip(*by_head, strict=True)]
+        embeddings = self._embeddings(features)
+        titles: Sequence[tuple[Phrase, ...] | None] = [None] * len(probabilities)
+        if batch.thresholds and self.writer is not None:
+            titles = self.writer.write(embeddings, probabilities, batch.thresholds)
+        return [Recognition(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, D] of length one: pictures that look alike lie near each other."""
         return self._embeddings(self._features(batch.pixels))
 
     def normalise(self, pixels_BCSS: Tensor) -> Tensor:
-        """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel."""
+        """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel; for a backbone, grey ones in three."""
         return (pixels_BCSS.float() / 255 - self.mean) / self.std
 
     def _augmented(self, pixels_BCSS: Tensor) -> Tensor:
@@ -185,7 +210,7 @@ class Recogniser(nn.Module):
         """Features [B, D, V] of the V sides of each picture: as it is and, with `flip`, mirrored."""
         pictures = self.normalise(pixels_BCSS)
         # The linear baseline has learnt from one side only; both would cost it hits.
-        both = self.config.flip and isinstance(self.trunk, ResNet | Cnn)
+        both = self.config.flip and isinstance(self.trunk, LEARNING)
         sides = [pictures, pictures.flip(3)] if both else [pictures]
         return torch.stack([self.trunk(channels_last(side)) for side in sides], 2)
 
@@ -206,12 +231,19 @@ class Recogniser(nn.Module):
 def build(config: Config, schema: Schema) -> Recogniser:
     """An untrained recogniser; raises ValueError for an unknown network or pictures too small for it."""
     channels, size = schema.channels, schema.size
+    if bool(config.backbone) != (config.network == "backbone"):
+        raise ValueError(
+            f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
+            "takes both --network backbone and --backbone PATH"
+        )
     match config.network:
         case "resnet":
             resnet = ResNet(channels=channels, size=size, width=config.width, num_convolutions=config.num_convolutions)
             return Recogniser(config, schema, resnet)
         case "cnn":
             return Recogniser(config, schema, Cnn(channels=channels, size=size, width=config.width))
+        case "backbone":
+            return Recogniser(config, schema, Backbone(config.architecture, size=size))
         case "linear":
             return _counted(Recogniser(config, schema, Projection(channels=channels, size=size)))
         case "prior":
@@ -221,12 +253,14 @@ def build(config: Config, schema: Schema) -> Recogniser:
 
 
 def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
-    """Set the whitening of a resnet or fit a baseline, from training pictures; needs no training."""
+    """Set the whitening of a resnet or fit a baseline, from training pictures, or read a backbone; no training."""
     with torch.no_grad():
         match network.trunk:
             case ResNet() as trunk:
                 batch = _training_pictures(network, data, schema, WHITENING_PICTURES)
                 trunk.whitening.fit(network.normalise(batch.pixels))
+            case Backbone() as trunk:
+                trunk.read(Path(network.config.backbone))
             case Projection() as trunk:
                 batch = _training_pictures(network, data, schema, LINEAR_PICTURES)
                 # Block by block: as floats, large pictures would take gigabytes.

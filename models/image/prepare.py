@@ -21,8 +21,20 @@ import pandas as pd
 from models.family import DataRejected
 from models.image.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
 from models.image.schema import MISSING, NUM_SHARDS, Schema
-from models.image.shards import Measured, Scan, Scanned, Written, measure, quarantine_duplicates, scan, write_shard
+from models.image.shards import (
+    PHRASES,
+    TITLE,
+    Measured,
+    Scan,
+    Scanned,
+    Written,
+    measure,
+    quarantine_duplicates,
+    scan,
+    write_shard,
+)
 from models.image.sources import SPLITS, label_texts
+from models.image.titles import Form, Lexicon, learn_forms
 from models.tables import find, parse_mapping, read, without_secrets
 
 LAYOUT = 1
@@ -44,11 +56,11 @@ class PrepareConfig:
     labels: tuple[str, ...] = ()
     """Columns to learn, the first one first, e.g. category,colour; HEAD=COLUMN gives one another name."""
     columns: str = ""
-    """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold."""
+    """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold,title=product_name."""
     items: str | None = None
     """Table of products with more labels, joined by item_id."""
     item_columns: str = ""
-    """Name of the product table's id, e.g. item_id=sku."""
+    """Names of the product table's id and title, e.g. item_id=sku,title=product_name."""
     class_names: tuple[str, ...] = ()
     """Names of numbered classes, from 0 on, e.g. T-shirt,Trouser,Pullover."""
     size: int = 0
@@ -84,10 +96,11 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     kept = _split(kept, config)
     classes = {head: _classes(kept[head]) for head in heads}
     _check_enough(config, kept, classes)
+    forms = _phrases(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
-    schema = _schema(classes, kept, written, form=form)
+    schema = _schema(classes, kept, written, form=form, forms=forms)
     card = _card(config, schema, scanned, kept, num_repeated=len(repeated))
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -120,18 +133,19 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
 
 
 def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> pd.DataFrame:
-    """The heads that a product table has, by item_id; of rows with one id the first in ascending order."""
-    own = parse_mapping(config.item_columns, names=("item_id",)).get("item_id", "item_id")
+    """The heads and titles that a product table has, by item_id; of rows with one id the first in ascending order."""
+    names = parse_mapping(config.item_columns, names=("item_id", "title"))
+    own, wanted = names.get("item_id", "item_id"), {**heads, TITLE: names.get("title", "title")}
     frames = []
     for source in find(raw):
         for chunk in read(source):
-            present = [head for head, column in heads.items() if column in chunk.rows.column_names]
+            present = [head for head, column in wanted.items() if column in chunk.rows.column_names]
             if own not in chunk.rows.column_names:
                 listed = ", ".join(chunk.rows.column_names)
                 raise DataRejected(
                     f"{source.path} has no column {own!r} (it has {listed}); name it: --item-columns item_id=..."
                 )
-            columns = {head: label_texts(chunk.rows, heads[head]) for head in present}
+            columns = {head: label_texts(chunk.rows, wanted[head]) for head in present}
             frames.append(pd.DataFrame({"item_id": label_texts(chunk.rows, own), **columns}, dtype=object))
     if not frames:
         raise DataRejected(f"{without_secrets(raw)} has no rows")
@@ -170,20 +184,22 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
 
 
 def _found(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -> pd.DataFrame:
-    """Every good picture but its pixels: digest, item_id, split, source, scan, place and a column for each head."""
+    """Every good picture but its pixels: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
     found = pd.concat(parts, ignore_index=True)
     if item_labels is not None:
-        for head in heads:
-            if head in item_labels:
-                found[head] = found[head].fillna(found["item_id"].map(item_labels[head]))
-    return found
+        for name in (*heads, TITLE):
+            if name in item_labels:
+                found[name] = found[name].fillna(found["item_id"].map(item_labels[name]))
+    return found if found[TITLE].notna().any() else found.drop(columns=TITLE)
 
 
 def _without_repeats(found: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One picture of each digest, and the others."""
     order = found["split"].map({"test": 0, "val": 1, "train": 2, "": 3})
-    found = found.assign(order=order).sort_values(["digest", "order", "item_id", "source", *heads], ignore_index=True)
+    titles = [TITLE] if TITLE in found else []
+    by = ["digest", "order", "item_id", "source", *heads, *titles]
+    found = found.assign(order=order).sort_values(by, ignore_index=True)
     is_first = ~found.duplicated("digest")
     kept, repeated = found[is_first].set_index("digest"), found[~is_first]
     several = found[found["digest"].isin(repeated["digest"])].groupby("digest")[heads]
@@ -233,20 +249,37 @@ def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[st
         )
 
 
+def _phrases(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]:
+    """The phrases that the training titles teach; sets the column PHRASES of every picture."""
+    labels = [dict(zip(classes, row, strict=True)) for row in kept[list(classes)].to_numpy(dtype=object).tolist()]
+    titles = kept[TITLE].where(kept[TITLE].notna(), None).tolist()
+    trained = np.flatnonzero(kept["split"] == "train").tolist()
+    forms = learn_forms(classes, [titles[row] for row in trained], [labels[row] for row in trained])
+    lexicon = Lexicon(classes, forms)
+    kept[PHRASES] = [lexicon.encode(title, of) for title, of in zip(titles, labels, strict=True)]
+    return forms
+
+
 def _plan(work: Path, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
     """For each shard the list of its pictures, ordered by product and digest, with class indices for names."""
     for head, names in classes.items():
         index = {name: place for place, name in enumerate(names)}
         kept[head] = kept[head].map(index).fillna(MISSING).astype(np.int16)
     kept = kept.sort_values(["shard", "item_id", "digest"], ignore_index=True)
-    columns = ["digest", "item_id", "source", "split", "scan", "place", *classes]
+    titles = [TITLE, PHRASES] if TITLE in kept else []
+    columns = ["digest", "item_id", "source", "split", "scan", "place", *titles, *classes]
     (work / "plan").mkdir()
     for shard in range(NUM_SHARDS):
         kept.loc[kept["shard"] == shard, columns].to_parquet(work / "plan" / f"{shard:05d}.parquet", index=False)
 
 
 def _schema(
-    classes: Mapping[str, list[str]], kept: pd.DataFrame, written: Sequence[Written], *, form: tuple[int, int, int]
+    classes: Mapping[str, list[str]],
+    kept: pd.DataFrame,
+    written: Sequence[Written],
+    *,
+    form: tuple[int, int, int],
+    forms: list[Form],
 ) -> Schema:
     channels, size, _ = form
     labelled = kept[(kept[list(classes)] != MISSING).any(axis=1)]
@@ -267,6 +300,7 @@ def _schema(
         size=size,
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 1e-6)).tolist(),
+        forms=forms,
         item_ids=bool(kept["item_id"].notna().any()),
     )
 
@@ -291,5 +325,6 @@ def _card(
         "classes": {
             head: dict(zip(names, schema.label_counts[head], strict=True)) for head, names in schema.heads.items()
         },
+        "titles": int(kept[TITLE].notna().sum()) if TITLE in kept else 0,
         "missing_labels": {head: int((kept[head] == MISSING).sum()) for head in schema.heads},
     }

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 import models.family
+from models.image.titles import Form
 
 NUM_SHARDS = 32
 """Prepared pictures are always hash-partitioned by product into this many shards, whatever their number."""
@@ -35,6 +36,8 @@ class Schema(models.family.Schema):
     """Mean of each channel over the training pictures, on the scale 0 .. 1."""
     std: list[float]
     """Standard deviation of each channel over the training pictures, on the scale 0 .. 1; never 0."""
+    forms: list[Form] = Field(default_factory=list)
+    """Phrases of the shop's titles that a learnt title may hold, in the order of their tokens; none without titles."""
     item_ids: bool
     """Whether the pictures carry product ids; without them each picture is its own product."""
 

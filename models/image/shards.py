@@ -17,11 +17,16 @@ import pyarrow.parquet as pq
 from models.image.pictures import PictureRejected, Pixels, decode, fit, read_header
 from models.image.schema import MISSING
 from models.image.sources import SPLITS, Entry, Part
+from models.image.titles import MAX_PHRASES
 from models.quarantine import Quarantine
 
 ROWS_PER_FLUSH = 10_000
 BLOCK = 256
 """Pictures of a shard in memory at once."""
+
+TITLE, PHRASES = "_title", "_phrases"
+"""Columns of what is known of pictures, if the shop has titles: the text, and the phrases of it that can be said. No
+head begins with an underscore."""
 
 Int64s = npt.NDArray[np.int64]
 
@@ -91,7 +96,7 @@ def scan(task: Scan) -> Scanned:
     seen = Scanned()
     work, name = task.out / "work", f"{task.number:05d}"
     schema = pa.schema(
-        [(column, pa.string()) for column in ("digest", "item_id", "split", "source", *task.heads)]
+        [(column, pa.string()) for column in ("digest", "item_id", "split", "source", TITLE, *task.heads)]
         + [("place", pa.int64())]
     )
     with (
@@ -110,7 +115,7 @@ def scan(task: Scan) -> Scanned:
                 continue
             pixels.write(content)
             about = {"item_id": entry.item_id, "split": entry.split, "source": entry.source, "place": place}
-            rows.append({"digest": hashlib.sha256(content).hexdigest(), **about, **entry.labels})
+            rows.append({"digest": hashlib.sha256(content).hexdigest(), TITLE: entry.title, **about, **entry.labels})
             place += 1
             if len(rows) == ROWS_PER_FLUSH:
                 known.write_table(pa.Table.from_pylist(rows, schema))
@@ -137,8 +142,13 @@ def write_shard(out: Path, shard: int, *, form: tuple[int, int, int], num_heads:
     np.save(directory / "labels.npy", labels)
     for split in SPLITS:
         np.save(directory / f"{split}.npy", np.flatnonzero((plan["split"] == split) & is_labelled))
-    names = ["digest", "item_id", "source", "split"]
-    ids = pa.Table.from_pandas(plan[names], preserve_index=False).rename_columns(["picture_id", *names[1:]])
+    titled = TITLE in plan
+    if titled:
+        phrases = np.array(plan[PHRASES].tolist(), np.int16).reshape(-1, MAX_PHRASES + 1)
+        np.save(directory / "titles.npy", phrases)
+    names = {"digest": "picture_id", "item_id": "item_id", "source": "source", "split": "split"}
+    names |= {TITLE: "title"} if titled else {}
+    ids = pa.Table.from_pandas(plan[list(names)], preserve_index=False).rename_columns(list(names.values()))
     pq.write_table(ids, directory / "ids.parquet", compression="zstd")
     trained = np.flatnonzero((plan["split"] == "train") & is_labelled)
     sums, squares = _write_pictures(directory / "pictures.npy", plan, work, form=form, trained=set(trained.tolist()))
@@ -186,6 +196,6 @@ def _write_pictures(
 
 def _digest(plan: pd.DataFrame) -> str:
     """sha256 of what a shard says, but for the files that its pictures are from."""
-    rows = plan.drop(columns=["source", "scan", "place"]).astype(object)
+    rows = plan.drop(columns=["source", "scan", "place", PHRASES], errors="ignore").astype(object)
     lines = [json.dumps(row) for row in rows.where(rows.notna(), None).to_numpy().tolist()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

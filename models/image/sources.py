@@ -40,6 +40,8 @@ class Entry:
     item_id: str | None = None
     split: str = ""
     """train, val or test where the input says so."""
+    title: str | None = None
+    """What the shop calls the product."""
     problem: str | None = None
     """Why there is no picture, as one word."""
 
@@ -49,7 +51,7 @@ class Columns:
     """Which columns of a table are read."""
 
     names: Mapping[str, str]
-    """image, item_id, split -> the table's name."""
+    """image, item_id, split, title -> the table's name; those that the table lacks are left out."""
     heads: Mapping[str, str]
     """Label head -> the table's name; heads that the table lacks are left out."""
 
@@ -98,11 +100,11 @@ class Table:
     def _rows(self, rows: pa.Table) -> Iterator[tuple[Entry, Any]]:
         names = self.columns.names
         pictures = rows[names["image"]].to_pylist() if rows.num_rows else []
-        splits, item_ids = (label_texts(rows, names.get(name)) for name in ("split", "item_id"))
+        splits, item_ids, titles = (label_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
         labels = {head: label_texts(rows, name) for head, name in self.columns.heads.items()}
         for place, picture in enumerate(pictures):
             of_row = {head: values[place] for head, values in labels.items()}
-            entry = Entry(None, of_row, self.source.path, item_id=item_ids[place])
+            entry = Entry(None, of_row, self.source.path, item_id=item_ids[place], title=titles[place])
             yield _with_split(entry, splits[place]), picture
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[str]]]:

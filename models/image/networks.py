@@ -1,0 +1,26 @@
+"""Picks the network that a Config names and starts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.image import network as recognisers
+from models.image.autoencoder import Autoencoder, fit_statistics
+from models.image.config import Config
+from models.image.network import Recogniser
+from models.image.schema import Schema
+
+
+def build(config: Config, schema: Schema) -> Recogniser | Autoencoder:
+    """An untrained network; raises ValueError for an unknown one or pictures too small for it."""
+    if config.network == "autoencoder":
+        return Autoencoder(config, schema)
+    return recognisers.build(config, schema)
+
+
+def initialise(network: Recogniser | Autoencoder, data: Path, schema: Schema) -> None:
+    """Set what is learnt from training pictures without gradients."""
+    if isinstance(network, Autoencoder):
+        fit_statistics(network, data, schema)
+    else:
+        recognisers.initialise(network, data, schema)
