@@ -15,7 +15,8 @@ from torch import Tensor
 from models import FAMILIES, bundle, image
 from models.image.backbone import LAYERS, MEAN, Backbone
 from models.image.data import Batch, collate, dataset
-from models.image.network import Recogniser, build
+from models.image.network import Recogniser
+from models.image.networks import build
 from models.image.schema import Schema
 from tests.pictures import TABLE_FLAGS, prepared, table
 from tests.test_serve import write_bundle
@@ -176,7 +177,9 @@ def test_a_tensor_of_another_shape_or_kind_is_named(tmp_path: Path, wrong: Tenso
         outline().read(write(tmp_path, {**named_alike("resnet18"), "conv1.weight": wrong}))
 
 
-@pytest.mark.parametrize(("network", "path"), [("backbone", ""), ("resnet", "w.safetensors")])
+@pytest.mark.parametrize(
+    ("network", "path"), [("backbone", ""), ("resnet", "w.safetensors"), ("autoencoder", "w.safetensors")]
+)
 def test_the_network_and_the_file_are_given_together(
     prepared_data: tuple[Path, Schema], network: str, path: str
 ) -> None:

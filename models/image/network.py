@@ -231,11 +231,6 @@ class Recogniser(nn.Module):
 def build(config: Config, schema: Schema) -> Recogniser:
     """An untrained recogniser; raises ValueError for an unknown network or pictures too small for it."""
     channels, size = schema.channels, schema.size
-    if bool(config.backbone) != (config.network == "backbone"):
-        raise ValueError(
-            f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
-            "takes both --network backbone and --backbone PATH"
-        )
     match config.network:
         case "resnet":
             resnet = ResNet(channels=channels, size=size, width=config.width, num_convolutions=config.num_convolutions)

@@ -13,6 +13,11 @@ from models.image.schema import Schema
 
 def build(config: Config, schema: Schema) -> Recogniser | Autoencoder:
     """An untrained network; raises ValueError for an unknown one or pictures too small for it."""
+    if bool(config.backbone) != (config.network == "backbone"):
+        raise ValueError(
+            f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
+            "takes both --network backbone and --backbone PATH"
+        )
     if config.network == "autoencoder":
         return Autoencoder(config, schema)
     return recognisers.build(config, schema)
