@@ -75,8 +75,10 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]
         self._end(trial, "FINISHED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
-        self._end(trial, "FAILED", reason(trial.get_error() or RuntimeError("lost")))
+        """A trial failed for good; the file is Tune's own, whose copy in the storage may come later."""
+        file = trial.error_file
+        said = Path(file).read_text(encoding="utf-8") if file else "lost"
+        self._end(trial, "FAILED", reason(RuntimeError(said)))
 
     def _run(self, trial: Any) -> Run | None:
         """The child run of a trial, opened when tracking first allows; epochs until then are logged with the next."""
