@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,8 @@ os.environ.update(ENVIRONMENT, PYTHONPATH=str(CHECKOUT))  # before anything impo
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)
 torch.set_num_threads(1)
+# A shell lets what it starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jobs.context import Context, Store  # noqa: E402
 from jobs.tracking import Tracking  # noqa: E402
