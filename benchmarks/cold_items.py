@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ from jobs.context import Context, Store
 from jobs.scoring import Scores, load_model, score
 from models import FAMILIES
 from models.metrics import rank_of, rank_without
-from models.recommender.item_features import ItemFeatures
+from models.recommender.item_features import ItemFeatures, weigh
 
 FAMILY = FAMILIES["recommender"]
 NEW = "never trained on"
@@ -49,7 +48,7 @@ def main() -> None:
     found: dict[str, list[Answer]] = {}
     for seed in arguments.seeds:
         with measure.workspace(arguments) as work:
-            log = without_new_items(Path(arguments.data), work / "log.txt", share=arguments.new, seed=seed)
+            log = without_new_items(Path(arguments.data), work / "raw" / "log.txt", share=arguments.new, seed=seed)
             data = measure.prepared(str(log), arguments, work, more=item_table(arguments.attributes, work))
             for network in NETWORKS:
                 found.setdefault(f"ours {network}", []).append(judged(data, network, seed, arguments, work))
@@ -63,6 +62,7 @@ def without_new_items(raw: Path, out: Path, *, share: float, seed: int) -> Path:
         rows = [line.split() for line in lines]
     items = sorted({item for _, *events in rows for item in events})
     new = set(np.random.default_rng(seed).choice(items, round(share * len(items)), replace=False).tolist())
+    out.parent.mkdir()
     with out.open("w", encoding="utf-8") as file:
         for user, *events in rows:
             kept = [item for item in events[:-1] if item not in new]
@@ -98,26 +98,18 @@ def by_attributes(data: Path) -> Answer:
     examples = [dataset[place] for place in range(len(dataset))]
     is_new = np.asarray([1, *schema.item_counts]) == 0
     chosen = [example for example in examples if is_new[example.target] and len(example.history)]
-    weights = normalised(ItemFeatures.open(data).matrix())
+    features = weigh(ItemFeatures.open(data).matrix())
     ranks = []
     for start in range(0, len(chosen), 256):
         batch = FAMILY.collate(chosen[start : start + 256])
         last = [int(example.history[-1]) for example in batch.examples]
-        scores = torch.from_numpy((weights[last] @ weights.T).toarray())
+        scores = torch.from_numpy((features[last] @ features.T).toarray())
         scores[:, 0] = -torch.inf
         ranks.append(rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores)))
     rank = torch.cat(ranks)
     hits = {f"new_hit_rate_at_{cutoff}": float((rank <= cutoff).double().mean()) for cutoff in CUTOFFS}
     gains = (rank <= 10).double() / torch.log2(rank + 1)
     return {"num_new": len(rank), "new_ndcg_at_10": float(gains.mean()), **hits}
-
-
-def normalised(features: sp.csr_array) -> sp.csr_array:
-    """Rows [V, F] of length one, each feature weighted by the logarithm of the inverse of its frequency."""
-    frequency = np.asarray((features > 0).sum(0)).ravel()
-    weighted = features @ sp.diags_array(np.log(features.shape[0] / np.maximum(frequency, 1)))
-    length = np.sqrt(np.asarray(weighted.power(2).sum(1)).ravel())
-    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighted)
 
 
 def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> Table:

@@ -101,12 +101,9 @@ class StandIns:
 def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> StandIns:
     """Who stands in for the items without events; row 0 of both arguments is padding.
 
-    Likeness is the cosine of the features [V, F], each weighed by its rarity (inverse document frequency).
+    Likeness is the cosine of the features [V, F] once they are weighed.
     """
-    frequency = np.asarray(features.sum(axis=0)).ravel()
-    weighed = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
-    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
-    weighed = sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighed
+    weighed = weigh(features)
     known = sp.diags_array(has_events.astype(np.float32)) @ weighed
     items = np.flatnonzero(~has_events[1:]) + 1
     alike = np.zeros((len(items), NEIGHBOURS), np.int64)
@@ -120,6 +117,14 @@ def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> Sta
             alike[start + row, : len(best)] = others[best]
             shares[start + row, : len(best)] = values[best] / max(float(values[best].sum()), 1e-9)
     return StandIns(items, alike, shares)
+
+
+def weigh(features: sp.csr_array) -> sp.csr_array:
+    """Each of the features [V, F] weighed by its rarity (inverse document frequency), rows of length one."""
+    frequency = np.asarray(features.sum(axis=0)).ravel()
+    weighed = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
+    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighed)
 
 
 def _of_column(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
