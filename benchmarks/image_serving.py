@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import subprocess
 import sys
 import time
@@ -19,18 +18,18 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import torch
 
 from benchmarks import measure
 from benchmarks.measure import Answer
 from benchmarks.page import Spread, Table, write_page
-from jobs import deploy
+from jobs import checkpoints, deploy
 from jobs.context import Context, Store
 from jobs.head import stop_head
+from jobs.loop import run_training
+from jobs.place import Place
 from jobs.ui import free_port
-from models import FAMILIES, bundle
+from models import FAMILIES
 from models.bundle import config_from_dict
-from models.golden import golden
 from models.image.data import Shard
 from models.image.pictures import encode_png
 
@@ -58,22 +57,13 @@ def main() -> None:
     write_page("image-serving", __doc__, arguments, tables, {"measured": found})
 
 
-def write_model(data: Path, directory: Path, arguments: argparse.Namespace) -> Path:
-    """A bundle of an untrained network."""
-    family = FAMILIES["image"]
-    schema = family.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-    config = config_from_dict(family.Config, measure.overrides(arguments.config))
-    torch.manual_seed(0)
-    network = family.build(config, schema)
-    family.initialise(network, data, schema)
-    files = {
-        "config.json": dataclasses.asdict(config),
-        "schema.json": schema.model_dump(mode="json"),
-        "metrics.json": {},
-        "golden.json": golden(family, network.eval(), schema),
-    }
-    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
-    return directory
+def write_model(data: Path, work: Path, arguments: argparse.Namespace) -> Path:
+    """The bundle of a network before its first epoch."""
+    config = config_from_dict(FAMILIES["image"].Config, {**measure.overrides(arguments.config), "epochs": 0})
+    run_training(
+        FAMILIES["image"], config=config, data=data, directory=work, place=Place(), report=lambda numbers: None
+    )
+    return checkpoints.best_of(work)
 
 
 def alternate(data: Path, model: Path, arguments: argparse.Namespace) -> dict[str, list[Answer]]:

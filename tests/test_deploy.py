@@ -34,10 +34,11 @@ from jobs.serve_config import (
     with_application,
     write_config,
 )
-from models import FAMILIES, bundle, golden
+from models import FAMILIES, bundle
 from models.family import Family
 from serve.service import Settings
 from tests.register import TOY
+from tests.test_serve import write_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOP = FAMILIES["recommender"]
@@ -63,14 +64,7 @@ def write_model(family: Family, data: Path, directory: Path, **fields: Any) -> P
     torch.manual_seed(0)
     network = family.build(config, schema)
     family.initialise(network, data, schema)
-    files = {
-        "config.json": dataclasses.asdict(config),
-        "schema.json": schema.model_dump(mode="json"),
-        "metrics.json": {},
-        "golden.json": golden.golden(family, network.eval(), schema),
-    }
-    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
-    return directory
+    return write_bundle(family, directory, network=network.eval(), schema=schema, config=config)
 
 
 def free_port() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from jobs.context import Store
 from jobs.loop import run_training
 from jobs.place import Place
 from models import bundle, recommender
@@ -26,6 +26,7 @@ from models.recommender.item_features import find_stand_ins, read_features
 from models.recommender.items import read_items
 from models.recommender.schema import Schema
 from models.tables import find
+from tests.logs import prepared
 
 KINDS = ("tea", "tools", "toys")
 ITEMS_OF_KIND = 15
@@ -114,13 +115,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(" ".join([f"u{shopper}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1):02d}" for _ in range(10))]))
     (directory / "log.txt").write_text("\n".join(lines))
     (directory / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
-    config = recommender.PrepareConfig(
-        raw=str(directory / "log.txt"), items=str(directory / "items.jsonl"), split="leave-one-out"
-    )
-    out = tmp_path_factory.mktemp("data")
-    with ThreadPoolExecutor(1) as executor:
-        recommender.prepare(config, out, executor)
-    return out
+    store = Store(tmp_path_factory.mktemp("store"))
+    return prepared(store, directory / "log.txt", items=str(directory / "items.jsonl"), split="leave-one-out")
 
 
 @pytest.mark.parametrize("network", ["transformer", "two_tower", "transitions"])

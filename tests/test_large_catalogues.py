@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
+from jobs.context import Store
 from jobs.loop import run_training
 from jobs.place import Place
 from models import recommender
@@ -26,6 +26,7 @@ from models.recommender.next_item import NextItem
 from models.recommender.sample import write_sample
 from models.recommender.schema import Schema
 from models.recommender.transitions import Shape
+from tests.logs import prepared
 
 SMALL = Config(dim=16, max_length=20, batch_size=16, epochs=3, precision="fp32")
 
@@ -33,11 +34,8 @@ SMALL = Config(dim=16, max_length=20, batch_size=16, epochs=3, precision="fp32")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shop = write_sample(tmp_path_factory.mktemp("shop"), num_users=400, num_items=120, num_events=12_000, seed=3)
-    out = tmp_path_factory.mktemp("data")
-    config = recommender.PrepareConfig(raw=str(shop.events), items=str(shop.items), split="leave-one-out")
-    with ThreadPoolExecutor(1) as executor:
-        recommender.prepare(config, out, executor)
-    return out
+    store = Store(tmp_path_factory.mktemp("store"))
+    return prepared(store, shop.events, items=str(shop.items), split="leave-one-out")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from jobs.context import Store
 from jobs.loop import run_training
 from jobs.place import Place
 from models import bundle, recommender
@@ -27,6 +27,7 @@ from models.recommender.next_item import NextItem
 from models.recommender.sample import Shop, write_sample
 from models.recommender.schema import Schema
 from models.recommender.transitions import LAST_EVENTS, Transitions
+from tests.logs import prepared
 
 SEQUENTIAL = ("transformer", "gru", "two_tower")
 TRAINED = (*SEQUENTIAL, "autoencoder", "gan")
@@ -41,11 +42,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(scope="module")
 def data(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data")
-    config = recommender.PrepareConfig(raw=str(shop.events), items=str(shop.items), split="leave-one-out")
-    with ThreadPoolExecutor(1) as executor:
-        recommender.prepare(config, out, executor)
-    return out
+    store = Store(tmp_path_factory.mktemp("store"))
+    return prepared(store, shop.events, items=str(shop.items), split="leave-one-out")
 
 
 @pytest.fixture(scope="module")
