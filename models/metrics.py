@@ -9,11 +9,33 @@ from torch import Tensor
 
 from models.family import Ratio
 
+NUM_BINS = 15
+"""Confidence bins of the expected calibration error."""
+
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:
     """Share of examples whose predicted class [B] is the label [B]; labels below 0 do not take part."""
     known = labels >= 0
     return Ratio(((predicted == labels) & known).double(), known.double())
+
+
+def confusion(labels: Tensor, predicted: Tensor, *, num_classes: int) -> Tensor:
+    """Examples [K, K] by label and by predicted class; both [B], in 0 .. K - 1."""
+    pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
+def reliability(confidence: Tensor, right: Tensor) -> Tensor:
+    """Sums [NUM_BINS, 3] over the examples of each bin of confidence [B]: of ones, of confidence and of `right` [B]."""
+    bins = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
+    columns = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence.dtype)], 1).double()
+    return columns.new_zeros(NUM_BINS, 3).index_add_(0, bins, columns)
+
+
+def calibration_error(sums: Tensor) -> float:
+    """Expected calibration error from `reliability`, which may be summed over batches (Guo et al., ICML 2017)."""
+    count, confidence, right = sums.unbind(1)
+    return float((confidence - right).abs().sum() / count.sum().clamp_min(1))
 
 
 def ranking(rank: Tensor, *, takes_part: Tensor, cutoffs: Sequence[int]) -> dict[str, Ratio]:

@@ -23,7 +23,7 @@ from models.image.answers import Answers, answers
 from models.image.autoencoder import Autoencoder
 from models.image.embedding_map import REST, embedding_map
 from models.image.network import Recogniser, Recognition
-from models.image.report import confidence, confusion, each_class, sections, worst_mistakes
+from models.image.report import confidence, each_class, mixed_up, sections, worst_mistakes
 from models.image.robustness import CHANGES, Change, robustness
 from models.image.saliency import OUTLINE, attribution, half_of, outlined, saliency
 from models.image.schema import MISSING, UNKNOWN, Schema
@@ -108,7 +108,7 @@ def test_of_a_large_split_every_nth_picture_is_asked_about(shop: Shop, monkeypat
 def test_mistakes_are_counted_by_pair_and_shown_with_their_surest_pictures(found: Answers) -> None:
     sure, unsure, right = [0.1, 0.9], [0.4, 0.6], [0.8, 0.2]
     made = said(found, labels=[0, 0, 0, 1, MISSING, UNKNOWN], probabilities=[unsure, sure, right, right, sure, sure])
-    section = confusion(made)
+    section = mixed_up(made)
     assert part(section, Matrix).counts == [[1, 2], [1, 0]] and part(section, Matrix).names == ["bar", "disc"]
     first, second = part(section, Table).rows
     assert first[:4] == ["bar", "disc", 2, pytest.approx(2 / 3)] and second[:4] == ["disc", "bar", 1, 1.0]

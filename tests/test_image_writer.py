@@ -16,8 +16,10 @@ from fastapi.testclient import TestClient
 
 from models import FAMILIES, image
 from models import bundle as bundles
+from models.image.answers import answers
 from models.image.data import collate, dataset
 from models.image.describe import Attribute
+from models.image.network import Recogniser
 from models.image.schema import Schema
 from models.image.title_report import Case, brand_stems, compare_writers, score_titles, writers_section
 from models.image.titles import END, PADDING, Form, Labels, Lexicon, learn_forms
@@ -281,8 +283,8 @@ def test_phrases_are_left_out_of_titles_in_training_only() -> None:
     writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
     embeddings, titles = torch.randn(4, 8), torch.tensor([[1, 2, 3, END, PADDING]] * 4)
 
-    learnt_from = {float(writer.train().loss(embeddings, titles)) for _ in range(6)}
-    whole = {float(writer.eval().loss(embeddings, titles)) for _ in range(6)}
+    learnt_from = {float(writer.train().loss(embeddings, titles).detach()) for _ in range(6)}
+    whole = {float(writer.eval().loss(embeddings, titles).detach()) for _ in range(6)}
 
     assert len(learnt_from) > 1 and len(whole) == 1
 
@@ -344,7 +346,9 @@ def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
 
 
 def test_both_writers_are_compared_on_the_pictures_with_titles(data: Path, bundle: bundles.Bundle) -> None:
-    found = compare_writers(bundle.network, data, "test", schema=bundle.schema, config=bundle.config, threshold=0.5)
+    said = answers(bundle.network, data, "test", schema=bundle.schema)
+
+    found = compare_writers(bundle.network, said, data, threshold=0.5)
 
     assert found.num_pictures == bundle.schema.num_examples["test"]
     for scores in found.scores.values():
@@ -352,17 +356,23 @@ def test_both_writers_are_compared_on_the_pictures_with_titles(data: Path, bundl
         assert scores["titles"] > 0.9
     assert found.scores["learnt"]["token_f1"] > found.scores["template"]["token_f1"]
     assert found.examples[0].keys() == {"shop", "template", "learnt"}
-    section = writers_section(bundle.network, data, "test", schema=bundle.schema, config=bundle.config)
+    section = writers_section(bundle.network, said, data)
     assert section is not None and section.numbers["titles_learnt_brand"] == 0
 
 
 def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Path, bundle: bundles.Bundle) -> None:
     schema = bundle.schema.model_copy(update={"forms": []})
-    network = image.build(bundle.config, schema)
+    network = image.build(bundle.config, schema).eval()
+    assert isinstance(network, Recogniser)
+    said = answers(network, data, "test", schema=schema)
 
-    assert writers_section(network, data, "test", schema=schema, config=bundle.config) is None
+    assert writers_section(network, said, data) is None
     with pytest.raises(ValueError, match="has learnt no titles"):
-        compare_writers(network, data, "test", schema=schema, config=bundle.config)
+        compare_writers(network, said, data)
+    untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
+    assert writers_section(bundle.network, untitled, data) is None
+    with pytest.raises(ValueError, match="no picture of the split"):
+        compare_writers(bundle.network, untitled, data)
 
 
 def test_the_measures_see_each_kind_of_fault() -> None:

@@ -36,16 +36,21 @@ NUM_PRINCIPAL = 32
 
 @dataclass(frozen=True)
 class Strangeness:
-    """How strange one picture is, by the network and by principal components alone; see Anomaly of the autoencoder."""
+    """How unlike the catalogue's pictures one is; ranks are shares of the validation pictures that are less so."""
 
+    unlike: bool
+    """Whether hardly a validation picture, one in a hundred, is as strange."""
     score: float
-    """Mean of the three parts below; 1 is ordinary."""
+    """Mean of the three parts; 1 is ordinary, for each of them too."""
     rank: float
-    """Share of the validation pictures that are less strange."""
     reconstruction: float
+    """Part: error of the edges when the picture is put together from its embedding."""
     latent: float
+    """Part: squared Mahalanobis distance of the embedding."""
     outline: float
+    """Part: squared distance of the picture's edges from what they usually are."""
     pca_score: float
+    """Error when it is put together from principal components alone: the plain method, to compare with."""
     pca_rank: float
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from models.image.data import Batch, Pictures, collate, dataset
+from models.image.data import Batch, Pictures, collate, dataset, titles
 from models.image.network import Recogniser
 from models.image.pictures import Pixels
 from models.image.schema import Schema
@@ -46,6 +46,8 @@ class Answers:
     """[N] places in `pictures`."""
     names: list[str]
     """[N] product, file or beginning of the picture id: how to find a picture again."""
+    titles: list[str | None]
+    """[N] what the shop calls them."""
     labels: Tensor
     """[N, H], below 0 where there is none that is known."""
     probabilities: dict[str, Tensor]
@@ -102,12 +104,13 @@ def answers(network: Recogniser, data: Path, split: str, *, schema: Schema) -> A
             for recognition in network.predict(batch):
                 said.append(recognition.probabilities)
                 embeddings.append(recognition.embedding)
-    names = _names(data, split, schema.num_shards)
+    names, shops = _names(data, split, schema.num_shards), titles(data, split)
     return Answers(
         schema=schema,
         pictures=pictures,
         rows=rows,
         names=[names[row] for row in rows],
+        titles=[shops[row] for row in rows],
         labels=torch.cat(labels),
         probabilities={head: torch.tensor([each[head] for each in said]) for head in schema.heads},
         embeddings=torch.tensor(embeddings),

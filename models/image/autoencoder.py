@@ -120,9 +120,11 @@ class Autoencoder(nn.Module):
     def predict(self, batch: Batch) -> list[Recognition]:
         """What the reader recognises, the embedding and the strangeness; always in full precision."""
         anomaly = self.anomaly(batch)
+        ranks = self.ranks(anomaly.score)
         columns = {
+            "unlike": ranks > STRANGE,
             "score": anomaly.score,
-            "rank": self.ranks(anomaly.score),
+            "rank": ranks,
             "reconstruction": anomaly.reconstruction,
             "latent": anomaly.latent,
             "outline": anomaly.outline,

@@ -10,6 +10,9 @@ from models.image.words import COLOURS, PEOPLE, SEASONS, TYPES, USES
 
 Language = Literal["en", "zh"]
 
+THRESHOLD = 0.7
+"""An attribute less likely than this is not mentioned, unless a request says otherwise."""
+
 ROLES = {
     "type": ("type", "articletype", "producttype", "class", "label"),
     "category": ("category", "subcategory", "mastercategory"),

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from models.family import Endpoint, Feature, Features, RawBody
-from models.image.anomaly import STRANGE, Strangeness
+from models.image.anomaly import Strangeness
 from models.image.catalogue import MAX_NEIGHBOURS, Comparison, compare
 from models.image.data import Picture
-from models.image.describe import Description, Phrase, describe, entitled, held_attributes
+from models.image.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
 from models.image.pictures import MAX_BYTES, decode
 from models.image.schema import MISSING, Schema
 
@@ -74,32 +74,13 @@ class RecognisedAttribute(BaseModel):
     best: list[Guess]
 
 
-class Anomaly(BaseModel):
-    """How unlike the catalogue's pictures a picture is; ranks are shares of held-out pictures that are less so."""
-
-    unlike: bool
-    """Whether hardly a held-out picture, one in a hundred, is as strange."""
-    score: float
-    """Mean of the three parts; 1 is ordinary, for each of them too."""
-    rank: float
-    reconstruction: float
-    """Part: error of the edges when the picture is put together from its embedding."""
-    latent: float
-    """Part: squared Mahalanobis distance of the embedding."""
-    outline: float
-    """Part: squared distance of the picture's edges from what they usually are."""
-    pca_score: float
-    """Error when it is put together from principal components alone: the plain method, to compare with."""
-    pca_rank: float
-
-
 class RecognitionResponse(BaseModel):
     """What a picture shows."""
 
     model_version: str
     attributes: list[RecognisedAttribute]
     embedding: list[float] | None = None
-    anomaly: Anomaly | None = None
+    anomaly: Strangeness | None = None
     """How unlike the catalogue it is, where the network can say: the autoencoder."""
 
 
@@ -109,7 +90,7 @@ class DescriptionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: EncodedPicture
-    threshold: float = Field(default=0.7, ge=0, le=1)
+    threshold: float = Field(default=THRESHOLD, ge=0, le=1)
     """An attribute less likely than this is not mentioned."""
     writer: Literal["template", "learnt"] = "template"
     """Who writes the English words. The learnt one has the wording and the order of the shop's own titles, and needs a
@@ -208,7 +189,7 @@ def answer_recognition(
         model_version=model_version,
         attributes=attributes,
         embedding=prediction.embedding if request.embedding else None,
-        anomaly=None if prediction.strangeness is None else _anomaly(prediction.strangeness),
+        anomaly=prediction.strangeness,
     )
 
 
@@ -271,10 +252,6 @@ ENDPOINTS = (
         raw=RAW,
     ),
 )
-
-
-def _anomaly(strangeness: Strangeness) -> Anomaly:
-    return Anomaly(unlike=strangeness.rank > STRANGE, **asdict(strangeness))
 
 
 def _best(classes: Sequence[str], probabilities: Sequence[float], *, count: int) -> list[Guess]:

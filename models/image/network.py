@@ -29,7 +29,7 @@ from models.image.encoder import Frozen
 from models.image.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.writer import Writer
-from models.metrics import accuracy
+from models.metrics import accuracy, calibration_error, confusion, reliability
 from models.muon import Muon
 
 FILTER_RATE_SCALE = 20.0
@@ -39,8 +39,6 @@ TEMPERATURES = tuple(0.25 * 1.09**step for step in range(33))
 """Divisors of the class scores that are tried on validation, 0.25 .. 3.9."""
 CALIBRATION_EXAMPLES = 128
 """Pictures of each validation batch, the first ones, on which they are tried."""
-NUM_BINS = 15
-"""Confidence bins of the expected calibration error."""
 WHITENING_PICTURES = 2000
 BLOCK_SIZE = 500
 LEARNING = ResNet | Cnn | Backbone
@@ -132,18 +130,14 @@ class Recogniser(nn.Module):
         return Judgement(found, self._tallies(scores, labels))
 
     def _tallies(self, scores_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Of each head: confusion [K, K] by label and prediction, reliability [NUM_BINS, 3] of the confidence."""
+        """Of each head: confusion [K, K] by label and prediction, reliability of the confidence, see models.metrics."""
         found = {}
         for head, scores, labels in zip(self.head_sizes, scores_by_head, labels_by_head, strict=True):
             known = labels >= 0
             confidence, predicted = scores[known].softmax(1).max(1)
-            num_classes = self.head_sizes[head]
-            pairs = torch.bincount(labels[known] * num_classes + predicted, minlength=num_classes**2)
-            found[f"confusion/{head}"] = pairs.reshape(num_classes, num_classes).double()
-            bins = F.one_hot((confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1), NUM_BINS).double()
-            right = predicted == labels[known]
-            columns = torch.stack([torch.ones_like(confidence), confidence, right.float()], 1)
-            found[f"reliability/{head}"] = bins.T @ columns.double()
+            pairs = confusion(labels[known], predicted, num_classes=self.head_sizes[head])
+            found[f"confusion/{head}"] = pairs.double()
+            found[f"reliability/{head}"] = reliability(confidence, predicted == labels[known])
         return found
 
     def calibration(self, batch: Batch) -> Tensor | None:
@@ -281,7 +275,7 @@ def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]
     found = {}
     for head in schema.heads:
         found[f"macro_f1_{head}"] = _macro_f1(tallies[f"confusion/{head}"])
-        found[f"calibration_error_{head}"] = _calibration_error(tallies[f"reliability/{head}"])
+        found[f"calibration_error_{head}"] = calibration_error(tallies[f"reliability/{head}"])
     return found
 
 
@@ -324,8 +318,3 @@ def _macro_f1(confusion_KK: Tensor) -> float:
     labelled, predicted = confusion_KK.sum(1), confusion_KK.sum(0)
     scores = 2 * confusion_KK.diagonal() / (labelled + predicted).clamp_min(1)
     return float(scores[labelled > 0].mean()) if bool((labelled > 0).any()) else 0.0
-
-
-def _calibration_error(reliability: Tensor) -> float:
-    count, confidence, right = reliability.unbind(1)
-    return float((confidence - right).abs().sum() / count.sum().clamp_min(1))

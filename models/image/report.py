@@ -21,6 +21,7 @@ from models.image.schema import Schema
 from models.image.strangest import strangest
 from models.image.thumbnails import thumbnail
 from models.image.title_report import writers_section
+from models.metrics import calibration_error, confusion, reliability
 from models.sections import Cell, Content, Gallery, Matrix, Picture, Plot, Section, Table
 
 MAX_MATRIX = 30
@@ -30,7 +31,6 @@ NUM_PAIRS = 10, 4
 NUM_EXAMPLES = 3
 NUM_WORST = 14, 7
 NUM_UNFOLDED = 12
-NUM_BINS = 15
 MIN_BIN = 10
 """A bin with fewer pictures says nothing of how often such confidence is right."""
 SURE = 0.9
@@ -45,7 +45,7 @@ def sections(network: Any, data: Path, split: str, *, schema: Schema, config: An
     if len(found.known(next(iter(schema.heads)))) == 0:
         return []
     made = [
-        confusion(found),
+        mixed_up(found),
         each_class(found),
         worst_mistakes(found),
         confidence(found),
@@ -53,12 +53,12 @@ def sections(network: Any, data: Path, split: str, *, schema: Schema, config: An
         saliency(recogniser, found),
         embedding_map(found),
         strangest(network, found) if isinstance(network, Autoencoder) else None,
-        writers_section(network, data, split, schema=schema, config=config),
+        writers_section(recogniser, found, data),
     ]
     return [section for section in made if section is not None]
 
 
-def confusion(found: Answers) -> Section:
+def mixed_up(found: Answers) -> Section:
     """Which classes are taken for which others, with pictures."""
     content: list[Content] = []
     for number, head in enumerate(found.heads):
@@ -156,9 +156,9 @@ def confidence(found: Answers) -> Section:
 
 def _counts(found: Answers, head: str) -> Tensor:
     """Pictures [K, K] by label and by most likely class."""
-    known, size = found.known(head), len(found.schema.heads[head])
+    known = found.known(head)
     said = found.probabilities[head][known].argmax(1)
-    return torch.bincount(found.labels_of(head)[known] * size + said, minlength=size**2).reshape(size, size)
+    return confusion(found.labels_of(head)[known], said, num_classes=len(found.schema.heads[head]))
 
 
 def _pairs(found: Answers, head: str, *, at_most: int) -> list[list[Cell]]:
@@ -191,12 +191,8 @@ def _example(found: Answers, head: str, mistake: Mistake, *, captioned: bool = F
 def _reliability(found: Answers, head: str, probabilities: Tensor) -> tuple[list[tuple[float, float]], float]:
     """Of each full bin the mean confidence and the share that is right; and the expected calibration error."""
     known = found.known(head)
-    sure, said = probabilities[known].double().max(1)
-    right = (said == found.labels_of(head)[known]).double()
-    bins = (sure * NUM_BINS).long().clamp_max(NUM_BINS - 1)
-    count, sums, hits = (torch.zeros(NUM_BINS, dtype=torch.double) for _ in range(3))
-    for total, values in ((count, torch.ones_like(sure)), (sums, sure), (hits, right)):
-        total.index_add_(0, bins, values)
-    full = (count >= MIN_BIN).nonzero().squeeze(1)
-    points = [(float(sums[place] / count[place]), float(hits[place] / count[place])) for place in full]
-    return points, float((sums - hits).abs().sum() / len(known))
+    sure, said = probabilities[known].max(1)
+    bins = reliability(sure, said == found.labels_of(head)[known])
+    full = bins[bins[:, 0] >= MIN_BIN]
+    points = [(sums / count, hits / count) for count, sums, hits in full.tolist()]
+    return points, calibration_error(bins)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from PIL.Image import Resampling
 
-from models.image.answers import Answers, words
+from models.image.answers import BLOCK, Answers, words
 from models.image.data import Batch
 from models.image.network import Recogniser
 from models.image.thumbnails import as_image, as_pixels, thumbnail
@@ -22,7 +22,6 @@ MAX_PICTURES = 1000
 USUAL_SIDE = 112
 """Of larger pictures fewer are taken, so that the time stays the same."""
 MIN_PICTURES = 50
-BLOCK = 250
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from models.image.data import collate, dataset, titles
-from models.image.describe import Attribute, describe, entitled, held_attributes, role_of
+from models.image.answers import Answers
+from models.image.data import titles
+from models.image.describe import THRESHOLD, Attribute, describe, entitled, held_attributes, role_of
+from models.image.network import Recogniser
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.titles import Lexicon, stem, words_of
+from models.image.writer import Writer
 from models.sections import Cell, Section, Table
 
-THRESHOLD = 0.7
-"""That of the endpoint, where a request says nothing else."""
-BLOCK = 256
 NUM_EXAMPLES = 12
 SUBJECTS = {"type": "product", "category": "product", "colour": "colour", "people": "people", "use": "use"}
 """Role of a head -> what a title says by it."""
@@ -59,20 +58,20 @@ class Case:
 
 
 def compare_writers(
-    network: Any, data: Path, split: str, *, schema: Schema, config: Any, threshold: float = THRESHOLD
+    network: Recogniser, found: Answers, data: Path, *, threshold: float = THRESHOLD
 ) -> WriterComparison:
-    """Let both writers write a title for each picture of a split that has one by the shop.
+    """Let both writers write a title for each picture that was answered and has one by the shop.
 
     What a title states is read from its words, not taken from the writer. Raises ValueError for a network without a
-    learnt writer or data without titles.
+    learnt writer or pictures without titles.
     """
-    if getattr(network, "writer", None) is None:
+    if network.writer is None:
         raise ValueError("this network has learnt no titles; train a resnet or cnn on pictures with titles")
-    lexicon = Lexicon(schema.heads)
+    lexicon = Lexicon(found.schema.heads)
     brands = brand_stems([title for each in ("train", "val", "test") for title in titles(data, each) if title], lexicon)
-    cases = list(_cases(network, data, split, schema=schema, config=config, threshold=threshold))
+    cases = list(_cases(network.writer, found, threshold))
     if not cases:
-        raise ValueError(f"no picture of the {split} split in {data} has a title; see --columns title=NAME of prepare")
+        raise ValueError(f"no picture of the split in {data} has a title; see --columns title=NAME of prepare")
     step = max(1, len(cases) // NUM_EXAMPLES)
     return WriterComparison(
         num_pictures=len(cases),
@@ -81,24 +80,26 @@ def compare_writers(
     )
 
 
-def writers_section(network: Any, data: Path, split: str, *, schema: Schema, config: Any) -> Section | None:
+def writers_section(network: Recogniser, found: Answers, data: Path) -> Section | None:
     """The comparison as a part of a report; None where no titles were learnt or there are none to compare with."""
-    if getattr(network, "writer", None) is None or not any(titles(data, split)):
+    if network.writer is None or not any(found.titles):
         return None
-    found = compare_writers(network, data, split, schema=schema, config=config)
-    template, learnt = found.scores["template"], found.scores["learnt"]
+    compared = compare_writers(network, found, data)
+    template, learnt = compared.scores["template"], compared.scores["learnt"]
     measures: list[list[Cell]] = [[text, template[name], learnt[name]] for name, text in MEASURES.items()]
-    examples: list[list[Cell]] = [[row["shop"], row["template"], row["learnt"]] for row in found.examples]
+    examples: list[list[Cell]] = [[row["shop"], row["template"], row["learnt"]] for row in compared.examples]
     return Section(
         title="Two writers of titles",
-        reading=f"Both wrote a title for the {found.num_pictures:,} pictures that have one by the shop, from what the "
-        f"classifier holds with a confidence of {THRESHOLD} or more; a wrong attribute in a title is the classifier's "
-        "mistake, one that is not held would be the writer's.",
+        reading=f"Both wrote a title for the {compared.num_pictures:,} pictures that have one by the shop, from what "
+        f"the classifier holds with a confidence of {THRESHOLD} or more; a wrong attribute in a title is the "
+        "classifier's mistake, one that is not held would be the writer's.",
         content=[
             Table("writers", ["Measure", "templates", "learnt"], measures),
             Table("written_titles", ["The shop's", "templates", "learnt"], examples, title="Some titles"),
         ],
-        numbers={f"titles_{writer}_{name}": value for writer, of in found.scores.items() for name, value in of.items()},
+        numbers={
+            f"titles_{writer}_{name}": value for writer, of in compared.scores.items() for name, value in of.items()
+        },
     )
 
 
@@ -141,19 +142,17 @@ def score_titles(cases: Sequence[Case], writer: str, lexicon: Lexicon, brands: s
     }
 
 
-def _cases(network: Any, data: Path, split: str, *, schema: Schema, config: Any, threshold: float) -> Iterator[Case]:
-    pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=config, epoch=0)
-    real = titles(data, split)
-    places = [place for place, title in enumerate(real) if title]
-    for start in range(0, len(places), BLOCK):
-        block = places[start : start + BLOCK]
-        examples = [replace(pictures[place], threshold=threshold) for place in block]
-        with torch.inference_mode():
-            recognised = network.predict(collate(examples))
-        for place, example, seen in zip(block, examples, recognised, strict=True):
-            held = held_attributes(schema.heads, seen.probabilities, threshold)
-            written = {"template": describe(held, "en").title, "learnt": entitled(seen.title).title}
-            yield Case(_names(example.labels.tolist(), schema), held, str(real[place]), written)
+def _cases(writer: Writer, found: Answers, threshold: float) -> Iterator[Case]:
+    heads = found.schema.heads
+    places = [place for place, title in enumerate(found.titles) if title]
+    by_head = [found.probabilities[head][places].tolist() for head in heads]
+    probabilities = [dict(zip(heads, rows, strict=True)) for rows in zip(*by_head, strict=True)]
+    with torch.inference_mode():
+        learnt = writer.write(found.embeddings[places], probabilities, [threshold] * len(places))
+    for place, likely, phrases in zip(places, probabilities, learnt, strict=True):
+        held = held_attributes(heads, likely, threshold)
+        written = {"template": describe(held, "en").title, "learnt": entitled(phrases).title}
+        yield Case(_names(found.labels[place].tolist(), found.schema), held, str(found.titles[place]), written)
 
 
 def _names(labels: Sequence[int], schema: Schema) -> dict[str, str | None]:
