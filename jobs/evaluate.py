@@ -36,7 +36,8 @@ class Options:
     split: Literal["val", "test"] = "test"
     """Which examples to judge on."""
     workers: int = 1
-    """Processes that share the work; more than one run on the cluster. The numbers do not depend on it."""
+    """Processes that share the work; one uses all processors of this machine, more run on the cluster.
+    The numbers do not depend on it."""
     bootstrap: int = 1000
     """Resamples of the examples for the intervals."""
     seed: int = 0

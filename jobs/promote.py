@@ -38,7 +38,7 @@ class Options:
     bootstrap: int = 10_000
     """Resamples of the examples for that probability."""
     workers: int = 1
-    """Processes that share the scoring; more than one run on the cluster."""
+    """Processes that share the scoring; one uses all processors of this machine, more run on the cluster."""
 
     def __post_init__(self) -> None:
         if not 0 < self.p_value < 1:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.image.data import Batch, Pictures, collate, dataset, titles
+from models.image.layouts import PICTURES
 from models.image.network import Recogniser
 from models.image.pictures import Pixels
 from models.image.schema import Schema
@@ -22,7 +23,6 @@ from models.image.schema import Schema
 MAX_PICTURES = 10_000
 """Of a larger split every n-th picture is looked at."""
 BLOCK = 250
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,6 @@ def _names(data: Path, split: str, num_shards: int) -> list[str]:
         rows = pq.read_table(directory / "ids.parquet", columns=["picture_id", "item_id", "source"])
         for row in rows.take(np.load(directory / f"{split}.npy")).to_pylist():
             file = PurePosixPath(row["source"])
-            own_file = file.name if file.suffix.lower() in PICTURE_SUFFIXES else f"picture {row['picture_id'][:8]}"
+            own_file = file.name if file.suffix.lower() in PICTURES else f"picture {row['picture_id'][:8]}"
             found.append(own_file if row["item_id"] is None else str(row["item_id"]))
     return found

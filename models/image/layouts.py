@@ -22,7 +22,7 @@ MAX_PARTS = 64
 """Files are cut into this many parts at the most, whatever the number of workers."""
 PART_BYTES = 16 * 1024 * 1024
 
-_PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 """Names by which a file of a folder counts as a picture; what is in it decides whether it is one."""
 _TABLES = (".parquet", ".pq", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 _IDX = re.compile(r"^(?P<set>.*?)-?images[-.]idx3-ubyte(\.gz)?$")
@@ -54,7 +54,7 @@ def find_parts(raw: str, wanted: Wanted) -> list[Part]:
         return _cifar(sources, head=_only_head(wanted, raw), class_names=wanted.class_names)
     if any(_IDX.match(name) for name in names):
         return _idx(sources, head=_only_head(wanted, raw), class_names=wanted.class_names)
-    if any(name.lower().endswith(_PICTURES) for name in names):
+    if any(name.lower().endswith(PICTURES) for name in names):
         return _folders(sources, head=_only_head(wanted, raw))
     if all(name.lower().endswith(_TABLES) for name in names):
         return [part for table in find(raw) for part in _tables(table, wanted)]
@@ -73,7 +73,7 @@ def _only_head(wanted: Wanted, raw: str) -> str:
 
 
 def _folders(sources: Sequence[Source], *, head: str) -> list[Part]:
-    pictures = [source for source in sources if source.path.lower().endswith(_PICTURES)]
+    pictures = [source for source in sources if source.path.lower().endswith(PICTURES)]
     tops = {PurePosixPath(source.relative).parts[0].lower() for source in pictures}
     has_splits = tops <= set(SPLIT_NAMES)
     return [Folder(tuple(group), head, has_splits) for group in _groups(pictures, [one.num_bytes for one in pictures])]
