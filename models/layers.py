@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_CHUNK_TOKENS, MIN_CHUNK_TOKENS = 1024, 128
-"""Tokens whose logits exist at one time."""
+CHUNK_TOKENS = 1024
+"""Tokens whose logits exist at one time, on a GPU."""
+CPU_CHUNK_TOKENS, MIN_CHUNK_TOKENS = 256, 128
 CHUNK_LOGITS = 3_500_000
-"""On a CPU there are fewer in a chunk of many items, so that its logits stay in the cache: up to twice as fast."""
+"""On a CPU there are fewer, and fewer yet of many items, so that logits stay in the cache: up to twice as fast."""
 
 
 def linear_cross_entropy(
@@ -33,9 +34,9 @@ def linear_cross_entropy(
 def chunk_tokens(num_items: int, device: str) -> int:
     """How many tokens have their logits at one time."""
     if device != "cpu":
-        return MAX_CHUNK_TOKENS
+        return CHUNK_TOKENS
     fitting: int = 2 ** (max(CHUNK_LOGITS // num_items, 1).bit_length() - 1)
-    return min(max(fitting, MIN_CHUNK_TOKENS), MAX_CHUNK_TOKENS)
+    return min(max(fitting, MIN_CHUNK_TOKENS), CPU_CHUNK_TOKENS)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -88,6 +89,8 @@ class Dropout(nn.Module):
     """
 
     POOL_MASKS = 8
+    LEVELS = 2**16
+    """Probabilities are rounded to one of so many: then one draw gives four numbers, three times as fast."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -103,9 +106,15 @@ class Dropout(nn.Module):
             return F.dropout(x, self.probability)
         num = x.numel()
         if len(self._pool) < 2 * num or self._used > self.POOL_MASKS * num or self._pool.dtype != x.dtype:
-            keep = 1 - self.probability
-            self._pool = torch.empty(2 * num, dtype=x.dtype).bernoulli_(keep).div_(keep)
+            self._pool = self._drawn(2 * num, x.dtype)
             self._used = 0
         begin = int(torch.randint(len(self._pool) - num + 1, ()))
         self._used += num
         return x * self._pool[begin : begin + num].view(x.shape)
+
+    def _drawn(self, num: int, dtype: torch.dtype) -> Tensor:
+        """`num` factors, 0 or what makes up for the zeros."""
+        zeros = min(round(self.probability * self.LEVELS), self.LEVELS - 1)
+        draws = torch.empty(-(-num // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+        kept = draws.view(torch.int16)[:num] >= zeros - self.LEVELS // 2
+        return kept.to(dtype).mul_(self.LEVELS / (self.LEVELS - zeros))
