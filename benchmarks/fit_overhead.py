@@ -20,7 +20,6 @@ from benchmarks.page import Spread, Table, write_page
 from models import FAMILIES
 from models.bundle import config_from_dict
 
-FAMILY = FAMILIES["recommender"]
 BARE, ONE, TWO, BOTH = "bare loop", "fit(), 1 worker", "fit(), 2 workers", "two bare loops at once"
 Times = list[float]
 """Epoch seconds of the clock: the start, then the report of each epoch from 0."""
@@ -31,6 +30,9 @@ def main() -> None:
     parser = measure.flags(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument(
+        "--family", default="recommender", choices=FAMILIES, help="of image with --prepare and no value"
+    )
     arguments = measure.read(parser)
     if arguments.quick:
         arguments.repeats, arguments.epochs = 1, 3
@@ -42,7 +44,7 @@ def main() -> None:
 
     found: dict[str, list[Times]] = {name: [] for name in (BARE, ONE, TWO, BOTH)}
     with measure.workspace(arguments) as work:
-        data = measure.prepared(arguments.data, arguments, work)
+        data = measure.prepared(arguments.data, arguments, work, family_name=arguments.family)
         cluster.connect(Context(store=Store(work / "store")))
         for repeat in range(arguments.repeats):
             place = work / str(repeat)
@@ -64,7 +66,9 @@ def bare(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -> 
     started = time.time()
     workers = []
     for place in range(num):
-        command = measure.shopkeeper("fit", data, work / str(place), config=settings(arguments))
+        command = measure.shopkeeper(
+            "fit", data, work / str(place), config=settings(arguments), family_name=arguments.family
+        )
         workers.append(Worker(f"{BARE} {place}", command, threads=arguments.threads))
     found = []
     for worker in workers:
@@ -87,12 +91,13 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
             with open(self.path, "a", encoding="utf-8") as file:  # noqa: PTH123
                 file.write(f"{time.time()}\n")
 
+    family = FAMILIES[arguments.family]
     work.mkdir(parents=True)
     clock = work / "clock"
     started = time.time()
     fit(
-        FAMILY,
-        config=config_from_dict(FAMILY.Config, measure.overrides(settings(arguments))),
+        family,
+        config=config_from_dict(family.Config, measure.overrides(settings(arguments))),
         data=data,
         directory=work / "run",
         workers=Workers(num=num, cpus_each=arguments.threads),
