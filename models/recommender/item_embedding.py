@@ -2,8 +2,9 @@
 
 Items with shared features share what is learnt of them (as in "Meta-Prod2Vec", Vasile et al., RecSys 2016, and FDSA,
 Zhang et al., IJCAI 2019). An item that nobody has taken in training has its features and, for its own part, the mean of
-the items that are most like it. Leaving out own parts in training instead, so that the features learn to stand alone
-(DropoutNet, Volkovs et al., NeurIPS 2017), made every other item worse; see docs/log.md.
+the items that are most like it, so that a history may hold it; where it is recommended, newcomers.py says. Leaving out
+own parts in training instead, so that the features learn to stand alone (DropoutNet, Volkovs et al., NeurIPS 2017),
+made every other item worse; see docs/log.md.
 
 Shapes: D width, V items + 1 (index 0 is padding), F features, C items without training events, N NEIGHBOURS.
 """

@@ -27,8 +27,10 @@ NUM_RANGES = 10
 """Ranges that the values of a number fall into, with about as many items each."""
 MAX_COMPONENTS, COMPONENTS_SHARE = 16, 0.9
 """Principal components that vectors give at the most, and the share of the variance at which fewer do."""
-NEIGHBOURS = 20
-"""Items with events that stand for one without, in the prior."""
+NEIGHBOURS = 50
+"""Items with events that stand for one without."""
+SHARPNESS = 4
+"""Power of their likeness that shares are in proportion to: the most alike count most."""
 BLOCK_ITEMS = 256
 """Items without events that are compared with all others at one time."""
 _BETWEEN_WORDS = r"[^\pL\pN]+"
@@ -115,7 +117,8 @@ def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> Sta
             values, others = likeness.data[entries], likeness.indices[entries]
             best = np.lexsort([others, -values])[:NEIGHBOURS]
             alike[start + row, : len(best)] = others[best]
-            shares[start + row, : len(best)] = values[best] / max(float(values[best].sum()), 1e-9)
+            share = values[best] ** SHARPNESS
+            shares[start + row, : len(best)] = share / max(float(share.sum()), 1e-9)
     return StandIns(items, alike, shares)
 
 

@@ -19,12 +19,13 @@ from models.family import Judgement, Ratio, autocast_dtype
 from models.metrics import gini
 from models.recommender.autoencoder import Autoencoder
 from models.recommender.baselines import Popularity, count_neighbours
-from models.recommender.config import Config
+from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
 from models.recommender.gan import Gan
 from models.recommender.gru import Recurrent
 from models.recommender.item_features import ItemFeatures, find_stand_ins
 from models.recommender.judging import gains_of_blends, judge, rows_at_once
+from models.recommender.newcomers import Newcomers
 from models.recommender.next_item import NextItem
 from models.recommender.schema import PADDING, Schema
 from models.recommender.transformer import Transformer
@@ -70,6 +71,8 @@ class Recommender(nn.Module):
         self.precision = config.precision
         self.learner = learner
         self.prior = prior
+        describes_new = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
+        self.newcomers = Newcomers(schema) if describes_new else None
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
 
     def forward(self, batch: Rows) -> Tensor:
@@ -78,13 +81,17 @@ class Recommender(nn.Module):
         return self.learner.loss(batch)
 
     def scores(self, batch: Histories) -> Tensor:
-        """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding."""
+        """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding.
+
+        Items without events have scores that rank them among the others, see Newcomers.
+        """
         if self.learner is None:
-            return self._prior_scores(batch)
-        network = self._network_scores(batch)
-        if self.prior is None:
-            return network
-        return _blend(network, self._prior_scores(batch), self.blend)
+            scores = self._prior_scores(batch)
+        elif self.prior is None:
+            scores = self._network_scores(batch)
+        else:
+            scores = _blend(self._network_scores(batch), self._prior_scores(batch), self.blend)
+        return scores if self.newcomers is None else self.newcomers.place(scores, batch)
 
     def judge(self, batch: Histories) -> Judgement:
         """Full ranking, seen items filtered and (`_unfiltered`) not, see judging.judge.
@@ -109,17 +116,32 @@ class Recommender(nn.Module):
         return Judgement(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
-        """NDCG@10 summed over some of the batch for each of BLEND_WEIGHTS."""
-        if self.learner is None or self.prior is None:
+        """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""
+        if self.newcomers is None and (self.learner is None or self.prior is None):
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, rows_at_once(self.num_rows)))
+        sums = []
         with self._arithmetic_of_training(batch):
-            network, prior = self._network_scores(batch), self._prior_scores(batch)
-        return gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
+            if self.learner is not None and self.prior is not None:
+                network, prior = self._network_scores(batch), self._prior_scores(batch)
+                if self.newcomers is not None:
+                    network[:, self.newcomers.items] = -torch.inf
+                    prior[:, self.newcomers.items] = -torch.inf
+                sums.append(gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
+                scores = _blend(network, prior, self.blend)
+            else:
+                scores = self._prior_scores(batch) if self.learner is None else self._network_scores(batch)
+            if self.newcomers is not None:
+                sums.append(self.newcomers.room(scores, batch).flatten())
+        return torch.cat(sums)
 
     def calibrate(self, sums: Tensor) -> None:
-        """Take the blend weight with the highest summed NDCG@10."""
-        self.blend = torch.tensor(BLEND_WEIGHTS[int(sums.argmax())], device=sums.device)
+        """Take the blend weight with the highest summed NDCG@10, and how far up items without events stand."""
+        if self.learner is not None and self.prior is not None:
+            gains, sums = sums[: len(BLEND_WEIGHTS)], sums[len(BLEND_WEIGHTS) :]
+            self.blend = torch.tensor(BLEND_WEIGHTS[int(gains.argmax())], device=sums.device)
+        if self.newcomers is not None:
+            self.newcomers.choose(sums.view(2, -1))
 
     def predict(self, batch: Histories) -> list[Prediction]:
         """The best items of each example under its rules."""
@@ -231,6 +253,8 @@ def initialise(network: Recommender, data: Path, schema: Schema) -> None:
     features = ItemFeatures.open(data) if schema.num_features else None
     if features is not None:
         stand_ins = find_stand_ins(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
+        if network.newcomers is not None:
+            network.newcomers.set(stand_ins)
     match network.prior:
         case Popularity() as prior:
             prior.count(schema)
