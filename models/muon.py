@@ -21,15 +21,20 @@ class Muon(Optimizer):
 
     After "Muon: an optimizer for hidden layers" (Jordan et al., 2024), as airbench uses it: a normalisation follows
     every filter, so its norm is set to the root of its rows before each step, and the rate is the relative size of a
-    step. `rate_scale` is that rate over the learning rate of the training loop, at which the others are trained.
+    step. `rate_scales` are the rates of both over the learning rate of the training loop.
     """
 
     def __init__(
-        self, filters: Iterable[nn.Parameter], others: Iterable[nn.Parameter], *, lr: float, rate_scale: float
+        self,
+        filters: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        rate_scales: tuple[float, float],
     ) -> None:
         groups = [
-            {"params": list(filters), "orthogonal": True, "rate_scale": rate_scale},
-            {"params": list(others), "orthogonal": False, "rate_scale": 1.0},
+            {"params": list(filters), "orthogonal": True, "rate_scale": rate_scales[0]},
+            {"params": list(others), "orthogonal": False, "rate_scale": rate_scales[1]},
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
 
