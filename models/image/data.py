@@ -20,6 +20,8 @@ from models.image.schema import MISSING, UNKNOWN, Schema
 
 SPLITS = ("train", "val", "test")
 TIERS = ("head", "middle", "tail")
+GOLDEN_RATIO = 0.618034
+"""Its multiples, without the whole, are spread evenly whatever their number."""
 
 Labels = npt.NDArray[np.int16]
 
@@ -73,15 +75,26 @@ class Shard:
 
 
 def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
-    """The pictures of some shards of one split, with sizes and classes as in `schema`."""
+    """The pictures of some shards of one split, with sizes and classes as in `schema`.
+
+    An epoch of training, from the first, has as many pictures as there are, but of the classes as `balance` says.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     own = _describe(data)
     indices = [np.load(data / "shards" / f"{shard:05d}" / f"{split}.npy") for shard in shards]
+    opened = [Shard.open(data, shard) for shard in shards]
+    shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
+    row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
+    balance = (1.0 if config.network == "gan" else 0.0) if config.balance is None else config.balance
+    if split == "train" and balance and epoch and len(row_of):
+        labels = np.concatenate([shard.labels[index, 0] for shard, index in zip(opened, indices, strict=True)])
+        chosen = balanced(labels, next(iter(own.label_counts.values())), balance=balance, epoch=epoch)
+        shard_of, row_of = shard_of[chosen], row_of[chosen]
     return Pictures(
-        [Shard.open(data, shard) for shard in shards],
-        shard_of=np.repeat(np.arange(len(indices)), [len(index) for index in indices]).tolist(),
-        row_of=np.concatenate([*indices, np.zeros(0, np.int64)]).tolist(),
+        opened,
+        shard_of=shard_of.tolist(),
+        row_of=row_of.tolist(),
         remap=None if own.fingerprint == schema.fingerprint else Remap.between(own, schema),
     )
 
@@ -149,6 +162,18 @@ def collate(examples: Sequence[Picture]) -> Batch:
         titles=torch.from_numpy(np.stack(titles)).long() if len(titles) == len(examples) else None,
         thresholds=thresholds if min(thresholds) < math.inf else (),
     )
+
+
+def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: int) -> npt.NDArray[np.int64]:
+    """As many places [N] as there are labels [N], each drawn in proportion to its class's count to the -`balance`.
+
+    Every place is drawn as often as it should be in the mean over epochs, and in one epoch less than one time off.
+    """
+    weights = np.asarray(counts, np.float64).clip(1)[labels.clip(0)] ** -balance
+    weights[labels < 0] = weights.mean()
+    ends = weights.cumsum()
+    start = epoch * GOLDEN_RATIO % 1
+    return np.searchsorted(ends, (np.arange(len(labels)) + start) * (ends[-1] / len(labels)), side="right")
 
 
 def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
