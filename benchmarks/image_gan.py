@@ -35,7 +35,7 @@ from models.image.data import collate, dataset
 from models.image.made import made_classes
 from models.image.schema import Schema
 
-GAN = ("network=gan", "epochs=4", "batch_size=64")
+GAN = ("network=gan", "epochs=3", "batch_size=64")
 RECOGNISER = ("network=cnn", "epochs=4")
 WAYS = {"plain": 0.0, "balanced": 1.0, "balanced, with made pictures": 1.0}
 BLOCK = 500
