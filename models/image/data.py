@@ -172,8 +172,9 @@ def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: in
     weights = np.asarray(counts, np.float64).clip(1)[labels.clip(0)] ** -balance
     weights[labels < 0] = weights.mean()
     ends = weights.cumsum()
-    start = epoch * GOLDEN_RATIO % 1
-    return np.searchsorted(ends, (np.arange(len(labels)) + start) * (ends[-1] / len(labels)), side="right")
+    drawn = (np.arange(len(labels)) + epoch * GOLDEN_RATIO % 1) * (ends[-1] / len(labels))
+    places: npt.NDArray[np.int64] = np.searchsorted(ends, drawn, side="right")
+    return places
 
 
 def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:

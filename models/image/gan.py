@@ -14,6 +14,7 @@ Shapes: B pictures, C channels, S side, D random numbers, F features.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -29,7 +30,7 @@ from models.image.cnn import Cnn
 from models.image.config import Config
 from models.image.data import Batch
 from models.image.frechet import moments
-from models.image.generator import Discriminator, Generator, disturbed
+from models.image.generator import Discriminator, Generator, Kind, disturbed
 from models.image.network import Recogniser, Recognition, channels_last
 from models.image.schema import MISSING, Schema
 
@@ -54,19 +55,17 @@ class Gan(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.config, num_classes = config, _num_classes(schema)
-        shape = {"channels": schema.channels, "size": schema.size}
-        made_of = {"width": config.width, "num_classes": num_classes}
-        self.generator = Generator(**shape, **made_of, dim=config.latent)
-        self.discriminator = Discriminator(**shape, **made_of)
-        self.average = Generator(**shape, **made_of, dim=config.latent)
-        self.average.load_state_dict(self.generator.state_dict())
-        self.average.requires_grad_(False)
+        self.config = config
+        kind = Kind(schema.channels, schema.size, num_classes=_num_classes(schema))
+        self.generator = Generator(kind, width=config.width, dim=config.latent)
+        self.discriminator = Discriminator(kind, width=config.width)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
         steps = config.epochs * math.ceil(schema.num_examples["train"] / config.batch_size)
         self.misnaming_steps = max(1.0, MISNAMING * steps)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         untitled = schema.model_copy(update={"forms": []})
-        self.reader, self.pupil = (Recogniser(config, untitled, Cnn(**shape, width=1.0)) for _ in range(2))
+        cnns = (Cnn(channels=schema.channels, size=schema.size, width=1.0) for _ in range(2))
+        self.reader, self.pupil = (Recogniser(config, untitled, cnn) for cnn in cnns)
         _say_frequencies(self.pupil, schema)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -144,7 +143,7 @@ class Gan(nn.Module):
         noise = torch.randn(len(labels_B), self.config.latent, generator=draw).to(labels_B.device)
         self.average.eval()
         with torch.no_grad():
-            blocks = zip(noise.split(BLOCK), labels_B.split(BLOCK), strict=True)
+            blocks = zip(torch.split(noise, BLOCK), torch.split(labels_B, BLOCK), strict=True)
             made = [as_pixels(self.average(noise, labels)) for noise, labels in blocks]
         return torch.cat(made)
 
@@ -152,7 +151,7 @@ class Gan(nn.Module):
         """The reader's features [B, F] and what it takes each picture for [B], a class of the first label."""
         features, said = [], []
         with torch.no_grad():
-            for block in pixels_BCSS.split(BLOCK):
+            for block in torch.split(pixels_BCSS, BLOCK):
                 found = self.reader.trunk(channels_last(self.reader.normalise(block)))
                 features.append(found)
                 said.append(self.reader.scores_of(found)[0].argmax(1))

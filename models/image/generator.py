@@ -6,6 +6,7 @@ Shapes: B pictures, C channels, S side, D random numbers, W filters, F features,
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,15 @@ CUT_SHARE = 1 / 3
 """Of the side, the side of the square that is cut out."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What pictures are made."""
+
+    channels: int
+    size: int
+    num_classes: int
+
+
 class Generator(nn.Module):
     """Random numbers [B, D] and classes [B] -> pictures [B, C, S, S] on -1 .. 1.
 
@@ -35,22 +45,22 @@ class Generator(nn.Module):
     normalisation (de Vries et al., 2017, arXiv:1707.00683).
     """
 
-    def __init__(self, *, channels: int, size: int, width: float, dim: int, num_classes: int) -> None:
+    def __init__(self, kind: Kind, *, width: float, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.sides = halved_sides(size)[::-1]
+        self.sides = halved_sides(kind.size)[::-1]
         widths = _widths(width, num_halvings=len(self.sides) - 1)[::-1]
         self.width = widths[0]
         self.dense = nn.Linear(dim, self.width * self.sides[0] ** 2)
-        self.classes = nn.Embedding(num_classes, self.width * self.sides[0] ** 2)
+        self.classes = nn.Embedding(kind.num_classes, self.width * self.sides[0] ** 2)
         # The noise begins louder than the class; the other way round, all pictures of a class stay alike.
         nn.init.normal_(self.dense.weight, std=dim**-0.5)
         nn.init.normal_(self.classes.weight, std=0.1)
-        self.norms = nn.ModuleList(ClassNorm(each, num_classes) for each in widths)
+        self.norms = nn.ModuleList(ClassNorm(each, kind.num_classes) for each in widths)
         self.convolutions = nn.ModuleList(
             nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=large - 2 * small)
             for (before, after), (small, large) in zip(
-                itertools.pairwise([*widths, channels]), itertools.pairwise(self.sides), strict=True
+                itertools.pairwise([*widths, kind.channels]), itertools.pairwise(self.sides), strict=True
             )
         )
 
@@ -86,17 +96,17 @@ class Discriminator(nn.Module):
     Every layer's largest singular value is kept at one (spectral normalisation, Miyato et al., 2018, arXiv:1802.05957).
     """
 
-    def __init__(self, *, channels: int, size: int, width: float, num_classes: int) -> None:
+    def __init__(self, kind: Kind, *, width: float) -> None:
         super().__init__()
-        sides = halved_sides(size)
-        widths = [channels, *_widths(width, num_halvings=len(sides) - 1)]
+        sides = halved_sides(kind.size)
+        widths = [kind.channels, *_widths(width, num_halvings=len(sides) - 1)]
         self.convolutions = nn.ModuleList(
             spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1))
             for before, after in itertools.pairwise(widths)
         )
         self.dense = spectral_norm(nn.Linear(widths[-1] * sides[-1] ** 2, NUM_FEATURES))
         self.any_class = nn.Linear(NUM_FEATURES, 1)
-        self.classes = nn.Embedding(num_classes, NUM_FEATURES)
+        self.classes = nn.Embedding(kind.num_classes, NUM_FEATURES)
         nn.init.zeros_(self.classes.weight)
 
     def forward(self, pictures_BCSS: Tensor, labels_B: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from models.image.frechet import frechet, moments
 from models.image.gan import Gan
 from models.image.schema import Schema
 from models.image.thumbnails import thumbnail
-from models.sections import Cell, Picture, Section, Table
+from models.sections import Cell, Content, Picture, Section, Table
 
 MAX_CLASSES = 20
 """Of more classes the rarest half and the most frequent half of so many are looked at."""
@@ -109,7 +109,7 @@ def made_section(network: Gan, data: Path, split: str, *, schema: Schema) -> Sec
         "real ones. It says how much of the classes the made pictures teach, and it is what this model would answer "
         "with if it were served; a recogniser trained on the real pictures answers better.",
     ]
-    content = [
+    content: list[Content] = [
         Table("made_by_class", columns, rows, f"By {head}, rarest first"),
         *notes,
         Table("made_and_nearest", ["Class", "Made, and the training picture most like it"], pairs, "Nearest to a copy"),
