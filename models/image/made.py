@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from models.image.answers import words
-from models.image.data import collate, dataset
+from models.image.data import Pictures, collate, dataset
 from models.image.frechet import frechet, moments
-from models.image.gan import Gan
+from models.image.gan import BLOCK, Gan
 from models.image.schema import Schema
 from models.image.thumbnails import thumbnail
 from models.sections import Cell, Content, Picture, Section, Table
@@ -71,10 +71,11 @@ def copy_rate(made_MF: Tensor, training_NF: Tensor, held_VF: Tensor) -> float:
 
 def made_classes(network: Gan, data: Path, split: str, *, schema: Schema, seed: int = 0) -> list[MadeClass]:
     """Make pictures of each class, rarest first, and compare them with those of a split and of training."""
-    training, held = (_Pictures.read(network, data, each, schema) for each in ("train", split))
+    training, held = (_Seen.of_split(network, data, each, schema) for each in ("train", split))
     head, names = next(iter(schema.heads.items()))
     counts = schema.label_counts[head]
-    order = sorted((place for place in range(len(names)) if counts[place]), key=lambda place: (counts[place], place))
+    known = [place for place in range(len(names)) if len(training.of(place).rows)]
+    order = sorted(known, key=lambda place: (counts[place], place))
     if len(order) > MAX_CLASSES:
         order = order[: MAX_CLASSES // 2] + order[-MAX_CLASSES // 2 :]
     return [
@@ -118,37 +119,49 @@ def made_section(network: Gan, data: Path, split: str, *, schema: Schema) -> Sec
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """Some pictures of a split as the reader sees them."""
+class _Seen:
+    """Some pictures of a split as the reader sees them; only their features are kept, for there may be many."""
 
-    pixels: Tensor
+    pictures: Pictures
+    rows: Tensor
+    """Their places among the pictures."""
     labels: Tensor
     features: Tensor
     said: Tensor
 
     @classmethod
-    def read(cls, network: Gan, data: Path, split: str, schema: Schema) -> _Pictures:
-        # As epoch 0, in which every picture comes once.
-        examples = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-        step = max(1, math.ceil(len(examples) / MAX_TRAINING))
-        batch = collate([examples[place] for place in range(0, len(examples), step)])
-        return cls(batch.pixels, batch.labels[:, 0], *network.read(batch.pixels))
+    def of_split(cls, network: Gan, data: Path, split: str, schema: Schema) -> _Seen:
+        """Every picture, or every n-th where there are more than MAX_TRAINING."""
+        # As in epoch 0, in which every picture comes once.
+        pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
+        rows = list(range(0, len(pictures), max(1, math.ceil(len(pictures) / MAX_TRAINING))))
+        parts = []
+        for start in range(0, len(rows), BLOCK):
+            batch = collate([pictures[row] for row in rows[start : start + BLOCK]])
+            parts.append((batch.labels[:, 0], *network.read(batch.pixels)))
+        labels, features, said = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(pictures, torch.tensor(rows), labels, features, said)
 
-    def of(self, place: int, *, at_most: int | None = None) -> _Pictures:
+    def of(self, place: int, *, at_most: int | None = None) -> _Seen:
         """Those of a class, evenly chosen where there are more than wanted."""
-        rows = (self.labels == place).nonzero().squeeze(1)
-        rows = rows[:: max(1, math.ceil(len(rows) / at_most))] if at_most else rows
-        return _Pictures(self.pixels[rows], self.labels[rows], self.features[rows], self.said[rows])
+        chosen = (self.labels == place).nonzero().squeeze(1)
+        chosen = chosen[:: max(1, math.ceil(len(chosen) / at_most))] if at_most else chosen
+        parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.said))
+        return _Seen(self.pictures, *parts)
+
+    def pixels(self, place: int) -> Tensor:
+        """Of one of them."""
+        return torch.from_numpy(self.pictures[int(self.rows[place])].pixels.copy())
 
 
 def _made_class(
-    network: Gan, place: int, name: str, num_training: int, training: _Pictures, held: _Pictures, *, seed: int
+    network: Gan, place: int, name: str, num_training: int, training: _Seen, held: _Seen, *, seed: int
 ) -> MadeClass:
     real, known = held.of(place, at_most=MAX_PICTURES), training.of(place)
-    enough = len(real.pixels) >= MIN_PICTURES and len(known.pixels) > 0
-    pixels = network.make(torch.full((max(len(real.pixels), NUM_SHOWN),), place), seed=seed)
+    enough = len(real.rows) >= MIN_PICTURES
+    pixels = network.make(torch.full((max(len(real.rows), NUM_SHOWN),), place), seed=seed)
     features, said = network.read(pixels)
-    few = training.of(place, at_most=len(real.pixels) or None)
+    few = training.of(place, at_most=len(real.rows) or None)
     distances, places = _nearest(features, known.features)
     closest = int(distances.argmin())
     return MadeClass(
@@ -160,7 +173,7 @@ def _made_class(
         recognised=float((said == place).float().mean()),
         recognised_real=float((real.said == place).float().mean()) if enough else math.nan,
         copied=copy_rate(features, known.features, real.features) if enough else math.nan,
-        nearest=(closest, known.pixels[places[closest]]),
+        nearest=(closest, known.pixels(int(places[closest]))),
     )
 
 
