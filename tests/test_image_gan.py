@@ -209,7 +209,7 @@ def test_labels_that_are_not_made_are_answered_with_their_frequencies(trained: A
 
     counts = np.array(loaded.schema.label_counts["colour"]) + 0.5
     for answer in answers:
-        assert answer.probabilities["colour"] == pytest.approx(counts / counts.sum(), abs=0.02)
+        assert answer.probabilities["colour"] == pytest.approx((counts / counts.sum()).tolist(), abs=0.05)
         assert sum(answer.probabilities["pattern"]) == pytest.approx(1, abs=1e-5)
 
 
@@ -257,12 +257,13 @@ def test_balancing_shows_every_class_equally_often_and_in_time_every_picture() -
     assert [int((half == place).sum()) for place in range(3)] == pytest.approx([703, 181, 91], abs=3)
 
 
-def test_only_training_pictures_are_balanced_and_only_where_it_is_asked_for(trained: Any) -> None:
-    data, _, loaded = trained
-    directory, schema = data, loaded.schema
+def test_only_training_pictures_are_balanced_and_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    batch = banded(600, seed=5)
+    batch.labels[60:, 0].clamp_min_(1)
+    schema = write_prepared(tmp_path, batch)
 
     def rows(split: str, epoch: int, **fields: Any) -> list[bytes]:
-        found = dataset(directory, split, range(2), schema=schema, config=Config(**fields), epoch=epoch)
+        found = dataset(tmp_path, split, range(2), schema=schema, config=Config(**fields), epoch=epoch)
         return [found[place].pixels.tobytes() for place in range(len(found))]
 
     plain = rows("train", 1)
