@@ -3,7 +3,7 @@
 Of three classes almost all training pictures are taken away; the test split stays whole. The gan is trained on what is
 left, and a tutorial network in three ways: on every picture as often (plain), on every class as often (balanced), and
 balanced with half of the rare classes' pictures made by the gan. All have the same augmentation (mirrored, moved by up
-to two pixels), network and number of steps. Tail F1 is the mean F1 over the rare classes. Nothing is chosen on any
+to two pixels), network and number of epochs. Tail F1 is the mean F1 over the rare classes. Nothing is chosen on any
 split: every network is taken after its last epoch. The rare classes were fixed before the first run; each seed draws
 other pictures to keep, other starting weights and other made pictures.
 
