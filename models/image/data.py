@@ -86,8 +86,8 @@ def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, co
     opened = [Shard.open(data, shard) for shard in shards]
     shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
     row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
-    balance = (1.0 if config.network == "gan" else 0.0) if config.balance is None else config.balance
-    if split == "train" and balance and epoch and len(row_of):
+    balance = _balance(config) if split == "train" and epoch and len(row_of) else 0.0
+    if balance:
         labels = np.concatenate([shard.labels[index, 0] for shard, index in zip(opened, indices, strict=True)])
         chosen = balanced(labels, next(iter(own.label_counts.values())), balance=balance, epoch=epoch)
         shard_of, row_of = shard_of[chosen], row_of[chosen]
@@ -214,6 +214,13 @@ def fitted(pixels: Pixels, schema: Schema) -> Pixels:
         return pixels
     plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     return fit(plain, size=schema.size, channels=schema.channels)
+
+
+def _balance(config: Any) -> float:
+    """How far training evens out the classes, where the user leaves it open too."""
+    if config.balance is None:
+        return 1.0 if config.network == "gan" else 0.0
+    return float(config.balance)
 
 
 def _tiers(counts: Sequence[int]) -> list[str]:
