@@ -12,11 +12,11 @@ from models.family import Choice, LogUniform, Range, TrainConfig
 class Config(TrainConfig):
     """How to train an image network."""
 
-    network: Literal["resnet", "cnn", "backbone", "autoencoder", "linear", "prior"] = "resnet"
+    network: Literal["resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior"] = "resnet"
     """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
     elsewhere, only the heads learn; autoencoder learns without labels what pictures look like, for look-alikes and for
-    pictures unlike all others; linear (principal components and logistic regression) and prior (class frequencies) are
-    baselines."""
+    pictures unlike all others; gan makes pictures of each class of the first label; linear (principal components and
+    logistic regression) and prior (class frequencies) are baselines."""
     epochs: int = 12
     """Passes over the training split at the most."""
     batch_size: int = 500
@@ -32,7 +32,7 @@ class Config(TrainConfig):
     """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
     when the learning rate falls."""
     width: float = 1.0
-    """Factor on the filters of each layer of a resnet, cnn or autoencoder."""
+    """Factor on the filters of each layer of a resnet, cnn, autoencoder or gan."""
     backbone: str = ""
     """Local safetensors file with the weights of a backbone, named as in torchvision; they go into the model."""
     architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
@@ -47,11 +47,15 @@ class Config(TrainConfig):
     """Training pictures are moved by up to so many pixels along each axis."""
     cut_out: int = 0
     """Side of the square of each training picture that is blanked out, in pixels."""
+    balance: float | None = None
+    """How far training evens out the classes of the first label: at 0 every picture is seen once an epoch, at 1 every
+    class equally often, so that pictures of a rare one are seen many times and some of a frequent one not at all. None
+    is 1 for a gan and 0 for all others."""
     small_fraction: float = 0.0
     """Share of all steps, the first ones, that a resnet makes on pictures of three quarters the side, at about half the
     cost."""
     latent: int = 64
-    """Numbers that an autoencoder makes of a picture."""
+    """Numbers that an autoencoder makes of a picture, and random ones of which a gan makes one."""
     noise: float = 0.5
     """Deviation of the noise that an autoencoder learns to take away, in deviations of the pictures."""
 

@@ -20,6 +20,8 @@ from models.image.schema import MISSING, UNKNOWN, Schema
 
 SPLITS = ("train", "val", "test")
 TIERS = ("head", "middle", "tail")
+GOLDEN_RATIO = 0.618034
+"""Its multiples, without the whole, are spread evenly whatever their number."""
 
 Labels = npt.NDArray[np.int16]
 
@@ -73,15 +75,26 @@ class Shard:
 
 
 def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
-    """The pictures of some shards of one split, with sizes and classes as in `schema`."""
+    """The pictures of some shards of one split, with sizes and classes as in `schema`.
+
+    An epoch of training, from the first, has as many pictures as there are, but of the classes as `balance` says.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     own = _describe(data)
     indices = [np.load(data / "shards" / f"{shard:05d}" / f"{split}.npy") for shard in shards]
+    opened = [Shard.open(data, shard) for shard in shards]
+    shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
+    row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
+    balance = _balance(config) if split == "train" and epoch and len(row_of) else 0.0
+    if balance:
+        labels = np.concatenate([shard.labels[index, 0] for shard, index in zip(opened, indices, strict=True)])
+        chosen = balanced(labels, next(iter(own.label_counts.values())), balance=balance, epoch=epoch)
+        shard_of, row_of = shard_of[chosen], row_of[chosen]
     return Pictures(
-        [Shard.open(data, shard) for shard in shards],
-        shard_of=np.repeat(np.arange(len(indices)), [len(index) for index in indices]).tolist(),
-        row_of=np.concatenate([*indices, np.zeros(0, np.int64)]).tolist(),
+        opened,
+        shard_of=shard_of.tolist(),
+        row_of=row_of.tolist(),
         remap=None if own.fingerprint == schema.fingerprint else Remap.between(own, schema),
     )
 
@@ -151,6 +164,19 @@ def collate(examples: Sequence[Picture]) -> Batch:
     )
 
 
+def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: int) -> npt.NDArray[np.int64]:
+    """As many places [N] as there are labels [N], each drawn in proportion to its class's count to the -`balance`.
+
+    Every place is drawn as often as it should be in the mean over epochs, and in one epoch less than one time off.
+    """
+    weights = np.asarray(counts, np.float64).clip(1)[labels.clip(0)] ** -balance
+    weights[labels < 0] = weights.mean()
+    ends = weights.cumsum()
+    drawn = (np.arange(len(labels)) + epoch * GOLDEN_RATIO % 1) * (ends[-1] / len(labels))
+    places: npt.NDArray[np.int64] = np.searchsorted(ends, drawn, side="right")
+    return places
+
+
 def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
     """Labels of each example by its class of the first head: which it is, and how often it was trained on."""
     head, names = next(iter(schema.heads.items()))
@@ -188,6 +214,13 @@ def fitted(pixels: Pixels, schema: Schema) -> Pixels:
         return pixels
     plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     return fit(plain, size=schema.size, channels=schema.channels)
+
+
+def _balance(config: Any) -> float:
+    """How far training evens out the classes, where the user leaves it open too."""
+    if config.balance is None:
+        return 1.0 if config.network == "gan" else 0.0
+    return float(config.balance)
 
 
 def _tiers(counts: Sequence[int]) -> list[str]:

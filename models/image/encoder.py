@@ -23,7 +23,7 @@ class Encoder(nn.Module):
     def __init__(self, *, channels: int, size: int, width: float, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.sides = _sides(size)
+        self.sides = halved_sides(size)
         self.widths = _widths(channels, width, num_halvings=len(self.sides) - 1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 4, stride=2, padding=1) for before, after in itertools.pairwise(self.widths)
@@ -76,8 +76,8 @@ class Frozen(nn.Module):
         return latents
 
 
-def _sides(size: int) -> list[int]:
-    """The sides of a picture on its way through the encoder."""
+def halved_sides(size: int) -> list[int]:
+    """The sides of a picture on its way through the encoder, or any network that halves it alike."""
     sides = [size]
     while len(sides) < 3 or sides[-1] > MAX_COARSE_SIDE:
         sides.append(sides[-1] // 2)

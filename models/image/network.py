@@ -26,6 +26,7 @@ from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.describe import Phrase
 from models.image.encoder import Frozen
+from models.image.frechet import frechet
 from models.image.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.writer import Writer
@@ -98,7 +99,7 @@ class Recogniser(nn.Module):
         The writer's is added where there are titles; the trunk does not learn from it.
         """
         features = self.trunk(channels_last(self._augmented(batch.pixels)))
-        scores = self._split(self.score_scale * self.classifier(features).float())
+        scores = self.scores_of(features)
         smoothing = self.config.label_smoothing
         losses, present = [], []
         for head_scores, labels in zip(scores, batch.labels.unbind(1), strict=True):
@@ -182,6 +183,10 @@ class Recogniser(nn.Module):
         """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel; for a backbone, grey ones in three."""
         return (pixels_BCSS.float() / 255 - self.mean) / self.std
 
+    def scores_of(self, features_BD: Tensor) -> list[Tensor]:
+        """Class scores [B, K] of each head, not calibrated, of features that are at hand."""
+        return self._split(self.score_scale * self.classifier(features_BD).float())
+
     def _augmented(self, pixels_BCSS: Tensor) -> Tensor:
         if not self.training:
             return self.normalise(pixels_BCSS)
@@ -213,7 +218,7 @@ class Recogniser(nn.Module):
 
     def _scores(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Class scores [B, K] of each head; what is linear may be averaged before it as well as after."""
-        scores = self._split(self.score_scale * self.classifier(features_BDV.mean(2)))
+        scores = self.scores_of(features_BDV.mean(2))
         if not calibrated:
             return scores
         return [each / temperature for each, temperature in zip(scores, self.temperatures, strict=True)]
@@ -274,11 +279,13 @@ def channels_last(pictures_BCSS: Tensor) -> Tensor:
 
 
 def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
-    """Macro F1 over the classes that occur, and the expected calibration error, of every head."""
+    """Macro F1 over the classes that occur and the expected calibration error of every head; of a gan also the FID."""
     found = {}
     for head in schema.heads:
         found[f"macro_f1_{head}"] = _macro_f1(tallies[f"confusion/{head}"])
         found[f"calibration_error_{head}"] = calibration_error(tallies[f"reliability/{head}"])
+    if "moments/made" in tallies:
+        found["fid"] = frechet(tallies["moments/real"], tallies["moments/made"])
     return found
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.image import gan
 from models.image import network as recognisers
 from models.image.autoencoder import Autoencoder, fit_statistics
 from models.image.config import Config
+from models.image.gan import Gan
 from models.image.network import Recogniser
 from models.image.schema import Schema
 
 
-def build(config: Config, schema: Schema) -> Recogniser | Autoencoder:
+def build(config: Config, schema: Schema) -> Recogniser | Autoencoder | Gan:
     """An untrained network; raises ValueError for an unknown one or pictures too small for it."""
     if bool(config.backbone) != (config.network == "backbone"):
         raise ValueError(
@@ -20,12 +22,14 @@ def build(config: Config, schema: Schema) -> Recogniser | Autoencoder:
         )
     if config.network == "autoencoder":
         return Autoencoder(config, schema)
+    if config.network == "gan":
+        return gan.build(config, schema)
     return recognisers.build(config, schema)
 
 
-def initialise(network: Recogniser | Autoencoder, data: Path, schema: Schema) -> None:
+def initialise(network: Recogniser | Autoencoder | Gan, data: Path, schema: Schema) -> None:
     """Set what is learnt from training pictures without gradients."""
     if isinstance(network, Autoencoder):
         fit_statistics(network, data, schema)
-    else:
+    elif isinstance(network, Recogniser):
         recognisers.initialise(network, data, schema)

@@ -14,6 +14,8 @@ from torch import Tensor
 from models.image.answers import Answers, Mistake, answers, words
 from models.image.autoencoder import Autoencoder
 from models.image.embedding_map import embedding_map
+from models.image.gan import Gan
+from models.image.made import made_section
 from models.image.network import Recogniser
 from models.image.robustness import robustness
 from models.image.saliency import saliency
@@ -37,7 +39,9 @@ SURE = 0.9
 
 
 def sections(network: Any, data: Path, split: str, *, schema: Schema, config: Any) -> list[Section]:
-    """The sections of a recogniser; nothing for what answers without classes, or without looking at the picture."""
+    """The sections of a recogniser, or what a gan has made; nothing for what answers without looking at the picture."""
+    if isinstance(network, Gan):
+        return [made_section(network, data, split, schema=schema)]
     recogniser = network.reader if isinstance(network, Autoencoder) else network
     if not isinstance(recogniser, Recogniser) or config.network == "prior":
         return []

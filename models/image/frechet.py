@@ -1,0 +1,40 @@
+"""The Fréchet distance between two sets of pictures, from sums that add up over batches and workers.
+
+Shapes: B pictures, F features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def moments(features_BF: Tensor) -> Tensor:
+    """Number, sums and products of vectors, as one matrix [F + 1, F + 1] that adds up over batches and workers."""
+    extended = torch.cat([features_BF.new_ones(len(features_BF), 1), features_BF], 1).double()
+    return extended.T @ extended
+
+
+def frechet(real: Tensor, made: Tensor) -> float:
+    """How far apart two sets of pictures are, given their `moments`; 0 for the same set.
+
+    The Fréchet distance of two Gaussians (Heusel et al., 2017, arXiv:1706.08500), in units of the variance of the real
+    pictures, so that it does not depend on the scale of the features. NaN without pictures or without variance.
+    """
+    if not float(real[0, 0]) or not float(made[0, 0]):
+        return math.nan
+    (mean, covariance), (other_mean, other) = _gaussian(real), _gaussian(made)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    between = torch.linalg.eigvalsh(root @ other @ root).clamp_min(0).sqrt().sum()
+    variance = covariance.trace()
+    distance = (mean - other_mean).square().sum() + variance + other.trace() - 2 * between
+    return float(distance.clamp_min(0) / variance) if float(variance) > 0 else math.nan
+
+
+def _gaussian(moments_FF: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance."""
+    scaled = moments_FF / moments_FF[0, 0]
+    return scaled[0, 1:], scaled[1:, 1:] - torch.outer(scaled[0, 1:], scaled[0, 1:])
