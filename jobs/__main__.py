@@ -24,9 +24,11 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Ray Train takes one report per poll: at its default of 2 s short epochs would wait for it.
     # Threads that wait by spinning made an epoch four times slower beside any other work.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Ray's workers compute in a thread, whose own share of the heap would not keep freed memory, see models.processor.
+    "MALLOC_ARENA_MAX": "1",
+    # Ray Train takes one report per poll: at its default of 2 s short epochs would wait for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
