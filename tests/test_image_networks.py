@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from jobs.loop import run_training
 from jobs.place import Place
@@ -114,6 +115,39 @@ def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -
     found = torch.stack([(moved == window).flatten(1).all(1) for window in windows])
     assert bool(found.any(0).all())
     assert int(found.any(1).sum()) > 10
+
+
+def test_pictures_are_blended_in_pairs_and_the_first_weighs_more() -> None:
+    torch.manual_seed(0)
+    pictures = torch.rand(50, 1, 6, 6)
+
+    mixed, others, share = augment.mix(pictures, 0.4)
+
+    assert 0.5 <= share <= 1
+    assert sorted(others.tolist()) == list(range(50))
+    assert torch.allclose(mixed, share * pictures + (1 - share) * pictures[others])
+
+
+def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> None:
+    model = built("cnn", mixup=0.4, flip=False, shift=0, label_smoothing=0.0).train()
+    batch = patterned(16, seed=1)
+    torch.manual_seed(3)
+    loss = model(batch)
+    torch.manual_seed(3)
+    mixed, others, share = augment.mix(model.normalise(batch.pixels), 0.4)
+
+    scores = model.scores_of(model.trunk(channels_last(mixed)))
+    first, second = (
+        torch.stack(
+            [
+                functional.cross_entropy(head_scores, head_labels, ignore_index=MISSING)
+                for head_scores, head_labels in zip(scores, labels.unbind(1), strict=True)
+            ]
+        ).mean()
+        for labels in (batch.labels, batch.labels[others])
+    )
+
+    assert torch.isclose(loss, share * first + (1 - share) * second, rtol=1e-5)
 
 
 def test_a_square_and_nothing_else_is_cut_out() -> None:

@@ -1,4 +1,4 @@
-"""Random changes of whole batches of pictures in torch: mirroring, shifting, cutting out; not of single pictures.
+"""Random changes of whole batches of pictures in torch: mirroring, shifting, cutting out, blending.
 
 Shapes: B pictures, C channels, S side.
 """
@@ -48,3 +48,15 @@ def cut_out(pictures_BCSS: Tensor, side: int) -> Tensor:
     starts = centres - side // 2
     inside = (places >= starts) & (places < starts + side)
     return pictures_BCSS.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+
+
+def mix(pictures_BCSS: Tensor, concentration: float) -> tuple[Tensor, Tensor, float]:
+    """Blend each picture with another of the batch: the pictures, the places [B] of the others, the share of the first.
+
+    The share, at least a half, is drawn once for the batch from a beta distribution with both parameters
+    `concentration`. Zhang et al., 2018, arXiv:1710.09412.
+    """
+    drawn = float(torch.distributions.Beta(concentration, concentration).sample())
+    share = max(drawn, 1 - drawn)
+    others = torch.randperm(len(pictures_BCSS)).to(pictures_BCSS.device)
+    return torch.lerp(pictures_BCSS[others], pictures_BCSS, share), others, share

@@ -47,6 +47,9 @@ class Config(TrainConfig):
     """Training pictures are moved by up to so many pixels along each axis."""
     cut_out: int = 0
     """Side of the square of each training picture that is blanked out, in pixels."""
+    mixup: float = 0.0
+    """How strongly training pictures and their labels are blended in pairs: the parameter of the beta distribution that
+    the shares are drawn from. 0.4 helps a few thousand pictures over many epochs; 0 blends none."""
     balance: float | None = None
     """How far training evens out the classes of the first label: at 0 every picture is seen once an epoch, at 1 every
     class equally often, so that pictures of a rare one are seen many times and some of a frequent one not at all. None

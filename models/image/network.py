@@ -98,18 +98,14 @@ class Recogniser(nn.Module):
 
         The writer's is added where there are titles; the trunk does not learn from it.
         """
-        features = self.trunk(channels_last(self._augmented(batch.pixels)))
+        pictures, others, share = self._augmented(batch.pixels), None, 1.0
+        if self.training and self.config.mixup:
+            pictures, others, share = augment.mix(pictures, self.config.mixup)
+        features = self.trunk(channels_last(pictures))
         scores = self.scores_of(features)
-        smoothing = self.config.label_smoothing
-        losses, present = [], []
-        for head_scores, labels in zip(scores, batch.labels.unbind(1), strict=True):
-            summed = F.cross_entropy(
-                head_scores, labels, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum"
-            )
-            num_labels = (labels != MISSING).sum()
-            losses.append(summed / num_labels.clamp_min(1))
-            present.append(num_labels > 0)
-        loss = torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
+        loss = self._cross_entropy(scores, batch.labels)
+        if others is not None:
+            loss = torch.lerp(self._cross_entropy(scores, batch.labels[others]), loss, share)
         if self.writer is None or batch.titles is None:
             return loss
         return loss + self.writer.loss(self._embeddings(features[:, :, None]), batch.titles)
@@ -186,6 +182,17 @@ class Recogniser(nn.Module):
     def scores_of(self, features_BD: Tensor) -> list[Tensor]:
         """Class scores [B, K] of each head, not calibrated, of features that are at hand."""
         return self._split(self.score_scale * self.classifier(features_BD).float())
+
+    def _cross_entropy(self, scores: Sequence[Tensor], labels_BH: Tensor) -> Tensor:
+        losses, present = [], []
+        for head_scores, labels in zip(scores, labels_BH.unbind(1), strict=True):
+            summed = F.cross_entropy(
+                head_scores, labels, ignore_index=MISSING, label_smoothing=self.config.label_smoothing, reduction="sum"
+            )
+            num_labels = (labels != MISSING).sum()
+            losses.append(summed / num_labels.clamp_min(1))
+            present.append(num_labels > 0)
+        return torch.stack(losses).sum() / torch.stack(present).sum().clamp_min(1)
 
     def _augmented(self, pixels_BCSS: Tensor) -> Tensor:
         if not self.training:
