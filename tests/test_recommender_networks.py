@@ -243,7 +243,8 @@ def test_the_gains_of_all_blends_are_those_of_each(data: Path, schema: Schema) -
     judgements = recommender.dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
     batch = collate([judgements[place] for place in range(200)])  # type: ignore[arg-type]
     assert isinstance(batch, Histories)
-    network, prior = model._network_scores(batch), model._prior_scores(batch)
+    network, prior = model._both_scores(batch)
+    assert network is not None and prior is not None
 
     together = gains_of_blends(batch, network, prior, BLEND_WEIGHTS)
 

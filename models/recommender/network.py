@@ -85,12 +85,7 @@ class Recommender(nn.Module):
 
         Items without events have scores that rank them among the others, see Newcomers.
         """
-        if self.learner is None:
-            scores = self._prior_scores(batch)
-        elif self.prior is None:
-            scores = self._network_scores(batch)
-        else:
-            scores = _blend(self._network_scores(batch), self._prior_scores(batch), self.blend)
+        scores = self._mixed(*self._both_scores(batch))
         return scores if self.newcomers is None else self.newcomers.place(scores, batch)
 
     def judge(self, batch: Histories) -> Judgement:
@@ -117,27 +112,24 @@ class Recommender(nn.Module):
 
     def calibration(self, batch: Histories) -> Tensor | None:
         """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""
-        if self.newcomers is None and (self.learner is None or self.prior is None):
+        if self.newcomers is None and not self._blends:
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, rows_at_once(self.num_rows)))
         sums = []
         with self._arithmetic_of_training(batch):
-            if self.learner is not None and self.prior is not None:
-                network, prior = self._network_scores(batch), self._prior_scores(batch)
+            network, prior = self._both_scores(batch)
+            if network is not None and prior is not None:
                 if self.newcomers is not None:
                     network[:, self.newcomers.items] = -torch.inf
                     prior[:, self.newcomers.items] = -torch.inf
                 sums.append(gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
-                scores = _blend(network, prior, self.blend)
-            else:
-                scores = self._prior_scores(batch) if self.learner is None else self._network_scores(batch)
             if self.newcomers is not None:
-                sums.append(self.newcomers.room(scores, batch).flatten())
+                sums.append(self.newcomers.room(self._mixed(network, prior), batch).flatten())
         return torch.cat(sums)
 
     def calibrate(self, sums: Tensor) -> None:
         """Take the blend weight with the highest summed NDCG@10, and how far up items without events stand."""
-        if self.learner is not None and self.prior is not None:
+        if self._blends:
             gains, sums = sums[: len(BLEND_WEIGHTS)], sums[len(BLEND_WEIGHTS) :]
             self.blend = torch.tensor(BLEND_WEIGHTS[int(gains.argmax())], device=sums.device)
         if self.newcomers is not None:
@@ -194,16 +186,29 @@ class Recommender(nn.Module):
             because = [history[-1] if len(history) else PADDING] * len(items)
         return Prediction(items, scores, because, personal=len(history) > 0)
 
-    def _prior_scores(self, batch: Histories) -> Tensor:
-        assert self.prior is not None
-        scores: Tensor = self.prior(batch).log_()
-        scores[:, PADDING] = -torch.inf
-        return scores
+    @property
+    def _blends(self) -> bool:
+        """Whether there are two to mix."""
+        return self.learner is not None and self.prior is not None
 
-    def _network_scores(self, batch: Histories) -> Tensor:
-        assert self.learner is not None
-        scores = self.learner.log_scores(batch)
-        return torch.cat([scores.new_full((len(scores), 1), -torch.inf), scores], 1)
+    def _both_scores(self, batch: Histories) -> tuple[Tensor | None, Tensor | None]:
+        """Log-probabilities [B, V] of the learner and of the prior, of those that there are; -inf for padding."""
+        network = prior = None
+        if self.learner is not None:
+            scores = self.learner.log_scores(batch)
+            network = torch.cat([scores.new_full((len(scores), 1), -torch.inf), scores], 1)
+        if self.prior is not None:
+            prior = self.prior(batch).log_()
+            prior[:, PADDING] = -torch.inf
+        return network, prior
+
+    def _mixed(self, network: Tensor | None, prior: Tensor | None) -> Tensor:
+        """Both at the chosen weight, or the only one."""
+        if network is None or prior is None:
+            only = prior if network is None else network
+            assert only is not None
+            return only
+        return _blend(network, prior, self.blend)
 
 
 def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
