@@ -14,7 +14,6 @@ models/image/made.py; they compare with the values of real pictures beside them,
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -49,12 +48,11 @@ def main() -> None:
     parser.add_argument("--rare", type=int, nargs="+", default=[0, 4, 7], help="places of the classes to make rare")
     parser.add_argument("--kept", type=int, default=60, help="training pictures kept of each rare class")
     parser.add_argument("--made", type=int, default=600, help="pictures made of each rare class")
-    parser.add_argument("--join", type=Path, nargs="*", default=[], help="JSON pages of other seeds, to be joined")
     arguments = measure.read(parser)
     if arguments.quick:
         arguments.seeds, arguments.config = arguments.seeds[:1], [*arguments.config, "epochs=1"]
     torch.set_num_threads(arguments.threads)
-    found = [one for page in arguments.join for one in json.loads(page.read_text(encoding="utf-8"))["raw"]["measured"]]
+    found: list[Answer] = []
     with measure.workspace(arguments) as work:
         data = measure.prepared(arguments.data, arguments, work, family_name="image")
         for seed in arguments.seeds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from models import FAMILIES
 from models.recommender.log import PrepareConfig
 
 RECOMMENDER = FAMILIES["recommender"]
+KINDS = ("tea", "tools", "toys", "towels")
+ITEMS_OF_KIND = 9
+"""Of a shop of kinds; the last of each kind nobody has taken."""
 Row = dict[str, Any]
 
 
@@ -35,6 +39,20 @@ def make_log(num_events: int = 600, *, seed: int = 0) -> list[Row]:
     ]
     draw.shuffle(rows)
     return rows
+
+
+def shop_of_kinds(directory: Path) -> Path:
+    """The prepared log of a shop whose shoppers stay with one kind of item, as its item table says."""
+    draw = random.Random(0)
+    items = [{"item_id": f"{kind}{place}", "kind": [kind]} for kind in KINDS for place in range(ITEMS_OF_KIND)]
+    lines = []
+    for shopper in range(300):
+        kind = draw.choice(KINDS)
+        lines.append(" ".join([f"u{shopper}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1)}" for _ in range(6))]))
+    (directory / "log.txt").write_text("\n".join(lines))
+    (directory / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
+    store = Store(directory / "store")
+    return prepared(store, directory / "log.txt", items=str(directory / "items.jsonl"), split="leave-one-out")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

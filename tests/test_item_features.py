@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.context import Store
 from jobs.loop import run_training
 from jobs.place import Place
 from models import bundle, recommender
@@ -26,10 +24,7 @@ from models.recommender.item_features import find_stand_ins, read_features
 from models.recommender.items import read_items
 from models.recommender.schema import Schema
 from models.tables import find
-from tests.logs import prepared
-
-KINDS = ("tea", "tools", "toys")
-ITEMS_OF_KIND = 15
+from tests.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds
 
 
 def features_of(table: dict[str, list[Any]]) -> list[set[str]]:
@@ -80,10 +75,10 @@ def test_vectors_of_alike_items_share_most_ranges_of_their_components(tmp_path: 
     draw = np.random.default_rng(0)
     centres = draw.normal(size=(3, 12))
     vectors = [(centres[place % 3] + draw.normal(scale=0.05, size=12)).tolist() for place in range(30)]
-    rows = [{"item_id": f"i{place:02d}", "look": vector} for place, vector in enumerate(vectors)]
+    rows = [{"item_id": f"i{place}", "look": vector} for place, vector in enumerate(vectors)]
     source = tmp_path / "items.jsonl"
     source.write_text("\n".join(json.dumps(row) for row in [*rows, {"item_id": "i30", "look": None}]))
-    vocabulary = pa.array([f"i{place:02d}" for place in range(31)])
+    vocabulary = pa.array([f"i{place}" for place in range(31)])
     with Quarantine(tmp_path / "bad.parquet") as quarantine:
         table = read_items(find(str(source)), columns={}, vocabulary=vocabulary, quarantine=quarantine)
 
@@ -106,17 +101,7 @@ def test_vectors_of_two_lengths_or_with_words_are_rejected(vectors: list[Any], t
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of shoppers who stay with one kind of item; the last item of each kind nobody has taken."""
-    directory, draw = tmp_path_factory.mktemp("kinds"), random.Random(0)
-    items = [{"item_id": f"{kind}{place:02d}", "kind": [kind]} for kind in KINDS for place in range(ITEMS_OF_KIND)]
-    lines = []
-    for shopper in range(300):
-        kind = draw.choice(KINDS)
-        lines.append(" ".join([f"u{shopper}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1):02d}" for _ in range(10))]))
-    (directory / "log.txt").write_text("\n".join(lines))
-    (directory / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
-    store = Store(tmp_path_factory.mktemp("store"))
-    return prepared(store, directory / "log.txt", items=str(directory / "items.jsonl"), split="leave-one-out")
+    return shop_of_kinds(tmp_path_factory.mktemp("kinds"))
 
 
 @pytest.mark.parametrize("network", ["transformer", "two_tower", "transitions"])
@@ -132,14 +117,14 @@ def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like
     schema: Schema = loaded.schema
 
     for kind in KINDS:
-        history = [schema.index[f"{kind}{place:02d}"] for place in (1, 2, 3)]
-        news = [schema.index[f"{other}{ITEMS_OF_KIND - 1:02d}"] for other in KINDS]
+        history = [schema.index[f"{kind}{place}"] for place in (1, 2, 3)]
+        news = [schema.index[f"{other}{ITEMS_OF_KIND - 1}"] for other in KINDS]
         example = Example(history=history, count=len(schema.items), allowed=news)
         answer = loaded.network.predict(collate([example]))[0]
         assert schema.items[answer.items[0] - 1].startswith(kind)
         whole = loaded.network.predict(collate([dataclasses.replace(example, allowed=None)]))[0]
         place = whole.items.index(answer.items[0])
-        assert place < len(schema.items) // 2, f"the new item of {kind} stands at place {place}"
+        assert place < ITEMS_OF_KIND + 2, f"the new item of {kind} stands at place {place}"
 
 
 def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_table_of_them(data: Path) -> None:
@@ -151,8 +136,8 @@ def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_ta
 
     assert not any("features" in name for name in bare.state_dict())
     assert bare.learner.items.table() is bare.learner.items.weight  # type: ignore[union-attr]
-    new = schema.index[f"tea{ITEMS_OF_KIND - 1:02d}"]
-    like = [schema.index[f"tea{place:02d}"] for place in range(ITEMS_OF_KIND - 1)]
+    new = schema.index[f"tea{ITEMS_OF_KIND - 1}"]
+    like = [schema.index[f"tea{place}"] for place in range(ITEMS_OF_KIND - 1)]
     table = rich.eval().learner.items.table()  # type: ignore[union-attr]
     assert torch.allclose(table[new], table[like].mean(0), atol=1e-6)
-    assert not torch.allclose(table[new], table[schema.index["tools00"]], atol=1e-2)
+    assert not torch.allclose(table[new], table[schema.index["tools0"]], atol=1e-2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.context import Store
 from jobs.loop import run_training
 from jobs.place import Place
 from models import bundle, recommender
@@ -22,26 +20,12 @@ from models.recommender.item_features import NEIGHBOURS, StandIns
 from models.recommender.judging import gains
 from models.recommender.newcomers import MAX_LOSS, OFFSETS, Newcomers
 from models.recommender.schema import Schema
-from tests.logs import prepared
-
-KINDS = ("tea", "tools", "toys", "towels")
-ITEMS_OF_KIND = 9
-"""The last of each kind nobody has taken."""
+from tests.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of shoppers who stay with one kind of item."""
-    directory, draw = tmp_path_factory.mktemp("kinds"), random.Random(0)
-    items = [{"item_id": f"{kind}{place}", "kind": [kind]} for kind in KINDS for place in range(ITEMS_OF_KIND)]
-    lines = []
-    for shopper in range(300):
-        kind = draw.choice(KINDS)
-        lines.append(" ".join([f"u{shopper}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1)}" for _ in range(6))]))
-    (directory / "log.txt").write_text("\n".join(lines))
-    (directory / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
-    store = Store(tmp_path_factory.mktemp("store"))
-    return prepared(store, directory / "log.txt", items=str(directory / "items.jsonl"), split="leave-one-out")
+    return shop_of_kinds(tmp_path_factory.mktemp("kinds"))
 
 
 @pytest.fixture(scope="module")
