@@ -2,7 +2,8 @@
 
 The tutorials' way is plain torch: fp32, the usual memory layout, a DataLoader of single pictures in the same process,
 Adam. Ours is `jobs.loop` on prepared pictures: bf16 and channels last where the processor multiplies bf16, whole
-batches. Network and batch size are the same. "augmented" mirrors and shifts besides, which the plain loop does not.
+batches. Keras (3, on TensorFlow) trains as in its own tutorial: fp32, `fit` on arrays, compiled.
+Network and batch size are the same. "augmented" mirrors and shifts besides, which the plain loop does not.
 Loading is part of the time, validation is not. Core-seconds are the processor time of the process.
 """
 
@@ -13,12 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import measure
 from benchmarks.measure import Answer, Worker
 from benchmarks.page import Spread, Table, write_page
-from models.image.schema import NUM_SHARDS
 
 OURS = {
     "ours": ["flip=false", "shift=0"],
@@ -74,22 +72,14 @@ def start(arguments: argparse.Namespace, work: Path) -> list[Worker]:
             family_name="image",
         )
         workers.append(Worker(name, command, threads=arguments.threads))
-    pictures = export(data, work / "pictures.npz", arguments.pictures)
-    command = [sys.executable, "-m", "benchmarks.peers.plain_torch_worker", "--pictures", str(pictures)]
-    command += ["--batch-size", str(arguments.batch_size)]
-    return [*workers, Worker("plain torch", command, threads=arguments.threads)]
-
-
-def export(data: Path, out: Path, num_pictures: int) -> Path:
-    """The first training pictures and their first labels, for a reader without our code."""
-    directories = [data / "shards" / f"{shard:05d}" for shard in range(NUM_SHARDS)]
-    pixels, labels = [], []
-    for directory in directories:
-        rows = np.load(directory / "train.npy")
-        pixels.append(np.load(directory / "pictures.npy")[rows])
-        labels.append(np.load(directory / "labels.npy")[rows, 0])
-    np.savez(out, pixels=np.concatenate(pixels)[:num_pictures], labels=np.concatenate(labels)[:num_pictures])
-    return out
+    pictures = measure.export_pictures(data, work / "pictures.npz", {"train": arguments.pictures})
+    batches = ["--batch-size", str(arguments.batch_size)]
+    command = [sys.executable, "-m", "benchmarks.peers.plain_torch_worker", "--data", str(pictures), *batches]
+    workers.append(Worker("plain torch", command, threads=arguments.threads))
+    if arguments.peers:
+        command = measure.peer("keras", arguments.peers, "train", pictures, batches)
+        workers.append(Worker("Keras", command, threads=arguments.threads))
+    return workers
 
 
 def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> Table:

@@ -168,6 +168,21 @@ def export(data: Path, out: Path) -> Path:
     return out
 
 
+def export_pictures(data: Path, out: Path, limits: Mapping[str, int | None]) -> Path:
+    """Pictures as one .npz: pixels [N, C, S, S] and first labels [N] of some splits, at most so many of each."""
+    shards = sorted((data / "shards").iterdir())
+    arrays = {}
+    for split, limit in limits.items():
+        rows = [np.load(shard / f"{split}.npy") for shard in shards]
+        pixels, labels = (
+            np.concatenate([np.load(shard / f"{name}.npy")[own] for shard, own in zip(shards, rows, strict=True)])
+            for name in ("pictures", "labels")
+        )
+        arrays |= {f"{split}_pixels": pixels[:limit], f"{split}_labels": labels[:limit, 0]}
+    np.savez(out, **arrays)
+    return out
+
+
 def shopkeeper(
     role: str,
     data: Path,
@@ -182,10 +197,10 @@ def shopkeeper(
     return [*command, "--data", str(data), "--work", str(work), *more, "--config", *config]
 
 
-def peer(name: str, peers: Path, role: str, events: Path, more: Sequence[str]) -> list[str]:
-    """The command of a peer's worker, run in its own environment."""
+def peer(name: str, peers: Path, role: str, data: Path, more: Sequence[str]) -> list[str]:
+    """The command of a peer's worker, run in its own environment on data that was exported for it."""
     command = [str(peers.absolute() / name / "bin" / "python"), "-m", f"benchmarks.peers.{name}_worker", role]
-    return [*command, "--events", str(events), *more]
+    return [*command, "--data", str(data), *more]
 
 
 def alternate(workers: Sequence[Worker], repeats: int) -> dict[str, list[Answer]]:

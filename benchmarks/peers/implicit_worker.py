@@ -30,11 +30,11 @@ def main() -> None:
     """Fit and judge once for each request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("evaluate", "quality"))
-    parser.add_argument("--events", type=Path, required=True, help="what benchmarks.measure.export wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export wrote")
     parser.add_argument("--model", choices=sorted(MODELS), default="als")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON: arguments of the model")
     arguments = parser.parse_args()
-    stored = np.load(arguments.events)
+    stored = np.load(arguments.data)
     seen, target = split(stored["items"], stored["offsets"], stored["test_start"])
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     settings = {"factors": 64, "num_threads": threads, **arguments.settings}

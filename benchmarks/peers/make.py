@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("recbole", "implicit")
+NAMES = ("recbole", "implicit", "keras")
 WITHOUT_DEPENDENCIES = {"recbole": "recbole==1.2.1"}
 """RecBole asks for ray <= 2.6.3, which it only needs to tune; its other requirements are in recbole.txt."""
 

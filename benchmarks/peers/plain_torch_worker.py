@@ -32,12 +32,12 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def main() -> None:
     """Train an epoch for each request, after one to warm up."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help=".npz with pixels [N, C, S, S] and labels [N]")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export_pictures wrote")
     parser.add_argument("--batch-size", type=int, default=128)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    with np.load(arguments.pictures) as stored:
-        dataset = Pictures(stored["pixels"], stored["labels"])
+    with np.load(arguments.data) as stored:
+        dataset = Pictures(stored["train_pixels"], stored["train_labels"])
     torch.manual_seed(0)
     network = tutorial_network(*dataset[0][0].shape[:2], num_classes=int(dataset._labels.max()) + 1)
     optimizer = torch.optim.Adam(network.parameters())

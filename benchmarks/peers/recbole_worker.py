@@ -45,7 +45,7 @@ def main() -> None:
     """Set everything up, make one warm-up step, then measure once for each request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("train", "evaluate"))
-    parser.add_argument("--events", type=Path, required=True, help="what benchmarks.measure.export wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export wrote")
     parser.add_argument("--work", type=Path, required=True, help="a directory for what RecBole writes")
     parser.add_argument("--model", default="SASRec")
     parser.add_argument("--length", type=int, default=50)
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole reads the command line itself
     arguments.work.mkdir(parents=True, exist_ok=True)
-    write_atomic_file(arguments.events, arguments.work / NAME)
+    write_atomic_file(arguments.data, arguments.work / NAME)
     os.chdir(arguments.work)  # RecBole writes its logs where it is
     started = protocol.start()
     trainer, train_data, test_data = set_up(arguments)
