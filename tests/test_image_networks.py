@@ -150,6 +150,36 @@ def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> No
     assert torch.isclose(loss, share * first + (1 - share) * second, rtol=1e-5)
 
 
+def test_the_views_to_predict_from_are_moved_along_the_diagonal_and_mirrored() -> None:
+    pictures = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
+
+    views = augment.views(pictures, flip=True, distance=1)
+
+    assert torch.equal(views[0], pictures)
+    assert torch.equal(views[1][:, :, 1:, 1:], pictures[:, :, :-1, :-1])
+    assert torch.equal(views[2][:, :, :-1, :-1], pictures[:, :, 1:, 1:])
+    assert all(torch.equal(mirrored, view.flip(3)) for view, mirrored in zip(views[:3], views[3:], strict=True))
+    assert len(augment.views(pictures, flip=False, distance=0)) == 1
+
+
+def test_a_prediction_is_the_mean_over_its_views() -> None:
+    batch = patterned(5, seed=6)
+    model = built("cnn", test_shift=2, flip=False)
+    plain = built("cnn", flip=False)
+    plain.load_state_dict(model.state_dict())
+
+    with torch.inference_mode():
+        found = model._scores(model._features(batch.pixels))[0]
+        moved = [
+            plain._scores(plain.trunk(view)[:, :, None])[0]
+            for view in augment.views(model.normalise(batch.pixels), flip=False, distance=2)
+        ]
+
+    assert len(moved) == 3
+    assert torch.allclose(found, torch.stack(moved).mean(0), atol=1e-5)
+    assert not torch.allclose(found, moved[0], atol=1e-3)
+
+
 def test_a_square_and_nothing_else_is_cut_out() -> None:
     torch.manual_seed(0)
 

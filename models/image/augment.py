@@ -1,4 +1,4 @@
-"""Random changes of whole batches of pictures in torch: mirroring, shifting, cutting out, blending.
+"""Changes of whole batches of pictures in torch: mirroring, shifting, cutting out, blending; views to predict from.
 
 Shapes: B pictures, C channels, S side.
 """
@@ -20,12 +20,24 @@ def flip_alternately(pixels_BCSS: Tensor, epoch: int) -> Tensor:
     return torch.where(mirrored[:, None, None, None], pixels_BCSS.flip(3), pixels_BCSS)
 
 
+def views(pictures_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
+    """The pictures as they are, moved along the diagonal by `distance` pixels both ways, and each of these mirrored.
+
+    The six views of Jordan, 2024, arXiv:2404.00498; without `flip` none is mirrored, with a distance of 0 none moved.
+    """
+    found = [pictures_BCSS]
+    if distance:
+        padded, size = _padded(pictures_BCSS, distance), pictures_BCSS.shape[3]
+        found += [padded[:, :, start : start + size, start : start + size] for start in (0, 2 * distance)]
+    return found + [view.flip(3) for view in found] if flip else found
+
+
 def shift(pictures_BCSS: Tensor, distance: int) -> Tensor:
     """Move each picture by up to `distance` pixels along both axes; what comes in is mirrored at the border."""
     if distance == 0:
         return pictures_BCSS
     size = pictures_BCSS.shape[3]
-    padded = F.pad(pictures_BCSS, (distance,) * 4, mode="reflect")
+    padded = _padded(pictures_BCSS, distance)
     moved = torch.empty_like(pictures_BCSS)
     offsets = torch.randint(0, 2 * distance + 1, (2, len(pictures_BCSS)), device=pictures_BCSS.device)
     for down in range(2 * distance + 1):
@@ -60,3 +72,7 @@ def mix(pictures_BCSS: Tensor, concentration: float) -> tuple[Tensor, Tensor, fl
     share = max(drawn, 1 - drawn)
     others = torch.randperm(len(pictures_BCSS)).to(pictures_BCSS.device)
     return torch.lerp(pictures_BCSS[others], pictures_BCSS, share), others, share
+
+
+def _padded(pictures_BCSS: Tensor, distance: int) -> Tensor:
+    return F.pad(pictures_BCSS, (distance,) * 4, mode="reflect")

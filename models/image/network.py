@@ -216,12 +216,12 @@ class Recogniser(nn.Module):
         return self._scores(features.float(), calibrated=calibrated)
 
     def _features(self, pixels_BCSS: Tensor) -> Tensor:
-        """Features [B, D, V] of the V sides of each picture: as it is and, with `flip`, mirrored."""
-        pictures = self.normalise(pixels_BCSS)
-        # The linear baseline has learnt from one side only; both would cost it hits.
-        both = self.config.flip and isinstance(self.trunk, LEARNING)
-        sides = [pictures, pictures.flip(3)] if both else [pictures]
-        return torch.stack([self.trunk(channels_last(side)) for side in sides], 2)
+        """Features [B, D, V] of the V views of each picture: as it is and, as configured, mirrored and moved."""
+        views = [self.normalise(pixels_BCSS)]
+        # The linear baseline has learnt from one side only; others would cost it hits.
+        if isinstance(self.trunk, LEARNING):
+            views = augment.views(views[0], flip=self.config.flip, distance=self.config.test_shift)
+        return torch.stack([self.trunk(channels_last(view)) for view in views], 2)
 
     def _scores(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Class scores [B, K] of each head; what is linear may be averaged before it as well as after."""
