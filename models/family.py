@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -82,29 +94,51 @@ class Choice:
 
 Range = LogUniform | Uniform | Choice
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""The type of a setting between 0 and 1."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What the one training loop needs of every family; a family's `Config` adds its own fields."""
+    """What the one training loop needs of every family; a family's `Config` adds its own fields.
 
-    seed: int = 0
+    Raises ValueError, which names the flag, for a value that its type does not allow.
+    """
+
+    seed: NonNegativeInt = 0
     """Seed of every random number; the same seed, data and versions give the same run."""
-    epochs: int = 10
+    epochs: PositiveInt = 10
     """Passes over the training split at the most."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Training examples in one optimiser step, over all workers together."""
-    learning_rate: float = 3e-3
+    learning_rate: PositiveFloat = 3e-3
     """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
-    warmup_fraction: float = 0.1
+    warmup_fraction: Share = 0.1
     """Share of all steps in which the learning rate rises from zero."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     """AdamW's decay of matrices; vectors, biases and embeddings are not decayed."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
-    patience: int = 3
+    patience: NonNegativeInt = 3
     """Stop after this many epochs in a row without a better validation score; 0 never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; auto is bf16 where the processor multiplies it natively."""
+
+    def __post_init__(self) -> None:
+        config_class: Any = type(self)
+        for name, allowed in _allowed(config_class).items():
+            value = getattr(self, name)
+            try:
+                allowed.validate_python(value)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].replace("Input", "it", 1)
+                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; {reason}") from None
+
+
+@functools.cache
+def _allowed(config_class: type[TrainConfig]) -> dict[str, TypeAdapter[Any]]:
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items()}
 
 
 class Schema(BaseModel):

@@ -150,6 +150,15 @@ def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> No
     assert torch.isclose(loss, share * first + (1 - share) * second, rtol=1e-5)
 
 
+@pytest.mark.parametrize("flag", ["shift", "test_shift"])
+def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
+    moved: dict[str, Any] = {flag: 400}
+    config = dataclasses.replace(SMALL, **moved)
+
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} is 400, but the pictures have a side of"):
+        image.build(config, schema_of(patterned(9, seed=1)))
+
+
 def test_the_views_to_predict_from_are_moved_along_the_diagonal_and_mirrored() -> None:
     pictures = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
 

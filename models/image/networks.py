@@ -14,12 +14,15 @@ from models.image.schema import Schema
 
 
 def build(config: Config, schema: Schema) -> Recogniser | Autoencoder | Gan:
-    """An untrained network; raises ValueError for an unknown one or pictures too small for it."""
+    """An untrained network; raises ValueError for an unknown one or pictures too small for it or its settings."""
     if bool(config.backbone) != (config.network == "backbone"):
         raise ValueError(
             f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
             "takes both --network backbone and --backbone PATH"
         )
+    for name, distance in (("--shift", config.shift), ("--test-shift", config.test_shift)):
+        if distance >= schema.size:
+            raise ValueError(f"{name} is {distance}, but the pictures have a side of {schema.size}; move them by less")
     if config.network == "autoencoder":
         return Autoencoder(config, schema)
     if config.network == "gan":

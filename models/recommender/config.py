@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from models.family import Choice, LogUniform, Range, Share, TrainConfig, Uniform
 
 
 @dataclass(frozen=True)
@@ -17,31 +19,31 @@ class Config(TrainConfig):
     ] = "transformer"
     """What learns. transformer, gru and two_tower go by the order of events; autoencoder and gan by what was taken, in
     any order; transitions is counted in seconds; the last two are baselines."""
-    epochs: int = 20
+    epochs: PositiveInt = 20
     """Passes over the training split at the most."""
-    patience: int = 12
+    patience: NonNegativeInt = 12
     """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
     when the learning rate falls."""
-    learning_rate: float = 2e-3
+    learning_rate: PositiveFloat = 2e-3
     """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Rows of max_length events in one optimiser step, over all workers together."""
-    max_length: int = 200
+    max_length: PositiveInt = 200
     """Events of a row in training and of a shopper's history in prediction; older ones are cut off."""
-    dim: int = 64
+    dim: PositiveInt = 64
     """Width of item embeddings and hidden states."""
-    num_blocks: int = 2
+    num_blocks: PositiveInt = 2
     """Blocks of a transformer, layers of a gru."""
-    num_heads: int = 1
+    num_heads: PositiveInt = 1
     """Attention heads of a transformer."""
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Share of activations set to zero in training."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
     loss: Literal["auto", "full", "sampled"] = "auto"
     """Cross-entropy over all items or over shared negatives; auto is full up to 20,000 items. For transformer, gru and
     two_tower."""
-    num_negatives: int = 4096
+    num_negatives: PositiveInt = 4096
     """Negatives drawn by popularity in each step of the sampled loss, beside the targets of the batch."""
     blend: bool = True
     """Blend a trained network with the transitions prior, at the weight that is best on validation."""

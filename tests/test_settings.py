@@ -1,0 +1,58 @@
+"""What a setting may be: a Config that cannot be trained is refused where it is made, by the name of its flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+
+from models import FAMILIES
+from models.bundle import config_from_dict
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--epochs", 0),
+        ("--batch-size", -1),
+        ("--learning-rate", math.nan),
+        ("--learning-rate", 0.0),
+        ("--warmup-fraction", 1.5),
+        ("--weight-decay", -0.1),
+        ("--max-grad-norm", 0.0),
+        ("--patience", -1),
+        ("--seed", -1),
+        ("--precision", "fp8"),
+        ("--batch-size", "many"),
+    ],
+)
+def test_a_setting_of_any_family_out_of_its_range_is_named(family: str, flag: str, value: Any) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+
+    with pytest.raises(ValueError, match=re.escape(f"{flag} is {value!r}; it should ")):
+        config_from_dict(FAMILIES[family].Config, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value", "allowed"),
+    [
+        ("recommender", "dropout", 2.0, 0.0),
+        ("recommender", "num_heads", 0, 2),
+        ("recommender", "max_length", -3, 1),
+        ("image", "mixup", -1.0, 0.0),
+        ("image", "balance", 2.0, None),
+        ("image", "small_fraction", 3.0, 1.0),
+        ("image", "width", 0.0, 0.25),
+        ("image", "shift", -4, 0),
+    ],
+)
+def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, value: Any, allowed: Any) -> None:
+    config = FAMILIES[family].Config()
+
+    assert getattr(dataclasses.replace(config, **{name: allowed}), name) == allowed
+    with pytest.raises(ValueError, match=re.escape(f"--{name.replace('_', '-')} is {value!r}; it should ")):
+        dataclasses.replace(config, **{name: value})
