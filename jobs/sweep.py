@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from optuna.samplers import TPESampler
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -27,6 +28,7 @@ from jobs.runs import Plan, open_run, reopen_run
 from jobs.tracking import BUNDLE, Run
 from jobs.train import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from models.family import Choice, Family, LogUniform, Range
+from models.settings import check_settings
 
 SECONDS_PER_MINUTE = 60
 REDUCTION = 3
@@ -40,13 +42,13 @@ TUNE = "tune"
 class Options:
     """Flags of `sweep`."""
 
-    trials: int = 20
+    trials: PositiveInt = 20
     """Settings to try."""
-    concurrent: int = 0
+    concurrent: NonNegativeInt = 0
     """Trials at the same time; 0 is as many as the cluster has room for."""
-    minutes: float | None = None
+    minutes: PositiveFloat | None = None
     """Stop after this time with the best model found until then."""
-    workers_per_trial: int = 1
+    workers_per_trial: PositiveInt = 1
     """Processes that train one trial together; more than 1 only pays for large data."""
     gpu: bool = False
     """Give every worker a GPU."""
@@ -56,6 +58,9 @@ class Options:
     """Name of the sweep in MLflow; `sweep FAMILY` when not given."""
     resume: str | None = None
     """Id of an interrupted sweep to continue, with the settings it was started with."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,6 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
 def place_trials(options: Options) -> tuple[int, Workers]:
     """How many trials run at once, and on what; raises UsageFailure for what the cluster can never hold."""
     per_trial = options.workers_per_trial
-    for flag, value, least in (("trials", options.trials, 1), ("workers-per-trial", per_trial, 1)):
-        if value < least:
-            raise UsageFailure(f"--{flag} {value} is less than {least}")
     concurrent = options.concurrent or min(options.trials, num_places(1, gpu=options.gpu) // per_trial) or 1
     placed = place_workers(concurrent * per_trial, gpu=options.gpu)
     return concurrent, dataclasses.replace(placed, num=per_trial)

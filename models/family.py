@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 
 from models.sections import Section
+from models.settings import Share, check_settings
 
 
 class DataRejected(ValueError):
@@ -94,9 +83,6 @@ class Choice:
 
 Range = LogUniform | Uniform | Choice
 
-Share = Annotated[float, Field(ge=0, le=1)]
-"""The type of a setting between 0 and 1."""
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -125,20 +111,7 @@ class TrainConfig:
     """Arithmetic of the forward and backward pass; auto is bf16 where the processor multiplies it natively."""
 
     def __post_init__(self) -> None:
-        config_class: Any = type(self)
-        for name, allowed in _allowed(config_class).items():
-            value = getattr(self, name)
-            try:
-                allowed.validate_python(value)
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"].replace("Input", "it", 1)
-                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; {reason}") from None
-
-
-@functools.cache
-def _allowed(config_class: type[TrainConfig]) -> dict[str, TypeAdapter[Any]]:
-    hints = typing.get_type_hints(config_class, include_extras=True)
-    return {name: TypeAdapter(hint) for name, hint in hints.items()}
+        check_settings(self)
 
 
 class Schema(BaseModel):

@@ -1,4 +1,4 @@
-"""What a setting may be: a Config that cannot be trained is refused where it is made, by the name of its flag."""
+"""What a setting may be: a value that makes no sense is refused where it is given, by the name of its flag."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+import jobs.deploy
+import jobs.sweep
+from jobs.flags import Parser, UsageError, add_dataclass, collect
 from models import FAMILIES
 from models.bundle import config_from_dict
 
@@ -56,3 +59,21 @@ def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, v
     assert getattr(dataclasses.replace(config, **{name: allowed}), name) == allowed
     with pytest.raises(ValueError, match=re.escape(f"--{name.replace('_', '-')} is {value!r}; it should ")):
         dataclasses.replace(config, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "said"),
+    [
+        (jobs.sweep.Options, ["--minutes", "-1"], "--minutes is -1.0; it should be greater than 0"),
+        (jobs.sweep.Options, ["--concurrent", "-2"], "--concurrent is -2; it should be greater than or equal to 0"),
+        (jobs.sweep.Options, ["--trials", "0"], "--trials is 0; it should be greater than 0"),
+        (jobs.deploy.Options, ["--timeout-s", "0"], "--timeout-s 0.0 leaves no time to start"),
+        (jobs.deploy.Options, ["--cpus", "-1"], "--cpus -1.0 cannot be reserved"),
+    ],
+)
+def test_a_flag_of_a_verb_out_of_its_range_is_named(options: Any, arguments: list[str], said: str) -> None:
+    parser = Parser(prog="shopkeeper", description="")
+    add_dataclass(parser, options, title="options")
+
+    with pytest.raises(UsageError, match=re.escape(said)):
+        collect(parser.read(arguments), options)

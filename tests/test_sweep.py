@@ -77,9 +77,7 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3), Options(trials=0)]
-)
+@pytest.mark.parametrize("options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3)])
 def test_an_impossible_sweep_is_refused_at_once(
     ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
 ) -> None:

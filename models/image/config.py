@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from models.family import Choice, LogUniform, Range, Share, TrainConfig
+from models.family import Choice, LogUniform, Range, TrainConfig
+from models.settings import Share
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from models.family import Choice, LogUniform, Range, Share, TrainConfig, Uniform
+from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
+from models.settings import Share
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""What the settings of a dataclass may be: its types say it, such as pydantic's PositiveInt, and are checked here."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number between 0 and 1."""
+
+
+def check_settings(settings: Any) -> None:
+    """Raises ValueError, which names the flag, for a field of a dataclass with a value that its type does not allow."""
+    settings_class: Any = type(settings)
+    for name, allowed in _allowed(settings_class).items():
+        value = getattr(settings, name)
+        try:
+            allowed.validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].replace("Input", "it", 1)
+            raise ValueError(f"--{name.replace('_', '-')} is {value!r}; {reason}") from None
+
+
+@functools.cache
+def _allowed(settings_class: Any) -> dict[str, TypeAdapter[Any]]:
+    hints = typing.get_type_hints(settings_class, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items()}
