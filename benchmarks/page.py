@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -89,7 +90,7 @@ def _conditions(arguments: argparse.Namespace) -> dict[str, str]:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     module = sys.modules["__main__"].__spec__
-    named = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    named = [re.sub(r"[^\s=]*/", "", word) for word in sys.argv[1:]]
     return {
         "processor": f"{stripped.get('model name', platform.machine())}, family {stripped.get('cpu family', '?')} "
         f"model {stripped.get('model', '?')}, {os.cpu_count()} CPUs, {' '.join(has)}; {memory_gb:.0f} GB",
