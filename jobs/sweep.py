@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from optuna.samplers import TPESampler
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -42,13 +42,13 @@ TUNE = "tune"
 class Options:
     """Flags of `sweep`."""
 
-    trials: PositiveInt = 20
+    trials: int = 20
     """Settings to try."""
     concurrent: NonNegativeInt = 0
     """Trials at the same time; 0 is as many as the cluster has room for."""
     minutes: PositiveFloat | None = None
     """Stop after this time with the best model found until then."""
-    workers_per_trial: PositiveInt = 1
+    workers_per_trial: int = 1
     """Processes that train one trial together; more than 1 only pays for large data."""
     gpu: bool = False
     """Give every worker a GPU."""
@@ -123,6 +123,9 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
 def place_trials(options: Options) -> tuple[int, Workers]:
     """How many trials run at once, and on what; raises UsageFailure for what the cluster can never hold."""
     per_trial = options.workers_per_trial
+    for flag, value, least in (("trials", options.trials, 1), ("workers-per-trial", per_trial, 1)):
+        if value < least:
+            raise UsageFailure(f"--{flag} {value} is less than {least}")
     concurrent = options.concurrent or min(options.trials, num_places(1, gpu=options.gpu) // per_trial) or 1
     placed = place_workers(concurrent * per_trial, gpu=options.gpu)
     return concurrent, dataclasses.replace(placed, num=per_trial)
