@@ -69,8 +69,8 @@ class Options:
             )
         if not 0 < self.port < 65536:
             raise ValueError(f"--port {self.port} is no port; use 1 to 65535")
-        if not self.timeout_s > 0:
-            raise ValueError(f"--timeout-s {self.timeout_s} leaves no time to start; use more than 0, such as 180")
+        if not self.timeout_s >= 0:
+            raise ValueError(f"--timeout-s {self.timeout_s} is no time to wait; use 0 or more, such as 180")
         for flag, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{flag} {value} cannot be reserved; use 0 or more")

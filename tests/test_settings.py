@@ -66,7 +66,7 @@ def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, v
     [
         (jobs.sweep.Options, ["--minutes", "-1"], "--minutes is -1.0; it should be greater than 0"),
         (jobs.sweep.Options, ["--concurrent", "-2"], "--concurrent is -2; it should be greater than or equal to 0"),
-        (jobs.deploy.Options, ["--timeout-s", "0"], "--timeout-s 0.0 leaves no time to start"),
+        (jobs.deploy.Options, ["--timeout-s", "-1"], "--timeout-s -1.0 is no time to wait"),
         (jobs.deploy.Options, ["--cpus", "-1"], "--cpus -1.0 cannot be reserved"),
     ],
 )
