@@ -4,8 +4,8 @@ Each network is trained by the project's loop on the training pictures; its best
 on validation, and the test split is looked at once. The baselines need no training. The core-seconds are all processor
 time from the first line of the loop: whitening or fitting, every step, every validation and every checkpoint. Preparing
 the data and judging on the test split are not in it. Keras trains the tutorial network as its own tutorial does: ten
-epochs of batches of 32, the last of which is judged on the test split; it knows the first label only. The median over
-seeds, [lowest, highest].
+epochs of batches of 32, the last of which is judged on the test split; it knows the first label only, and is shown only
+pictures of a known class. The median over seeds, [lowest, highest].
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> T
     scores = [name for name in first if name.startswith("test_accuracy")] + ["test_log_loss"]
     rows = []
     for network, answers in found.items():
-        judged = [score for score in scores if score in answers[0]]
-        cells = [Spread.of(each[score] for each in answers).text(".4f") if score in judged else "" for score in scores]
+        cells = [
+            Spread.of(answer[score] for answer in answers).text(".4f") if score in answers[0] else ""
+            for score in scores
+        ]
         cells += [Spread.of(answer["best_val"] for answer in answers).text(".4f")]
         cells += [Spread.of(answer["cpu_s"] for answer in answers).text(",.0f")]
         rows.append([network, *cells, str(len(answers))])

@@ -169,7 +169,7 @@ def export(data: Path, out: Path) -> Path:
 
 
 def export_pictures(data: Path, out: Path, limits: Mapping[str, int | None]) -> Path:
-    """Pictures as one .npz: pixels [N, C, S, S] and first labels [N] of some splits, at most so many of each."""
+    """Pictures of known classes of the first label as one .npz: pixels [N, C, S, S], labels [N], at most so many."""
     shards = sorted((data / "shards").iterdir())
     arrays = {}
     for split, limit in limits.items():
@@ -178,7 +178,8 @@ def export_pictures(data: Path, out: Path, limits: Mapping[str, int | None]) -> 
             np.concatenate([np.load(shard / f"{name}.npy")[own] for shard, own in zip(shards, rows, strict=True)])
             for name in ("pictures", "labels")
         )
-        arrays |= {f"{split}_pixels": pixels[:limit], f"{split}_labels": labels[:limit, 0]}
+        known = np.flatnonzero(labels[:, 0] >= 0)[:limit]
+        arrays |= {f"{split}_pixels": pixels[known], f"{split}_labels": labels[known, 0]}
     np.savez(out, **arrays)
     return out
 

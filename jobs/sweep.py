@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from optuna.samplers import TPESampler
-from pydantic import NonNegativeInt, PositiveFloat
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -28,7 +27,6 @@ from jobs.runs import Plan, open_run, reopen_run
 from jobs.tracking import BUNDLE, Run
 from jobs.train import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from models.family import Choice, Family, LogUniform, Range
-from models.settings import check_settings
 
 SECONDS_PER_MINUTE = 60
 REDUCTION = 3
@@ -44,9 +42,9 @@ class Options:
 
     trials: int = 20
     """Settings to try."""
-    concurrent: NonNegativeInt = 0
+    concurrent: int = 0
     """Trials at the same time; 0 is as many as the cluster has room for."""
-    minutes: PositiveFloat | None = None
+    minutes: float | None = None
     """Stop after this time with the best model found until then."""
     workers_per_trial: int = 1
     """Processes that train one trial together; more than 1 only pays for large data."""
@@ -58,9 +56,6 @@ class Options:
     """Name of the sweep in MLflow; `sweep FAMILY` when not given."""
     resume: str | None = None
     """Id of an interrupted sweep to continue, with the settings it was started with."""
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Search a family's space, keep every trial as a child run and the best bundle on the sweep's run."""
     assert family is not None
     config = config or family.Config()
-    search_space(family, config, options.fix)  # refuses mistakes before anything starts
+    # Both refuse mistakes before anything starts.
+    _check(options)
+    search_space(family, config, options.fix)
     cluster.connect(context)
     if options.resume:
         plan, tracked = reopen_run(context, family, config=config, options=options)
@@ -103,6 +100,15 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         with _ctrl_c_as_exception():
             _tuner(search, context, plan).fit()
         return _conclude(search, plan, tracked)
+
+
+def _check(options: Options) -> None:
+    least = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise UsageFailure(f"--{name.replace('_', '-')} {getattr(options, name)} is less than {value}")
+    if options.minutes is not None and not options.minutes > 0:
+        raise UsageFailure(f"--minutes {options.minutes} leaves no time; use more than 0")
 
 
 def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dict[str, Range], Any]:
@@ -123,9 +129,6 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
 def place_trials(options: Options) -> tuple[int, Workers]:
     """How many trials run at once, and on what; raises UsageFailure for what the cluster can never hold."""
     per_trial = options.workers_per_trial
-    for flag, value, least in (("trials", options.trials, 1), ("workers-per-trial", per_trial, 1)):
-        if value < least:
-            raise UsageFailure(f"--{flag} {value} is less than {least}")
     concurrent = options.concurrent or min(options.trials, num_places(1, gpu=options.gpu) // per_trial) or 1
     placed = place_workers(concurrent * per_trial, gpu=options.gpu)
     return concurrent, dataclasses.replace(placed, num=per_trial)

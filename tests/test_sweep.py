@@ -89,6 +89,22 @@ def test_an_impossible_sweep_is_refused_at_once(
     assert Tracking(context).list_runs("toy") == []
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(trials=0), "--trials 0 is less than 1"),
+        (Options(workers_per_trial=0), "--workers-per-trial 0 is less than 1"),
+        (Options(concurrent=-2), "--concurrent -2 is less than 0"),
+        (Options(minutes=-1.0), "--minutes -1.0 leaves no time"),
+    ],
+)
+def test_a_sweep_without_sense_is_refused_before_a_cluster_is_asked(
+    toy: Family, context: Context, options: Options, said: str
+) -> None:
+    with pytest.raises(UsageFailure, match=said):
+        sweep.run(context, toy, options, None)
+
+
 def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
     space, config = search_space(toy, toy_module.Config(learning_rate=0.5), ("epochs=7",))
     assert (list(space), config.learning_rate, config.epochs) == (["network"], 0.5, 7)

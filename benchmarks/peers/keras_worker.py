@@ -55,10 +55,8 @@ def measure_quality(data: dict[str, Any], arguments: argparse.Namespace) -> None
         started = protocol.start()
         pictures, labels = split(data, "train")
         network = tutorial_network(pictures.shape[1:], num_classes=int(labels.max()) + 1)
-        history = network.fit(
-            *(pictures, labels), epochs=arguments.epochs, batch_size=arguments.batch_size, verbose=0,
-            validation_data=split(data, "val"),
-        )  # fmt: skip
+        settings = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "verbose": 0}
+        history = network.fit(pictures, labels, validation_data=split(data, "val"), **settings)
         fitted = started.so_far()
         loss, accuracy = network.evaluate(*split(data, "test"), verbose=0)
         val = history.history["val_accuracy"][-1]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
-from models.settings import Share
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Config(TrainConfig):
     """Blocks of a transformer, layers of a gru."""
     num_heads: PositiveInt = 1
     """Attention heads of a transformer."""
-    dropout: Share = 0.2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of activations set to zero in training."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
