@@ -249,7 +249,6 @@ def test_sequences_and_tables_do_not_mix(tmp_path: Path, store: Store) -> None:
     [
         {"columns": "user=x"},
         {"item_columns": "title"},
-        {"max_bad_fraction": 2.0},
         {"val_from": "2024-04-15"},
         {"val_from": "2024-04-15", "test_from": "2024-04-14"},
         {"val_from": "soon", "test_from": "later"},

@@ -61,6 +61,17 @@ def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, v
         dataclasses.replace(config, **{name: value})
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_bad_fraction", 2.0), ("max_bad_fraction", math.nan), ("columns", None), ("raw", 7)]
+)
+def test_preparation_states_its_ranges_too(family: str, name: str, value: Any) -> None:
+    flag = re.escape(f"--{name.replace('_', '-')} is {value!r}; it should ")
+
+    with pytest.raises(ValueError, match=flag):
+        FAMILIES[family].PrepareConfig(**{"raw": "log.csv", name: value})
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import NonNegativeInt
 
 from models.family import DataRejected
 from models.image.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
@@ -35,6 +36,7 @@ from models.image.shards import (
 )
 from models.image.sources import SPLITS, label_texts
 from models.image.titles import Form, Lexicon, learn_forms
+from models.settings import Share, check_settings
 from models.tables import find, parse_mapping, read, without_secrets
 
 LAYOUT = 1
@@ -63,14 +65,17 @@ class PrepareConfig:
     """Names of the product table's id and title, e.g. item_id=sku,title=product_name."""
     class_names: tuple[str, ...] = ()
     """Names of numbered classes, from 0 on, e.g. T-shirt,Trouser,Pullover."""
-    size: int = 0
+    size: NonNegativeInt = 0
     """Side in pixels that pictures are brought to; 0 takes the median of their longer sides, 128 at the most."""
-    val_fraction: float = 0.1
+    val_fraction: Share = 0.1
     """Share of the products to validate on, where the input has no such split."""
-    test_fraction: float = 0.2
+    test_fraction: Share = 0.2
     """Share of the products to test on, where the input has no such split."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Reject the input when a larger share of its pictures is bad; repeated pictures are not bad."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
@@ -118,9 +123,6 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
     unnamed = next((head for head in heads if not HEAD.match(head)), None)
     if unnamed is not None:
         raise ValueError(f"--labels {unnamed!r} cannot name a metric; give it a plain name: --labels colour={unnamed}")
-    for name in ("val_fraction", "test_fraction", "max_bad_fraction"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it is a share between 0 and 1")
     if config.val_fraction + config.test_fraction >= 1:
         raise ValueError(
             "--val-fraction and --test-fraction leave nothing to train on; they must add up to less than 1"

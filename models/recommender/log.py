@@ -41,6 +41,7 @@ from models.recommender.partitions import (
     write_shard,
 )
 from models.recommender.schema import NUM_SHARDS, Schema, Split
+from models.settings import Share, check_settings
 from models.tables import Format, Source, find, parse_mapping, without_secrets
 
 LAYOUT = 3
@@ -73,10 +74,13 @@ class PrepareConfig:
     """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
     test_from: str | None = None
     """Time of the first test event; by default after 90 % of the events."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Reject the log when a larger share of its rows is bad; excluded items are not bad."""
     exclude_items: tuple[str, ...] = ()
     """Item ids that are no goods, such as the service codes POST,DOT; their rows go to quarantine."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
@@ -123,8 +127,6 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
     """The files of the log and of the item table; every flag is checked before anything is read."""
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
-    if not 0 <= config.max_bad_fraction <= 1:
-        raise ValueError(f"--max-bad-fraction is {config.max_bad_fraction}; it is a share between 0 and 1")
     if (config.val_from is None) != (config.test_from is None):
         raise ValueError("--val-from and --test-from belong together; give both or none")
     if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
