@@ -21,7 +21,7 @@ class Muon(Optimizer):
 
     After "Muon: an optimizer for hidden layers" (Jordan et al., 2024), as airbench uses it: a normalisation follows
     every filter, so its norm is set to the root of its rows before each step, and the rate is the relative size of a
-    step. `rate_scales` are the rates of both over the learning rate of the training loop.
+    step. `filter_rate_scale` is their rate over that of the others, the learning rate of the training loop.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Muon(Optimizer):
         others: Iterable[nn.Parameter],
         *,
         lr: float,
-        rate_scales: tuple[float, float],
+        filter_rate_scale: float,
     ) -> None:
         groups = [
-            {"params": list(filters), "orthogonal": True, "rate_scale": rate_scales[0]},
-            {"params": list(others), "orthogonal": False, "rate_scale": rate_scales[1]},
+            {"params": list(filters), "orthogonal": True, "rate_scale": filter_rate_scale},
+            {"params": list(others), "orthogonal": False},
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
 

@@ -26,7 +26,7 @@ class Config(TrainConfig):
     """Training pictures in one optimiser step, over all workers together."""
     learning_rate: PositiveFloat = 6e-3
     """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it. A resnet's
-    filters move by seventeen times as much of their own size, its heads learn at three times as much."""
+    filters move by seventeen times as much of their own size."""
     warmup_fraction: Share = 0.05
     """Share of all steps in which the learning rate rises from zero."""
     max_grad_norm: PositiveFloat = 10.0

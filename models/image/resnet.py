@@ -28,7 +28,7 @@ WHITENING_FLOOR = 5e-4
 """Added to the variances, so that directions without variance are not blown up."""
 NORM_MOMENTUM = 0.2
 SCALE_OUT = 1 / 9
-"""On the logits: they start small against weights of size one."""
+"""On the logits: steps that suit the shifts then move the heads gently."""
 
 
 class Whitening(nn.Module):
