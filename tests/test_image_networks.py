@@ -94,40 +94,6 @@ def built(network: Any, **changes: Any) -> Recogniser:
     return model.eval()
 
 
-def test_mirroring_shows_each_picture_from_both_sides_in_two_epochs() -> None:
-    pixels = patterned(64, seed=2).pixels
-
-    first, second = (augment.flip_alternately(pixels, epoch) for epoch in (0, 1))
-
-    as_it_is = (first == pixels).flatten(1).all(1)
-    assert 10 < int(as_it_is.sum()) < 54
-    assert torch.equal(second, torch.where(as_it_is[:, None, None, None], pixels.flip(3), pixels))
-
-
-def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -> None:
-    torch.manual_seed(0)
-    pictures = torch.rand(40, 1, 8, 8)
-
-    moved = augment.shift(pictures, 2)
-
-    padded = torch.nn.functional.pad(pictures, (2,) * 4, mode="reflect")
-    windows = [padded[:, :, down : down + 8, right : right + 8] for down in range(5) for right in range(5)]
-    found = torch.stack([(moved == window).flatten(1).all(1) for window in windows])
-    assert bool(found.any(0).all())
-    assert int(found.any(1).sum()) > 10
-
-
-def test_pictures_are_blended_in_pairs_and_the_first_weighs_more() -> None:
-    torch.manual_seed(0)
-    pictures = torch.rand(50, 1, 6, 6)
-
-    mixed, others, share = augment.mix(pictures, 0.4)
-
-    assert 0.5 <= share <= 1
-    assert sorted(others.tolist()) == list(range(50))
-    assert torch.allclose(mixed, share * pictures + (1 - share) * pictures[others])
-
-
 def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> None:
     model = built("cnn", mixup=0.4, flip=False, shift=0, label_smoothing=0.0).train()
     batch = patterned(16, seed=1)
@@ -159,18 +125,6 @@ def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
         image.build(config, schema_of(patterned(9, seed=1)))
 
 
-def test_the_views_to_predict_from_are_moved_along_the_diagonal_and_mirrored() -> None:
-    pictures = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
-
-    views = augment.views(pictures, flip=True, distance=1)
-
-    assert torch.equal(views[0], pictures)
-    assert torch.equal(views[1][:, :, 1:, 1:], pictures[:, :, :-1, :-1])
-    assert torch.equal(views[2][:, :, :-1, :-1], pictures[:, :, 1:, 1:])
-    assert all(torch.equal(mirrored, view.flip(3)) for view, mirrored in zip(views[:3], views[3:], strict=True))
-    assert len(augment.views(pictures, flip=False, distance=0)) == 1
-
-
 def test_a_prediction_is_the_mean_over_its_views() -> None:
     batch = patterned(5, seed=6)
     model = built("cnn", test_shift=2, flip=False)
@@ -187,18 +141,6 @@ def test_a_prediction_is_the_mean_over_its_views() -> None:
     assert len(moved) == 3
     assert torch.allclose(found, torch.stack(moved).mean(0), atol=1e-5)
     assert not torch.allclose(found, moved[0], atol=1e-3)
-
-
-def test_a_square_and_nothing_else_is_cut_out() -> None:
-    torch.manual_seed(0)
-
-    blanked = augment.cut_out(torch.ones(200, 2, 12, 12), 4) == 0
-
-    assert torch.equal(blanked[:, 0], blanked[:, 1])
-    rows, columns = blanked[:, 0].any(2).sum(1), blanked[:, 0].any(1).sum(1)
-    assert torch.equal(blanked[:, 0].sum((1, 2)), rows * columns)
-    assert int(rows.max()) == int(columns.max()) == 4
-    assert int(rows.min()) >= 2
 
 
 def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
@@ -226,6 +168,17 @@ def test_a_resnet_takes_pictures_of_any_side_and_three_quarters_of_it(channels: 
 
     for side in (size, size * 3 // 4):
         assert network(torch.rand(2, channels, side, side)).shape == (2, network.dim)
+
+
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_a_resnet_begins_without_an_opinion(width: float) -> None:
+    torch.manual_seed(0)
+    batch = patterned(64, seed=3, missing=0.0)
+    network = build(dataclasses.replace(SMALL, width=width), schema_of(batch))
+    assert isinstance(network.trunk, ResNet)
+    network.trunk.whitening.fit(network.normalise(batch.pixels))
+
+    assert float(network.train()(batch).detach()) == pytest.approx(np.log(3), rel=0.1)
 
 
 def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None:

@@ -27,7 +27,7 @@ MAX_DIRECTIONS = 16
 WHITENING_FLOOR = 5e-4
 """Added to the variances, so that directions without variance are not blown up."""
 NORM_MOMENTUM = 0.2
-SCALE_OUT = 1 / 9
+SCALE_OUT = 1 / 3
 """On the logits: steps that suit the shifts then move the heads gently."""
 
 
