@@ -301,6 +301,7 @@ def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], m
     "fields",
     [
         {"size": 4},
+        {"size": -1},
         {"val_fraction": 0.7, "test_fraction": 0.3},
         {"max_bad_fraction": 2},
         {"labels": "colour"},

@@ -77,13 +77,11 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3), Options(trials=0)]
-)
+@pytest.mark.parametrize("options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3)])
 def test_an_impossible_sweep_is_refused_at_once(
     ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
 ) -> None:
-    with pytest.raises(UsageFailure, match=r"cluster has 2 CPUs and 0 GPUs|--trials 0"):
+    with pytest.raises(UsageFailure, match="cluster has 2 CPUs and 0 GPUs"):
         sweep.run(context, toy, options, None)
 
     assert Tracking(context).list_runs("toy") == []

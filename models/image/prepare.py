@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import NonNegativeInt
 
 from models.family import DataRejected
 from models.image.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
@@ -65,7 +64,7 @@ class PrepareConfig:
     """Names of the product table's id and title, e.g. item_id=sku,title=product_name."""
     class_names: tuple[str, ...] = ()
     """Names of numbered classes, from 0 on, e.g. T-shirt,Trouser,Pullover."""
-    size: NonNegativeInt = 0
+    size: int = 0
     """Side in pixels that pictures are brought to; 0 takes the median of their longer sides, 128 at the most."""
     val_fraction: Share = 0.1
     """Share of the products to validate on, where the input has no such split."""
