@@ -21,7 +21,7 @@ from jobs.context import log
 from jobs.optimiser import clip, optimizer_of
 from jobs.place import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from models import bundle
-from models.family import Family, autocast_dtype
+from models.family import Family, HasStatistics, autocast_dtype
 from models.golden import golden
 from models.processor import keep_freed_memory, use_fast_products
 
@@ -177,6 +177,8 @@ def _train(task: Task, network: Any, progress: Progress, report: Report) -> Prog
         started = time.monotonic()
         progress = _schedule(task, progress)
         trained = _train_epoch(task, module, optimizer, progress)
+        if task.place.rank == 0 and isinstance(task.family, HasStatistics):
+            task.family.settle(network, task.data, task.schema)
         equalise_buffers(network, task.place)
         metrics = validate(task, network, epoch=progress.epoch + 1) if math.isfinite(trained.loss) else {}
         if not metrics or not _finite(metrics):
@@ -256,6 +258,7 @@ def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str,
     """The progress after a good epoch, with its report."""
     epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics[task.metric]
     better = task.family.METRIC.better(score, progress.best_score)
+    worse = task.family.METRIC.better(progress.best_score, score)
     best_score = score if better else progress.best_score
     rate = progress.rate_scale * learning_rate(task.config, step - 1, progress.total_steps)
     report = {**metrics, f"best_{task.metric}": best_score, "epoch": epoch, "train_loss": trained.loss}
@@ -264,7 +267,7 @@ def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str,
     return dataclasses.replace(
         progress,
         epoch=epoch,
-        best_epoch=epoch if better else progress.best_epoch,
+        best_epoch=progress.best_epoch if worse else epoch,
         best_score=best_score,
         epochs_without_gain=0 if better else progress.epochs_without_gain + 1,
         step=step,

@@ -289,6 +289,15 @@ class HasReport(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A family whose networks hold numbers that follow from their weights and the data, with no gradient; optional."""
+
+    def settle(self, network: Any, data: Path, schema: Any) -> None:
+        """Set them from training examples; runs after each epoch on one worker, and the others get its buffers."""
+        ...
+
+
 class Family(Protocol):
     """A module (or package) of `models/` that the jobs and the service can work with."""
 

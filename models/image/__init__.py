@@ -8,7 +8,7 @@ from models.image.config import BASELINES, SPACE, Config
 from models.image.data import collate, dataset, slices
 from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
 from models.image.network import summarise
-from models.image.networks import build, initialise
+from models.image.networks import build, initialise, settle
 from models.image.pictures import colour_card, encode_png
 from models.image.prepare import PrepareConfig, prepare
 from models.image.report import sections
@@ -47,6 +47,7 @@ __all__ = [
     "prepare",
     "sample",
     "sections",
+    "settle",
     "slices",
     "summarise",
     "write_index",

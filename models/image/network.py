@@ -41,6 +41,7 @@ TEMPERATURES = tuple(0.25 * 1.09**step for step in range(33))
 CALIBRATION_EXAMPLES = 128
 """Pictures of each validation batch, the first ones, on which they are tried."""
 WHITENING_PICTURES = 2000
+STATISTICS_PICTURES = 2000
 BLOCK_SIZE = 500
 LEARNING = ResNet | Cnn | Backbone
 """Trunks with heads that are trained by the loop."""
@@ -272,6 +273,23 @@ def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
                 counts = [torch.tensor(schema.label_counts[head], dtype=torch.float32) for head in schema.heads]
                 network.classifier.weight.zero_()
                 network.classifier.bias.copy_(torch.cat([(each + 0.5).log() for each in counts]))
+
+
+def settle(network: Recogniser, data: Path, schema: Schema) -> None:
+    """Set the statistics of a resnet's norms to those of training pictures as they are.
+
+    In training they are those of the last few batches, whose pictures are cut, blended and maybe small, which no
+    picture to recognise is. Wu and Johnson, 2021, arXiv:2105.07576, "precise" statistics.
+    """
+    if not isinstance(network.trunk, ResNet):
+        return
+    device = network.mean.device
+    pixels = _training_pictures(network, data, schema, STATISTICS_PICTURES).pixels
+    # Equal blocks: one of a single small picture has no variance.
+    blocks = pixels.tensor_split(math.ceil(len(pixels) / BLOCK_SIZE))
+    dtype = autocast_dtype(network.config.precision, device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        network.trunk.settle(channels_last(network.normalise(block.to(device))) for block in blocks)
 
 
 def channels_last(pictures_BCSS: Tensor) -> Tensor:

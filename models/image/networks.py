@@ -36,3 +36,9 @@ def initialise(network: Recogniser | Autoencoder | Gan, data: Path, schema: Sche
         fit_statistics(network, data, schema)
     elif isinstance(network, Recogniser):
         recognisers.initialise(network, data, schema)
+
+
+def settle(network: Recogniser | Autoencoder | Gan, data: Path, schema: Schema) -> None:
+    """Set what follows from the weights; see models.family.HasStatistics."""
+    if isinstance(network, Recogniser):
+        recognisers.settle(network, data, schema)
