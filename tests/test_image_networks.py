@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.loop import run_training
+from jobs.loop import Task, run_training, validate
 from jobs.place import Place
 from models import bundle, image
 from models.family import HasOptimizer
@@ -23,6 +24,7 @@ from models.image.network import Recogniser, build, channels_last, summarise
 from models.image.resnet import ResNet, Whitening
 from models.image.schema import MISSING, Schema
 from models.muon import orthogonalised
+from tests.gloo import together
 
 TRAINED = ("resnet", "cnn")
 SMALL = Config(width=0.25, batch_size=32, epochs=4, precision="fp32", shift=1)
@@ -179,6 +181,38 @@ def test_a_resnet_begins_without_an_opinion(width: float) -> None:
     network.trunk.whitening.fit(network.normalise(batch.pixels))
 
     assert float(network.train()(batch).detach()) == pytest.approx(np.log(3), rel=0.1)
+
+
+def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Path, tmp_path: Path) -> None:
+    """And not those of the last batches, which are cut and blended."""
+    result = train(data, tmp_path / "run", cut_out=10, mixup=1.0, epochs=1)
+    model = bundle.load(result.best).network
+    norm = model.trunk.groups[0].norms[0]
+    found = norm.running_mean.clone(), norm.running_var.clone()
+
+    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    pictures = image.dataset(data, "train", range(2), schema=schema, config=model.config, epoch=0)
+    pixels = image.collate([pictures[place] for place in range(len(pictures))]).pixels
+    with torch.no_grad():
+        whitened = functional.gelu(model.trunk.whitening(model.normalise(pixels)))
+        pooled = functional.max_pool2d(model.trunk.groups[0].convolutions[0](whitened), 2)
+    torch.testing.assert_close(found, (pooled.mean((0, 2, 3)), pooled.var((0, 2, 3))), rtol=0.02, atol=0.01)
+
+
+def test_two_workers_are_judged_with_the_same_statistics(data: Path, tmp_path: Path) -> None:
+    together(partial(work, data), 2, tmp_path)
+
+    config = dataclasses.replace(SMALL, epochs=1)
+    loaded = bundle.load(tmp_path / "run" / "best")
+    task = Task(image, config, loaded.schema, data, tmp_path / "run", Place())
+    alone = validate(task, loaded.network, epoch=1)
+    said = bundle.read_json(tmp_path / "run" / "best" / "metrics.json")
+    assert alone == {name: pytest.approx(said[name], rel=1e-6) for name in alone}
+
+
+def work(data: Path, rank: int, world_size: int, directory: Path) -> None:
+    """One of two workers."""
+    train(data, directory / "run", place=Place(rank=rank, world_size=world_size), epochs=1)
 
 
 def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None:
@@ -342,6 +376,8 @@ def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Path, t
     assert all(torch.equal(loaded[0][name], loaded[1][name]) for name in loaded[0])
 
 
-def train(data: Path, directory: Path, *, report: Any = lambda _: None, **changes: Any) -> Any:
+def train(
+    data: Path, directory: Path, *, place: Place | None = None, report: Any = lambda _: None, **changes: Any
+) -> Any:
     config = dataclasses.replace(SMALL, **changes)
-    return run_training(image, config=config, data=data, directory=directory, place=Place(), report=report)
+    return run_training(image, config=config, data=data, directory=directory, place=place or Place(), report=report)

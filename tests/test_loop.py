@@ -154,19 +154,29 @@ def test_another_configuration_is_not_continued(toy: Family, toy_data: Path, tmp
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data: Path, tmp_path: Path) -> None:
-    train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=0)
+    _, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=0)
 
+    assert result is not None
+    assert result.best_epoch < 6, "steps so large should have undone what the first ones found"
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == ["epoch_0000", "epoch_0006", "epoch_0007", "epoch_0008"]
+    assert kept == [f"epoch_{epoch:04d}" for epoch in (result.best_epoch, 6, 7, 8)]
 
 
 def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Path, tmp_path: Path) -> None:
-    reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=2)
-    again, _ = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=2)
+    reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
+    again, _ = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
 
     assert result is not None
-    assert (result.epochs, result.best_epoch) == (2, 0)
+    assert result.epochs == result.best_epoch + 2 < 8
     assert again == reports[-1:]
+
+
+def test_of_equal_epochs_the_later_is_best_and_is_no_gain(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+    reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=2)
+
+    assert result is not None
+    assert len({report["val_accuracy"] for report in reports}) == 1
+    assert (result.epochs, result.best_epoch) == (2, 2)
 
 
 def test_a_network_without_parameters_reports_once(toy: Family, toy_data: Path, tmp_path: Path) -> None:
