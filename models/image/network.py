@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import update_bn
 
 from models.family import Judgement, Ratio, autocast_dtype
 from models.image import augment
@@ -40,8 +41,8 @@ TEMPERATURES = tuple(0.25 * 1.09**step for step in range(33))
 """Divisors of the class scores that are tried on validation, 0.25 .. 3.9."""
 CALIBRATION_EXAMPLES = 128
 """Pictures of each validation batch, the first ones, on which they are tried."""
-WHITENING_PICTURES = 2000
 STATISTICS_PICTURES = 2000
+"""Training pictures, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
 BLOCK_SIZE = 500
 LEARNING = ResNet | Cnn | Backbone
 """Trunks with heads that are trained by the loop."""
@@ -260,7 +261,7 @@ def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
     with torch.no_grad():
         match network.trunk:
             case ResNet() as trunk:
-                batch = _training_pictures(network, data, schema, WHITENING_PICTURES)
+                batch = _training_pictures(network, data, schema, STATISTICS_PICTURES)
                 trunk.whitening.fit(network.normalise(batch.pixels))
             case Backbone() as trunk:
                 trunk.read(Path(network.config.backbone))
@@ -289,7 +290,7 @@ def settle(network: Recogniser, data: Path, schema: Schema) -> None:
     blocks = pixels.tensor_split(math.ceil(len(pixels) / BLOCK_SIZE))
     dtype = autocast_dtype(network.config.precision, device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        network.trunk.settle(channels_last(network.normalise(block.to(device))) for block in blocks)
+        update_bn((channels_last(network.normalise(block.to(device))) for block in blocks), network.trunk)
 
 
 def channels_last(pictures_BCSS: Tensor) -> Tensor:

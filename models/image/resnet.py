@@ -9,7 +9,6 @@ Shapes: B pictures, C channels, S side of a picture, D width of the last group.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -108,20 +107,6 @@ class ResNet(nn.Module):
         x = F.gelu(self.whitening(pictures_BCSS))
         features: Tensor = self.groups(x).amax((2, 3))
         return features
-
-    def settle(self, blocks_BCSS: Iterable[Tensor]) -> None:
-        """Set the mean and variance of every norm to the average over blocks of pictures; no gradients."""
-        norms = [module for module in self.modules() if isinstance(module, Norm)]
-        self.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        with torch.no_grad():
-            for pictures_BCSS in blocks_BCSS:
-                self(pictures_BCSS)
-        for norm in norms:
-            norm.momentum = NORM_MOMENTUM
 
     def filters(self) -> list[nn.Parameter]:
         """The convolutions' weights, which Muon trains."""
