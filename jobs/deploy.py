@@ -130,6 +130,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             error.args = (f"{error}; {f'version {stays} goes on' if stays else 'nothing of it is left running'}",)
         raise
     write_config(config_path(context.store), wanted)
+    _prune(context.store, family, wanted, before)
     log.info("%s version %s answers at %s", family.NAME, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
     return Outcome(run_id=located.run_id, details={**details, "features": features})
@@ -343,11 +344,29 @@ def _restore(api: ServeApi, before: Mapping[str, Any] | None, options: Options) 
         log.error("the config before could not be applied again: %s", error)
 
 
+def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> None:
+    """Remove the copies of models and the indexes of a family that no config names; each is made anew when needed."""
+    served = [_user_config(config, family) for config in configs]
+    named = {each.get(key) for each in served for key in ("bundle", "index")}
+    for kind in ("models", "indexes"):
+        for directory in (store.serve / kind / family.NAME).glob("[!.]*"):
+            if str(directory) not in named:
+                # Out of sight first: half an index would be taken for a whole one.
+                aside = directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}"))
+                shutil.rmtree(aside, ignore_errors=True)
+
+
 def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:
+    return _user_config(config, family).get("version")
+
+
+def _user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
+    """What a config tells the replicas of a family; empty where it has none."""
     for one in (config or {}).get("applications", ()):
         if one["name"] == family.NAME:
-            return str(one["deployments"][0]["user_config"]["version"])
-    return None
+            found: dict[str, Any] = one["deployments"][0]["user_config"]
+            return found
+    return {}
 
 
 def _reason(state: Mapping[str, Any]) -> str:

@@ -320,6 +320,24 @@ def test_a_second_family_is_served_beside_the_first_and_both_stay(shop: Shop) ->
 
 
 @pytest.mark.ray
+def test_the_store_keeps_what_is_served_and_what_was_served_before(shop: Shop) -> None:
+    store, data = shop.context.store, shop.context.store.current_data("image")
+
+    def deployed(name: str) -> tuple[set[str], set[str]]:
+        model = write_model(FAMILIES["image"], data, shop.models / name, network="prior", seed=int(name[-1]))
+        deploy.run(shop.context, FAMILIES["image"], Options(model=str(model), port=shop.port), None)
+        kept = [{path.name for path in (store.serve / kind / "image").iterdir()} for kind in ("models", "indexes")]
+        return kept[0], {name.split("-")[0] for name in kept[1]}
+
+    def digests(*names: str) -> set[str]:
+        return {bundle.verify(shop.models / name)[:16] for name in names}
+
+    assert deployed("image-2") == ({"image-1", "image-2"}, digests("image-1", "image-2"))
+    assert deployed("image-3") == ({"image-2", "image-3"}, digests("image-2", "image-3"))
+    assert {path.name for path in (store.serve / "models" / "recommender").iterdir()} >= {"v2"}
+
+
+@pytest.mark.ray
 def test_status_shows_what_is_deployed(shop: Shop) -> None:
     details = status.run(shop.context, SHOP, status.Options(), None).details
 
