@@ -27,6 +27,7 @@ from jobs.serve_config import (
     check_config,
     empty_config,
     read_config,
+    user_config,
     with_application,
     write_config,
 )
@@ -346,7 +347,7 @@ def _restore(api: ServeApi, before: Mapping[str, Any] | None, options: Options) 
 
 def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> None:
     """Remove the copies of models and the indexes of a family that no config names; each is made anew when needed."""
-    served = [_user_config(config, family) for config in configs]
+    served = [user_config(config, family) for config in configs]
     named = {each.get(key) for each in served for key in ("bundle", "index")}
     for kind in ("models", "indexes"):
         for directory in (store.serve / kind / family.NAME).glob("[!.]*"):
@@ -357,16 +358,7 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
 
 
 def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:
-    return _user_config(config, family).get("version")
-
-
-def _user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
-    """What a config tells the replicas of a family; empty where it has none."""
-    for one in (config or {}).get("applications", ()):
-        if one["name"] == family.NAME:
-            found: dict[str, Any] = one["deployments"][0]["user_config"]
-            return found
-    return {}
+    return user_config(config, family).get("version")
 
 
 def _reason(state: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def application(
     family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
 ) -> dict[str, Any]:
     """The config of one family's application."""
-    user_config = {
+    told = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
@@ -55,7 +55,7 @@ def application(
     }
     deployment = {
         "name": DEPLOYMENT,
-        "user_config": user_config,
+        "user_config": told,
         "autoscaling_config": {
             "min_replicas": size.min_replicas,
             "max_replicas": size.max_replicas,
@@ -100,6 +100,15 @@ def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dic
                 f"give {added['name']} another ROUTE_PREFIX, or another store"
             )
     return {**config, "applications": [*others, dict(added)]}
+
+
+def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
+    """What a config tells the replicas of a family; empty where it has none."""
+    for one in (config or {}).get("applications", ()):
+        if one["name"] == family.NAME:
+            found: dict[str, Any] = one["deployments"][0]["user_config"]
+            return found
+    return {}
 
 
 def check_config(config: Mapping[str, Any]) -> None:

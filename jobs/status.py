@@ -13,7 +13,7 @@ from jobs.deploy import config_path, models_path, read_json
 from jobs.head import running_head
 from jobs.promote import TAG_PREVIOUS
 from jobs.registry import CHAMPION, Registry
-from jobs.serve_config import read_config
+from jobs.serve_config import read_config, user_config
 from jobs.tracking import RunInfo, Tracking
 from jobs.ui import running_ui
 from models import FAMILIES
@@ -114,13 +114,13 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
         config = read_config(config_path(context.store))
     except Failure as error:
         return {"version": None, "health": f"unknown: {error}"}
-    entries = [one for one in (config or {}).get("applications", ()) if one["name"] == family.NAME]
-    if config is None or not entries:
+    told = user_config(config, family)
+    if config is None or not told:
         return None
     listens = config["http_options"]
     host = "127.0.0.1" if listens["host"] == "0.0.0.0" else listens["host"]
     url = f"http://{host}:{listens['port']}"
-    version = entries[0]["deployments"][0]["user_config"]["version"]
+    version = told["version"]
     try:
         answering = read_json(f"{url}{models_path(family.ROUTE_PREFIX)}")
         health = "ok" if answering["version"] == version else f"version {answering['version']} answers"
