@@ -351,10 +351,13 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
     named = {each.get(key) for each in served for key in ("bundle", "index")}
     for kind in ("models", "indexes"):
         for directory in (store.serve / kind / family.NAME).glob("[!.]*"):
-            if str(directory) not in named:
+            if str(directory) in named:
+                continue
+            try:
                 # Out of sight first: half an index would be taken for a whole one.
-                aside = directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}"))
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")))
+            except OSError as error:  # what is deployed answers all the same
+                log.warning("%s is not needed any more and could not be removed: %s", directory, error)
 
 
 def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:

@@ -158,6 +158,14 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
     assert running_head(store) is None
 
 
+def test_a_deployment_stands_though_an_old_model_cannot_be_removed(tmp_path: Path, caplog: Any) -> None:
+    models = tmp_path / "serve" / "models" / "recommender"
+    models.mkdir(parents=True)
+    (models / "2").write_text("no directory")
+    deploy._prune(Store(tmp_path), SHOP, None)
+    assert f"{models / '2'} is not needed any more and could not be removed" in caplog.text
+
+
 def test_stop_is_content_when_nothing_runs(tmp_path: Path) -> None:
     outcome = stop.run(Context(store=Store(tmp_path)), None, stop.Options(), None)
 
