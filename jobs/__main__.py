@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
-from jobs.flags import Parser, UsageError, add_dataclass, collect, suggestion
-from jobs.result import Result
-from jobs.signals import sigterm_interrupts
+from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, suggestion
+from jobs.cli.result import Result
+from jobs.cli.signals import sigterm_interrupts
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -26,7 +26,8 @@ ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # Threads that wait by spinning made an epoch four times slower beside any other work.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Ray's workers compute in a thread, whose own share of the heap would not keep freed memory, see models.processor.
+    # Ray's workers compute in a thread, whose own share of the heap would not keep freed
+    # memory, see models.nn.precision.
     "MALLOC_ARENA_MAX": "1",
     # Ray Train takes one report per poll: at its default of 2 s short epochs would wait for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -182,7 +183,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn what it returns or raises into a result; only the programmer's mistakes lack a message."""
-    from jobs.context import Failure
+    from jobs.cli.context import Failure
     from models.family import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
@@ -208,7 +209,7 @@ def run(invocation: Invocation) -> Result:
 
 
 def _succeeded(invocation: Invocation) -> Result:
-    from jobs.context import Context, Outcome, Store
+    from jobs.cli.context import Context, Outcome, Store
 
     everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
     context = Context(
@@ -242,7 +243,7 @@ def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:
 
 def _masked(value: Any) -> Any:
     """The same settings without the keys that a URI such as s3://KEY:SECRET@bucket/path may hold."""
-    from models.tables import without_secrets
+    from models.raw.tables import without_secrets
 
     match value:
         case str():

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import deploy, prepare, promote, sweep, train
-from jobs.context import Context, Failure, Outcome, Store, UsageFailure, log
-from jobs.head import start_head, stop_head
-from jobs.ui import free_port, start_ui, stop_ui
+from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
+from jobs.cluster.local_head import start_head, stop_head
+from jobs.tracking.mlflow_ui import free_port, start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family, HasSample
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.cluster import dashboard
-from jobs.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
-from jobs.head import running_head
-from jobs.model_uri import LocatedModel, locate_model
-from jobs.registry import CHAMPION
-from jobs.serve_config import (
+from jobs.cli.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
+from jobs.cluster.connection import dashboard
+from jobs.cluster.local_head import running_head
+from jobs.serving.config import (
     PinnedModel,
     Size,
     application,
@@ -31,6 +29,8 @@ from jobs.serve_config import (
     with_application,
     write_config,
 )
+from jobs.tracking.model_uri import LocatedModel, locate_model
+from jobs.tracking.registry import CHAMPION
 from models import bundle, golden
 from models.family import BundleRejected, Family, HasIndex
 from models.features import FeatureStore, fill

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.bootstrap import Comparison, Interval, compare, intervals
-from jobs.context import Context, Outcome, UsageFailure, log
-from jobs.model_uri import LocatedModel, locate_model
-from jobs.report import Evaluation, SliceScore, render
-from jobs.scoring import Model, Scores, baselines, load_model, one_thread, score
-from jobs.tracking import Tracking
+from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.evaluation.bootstrap import Comparison, Interval, compare, intervals
+from jobs.evaluation.report_page import Evaluation, SliceScore, render
+from jobs.evaluation.scoring import Model, Scores, baselines, load_model, one_thread, score
+from jobs.tracking.client import Tracking
+from jobs.tracking.model_uri import LocatedModel, locate_model
 from models import bundle
 from models.family import Family, HasReport
-from models.sections import Section
+from models.report import Section
 
 REPORT = "report.html"
 NUMBERS = "evaluation.json"

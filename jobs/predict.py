@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import cluster
-from jobs.answers import ERROR, Answerer, Recipe, answer_schema
-from jobs.context import Context, Outcome, UsageFailure, log
-from jobs.model_uri import LocatedModel, locate_model
-from jobs.tracking import Tracking
+from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cluster import connection
+from jobs.prediction.answer_table import ERROR, Answerer, Recipe, answer_schema
+from jobs.tracking.client import Tracking
+from jobs.tracking.model_uri import LocatedModel, locate_model
 from models import bundle
 from models.family import DataRejected, Family, RawBody
 from models.features import FeatureStore, fill
@@ -234,8 +234,8 @@ def _answer_parts(
         return
     import ray.data
 
-    cluster.connect(context)
-    if cluster.resources().get("CPU", 0) < 1:
+    connection.connect(context)
+    if connection.resources().get("CPU", 0) < 1:
         raise UsageFailure("the cluster has no CPU to predict with; use --workers 1 to predict in this process")
     ray.data.DataContext.get_current().enable_progress_bars = False
     numbers = ray.data.from_items([{"number": part.number} for part in missing], override_num_blocks=len(missing))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.context import Context, Outcome, UsageFailure, log
-from jobs.executor import executor
+from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cluster.executor import executor
 from models.family import DataRejected, Family
 
 NAME_LENGTH = 16

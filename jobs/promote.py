@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jobs.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
-from jobs.gate import Check, check_better, check_latency, check_size, check_slices
-from jobs.model_uri import LocatedModel, locate_model
-from jobs.registry import CHAMPION, Registry
-from jobs.scoring import Model, Scores, baselines, load_model, score
-from jobs.tracking import TAG_FINGERPRINT, Tracking
+from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
+from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
+from jobs.evaluation.scoring import Model, Scores, baselines, load_model, score
+from jobs.tracking.client import TAG_FINGERPRINT, Tracking
+from jobs.tracking.model_uri import LocatedModel, locate_model
+from jobs.tracking.registry import CHAMPION, Registry
 from models import bundle
 from models.family import BundleRejected, Family
 

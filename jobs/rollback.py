@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.context import Context, Outcome, UsageFailure, log
-from jobs.model_uri import locate_model
+from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.promote import TAG_PREVIOUS
-from jobs.registry import CHAMPION, Registry
-from jobs.tracking import Tracking
+from jobs.tracking.client import Tracking
+from jobs.tracking.model_uri import locate_model
+from jobs.tracking.registry import CHAMPION, Registry
 from models.family import Family
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.context import Context, DependencyDown, Failure, Outcome, log
+from jobs.cli.context import Context, DependencyDown, Failure, Outcome, log
+from jobs.cluster.local_head import running_head
 from jobs.deploy import config_path, models_path, read_json
-from jobs.head import running_head
 from jobs.promote import TAG_PREVIOUS
-from jobs.registry import CHAMPION, Registry
-from jobs.serve_config import read_config, user_config
-from jobs.tracking import RunInfo, Tracking
-from jobs.ui import running_ui
+from jobs.serving.config import read_config, user_config
+from jobs.tracking.client import RunInfo, Tracking
+from jobs.tracking.mlflow_ui import running_ui
+from jobs.tracking.registry import CHAMPION, Registry
 from models import FAMILIES
 from models.family import Family
 

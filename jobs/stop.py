@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.context import Context, Outcome, UsageFailure, log
-from jobs.head import stop_head
-from jobs.ui import stop_ui
+from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cluster.local_head import stop_head
+from jobs.tracking.mlflow_ui import stop_ui
 from models.family import Family
 
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.cluster import dashboard
-from jobs.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
-from jobs.head import PROJECT_ROOT
+from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
+from jobs.cluster.connection import dashboard
+from jobs.cluster.local_head import PROJECT_ROOT
 from models.family import Family
 
 POLL_S = 0.3

@@ -18,14 +18,15 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from jobs import cluster, trials
-from jobs.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.flags import Parser, UsageError, add_dataclass, collect, flag_name
-from jobs.loop import run_training
-from jobs.place import Place
-from jobs.runs import Plan, open_run, reopen_run
-from jobs.tracking import BUNDLE, Run
+from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
+from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, flag_name
+from jobs.cluster import connection
+from jobs.tracking.client import BUNDLE, Run
+from jobs.tracking.runs import Plan, open_run, reopen_run
 from jobs.train import Workers, ended, fit, log_to_stderr, num_places, place_workers
+from jobs.training import trials
+from jobs.training.distributed import Place
+from jobs.training.loop import run_training
 from models.family import Choice, Family, LogUniform, Range
 
 SECONDS_PER_MINUTE = 60
@@ -87,7 +88,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     # Both refuse mistakes before anything starts.
     _check(options)
     search_space(family, config, options.fix)
-    cluster.connect(context)
+    connection.connect(context)
     if options.resume:
         plan, tracked = reopen_run(context, family, config=config, options=options)
         places = place_trials(plan.options)

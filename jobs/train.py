@@ -19,12 +19,13 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer
 
-from jobs import checkpoints, cluster
-from jobs.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.loop import Result, TrainingDiverged, run_training
-from jobs.place import Place
-from jobs.runs import Plan, open_run, reopen_run
-from jobs.tracking import BUNDLE, Run, Tracking
+from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
+from jobs.cluster import connection
+from jobs.tracking.client import BUNDLE, Run, Tracking
+from jobs.tracking.runs import Plan, open_run, reopen_run
+from jobs.training import checkpoints
+from jobs.training.distributed import Place
+from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
 
 MAX_FAILURES = 3
@@ -71,7 +72,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Train a network of a family and keep its best epoch's bundle with the tracked run."""
     assert family is not None
     config = config or family.Config()
-    cluster.connect(context)
+    connection.connect(context)
     if options.resume:
         plan, tracked = reopen_run(context, family, config=config, options=options)
         workers = place_workers(plan.options.workers, gpu=plan.options.gpu)
@@ -142,7 +143,7 @@ def place_workers(num: int, *, gpu: bool) -> Workers:
     """
     places = num_places(1, gpu=gpu)
     if not 1 <= num <= places:
-        has = cluster.resources()
+        has = connection.resources()
         wanted = f"{num} worker{'s' if num != 1 else ''} with a CPU{' and a GPU' if gpu else ''} each"
         raise UsageFailure(
             f"cannot place {wanted}: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "

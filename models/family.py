@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, Po
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.sections import Section
+from models.report import Section
 from models.settings import Share, check_settings
 
 

@@ -35,11 +35,11 @@ torch.set_num_threads(1)
 # A shell lets what it starts in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from jobs.context import Context, Store  # noqa: E402
-from jobs.tracking import Tracking  # noqa: E402
+from jobs.cli.context import Context, Store  # noqa: E402
+from jobs.tracking.client import Tracking  # noqa: E402
 from models import FAMILIES  # noqa: E402
 from models.family import Family  # noqa: E402
-from tests.register import TOY, register  # noqa: E402
+from tests.kit.register import TOY, register  # noqa: E402
 
 
 def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise: float = 0.1) -> Path:

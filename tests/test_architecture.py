@@ -22,8 +22,13 @@ FORBIDDEN = {
     "jobs": {"serve", "fastapi"},
     "serve": {"jobs", "mlflow"},
 }
-ONLY_HERE = {"mlflow": "jobs/tracking.py", "TorchTrainer": "jobs/train.py", "Tuner": "jobs/sweep.py"}
-TOUCHES_ENVIRONMENT = ("jobs/__main__.py", "jobs/cluster.py", "jobs/head.py", "jobs/tracking.py")
+ONLY_HERE = {"mlflow": "jobs/tracking/client.py", "TorchTrainer": "jobs/train.py", "Tuner": "jobs/sweep.py"}
+TOUCHES_ENVIRONMENT = (
+    "jobs/__main__.py",
+    "jobs/cluster/connection.py",
+    "jobs/cluster/local_head.py",
+    "jobs/tracking/client.py",
+)
 """The command line reads it; the other two set what Ray and MLflow take from nowhere else."""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import tests.toy
+import tests.kit.toy
 from models.family import Family, Network
 
 
 def test_a_family_fits_into_a_hundred_lines_of_code() -> None:
-    source = Path(tests.toy.__file__).read_text(encoding="utf-8")
+    source = Path(tests.kit.toy.__file__).read_text(encoding="utf-8")
     written = {place for place, text in enumerate(source.splitlines(), 1) if text.strip()}
     docstrings = {
         place

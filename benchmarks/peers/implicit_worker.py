@@ -30,7 +30,7 @@ def main() -> None:
     """Fit and judge once for each request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("evaluate", "quality"))
-    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.kit.measure.export wrote")
     parser.add_argument("--model", choices=sorted(MODELS), default="als")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON: arguments of the model")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ def main() -> None:
     """Train an epoch for each request, after one to warm up, or train to the end with each request's seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("train", "quality"))
-    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export_pictures wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.kit.measure.export_pictures wrote")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=10, help="quality: as many as the tutorial has")
     arguments = parser.parse_args()

@@ -32,7 +32,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def main() -> None:
     """Train an epoch for each request, after one to warm up."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export_pictures wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.kit.measure.export_pictures wrote")
     parser.add_argument("--batch-size", type=int, default=128)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

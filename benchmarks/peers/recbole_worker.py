@@ -45,7 +45,7 @@ def main() -> None:
     """Set everything up, make one warm-up step, then measure once for each request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("train", "evaluate"))
-    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.measure.export wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what benchmarks.kit.measure.export wrote")
     parser.add_argument("--work", type=Path, required=True, help="a directory for what RecBole writes")
     parser.add_argument("--model", default="SASRec")
     parser.add_argument("--length", type=int, default=50)

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import overrides
+from benchmarks.kit.measure import overrides
 from benchmarks.peers import protocol
-from jobs import checkpoints
-from jobs.context import Context, Store
-from jobs.loop import Task, run_training, validate
-from jobs.place import Place
-from jobs.scoring import Model, load_model, score
+from jobs.cli.context import Context, Store
+from jobs.evaluation.scoring import Model, load_model, score
+from jobs.training import checkpoints
+from jobs.training.distributed import Place
+from jobs.training.loop import Task, run_training, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.family import Family

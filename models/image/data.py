@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from models.image.pictures import Pixels, fit
+from models.image.codec import Pixels, fit
 from models.image.schema import MISSING, UNKNOWN, Schema
 
 SPLITS = ("train", "val", "test")
@@ -35,7 +35,7 @@ class Picture:
     labels: Labels
     """[H] class of each head, MISSING where it is not known."""
     title: Labels | None = None
-    """[T] phrases of the product's title, see `models.image.titles`; None without titles."""
+    """[T] phrases of the product's title, see `models.image.text.titles`; None without titles."""
     threshold: float = math.inf
     """A title is to be written of what is at least so likely; at infinity none is."""
 

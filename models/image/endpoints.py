@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from models.family import Endpoint, Feature, Features, RawBody
-from models.image.anomaly import Strangeness
-from models.image.catalogue import MAX_NEIGHBOURS, Comparison, compare
+from models.image.codec import MAX_BYTES, decode
 from models.image.data import Picture
-from models.image.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
-from models.image.pictures import MAX_BYTES, decode
+from models.image.networks.anomaly import Strangeness
 from models.image.schema import MISSING, Schema
+from models.image.similarity_index import MAX_NEIGHBOURS, Comparison, compare
+from models.image.text.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 MAX_COUNT = 100

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from models.family import Question, Sample
-from models.image.pictures import encode_png
+from models.image.codec import encode_png
 
 KINDS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "Shirts": (

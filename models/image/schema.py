@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 import models.family
-from models.image.titles import Form
+from models.image.text.titles import Form
 
 NUM_SHARDS = 32
 """Prepared pictures are always hash-partitioned by product into this many shards, whatever their number."""

@@ -6,8 +6,8 @@ from models.family import Gate, Metric
 from models.recommender.config import BASELINES, SPACE, Config
 from models.recommender.data import collate, dataset, slices
 from models.recommender.endpoints import ENDPOINTS, FEATURES, RecommendationRequest
-from models.recommender.log import PrepareConfig, prepare
-from models.recommender.network import build, initialise, summarise
+from models.recommender.networks.recommender import build, initialise, summarise
+from models.recommender.prepare.pipeline import PrepareConfig, prepare
 from models.recommender.sample import sample
 from models.recommender.schema import Schema
 

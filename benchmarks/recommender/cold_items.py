@@ -1,0 +1,138 @@
+"""Items without events: how well what a shopper takes next is found when nobody has taken it before.
+
+A share of the items, drawn at random, is taken out of the log except where it is a shopper's last event, the one to
+be found: nothing is known of these items but their attributes. All items are ranked, seen ones filtered. Ours raises
+the new items as far as costs the others a hundredth of their NDCG@10 on validation; the same models with the new items
+left out of the answers show what it costs them on the test split. Beside ours stands a ranking by attributes alone:
+cosine to the shopper's last item, each attribute weighted by the logarithm of the inverse of its frequency; what it
+would cost the others is not asked. Systems that know items by their events only, popularity among them, find none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.kit import measure
+from benchmarks.kit.measure import Answer, Worker
+from benchmarks.kit.page import Spread, Table, write_page
+from benchmarks.recommender.quality import item_table
+from jobs.cli.context import Context, Store
+from jobs.evaluation.scoring import Scores, load_model, score
+from jobs.training import checkpoints
+from models import FAMILIES
+from models.metrics import rank_of, rank_without
+from models.recommender.networks.item_features import ItemFeatures, weigh
+
+FAMILY = FAMILIES["recommender"]
+NEW = "never trained on"
+"""Label of the items without events in the slices by popularity."""
+CUTOFFS = (10, 50)
+NETWORKS = ("transitions", "transformer")
+ATTRIBUTES = "attributes of the last item"
+
+
+def main() -> None:
+    """Train with every seed, judge the new items and the others apart, and write the page."""
+    parser = measure.flags(__doc__)
+    parser.add_argument("--attributes", required=True, help="S3Rec's item2attributes.json.gz of --data")
+    parser.add_argument("--new", type=float, default=0.05, help="share of the items that are taken out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the draw and of the training")
+    arguments = measure.read(parser)
+    if arguments.quick:
+        arguments.seeds, arguments.config = [0], [*arguments.config, "epochs=1"]
+    found: dict[str, list[Answer]] = {}
+    for seed in arguments.seeds:
+        with measure.workspace(arguments) as work:
+            log = without_new_items(Path(arguments.data), work / "raw" / "log.txt", share=arguments.new, seed=seed)
+            data = measure.prepared(str(log), arguments, work, more=item_table(arguments.attributes, work))
+            for network in NETWORKS:
+                for system, answer in judged(data, network, seed, arguments, work).items():
+                    found.setdefault(system, []).append(answer)
+            found.setdefault(ATTRIBUTES, []).append(by_attributes(data))
+        # After each seed, so that a long run that ends early has said something.
+        write_page("cold-items", __doc__, arguments, [tabulate(found, arguments)], {"measured": found})
+
+
+def without_new_items(raw: Path, out: Path, *, share: float, seed: int) -> Path:
+    """The log without some items, except as the last of at least three events."""
+    with gzip.open(raw, "rt", encoding="utf-8") as lines:
+        rows = [line.split() for line in lines]
+    items = sorted({item for _, *events in rows for item in events})
+    new = set(np.random.default_rng(seed).choice(items, round(share * len(items)), replace=False).tolist())
+    out.parent.mkdir()
+    with out.open("w", encoding="utf-8") as file:
+        for user, *events in rows:
+            kept = [item for item in events[:-1] if item not in new]
+            if events[-1] not in new or len(kept) >= 2:
+                file.write(" ".join([user, *kept, events[-1]]) + "\n")
+    return out
+
+
+def judged(data: Path, network: str, seed: int, arguments: argparse.Namespace, work: Path) -> dict[str, Answer]:
+    """Train one network and judge its best epoch, with the new items and without them."""
+    config = [f"network={network}", *arguments.config, f"seed={seed}"]
+    worker = Worker(network, measure.shopkeeper("fit", data, work / network, config=config), threads=arguments.threads)
+    if not any(answer.get("done") for answer in worker.answers()):
+        raise RuntimeError(f"the training of {network} failed; its messages are above")
+    worker.close()
+    model = load_model(checkpoints.best_of(work / network / "run"), FAMILY)
+    answers = {}
+    for system in (f"ours {network}", f"ours {network}, new items left out"):
+        scores = score(Context(store=Store(work)), model, data=data, split="test")
+        new = scores.slices["popularity"] == NEW
+        answers[system] = shares(scores, new, "new") | shares(scores, ~new, "others")
+        model.network.newcomers.offset.fill_(-torch.inf)
+    return answers
+
+
+def shares(scores: Scores, among: NDArray[np.bool_], name: str) -> Answer:
+    """Metrics among some examples, and how many these are."""
+    metrics = ["ndcg_at_10", *(f"hit_rate_at_{cutoff}" for cutoff in CUTOFFS)]
+    return {"num_" + name: int(among.sum())} | {f"{name}_{metric}": scores.metric(metric, among) for metric in metrics}
+
+
+def by_attributes(data: Path) -> Answer:
+    """The same, ranked by the attributes that an item shares with the last one of the history."""
+    schema = FAMILY.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    shards = range(schema.num_shards)
+    dataset: Any = FAMILY.dataset(data, "test", shards, schema=schema, config=FAMILY.Config(), epoch=0)
+    examples = [dataset[place] for place in range(len(dataset))]
+    is_new = np.asarray([1, *schema.item_counts]) == 0
+    chosen = [example for example in examples if is_new[example.target] and len(example.history)]
+    features = weigh(ItemFeatures.open(data).matrix())
+    ranks = []
+    for start in range(0, len(chosen), 256):
+        batch = FAMILY.collate(chosen[start : start + 256])
+        last = [int(example.history[-1]) for example in batch.examples]
+        scores = torch.from_numpy((features[last] @ features.T).toarray())
+        scores[:, 0] = -torch.inf
+        ranks.append(rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores)))
+    rank = torch.cat(ranks)
+    hits = {f"new_hit_rate_at_{cutoff}": float((rank <= cutoff).double().mean()) for cutoff in CUTOFFS}
+    gains = (rank <= 10).double() / torch.log2(rank + 1)
+    return {"num_new": len(rank), "new_ndcg_at_10": float(gains.mean()), **hits}
+
+
+def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> Table:
+    """A row for each system."""
+    names = ["new_ndcg_at_10", "new_hit_rate_at_10", "new_hit_rate_at_50", "others_ndcg_at_10", "others_hit_rate_at_10"]
+    rows = []
+    for system, answers in found.items():
+        cells = [
+            Spread.of(answer[name] for answer in answers).text(".4f") if name in answers[0] else "-" for name in names
+        ]
+        rows.append([system, *cells, str(len(answers))])
+    counts = Spread.of(answer["num_new"] for answer in found[ATTRIBUTES]).text()
+    title = f"{measure.label(arguments.data)}, {arguments.new:.0%} of the items new, {counts} events to find"
+    return Table(title, ["system", "NDCG@10", "HR@10", "HR@50", "others NDCG@10", "others HR@10", "n"], rows)
+
+
+if __name__ == "__main__":
+    main()

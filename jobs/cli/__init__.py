@@ -1,0 +1,1 @@
+"""The command line: flags, what every verb is handed, results and signals."""

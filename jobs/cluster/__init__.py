@@ -1,0 +1,1 @@
+"""The Ray cluster a verb works on: the local one, a remote one, and tasks on it."""

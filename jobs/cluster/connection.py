@@ -1,0 +1,132 @@
+"""Which Ray cluster a verb works on: a given one, the local one that `deploy` started, or one of this process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jobs.cli.context import Context, DependencyDown, UsageFailure, log
+from jobs.cli.signals import sigterm_kept
+from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
+
+CONNECT_TIMEOUT_S = 8.0
+
+
+def connect(context: Context) -> None:
+    """Connect this process to the cluster it should work on; does nothing when it is connected already.
+
+    Raises UsageFailure for an address Ray cannot use, DependencyDown when nothing answers there.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    info = None if context.address else running_head(context.store)
+    if context.address:
+        address = _checked_address(context.address)
+        log.info("connecting to the Ray cluster at %s", context.address)
+    elif info:
+        use_token(token_file(context.store))
+        address = info.address
+    else:
+        use_token(token_file(context.store))
+        address = "local"
+    fresh: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        with sigterm_kept():
+            ray.init(
+                address=address,
+                logging_level="WARNING",
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+                **(fresh if address == "local" else {}),
+            )
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise DependencyDown(
+            f"the Ray cluster at {context.address or address} refused the connection: {error}; "
+            "check that it runs Ray of this version, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it wants a token"
+        ) from error
+
+
+def resources() -> dict[str, float]:
+    """What the connected cluster has in all, e.g. {"CPU": 8.0, "GPU": 1.0}."""
+    import ray
+
+    return {name: float(amount) for name, amount in ray.cluster_resources().items()}
+
+
+def dashboard(context: Context) -> tuple[str, dict[str, str]]:
+    """Dashboard URL and HTTP headers of the cluster that verbs talk to over HTTP, starting the local one if needed.
+
+    A Ray address works from a host of the cluster, as in a submitted job; raises UsageFailure or DependencyDown.
+    """
+    if context.address is None:
+        info = start_head(context.store)
+        return info.dashboard_url, headers(info)
+    if urlsplit(context.address).scheme not in ("http", "https"):
+        return _dashboard_of_connected(context), {}
+    # Ray's own clients add the token of a remote cluster from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    return context.address.rstrip("/"), {}
+
+
+def use_token(token_path: Path) -> None:
+    """Make Ray in this process authenticate with a token file.
+
+    Ray takes its token from environment variables only and caches both, so this is the one place that sets them.
+    """
+    raylet: Any = importlib.import_module("ray._raylet")
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path)
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _dashboard_of_connected(context: Context) -> str:
+    connect(context)
+    from ray._private.worker import get_dashboard_url
+
+    url = get_dashboard_url()
+    if not url:
+        raise UsageFailure(
+            f"the cluster at {context.address} has no dashboard, which deploy and submit need; "
+            "give the URL of one, like http://127.0.0.1:8265"
+        )
+    return f"http://{url}"
+
+
+def _checked_address(address: str) -> str:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.scheme in ("http", "https"):
+        raise UsageFailure(
+            f"--address {address} is a dashboard URL, which this verb cannot run on from here; "
+            f"use `shopkeeper submit --address {address} VERB ...`, or give ray://HOST:10001 or HOST:6379"
+        )
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageFailure(f"--address {address}: {error}") from None
+    if parts.scheme not in ("", "ray") or not host or not port:
+        raise UsageFailure(f"--address {address} is not an address of Ray; give ray://HOST:10001 or HOST:6379")
+    _wait_for_grpc(host, port)
+    return address
+
+
+def _wait_for_grpc(host: str, port: int) -> None:
+    # Ray itself retries for minutes where something listens but does not answer, and then ends the process.
+    grpc = importlib.import_module("grpc")
+    channel = grpc.insecure_channel(f"{host}:{port}")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+        grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
+    except (OSError, grpc.FutureTimeoutError) as error:
+        raise DependencyDown(
+            f"no Ray cluster answers at {host}:{port} ({str(error) or 'no reply'}); "
+            "start it, or leave out --address to work on this machine"
+        ) from None
+    finally:
+        channel.close()

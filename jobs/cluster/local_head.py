@@ -1,0 +1,275 @@
+"""The local Ray cluster of a store: a process that outlives the one that started it, and is stopped exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.context import Failure, Store, log
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 10.0
+OBJECT_STORE_BYTES = 1024**3
+"""Models and batches are small; Ray's default of 30 % of the memory would be taken from training."""
+MAX_TEMP_DIR_LENGTH = 40
+"""Ray puts unix sockets about 60 characters below it, and the system allows 107 in all."""
+PREFERRED_DASHBOARD_PORT = 8265
+RAY_PORTS = ("gcs", "client", "metrics", "dashboard_agent")
+SERVE_PORTS = ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """The local cluster, as cluster.json in the store records it."""
+
+    address: str
+    """host:port of Ray's control service."""
+    dashboard_url: str
+    pid: int
+    """The process that all others of the cluster descend from."""
+    started_s: float
+    """When that process was created, epoch seconds: a later process with the same pid is not ours."""
+    temp_dir: str
+    token_path: str
+    ports: dict[str, int]
+
+
+def running_head(store: Store) -> ClusterInfo | None:
+    """The local cluster of a store if it still runs, else None."""
+    recorded = store.cluster / "cluster.json"
+    if not recorded.is_file():
+        return None
+    try:
+        info = ClusterInfo(**json.loads(recorded.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        log.warning("%s is not readable; taken as no cluster", recorded)
+        return None
+    return info if _is_alive(info) else None
+
+
+def start_head(store: Store) -> ClusterInfo:
+    """Start a local cluster that outlives this process, or return the one that runs; raises Failure."""
+    running = running_head(store)
+    if running:
+        return running
+    token_path = token_file(store)
+    temp_dir = _short_temp_dir()
+    ports = _free_ports()
+    log_path = store.cluster / "head.log"
+    with log_path.open("wb") as log_file:
+        process = subprocess.Popen(
+            _head_command(temp_dir, ports),
+            env=_head_environment(temp_dir, token_path=token_path, ports=ports),
+            cwd=temp_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    info = ClusterInfo(
+        address="",
+        dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
+        pid=process.pid,
+        started_s=_created_s(process.pid),
+        temp_dir=str(temp_dir),
+        token_path=str(token_path),
+        ports=ports,
+    )
+    try:
+        info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
+    except BaseException:
+        _kill_tree(info)
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        raise
+    _write_record(store, info)
+    return info
+
+
+def stop_head(store: Store) -> bool:
+    """Stop the local cluster of a store and nothing else; returns whether one was running."""
+    recorded = store.cluster / "cluster.json"
+    info = running_head(store)
+    if info:
+        _kill_tree(info)
+        shutil.rmtree(info.temp_dir, ignore_errors=True)
+    recorded.unlink(missing_ok=True)
+    return info is not None
+
+
+def headers(info: ClusterInfo) -> dict[str, str]:
+    """The HTTP headers that the local dashboard asks for."""
+    return {"Authorization": f"Bearer {Path(info.token_path).read_text(encoding='utf-8').strip()}"}
+
+
+def token_file(store: Store) -> Path:
+    """The store's own token file, readable by its owner only."""
+    path = store.cluster / "token"
+    store.cluster.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        aside = path.with_name(f"token.{os.getpid()}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(aside, path)  # fails where another process was first; its token stands
+        except FileExistsError:
+            pass
+        finally:
+            aside.unlink()
+    return path
+
+
+def _short_temp_dir() -> Path:
+    parent = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="shop-", dir=parent if len(parent) < MAX_TEMP_DIR_LENGTH else "/tmp"))
+
+
+def _free_ports() -> dict[str, int]:
+    with ExitStack() as held:
+        ports = {name: held.enter_context(_bound_port(0)) for name in RAY_PORTS + SERVE_PORTS}
+        try:
+            ports["dashboard"] = held.enter_context(_bound_port(PREFERRED_DASHBOARD_PORT))
+        except OSError:
+            ports["dashboard"] = held.enter_context(_bound_port(0))
+    return ports
+
+
+@contextmanager
+def _bound_port(port: int) -> Iterator[int]:
+    with socket.socket() as bound:
+        bound.bind(("", port))
+        yield int(bound.getsockname()[1])
+
+
+def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
+    flags = {
+        "port": ports["gcs"],
+        "temp-dir": temp_dir,
+        "include-dashboard": "true",
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": ports["dashboard"],
+        "dashboard-agent-listen-port": ports["dashboard_agent"],
+        "metrics-export-port": ports["metrics"],
+        "object-store-memory": OBJECT_STORE_BYTES,
+        # Random worker ports: the default range is shared with every other cluster of this machine.
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "ray-client-server-port": ports["client"],
+    }
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", *given]
+
+
+def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
+    search_path = [str(PROJECT_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
+    haproxy = temp_dir / "haproxy"
+    haproxy.mkdir()
+    return {
+        **inherited,
+        "PYTHONPATH": os.pathsep.join(search_path),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Four times the requests per second of the default proxy, at a tenth of its processor time.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # By default these are one place and one port for all clusters of a machine.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback_http"]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports["fallback_grpc"]),
+        # These two pages are for reading only; Ray binds them on every interface whatever one asks for.
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
+    }
+
+
+def _wait_for_head(process: subprocess.Popen[bytes], info: ClusterInfo, log_path: Path) -> str:
+    """The cluster's address, once its dashboard takes jobs and Serve configs."""
+    address_file = Path(info.temp_dir) / "ray_current_cluster"
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        if address_file.is_file() and _answers(f"{info.dashboard_url}/api/version", headers(info)):
+            return address_file.read_text(encoding="utf-8").strip()
+        time.sleep(0.2)
+    tail = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise Failure(
+        f"the local Ray cluster did not start (waited up to {START_TIMEOUT_S:.0f} s); the end of {log_path}:\n{tail}"
+    )
+
+
+def _answers(url: str, request_headers: dict[str, str]) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=request_headers), timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _write_record(store: Store, info: ClusterInfo) -> None:
+    aside = store.cluster / ".cluster.json"
+    aside.write_text(json.dumps(dataclasses.asdict(info), indent=1), encoding="utf-8")
+    aside.chmod(0o600)
+    aside.replace(store.cluster / "cluster.json")
+
+
+def _created_s(pid: int) -> float:
+    return float(_psutil().Process(pid).create_time())
+
+
+def _is_alive(info: ClusterInfo) -> bool:
+    psutil = _psutil()
+    try:
+        process = psutil.Process(info.pid)
+        return bool(abs(process.create_time() - info.started_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _kill_tree(info: ClusterInfo) -> None:
+    psutil = _psutil()
+    try:
+        head = psutil.Process(info.pid)
+        family = [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    head.terminate()
+    psutil.wait_procs([head], timeout=STOP_TIMEOUT_S)
+    left = [process for process in family if process.is_running()]
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
+
+
+def _psutil() -> Any:
+    import ray  # noqa: F401  it brings psutil along and puts it on the search path
+
+    return importlib.import_module("psutil")

@@ -1,0 +1,221 @@
+"""Small pictures as inline SVG: bars with intervals, lines, points; their colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from models.report import Plot
+
+WIDTH = 760
+LABEL_WIDTH = 190
+VALUE_WIDTH = 150
+ROW_HEIGHT = 30
+BAR_HEIGHT = 14
+LINES_HEIGHT = 260
+PLANE_HEIGHT = 430
+SHAPES = (
+    "M0-4A4 4 0 1 1 0 4A4 4 0 1 1 0-4Z",
+    "M-3.5-3.5H3.5V3.5H-3.5Z",
+    "M0-4.6L4.4 3.4H-4.4Z",
+    "M0-5L4.5 0L0 5L-4.5 0Z",
+    "M-1.5-4.5H1.5V-1.5H4.5V1.5H1.5V4.5H-1.5V1.5H-4.5V-1.5H-1.5Z",
+    "M0 4.6L4.4-3.4H-4.4Z",
+    "M-4.2-2.4L-2.4-4.2L0-1.8L2.4-4.2L4.2-2.4L1.8 0L4.2 2.4L2.4 4.2L0 1.8L-2.4 4.2L-4.2 2.4L-1.8 0Z",
+)
+"""Circle, square, triangle, diamond, plus, triangle upside down, cross."""
+NUM_COLOURS = 6
+"""Classes p0 .. p5 of the style sheet; with 7 shapes, 42 series differ in one or the other."""
+REST = -1
+TAG_HEIGHT = 16.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar with an interval and, where given, a second mark to compare with."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    note: str = ""
+    """Small print behind the value."""
+    style: str = "model"
+    """CSS class of the bar: model or baseline."""
+    mark: float | None = None
+    """Where the thing to compare with stands."""
+
+
+def bars(rows: Sequence[Bar], *, title: str, text: str, beside: Sequence[Bar] = ()) -> str:
+    """Horizontal bars, one a row, on one scale from 0 (or the lowest value below it); `text` formats a value.
+
+    The scale also holds the bars `beside` these, which are drawn elsewhere.
+    """
+    known = [row for row in rows if not math.isnan(row.value)]
+    scaled = [*known, *(row for row in beside if not math.isnan(row.value))]
+    ends = [end for row in scaled for end in (row.low, row.high, row.value, row.mark or 0.0) if not math.isnan(end)]
+    lowest, highest = min([0.0, *ends]), max([0.0, *ends]) or 1.0
+    room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
+
+    def x(value: float) -> float:
+        return LABEL_WIDTH + (value - lowest) / (highest - lowest) * room
+
+    parts = []
+    for place, row in enumerate(known):
+        middle = place * ROW_HEIGHT + ROW_HEIGHT / 2
+        left, right = sorted((x(0.0), x(row.value)))
+        parts.append(_text(LABEL_WIDTH - 10, middle, row.label, "label", anchor="end"))
+        parts.append(
+            f'<rect class="bar {row.style}" x="{left:.1f}" y="{middle - BAR_HEIGHT / 2:.1f}" '
+            f'width="{max(right - left, 1):.1f}" height="{BAR_HEIGHT}" rx="2"/>'
+        )
+        if row.mark is not None:
+            parts.append(_line(x(row.mark), middle - 10, x(row.mark), middle + 10, "mark"))
+        parts.append(_whisker(x(row.low), x(row.high), middle))
+        parts.append(_text(LABEL_WIDTH + room + 12, middle, text.format(row.value), "value"))
+        parts.append(_text(WIDTH, middle, row.note, "note", anchor="end"))
+    return _picture(len(known) * ROW_HEIGHT, title, parts)
+
+
+def lines(series: Mapping[str, Mapping[int, float]], *, title: str, axis: str) -> str:
+    """One line per name over whole numbers, evenly spaced; the first is the model's."""
+    places = sorted({place for points in series.values() for place in points})
+    highest = max(value for points in series.values() for value in points.values()) or 1.0
+    bottom, top, left, right = LINES_HEIGHT - 44.0, 12.0, 60.0, WIDTH - 190.0
+    step = (right - left) / max(len(places) - 1, 1)
+
+    def xy(place: int, value: float) -> tuple[float, float]:
+        return left + places.index(place) * step, bottom - value / highest * (bottom - top)
+
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = bottom - share * (bottom - top)
+        parts += [_line(left, y, right, y, "grid"), _text(left - 8, y, f"{share * highest:.3g}", "note", anchor="end")]
+    for place in places:
+        parts.append(_text(xy(place, 0)[0], bottom + 16, str(place), "note", anchor="middle"))
+    parts.append(_text((left + right) / 2, bottom + 36, axis, "note", anchor="middle"))
+    ends = _spread({name: xy(max(points), points[max(points)])[1] for name, points in series.items()})
+    for number, (name, points) in enumerate(series.items()):
+        corners = [xy(place, value) for place, value in sorted(points.items())]
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+        parts.append(f'<polyline class="line{number}" points="{joined}"/>')
+        parts += [f'<circle class="dot{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in corners]
+        parts.append(_text(right + 12, ends[name], name, f"name{number}"))
+    return _picture(LINES_HEIGHT, title, parts)
+
+
+def plane(plot: Plot) -> str:
+    """The points of a plot in a square, and a key beside it."""
+    series = {name: points for name, points in plot.series.items() if points}
+    left, top, side = (46.0, 10.0, PLANE_HEIGHT - 56.0) if plot.axes else (2.0, 2.0, PLANE_HEIGHT - 4.0)
+    ends = ((0.0, 1.0), (0.0, 1.0)) if plot.axes else _ends(series)
+
+    def xy(point: tuple[float, float]) -> tuple[float, float]:
+        across, up = ((value - low) / (high - low) for value, (low, high) in zip(point, ends, strict=True))
+        return left + across * side, top + (1 - up) * side
+
+    parts = [f'<rect class="frame" x="{left:.0f}" y="{top:.0f}" width="{side:.0f}" height="{side:.0f}"/>']
+    parts += _axes(plot.axes, left, top, side) if plot.axes else []
+    key = left + side + 24
+    if plot.diagonal:
+        parts += [_line(*xy((0, 0)), *xy((1, 1)), "guide"), _line(key - 6, top + 8, key + 14, top + 8, "guide")]
+        parts.append(_text(key + 22, top + 8, plot.diagonal, "note"))
+    first = top + (32 if plot.diagonal else 8)
+    step = min(22.0, (PLANE_HEIGHT - first - 8) / max(len(series), 1))
+    # What is drawn first lies below.
+    looks = {name: look for look, name in enumerate(name for name in series if name != plot.rest)} | {plot.rest: REST}
+    for name in sorted(series, key=lambda name: name != plot.rest):
+        parts += _series([xy(point) for point in series[name]], looks[name], joined=plot.joined)
+    for place, name in enumerate(series):
+        parts += [_mark(looks[name], key, first + place * step), _text(key + 14, first + place * step, name, "label")]
+    if not plot.axes:
+        parts += _tags({name: [xy(each) for each in points] for name, points in series.items() if name != plot.rest})
+    return _picture(PLANE_HEIGHT, plot.title, parts)
+
+
+def _ends(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[tuple[float, float], ...]:
+    """The lowest and highest x and y, with some room around them."""
+    found = []
+    for axis in (0, 1):
+        values = [point[axis] for points in series.values() for point in points] or [0.0]
+        room = 0.03 * (max(values) - min(values)) or 1.0
+        found.append((min(values) - room, max(values) + room))
+    return tuple(found)
+
+
+def _axes(names: tuple[str, str], left: float, top: float, side: float) -> list[str]:
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, x = top + (1 - share) * side, left + share * side
+        parts += [_line(left, y, left + side, y, "grid"), _text(left - 8, y, f"{share:g}", "note", anchor="end")]
+        parts += [
+            _line(x, top, x, top + side, "grid"),
+            _text(x, top + side + 14, f"{share:g}", "note", anchor="middle"),
+        ]
+    parts.append(_text(left + side / 2, top + side + 34, names[0], "note", anchor="middle"))
+    upright = _text(10, top + side / 2, names[1], "note", anchor="middle")
+    return [*parts, f'<g transform="rotate(-90 10 {top + side / 2:.0f})">{upright}</g>']
+
+
+def _series(places: Sequence[tuple[float, float]], look: int, *, joined: bool) -> list[str]:
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    line = [f'<polyline class="edge{look % NUM_COLOURS}" points="{corners}"/>'] if joined else []
+    return line + [_mark(look, x, y) for x, y in places]
+
+
+def _mark(look: int, x: float, y: float) -> str:
+    if look == REST:
+        return f'<circle class="shape rest" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
+    shape, colour = SHAPES[look % len(SHAPES)], look % NUM_COLOURS
+    return f'<path class="shape p{colour}" transform="translate({x:.1f} {y:.1f})" d="{shape}"/>'
+
+
+def _tags(series: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """Each name at the most central of its points, moved down where it would lie over another."""
+    placed: list[tuple[float, float, float]] = []
+    parts = []
+    for name, points in series.items():
+        middle = tuple(statistics.median(values) for values in zip(*points, strict=True))
+        x, y = min(points, key=lambda point: math.dist(point, middle))
+        width = TAG_HEIGHT / 2 * len(name)
+        for other_x, other_y, other_width in sorted(placed, key=lambda tag: tag[1]):
+            if abs(x - other_x) < (width + other_width) / 2 and abs(y - other_y) < TAG_HEIGHT:
+                y = other_y + TAG_HEIGHT
+        placed.append((x, y, width))
+        parts.append(_text(x, y, name, "tag", anchor="middle"))
+    return parts
+
+
+def _spread(wanted: Mapping[str, float], gap: float = 16.0) -> dict[str, float]:
+    """Heights of labels, moved so that none lies over another."""
+    placed: dict[str, float] = {}
+    lowest = math.inf
+    for name, y in sorted(wanted.items(), key=lambda pair: -pair[1]):
+        lowest = min(y, lowest - gap)
+        placed[name] = lowest
+    return placed
+
+
+def _picture(height: float, title: str, parts: Sequence[str]) -> str:
+    name = escape(title)
+    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>'
+    return f"{head}{''.join(parts)}</svg>"
+
+
+def _whisker(low: float, high: float, middle: float) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    ends = [_line(x, middle - 4, x, middle + 4, "whisker") for x in (low, high)]
+    return _line(low, middle, high, middle, "whisker") + "".join(ends)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, style: str, *, anchor: str = "start") -> str:
+    position = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{style}" {position} dominant-baseline="central">{escape(text)}</text>' if text else ""

@@ -1,0 +1,333 @@
+"""One judged model as a self-contained HTML page and as JSON, with the same numbers in both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+from jobs.evaluation.bootstrap import Comparison, Interval
+from jobs.evaluation.charts import Bar, bars, lines
+from jobs.evaluation.section_html import STYLE as SECTION_STYLE
+from jobs.evaluation.section_html import section_html, section_json
+from models.report import Section
+
+ACRONYMS = ("ndcg", "mrr", "map", "auc", "wape", "mape", "rmse", "mae", "wer", "cer", "hr", "f1", "fid", "r2")
+
+MEANINGS = {
+    "ndcg": "How high the right answer stands in the list, from 0 to 1: 1 at the top, less the further down, 0 beyond "
+    "the cutoff (normalised discounted cumulative gain).",
+    "hit_rate": "Share of examples whose right answer is among the first places.",
+    "recall": "Share of the right answers that are among the first places.",
+    "precision": "Share of the first places that are right answers.",
+    "mrr": "One divided by the place of the right answer, on average (mean reciprocal rank); 0 beyond the cutoff.",
+    "accuracy": "Share of examples that were answered correctly.",
+    "coverage": "Share of the whole catalogue that appears in somebody's answer.",
+    "gini": "How unevenly answers are spread over the catalogue: 0 is evenly, 1 is all on one.",
+    "tail_share": "Share of the answers that come from the rare end of the catalogue.",
+    "wape": "Sum of all errors divided by the sum of all true values.",
+}
+
+MAX_GROUPS = 15
+"""Of each dimension, the largest ones, before the others are folded away."""
+
+STYLE = """
+:root{--ground:#fbfbf9;--card:#fff;--ink:#1d2327;--soft:#5d676e;--rule:#dfe3e4;--model:#0b7a75;--base:#a9b4ba;
+--c1:#b5651d;--c2:#6b5ca5;--c3:#8a8f3c;--c4:#b0477a}
+@media(prefers-color-scheme:dark){:root{--ground:#14181a;--card:#1c2225;--ink:#e8ecec;--soft:#9aa6ab;--rule:#333c40;
+--model:#3dbdb5;--base:#5c6a70;--c1:#e0a060;--c2:#a99be0;--c3:#c3c872;--c4:#e08ab3}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:860px;margin:0 auto;padding:36px 20px 80px}
+h1{font-size:1.7rem;line-height:1.2;margin:0 0 4px}h2{font-size:1.15rem;margin:44px 0 8px}
+h3{font-size:1rem;margin:22px 0 4px}
+p{margin:6px 0 12px;max-width:68ch}.soft{color:var(--soft)}.small{font-size:.86rem}
+.card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:20px 24px;margin:20px 0}
+.big{font-size:3rem;font-weight:650;line-height:1.1;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}
+th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}th{font-weight:600;font-size:.86rem;color:var(--soft)}
+td.best{font-weight:650}td.wide{white-space:normal;overflow-wrap:anywhere}
+code,pre{font:.86rem/1.5 ui-monospace,SFMono-Regular,Menlo,monospace}
+pre{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:12px 14px;overflow-x:auto}
+summary{cursor:pointer;font-weight:600;margin:10px 0}dt{font-weight:600}dd{margin:0 0 8px;max-width:68ch}
+svg{width:100%;height:auto;display:block;margin:6px 0 10px}
+svg text{font:13px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--ink);font-variant-numeric:tabular-nums}
+svg .note{fill:var(--soft);font-size:11.5px}
+.bar.model{fill:var(--model)}.bar.baseline{fill:var(--base)}.whisker{stroke:var(--ink);stroke-width:1.3;opacity:.75}
+.mark{stroke:var(--c1);stroke-width:2.5}.grid{stroke:var(--rule)}svg polyline{fill:none;stroke-width:2}
+.line0{stroke:var(--model);stroke-width:3!important}.line1{stroke:var(--c1)}.line2{stroke:var(--c2)}
+.line3{stroke:var(--c3)}.line4{stroke:var(--c4)}
+svg .dot0,svg .name0{fill:var(--model)}svg .dot1,svg .name1{fill:var(--c1)}
+svg .dot2,svg .name2{fill:var(--c2)}svg .dot3,svg .name3{fill:var(--c3)}svg .dot4,svg .name4{fill:var(--c4)}
+.key{display:inline-block;width:3px;height:1em;vertical-align:-.15em;background:var(--c1);margin-right:5px}
+"""
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """How the model does on one group of examples, and the best baseline beside it."""
+
+    label: str
+    num_examples: int
+    score: Interval
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that is said of one model on one split."""
+
+    family: str
+    model: str
+    """The model's address, e.g. `models:/recommender/3`."""
+    digest: str
+    run_id: str | None
+    split: str
+    data_fingerprint: str
+    num_examples: int
+    metric: str
+    mode: Literal["max", "min"]
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    comparisons: dict[str, Comparison]
+    """Baseline -> the model's METRIC minus the baseline's, paired."""
+    slices: dict[str, list[SliceScore]]
+    card: dict[str, Any]
+    config: dict[str, Any]
+    num_resamples: int
+    command: str
+    created: str
+    """RFC 3339."""
+    sections: Sequence[Section] = ()
+    """What the family says itself."""
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline with the best METRIC."""
+        chosen = max if self.mode == "max" else min
+        return chosen(self.baselines, key=lambda name: self.baselines[name][self.metric].value, default=None)
+
+    def to_json(self) -> str:
+        """The same numbers for programs."""
+        # The pictures of the sections stay in the page.
+        plain = dataclasses.asdict(dataclasses.replace(self, sections=()))
+        plain["sections"] = [section_json(section) for section in self.sections]
+        return json.dumps(_without_nan(plain), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page: loads nothing from anywhere, reads in the dark, starts with what a shop owner asks."""
+    body = "".join(
+        part(evaluation) for part in (_head, _baseline_picture, _curves, _table, _slices, _sections, _data, _method)
+    )
+    title = f"{evaluation.family}: {evaluation.model} on the {evaluation.split} split"
+    style = STYLE + SECTION_STYLE
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{style}</style></head>'
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def metric_title(name: str) -> str:
+    """A metric's name for people: `ndcg_at_10_unfiltered` -> `NDCG@10, unfiltered`."""
+    base, qualifier = (name.removesuffix("_unfiltered"), ", unfiltered") if name.endswith("_unfiltered") else (name, "")
+    head, _, cutoff = base.partition("_at_")
+    words = head.upper() if head in ACRONYMS else head.replace("_", " ").capitalize()
+    return words + (f"@{cutoff}" if cutoff else "") + qualifier
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON knows no NaN; a missing number is null there."""
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _head(evaluation: Evaluation) -> str:
+    score = evaluation.metrics[evaluation.metric]
+    against = ""
+    best = evaluation.best_baseline
+    if best is not None:
+        against = f"<p>{escape(_verdict(evaluation, best))}</p>"
+    base = evaluation.metric.partition("_at_")[0]
+    return (
+        f"<h1>{escape(evaluation.family.capitalize())} on the {escape(evaluation.split)} split</h1>"
+        f'<p class="soft">Model <code>{escape(evaluation.model)}</code>, judged {escape(evaluation.created)} on '
+        f"{evaluation.num_examples:,} examples that it was not trained on.</p>"
+        f'<div class="card"><div class="soft">{escape(metric_title(evaluation.metric))}</div>'
+        f'<div class="big">{score.value:.4f}</div>'
+        f'<p class="soft">between {score.low:.4f} and {score.high:.4f} with 95 % confidence</p>{against}'
+        f'<p class="small soft">{escape(MEANINGS.get(base, ""))}</p></div>'
+    )
+
+
+def _verdict(evaluation: Evaluation, best: str) -> str:
+    comparison = evaluation.comparisons[best]
+    other = evaluation.baselines[best][evaluation.metric].value
+    gain = comparison.difference if evaluation.mode == "max" else -comparison.difference
+    share = f" by {abs(gain) / abs(other):.0%}" if other else ""
+    name = best.replace("_", " ")
+    if comparison.low <= 0 <= comparison.high:
+        return f"That cannot be told from the best simple method, {name} ({other:.4f}), on this many examples."
+    side = "better" if gain > 0 else "worse"
+    return f"That is {side} than the best simple method, {name} ({other:.4f}),{share}, and not by chance."
+
+
+def _baseline_picture(evaluation: Evaluation) -> str:
+    if not evaluation.baselines:
+        return ""
+    rows = [_bar("this model", evaluation.metrics[evaluation.metric], "model")]
+    for name, metrics in evaluation.baselines.items():
+        rows.append(_bar(name.replace("_", " "), metrics[evaluation.metric], "baseline"))
+    title = f"{metric_title(evaluation.metric)} of the model and of simple methods"
+    return (
+        f"<h2>Against simple methods</h2>{bars(rows, title=title, text='{:.4f}')}"
+        '<p class="small soft">Thin lines are 95 % intervals. All were scored on the same examples.</p>'
+    )
+
+
+def _bar(label: str, score: Interval, style: str) -> Bar:
+    return Bar(label, score.value, score.low, score.high, style=style)
+
+
+def _curves(evaluation: Evaluation) -> str:
+    base, _, rest = evaluation.metric.partition("_at_")
+    if not rest.isdigit():
+        return ""
+    everyone = {"this model": evaluation.metrics} | evaluation.baselines
+    series = {
+        name.replace("_", " "): {
+            int(cutoff): score.value
+            for metric, score in metrics.items()
+            for head, _, cutoff in [metric.partition("_at_")]
+            if head == base and cutoff.isdigit()
+        }
+        for name, metrics in everyone.items()
+    }
+    if len(series["this model"]) < 2:
+        return ""
+    title = f"{metric_title(base)} by length of the list"
+    return f"<h2>{escape(title)}</h2>{lines(series, title=title, axis='places of the list that count')}"
+
+
+def _table(evaluation: Evaluation) -> str:
+    names = list(evaluation.baselines)
+    head = ["Metric", "this model", "95 % interval", *(name.replace("_", " ") for name in names)]
+    rows = []
+    for metric, score in evaluation.metrics.items():
+        others = [evaluation.baselines[name].get(metric) for name in names]
+        cells = [
+            _cell(metric_title(metric)),
+            _cell(f"{score.value:.4f}", "best"),
+            # A metric of the whole has no share of each example, so nothing to resample.
+            _cell("" if score.low != score.low else f"{score.low:.4f} to {score.high:.4f}", "soft"),
+            *(_cell("" if other is None else f"{other.value:.4f}") for other in others),
+        ]
+        rows.append("".join(cells))
+    return f"<h2>All metrics</h2>{_html_table(head, rows)}"
+
+
+def _slices(evaluation: Evaluation) -> str:
+    if not evaluation.slices:
+        return ""
+    best = evaluation.best_baseline
+    parts = []
+    for dimension, scores in evaluation.slices.items():
+        rows = [
+            Bar(
+                score.label,
+                score.score.value,
+                score.score.low,
+                score.score.high,
+                note=f"{score.num_examples:,} ex.",
+                mark=None if best is None or score.baseline != score.baseline else score.baseline,
+            )
+            for score in scores
+        ]
+        name = dimension.replace("_", " ")
+        title = f"{metric_title(evaluation.metric)} by {name}"
+        largest, smaller = rows[:MAX_GROUPS], rows[MAX_GROUPS:]
+        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', beside=smaller)}")
+        if smaller:
+            picture = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", beside=largest)
+            parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{picture}</details>")
+    key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best simple method. '
+    return (
+        f"<h2>For whom it works</h2><p>{escape(metric_title(evaluation.metric))} for groups of examples. "
+        f"A wide interval means that there are few of them.</p>{''.join(parts)}"
+        f'<p class="small soft">{key}Groups come from the prepared data and are the same for every model.</p>'
+    )
+
+
+def _sections(evaluation: Evaluation) -> str:
+    return "".join(section_html(section) for section in evaluation.sections)
+
+
+def _data(evaluation: Evaluation) -> str:
+    return (
+        "<h2>Data and settings</h2>"
+        f"<details><summary>Data card</summary>{_pairs(_flat(evaluation.card))}</details>"
+        f"<details><summary>Settings of the model</summary>{_pairs(_flat(evaluation.config))}</details>"
+    )
+
+
+def _method(evaluation: Evaluation) -> str:
+    bases = {name.removesuffix("_unfiltered").partition("_at_")[0] for name in evaluation.metrics}
+    terms = "".join(
+        f"<dt>{escape(metric_title(base))}</dt><dd>{escape(MEANINGS[base])}</dd>"
+        for base in sorted(bases & set(MEANINGS))
+    )
+    if any(name.endswith("_unfiltered") for name in evaluation.metrics):
+        terms += "<dt>Unfiltered</dt><dd>What somebody has had already may be answered again; else it may not.</dd>"
+    origin = {
+        "model": evaluation.model,
+        "sha256 of its manifest": evaluation.digest,
+        "MLflow run": evaluation.run_id or "none",
+        "data fingerprint": evaluation.data_fingerprint,
+    }
+    return (
+        f"<h2>How it was measured</h2><p>Every example of the {escape(evaluation.split)} split is scored once, against "
+        "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, "
+        "so it does not depend on how many workers computed it. Intervals are percentiles of "
+        f"{evaluation.num_resamples:,} resamples of the examples. They say how far chance in the choice of examples "
+        "reaches; they do not know of seasons, new ranges or another training run. Past behaviour was shaped by what "
+        "the shop showed then: a better score here is a reason to try a model, not proof of more sales.</p>"
+        f"<dl>{terms}</dl><h2>Do it again</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"
+    )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for name, value in content.items():
+        title = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            rows |= _flat(value, f"{title}, ")
+        elif isinstance(value, list):
+            rows[title] = ", ".join(str(part) for part in value[:20]) + (" ..." if len(value) > 20 else "")
+        else:
+            rows[title] = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return rows
+
+
+def _pairs(rows: Mapping[str, str]) -> str:
+    cells = [_cell(name.replace("_", " ")) + _cell(value, "wide") for name, value in rows.items()]
+    return _html_table([], cells)
+
+
+def _cell(text: str, style: str = "") -> str:
+    return f'<td class="{style}">{escape(text)}</td>' if style else f"<td>{escape(text)}</td>"
+
+
+def _html_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    titles = f"<thead><tr>{''.join(f'<th>{escape(title)}</th>' for title in head)}</tr></thead>" if head else ""
+    return (
+        f'<div class="scroll"><table>{titles}<tbody>{"".join(f"<tr>{row}</tr>" for row in rows)}</tbody></table></div>'
+    )

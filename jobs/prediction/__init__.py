@@ -1,0 +1,1 @@
+"""Batch prediction: tables of requests to tables of answers."""

@@ -1,0 +1,169 @@
+"""Requests from rows of a table and rows from answers: one model over one Parquet table, errors in a column."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ValidationError
+
+from models import FAMILIES, bundle
+from models.family import Endpoint
+from models.features import FeatureStore
+from models.nn.precision import keep_freed_memory
+
+ERROR = "error"
+MODEL_VERSION = "model_version"
+UNION = (typing.Union, types.UnionType)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to answer rows, small enough to send anywhere."""
+
+    family: str
+    model: Path
+    """Model directory."""
+    model_version: str
+    features: Path
+    """SQLite file of the feature store."""
+    fixed: Mapping[str, Any]
+    """Fields that every request has."""
+    batch_size: int
+
+
+class Answerer:
+    """A loaded model that answers tables; one per process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._family = FAMILIES[recipe.family]
+        self._endpoint: Endpoint = self._family.ENDPOINTS[0]
+        self._features = FeatureStore(recipe.features, read_only=True)
+        loaded = bundle.load(recipe.model)
+        keep_freed_memory()
+        self._network, self._schema = loaded.network, loaded.schema
+
+    def answer(self, table: pa.Table) -> pa.Table:
+        """The table with the columns of the answers and `error`, which is null where there is an answer."""
+        answered: list[dict[str, Any]] = []
+        for start in range(0, table.num_rows, self._recipe.batch_size):
+            rows = table.slice(start, self._recipe.batch_size).to_pylist()
+            answered += self._answer_rows(rows)
+        schema = answer_schema(self._endpoint.Response)
+        if self._endpoint.raw is not None and self._endpoint.raw.field in table.column_names:
+            table = table.drop_columns(
+                [self._endpoint.raw.field]
+            )  # the files would make the answers as large as they are
+        for field in schema:
+            table = table.append_column(field, pa.array([row.get(field.name) for row in answered], field.type))
+        return table
+
+    def _answer_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        answered: list[dict[str, Any]] = [{} for _ in rows]
+        encoded = []
+        for place, row in enumerate(rows):
+            try:
+                request = self._request(row)
+                features = self._features.lookup(self._family.FEATURES, request)
+                encoded.append((place, request, self._endpoint.encode(request, self._schema, features)))
+            except ValueError as error:
+                answered[place] = {ERROR: _reason(error)}
+        for place, answer in self._answer_examples(encoded):
+            answered[place] = answer
+        return answered
+
+    def _request(self, row: Mapping[str, Any]) -> BaseModel:
+        fields = self._endpoint.Request.model_fields
+        given = {name: _fitting(value, fields[name].annotation) for name, value in row.items() if name in fields}
+        return self._endpoint.Request(**{**self._recipe.fixed, **{n: v for n, v in given.items() if v is not None}})
+
+    def _answer_examples(self, encoded: Sequence[tuple[int, Any, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        if not encoded:
+            return
+        try:
+            with torch.inference_mode():
+                batch = self._family.collate([example for _, _, example in encoded])
+                predictions = self._endpoint.predict(self._network, batch)
+        except ValueError as error:
+            # One row must not cost the others their answers.
+            if len(encoded) == 1:
+                yield encoded[0][0], {ERROR: _reason(error)}
+            else:
+                for one in encoded:
+                    yield from self._answer_examples([one])
+            return
+        version = self._recipe.model_version
+        for (place, request, _), prediction in zip(encoded, predictions, strict=True):
+            answer = self._endpoint.answer(request, prediction, self._schema, version).model_dump(mode="json")
+            yield place, {MODEL_VERSION: version, **_texts(answer, self._endpoint.Response)}
+
+
+def answer_schema(response: type[BaseModel]) -> pa.Schema:
+    """The columns that answers add to a table."""
+    fields = {name: _arrow_type(field.annotation) for name, field in response.model_fields.items()}
+    return pa.schema(list(({**fields, MODEL_VERSION: pa.string(), ERROR: pa.string()}).items()))
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The column type of a pydantic field; what a table cannot hold becomes JSON text."""
+    plain: dict[Any, pa.DataType] = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if annotation in plain:
+        return plain[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _arrow_type(arguments[0])
+    if origin is Literal:
+        return _arrow_type(type(arguments[0]))
+    if origin in UNION and len(rest := [part for part in arguments if part is not type(None)]) == 1:
+        return _arrow_type(rest[0])
+    if origin in (list, Sequence):
+        return pa.list_(_arrow_type(arguments[0]))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return pa.struct([(name, _arrow_type(field.annotation)) for name, field in annotation.model_fields.items()])
+    return pa.string()
+
+
+def _texts(answer: dict[str, Any], response: type[BaseModel]) -> dict[str, Any]:
+    """The answer, with JSON text where the column is text and the value is not."""
+    text_columns = {field.name for field in answer_schema(response) if field.type == pa.string()}
+    return {
+        name: json.dumps(value, ensure_ascii=False)
+        if name in text_columns and value is not None and not isinstance(value, str)
+        else value
+        for name, value in answer.items()
+    }
+
+
+def _fitting(value: Any, annotation: Any) -> Any:
+    """A cell as the request wants it: ids are text, though a table may hold them as numbers."""
+    if isinstance(value, list):
+        return [_fitting(part, annotation) for part in value]
+    if isinstance(value, dict):
+        return {name: part for name, part in value.items() if part is not None}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        leaves = _leaves(annotation)
+        if str in leaves and not leaves & {int, float}:
+            return str(int(value)) if value == value and float(value).is_integer() else str(value)
+    return value
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    arguments = typing.get_args(annotation)
+    if not arguments:
+        return {annotation}
+    parts = arguments[:1] if typing.get_origin(annotation) is typing.Annotated else arguments
+    return {leaf for part in parts for leaf in _leaves(part)}
+
+
+def _reason(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors())

@@ -1,0 +1,1 @@
+"""What is served: the Ray Serve config and the models it names."""

@@ -1,0 +1,169 @@
+"""The Serve config file of a store: rendered from a model and a few numbers, checked, and written as a whole."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from jobs.cli.context import Failure, UsageFailure
+from models.family import Family
+
+BUILDER = "serve.app:build"
+DEPLOYMENT = "Model"
+REQUESTS_PER_REPLICA = 16
+"""Another replica starts when those there are have more requests than this at once, on average."""
+MAX_ONGOING_REQUESTS = 64
+MAX_QUEUED_REQUESTS = 256
+"""Requests that wait for a replica; more are answered 503 at once instead of late."""
+
+
+@dataclass(frozen=True)
+class PinnedModel:
+    """A model directory under its version number, in the store."""
+
+    version: str
+    directory: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the cluster an application may take."""
+
+    min_replicas: int = 1
+    max_replicas: int = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def application(
+    family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
+) -> dict[str, Any]:
+    """The config of one family's application."""
+    told = {
+        "version": model.version,
+        "bundle": str(model.directory),
+        "digest": model.digest,
+        "feature_store": None if feature_store is None else str(feature_store),
+        "index": None if index is None else str(index),
+    }
+    deployment = {
+        "name": DEPLOYMENT,
+        "user_config": told,
+        "autoscaling_config": {
+            "min_replicas": size.min_replicas,
+            "max_replicas": size.max_replicas,
+            "target_ongoing_requests": REQUESTS_PER_REPLICA,
+        },
+        "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+        "max_queued_requests": MAX_QUEUED_REQUESTS,
+        # New replicas start before old ones stop when the code changes; a new model alone needs no new replicas.
+        "max_surge_percent": 100,
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 10.0,
+        "graceful_shutdown_wait_loop_s": 1.0,
+        "graceful_shutdown_timeout_s": 20.0,
+        "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
+    }
+    return {
+        "name": family.NAME,
+        "route_prefix": family.ROUTE_PREFIX,
+        "import_path": BUILDER,
+        "args": {"family": family.NAME, "num_threads": max(1, int(size.cpus))},
+        "deployments": [deployment],
+    }
+
+
+def empty_config(*, host: str, port: int) -> dict[str, Any]:
+    """A config without applications."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port, "request_timeout_s": 30.0, "keep_alive_timeout_s": 75},
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "applications": [],
+    }
+
+
+def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with one application added or replaced; raises UsageFailure when another has its route."""
+    others = [one for one in config["applications"] if one["name"] != added["name"]]
+    for other in others:
+        if other["route_prefix"] == added["route_prefix"]:
+            raise UsageFailure(
+                f"{other['name']} is deployed at {other['route_prefix']!r} already; "
+                f"give {added['name']} another ROUTE_PREFIX, or another store"
+            )
+    return {**config, "applications": [*others, dict(added)]}
+
+
+def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
+    """What a config tells the replicas of a family; empty where it has none."""
+    for one in (config or {}).get("applications", ()):
+        if one["name"] == family.NAME:
+            found: dict[str, Any] = one["deployments"][0]["user_config"]
+            return found
+    return {}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise Failure when Ray Serve would not understand all of a config; Serve itself ignores what it does not know."""
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        raise Failure(f"not a Serve config: {error}") from error
+    unknown = _unknown(ServeDeploySchema, config, "")
+    if unknown:
+        raise Failure(f"Ray Serve knows no {unknown} in its config; correct or remove it")
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config that was applied last, or None; raises Failure when the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Failure(f"{path} is not YAML ({error}); remove it and deploy again") from error
+    if not isinstance(config, dict):
+        raise Failure(f"{path} holds no Serve config; remove it and deploy again")
+    check_config(config)
+    return config
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the config aside and rename it into place."""
+    check_config(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    header = "# Written by `shopkeeper deploy`; what is applied to the cluster.\n"
+    aside.write_text(header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    aside.replace(path)
+
+
+def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:
+    """Path of the first key that the pydantic model has no field for."""
+    for key, value in given.items():
+        if key not in model.model_fields:
+            return f"{where}{key}"
+        inner = _model_of(model.model_fields[key].annotation)
+        for item in value if isinstance(value, list) else [value]:
+            if inner is not None and isinstance(item, Mapping):
+                unknown = _unknown(inner, item, f"{where}{key}.")
+                if unknown:
+                    return unknown
+    return None
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `list[Model]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_of, getattr(annotation, "__args__", ()))), None)

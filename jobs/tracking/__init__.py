@@ -1,0 +1,1 @@
+"""Runs, metrics, models and aliases: the only package that imports MLflow."""

@@ -1,0 +1,392 @@
+"""Runs, their params, metrics and artifacts, in MLflow; the only file that imports it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.cli.context import Context, DependencyDown, UsageFailure, log
+from jobs.tracking.spool import Call, CallRejected, Spool
+
+BUNDLE = "bundle"
+"""Name of a run's artifact that holds its model directory."""
+
+TAG_FINGERPRINT = "data_fingerprint"
+TAG_PARENT = "mlflow.parentRunId"
+
+PROBE_TIMEOUT_S = 5.0
+SETTINGS = {
+    # A server that is down must cost seconds; MLflow's own defaults make every call wait four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
+MAX_PARAMS_PER_CALL = 100
+MAX_RUNS = 1000
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as the tracking server knows it; times are epoch milliseconds."""
+
+    run_id: str
+    name: str
+    status: str
+    started_ms: int
+    ended_ms: int | None
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run that this one is a trial of."""
+        return self.tags.get(TAG_PARENT)
+
+
+class Run:
+    """One run; its calls never fail and never wait long: what the server does not take is spooled."""
+
+    def __init__(self, tracking: Tracking, run_id: str) -> None:
+        self.run_id = run_id
+        self._tracking = tracking
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Add params; a param cannot be changed later."""
+        self._send({"call": "params", "params": {name: str(value) for name, value in params.items()}})
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log numbers of one step, an epoch say."""
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self._send({"call": "metrics", "metrics": numbers, "step": step, "time_ms": _now_ms()})
+
+    def log_artifacts(self, directory: Path, name: str) -> None:
+        """Log a directory under `name`; a model directory goes under BUNDLE."""
+        self._send({"call": "artifacts", "directory": str(directory), "name": name})
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text file, e.g. `data/card.json`."""
+        self._send({"call": "text", "text": text, "name": name})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        self._send({"call": "tags", "tags": dict(tags)})
+
+    def end(self, status: Status) -> None:
+        """Close the run."""
+        self._send({"call": "status", "status": status, "time_ms": _now_ms()})
+
+    def info(self) -> RunInfo:
+        """The run as the server knows it; raises UsageFailure when it does not know it."""
+        return self._tracking.run_info(self.run_id)
+
+    def params(self) -> dict[str, str]:
+        """The run's params as text; raises UsageFailure when the server does not know the run."""
+        return self.info().params
+
+    def metric_history(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of every point of a metric, by step; of a step logged twice, the later value."""
+        return self._tracking.metric_history(self.run_id, name)
+
+    def _send(self, call: Call) -> None:
+        self._tracking.send(self.run_id, call)
+
+
+class Tracking:
+    """The tracking server of a context, or the SQLite database of its store; contacted when first needed."""
+
+    def __init__(self, context: Context) -> None:
+        self.root = context.store.root.absolute()
+        self.uri = context.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        self.spool = Spool(context.store.spool)
+        self._artifacts = context.store.artifacts.absolute()
+        self._lazy_client: Any = None
+        self._was_down = False
+
+    # Runs
+
+    def start_run(
+        self,
+        family: str,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> Run:
+        """Open a run in the family's experiment; raises DependencyDown when the server does not answer."""
+        parent = {TAG_PARENT: parent_run_id} if parent_run_id else {}
+        with self.reached():
+            experiment = self.experiment_id(family, create=True)
+            created = self.client.create_run(experiment, run_name=name, tags={**tags, **parent})
+        run = Run(self, created.info.run_id)
+        run.log_params(params)
+        return run
+
+    def resume_run(self, run_id: str, *, reopen: bool = False) -> Run:
+        """A run that was started before, here or in another process; the server is not asked, so this cannot fail.
+
+        `reopen` marks it as running again.
+        """
+        run = Run(self, run_id)
+        if reopen:
+            self.send(run_id, {"call": "status", "status": "RUNNING", "time_ms": None})
+        return run
+
+    def run_info(self, run_id: str) -> RunInfo:
+        """What the server knows of a run; raises UsageFailure when it knows nothing."""
+        try:
+            with self.reached():
+                return _run_info(self.client.get_run(run_id))
+        except CallRejected:
+            raise UsageFailure(
+                f"run {run_id!r} is unknown to {self.shown_uri}; `shopkeeper status` lists the runs"
+            ) from None
+
+    def list_runs(self, family: str, *, limit: int = 20, where: str = "") -> list[RunInfo]:
+        """Runs of a family, newest first; `where` is an MLflow filter such as `status = 'FINISHED'`."""
+        with self.reached():
+            experiment = self.experiment_id(family, create=False)
+            if experiment is None:
+                return []
+            order = ["attributes.start_time DESC"]
+            found = self.client.search_runs([experiment], filter_string=where, max_results=limit, order_by=order)
+            return [_run_info(run) for run in found]
+
+    def find_best_run(
+        self, family: str, metric: str, mode: Literal["max", "min"], fingerprint: str | None
+    ) -> RunInfo | None:
+        """The finished run on this data with the best `metric` that has a model; None when there is none.
+
+        A run's `best_<metric>`, where logged, counts before the last value of `metric`.
+        """
+        where = "status = 'FINISHED'"
+        if fingerprint is not None:
+            where += f" and tags.{TAG_FINGERPRINT} = '{fingerprint}'"
+        scored = [
+            (run.metrics.get(f"best_{metric}", run.metrics.get(metric)), run)
+            for run in self.list_runs(family, limit=MAX_RUNS, where=where)
+        ]
+        known = [(value, run) for value, run in scored if value is not None and value == value]
+        for _, run in sorted(known, key=lambda pair: pair[0], reverse=mode == "max"):
+            if self.has_bundle(run.run_id):
+                return run
+        return None
+
+    def has_bundle(self, run_id: str) -> bool:
+        """Whether a model directory was logged with the run."""
+        with self.reached():
+            return bool(self.client.list_artifacts(run_id, BUNDLE))
+
+    def metric_history(self, run_id: str, name: str) -> list[tuple[int, float]]:
+        """(step, value) of every point of a metric, by step."""
+        with self.reached():
+            points = sorted(self.client.get_metric_history(run_id, name), key=lambda point: point.timestamp)
+            return sorted({point.step: point.value for point in points}.items())
+
+    def artifact_uri(self, run_id: str, name: str) -> str:
+        """Where an artifact of a run lies; `download` takes it."""
+        with self.reached():
+            return f"{self.client.get_run(run_id).info.artifact_uri.rstrip('/')}/{name}"
+
+    def download(self, uri: str, to: Path) -> Path:
+        """A local directory with an artifact: where it lies, if on this disk, or a copy in `to`."""
+        with self.reached():
+            from mlflow.artifacts import download_artifacts
+
+            target = None if uri.startswith("file:") else str(to)
+            found = download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=self.uri, registry_uri=self.uri)
+        return Path(found)
+
+    # Delivery
+
+    def send(self, run_id: str, call: Call) -> None:
+        """Perform a call of a run now, or after those that wait; never raises for a server that is down."""
+        if self.spool.pending(run_id):
+            self._keep(run_id, call)
+            self._deliver(run_id)
+            return
+        try:
+            self._perform(run_id, call)
+        except DependencyDown as error:
+            log.warning("%s; the tracking calls of run %s are kept and delivered later", error, run_id)
+            self._keep(run_id, call)
+        except CallRejected as error:
+            log.warning("a call of run %s is lost: %s", run_id, error)
+
+    def deliver_spool(self) -> int:
+        """Deliver what earlier runs left; returns how many calls went. Called when a verb starts."""
+        return sum(self._deliver(run_id) for run_id in self.spool.run_ids())
+
+    def _deliver(self, run_id: str) -> int:
+        return self.spool.deliver(run_id, lambda call: self._perform(run_id, call))
+
+    def _keep(self, run_id: str, call: Call) -> None:
+        try:
+            self.spool.append(run_id, call)
+        except OSError as error:
+            log.error(
+                "a tracking call of run %s is lost, for %s cannot be written: %s", run_id, self.spool.directory, error
+            )
+
+    def _perform(self, run_id: str, call: Call) -> None:
+        with self.reached(probe=self._was_down):
+            client = self.client
+            match call["call"]:
+                case "params":
+                    _log_params(client, run_id, call["params"])
+                case "metrics":
+                    _log_metrics(client, run_id, call)
+                case "artifacts":
+                    client.log_artifacts(run_id, call["directory"], artifact_path=call["name"])
+                case "text":
+                    client.log_text(run_id, call["text"], call["name"])
+                case "tags":
+                    for name, value in call["tags"].items():
+                        client.set_tag(run_id, name, value)
+                case "status" if call["status"] == "RUNNING":
+                    client.update_run(run_id, status="RUNNING")
+                case "status":
+                    client.set_terminated(run_id, call["status"], end_time=call["time_ms"])
+
+    # Connection
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether runs lie on a server, and not in a database that this process opens."""
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def client(self) -> Any:
+        """MLflow's own client, made at the first use; call it inside `reached`."""
+        if self._lazy_client is None:
+            for name, value in SETTINGS.items():
+                os.environ.setdefault(name, value)
+            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            self.root.mkdir(parents=True, exist_ok=True)
+            # The first use of a database creates its tables; two processes at once would trip over each other.
+            with (self.root / ".mlflow.lock").open("w") as lock, warnings.catch_warnings(action="ignore"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                from mlflow import MlflowClient
+
+                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                if not self.is_remote:
+                    client.search_experiments(max_results=1)
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            self._lazy_client = client
+        return self._lazy_client
+
+    @contextmanager
+    def reached(self, *, probe: bool = True) -> Iterator[None]:
+        """Turns MLflow's errors into ours: DependencyDown when it does not work, CallRejected when it refuses."""
+        if probe and self.is_remote:
+            self._probe()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", None) in REFUSALS:
+                raise CallRejected(f"MLflow at {self.shown_uri} refused: {_first_line(error)}") from error
+            raise self._down(_first_line(error)) from error
+        self._was_down = False
+
+    def _probe(self) -> None:
+        # MLflow's own requests retry for long; one of ours says at once whether anybody is there.
+        parts = urllib.parse.urlsplit(self.uri)
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
+        try:
+            urllib.request.urlopen(address, timeout=PROBE_TIMEOUT_S).close()
+        except urllib.error.HTTPError as error:
+            # Any other answer is an answer: a server behind a gateway may hide its health page.
+            if error.code in (502, 503, 504):
+                raise self._down(f"HTTP {error.code}") from error
+        except (OSError, HTTPException) as error:
+            raise self._down(str(getattr(error, "reason", error))) from error
+
+    def _down(self, reason: str) -> DependencyDown:
+        self._was_down = True
+        return DependencyDown(
+            f"the tracking server {self.shown_uri} does not answer ({reason}); start it, or name another "
+            "with MLFLOW_TRACKING_URI, or unset that to use the store's own database"
+        )
+
+    @property
+    def shown_uri(self) -> str:
+        """The address without a password."""
+        parts = urllib.parse.urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
+
+    def experiment_id(self, family: str, *, create: bool) -> str | None:
+        """The experiment of a family, which bears its name; call it inside `reached`."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(family)
+        if found is None and create:
+            # A server decides where its artifacts go; a bare database would put them into the working directory.
+            location = None if self.is_remote else self._artifacts.as_uri()
+            try:
+                return str(self.client.create_experiment(family, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = self.client.get_experiment_by_name(family)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UsageFailure(
+                f"experiment {family!r} is deleted in {self.shown_uri}; `mlflow experiments restore` brings it back"
+            )
+        return None if found is None else str(found.experiment_id)
+
+
+def _log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    entries = [Param(name, value) for name, value in params.items()]
+    for start in range(0, len(entries), MAX_PARAMS_PER_CALL):
+        client.log_batch(run_id, params=entries[start : start + MAX_PARAMS_PER_CALL])
+
+
+def _log_metrics(client: Any, run_id: str, call: Call) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, call["time_ms"], call["step"]) for name, value in call["metrics"].items()]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def _run_info(run: Any) -> RunInfo:
+    return RunInfo(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        status=run.info.status,
+        started_ms=run.info.start_time,
+        ended_ms=run.info.end_time,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,109 @@
+"""MLflow's web pages over a store, in a process that outlives this one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.context import Failure, Store
+
+PREFERRED_PORT = 5000
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+
+
+def start_ui(store: Store) -> str:
+    """Start MLflow's pages on loopback and return their URL; raises Failure when they do not come up."""
+    stop_ui(store)
+    url = f"http://127.0.0.1:{free_port(PREFERRED_PORT)}"
+    store.cluster.mkdir(parents=True, exist_ok=True)
+    log_path = store.cluster / "mlflow.log"
+    with log_path.open("wb") as log_file:
+        process = subprocess.Popen(
+            _command(store, port=url.rpartition(":")[2]),
+            cwd=store.root,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    record = {"url": url, "pid": process.pid, "started_s": _psutil().Process(process.pid).create_time()}
+    _record(store).write_text(json.dumps(record), encoding="utf-8")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
+            return url
+        time.sleep(0.2)
+    stop_ui(store)
+    raise Failure(f"MLflow's pages did not come up within {START_TIMEOUT_S:.0f} s; {log_path} says why")
+
+
+def running_ui(store: Store) -> str | None:
+    """The URL of the pages that `start_ui` started, if they still run."""
+    process = _process(store)
+    return None if process is None else str(json.loads(_record(store).read_text(encoding="utf-8"))["url"])
+
+
+def stop_ui(store: Store) -> bool:
+    """Stop the pages of a store and nothing else; returns whether they were running."""
+    process = _process(store)
+    if process is not None:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, left = _psutil().wait_procs(family, timeout=STOP_TIMEOUT_S)
+        for survivor in left:
+            with contextlib.suppress(_psutil().NoSuchProcess):
+                survivor.kill()
+    _record(store).unlink(missing_ok=True)
+    return process is not None
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port of loopback, or another one where it is taken."""
+    for port in (preferred, 0):
+        with contextlib.suppress(OSError), socket.socket() as bound:
+            bound.bind(("127.0.0.1", port))
+            return int(bound.getsockname()[1])
+    raise Failure("no port of this machine is free; stop what holds them")
+
+
+def _record(store: Store) -> Path:
+    return store.cluster / "mlflow.json"
+
+
+def _command(store: Store, *, port: str) -> list[str]:
+    settings = {
+        "host": "127.0.0.1",
+        "port": port,
+        "workers": "1",
+        "backend-store-uri": f"sqlite:///{store.root / 'mlflow.db'}",
+        "default-artifact-root": store.artifacts.as_uri(),
+    }
+    return [sys.executable, "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in settings.items())]
+
+
+def _process(store: Store) -> Any:
+    """The recorded process, or None; a later process with the same pid is not ours."""
+    if not _record(store).is_file():
+        return None
+    recorded = json.loads(_record(store).read_text(encoding="utf-8"))
+    psutil = _psutil()
+    try:
+        process = psutil.Process(recorded["pid"])
+        return process if abs(process.create_time() - recorded["started_s"]) < 1.0 else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _psutil() -> Any:
+    import ray  # noqa: F401  Ray brings psutil along and puts it on the search path
+
+    return importlib.import_module("psutil")

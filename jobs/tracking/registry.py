@@ -1,0 +1,131 @@
+"""The model registry: versions of a family's models, each with its own copy, and the aliases that point at them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.context import UsageFailure
+from jobs.tracking.client import Tracking
+from jobs.tracking.spool import CallRejected
+
+CHAMPION = "champion"
+MAX_VERSIONS = 1000
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """A version in the model registry; time is epoch milliseconds."""
+
+    family: str
+    version: str
+    run_id: str | None
+    created_ms: int
+    source: str
+    tags: dict[str, str]
+    aliases: list[str] = field(default_factory=list)
+
+
+class Registry:
+    """The registry beside the runs of a tracking server; every call raises DependencyDown when that does not answer."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    def register(
+        self,
+        family: str,
+        run_id: str | None,
+        directory: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store a model directory in the registry and return its new version; it does not need the run any more.
+
+        `evidence` are text files by name that are stored beside the model.
+        """
+        with self._tracking.reached():
+            experiment = self._tracking.experiment_id(family, create=True)
+            if not self._tracking.client.search_registered_models(f"name = '{family}'"):
+                self._tracking.client.create_registered_model(family)
+            model = self._tracking.client.create_logged_model(
+                experiment, name=family, source_run_id=run_id, model_type="shopkeeper-bundle"
+            )
+            self._tracking.client.log_model_artifacts(model.model_id, str(directory))
+            with tempfile.TemporaryDirectory() as aside:
+                for name, text in (evidence or {}).items():
+                    path = Path(aside) / name
+                    path.write_text(text, encoding="utf-8")
+                    self._tracking.client.log_model_artifact(model.model_id, str(path))
+            self._tracking.client.finalize_logged_model(model.model_id, "READY")
+            # A database would look a model id up in whatever server MLFLOW_TRACKING_URI names; a server asks itself.
+            remote = self._tracking.is_remote
+            version = self._tracking.client.create_model_version(
+                family,
+                source=f"models:/{model.model_id}" if remote else model.artifact_location,
+                run_id=run_id,
+                tags=dict(tags),
+                model_id=model.model_id if remote else None,
+            )
+            return str(version.version)
+
+    def set_alias(self, family: str, alias: str, version: str) -> None:
+        """Point an alias at a version."""
+        with self._tracking.reached():
+            self._tracking.client.set_registered_model_alias(family, alias, version)
+
+    def get_alias(self, family: str, alias: str) -> str | None:
+        """The version that an alias points at, or None."""
+        try:
+            with self._tracking.reached():
+                return str(self._tracking.client.get_model_version_by_alias(family, alias).version)
+        except CallRejected:
+            return None
+
+    def set_version_tags(self, family: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set or replace tags of a version."""
+        with self._tracking.reached():
+            for name, value in tags.items():
+                self._tracking.client.set_model_version_tag(family, version, name, value)
+
+    def version_info(self, family: str, version: str) -> VersionInfo:
+        """What the registry knows of a version; raises UsageFailure when it knows nothing."""
+        try:
+            with self._tracking.reached():
+                return _version_info(self._tracking.client.get_model_version(family, version))
+        except CallRejected:
+            known = ", ".join(info.version for info in self.list_versions(family)) or "none"
+            raise UsageFailure(
+                f"{family} has no version {version!r} in {self._tracking.shown_uri}; there are: {known}"
+            ) from None
+
+    def location(self, family: str, version: str) -> str:
+        """Where the model directory of a version lies; `Tracking.download` takes it."""
+        with self._tracking.reached():
+            return str(self._tracking.client.get_model_version_download_uri(family, version))
+
+    def list_versions(self, family: str) -> list[VersionInfo]:
+        """All versions of a family, newest first."""
+        with self._tracking.reached():
+            found = self._tracking.client.search_model_versions(f"name = '{family}'", max_results=MAX_VERSIONS)
+            aliases: dict[str, list[str]] = {}
+            if found:
+                for alias, version in self._tracking.client.get_registered_model(family).aliases.items():
+                    aliases.setdefault(str(version), []).append(alias)
+            infos = [_version_info(version, aliases.get(str(version.version), [])) for version in found]
+        return sorted(infos, key=lambda info: int(info.version), reverse=True)
+
+
+def _version_info(version: Any, aliases: list[str] | None = None) -> VersionInfo:
+    return VersionInfo(
+        family=version.name,
+        version=str(version.version),
+        run_id=version.run_id or None,
+        created_ms=version.creation_timestamp,
+        source=version.source,
+        tags=dict(version.tags),
+        aliases=list(version.aliases) if aliases is None else aliases,
+    )

@@ -1,0 +1,106 @@
+"""What `train` and `sweep` note of a run: its plan, kept in its directory so that it can be resumed, and its tags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from jobs.cli.context import Context, UsageFailure, log
+from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
+from models.bundle import config_from_dict, read_json
+from models.family import Family
+
+PLAN = "plan.json"
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do."""
+
+    run_id: str
+    data: Path
+    """Prepared data directory."""
+    directory: Path
+    """Where checkpoints and the bundle go."""
+    config: Any
+    options: Any
+
+
+def open_run(
+    context: Context, family: Family, *, name: str, config: Any, options: Any, tags: dict[str, str]
+) -> tuple[Plan, Run]:
+    """Open a tracked run on the current data and store its plan; raises DependencyDown when tracking is down."""
+    data = context.store.current_data(family.NAME)
+    card = (data / "card.json").read_text(encoding="utf-8")
+    fingerprint = read_json(data / "schema.json")["fingerprint"]
+    run = Tracking(context).start_run(
+        family.NAME,
+        name=name,
+        params=dataclasses.asdict(config),
+        tags={TAG_FINGERPRINT: fingerprint, "git_commit": git_commit(), **_job_tags(), **tags},
+    )
+    run.log_text(card, "data/card.json")
+    directory = context.store.run_directory(family.NAME, run.run_id)
+    plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {"data": data.name, "config": dataclasses.asdict(config), "options": dataclasses.asdict(options)}
+    (directory / PLAN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    log.info("run %s in %s", run.run_id, directory)
+    return plan, run
+
+
+def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -> tuple[Plan, Run]:
+    """The run that `options.resume` names, with its plan; raises UsageFailure when a given flag contradicts it."""
+    run_id = options.resume
+    directory = context.store.run_directory(family.NAME, run_id)
+    if Path(run_id).name != run_id or not (directory / PLAN).is_file():
+        known = ", ".join(sorted(path.parent.name for path in directory.parent.glob(f"*/{PLAN}"))[:5]) or "none"
+        raise UsageFailure(f"no run {run_id!r} of {family.NAME} to resume in {context.store.root}; there are: {known}")
+    stored = read_json(directory / PLAN)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["options"].items()}
+    plan = Plan(
+        run_id=run_id,
+        data=context.store.data(family.NAME) / stored["data"],
+        directory=directory,
+        config=config_from_dict(family.Config, stored["config"]),
+        options=config_from_dict(type(options), {**values, "resume": run_id}),
+    )
+    _refuse_contradictions(config, plan.config, run_id)
+    _refuse_contradictions(options, plan.options, run_id)
+    if not plan.data.is_dir():
+        raise UsageFailure(f"the data of run {run_id} is gone from {plan.data}; prepare it again, then resume")
+    log.info("resuming run %s in %s", run_id, directory)
+    return plan, Tracking(context).resume_run(run_id, reopen=True)
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with "+changes" where files differ; "unknown" outside of a repository."""
+    try:
+        return f"{_git('rev-parse', 'HEAD')}{'+changes' if _git('status', '--porcelain') else ''}"
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _job_tags() -> dict[str, str]:
+    return {"ray_job_id": ray.get_runtime_context().get_job_id()} if ray.is_initialized() else {}
+
+
+def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
+    """A flag at its default was not given; any other must say what the run was started with."""
+    for field in dataclasses.fields(given):
+        value, was = getattr(given, field.name), getattr(stored, field.name)
+        if value not in (field.default, was):
+            flag = f"--{field.name.replace('_', '-')}"
+            raise UsageFailure(f"{flag} {value} differs from run {run_id}, which has {was}; leave {flag} out")

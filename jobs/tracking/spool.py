@@ -1,0 +1,95 @@
+"""Tracking calls that a server could not take, kept on disk in order until it can."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.context import DependencyDown, Failure, log
+
+Call = dict[str, Any]
+
+
+class CallRejected(Failure):
+    """The server understood a tracking call and refused it; sending it again would not help."""
+
+
+class Spool:
+    """One file of JSON lines per run, safe for several processes of one machine or one shared disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def append(self, run_id: str, call: Call) -> None:
+        """Keep a call; the directory of an `artifacts` call is copied aside, for it may be gone tomorrow."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if call["call"] == "artifacts":
+            aside = self.directory / f"{run_id}.files" / uuid.uuid4().hex[:8]
+            shutil.copytree(call["directory"], aside)
+            call = {**call, "directory": str(aside)}
+        with self._lock(run_id), self._file(run_id).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(call, ensure_ascii=False) + "\n")
+
+    def pending(self, run_id: str) -> bool:
+        """Whether calls of a run wait."""
+        return self._file(run_id).is_file()
+
+    def run_ids(self) -> list[str]:
+        """The runs of which calls wait."""
+        return sorted(path.stem for path in self.directory.glob("*.jsonl") if not path.stem.endswith(".refused"))
+
+    def deliver(self, run_id: str, send: Callable[[Call], None]) -> int:
+        """Send the waiting calls of a run in order; returns how many went, and keeps the rest when `send` is down.
+
+        A refused call is moved to `<run_id>.refused.jsonl` so that it does not block the others.
+        """
+        if not self.pending(run_id):
+            return 0
+        with self._lock(run_id):
+            if not self.pending(run_id):
+                return 0
+            lines = self._file(run_id).read_text(encoding="utf-8").splitlines()
+            num_sent = 0
+            try:
+                for line in lines:
+                    self._send(run_id, line, send)
+                    num_sent += 1
+            except DependencyDown:
+                log.debug("tracking is still down; %d calls of run %s wait", len(lines) - num_sent, run_id)
+            self._keep(run_id, lines[num_sent:])
+        return num_sent
+
+    def _send(self, run_id: str, line: str, send: Callable[[Call], None]) -> None:
+        try:
+            call = json.loads(line)
+            send(call)
+        except (CallRejected, ValueError, OSError) as error:
+            log.warning("a waiting tracking call of run %s was refused and put aside: %s", run_id, error)
+            with (self.directory / f"{run_id}.refused.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            return
+        if call["call"] == "artifacts":
+            shutil.rmtree(call["directory"], ignore_errors=True)
+
+    def _keep(self, run_id: str, lines: list[str]) -> None:
+        if not lines:
+            self._file(run_id).unlink()
+            return
+        aside = self._file(run_id).with_suffix(".aside")
+        aside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        aside.replace(self._file(run_id))
+
+    def _file(self, run_id: str) -> Path:
+        return self.directory / f"{run_id}.jsonl"
+
+    @contextmanager
+    def _lock(self, run_id: str) -> Iterator[None]:
+        with (self.directory / f"{run_id}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

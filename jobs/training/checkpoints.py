@@ -1,0 +1,176 @@
+"""Checkpoints of a run: bundles with the optimiser's state, of which the newest that verifies is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jobs.cli.context import log
+from models import bundle
+from models.family import BundleRejected
+
+NUM_KEPT = 3
+STATE = "state.json"
+REPORTS = "reports.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: what a resumed run must know beside weights and optimiser state."""
+
+    epoch: int
+    """Epochs done; 0 is the model before training."""
+    best_epoch: int
+    best_score: float
+    epochs_without_gain: int = 0
+    step: int = 0
+    """Optimiser steps done."""
+    total_steps: int = 0
+    """Steps of the learning-rate schedule."""
+    rate_scale: float = 1.0
+    """Factor on the learning rate; halved each time training diverged."""
+    reports: list[dict[str, float | int]] = field(default_factory=list)
+    """What every epoch so far reported, from epoch 0."""
+
+
+def path_of(directory: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch lies."""
+    return directory / "checkpoints" / f"epoch_{epoch:04d}"
+
+
+def best_of(directory: Path) -> Path:
+    """Where the bundle of the best epoch lies."""
+    return directory / "best"
+
+
+def newest(directory: Path) -> int | None:
+    """Epoch of the newest checkpoint that verifies, or None; damaged ones are logged and passed over."""
+    for epoch in sorted(_epochs(directory), reverse=True):
+        try:
+            bundle.verify(path_of(directory, epoch), (*bundle.REQUIRED, STATE))
+        except BundleRejected as error:
+            log.warning("skipping a damaged checkpoint: %s", error)
+        else:
+            return epoch
+    return None
+
+
+def write(
+    directory: Path,
+    progress: Progress,
+    files: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: Optimizer | None,
+) -> None:
+    """Write the checkpoint of `progress.epoch`, renew `best` when it is the best, and remove old ones."""
+    tensors: dict[str, Mapping[str, Tensor]] = {MODEL: network.state_dict()}
+    if optimizer is not None:
+        tensors[OPTIMIZER] = _flatten(optimizer)
+    target = path_of(directory, progress.epoch)
+    bundle.write_directory(target, {**files, STATE: dataclasses.asdict(progress)}, tensors)
+    if progress.best_epoch == progress.epoch:
+        _copy_bundle(target, best_of(directory))
+    _write_reports(directory, progress)
+    _prune(directory, progress)
+
+
+def read_progress(directory: Path, epoch: int) -> Progress:
+    """The progress stored with a checkpoint."""
+    return Progress(**bundle.read_json(path_of(directory, epoch) / STATE))
+
+
+def read_reports(directory: Path) -> list[dict[str, float | int]]:
+    """What every epoch reported, from epoch 0; on disk before it is reported, so that no report can be lost."""
+    path = directory / REPORTS
+    found: list[dict[str, float | int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
+
+
+def load(directory: Path, epoch: int, network: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Load weights, and the optimiser's state where the checkpoint has one."""
+    source = path_of(directory, epoch)
+    bundle.load_tensors(network, source / MODEL)
+    if optimizer is not None:
+        _unflatten(optimizer, load_file(source / OPTIMIZER) if (source / OPTIMIZER).exists() else {})
+
+
+def restore_best(directory: Path, progress: Progress, metric: str) -> Progress:
+    """Make sure that `best` is what `progress` says, after an interruption or a damaged checkpoint.
+
+    Where the best epoch is lost altogether, the resumed epoch becomes the best.
+    """
+    best = best_of(directory)
+    if _holds(best, progress.best_epoch):
+        return progress
+    kept = path_of(directory, progress.best_epoch)
+    if _holds(kept, progress.best_epoch):
+        _copy_bundle(kept, best)
+        return progress
+    log.warning(
+        "the bundle of the best epoch %d is lost; epoch %d takes its place", progress.best_epoch, progress.epoch
+    )
+    _copy_bundle(path_of(directory, progress.epoch), best)
+    return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=float(progress.reports[-1][metric]))
+
+
+def remove(directory: Path) -> None:
+    """Remove all checkpoints of a run that is over; `best` stays."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
+def _epochs(directory: Path) -> list[int]:
+    found = (directory / "checkpoints").glob("epoch_*")
+    return [int(path.name.removeprefix("epoch_")) for path in found if path.name.removeprefix("epoch_").isdigit()]
+
+
+def _write_reports(directory: Path, progress: Progress) -> None:
+    aside = directory / f".{REPORTS}"
+    aside.write_text(json.dumps(progress.reports), encoding="utf-8")
+    aside.replace(directory / REPORTS)
+
+
+def _holds(path: Path, epoch: int) -> bool:
+    try:
+        bundle.verify(path)
+    except BundleRejected:
+        return False
+    return bundle.read_json(path / "metrics.json").get("epoch") == epoch
+
+
+def _copy_bundle(source: Path, target: Path) -> None:
+    files = {name: bundle.read_json(source / name) for name in bundle.REQUIRED if name.endswith(".json")}
+    bundle.write_directory(target, files, {MODEL: load_file(source / MODEL)})
+
+
+def _prune(directory: Path, progress: Progress) -> None:
+    """Keep the newest epochs and the best, from which `best` can be made again; drop what was left half-written."""
+    past = sorted(epoch for epoch in _epochs(directory) if epoch <= progress.epoch)
+    for epoch in set(_epochs(directory)) - {*past[-NUM_KEPT:], progress.best_epoch}:
+        shutil.rmtree(path_of(directory, epoch), ignore_errors=True)
+    for leftover in (directory / "checkpoints").glob(".epoch_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _flatten(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by `place of the parameter` / `name`; group options come from the config again."""
+    state = optimizer.state_dict()["state"]
+    return {f"{place}/{name}": value for place, values in state.items() for name, value in values.items()}
+
+
+def _unflatten(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        place, name = key.split("/")
+        state.setdefault(int(place), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

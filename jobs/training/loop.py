@@ -1,0 +1,376 @@
+"""The one training loop: plain torch, resumable, the same numbers on any number of workers. It knows no cluster."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jobs.cli.context import log
+from jobs.training import checkpoints
+from jobs.training.checkpoints import Progress
+from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
+from jobs.training.optimizer import clip, optimizer_of
+from models import bundle
+from models.family import Family, HasStatistics, autocast_dtype
+from models.golden import golden
+from models.nn.precision import keep_freed_memory, use_fast_products
+
+FINAL_RATE = 0.01
+"""Share of the highest learning rate at the end of the cosine."""
+MIN_RATE_SCALE = 0.25
+"""Two halvings; a run that diverges at this scale is given up."""
+BLOCK_SIZE = 512
+"""Examples in one step of evaluation; a block never crosses a shard, so it is the same on any number of workers."""
+STEPS_PER_CHECK = 100
+"""How often the accumulated gradient norm is looked at within an epoch; each look waits for the device."""
+
+Report = Callable[[dict[str, float | int]], None]
+Measure = Callable[[Any, Any], dict[str, Tensor]]
+
+
+class TrainingDiverged(ValueError):
+    """The loss stayed non-finite although the learning rate was halved twice."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run found."""
+
+    best: Path
+    """The bundle of the best epoch."""
+    best_epoch: int
+    epochs: int
+    """Epochs done, which early stopping can make fewer than the config asks for."""
+    metrics: dict[str, float]
+    """Validation metrics of the best epoch."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all parts of the loop need to know."""
+
+    family: Family
+    config: Any
+    schema: Any
+    data: Path
+    directory: Path
+    place: Place
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that decides which epoch is best."""
+        return f"val_{self.family.METRIC.name}"
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The training half of an epoch, summed over all workers."""
+
+    loss: float
+    examples: int
+    steps: int
+    seconds: float
+
+
+def run_training(family: Family, *, config: Any, data: Path, directory: Path, place: Place, report: Report) -> Result:
+    """Train a network of a family on prepared data, or go on where `directory` stopped.
+
+    `report` gets plain numbers after each epoch, on every worker; epoch 0 is the model before training. A resumed
+    run reports its last epoch again, and `checkpoints.read_reports` has all of them. With
+    more than one worker the default process group must exist. Raises ValueError for settings that do not fit and
+    TrainingDiverged when the loss does not stay finite.
+    """
+    schema = family.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    _check(config, schema, place)
+    task = Task(family, config, schema, data, directory, place)
+    use_fast_products(place.device)
+    keep_freed_memory()
+    seed_everything(config.seed, 0, 0)
+    network = family.build(config, schema)
+    progress = _start(task, network)
+    report(progress.reports[-1])
+    if _trains(network):
+        progress = _train(task, network, progress, report)
+    metrics = bundle.read_json(checkpoints.best_of(directory) / "metrics.json")
+    return Result(
+        best=checkpoints.best_of(directory),
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        metrics={name: value for name, value in metrics.items() if name.startswith("val_")},
+    )
+
+
+def validate(task: Task, network: Any, *, epoch: int) -> dict[str, float]:
+    """Calibrate the network on the validation split and judge it there, each example exactly once.
+
+    Sums are kept by shard and added exactly, so the result does not depend on the number of workers.
+    """
+    network.eval()
+    sums = _sum_by_shard(task, _calibration, network, epoch)
+    if sums:
+        network.calibrate(sums["calibration"].to(task.place.device))
+    ratios = _sum_by_shard(task, _metrics, network, epoch)
+    if task.family.METRIC.name not in ratios:
+        raise ValueError(f"no example of the validation split in {task.data} can be judged; prepare more data")
+    totals = {name: ratio.tolist() for name, ratio in ratios.items()}
+    return {f"val_{name}": above / below for name, (above, below) in totals.items() if below}
+
+
+def learning_rate(config: Any, step: int, total_steps: int) -> float:
+    """The rate of a step (from 0): a linear warm-up, then a cosine down to a hundredth of the highest."""
+    warmup = round(config.warmup_fraction * total_steps)
+    if step < warmup:
+        return float(config.learning_rate * (step + 1) / warmup)
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return float(config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2))
+
+
+def _start(task: Task, network: Any) -> Progress:
+    """Bring the network to the newest good checkpoint, or to epoch 0; every worker loads the same file."""
+    first = task.place.rank == 0
+    epoch = share(checkpoints.newest(task.directory) if first else None, task.place)[0]
+    if epoch is None:
+        if first:
+            _write_epoch_0(task, network)
+        wait_for_all(task.place)
+        epoch = 0
+    _check_same_run(task, epoch)
+    checkpoints.load(task.directory, epoch, network)
+    network.to(task.place.device)
+    progress = checkpoints.read_progress(task.directory, epoch)
+    if epoch:
+        log.info("continuing after epoch %d", epoch)
+    restored = checkpoints.restore_best(task.directory, progress, task.metric) if first else progress
+    return share(restored, task.place)[0]
+
+
+def _write_epoch_0(task: Task, network: Any) -> None:
+    started = time.monotonic()
+    task.family.initialise(network, task.data, task.schema)
+    network.to(task.place.device)
+    alone = dataclasses.replace(task, place=Place(device=task.place.device))
+    metrics = validate(alone, network, epoch=0)
+    if not _finite(metrics):
+        raise TrainingDiverged(f"the model is not finite before training: {metrics}; check the prepared data")
+    score = metrics[task.metric]
+    report = {**metrics, f"best_{task.metric}": score, "epoch": 0, "learning_rate": 0.0, "steps": 0}
+    report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
+    _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
+
+
+def _train(task: Task, network: Any, progress: Progress, report: Report) -> Progress:
+    """Train epoch after epoch until the last one or until patience ends."""
+    config, optimizer = task.config, optimizer_of(network, task.config)
+    checkpoints.load(task.directory, progress.epoch, network, optimizer)
+    module = distribute(network, task.place)
+    while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
+        started = time.monotonic()
+        progress = _schedule(task, progress)
+        trained = _train_epoch(task, module, optimizer, progress)
+        if task.place.rank == 0 and isinstance(task.family, HasStatistics):
+            task.family.settle(network, task.data, task.schema)
+        equalise_buffers(network, task.place)
+        metrics = validate(task, network, epoch=progress.epoch + 1) if math.isfinite(trained.loss) else {}
+        if not metrics or not _finite(metrics):
+            progress = _fall_back(task, network, optimizer, progress)
+            continue
+        progress = _advance(task, progress, trained, metrics, time.monotonic() - started)
+        if task.place.rank == 0:
+            _write(task, progress, network, optimizer)
+            log.info("%s", _line(progress.reports[-1], task.metric))
+        wait_for_all(task.place)
+        report(progress.reports[-1])
+    return progress
+
+
+def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progress) -> _Epoch:
+    """One pass over this worker's training examples, cut into the same number of steps on every worker."""
+    config, place, epoch = task.config, task.place, progress.epoch + 1
+    started = time.monotonic()
+    dataset, steps = _training_split(task, epoch)
+    seed_everything(config.seed, epoch, place.rank)
+    order = torch.randperm(len(dataset)).tolist()
+    device = torch.device(place.device)
+    dtype = autocast_dtype(config.precision, device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    module.train()
+    for step in range(steps):
+        rows = _rows(order, step, steps)
+        batch = task.family.collate([dataset[row] for row in rows]).to(device)
+        rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("rate_scale", 1.0)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            loss = module(batch)
+        loss.backward()
+        norm_sum += clip(parameters, config.max_grad_norm)
+        optimizer.step()
+        loss_sum += loss.detach() * len(rows)
+        # All workers have the same gradients, so all of them leave here together.
+        if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
+            break
+    finite = math.isfinite(norm_sum.item())
+    sums = share((loss_sum.item() if finite else math.nan, len(order)), place)
+    examples = sum(count for _, count in sums)
+    loss = sum(loss for loss, _ in sums) / max(examples, 1)
+    return _Epoch(loss=loss, examples=examples, steps=steps, seconds=time.monotonic() - started)
+
+
+def _training_split(task: Task, epoch: int) -> tuple[Any, int]:
+    """This worker's training examples and how many steps every worker makes with its own."""
+    place = task.place
+    shards = range(place.rank, task.schema.num_shards, place.world_size)
+    dataset = task.family.dataset(task.data, "train", shards, schema=task.schema, config=task.config, epoch=epoch)
+    sizes = share(len(dataset), place)
+    if not all(sizes):
+        raise ValueError(f"worker {sizes.index(0)} of {place.world_size} has no training example; use fewer workers")
+    rows = task.config.batch_size // place.world_size
+    return dataset, max(math.ceil(size / rows) for size in sizes)
+
+
+def _rows(order: list[int], step: int, steps: int) -> list[int]:
+    """The examples of a step: equal parts, so none is left over; a worker with fewer than `steps` repeats some."""
+    size = len(order)
+    return order[size * step // steps : size * (step + 1) // steps] or [order[step % size]]
+
+
+def _schedule(task: Task, progress: Progress) -> Progress:
+    """Fix the length of the learning-rate schedule before the first step."""
+    if progress.total_steps:
+        return progress
+    _, steps = _training_split(task, 1)
+    return dataclasses.replace(progress, total_steps=steps * task.config.epochs)
+
+
+def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str, float], seconds: float) -> Progress:
+    """The progress after a good epoch, with its report."""
+    epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics[task.metric]
+    better = task.family.METRIC.better(score, progress.best_score)
+    worse = task.family.METRIC.better(progress.best_score, score)
+    best_score = score if better else progress.best_score
+    rate = progress.rate_scale * learning_rate(task.config, step - 1, progress.total_steps)
+    report = {**metrics, f"best_{task.metric}": best_score, "epoch": epoch, "train_loss": trained.loss}
+    report |= {"learning_rate": rate, "steps": trained.steps, "seconds": seconds}
+    report |= {"examples_per_s": trained.examples / trained.seconds}
+    return dataclasses.replace(
+        progress,
+        epoch=epoch,
+        best_epoch=progress.best_epoch if worse else epoch,
+        best_score=best_score,
+        epochs_without_gain=0 if better else progress.epochs_without_gain + 1,
+        step=step,
+        reports=[*progress.reports, report],
+    )
+
+
+def _fall_back(task: Task, network: Any, optimizer: Optimizer, progress: Progress) -> Progress:
+    """Back to the last good checkpoint at half the learning rate; raises TrainingDiverged the third time."""
+    failed = progress.epoch + 1
+    if progress.rate_scale <= MIN_RATE_SCALE:
+        raise TrainingDiverged(
+            f"the loss was not finite in epoch {failed}, also after two halvings of the learning rate "
+            f"{task.config.learning_rate:g}; start with a lower --learning-rate or --max-grad-norm, or --precision fp32"
+        )
+    scale = progress.rate_scale / 2
+    log.warning("epoch %d was not finite; repeating it from epoch %d at %g of the rate", failed, failed - 1, scale)
+    checkpoints.load(task.directory, progress.epoch, network, optimizer)
+    network.to(task.place.device)
+    return dataclasses.replace(progress, rate_scale=scale)
+
+
+def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | None) -> None:
+    # The golden answer is the one that a server without an accelerator will give.
+    on_cpu = network if task.place.device == "cpu" else copy.deepcopy(network).to("cpu")
+    scores = {name: value for name, value in progress.reports[-1].items() if name.startswith("val_")}
+    files = {
+        "config.json": dataclasses.asdict(task.config),
+        "schema.json": task.schema.model_dump(mode="json"),
+        "metrics.json": {"epoch": progress.epoch, **scores},
+        "golden.json": golden(task.family, on_cpu, task.schema),
+    }
+    checkpoints.write(task.directory, progress, files, network, optimizer)
+
+
+def _sum_by_shard(task: Task, measure: Measure, network: Any, epoch: int) -> dict[str, Tensor]:
+    """Sums of what `measure` finds in the validation split: within a shard, then over shards in their order."""
+    own: dict[int, dict[str, Tensor]] = {}
+    for shard in range(task.place.rank, task.schema.num_shards, task.place.world_size):
+        with torch.inference_mode():
+            sums: dict[str, Tensor] = {}
+            for batch in _blocks(task, shard, epoch):
+                found = measure(network, batch)
+                if not found:
+                    break
+                _add(sums, found)
+            own[shard] = {name: value.cpu() for name, value in sums.items()}
+    by_shard: dict[int, dict[str, Tensor]] = {}
+    for part in share(own, task.place):
+        by_shard |= part
+    totals: dict[str, Tensor] = {}
+    for shard in sorted(by_shard):
+        _add(totals, by_shard[shard])
+    return totals
+
+
+def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _blocks(task: Task, shard: int, epoch: int) -> Iterator[Any]:
+    dataset = task.family.dataset(task.data, "val", [shard], schema=task.schema, config=task.config, epoch=epoch)
+    for start in range(0, len(dataset), BLOCK_SIZE):
+        examples = [dataset[row] for row in range(start, min(start + BLOCK_SIZE, len(dataset)))]
+        yield task.family.collate(examples).to(task.place.device)
+
+
+def _calibration(network: Any, batch: Any) -> dict[str, Tensor]:
+    sums = network.calibration(batch)
+    return {} if sums is None else {"calibration": sums.double()}
+
+
+def _metrics(network: Any, batch: Any) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([ratio.numerator.double().sum(), ratio.denominator.double().sum()])
+        for name, ratio in network.judge(batch).metrics.items()
+    }
+
+
+def _check(config: Any, schema: Any, place: Place) -> None:
+    if config.batch_size < place.world_size:
+        raise ValueError(f"batch_size {config.batch_size} is less than {place.world_size} workers; raise --batch-size")
+    if schema.num_shards < place.world_size:
+        raise ValueError(f"the data has {schema.num_shards} shards, fewer than {place.world_size} workers; use fewer")
+
+
+def _check_same_run(task: Task, epoch: int) -> None:
+    source = checkpoints.path_of(task.directory, epoch)
+    if bundle.config_from_dict(task.family.Config, bundle.read_json(source / "config.json")) != task.config:
+        raise ValueError(f"{task.directory} holds checkpoints of another configuration; use an empty directory")
+    if bundle.read_json(source / "schema.json")["fingerprint"] != task.schema.fingerprint:
+        raise ValueError(f"{task.directory} holds checkpoints of other data; use an empty directory")
+
+
+def _trains(network: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in network.parameters())
+
+
+def _finite(metrics: dict[str, float]) -> bool:
+    return all(math.isfinite(value) for value in metrics.values())
+
+
+def _line(report: dict[str, float | int], metric: str) -> str:
+    head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {report[metric]:.4f}"
+    return f"{head} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"

@@ -1,0 +1,214 @@
+"""The trials of a sweep: child runs while it goes on, a table and a picture of the search at its end."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from ray import tune
+
+from jobs.cli.context import Context, DependencyDown, log
+from jobs.tracking.client import Run, Status, Tracking
+from jobs.train import log_epochs, reason
+from jobs.training import checkpoints
+from models.bundle import read_json
+from models.family import Choice, LogUniform, Metric, Range
+
+RECORD = "trial.json"
+HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as it ended."""
+
+    trial_id: str
+    run_id: str | None
+    """The child run; None when tracking was down throughout."""
+    sample: dict[str, Any]
+    """What was drawn from the search space."""
+    bundle: Path
+    score: float | None
+    """Best validation score; None when no epoch was finished."""
+    metrics: dict[str, float]
+    """Validation metrics of the best epoch."""
+    best_epoch: int | None
+    epochs: int
+    core_seconds: float
+    error: str | None
+
+
+class TrialLogger(tune.Callback):  # type: ignore[misc]
+    """Logs each trial as a child run of the sweep; lives in the driver and keeps what matters on disk."""
+
+    def __init__(self, context: Context, family_name: str, parent_run_id: str, directory: Path) -> None:
+        self._context, self._family_name = context, family_name
+        self._parent_run_id, self._directory = parent_run_id, directory
+        self._tracking: Tracking | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; a connection cannot be."""
+        return {**vars(self), "_tracking": None}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial finished an epoch."""
+        if "epoch" in result:
+            run = self._run(trial)
+            if run:
+                log_epochs(run, directory_of(self._directory, trial.trial_id), result["epoch"])
+            line = {"trial_id": trial.trial_id, "epoch": result["epoch"], "time": time.time()}
+            with (self._directory / HISTORY).open("a", encoding="utf-8") as history:
+                history.write(json.dumps(line) + "\n")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial came to its end, or was stopped because others are better."""
+        self._end(trial, "FINISHED", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good; the file is Tune's own, whose copy in the storage may come later."""
+        file = trial.error_file
+        said = Path(file).read_text(encoding="utf-8") if file else "lost"
+        self._end(trial, "FAILED", reason(RuntimeError(said)))
+
+    def _run(self, trial: Any) -> Run | None:
+        """The child run of a trial, opened when tracking first allows; epochs until then are logged with the next."""
+        self._tracking = self._tracking or Tracking(self._context)
+        record = directory_of(self._directory, trial.trial_id) / RECORD
+        if record.is_file() and read_json(record)["run_id"]:
+            return self._tracking.resume_run(read_json(record)["run_id"])
+        try:
+            run = self._tracking.start_run(
+                self._family_name,
+                name=f"trial {trial.trial_id}",
+                params=trial.config,
+                tags={"trial_id": trial.trial_id},
+                parent_run_id=self._parent_run_id,
+            )
+        except DependencyDown as error:
+            log.warning("trial %s is not tracked yet: %s", trial.trial_id, error)
+            run = None
+        self._write(trial, run, None)
+        return run
+
+    def _end(self, trial: Any, status: Status, error: str | None) -> None:
+        run = self._run(trial)
+        if run and error:
+            run.set_tags({"error": error})
+        if run:
+            run.end(status)
+        self._write(trial, run, error)
+
+    def _write(self, trial: Any, run: Run | None, error: str | None) -> None:
+        record = directory_of(self._directory, trial.trial_id) / RECORD
+        record.parent.mkdir(parents=True, exist_ok=True)
+        content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config, "error": error}
+        record.write_text(json.dumps(content, default=str), encoding="utf-8")
+
+
+def directory_of(sweep: Path, trial_id: str) -> Path:
+    """Where a trial's checkpoints and bundle lie."""
+    return sweep / "trials" / trial_id
+
+
+def read_table(sweep: Path, metric: str, *, cores: int) -> list[Trial]:
+    """All trials of a sweep in the order of their ids, from what each left on disk."""
+    return [_read_trial(record.parent, metric, cores) for record in sorted((sweep / "trials").glob(f"*/{RECORD}"))]
+
+
+def write_report(out: Path, table: Sequence[Trial], space: Mapping[str, Range], metric: Metric) -> None:
+    """Write trials.csv, trials.json and search.svg into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [_row(trial) for trial in table]
+    (out / "trials.json").write_text(json.dumps(rows, indent=1, default=str), encoding="utf-8")
+    with (out / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    _picture(table, _path_of_best(out.parent, table, metric), space, metric).savefig(out / "search.svg")
+
+
+def remove_losers(sweep: Path, best: Trial) -> None:
+    """Remove the checkpoints of all trials and the bundles of all but the best."""
+    for directory in (sweep / "trials").iterdir():
+        checkpoints.remove(directory)
+        if directory.name != best.trial_id:
+            shutil.rmtree(checkpoints.best_of(directory), ignore_errors=True)
+
+
+def _read_trial(directory: Path, metric: str, cores: int) -> Trial:
+    record, reports = read_json(directory / RECORD), checkpoints.read_reports(directory)
+    score = reports[-1][metric] if reports else None
+    best = next((report for report in reports if report[metric.removeprefix("best_")] == score), None)
+    return Trial(
+        trial_id=record["trial_id"],
+        run_id=record["run_id"],
+        sample=record["sample"],
+        bundle=checkpoints.best_of(directory),
+        score=None if record["error"] else score,
+        metrics={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+        best_epoch=int(best["epoch"]) if best else None,
+        epochs=int(reports[-1]["epoch"]) if reports else 0,
+        core_seconds=cores * sum(report["seconds"] for report in reports),
+        error=record["error"],
+    )
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    row = {
+        name: value for name, value in dataclasses.asdict(trial).items() if name not in ("sample", "metrics", "bundle")
+    }
+    return {**row, **trial.sample, **trial.metrics}
+
+
+def _path_of_best(sweep: Path, table: Sequence[Trial], metric: Metric) -> list[tuple[float, float]]:
+    """(core-seconds spent, best score so far) at each epoch of any trial that was better than all before."""
+    reports = {trial.trial_id: checkpoints.read_reports(directory_of(sweep, trial.trial_id)) for trial in table}
+    spent_by = {trial.trial_id: trial.core_seconds for trial in table}
+    total_s = {name: sum(report["seconds"] for report in found) or 1.0 for name, found in reports.items()}
+    spent, path, seen = 0.0, list[tuple[float, float]](), set[tuple[str, int]]()
+    history = sweep / HISTORY
+    lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
+    for line in map(json.loads, lines):
+        place = (line["trial_id"], line["epoch"])
+        found = reports.get(line["trial_id"], [])
+        if place in seen or line["epoch"] >= len(found):
+            continue
+        seen.add(place)
+        report = found[line["epoch"]]
+        spent += spent_by[place[0]] * report["seconds"] / total_s[place[0]]
+        score = float(report[f"val_{metric.name}"])
+        if not path or metric.better(score, path[-1][1]):
+            path.append((spent, score))
+    return [*path, (spent, path[-1][1])] if path else []
+
+
+def _picture(
+    table: Sequence[Trial], path: Sequence[tuple[float, float]], space: Mapping[str, Range], metric: Metric
+) -> Figure:
+    """The best score over the work spent, and each trial's score by each dimension of the space."""
+    figure = Figure(figsize=(4 * (len(space) + 1), 3.6), layout="constrained")
+    first, *others = figure.subplots(1, len(space) + 1, sharey=True, squeeze=False)[0]
+    first.step([spent for spent, _ in path], [score for _, score in path], where="post", marker="o")
+    first.set(xlabel="core-seconds of training", ylabel=f"best val_{metric.name}", title="the search")
+    scored = [trial for trial in table if trial.score is not None]
+    for axes, (name, dimension) in zip(others, space.items(), strict=True):
+        values = [trial.sample[name] for trial in scored]
+        if isinstance(dimension, Choice):
+            labels = [str(option) for option in dimension.options]
+            axes.set_xticks(range(len(labels)), labels)
+            values = [labels.index(str(value)) for value in values]
+        axes.scatter(values, [trial.score for trial in scored])
+        axes.set(
+            xlabel=name, title=f"{len(scored)} trials", xscale="log" if isinstance(dimension, LogUniform) else "linear"
+        )
+    return figure

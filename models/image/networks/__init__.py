@@ -1,0 +1,1 @@
+"""The image family's networks, one file each; `build` picks one."""

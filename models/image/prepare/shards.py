@@ -1,0 +1,201 @@
+"""The steps of `prepare` that work on one part each, so that any number of workers gives the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.image.codec import PictureRejected, Pixels, decode, fit, read_header
+from models.image.prepare.sources import SPLITS, Entry, Part
+from models.image.schema import MISSING
+from models.image.text.titles import MAX_PHRASES
+from models.raw.quarantine import Quarantine
+
+ROWS_PER_FLUSH = 10_000
+BLOCK = 256
+"""Pictures of a shard in memory at once."""
+
+TITLE, PHRASES = "_title", "_phrases"
+"""Columns of what is known of pictures, if the shop has titles: the text, and the phrases of it that can be said. No
+head begins with an underscore."""
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass
+class Measured:
+    """What the headers of a part say."""
+
+    longer_sides: Counter[int] = field(default_factory=Counter)
+    """Pixels -> pictures; only those with a good header."""
+    is_grey: bool = True
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One part of the input, to be decoded."""
+
+    number: int
+    part: Part
+    heads: tuple[str, ...]
+    size: int
+    channels: int
+    out: Path
+
+
+@dataclass
+class Scanned:
+    """What a scan saw."""
+
+    num_entries: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> the first file that it is held against."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Statistics of a finished shard; sums are over its labelled training pictures, by channel."""
+
+    digest: str
+    sums: Int64s
+    squares: Int64s
+    num_train_pixels: int
+
+
+def measure(part: Part) -> Measured:
+    """Read the header of every picture of a part."""
+    seen = Measured()
+    for entry in part.entries():
+        if entry.picture is None:
+            continue
+        if isinstance(entry.picture, bytes):
+            try:
+                header = read_header(entry.picture)
+            except PictureRejected:
+                continue
+            side, is_grey = max(header.width, header.height), header.is_grey
+        else:
+            side, is_grey = max(entry.picture.shape[:2]), entry.picture.ndim == 2
+        seen.longer_sides[side] += 1
+        seen.is_grey &= is_grey
+    return seen
+
+
+def scan(task: Scan) -> Scanned:
+    """Decode a part: good pictures go to a file of pixels and one of what is known of them, bad to quarantine."""
+    seen = Scanned()
+    work, name = task.out / "work", f"{task.number:05d}"
+    schema = pa.schema(
+        [(column, pa.string()) for column in ("digest", "item_id", "split", "source", TITLE, *task.heads)]
+        + [("place", pa.int64())]
+    )
+    with (
+        Quarantine(task.out / "quarantine" / f"{name}.parquet") as quarantine,
+        (work / f"{name}.bin").open("wb") as pixels,
+        pq.ParquetWriter(work / f"{name}.parquet", schema) as known,
+    ):
+        rows: list[dict[str, object]] = []
+        place = 0
+        for entry in task.part.entries():
+            seen.num_entries += 1
+            try:
+                content = _decoded(entry, task).tobytes()
+            except PictureRejected as rejected:
+                _reject(entry, rejected, seen, quarantine)
+                continue
+            pixels.write(content)
+            about = {"item_id": entry.item_id, "split": entry.split, "source": entry.source, "place": place}
+            rows.append({"digest": hashlib.sha256(content).hexdigest(), TITLE: entry.title, **about, **entry.labels})
+            place += 1
+            if len(rows) == ROWS_PER_FLUSH:
+                known.write_table(pa.Table.from_pylist(rows, schema))
+                rows.clear()
+        known.write_table(pa.Table.from_pylist(rows, schema))
+    return seen
+
+
+def quarantine_duplicates(out: Path, repeated: pd.DataFrame) -> None:
+    """List the pictures that another one with the same pixels stands for."""
+    with Quarantine(out / "quarantine" / "duplicates.parquet") as quarantine:
+        for source, rows in repeated.groupby("source", sort=True):
+            table = pa.Table.from_pandas(rows[["digest", "item_id"]], preserve_index=False)
+            quarantine.add_rows(table, reasons=pa.array(["duplicate"] * len(rows)), source=str(source))
+
+
+def write_shard(out: Path, shard: int, *, form: tuple[int, int, int], num_heads: int) -> Written:
+    """Write a shard as planned, gathering its pixels from those of all scans."""
+    work, directory = out / "work", out / "shards" / f"{shard:05d}"
+    plan = pd.read_parquet(work / "plan" / f"{shard:05d}.parquet")
+    directory.mkdir(parents=True, exist_ok=True)  # a task that lost its worker is started again
+    labels = plan.iloc[:, -num_heads:].to_numpy(np.int16)
+    is_labelled = (labels != MISSING).any(axis=1)
+    np.save(directory / "labels.npy", labels)
+    for split in SPLITS:
+        np.save(directory / f"{split}.npy", np.flatnonzero((plan["split"] == split) & is_labelled))
+    titled = TITLE in plan
+    if titled:
+        phrases = np.array(plan[PHRASES].tolist(), np.int16).reshape(-1, MAX_PHRASES + 1)
+        np.save(directory / "titles.npy", phrases)
+    names = {"digest": "picture_id", "item_id": "item_id", "source": "source", "split": "split"}
+    names |= {TITLE: "title"} if titled else {}
+    ids = pa.Table.from_pandas(plan[list(names)], preserve_index=False).rename_columns(list(names.values()))
+    pq.write_table(ids, directory / "ids.parquet", compression="zstd")
+    trained = np.flatnonzero((plan["split"] == "train") & is_labelled)
+    sums, squares = _write_pictures(directory / "pictures.npy", plan, work, form=form, trained=set(trained.tolist()))
+    return Written(_digest(plan), sums, squares, len(trained) * form[1] * form[2])
+
+
+def _decoded(entry: Entry, task: Scan) -> Pixels:
+    if entry.problem is not None:
+        raise PictureRejected(entry.problem, entry.problem.replace("_", " "))
+    assert entry.picture is not None
+    if isinstance(entry.picture, bytes):
+        return decode(entry.picture, size=task.size, channels=task.channels)
+    return fit(entry.picture, size=task.size, channels=task.channels)
+
+
+def _reject(entry: Entry, rejected: PictureRejected, seen: Scanned, quarantine: Quarantine) -> None:
+    seen.bad[rejected.reason] += 1
+    seen.examples.setdefault(rejected.reason, f"{entry.source} ({rejected})")
+    about = {"row": entry.row, "item_id": entry.item_id, "detail": str(rejected), **entry.labels}
+    quarantine.add_rows(pa.Table.from_pylist([about]), reasons=pa.array([rejected.reason]), source=entry.source)
+
+
+def _write_pictures(
+    path: Path, plan: pd.DataFrame, work: Path, *, form: tuple[int, int, int], trained: set[int]
+) -> tuple[Int64s, Int64s]:
+    """The pixels in the order of the plan; their sums and sums of squares by channel over the trained ones."""
+    scans = {
+        number: np.memmap(work / f"{number:05d}.bin", np.uint8, "r").reshape(-1, *form)
+        for number in plan["scan"].unique()
+    }
+    sums, squares = np.zeros(form[0], np.int64), np.zeros(form[0], np.int64)
+    origins = list(zip(plan["scan"].tolist(), plan["place"].tolist(), strict=True))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(plan), *form)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(plan), BLOCK):
+            block = np.stack([scans[number][place] for number, place in origins[start : start + BLOCK]])
+            file.write(block.tobytes())
+            rows = [row for row in range(len(block)) if start + row in trained]
+            wide = block[rows].astype(np.int64)
+            sums += wide.sum(axis=(0, 2, 3))
+            squares += (wide * wide).sum(axis=(0, 2, 3))
+    return sums, squares
+
+
+def _digest(plan: pd.DataFrame) -> str:
+    """sha256 of what a shard says, but for the files that its pictures are from."""
+    rows = plan.drop(columns=["source", "scan", "place", PHRASES], errors="ignore").astype(object)
+    lines = [json.dumps(row) for row in rows.where(rows.notna(), None).to_numpy().tolist()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What the image family adds to the report of an evaluation."""

@@ -1,0 +1,1 @@
+"""Reading other people's files, for every family: tables and their rows, and where bad rows go."""

@@ -1,0 +1,1 @@
+"""The recommender's networks, one file each; `build` picks one."""

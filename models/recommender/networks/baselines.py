@@ -1,0 +1,71 @@
+"""What a first champion has to beat: popularity and item-kNN, counted without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from models.recommender.data import Histories, ShardLog
+from models.recommender.networks.transitions import Transitions, popularity_of
+from models.recommender.schema import Schema
+
+NEIGHBOURS = 100
+"""Neighbours kept for each item."""
+
+
+class Popularity(nn.Module):
+    """The same scores for everyone: each item's share of training events [V]."""
+
+    popularity: Tensor
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self.register_buffer("popularity", torch.zeros(num_items + 1))
+
+    def count(self, schema: Schema) -> None:
+        """Take the counts of the training split."""
+        self.popularity = torch.from_numpy(popularity_of(schema).astype(np.float32))
+
+    def forward(self, batch: Histories) -> Tensor:
+        """Scores [B, V]."""
+        return self.popularity.expand(len(batch.lengths), -1).clone()
+
+
+def count_neighbours(data: Path, schema: Schema, network: Transitions) -> None:
+    """Item-kNN: cosine of the sets of shoppers of two items, the nearest kept, every event weighing the same.
+
+    Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.
+    """
+    size = schema.num_items + 1
+    together = sp.csr_array((size, size), dtype=np.float32)
+    for shard in range(schema.num_shards):
+        log = ShardLog.open(data, shard)
+        lengths = np.diff(log.offsets)
+        user = np.repeat(np.arange(log.num_users), lengths)
+        place = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
+        trained = place < np.repeat(log.splits[:, 0], lengths)
+        ones = np.ones(int(trained.sum()), np.float32)
+        taken = sp.csr_array((ones, (user[trained], log.items[trained])), shape=(log.num_users, size))
+        taken.data[:] = 1
+        together = together + taken.T @ taken
+    norm = np.sqrt(np.maximum(together.diagonal(), 1))
+    cosine = (sp.diags_array(1 / norm) @ together @ sp.diags_array(1 / norm)).tocsr()
+    cosine.setdiag(0)
+    cosine.eliminate_zeros()
+    network.set(_nearest(cosine), popularity_of(schema), decay=1.0)
+
+
+def _nearest(cosine: sp.csr_array) -> sp.csr_array:
+    indptr, indices, data = [0], [], []
+    for row in range(cosine.shape[0]):
+        begin, end = cosine.indptr[row], cosine.indptr[row + 1]
+        strongest = begin + np.argsort(-cosine.data[begin:end], kind="stable")[:NEIGHBOURS]
+        strongest = strongest[np.argsort(cosine.indices[strongest])]
+        indices.append(cosine.indices[strongest])
+        data.append(cosine.data[strongest])
+        indptr.append(indptr[-1] + len(strongest))
+    return sp.csr_array((np.concatenate(data), np.concatenate(indices), np.array(indptr)), shape=cosine.shape)

@@ -1,0 +1,207 @@
+"""What the item table says, as features that items share: words and values of text, ranges of numbers.
+
+A network that knows an item by its features too learns of a rare item from those like it, and can place one that nobody
+has taken yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from models.recommender.prepare.item_table import VALUE_SEPARATOR
+
+MIN_ITEMS = 2
+"""Items that must share a feature for it to count."""
+MAX_FEATURES = 50_000
+"""Most frequent features that are kept."""
+NUM_RANGES = 10
+"""Ranges that the values of a number fall into, with about as many items each."""
+MAX_COMPONENTS, COMPONENTS_SHARE = 16, 0.9
+"""Principal components that vectors give at the most, and the share of the variance at which fewer do."""
+NEIGHBOURS = 50
+"""Items with events that stand for one without."""
+SHARPNESS = 4
+"""Power of their likeness that shares are in proportion to: the most alike count most."""
+BLOCK_ITEMS = 256
+"""Items without events that are compared with all others at one time."""
+_BETWEEN_WORDS = r"[^\pL\pN]+"
+_HAN = r"(\p{Han})"
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """Features of each item as one sparse matrix [V, F] of ones; V = items + 1, row 0 is padding and empty."""
+
+    names: list[str]
+    starts: NDArray[np.int64]
+    places: NDArray[np.int32]
+
+    @classmethod
+    def open(cls, data: Path) -> Self:
+        """Those of a prepared data directory."""
+        with np.load(data / "features.npz") as stored:
+            return cls(stored["names"].tolist(), stored["starts"], stored["places"])
+
+    def save(self, data: Path) -> None:
+        """Leave them in a data directory."""
+        np.savez_compressed(
+            data / "features.npz", names=np.asarray(self.names, np.str_), starts=self.starts, places=self.places
+        )
+
+    def matrix(self) -> sp.csr_array:
+        """Ones at the features of each item, [V, F]."""
+        ones = np.ones(len(self.places), np.float32)
+        shape = (len(self.starts) - 1, len(self.names))
+        return sp.csr_array((ones, self.places, self.starts), shape=shape)
+
+
+def read_features(table: pa.Table) -> ItemFeatures:
+    """The features of an item table, which has one row per item of the vocabulary.
+
+    Text gives its words and, where it has several, itself; each part of a text with VALUE_SEPARATOR is a text. A whole
+    number gives itself. Every number gives the range it falls into, and a vector the ranges of its first principal
+    components: items that look alike, to the model that made the vectors, share most of them.
+    """
+    items: list[NDArray[Any]] = []
+    names: list[pa.Array] = []
+    for name in table.column_names:
+        if name == "item_id":
+            continue
+        column = table[name].combine_chunks()
+        for label, place, value in _of_column(name, column):
+            items.append(place)
+            names.append(pc.binary_join_element_wise(label, value, "="))
+    return _shared(table.num_rows, items, names)
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """For each of C items without events those with events that are most like it, and their shares, which sum to 1.
+
+    items [C]; alike and shares [C, NEIGHBOURS], filled up with padding and zeros.
+    """
+
+    items: NDArray[np.int64]
+    alike: NDArray[np.int64]
+    shares: NDArray[np.float32]
+
+    def matrix(self, num_rows: int) -> sp.csr_array:
+        """The shares as a sparse matrix [V, V], V = num_rows."""
+        row = np.repeat(self.items, NEIGHBOURS)
+        return sp.csr_array((self.shares.ravel(), (row, self.alike.ravel())), shape=(num_rows, num_rows))
+
+
+def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> StandIns:
+    """Who stands in for the items without events; row 0 of both arguments is padding.
+
+    Likeness is the cosine of the features [V, F] once they are weighed.
+    """
+    weighed = weigh(features)
+    known = sp.diags_array(has_events.astype(np.float32)) @ weighed
+    items = np.flatnonzero(~has_events[1:]) + 1
+    alike = np.zeros((len(items), NEIGHBOURS), np.int64)
+    shares = np.zeros((len(items), NEIGHBOURS), np.float32)
+    for start in range(0, len(items), BLOCK_ITEMS):
+        likeness = (weighed[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
+        for row in range(likeness.shape[0]):
+            entries = slice(likeness.indptr[row], likeness.indptr[row + 1])
+            values, others = likeness.data[entries], likeness.indices[entries]
+            best = np.lexsort([others, -values])[:NEIGHBOURS]
+            alike[start + row, : len(best)] = others[best]
+            share = values[best] ** SHARPNESS
+            shares[start + row, : len(best)] = share / max(float(share.sum()), 1e-9)
+    return StandIns(items, alike, shares)
+
+
+def weigh(features: sp.csr_array) -> sp.csr_array:
+    """Each of the features [V, F] weighed by its rarity (inverse document frequency), rows of length one."""
+    frequency = np.asarray(features.sum(axis=0)).ravel()
+    weighed = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
+    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighed)
+
+
+def _of_column(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
+    """(label, items, values) of an attribute."""
+    if pa.types.is_list(column.type):
+        for number, component in enumerate(_principal_components(column)):
+            yield from ((f"{name} {number + 1}", place, value) for place, value in _of_numbers(component))
+    else:
+        found = _of_text(column) if pa.types.is_string(column.type) else _of_numbers(column)
+        yield from ((name, place, value) for place, value in found)
+
+
+def _principal_components(column: pa.Array) -> list[pa.Array]:
+    """The principal components with COMPONENTS_SHARE of the variance, each a column; null where there is no vector."""
+    there = ~column.is_null().to_numpy(zero_copy_only=False)
+    if not there.any():
+        return []
+    vectors = np.stack(column.drop_null().to_numpy(zero_copy_only=False)).astype(np.float64)
+    vectors -= vectors.mean(0)
+    variances, directions = np.linalg.eigh(vectors.T @ vectors)
+    share = np.cumsum(variances[::-1]) / max(float(variances.sum()), 1e-12)
+    num_components = min(int(np.searchsorted(share, COMPONENTS_SHARE)) + 1, MAX_COMPONENTS, vectors.shape[1])
+    values = np.full((len(column), num_components), np.nan)
+    values[there] = vectors @ directions[:, ::-1][:, :num_components]
+    return [pa.array(component, from_pandas=True) for component in values.T]
+
+
+def _of_text(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
+    """(item, text) pairs: the parts of each value, and the words of each part."""
+    parts = pc.split_pattern(pc.utf8_lower(column), VALUE_SEPARATOR)
+    item, part = _flattened(parts)
+    spaced = pc.replace_substring_regex(part, _HAN, r" \1 ")
+    place, words = _flattened(pc.split_pattern_regex(spaced, _BETWEEN_WORDS))
+    several = pc.greater(pc.count_substring_regex(pc.utf8_trim_whitespace(spaced), _BETWEEN_WORDS), 0)
+    whole = np.asarray(several.to_numpy(zero_copy_only=False), bool)
+    return [(item[whole], part.filter(pa.array(whole))), (item[place], words)]
+
+
+def _of_numbers(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
+    """(item, text) pairs: the range of each number, and a whole number itself."""
+    there = np.flatnonzero(~column.is_null().to_numpy(zero_copy_only=False))
+    values = column.drop_null()
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    if not len(numbers):
+        return []
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_RANGES + 1)[1:-1]))
+    ranges = np.searchsorted(edges, numbers, side="right")
+    named = pa.array([f"range {place + 1} of {len(edges) + 1}" for place in range(len(edges) + 1)])
+    pairs = [(there, named.take(pa.array(ranges)))]
+    return [*pairs, (there, values.cast(pa.string()))] if pa.types.is_integer(column.type) else pairs
+
+
+def _flattened(lists: pa.Array) -> tuple[NDArray[Any], pa.Array]:
+    """The place of its list for each value, and the values; empty texts left out."""
+    place, values = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    kept = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0)
+    return place.filter(kept).to_numpy(zero_copy_only=False), values.filter(kept)
+
+
+def _shared(num_items: int, items: Sequence[NDArray[Any]], names: Sequence[pa.Array]) -> ItemFeatures:
+    """Each feature of an item once; the features that enough items share, in ascending order of name."""
+    starts = np.zeros(num_items + 2, np.int64)
+    if not any(len(own) for own in items):
+        return ItemFeatures([], starts, np.zeros(0, np.int32))
+    encoded = pc.dictionary_encode(pa.concat_arrays(names))
+    pairs = np.unique(np.stack([np.concatenate(items), encoded.indices.to_numpy()]), axis=1)
+    counts = np.bincount(pairs[1], minlength=len(encoded.dictionary))
+    all_names = encoded.dictionary.to_pylist()
+    frequent = sorted(np.flatnonzero(counts >= MIN_ITEMS), key=lambda place: (-counts[place], all_names[place]))
+    chosen = sorted(frequent[:MAX_FEATURES], key=lambda place: all_names[place])
+    number = np.full(len(counts), -1, np.int32)
+    number[chosen] = np.arange(len(chosen))
+    row, place = pairs[0], number[pairs[1]]
+    row, place = row[place >= 0], place[place >= 0]
+    order = np.lexsort([place, row])
+    starts[2:] = np.cumsum(np.bincount(row, minlength=num_items))
+    return ItemFeatures([all_names[place] for place in chosen], starts, place[order])

@@ -1,0 +1,1 @@
+"""From a raw behaviour log to prepared data."""

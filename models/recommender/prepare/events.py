@@ -1,0 +1,382 @@
+"""The rules of one event: which columns it has, how their values are read, and why a row is bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.family import DataRejected
+from models.raw.tables import LINE, decode
+
+REQUIRED = ("user_id", "item_id", "timestamp")
+COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
+MAX_ID_CHARACTERS = 256
+EARLIEST_S = 631_152_000  # 1990-01-01: no shop's log is older, and small numbers in a wrong unit fall before it
+LATEST_SLACK_S = 86_400
+
+SPILL_SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("time_us", pa.int64()),
+        ("session_id", pa.string()),
+        ("event_id", pa.string()),
+        ("content", pa.uint64()),
+    ]
+)
+"""A good event; `content` is a hash of the columns that only tell two events apart."""
+
+_MISSING_WORDS = ("", "null", "none", "nan", "n/a", "undefined", "\\n")
+_INTEGRAL = r"^-?\d+\.0+$"
+_NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?\s?([Zz]|[+-]\d{2}:?\d{2})?)?$"
+_MAX_EXACT = 2**53
+_US_PER_S = 1_000_000
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+Mask = npt.NDArray[np.bool_]
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Verdict:
+    """The first reason against each row, 0 for none; and for each reason one value as an example."""
+
+    num_rows: int
+    names: list[str] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.codes: npt.NDArray[np.int16] = np.zeros(self.num_rows, np.int16)
+
+    def against(self, bad: Any, reason: str, *, values: Any = None) -> None:
+        """Hold `reason` against the rows of the boolean array `bad` that nothing was held against before."""
+        new = _mask(bad) & (self.codes == 0)
+        if not new.any():
+            return
+        self.names.append(reason)
+        self.codes[new] = len(self.names)
+        if values is not None:
+            self.examples[reason] = _shown(values[int(new.argmax())])
+
+    def reasons(self) -> pa.Array:
+        """The reasons of the bad rows, in row order."""
+        named = pa.array(self.names, pa.string())
+        return named.take(pa.array(self.codes[self.codes > 0] - 1))
+
+
+def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: str) -> dict[str, str]:
+    """Which column of a file holds which of ours; raises DataRejected that lists the columns there are."""
+    found = {ours: mapping.get(ours, ours) for ours in COLUMNS if ours in mapping or ours in present}
+    wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
+    missing = [ours for ours in REQUIRED if ours not in found]
+    if not wrong and not missing:
+        return found
+    listed = ", ".join(present) or "none"
+    what = f"no column {wrong[0]!r}" if wrong else f"no column {missing[0]!r}"
+    if wrong and present.count(wrong[0]) > 1:
+        what = f"two columns {wrong[0]!r}"
+    raise DataRejected(
+        f"{source} has {what}; its columns are: {listed}. Name them, e.g. "
+        "--columns user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate"
+    )
+
+
+def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
+    """JSON lines need not name what they do not know: the columns that none of these rows has, as nulls."""
+    for name in (*mapping.values(), *(name for name in REQUIRED if name not in mapping)):
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
+    return rows
+
+
+def validate(
+    rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float
+) -> tuple[Any, Verdict]:
+    """The good rows as a table of SPILL_SCHEMA, and the verdict on all rows.
+
+    A naive time is UTC. Numbers are epoch seconds or milliseconds, told apart value by value.
+    """
+    verdict = Verdict(rows.num_rows)
+    get = {ours: _flat(rows[theirs]) for ours, theirs in columns.items()}
+    user = _identifier(get["user_id"], "user_id", verdict, required=True)
+    item = _identifier(get["item_id"], "item_id", verdict, required=True)
+    verdict.against(_isin(item, excluded), "excluded_item", values=item)
+    time_us = _times(get["timestamp"], verdict, now_s=now_s)
+    texts = {
+        name: _identifier(get[name], name, verdict, required=False)
+        for name in ("event_type", "session_id", "event_id")
+        if name in get
+    }
+    hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
+    if "quantity" in get:
+        hashes["quantity"] = _number(get["quantity"], "quantity", verdict, is_zero_allowed=False)
+    if "price" in get:
+        hashes["price"] = _number(get["price"], "price", verdict, is_zero_allowed=True)
+    if "currency" in get:
+        hashes["currency"] = _currency(get["currency"], verdict)
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    good = pa.table(
+        [
+            _plain(user),
+            _plain(item),
+            time_us,
+            _plain(texts.get("session_id", nothing)),
+            _plain(texts.get("event_id", nothing)),
+            pa.array(_mix(hashes, rows.num_rows)),
+        ],
+        schema=SPILL_SCHEMA,
+    )
+    return (good if not verdict.names else good.filter(pa.array(verdict.codes == 0))), verdict
+
+
+def validate_sequences(
+    rows: pa.Table, *, excluded: Iterable[str], first_place: int
+) -> tuple[pa.Table, Verdict, pa.Table]:
+    """Events of lines `user item item ...`: the good ones, the verdict, and the table that it is about.
+
+    `user item` lines are the same with one item; a user's lines follow one another. There are no times: `time_us` is
+    the event's place in the file, counted from `first_place`.
+    """
+    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(_flat(rows[LINE])))
+    num_words = pc.list_value_length(words).to_numpy(zero_copy_only=False)
+    flat = words.flatten()
+    starts = np.concatenate([[0], np.cumsum(num_words)[:-1]]).astype(np.int64)
+    is_user = np.zeros(len(flat), bool)
+    is_user[starts] = True
+    is_user[starts[num_words == 1]] = False  # a user alone stays as a row without an item
+    line_of = np.repeat(np.arange(len(words)), num_words)[~is_user]
+    item = flat.filter(pa.array(~is_user))
+    item = pc.if_else(pa.array(num_words[line_of] == 1), pa.scalar(None, pa.string()), item)
+    table = pa.table({"user_id": flat.take(pa.array(starts[line_of])), "item_id": item})
+    verdict = Verdict(table.num_rows)
+    user, items = (_identifier(_flat(table[name]), name, verdict, required=True) for name in table.column_names)
+    verdict.against(_isin(items, excluded), "excluded_item", values=items)
+    place = np.arange(first_place, first_place + table.num_rows, dtype=np.int64)
+    nothing = pa.nulls(table.num_rows, pa.string())
+    content = pa.array(place.astype(np.uint64))
+    good = pa.table([_plain(user), _plain(items), place, nothing, nothing, content], schema=SPILL_SCHEMA)
+    return good.filter(pa.array(verdict.codes == 0)), verdict, table
+
+
+def hash_ids(ids: pa.Array) -> Hashes:
+    """A hash of each id that is the same on every machine and in every run."""
+    return pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False)
+
+
+def explain(reason: str, example: str | None) -> str:
+    """A reason with its example and, where there is one, the remedy."""
+    shown = reason if example is None else f"{reason}, e.g. {example[:80]!r}"
+    if reason == "bad_timestamp":
+        return f"{shown} (write RFC 3339 such as 2024-05-01T12:00:00Z, or epoch seconds or milliseconds)"
+    if reason == "implausible_timestamp":
+        return f"{shown} ({_unit_remedy(example or '')})"
+    return shown
+
+
+def as_text(column: Any) -> tuple[Any, Any]:
+    """A column of any plain type as trimmed text, null where nothing is said; and where it cannot be read exactly.
+
+    Whole numbers have no decimals: 17850.0 is 17850, in a float column as in a CSV file.
+    """
+    kind = column.type
+    unreadable = pa.repeat(False, len(column))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        text, unreadable = decode(column)
+    elif pa.types.is_floating(kind):
+        text, unreadable = _float_text(column)
+    elif pa.types.is_nested(kind):
+        text, unreadable = pa.nulls(len(column), pa.string()), pc.is_valid(column)
+    else:
+        text = column.cast(pa.string())
+    text = pc.utf8_trim_whitespace(text)
+    missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(_MISSING_WORDS))
+    text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
+    integral = pc.fill_null(pc.match_substring_regex(text, _INTEGRAL), False)
+    if pc.any(integral).as_py():
+        text = pc.if_else(integral, pc.replace_substring_regex(text, r"\.0+$", ""), text)
+    return text, unreadable
+
+
+def _identifier(column: Any, name: str, verdict: Verdict, *, required: bool) -> Any:
+    """Text of each row as a dictionary array, cleaned once per distinct value."""
+    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    text, unreadable = as_text(encoded.dictionary)
+    codes = encoded.indices
+
+    def spread(flags: Any) -> Any:
+        return pc.fill_null(pc.take(flags, codes), False)
+
+    verdict.against(spread(unreadable), f"unreadable_{name}")
+    if required:
+        verdict.against(pc.is_null(pc.take(text, codes)), f"missing_{name}")
+    too_long = pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS)
+    verdict.against(spread(too_long), f"too_long_{name}", values=column)
+    control = pc.match_substring_regex(text, r"[\x00-\x1f\x7f]")
+    verdict.against(spread(control), f"control_character_in_{name}", values=column)
+    return pa.DictionaryArray.from_arrays(codes, text)
+
+
+def _times(column: Any, verdict: Verdict, *, now_s: float) -> Any:
+    """Microseconds since 1970 of each row; null where a row is bad."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        missing, time_us = pc.is_null(column), _clock_us(column)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        missing, time_us = pc.is_null(column, nan_is_null=True), _epoch_us(column.cast(pa.float64(), safe=False))
+    else:
+        text, _ = as_text(column)
+        missing = pc.is_null(text)
+        is_number = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
+        time_us = pc.coalesce(
+            _epoch_us(pc.if_else(is_number, text, pa.scalar(None, pa.string())).cast(pa.float64())),
+            _rfc3339_us(pc.if_else(is_number, pa.scalar(None, pa.string()), text)),
+        )
+    verdict.against(missing, "missing_timestamp")
+    verdict.against(pc.is_null(time_us), "bad_timestamp", values=column)
+    earliest, latest = EARLIEST_S * _US_PER_S, int((now_s + LATEST_SLACK_S) * _US_PER_S)
+    outside = pc.or_(pc.less(time_us, earliest), pc.greater(time_us, latest))
+    verdict.against(outside, "implausible_timestamp", values=column)
+    return time_us
+
+
+def _clock_us(column: Any) -> Any:
+    """Arrow times and dates; what does not fit into 64 bits of microseconds is pushed to the year 1."""
+    try:
+        return column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
+    except pa.ArrowInvalid:
+        seconds = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return pa.array(np.full(len(seconds), np.iinfo(np.int64).min), mask=_mask(pc.is_null(column)))
+
+
+def _epoch_us(numbers: Any) -> Any:
+    """Epoch seconds or milliseconds: their plausible ranges do not meet, so each value says which it is."""
+    values = numbers.to_numpy(zero_copy_only=False)
+    with np.errstate(invalid="ignore"):
+        is_ms = np.abs(values) >= EARLIEST_S * 1000
+        scaled = np.clip(np.where(is_ms, values * 1e3, values * 1e6), -9e18, 9e18)
+    known = np.isfinite(scaled)
+    return pa.array(np.rint(np.where(known, scaled, 0)).astype(np.int64), mask=~known)
+
+
+def _rfc3339_us(text: Any) -> Any:
+    shaped = pc.fill_null(pc.match_substring_regex(text, _TIME), False)
+    text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
+    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+        try:  # fast when all rows are of one shape, which is what programs write
+            return text.cast(kind).cast(pa.int64())
+        except pa.ArrowInvalid:
+            continue
+    text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
+    parsed = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    return pa.array(parsed.dt.tz_localize(None).dt.as_unit("us"), pa.timestamp("us")).cast(pa.int64())
+
+
+def _number(column: Any, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
+    """Check a numeric column and hash it; null is allowed: not every event has one."""
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
+    else:
+        text, _ = as_text(column)
+        unreadable = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False)
+        numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
+    bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
+    verdict.against(bad, f"bad_{name}", values=column)
+    if is_zero_allowed:
+        verdict.against(pc.less(numbers, 0.0), f"negative_{name}", values=column)
+    else:
+        verdict.against(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
+    values = numbers.to_numpy(zero_copy_only=False)
+    known = np.isfinite(values)
+    hashes: Hashes = pd.util.hash_array(np.where(known, values + 0.0, 0.0)) * known
+    return hashes
+
+
+def _currency(column: Any, verdict: Verdict) -> Hashes:
+    text, unreadable = as_text(column)
+    text = pc.utf8_upper(text)
+    wrong = pc.fill_null(pc.invert(pc.match_substring_regex(text, "^[A-Z]{3}$")), False)
+    verdict.against(pc.or_(wrong, unreadable), "bad_currency", values=column)
+    return _hash_text(pc.dictionary_encode(text))
+
+
+def _hash_text(encoded: Any) -> Hashes:
+    """A hash of each text of a dictionary array, 0 for null."""
+    text = encoded.dictionary
+    hashes = np.append(hash_ids(pc.fill_null(text, "")) * _mask(pc.is_valid(text)), np.uint64(0))
+    spread: Hashes = hashes[pc.fill_null(encoded.indices.cast(pa.int64()), len(text)).to_numpy(zero_copy_only=False)]
+    return spread
+
+
+def _mix(hashes: Mapping[str, Hashes], num_rows: int) -> Hashes:
+    """One hash of what tells two events apart; a column that is not there counts like one of nulls."""
+    mixed = np.zeros(num_rows, np.uint64)
+    for name in ("event_type", "quantity", "price", "currency", "event_id"):
+        mixed = (mixed * _MIX) ^ hashes.get(name, np.uint64(0)) ^ (mixed >> np.uint64(29))
+    return mixed
+
+
+def _float_text(column: Any) -> tuple[Any, Any]:
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    known = np.isfinite(values)
+    inexact = known & (np.abs(values) >= _MAX_EXACT)
+    integral = known & ~inexact & (values == np.rint(values))
+    whole = pa.array(np.where(integral, values, 0).astype(np.int64)).cast(pa.string())
+    broken = pc.if_else(pa.array(known), column.cast(pa.string()), pa.scalar(None, pa.string()))
+    return pc.if_else(pa.array(integral), whole, broken), pa.array(inexact)
+
+
+def _shown(value: pa.Scalar) -> str:
+    plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value  # Python ends with the year 9999
+    example = plain.as_py()
+    return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
+
+
+def _unit_remedy(value: str) -> str:
+    try:
+        number = abs(float(value))
+    except ValueError:
+        return "times lie between 1990 and tomorrow: is it in another unit, or the placeholder for no time?"
+    if 19_000_101 <= number <= 21_001_231:
+        return "a date without dashes? write 2024-05-01; if it is minutes, multiply by 60"
+    for unit, seconds, remedy in (
+        ("microseconds", number / 1e6, "divide by 1,000,000"),
+        ("nanoseconds", number / 1e9, "divide by 1,000,000,000"),
+        ("minutes", number * 60, "multiply by 60"),
+        ("hours", number * 3600, "multiply by 3,600"),
+        ("days", number * 86400, "multiply by 86,400"),
+    ):
+        if EARLIEST_S <= seconds <= 3 * EARLIEST_S:
+            return f"it looks like {unit}: {remedy} to get seconds"
+    return "times lie between 1990 and tomorrow, in epoch seconds or milliseconds"
+
+
+def _isin(encoded: Any, wanted: Iterable[str]) -> Any:
+    listed = pa.array(sorted(wanted), pa.string())
+    return pc.fill_null(pc.take(pc.is_in(encoded.dictionary, value_set=listed), encoded.indices), False)
+
+
+def _plain(array: Any) -> Any:
+    return array.dictionary.take(array.indices) if pa.types.is_dictionary(array.type) else array
+
+
+def _flat(column: pa.ChunkedArray) -> Any:
+    array = column.combine_chunks()
+    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+
+
+def _mask(flags: Any) -> Mask:
+    if isinstance(flags, np.ndarray):
+        return flags
+    array = pc.fill_null(flags, False)
+    if isinstance(array, pa.ChunkedArray):
+        array = _flat(array)
+    result: Mask = array.to_numpy(zero_copy_only=False).astype(bool)
+    return result

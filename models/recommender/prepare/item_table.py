@@ -1,0 +1,145 @@
+"""The item table: one row of attributes per item of the vocabulary, whatever number of rows the shop has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.family import DataRejected
+from models.raw.quarantine import Quarantine
+from models.raw.tables import LINE, Source, read
+from models.recommender.prepare.events import as_text
+
+VALUE_SEPARATOR = "|"
+"""Between the values of an attribute that has several, such as the genres of a film."""
+MAX_LOOSE_ROWS = 1_000_000
+_NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"
+_WHOLE = r"^-?\d+$"
+_VECTOR = r"^[-+.\deE]+(\|[-+.\deE]+){7,}$"
+_COUNTS = pa.schema([("item_id", pa.string()), ("value", pa.string()), ("rows", pa.int64())])
+
+
+def read_items(
+    sources: list[Source], *, columns: Mapping[str, str], vocabulary: pa.Array, quarantine: Quarantine
+) -> pa.Table:
+    """Attributes in the order of the vocabulary: the value that most rows of the item have, of equals the smallest.
+
+    An attribute is a number where all its values are plain numbers, a vector where they are lists of eight numbers or
+    more, else text. Rows of items outside the vocabulary are left out; those without an item go to quarantine.
+    """
+    counts: dict[str, list[pa.Table]] = {}
+    for source in sources:
+        for chunk in read(source):
+            for reason, lines in chunk.broken.items():
+                quarantine.add_lines(lines, reason=f"item_table_{reason}", source=source.path)
+            if chunk.rows.num_rows:
+                _count(chunk.rows, columns, source=source, vocabulary=vocabulary, counts=counts, quarantine=quarantine)
+    attributes = {name: _most_frequent(pa.concat_tables(tables), vocabulary) for name, tables in counts.items()}
+    return pa.table({"item_id": vocabulary, **{name: attributes[name] for name in sorted(attributes)}})
+
+
+def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded: Collection[str]) -> pa.Array:
+    """The distinct item ids of the item table but those excluded, in no order."""
+    distinct = pa.array([], pa.string())
+    for source in sources:
+        for chunk in read(source):
+            if chunk.rows.num_rows:
+                mapping = _find_columns(chunk.rows.column_names, columns, source=source.path)
+                item, _ = as_text(_flat(chunk.rows[mapping["item_id"]]))
+                distinct = pc.unique(pa.concat_arrays([distinct, pc.unique(item).drop_null()]))
+    return distinct.filter(pc.invert(pc.is_in(distinct, value_set=pa.array(sorted(excluded), pa.string()))))
+
+
+def _count(
+    rows: pa.Table,
+    columns: Mapping[str, str],
+    *,
+    source: Source,
+    vocabulary: pa.Array,
+    counts: dict[str, list[pa.Table]],
+    quarantine: Quarantine,
+) -> None:
+    """Add the (item, value) pairs of some rows to the counts of each attribute."""
+    mapping = _find_columns(rows.column_names, columns, source=source.path)
+    item, _ = as_text(_flat(rows[mapping["item_id"]]))
+    missing = pc.is_null(item)
+    if pc.any(missing).as_py():
+        reasons = pa.array(["item_table_missing_item_id"]).take(pa.repeat(0, pc.sum(missing).as_py()))
+        quarantine.add_rows(rows.filter(missing), reasons=reasons, source=source.path)
+    wanted = pc.is_in(item, value_set=vocabulary)
+    for ours, theirs in mapping.items():
+        if ours == "item_id":
+            continue
+        value, _ = as_text(_flat(rows[theirs]))
+        pairs = pa.table({"item_id": item, "value": value}).filter(pc.and_(wanted, pc.is_valid(value)))
+        tables = counts.setdefault(ours, [])
+        tables.append(_summed(pairs.append_column("rows", pa.repeat(pa.scalar(1, pa.int64()), pairs.num_rows))))
+        if len(tables) > 1 and sum(table.num_rows for table in tables[1:]) > MAX_LOOSE_ROWS:
+            tables[:] = [_summed(pa.concat_tables(tables))]
+
+
+def _find_columns(present: list[str], columns: Mapping[str, str], *, source: str) -> dict[str, str]:
+    if present == [LINE]:
+        raise DataRejected(f"{source} is read as sequences and has no item columns; say --format")
+    found = dict(columns)
+    if not any(ours != "item_id" for ours in columns):
+        used = set(columns.values()) | {"item_id"}
+        found |= {name: name for name in present if name not in used}
+    found.setdefault("item_id", "item_id")
+    wrong = [theirs for theirs in found.values() if theirs not in present]
+    if wrong:
+        raise DataRejected(
+            f"{source} has no column {wrong[0]!r}; its columns are: {', '.join(present)}. "
+            "Name them, e.g. --item-columns item_id=StockCode,title=Description"
+        )
+    return found
+
+
+def _summed(pairs: pa.Table) -> pa.Table:
+    grouped = pairs.group_by(["item_id", "value"]).aggregate([("rows", "sum")])
+    return grouped.rename_columns({"rows_sum": "rows"}).select(["item_id", "value", "rows"]).cast(_COUNTS)
+
+
+def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> Any:
+    ordered = _summed(pairs).sort_by([("item_id", "ascending"), ("rows", "descending"), ("value", "ascending")])
+    place = pc.index_in(vocabulary, value_set=ordered["item_id"].combine_chunks())  # index_in gives the first of equals
+    values = ordered["value"].combine_chunks().take(place)
+    if pc.any(pc.match_substring_regex(values, _VECTOR)).as_py():
+        return _vectors(values)
+    if not pc.all(pc.match_substring_regex(values, _NUMBER), min_count=1).as_py():
+        return values
+    if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
+        return values.cast(pa.int64())
+    return values.cast(pa.float64())
+
+
+def _vectors(values: pa.Array) -> pa.Array:
+    """Lists of numbers, as a model of pictures or texts gives them, from their text; all of one length."""
+    numbers = pc.split_pattern(values, VALUE_SEPARATOR)
+    lengths = pc.unique(pc.list_value_length(numbers).drop_null()).to_pylist()
+    try:
+        vectors = numbers.cast(pa.list_(pa.float32()))
+    except pa.ArrowInvalid as error:
+        raise DataRejected(f"a vector of the item table holds something else than numbers: {error}") from None
+    if len(lengths) > 1:
+        raise DataRejected(
+            f"vectors of the item table have {lengths[0]} and {lengths[1]} numbers; make all by one model"
+        )
+    return vectors
+
+
+def _flat(column: pa.ChunkedArray) -> Any:
+    """One array of a column; lists become text with VALUE_SEPARATOR between their values."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        values = pc.list_flatten(array).cast(pa.string())
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+        return pc.binary_join(texts, VALUE_SEPARATOR)
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array

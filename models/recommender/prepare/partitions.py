@@ -1,0 +1,371 @@
+"""The steps of `prepare` that work on one part of the log each, so that any number of workers gives the same files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from models.raw.quarantine import Quarantine
+from models.raw.tables import Chunk, Source, read
+from models.recommender.prepare.events import (
+    SPILL_SCHEMA,
+    Hashes,
+    Verdict,
+    find_columns,
+    hash_ids,
+    validate,
+    validate_sequences,
+    with_null_columns,
+)
+from models.recommender.schema import NUM_SHARDS, Split
+
+PLACES_PER_FILE = 2**40
+HELD_OUT_TENTHS = {"val": 8, "test": 9}
+"""Tenth of the users, by a hash of their id, that each split of held-out users takes; the others are trained on."""
+EVENTS_PER_TARGET = 5
+"""One in so many events of a held-out user is to be found; a user with fewer events is trained on."""
+NEVER = np.iinfo(np.int64).max
+STOP = "stop"
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Stopped(Exception):
+    """The driver gave up; what this worker does is no longer wanted."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Some files of the log, to be read, checked and spilled by user."""
+
+    number: int
+    sources: tuple[tuple[int, Source], ...]
+    """Files with their places in the whole list."""
+    columns: Mapping[str, str]
+    excluded: frozenset[str]
+    now_s: float
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        """Where the spilled rows of all scans lie."""
+        return self.out / "work"
+
+
+@dataclass
+class Scanned:
+    """What a scan saw."""
+
+    num_rows: int = 0
+    num_with_event_id: int = 0
+    num_repeated: int = 0
+    """Rows dropped as another row of the same event_id stays."""
+    json_names: list[str] = field(default_factory=list)
+    """Names in any row of JSON lines: a single row need not have them all."""
+    bad: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What sorting a partition found; its items lie in its work directory."""
+
+    num_users: int
+    num_events: int
+    num_duplicates: int
+    first_s: int
+    last_s: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How to split; see `split_users`."""
+
+    split: Split
+    val_from_s: int | None = None
+    test_from_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """Statistics of a finished shard; arrays have one entry per item of the vocabulary."""
+
+    digest: str
+    train_counts: Int64s
+    train_first_s: Int64s
+    train_last_s: int
+    longest: int
+    num_events: dict[str, int]
+    num_users: dict[str, int]
+    num_fold_in_events: int
+    """Events of held-out users that are only their history."""
+
+
+class Spill:
+    """Appends rows to one Arrow stream per partition below a directory; closed by `with`."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._name = name
+        self._stack = ExitStack()
+        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+
+    def add(self, rows: pa.Table, partition: npt.NDArray[np.uint8]) -> None:
+        """Append each row to its partition."""
+        order = np.argsort(partition, kind="stable")
+        ordered = rows.take(pa.array(order))
+        bounds = np.searchsorted(partition[order], np.arange(NUM_SHARDS + 1))
+        for number in range(NUM_SHARDS):
+            if bounds[number] < bounds[number + 1]:
+                self._writer(number).write_table(ordered.slice(bounds[number], bounds[number + 1] - bounds[number]))
+
+    def __enter__(self) -> Spill:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _writer(self, number: int) -> pa.ipc.RecordBatchStreamWriter:
+        if number not in self._writers:
+            directory = self._directory / f"{number:05d}"
+            directory.mkdir(parents=True, exist_ok=True)
+            sink = self._stack.enter_context(pa.OSFile(str(directory / self._name), "wb"))
+            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+            self._writers[number] = self._stack.enter_context(pa.ipc.new_stream(sink, SPILL_SCHEMA, options=options))
+        return self._writers[number]
+
+
+def scan(task: Scan) -> Scanned:
+    """Read files once: good events go to the partition of their user, bad rows to quarantine."""
+    seen = Scanned()
+    name = f"{task.number:05d}"
+    with (
+        Quarantine(task.out / "quarantine" / f"{name}.parquet") as quarantine,
+        Spill(task.work / "events", name) as by_user,
+        Spill(task.work / "identified", name) as by_event,
+    ):
+        for number, source in task.sources:
+            place = number * PLACES_PER_FILE
+            for chunk in read(source):
+                if (task.work / STOP).exists():
+                    raise Stopped
+                good, place = _check(chunk, source, task, seen=seen, quarantine=quarantine, place=place)
+                identified = pc.is_valid(good["event_id"])
+                seen.num_with_event_id += pc.sum(identified).as_py() or 0
+                _spill(good.filter(pc.invert(identified)), "user_id", by_user)
+                _spill(good.filter(identified), "event_id", by_event)
+    seen.bad = quarantine.counts
+    return seen
+
+
+def keep_one_of_each_event(work: Path, partition: int) -> int:
+    """Keep the smallest row of each event_id, spill it by user, and return how many rows were dropped."""
+    table = _load(work / "identified" / f"{partition:05d}")
+    codes = pc.dictionary_encode(table["event_id"].combine_chunks())
+    codes = (codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes).indices.to_numpy(zero_copy_only=False)
+    repeated = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, bool)
+    single = table.filter(pa.array(~repeated))
+    several = table.filter(pa.array(repeated)).sort_by(
+        [(name, "ascending") for name in ("event_id", "user_id", "time_us", "session_id", "item_id", "content")]
+    )
+    identity = several["event_id"].to_numpy()
+    first = np.ones(len(identity), bool)
+    first[1:] = identity[1:] != identity[:-1]
+    with Spill(work / "events", f"identified-{partition:05d}") as by_user:
+        _spill(single, "user_id", by_user)
+        _spill(several.filter(pa.array(first)), "user_id", by_user)
+    return int((~first).sum())
+
+
+def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool) -> Sorted:
+    """Order a partition by user and time, drop exact repeats, and write all of its shard but items and splits."""
+    table = _load(work / "events" / f"{partition:05d}")
+    users, user = _ranked(table["user_id"])
+    items, item = _ranked(table["item_id"])
+    _, session = _ranked(table["session_id"])
+    time_us = table["time_us"].to_numpy()
+    keys = (
+        user,
+        time_us,
+        session,
+        _shuffled(hash_ids(users)[user], hash_ids(items)[item], time_us),
+        item,
+        table["content"].to_numpy(),
+    )
+    del table
+    order, is_repeat = _order(keys)
+    order = order[~is_repeat]
+    user, time_us, item = user[order], time_us[order], item[order]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
+    seconds = time_us // 1_000_000 if has_times else np.arange(len(user)) - np.repeat(offsets[:-1], np.diff(offsets))
+    shard = shards / f"{partition:05d}"
+    shard.mkdir(parents=True, exist_ok=True)  # a task that lost its worker is started again
+    pq.write_table(pa.table({"user_id": users}), shard / "users.parquet", compression="zstd")
+    np.save(shard / "offsets.npy", offsets)
+    np.save(shard / "timestamps.npy", seconds.astype(np.int64))
+    scratch = work / "sorted" / f"{partition:05d}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    np.save(scratch / "items.npy", item.astype(np.int32))
+    pq.write_table(pa.table({"item_id": items}), scratch / "items.parquet")
+    first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
+    return Sorted(len(users), len(user), int(is_repeat.sum()), first, last)
+
+
+def write_shard(work: Path, shards: Path, partition: int, *, num_items: int, cut: Cut) -> Sharded:
+    """Number the items of a sorted partition by the vocabulary, and split each user's events."""
+    shard, scratch = shards / f"{partition:05d}", work / "sorted" / f"{partition:05d}"
+    items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
+    offsets, seconds = np.load(shard / "offsets.npy"), np.load(shard / "timestamps.npy")
+    splits = split_users(pq.read_table(shard / "users.parquet")["user_id"], offsets, seconds, cut)
+    np.save(shard / "items.npy", items)
+    np.save(shard / "splits.npy", splits)
+    lengths = np.diff(offsets)
+    place = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
+    in_train = place < np.repeat(splits[:, 0], lengths)
+    first = np.full(num_items + 1, NEVER)
+    np.minimum.at(first, items[in_train], seconds[in_train])
+    sizes = {"train": splits[:, 0], "val": splits[:, 2] - splits[:, 1], "test": lengths - splits[:, 2]}
+    return Sharded(
+        digest=_digest(shard),
+        train_counts=np.bincount(items[in_train], minlength=num_items + 1)[1:],
+        train_first_s=first[1:],
+        train_last_s=int(seconds[in_train].max(initial=-NEVER)),
+        longest=int(lengths.max(initial=0)),
+        num_events={name: int(size.sum()) for name, size in sizes.items()},
+        num_users={name: int((size > 0).sum()) for name, size in sizes.items()},
+        num_fold_in_events=int((splits[:, 1] - splits[:, 0]).sum()),
+    )
+
+
+def split_users(users: pa.ChunkedArray, offsets: Int64s, seconds: Int64s, cut: Cut) -> Int64s:
+    """(train_end, val_start, test_start) of each user, counted from their first event: [U, 3].
+
+    Training has the events before train_end, validation those from val_start to test_start, test those from test_start.
+    By time the cuts are two global times. Leave-one-out takes the last event of each user who has three, and the one
+    before. Held-out users follow Liang et al. ("Variational autoencoders for collaborative filtering", WWW 2018): a
+    tenth of the users is only validated on, another only tested on; the first 80 % of their events are the history
+    (fold-in) and no training data, the rest is to be found. The paper draws the 20 % at random; ours are the last
+    ones, which is what a shop meets.
+    """
+    lengths = np.diff(offsets)
+    if cut.split == "held-out-users":
+        return _held_out(users, lengths)
+    if cut.split == "leave-one-out":
+        last = np.where(lengths >= 3, 1, 0)
+        return np.stack([lengths - 2 * last, lengths - 2 * last, lengths - last], axis=1)
+    starts = []
+    for from_s in (cut.val_from_s, cut.test_from_s):
+        assert from_s is not None
+        before = np.concatenate([[0], np.cumsum(seconds < from_s)])
+        starts.append(before[offsets[1:]] - before[offsets[:-1]])
+    return np.stack([starts[0], *starts], axis=1).astype(np.int64)
+
+
+def _check(
+    chunk: Chunk, source: Source, task: Scan, *, seen: Scanned, quarantine: Quarantine, place: int
+) -> tuple[pa.Table, int]:
+    """The good events of a chunk; counts it and quarantines the rest."""
+    for reason, lines in chunk.broken.items():
+        quarantine.add_lines(lines, reason=reason, source=source.path)
+        seen.num_rows += len(lines)
+        seen.examples.setdefault(reason, lines[0])
+    rows = chunk.rows
+    if rows.num_rows == 0:
+        return SPILL_SCHEMA.empty_table(), place
+    verdict: Verdict
+    if source.format == "sequences":
+        good, verdict, rows = validate_sequences(rows, excluded=task.excluded, first_place=place)
+    else:
+        if source.format == "jsonl":
+            seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
+            rows = with_null_columns(rows, task.columns)
+        columns = find_columns(rows.column_names, task.columns, source=source.path)
+        good, verdict = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
+    seen.num_rows += rows.num_rows
+    if verdict.names:
+        quarantine.add_rows(rows.filter(pa.array(verdict.codes > 0)), reasons=verdict.reasons(), source=source.path)
+        seen.examples = {**verdict.examples, **seen.examples}
+    return good, place + rows.num_rows
+
+
+def _spill(rows: pa.Table, by: str, spill: Spill) -> None:
+    if rows.num_rows == 0:
+        return
+    encoded = pc.dictionary_encode(rows[by].combine_chunks())
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    partition = (hash_ids(encoded.dictionary) % NUM_SHARDS).astype(np.uint8)
+    spill.add(rows, partition[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+def _load(directory: Path) -> pa.Table:
+    return pa.concat_tables([SPILL_SCHEMA.empty_table(), *_batches(directory)]).combine_chunks()
+
+
+def _batches(directory: Path) -> Iterator[pa.Table]:
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as stream:
+            yield stream.read_all()
+
+
+def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
+    """The distinct texts in ascending order, and for each row the place of its text there; null is -1."""
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order) + 1, np.int64)
+    rank[order] = np.arange(len(order))
+    rank[-1] = -1
+    codes = pc.fill_null(encoded.indices.cast(pa.int64()), len(order)).to_numpy(zero_copy_only=False)
+    return encoded.dictionary.take(pa.array(order)), rank[codes]
+
+
+def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDArray[np.uint64]:
+    """A key that puts the items of one moment, such as a basket, into an order that depends on nothing but the rows.
+
+    An order by item would be easy to learn and mean nothing.
+    """
+    mixed = item_hash ^ (user_hash << np.uint64(1)) ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
+
+
+def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+    """Ascending order by the keys, the first one weighing most, and which rows there repeat the one before."""
+    varying = [key for key in keys if len(key) and key.min() != key.max()]
+    order = np.lexsort(varying[::-1]) if varying else np.arange(len(keys[0]))
+    is_repeat = np.ones(len(order), bool)
+    is_repeat[:1] = False
+    for key in varying:
+        ordered = key[order]
+        is_repeat[1:] &= ordered[1:] == ordered[:-1]
+    return order, is_repeat
+
+
+def _held_out(users: pa.ChunkedArray, lengths: Int64s) -> Int64s:
+    # The hash modulo NUM_SHARDS is the shard, so the tenth comes from what is left of it.
+    tenth = hash_ids(users.combine_chunks()) // NUM_SHARDS % 10
+    num_targets = lengths // EVENTS_PER_TARGET
+    val = (tenth == HELD_OUT_TENTHS["val"]) & (num_targets > 0)
+    test = (tenth == HELD_OUT_TENTHS["test"]) & (num_targets > 0)
+    fold_in = lengths - num_targets
+    return np.stack(
+        [np.where(val | test, 0, lengths), np.where(val | test, fold_in, lengths), np.where(test, fold_in, lengths)],
+        axis=1,
+    )
+
+
+def _digest(shard: Path) -> str:
+    """sha256 of what a shard says, whatever wrote its users.parquet."""
+    digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
+    for name in ("offsets", "items", "timestamps", "splits"):
+        digest.update(np.load(shard / f"{name}.npy").tobytes())
+    return digest.hexdigest()

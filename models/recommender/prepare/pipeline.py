@@ -1,0 +1,378 @@
+"""From a raw behaviour log to prepared data: rows checked, repeats dropped, split, sharded by user, fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from models.family import DataRejected
+from models.raw.quarantine import Quarantine
+from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
+from models.recommender.networks.item_features import read_features
+from models.recommender.prepare.events import COLUMNS, explain, find_columns
+from models.recommender.prepare.item_table import read_item_ids, read_items
+from models.recommender.prepare.partitions import (
+    EVENTS_PER_TARGET,
+    NEVER,
+    STOP,
+    Cut,
+    Int64s,
+    Scan,
+    Scanned,
+    Sharded,
+    Sorted,
+    keep_one_of_each_event,
+    scan,
+    sort_partition,
+    write_shard,
+)
+from models.recommender.schema import NUM_SHARDS, Schema, Split
+from models.settings import Share, check_settings
+
+LAYOUT = 3
+"""Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
+MAX_SCANS = 16
+TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
+BINS_S = (86_400, 3_600, 60, 1)
+MIN_BINS = 20
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What is read, how its columns are called, and how it is split."""
+
+    raw: str
+    """Log of events: a file, a folder, or a URI such as s3://bucket/path; gzipped or not."""
+    columns: str = ""
+    """Names of the log's columns, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
+    format: Format = "auto"
+    """Format of the files; auto goes by their names. Sequences (.txt) are lines `user item` or `user item item ...`."""
+    items: str | None = None
+    """Table of items: title, category, price or any other attribute; may be the log itself. What it says of an item
+    helps to place rare ones; those without an event can be recommended, too, unless it is the log."""
+    item_columns: str = ""
+    """Names of the item table's columns, e.g. item_id=StockCode,title=Description; empty takes all."""
+    split: Split = "time"
+    """Test on the last events by global time; on the last event of each user (validate on the one before); or on the
+    last fifth of the events of users who are not trained on."""
+    val_from: str | None = None
+    """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
+    test_from: str | None = None
+    """Time of the first test event; by default after 90 % of the events."""
+    max_bad_fraction: Share = 0.01
+    """Reject the log when a larger share of its rows is bad; excluded items are not bad."""
+    exclude_items: tuple[str, ...] = ()
+    """Item ids that are no goods, such as the service codes POST,DOT; their rows go to quarantine."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
+    """Fill the empty directory `out` from the raw log; raises DataRejected for bad data, ValueError for bad flags.
+
+    The files depend on the set of good rows, on nothing else. A repeated event_id counts once (its smallest row by
+    user, time, session and item); without event_id, so do rows that agree in all mapped columns. In a sequence every
+    place counts. A user's events are ordered by time, then session; those of one moment and session, such as a basket,
+    by a hash, as an order by item would be learnt and mean nothing. The vocabulary is every item that has an event or
+    stands in an item table of its own, in ascending order of item id.
+    """
+    sources, item_sources = _sources(config)
+    has_times = sources[0].format != "sequences"
+    work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
+    for directory in (work, shards, out / "quarantine"):
+        directory.mkdir(parents=True)
+    try:
+        scanned = _scanned(config, sources, out, executor)
+        sort = partial(sort_partition, work, shards, has_times=has_times)
+        parts = list(executor.map(sort, partitions))
+        vocabulary = _vocabulary(work, _without_events(config, item_sources))
+        _check_enough(parts, vocabulary)
+        cut = _cut(config, parts, shards)
+        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
+        finished = list(executor.map(write, partitions))
+        _check_splits(finished, cut)
+        table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
+    except BaseException:
+        (work / STOP).touch()
+        raise
+    pq.write_table(table, out / "items.parquet", compression="zstd")
+    features = read_features(table)
+    features.save(out)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
+    card = _card(config, schema, scanned, parts, finished)
+    card["bad"] |= bad_items
+    (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
+    (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    shutil.rmtree(work)
+    return schema
+
+
+def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
+    """The files of the log and of the item table; every flag is checked before anything is read."""
+    parse_mapping(config.columns, names=COLUMNS)
+    parse_mapping(config.item_columns)
+    if (config.val_from is None) != (config.test_from is None):
+        raise ValueError("--val-from and --test-from belong together; give both or none")
+    if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
+        raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
+    if config.split != "time" and config.val_from:
+        raise ValueError("--val-from and --test-from cut by time; use them with --split time")
+    sources = find(config.raw, format=config.format)
+    num_sequences = sum(source.format == "sequences" for source in sources)
+    if num_sequences not in (0, len(sources)):
+        raise DataRejected(
+            f"{without_secrets(config.raw)} mixes sequence files with tables; prepare one kind, or say --format"
+        )
+    if num_sequences and config.split == "time":
+        raise DataRejected(
+            f"{without_secrets(config.raw)} holds sequences, which have no times to split by; use --split leave-one-out"
+        )
+    return sources, find(config.items) if config.items is not None else []
+
+
+def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
+    """Read the log once, and leave its good rows in the partitions of their users, each event_id once."""
+    scanned = _merge(executor.map(scan, _scans(config, sources, out)))
+    if scanned.json_names:
+        find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
+    _check_bad_rows(scanned, config)
+    if scanned.num_with_event_id:
+        keep_one = partial(keep_one_of_each_event, out / "work")
+        scanned.num_repeated = sum(executor.map(keep_one, range(NUM_SHARDS)))
+    return scanned
+
+
+def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
+    """Neighbouring files together, in up to MAX_SCANS tasks of about equal bytes."""
+    total = sum(source.num_bytes for source in sources) or 1
+    groups: dict[int, list[tuple[int, Source]]] = {}
+    before = 0
+    for number, source in enumerate(sources):
+        groups.setdefault(before * MAX_SCANS // total, []).append((number, source))
+        before += source.num_bytes
+    return [
+        Scan(
+            number=number,
+            sources=tuple(group),
+            columns=parse_mapping(config.columns),
+            excluded=frozenset(config.exclude_items),
+            now_s=time.time(),
+            out=out,
+        )
+        for number, group in enumerate(groups.values())
+    ]
+
+
+def _merge(parts: Iterable[Scanned]) -> Scanned:
+    whole = Scanned()
+    for part in parts:
+        whole.num_rows += part.num_rows
+        whole.num_with_event_id += part.num_with_event_id
+        whole.json_names = list(dict.fromkeys([*whole.json_names, *part.json_names]))
+        for reason, count in part.bad.items():
+            whole.bad[reason] = whole.bad.get(reason, 0) + count
+        whole.examples = {**part.examples, **whole.examples}
+    whole.bad = dict(sorted(whole.bad.items()))
+    return whole
+
+
+def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
+    if scanned.num_rows == 0:
+        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one row of events in it")
+    bad = {reason: count for reason, count in scanned.bad.items() if reason != "excluded_item"}
+    fraction = sum(bad.values()) / scanned.num_rows
+    if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
+        return
+    top = sorted(bad, key=lambda reason: -bad[reason])[:3]
+    reasons = "; ".join(f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason))}" for reason in top)
+    if not bad:
+        raise DataRejected(
+            f"{without_secrets(config.raw)}: every row is of an item in --exclude-items; nothing is left"
+        )
+    remedy = "mend them"
+    if sum(scanned.bad.values()) < scanned.num_rows:
+        remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
+    raise DataRejected(
+        f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
+        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
+    )
+
+
+def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
+    """Items to be known although nobody may have taken them yet: those of an item table that is not the log itself."""
+    if config.items == config.raw:
+        return pa.array([], pa.string())
+    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
+
+
+def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
+    """All items with an event, and the others, in ascending order; each partition is told the indices of its own."""
+    paths = sorted((work / "sorted").glob("*/items.parquet"))
+    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+    distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
+    vocabulary = distinct.take(pc.sort_indices(distinct))
+    index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
+    ends = np.cumsum([len(own) for own in items]).tolist()
+    for path, own, end in zip(paths, items, ends, strict=True):
+        np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
+    return vocabulary
+
+
+def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
+    num_users = sum(part.num_users for part in parts)
+    if num_users < 2:
+        raise DataRejected(f"the log has events of {num_users} user; learning what goes together takes at least 2")
+    if len(vocabulary) < 2:
+        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; recommending takes at least 2")
+
+
+def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
+    """The cut times: those given, or the days (hours, minutes in short logs) nearest to 80 and 90 % of the events."""
+    if config.split != "time":
+        return Cut(config.split)
+    if config.val_from is not None and config.test_from is not None:
+        return Cut("time", _epoch_s(config.val_from), _epoch_s(config.test_from))
+    first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
+    bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
+    origin = first // bin_s
+    histogram = np.zeros(last // bin_s - origin + 1, np.int64)
+    for number in range(NUM_SHARDS):
+        seconds = np.load(shards / f"{number:05d}" / "timestamps.npy", mmap_mode="r")
+        histogram += np.bincount(seconds // bin_s - origin, minlength=len(histogram))
+    before = np.concatenate([[0], np.cumsum(histogram)])
+    val, test = (int(np.abs(before - share * before[-1]).argmin()) for share in (TRAIN_SHARE, TRAIN_AND_VAL_SHARE))
+    if test == val:
+        test = int(np.searchsorted(before, before[val], side="right"))
+    return Cut("time", (origin + val) * bin_s, (origin + test) * bin_s)
+
+
+def _check_splits(finished: list[Sharded], cut: Cut) -> None:
+    events = _sums(part.num_events for part in finished)
+    empty = [name for name, count in events.items() if not count]
+    if not empty:
+        return
+    if cut.split == "leave-one-out":
+        raise DataRejected("no user has three events, which leave-one-out needs; use --split time, or a longer log")
+    if cut.split == "held-out-users":
+        raise DataRejected(
+            f"no user is left for the {empty[0]} split: held-out-users takes a tenth of the users for validation and a "
+            f"tenth for test, each with {EVENTS_PER_TARGET} events at least; use --split time, or a longer log"
+        )
+    assert cut.val_from_s is not None and cut.test_from_s is not None
+    raise DataRejected(
+        f"split at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)}, the {empty[0]} split has no events "
+        f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
+        "choose other --val-from and --test-from, or --split leave-one-out"
+    )
+
+
+def _items(
+    config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
+) -> tuple[pa.Table, dict[str, int]]:
+    """The vocabulary with its attributes, and the bad rows of the item table by reason."""
+    with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
+        columns = parse_mapping(config.item_columns)
+        table = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+    return table, quarantine.counts
+
+
+def _schema(
+    config: PrepareConfig,
+    cut: Cut,
+    finished: list[Sharded],
+    *,
+    table: pa.Table,
+    has_times: bool,
+    num_features: int,
+) -> Schema:
+    counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
+    first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
+    rule = {
+        "layout": LAYOUT,
+        "split": config.split,
+        "val_from_s": cut.val_from_s,
+        "test_from_s": cut.test_from_s,
+        "items": table.to_pydict(),
+        "shards": [part.digest for part in finished],
+    }
+    return Schema(
+        family="recommender",
+        fingerprint=hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest(),
+        num_shards=NUM_SHARDS,
+        num_examples={
+            "train": sum(part.num_events["train"] for part in finished),
+            "val": sum(part.num_users["val"] for part in finished),
+            "test": sum(part.num_users["test"] for part in finished),
+        },
+        split=config.split,
+        items=table["item_id"].to_pylist(),
+        item_counts=counts.tolist(),
+        item_first_seen=np.where(first == NEVER, 0, first).tolist(),
+        num_features=num_features,
+        train_until=max(part.train_last_s if has_times else part.longest for part in finished),
+        val_from=None if cut.val_from_s is None else _rfc3339(cut.val_from_s),
+        test_from=None if cut.test_from_s is None else _rfc3339(cut.test_from_s),
+    )
+
+
+def _card(
+    config: PrepareConfig, schema: Schema, scanned: Scanned, parts: list[Sorted], finished: list[Sharded]
+) -> dict[str, Any]:
+    events, users = (
+        _sums(part.num_events for part in finished),
+        _sums(part.num_users for part in finished),
+    )
+    fold_in = sum(part.num_fold_in_events for part in finished)
+    return {
+        "family": "recommender",
+        "fingerprint": schema.fingerprint,
+        "raw": without_secrets(config.raw),
+        "rows": scanned.num_rows,
+        "kept": sum(part.num_events for part in parts),
+        "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
+        "bad": scanned.bad,
+        "users": sum(part.num_users for part in parts),
+        "items": schema.num_items,
+        "longest_history": max(part.longest for part in finished),
+        "split": config.split,
+        "val_from": schema.val_from,
+        "test_from": schema.test_from,
+        "splits": {name: {"events": events[name], "users": users[name]} for name in events},
+        **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
+    }
+
+
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def _epoch_s(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _rfc3339(epoch_s: int) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

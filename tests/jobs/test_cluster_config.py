@@ -1,0 +1,203 @@
+"""The files that start clusters: understood by the version of Ray we pin, with a token, and closed to the world."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import re
+import shlex
+import socket
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from jobs.__main__ import read
+from jobs.cli.context import DependencyDown, Store, UsageFailure
+from jobs.cluster import connection, local_head
+from jobs.serving.config import check_config
+from models import FAMILIES
+from serve.service import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "docs" / "kubernetes"
+SUFFIXES = {"Gi": 1024**3, "Mi": 1024**2}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def ray_cluster_of(name: str) -> Any:
+    spec = load(KUBERNETES / name)["spec"]
+    return spec["rayClusterSpec"] if name == "rayjob.yaml" else spec["rayClusterConfig"]
+
+
+def containers_of(started: Any) -> list[Any]:
+    groups = [started["headGroupSpec"], *started["workerGroupSpecs"]]
+    return [container for group in groups for container in group["template"]["spec"]["containers"]]
+
+
+def test_ray_understands_the_cluster_file() -> None:
+    config = prepare_config(load(ROOT / "cluster.yaml"))
+
+    validate_config(config)
+    assert set(config["available_node_types"]) == {"head", "cpu", "gpu"}
+
+
+@pytest.mark.parametrize("fault", ["misspelt", "wrong type", "no head"])
+def test_ray_would_refuse_a_wrong_cluster_file(fault: str) -> None:
+    config = copy.deepcopy(load(ROOT / "cluster.yaml"))
+    match fault:
+        case "misspelt":
+            config["idle_timeout_minute"] = 3
+        case "wrong type":
+            config["max_workers"] = "many"
+        case "no head":
+            config["head_node_type"] = "boss"
+
+    with pytest.raises(Exception, match=r"idle_timeout_minute|many|head_node_type"):
+        validate_config(prepare_config(config))
+
+
+def test_the_cluster_has_a_small_head_and_workers_that_come_and_go() -> None:
+    config = load(ROOT / "cluster.yaml")
+    types = config["available_node_types"]
+
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert types["gpu"]["resources"]["GPU"] == 1
+    for name in ("cpu", "gpu"):
+        assert types[name]["min_workers"] == 0 < types[name]["max_workers"] <= config["max_workers"]
+
+
+@pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_every_node_asks_for_the_token_and_has_the_fast_proxy(commands: str) -> None:
+    start = load(ROOT / "cluster.yaml")[commands][-1]
+
+    for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
+        assert setting in start
+    assert "~/.ray/auth_token" in load(ROOT / "cluster.yaml")["file_mounts"]
+
+
+def test_the_dashboard_of_the_cluster_listens_on_loopback_only() -> None:
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+
+    assert "--dashboard-host=127.0.0.1" in text
+    assert "0.0.0.0" not in text
+
+
+def test_the_upload_leaves_out_what_a_cluster_does_not_need() -> None:
+    ignored = (ROOT / ".rayignore").read_text(encoding="utf-8").split()
+
+    assert {".venv/", "store/", "tests/"} <= set(ignored)
+    assert not any(name.startswith(("jobs", "models", "serve")) for name in ignored)
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
+def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
+    content, started = load(KUBERNETES / name), ray_cluster_of(name)
+
+    assert content["apiVersion"] == "ray.io/v1"
+    assert content["kind"] == {"rayjob.yaml": "RayJob", "rayservice.yaml": "RayService"}[name]
+    assert started["rayVersion"] == version("ray")
+    assert started["authOptions"] == {"mode": "token"}
+    for container in containers_of(started):
+        resources = container["resources"]
+        assert resources["requests"] == resources["limits"]
+        assert _bytes(resources["limits"]["memory"]) >= 4 * 1024**3
+        assert container["securityContext"]["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
+def test_every_volume_that_is_mounted_exists(name: str) -> None:
+    started = ray_cluster_of(name)
+
+    for group in [started["headGroupSpec"], *started["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_kubernetes_service_serves_what_serve_understands() -> None:
+    config = yaml.safe_load(load(KUBERNETES / "rayservice.yaml")["spec"]["serveConfigV2"])
+
+    check_config(config)
+    (application,) = config["applications"]
+    (deployment,) = application["deployments"]
+    assert application["import_path"] == "serve.app:build"
+    assert application["route_prefix"] == FAMILIES[application["name"]].ROUTE_PREFIX
+    assert Settings.model_validate(deployment["user_config"]).bundle.is_relative_to("/store")
+
+
+def test_the_kubernetes_service_has_room_for_all_its_replicas() -> None:
+    spec = load(KUBERNETES / "rayservice.yaml")["spec"]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    (deployment,) = application["deployments"]
+    (workers,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    cores = int(containers_of(spec["rayClusterConfig"])[1]["resources"]["limits"]["cpu"])
+
+    needed = deployment["autoscaling_config"]["max_replicas"] * deployment["ray_actor_options"]["num_cpus"]
+    assert needed <= workers["maxReplicas"] * cores
+
+
+def test_the_kubernetes_job_runs_a_command_line_that_we_understand() -> None:
+    spec = load(KUBERNETES / "rayjob.yaml")["spec"]
+
+    words = shlex.split(spec["entrypoint"])
+    invocation = read(words[3:])
+
+    assert words[:3] == ["python", "-m", "jobs"]
+    assert (invocation.verb, invocation.family_name) == ("train", "recommender")
+    assert yaml.safe_load(spec["runtimeEnvYAML"])["working_dir"].startswith("/")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "nonsense", "ftp://a:3", "ray://host", "host:port"])
+def test_an_address_that_ray_cannot_use_is_a_mistake_of_the_user(address: str) -> None:
+    with pytest.raises(UsageFailure, match=re.escape(address)):
+        connection._checked_address(address)
+
+
+def test_a_cluster_that_is_not_there_is_a_dependency_that_is_down() -> None:
+    with pytest.raises(DependencyDown, match="refused"):
+        connection._checked_address("127.0.0.1:9")
+
+
+def test_something_that_listens_but_is_no_cluster_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"ray://127.0.0.1:{mute.getsockname()[1]}"
+
+        with pytest.raises(DependencyDown, match="no reply"):
+            connection._checked_address(address)
+
+
+def test_a_recorded_cluster_that_died_is_no_cluster_and_its_number_may_be_another_s(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.cluster.mkdir()
+    info = local_head.ClusterInfo(
+        address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:2",
+        pid=os.getpid(),
+        started_s=1.0,  # this process is younger
+        temp_dir=str(tmp_path / "temp"),
+        token_path=str(store.cluster / "token"),
+        ports={},
+    )
+    (store.cluster / "cluster.json").write_text(json.dumps(dataclasses.asdict(info)))
+
+    assert local_head.running_head(store) is None
+    assert local_head.stop_head(store) is False
+    assert not (store.cluster / "cluster.json").exists()
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)(Gi|Mi)", text)
+    assert match, f"{text!r} has no known unit"
+    return int(match[1]) * SUFFIXES[match[2]]

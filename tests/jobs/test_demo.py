@@ -1,0 +1,87 @@
+"""The demo: the whole line in one command, and nothing left running after it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from jobs import demo
+from jobs.cli.context import Context, Store, UsageFailure
+from jobs.cluster.local_head import running_head
+from jobs.tracking.mlflow_ui import free_port, running_ui, start_ui, stop_ui
+from models.family import Family
+from tests.conftest import CHECKOUT
+
+
+@pytest.mark.ray
+def test_the_demo_ends_with_right_answers_and_nothing_running(tmp_path: Path) -> None:
+    code, said = _demo(tmp_path, "--trials", "2")
+    assert code == 0, said
+    old, new, anonymous = said["answers"].values()
+    first = new["answer"]["items"][0]["item_id"]
+    assert f"mostly come {first}" in new["right_answer"]
+    assert (old["answer"]["source"], anonymous["answer"]["source"]) == ("personal", "popular")
+    assert said["metrics"]["test_ndcg_at_10"] > 0.3
+    assert running_head(Store(tmp_path / "demo")) is None
+    assert not _answers(said["where"]["endpoint"])
+    assert not _answers(said["where"]["ray_dashboard"])
+
+
+@pytest.mark.ray
+def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path) -> None:
+    code, said = _demo(tmp_path, "--trials=-1")
+    assert code == 2
+    assert "-1" in said["error"]
+    assert (tmp_path / "demo" / "cluster" / "head.log").is_file()
+    assert running_head(Store(tmp_path / "demo")) is None
+
+
+def test_a_family_that_makes_up_no_log_has_no_demo(store: Store, toy: Family) -> None:
+    with pytest.raises(UsageFailure, match="toy cannot make up a log; add a function `sample`"):
+        demo.run(Context(store=store), toy, demo.Options(), None)
+
+
+def test_a_demo_on_somebody_elses_cluster_is_refused(store: Store) -> None:
+    with pytest.raises(UsageFailure, match=r"leave out --address 10\.0\.0\.1:6379"):
+        demo.run(Context(store=store, address="10.0.0.1:6379"), None, demo.Options(), None)
+    assert not store.root.exists()
+
+
+def test_a_taken_port_is_not_chosen() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        taken = held.getsockname()[1]
+        assert free_port(taken) != taken
+    assert free_port(taken) == taken
+
+
+def test_mlflows_pages_come_up_and_go_with_the_store(context: Context) -> None:
+    url = start_ui(context.store)
+    try:
+        assert running_ui(context.store) == url
+        assert _answers(url)
+    finally:
+        assert stop_ui(context.store)
+    assert running_ui(context.store) is None
+    assert not _answers(url)
+
+
+def _demo(store: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "jobs", "demo", "--json", "--store", str(store), *flags]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert ended.stdout, ended.stderr[-3000:]
+    said: dict[str, Any] = json.loads(ended.stdout)
+    return ended.returncode, said
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    with socket.socket() as asking:
+        return asking.connect_ex((parts.hostname, parts.port)) == 0

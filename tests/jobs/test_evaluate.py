@@ -1,0 +1,230 @@
+"""Judging: every example counts once, intervals hold what they promise, and the page says what the numbers say."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import evaluate
+from jobs.cli.context import Context, UsageFailure
+from jobs.evaluation.bootstrap import MAX_UNITS, compare, intervals
+from jobs.evaluation.charts import Bar, bars
+from jobs.evaluation.report_page import metric_title
+from jobs.evaluation.scoring import Scores, load_model, score
+from models.family import BundleRejected, Family
+from models.report import Content, Gallery, Matrix, Picture, Plot, Section, Table
+from tests.kit.toy_models import write_toy_model
+
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+"""A picture of one pixel."""
+
+
+@pytest.fixture
+def model(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+    return write_toy_model(toy, toy_data, tmp_path / "model")
+
+
+def test_a_model_is_judged_on_every_example_of_the_split_once(
+    context: Context, toy: Family, toy_data: Path, model: Path
+) -> None:
+    scores = score(context, load_model(model, toy), data=toy_data, split="test")
+    schema = json.loads((toy_data / "schema.json").read_text())
+    rows = np.concatenate([np.load(toy_data / f"test-{shard}.npy") for shard in range(4)])
+    answers = (rows[:, :2] @ np.array([[0, -1], [-1, 1], [1, 1]]).T + [0.3, 0, 0]).argmax(1)
+    assert scores.num_examples == schema["num_examples"]["test"] == len(rows)
+    assert scores.metric("accuracy") == pytest.approx((answers == rows[:, 2]).mean())
+    assert int(scores.tallies["picked"].sum()) == len(rows)
+
+
+@pytest.mark.ray
+def test_one_two_and_three_workers_give_the_same_bits(
+    context: Context, toy: Family, toy_data: Path, model: Path, ray_cluster: None
+) -> None:
+    loaded = load_model(model, toy)
+    alone, two, three = (score(context, loaded, data=toy_data, split="val", num_workers=n) for n in (1, 2, 3))
+    assert_same_bits(alone, two)
+    assert_same_bits(alone, three)
+
+
+def test_one_and_three_threads_give_the_same_bits(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+    found = []
+    for num_threads in (1, 3):
+        torch.set_num_threads(num_threads)
+        try:
+            found.append(score(context, load_model(model, toy), data=toy_data, split="val"))
+            assert torch.get_num_threads() == num_threads
+        finally:
+            torch.set_num_threads(1)
+
+    assert_same_bits(*found)
+
+
+def assert_same_bits(one: Scores, other: Scores) -> None:
+    """Fails when two scorings of the toy differ anywhere."""
+    assert one.metrics() == other.metrics()
+    for name, share in one.numerators.items():
+        assert np.array_equal(share, other.numerators[name])
+    assert all((one.slices[name] == other.slices[name]).all() for name in one.slices)
+    assert one.tallies["picked"].equal(other.tallies["picked"])
+
+
+def test_an_example_without_a_denominator_does_not_take_part() -> None:
+    scores = Scores({"m": np.array([1.0, 0.0, 5.0])}, {"m": np.array([1.0, 1.0, 0.0])}, {}, {})
+    assert scores.metric("m", np.array([True, True, False])) == 0.5
+    assert math.isnan(scores.metric("m", np.array([False, False, True])))
+
+
+@pytest.mark.parametrize("num_examples", [400, 3 * MAX_UNITS])
+def test_a_95_percent_interval_is_as_wide_as_theory_says(num_examples: int) -> None:
+    hits = (np.random.default_rng(1).random(num_examples) < 0.3).astype(float)
+    found = intervals({"hit": hits}, {"hit": np.ones(num_examples)}, num_resamples=2000, seed=0)["hit"]
+    mean = hits.mean()
+    half_width = 1.96 * math.sqrt(mean * (1 - mean) / num_examples)
+    assert found.value == pytest.approx(mean)
+    assert found.high - found.low == pytest.approx(2 * half_width, rel=0.12)
+    assert found.low < mean < found.high
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(7)
+    covered = 0
+    for trial in range(200):
+        values = draw.exponential(size=150)
+        found = intervals({"m": values}, {"m": np.ones(150)}, num_resamples=300, seed=trial)["m"]
+        covered += found.low <= 1.0 <= found.high
+    assert 178 <= covered <= 199
+
+
+def test_a_small_but_steady_gain_is_told_from_chance_and_noise_is_not() -> None:
+    draw = np.random.default_rng(3)
+    before, ones = draw.random(500), np.ones(500)
+    steady = compare((before + 0.01, ones), (before, ones), mode="max", num_resamples=1000, seed=0)
+    noise = compare((before + draw.normal(0, 0.5, 500), ones), (before, ones), mode="max", num_resamples=1000, seed=0)
+    lower_is_better = compare((before + 0.01, ones), (before, ones), mode="min", num_resamples=1000, seed=0)
+    same = compare((before, ones), (before, ones), mode="max", num_resamples=1000, seed=0)
+    assert steady.p_value < 0.01 < 0.05 < noise.p_value
+    assert lower_is_better.p_value == same.p_value == 1.0
+
+
+def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    options = evaluate.Options(model=str(model), bootstrap=200, report=str(tmp_path / "report"))
+    outcome = evaluate.run(context, toy, options, None)
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    numbers = json.loads((tmp_path / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    assert outcome.metrics["test_accuracy"] == numbers["metrics"]["accuracy"]["value"] > 0.85
+    assert outcome.metrics["test_colours_picked"] == 1.0
+    assert numbers["baselines"]["majority"]["accuracy"]["value"] < 0.6
+    assert {row["label"] for row in numbers["slices"]["warmth"]} == {"warm", "cold"}
+    assert f"{outcome.metrics['test_accuracy']:.4f}" in page
+    assert "majority" in page and "warmth" in page.lower() and "shopkeeper evaluate toy --model" in page
+
+
+def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
+    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "sections", sections, raising=False)
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    (found,) = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["sections"]
+    assert outcome.metrics["test_hue"] == found["numbers"]["hue"] == 0.25
+    assert found["tables"]["hues"] == [{"hue": "<b>", "share": 0.123456, "seen": 1234}]
+    assert found["matrices"] == [{"title": "Mixed up", "names": ["<i>", "you & me"], "counts": [[3, 1], [0, 2]]}]
+    assert "<h2>Hues &amp; more</h2><p>Read it from the left.</p>" in page
+    assert '<td class="text">&lt;b&gt;</td><td>0.123</td><td>1,234</td>' in page and "<b>3</b>" in page
+    assert f'alt="a &quot;dot&quot;" src="data:image/png;base64,{base64.b64encode(DOT).decode()}"' in page
+    assert page.count('class="shape p0"') == 3 and page.count('class="shape p1"') == 2  # with one each in the key
+    assert not re.search(r"<script|<link|href=|url\(|src=(?!\"data:image/)", page)
+
+
+def sections(network: Any, data: Path, split: str, *, schema: Any, config: Any) -> list[Section]:
+    """What a family may say, with every kind of content and with names that are no HTML."""
+    assert (split, config.network) == ("test", "linear") and not network.training and (data / "schema.json").is_file()
+    picture = Picture(DOT, 'a "dot"', "one <dot>")
+    content: list[Content] = [
+        Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, (picture,)]]),
+        Matrix(["<i>", "you & me"], [[3, 1], [0, 2]], "label", "prediction", title="Mixed up"),
+        Plot("Two <kinds>", {"a": [(0.0, 0.5), (1.0, 1.0)], "none": [], "b": [(0.5, 0.5)]}, ("x", "y"), joined=True),
+        Gallery([picture]),
+        "A <last> word.",
+    ]
+    return [Section("Hues & more", "Read it from the left.", content, {"hue": 0.25})]
+
+
+def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=|url\(|@import|<script|<link""", page)
+    assert "prefers-color-scheme" in page
+
+
+def test_the_same_evaluation_twice_gives_the_same_numbers(
+    context: Context, toy: Family, toy_data: Path, model: Path
+) -> None:
+    options = evaluate.Options(model=str(model), split="val", bootstrap=100)
+    first, second = (
+        json.loads(Path(evaluate.run(context, toy, options, None).details["numbers"]).read_text()) for _ in "12"
+    )
+    assert {**first, "created": ""} == {**second, "created": ""}
+
+
+def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleRejected, match=r"model\.safetensors differs from its manifest"):
+        evaluate.run(context, toy, evaluate.Options(model=str(model)), None)
+
+
+def test_a_pickle_where_a_model_should_be_is_refused(
+    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(BundleRejected, match=r"no MANIFEST\.json \(found: model\.pkl\)"):
+        evaluate.run(context, toy, evaluate.Options(model=str(tmp_path / "old")), None)
+
+
+def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, toy_data: Path) -> None:
+    with pytest.raises(UsageFailure, match="no directory 'nowhere'"):
+        evaluate.run(context, toy, evaluate.Options(model="nowhere"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("ndcg_at_10", "NDCG@10"), ("hit_rate_at_5_unfiltered", "Hit rate@5, unfiltered"), ("tail_share", "Tail share")],
+)
+def test_metric_names_are_written_for_people(name: str, title: str) -> None:
+    assert metric_title(name) == title
+
+
+def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
+    half, whole = (Bar(name, value, value, value) for name, value in (("half", 0.5), ("whole", 1.0)))
+    alone, beside = (bars([half], title="t", text="{}", beside=others) for others in ([], [whole]))
+    widths = [float(re.findall(r'class="bar model".*?width="([\d.]+)"', picture)[0]) for picture in (alone, beside)]
+    assert widths[0] == 2 * widths[1]
+
+
+def test_many_groups_are_folded_away_behind_the_largest(
+    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_warmth(batch: Any, schema: Any) -> dict[str, list[str]]:
+        return {"warmth": [f"about {round(10 * float(warmth))}" for warmth in batch[:, 0]]}
+
+    monkeypatch.setattr(toy, "slices", by_warmth)
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    groups = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["slices"]["warmth"]
+    shown, folded = page.split(f"<summary>{len(groups) - 15} smaller groups</summary>")
+    assert len(groups) > 20 and all(f">{group['label']}</text>" in shown for group in groups[:15])
+    assert all(f">{group['label']}</text>" in folded for group in groups[15:])

@@ -1,0 +1,109 @@
+"""The optimiser: dense parameters as with torch's AdamW, embedding tables by the rows that a step uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.training.distributed import Place, distribute
+from jobs.training.optimizer import BETAS, clip, optimizer_of
+from models.family import TrainConfig
+from tests.kit.gloo import together
+
+CONFIG = TrainConfig(learning_rate=0.1, weight_decay=0.5)
+
+
+class Table(nn.Module):
+    """An embedding table, looked up twice, and a dense layer."""
+
+    def __init__(self, *, sparse: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Embedding(50, 4, padding_idx=0, sparse=sparse)
+        self.table.weight.data = torch.randn(50, 4, generator=generator)
+        self.dense = nn.Linear(4, 4)
+        self.dense.weight.data = torch.randn(4, 4, generator=generator)
+        self.dense.bias.data = torch.zeros(4)
+
+    def forward(self, items: Tensor) -> Tensor:
+        loss: Tensor = (self.dense(self.table(items)) * self.table(items.flip(0))).square().mean()
+        return loss
+
+
+def trained(network: Table, batches: list[Tensor]) -> tuple[Table, list[float]]:
+    optimizer, norms = optimizer_of(network, CONFIG), []
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        network(batch).backward()
+        norms.append(float(clip(list(network.parameters()), 0.5)))
+        optimizer.step()
+    return network, norms
+
+
+def test_a_table_whose_rows_are_all_used_is_updated_as_by_torch() -> None:
+    batches = [torch.randperm(49, generator=torch.Generator().manual_seed(step)) + 1 for step in range(5)]
+    theirs = Table(sparse=False)
+    groups = [{"params": [theirs.dense.weight], "weight_decay": 0.5}]
+    groups += [{"params": [theirs.table.weight, theirs.dense.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, betas=BETAS)
+    for batch in batches:
+        optimizer.zero_grad()
+        theirs(batch).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+
+    for sparse in (False, True):
+        ours, _ = trained(Table(sparse=sparse), batches)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_rows_that_a_step_does_not_use_stay_as_they_are() -> None:
+    before = Table(sparse=True).table.weight.detach().clone()
+
+    network, norms = trained(Table(sparse=True), [torch.tensor([1, 2, 2]), torch.tensor([3, 4, 0])])
+
+    changed = (network.table.weight != before).any(1).nonzero().flatten().tolist()
+    assert changed == [1, 2, 3, 4]
+    assert norms == pytest.approx(trained(Table(sparse=False), [torch.tensor([1, 2, 2]), torch.tensor([3, 4, 0])])[1])
+
+
+def test_a_resumed_table_goes_on_as_it_would_have() -> None:
+    batches = [torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]), torch.tensor([1, 4, 5])]
+    whole, _ = trained(Table(sparse=True), batches)
+    network = Table(sparse=True)
+    optimizer = optimizer_of(network, CONFIG)
+    for place, batch in enumerate(batches):
+        if place == 2:
+            state, optimizer = optimizer.state_dict(), optimizer_of(network, CONFIG)
+            optimizer.load_state_dict(state)
+        optimizer.zero_grad(set_to_none=True)
+        network(batch).backward()
+        clip(list(network.parameters()), 0.5)
+        optimizer.step()
+
+    assert torch.equal(network.table.weight, whole.table.weight)
+
+
+def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> None:
+    together(work, 2, tmp_path)
+
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    before = Table(sparse=True).table.weight.detach()
+    assert torch.equal(found[0], found[1])
+    assert (found[0] != before).any(1).nonzero().flatten().tolist() == [1, 2, 3, 7, 8]
+
+
+def work(rank: int, world_size: int, directory: Path) -> None:
+    """Two steps of one of two workers, whose batches have other rows."""
+    network = Table(sparse=True)
+    module = distribute(network, Place(rank=rank, world_size=world_size))
+    optimizer = optimizer_of(network, CONFIG)
+    for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
+        optimizer.zero_grad(set_to_none=True)
+        module(batch).backward()
+        clip(list(network.parameters()), 0.5)
+        optimizer.step()
+    torch.save(network.table.weight.detach(), directory / f"{rank}.pt")

@@ -1,0 +1,207 @@
+"""Batch prediction: every row gets its answer or its error, and what was written once is not computed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import predict
+from jobs.cli.context import Context, Outcome, UsageFailure
+from jobs.predict import PartAnswerer, make_recipe, plan_key, plan_parts, working_directory
+from jobs.prediction.answer_table import answer_schema
+from jobs.tracking.model_uri import locate_model
+from models.family import DataRejected, Family
+from models.recommender.endpoints import RecommendationResponse
+from tests.kit.toy_models import write_toy_model
+
+
+@pytest.fixture
+def model(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+    return write_toy_model(toy, toy_data, tmp_path / "model")
+
+
+def test_each_row_has_its_answer_in_the_order_of_the_input(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    visitors = [f"v{place:05d}" for place in range(0, 800, 7)]
+    users = _table(tmp_path / "users.parquet", {"visitor_id": visitors, "segment": list(range(len(visitors)))})
+    outcome = _predict(context, toy, model, users, tmp_path / "out.parquet")
+    answers = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    numbers = json.loads((toy_data / "visitors.json").read_text())
+    assert answers["visitor_id"] == visitors
+    assert answers["segment"] == list(range(len(visitors)))
+    assert answers["colour"] == [_colour(*numbers[visitor]) for visitor in visitors]
+    assert set(answers["model_version"]) == {"model"} and set(answers["error"]) == {None}
+    assert (outcome.metrics["rows"], outcome.metrics["errors"]) == (len(visitors), 0)
+
+
+def test_a_bad_row_gets_an_error_and_the_others_their_answers(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    rows = {"visitor_id": ["v00000", "nobody", None, "v00001"], "numbers": [None, None, [1.0], None]}
+    users = _table(tmp_path / "users.parquet", rows)
+    outcome = _predict(context, toy, model, users, tmp_path / "out.parquet")
+    answers = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["colour"] is None for row in answers] == [False, True, True, False]
+    assert answers[1]["error"] == "visitor_id 'nobody' is unknown; send numbers"
+    assert answers[2]["error"].startswith("numbers.1: Field required")
+    assert outcome.metrics["errors"] == 2 and outcome.status == "ok"
+
+
+def test_ids_that_a_table_holds_as_numbers_are_read_as_text(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [17850, 17851.0]})
+    _predict(context, toy, model, users, tmp_path / "out.parquet")
+    errors = pq.read_table(tmp_path / "out.parquet").column("error").to_pylist()
+    assert errors == [f"visitor_id '{number}' is unknown; send numbers" for number in (17850, 17851)]
+
+
+def test_a_rerun_skips_the_parts_that_an_interrupted_run_left(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "ROWS_PER_PART", 10)
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{place:05d}" for place in range(35)]})
+    options = predict.Options(input=str(users), output=str(tmp_path / "out.parquet"), model=str(model))
+    located = locate_model(context, str(model))
+    parts = plan_parts([users])
+    directory = working_directory(tmp_path / "out.parquet", plan_key(context, toy, located, options))
+    directory.mkdir()
+    left = PartAnswerer(make_recipe(context, toy, located, options), parts, directory)
+    left.write(parts[1])
+    left.write(parts[2])
+    assert not (tmp_path / "out.parquet").exists()
+    outcome = predict.run(context, toy, options, None)
+    answers = pq.read_table(tmp_path / "out.parquet")
+    assert (outcome.details["parts"], outcome.details["parts_skipped"]) == (4, 2)
+    assert answers.column("visitor_id").to_pylist() == [f"v{place:05d}" for place in range(35)]
+    assert answers.column("error").null_count == 35
+    assert not directory.exists()
+
+
+def test_a_finished_output_is_not_computed_again_unless_the_model_or_the_input_changed(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    other = write_toy_model(toy, toy_data, tmp_path / "other", sharpness=0.0)
+    statuses = [
+        _predict(context, toy, chosen, users, tmp_path / output).status
+        for output in ("out.parquet", "out")
+        for chosen in (model, model, other)
+    ]
+    assert statuses == ["ok", "unchanged", "ok"] * 2
+    assert pq.read_table(tmp_path / "out").column("model_version").to_pylist() == ["other"]
+
+
+@pytest.mark.ray
+def test_two_workers_write_what_one_writes(
+    context: Context,
+    toy: Family,
+    toy_data: Path,
+    model: Path,
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predict, "ROWS_PER_PART", 50)
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{place:05d}" for place in range(230)]})
+    _predict(context, toy, model, users, tmp_path / "one")
+    _predict(context, toy, model, users, tmp_path / "two", workers=2)
+    assert len(list((tmp_path / "two").glob("part-*.parquet"))) == 5
+    assert pq.read_table(tmp_path / "one").equals(pq.read_table(tmp_path / "two"))
+
+
+def test_a_table_without_rows_becomes_one_with_the_answers_columns(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "users.parquet"
+    pq.write_table(pa.schema([("visitor_id", pa.string())]).empty_table(), path)
+    _predict(context, toy, model, path, tmp_path / "out.parquet")
+    answers = pq.read_table(tmp_path / "out.parquet")
+    assert (answers.num_rows, answers.column_names) == (0, ["visitor_id", "colour", "model_version", "error"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            {"visitor": ["v00000"]},
+            r"no column of .*users\.parquet \(visitor\) is a field of a request: numbers, visitor",
+        ),
+        ({"visitor_id": ["v00000"], "colour": ["red"]}, r"the column 'colour' of .* is one of the answer's; rename it"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path, rows: dict[str, Any], message: str
+) -> None:
+    users = _table(tmp_path / "users.parquet", rows)
+    with pytest.raises(UsageFailure, match=message):
+        _predict(context, toy, model, users, tmp_path / "out.parquet")
+
+
+def test_a_truncated_parquet_file_is_rejected_with_its_name(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"] * 100})
+    users.write_bytes(users.read_bytes()[:-20])
+    with pytest.raises(DataRejected, match=r"users\.parquet is not a readable Parquet file"):
+        _predict(context, toy, model, users, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_somebody_elses_directory_is_not_overwritten(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageFailure, match="is a directory that predict did not write"):
+        _predict(context, toy, model, users, tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_field_for_every_request_must_be_one_of_the_request(
+    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [None, "v00000"]})
+    _predict(context, toy, model, users, tmp_path / "out.parquet", fields=("numbers=[3,3]",))
+    assert pq.read_table(tmp_path / "out.parquet").column("colour").to_pylist() == ["red", "red"]
+    with pytest.raises(UsageFailure, match="a request has no field 'counts'"):
+        _predict(context, toy, model, users, tmp_path / "out.parquet", fields=("counts=3",))
+
+
+def test_nested_answers_become_lists_of_structs() -> None:
+    columns = answer_schema(RecommendationResponse)
+    items = pa.list_(pa.struct([("item_id", pa.string()), ("score", pa.float64()), ("reason", pa.string())]))
+    assert columns.field("items").type == items
+    assert columns.names == ["recommendation_id", "model_version", "source", "items", "error"]
+
+
+def _predict(
+    context: Context,
+    toy: Family,
+    model: Path,
+    users: Path,
+    output: Path,
+    *,
+    workers: int = 1,
+    fields: tuple[str, ...] = (),
+) -> Outcome:
+    options = predict.Options(input=str(users), output=str(output), model=str(model), workers=workers, set=fields)
+    return predict.run(context, toy, options, None)
+
+
+def _table(path: Path, columns: Mapping[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def _colour(warmth: float, brightness: float) -> str:
+    sums = {"blue": 0.3 - brightness, "green": brightness - warmth, "red": warmth + brightness}
+    return max(sums, key=lambda name: sums[name])

@@ -1,0 +1,160 @@
+"""Sweeps on a Ray cluster: failed trials, interruptions and requests that cannot be met."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs import sweep
+from jobs.cli.context import Context, Failure, UsageFailure
+from jobs.sweep import Options, search_space
+from jobs.tracking.client import Tracking
+from jobs.training import checkpoints, trials
+from models import bundle
+from models.family import Choice, Family, LogUniform, Metric, Range
+from tests.kit import toy as toy_module
+
+
+def failing_once(marker: Path) -> Any:
+    """The toy family, in which every attempt at one setting, the first that is not the default, fails."""
+    usual = toy_module.Config().learning_rate
+
+    def build(config: Any, schema: Any) -> Any:
+        if config.learning_rate != usual:
+            try:
+                with marker.open("x") as file:
+                    file.write(repr(config.learning_rate))
+            except FileExistsError:
+                pass
+            if marker.read_text() == repr(config.learning_rate):
+                raise ValueError("this setting is poisoned")
+        return toy_module.build(config, schema)
+
+    return SimpleNamespace(**{**vars(toy_module), "build": build})
+
+
+@pytest.mark.ray
+def test_a_failed_trial_does_not_end_the_sweep(
+    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+) -> None:
+    family = failing_once(tmp_path / "poisoned")
+
+    outcome = sweep.run(context, family, Options(trials=3), toy_module.Config(epochs=3))
+
+    assert outcome.run_id is not None
+    assert (outcome.details["num_trials"], outcome.details["num_failed"]) == (3, 1)
+    tracking = Tracking(context)
+    children = [run for run in tracking.list_runs("toy") if run.parent_run_id == outcome.run_id]
+    assert sorted(child.status for child in children) == ["FAILED", "FINISHED", "FINISHED"]
+    best = max(child.metrics.get("best_val_accuracy", 0.0) for child in children)
+    assert best == outcome.metrics["val_accuracy"] > 0.4
+    model = bundle.load(tracking.download(f"runs:/{outcome.run_id}/bundle", tmp_path / "download"))
+    assert model.metrics["val_accuracy"] == best
+    report = tracking.download(f"runs:/{outcome.run_id}/search", tmp_path / "download")
+    assert (report / "search.svg").read_text().startswith("<?xml")
+    rows = list(csv.DictReader((report / "trials.csv").open()))
+    assert [row["error"] for row in rows if row["error"]] == ["ValueError: this setting is poisoned"]
+    assert not list(context.store.run_directory("toy", outcome.run_id).glob("trials/*/checkpoints"))
+
+
+@pytest.mark.ray
+def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
+    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+) -> None:
+    def build(config: Any, schema: Any) -> Any:
+        raise ValueError("nothing works")
+
+    family = SimpleNamespace(**{**vars(toy_module), "build": build})
+
+    with pytest.raises(Failure, match=r"no trial of 2 .*nothing works") as failure:
+        sweep.run(context, family, Options(trials=2), None)
+
+    assert failure.value.exit_code == 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3)])
+def test_an_impossible_sweep_is_refused_at_once(
+    ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
+) -> None:
+    with pytest.raises(UsageFailure, match="cluster has 2 CPUs and 0 GPUs"):
+        sweep.run(context, toy, options, None)
+
+    assert Tracking(context).list_runs("toy") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(trials=0), "--trials 0 is less than 1"),
+        (Options(workers_per_trial=0), "--workers-per-trial 0 is less than 1"),
+        (Options(concurrent=-2), "--concurrent -2 is less than 0"),
+        (Options(minutes=-1.0), "--minutes -1.0 leaves no time"),
+    ],
+)
+def test_a_sweep_without_sense_is_refused_before_a_cluster_is_asked(
+    toy: Family, context: Context, options: Options, said: str
+) -> None:
+    with pytest.raises(UsageFailure, match=said):
+        sweep.run(context, toy, options, None)
+
+
+def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
+    space, config = search_space(toy, toy_module.Config(learning_rate=0.5), ("epochs=7",))
+    assert (list(space), config.learning_rate, config.epochs) == (["network"], 0.5, 7)
+
+    space, config = search_space(toy, toy_module.Config(), ("network=hidden",))
+    assert (list(space), config.network) == (["learning_rate"], "hidden")
+
+
+@pytest.mark.parametrize(
+    ("fix", "message"),
+    [
+        ("colour=red", "'?colour=red"),
+        ("network=tree", "none of linear, hidden"),
+        ("epochs", "does not name"),
+        ("epochs=x", "whole"),
+    ],
+)
+def test_a_fixed_setting_that_does_not_exist_is_refused(toy: Family, fix: str, message: str) -> None:
+    with pytest.raises(UsageFailure, match=message):
+        search_space(toy, toy_module.Config(), (fix,))
+
+
+def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> None:
+    for name, scores in (("a", [0.1, 0.4]), ("b", [0.3, 0.2])):
+        directory = trials.directory_of(tmp_path, name)
+        directory.mkdir(parents=True)
+        record = {
+            "trial_id": name,
+            "run_id": name,
+            "sample": {"network": "linear", "learning_rate": 0.1},
+            "error": None,
+        }
+        (directory / trials.RECORD).write_text(json.dumps(record))
+        reports = [
+            {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}
+            for epoch, score in enumerate(scores)
+        ]
+        (directory / checkpoints.REPORTS).write_text(json.dumps(reports))
+    order = [("a", 0), ("b", 0), ("b", 0), ("b", 1), ("a", 1)]
+    lines = [json.dumps({"trial_id": name, "epoch": epoch, "time": 0.0}) for name, epoch in order]
+    (tmp_path / trials.HISTORY).write_text("\n".join(lines))
+
+    table = trials.read_table(tmp_path, "best_val_accuracy", cores=3)
+    space: dict[str, Range] = {"network": Choice(("linear", "hidden")), "learning_rate": LogUniform(0.01, 1.0)}
+    trials.write_report(tmp_path / "search", table, space, Metric("accuracy", "max"))
+
+    assert [(row.score, row.best_epoch, row.core_seconds) for row in table] == [(0.4, 1, 12.0), (0.3, 0, 12.0)]
+    assert trials._path_of_best(tmp_path, table, Metric("accuracy", "max")) == [
+        (6.0, 0.1),
+        (12.0, 0.3),
+        (24.0, 0.4),
+        (24.0, 0.4),
+    ]
+    assert (tmp_path / "search" / "search.svg").stat().st_size > 1000

@@ -1,0 +1,157 @@
+"""Training on a Ray cluster: lost workers, Ctrl-C and impossible requests."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jobs import train
+from jobs.cli.context import Context, Failure, UsageFailure
+from jobs.tracking.client import Tracking
+from jobs.tracking.runs import reopen_run
+from jobs.train import Options
+from models import bundle
+from models.family import Family
+from tests.conftest import CHECKOUT
+from tests.kit import toy as toy_module
+
+COMMAND = (
+    "import sys; from tests.kit.register import register; register(); from jobs.__main__ import main; sys.exit(main())"
+)
+
+
+def with_forward(change: Any) -> Any:
+    """The toy family with a network whose loss goes through `change(network, loss)`, also in other processes."""
+
+    def build(config: Any, schema: Any) -> Any:
+        network: Any = toy_module.build(config, schema)
+        plain = network.forward
+        network.calls = 0
+
+        def forward(batch: Tensor) -> Any:
+            network.calls += 1
+            return change(network, plain(batch))
+
+        network.forward = forward
+        return network
+
+    return SimpleNamespace(**{**vars(toy_module), "build": build})
+
+
+def steps_logged(context: Context, run_id: str, metric: str) -> list[int]:
+    """Every step for which a metric was logged, repeats included."""
+    tracking = Tracking(context)
+    with tracking.reached():
+        return sorted(point.step for point in tracking.client.get_metric_history(run_id, metric))
+
+
+@pytest.mark.ray
+def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
+    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+
+    def kill_once_in_the_second_epoch(network: Any, loss: Tensor) -> Tensor:
+        if network.calls == 13 and not killed.exists() and torch.distributed.get_rank() == 1:
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+    config = toy_module.Config(epochs=4, learning_rate=0.03)
+    outcome = train.run(context, with_forward(kill_once_in_the_second_epoch), Options(workers=2), config)
+
+    assert killed.exists()
+    assert outcome.run_id is not None
+    assert steps_logged(context, outcome.run_id, "val_accuracy") == [0, 1, 2, 3, 4]
+    info = Tracking(context).run_info(outcome.run_id)
+    assert (info.status, info.tags["world_size"], info.params["learning_rate"]) == ("FINISHED", "2", "0.03")
+    downloaded = Tracking(context).download(f"runs:/{outcome.run_id}/bundle", tmp_path / "download")
+    assert bundle.load(downloaded).metrics["val_accuracy"] == outcome.metrics["val_accuracy"] > 0.6
+
+
+@pytest.mark.ray
+def test_a_loss_that_stays_not_finite_fails_with_a_remedy(ray_cluster: None, toy_data: Path, context: Context) -> None:
+    broken = with_forward(lambda network, loss: loss * math.nan)
+
+    with pytest.raises(Failure, match="--learning-rate") as failure:
+        train.run(context, broken, Options(), toy_module.Config())
+
+    assert failure.value.exit_code == 1
+    assert Tracking(context).run_info(failure.value.details["resume"]).status == "FAILED"
+
+
+@pytest.mark.ray
+def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
+    ray_cluster: None, toy_data: Path, context: Context, toy: Family
+) -> None:
+    command = [sys.executable, "-c", COMMAND, "train", "toy", "--store", str(context.store.root), "--json"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "20", "--patience", "0"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")},
+    )
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "epoch 2:" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    output, rest = process.communicate(timeout=60)
+
+    assert process.returncode == 130, "".join(seen) + rest
+    said = json.loads(output.splitlines()[-1])
+    run_id = said["error"].rpartition("--resume ")[2].split("`")[0]
+    assert Tracking(context).run_info(run_id).status == "KILLED"
+    outcome = train.run(context, toy, Options(resume=run_id), toy_module.Config())
+    assert outcome.details["epochs"] == 20
+    assert steps_logged(context, run_id, "val_accuracy") == list(range(21))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("options", [Options(workers=3), Options(gpu=True), Options(workers=0)])
+def test_an_impossible_request_is_refused_at_once(
+    ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
+) -> None:
+    with pytest.raises(UsageFailure, match=r"cannot place .* the cluster has 2 CPUs and 0 GPUs") as failure:
+        train.run(context, toy, options, None)
+
+    assert failure.value.exit_code == 2
+    assert Tracking(context).list_runs("toy") == []
+
+
+@pytest.mark.ray
+def test_one_worker_gets_all_processors_of_the_cluster(ray_cluster: None) -> None:
+    assert train.place_workers(1, gpu=False).cpus_each == 2
+    assert train.place_workers(2, gpu=False).cpus_each == 1
+
+
+def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(toy: Family, toy_data: Path, context: Context) -> None:
+    from jobs.tracking.runs import open_run
+
+    config = toy_module.Config(epochs=7)
+    plan, _ = open_run(context, toy, name="mine", config=config, options=Options(workers=2), tags={})
+
+    again, _ = reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
+
+    assert (again.config, again.options.workers, again.data) == (config, 2, toy_data)
+    with pytest.raises(UsageFailure, match=r"--epochs 8 differs from run .* 7"):
+        reopen_run(context, toy, config=toy_module.Config(epochs=8), options=Options(resume=plan.run_id))
+    with pytest.raises(UsageFailure, match="--workers 3 differs"):
+        reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id, workers=3))
+    with pytest.raises(UsageFailure, match=f"no run 'other' .* {plan.run_id}"):
+        reopen_run(context, toy, config=toy_module.Config(), options=Options(resume="other"))

@@ -1,0 +1,399 @@
+"""The learnt writer: it has the shop's wording and order, and says nothing that the recogniser does not hold."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from models import FAMILIES, image
+from models import bundle as bundles
+from models.image.data import collate, dataset
+from models.image.networks.classifier import Recogniser
+from models.image.report.predictions import answers
+from models.image.report.titles import Case, brand_stems, compare_writers, score_titles, writers_section
+from models.image.schema import Schema
+from models.image.text.describe import Attribute
+from models.image.text.titles import END, PADDING, Form, Labels, Lexicon, learn_forms
+from models.image.text.writer import Writer
+from serve.service import Service, Settings, make_app
+from tests.kit.pictures import TABLE_FLAGS, drawn, encoded, prepared, table
+from tests.serve.test_service import assert_problem, write_bundle
+
+DESCRIBE = "/describe"
+FLAGS = {**TABLE_FLAGS, "columns": "image=photo,item_id=sku,title=name", "labels": ("type=shape", "colour=paint")}
+BRANDS = ("Acme", "Red Tape", "Zenith & Sons")
+HEADS = {
+    "type": ["Casual Shoes", "Formal Shoes", "Tshirts"],
+    "category": ["Shoes", "Topwear"],
+    "colour": ["Blue", "Navy Blue", "Red"],
+    "usage": ["Casual", "Formal"],
+    "brand": ["Acme", "Red Tape", "Casual Formal"],
+}
+"""Names that lie within others, that meet in others, and brands that look like other words."""
+
+
+def titled(num_pictures: int = 240) -> pa.Table:
+    """Pictures of `table`, called "Acme Printed Discs Red 7" by the shop: brand, pattern, type, colour, number."""
+    plain = table(num_pictures)
+    kinds, paints = plain["shape"].to_pylist(), plain["paint"].to_pylist()
+    names = [
+        f"{BRANDS[row % 3]} Printed {kind.title()}s {paint.title() if paint else 'Plain'} {row // 2}"
+        for row, (kind, paint) in enumerate(zip(kinds, paints, strict=True))
+    ]
+    return plain.append_column("name", pa.array(names))
+
+
+def write_titled(directory: Path, rows: pa.Table | None = None) -> Path:
+    path = directory / "titled.parquet"
+    pq.write_table(titled() if rows is None else rows, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("titles")
+    return prepared(directory, write_titled(directory), size=20, **FLAGS)[0]
+
+
+@pytest.fixture(scope="module")
+def directory(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a network that has learnt the pictures and their titles."""
+    config = image.Config(network="cnn", shift=1, precision="fp32")
+    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    torch.manual_seed(0)
+    network = image.build(config, schema)
+    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        network(collate([pictures[row] for row in torch.randint(len(pictures), (32,)).tolist()])).backward()
+        optimizer.step()
+    parts = {"network": network.eval(), "schema": schema, "config": config}
+    return write_bundle(FAMILIES["image"], tmp_path_factory.mktemp("learnt") / "bundle", **parts)
+
+
+@pytest.fixture(scope="module")
+def bundle(directory: Path) -> bundles.Bundle:
+    return bundles.load(directory)
+
+
+@pytest.fixture(scope="module")
+def client(directory: Path) -> Iterator[TestClient]:
+    with serving(directory) as client:
+        yield client
+
+
+def serving(directory: Path) -> TestClient:
+    service = Service("image")
+    asyncio.run(service.load(Settings(version="3", bundle=directory)))
+    return TestClient(make_app(service), raise_server_exceptions=False)
+
+
+def described(client: TestClient, shape: str, colour: str, **query: Any) -> Any:
+    content = encoded(drawn(shape, colour, seed=900))
+    return client.post(DESCRIBE, content=content, params=query, headers={"content-type": "image/png"})
+
+
+def schema_of(forms: Sequence[Form]) -> Schema:
+    return Schema(
+        family="image",
+        fingerprint="0" * 64,
+        num_shards=1,
+        num_examples={},
+        heads=HEADS,
+        label_counts={},
+        forms=list(forms),
+        channels=3,
+        size=20,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        item_ids=False,
+    )
+
+
+def gradients(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of the parameters that got one other than zero."""
+    found = {name: parameter.grad for name, parameter in network.named_parameters()}
+    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None and gradient.any()}
+
+
+def likely(**values: str) -> dict[str, list[float]]:
+    """Probabilities that hold these classes at 0.9, and of the other heads nothing."""
+    return {
+        head: [0.9 if name == values[head] else 0.05 for name in names] if head in values else [0.4] * len(names)
+        for head, names in HEADS.items()
+    }
+
+
+# Phrases
+
+
+def test_the_longest_name_counts_whatever_the_spelling() -> None:
+    lexicon = Lexicon({"colour": ["Blue", "Navy Blue"], "type": ["Tshirts"], "people": ["Women"]})
+
+    found = [mention.names for mention in lexicon.mentions("Acme women's NAVY blue, Polo T-Shirt (blue)")]
+
+    assert found == [(("people", "Women"),), (("colour", "Navy Blue"),), (("type", "Tshirts"),), (("colour", "Blue"),)]
+
+
+def test_phrases_are_the_shops_wordings_of_classes_and_never_of_a_brand() -> None:
+    titles = ["Acme Printed T-shirt Blue", "Red Tape Tshirt Navy Blue"] * 5
+    labels: list[Labels] = [{"type": "Tshirts", "colour": "Blue"}, {"type": "Tshirts", "colour": "Navy Blue"}] * 5
+
+    forms = learn_forms(HEADS, titles, labels)
+
+    assert [form.text for form in forms[:4]] == ["Blue", "Navy Blue", "T-shirt", "Tshirt"]
+    assert {name for form in forms[4:] for name in form.names} == {
+        *(("type", value) for value in HEADS["type"][:2]),
+        *(("category", value) for value in HEADS["category"]),
+    }
+    assert forms == learn_forms(HEADS, titles[::-1], labels[::-1])
+
+
+def test_what_the_labels_of_the_product_contradict_is_left_out_of_its_title() -> None:
+    lexicon = Lexicon(HEADS, [Form(text="Red", names=(("colour", "Red"),)), Form(text="Tee", names=())])
+    both = Lexicon(HEADS, [*lexicon.forms, Form(text="Tshirt", names=(("type", "Tshirts"),))])
+
+    title = both.encode("Red Tape Tshirt, red", {"type": "Tshirts", "colour": "Blue"})
+
+    assert title[:3] == [3, END, PADDING]
+    assert set(both.encode("Acme 5", {"type": "Tshirts"})) == set(both.encode(None, {})) == {PADDING}
+
+
+# From the raw table into the bundle
+
+
+def test_titles_become_phrases_in_the_order_of_the_shop(data: Path) -> None:
+    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    texts = {END: "", PADDING: ""} | {number: form.text for number, form in enumerate(schema.forms, 1)}
+
+    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
+
+    titles = collate([pictures[row] for row in range(len(pictures))]).titles
+    assert titles is not None
+    said = {" ".join(texts[token] for token in title).strip() for title in titles.tolist()}
+    assert said == {f"{shape}s{colour}" for shape in ("Bar", "Disc") for colour in ("", " Red", " Green", " Blue")}
+
+
+def test_titles_of_a_product_table_are_as_good_as_those_beside_the_pictures(tmp_path: Path) -> None:
+    rows = titled(60)
+    pq.write_table(rows.drop_columns("name"), tmp_path / "pictures.parquet")
+    first = list(range(0, rows.num_rows, 2))
+    pq.write_table(rows.take(first).select(["sku", "name"]), tmp_path / "products.parquet")
+    flags = {**TABLE_FLAGS, "labels": FLAGS["labels"], "size": 20, "items": str(tmp_path / "products.parquet")}
+
+    _, schema = prepared(tmp_path, tmp_path / "pictures.parquet", item_columns="item_id=sku,title=name", **flags)
+
+    assert {"Bars", "Discs"} <= {form.text for form in schema.forms}
+
+
+def test_data_without_titles_has_no_writer(tmp_path: Path) -> None:
+    out, schema = prepared(
+        tmp_path, write_titled(tmp_path, titled(60)), size=20, **{**FLAGS, "columns": TABLE_FLAGS["columns"]}
+    )
+
+    assert schema.forms == [] and not list(out.glob("shards/*/titles.npy"))
+    assert image.build(image.Config(network="cnn"), schema).writer is None
+
+
+def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Path) -> None:
+    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    older = schema.model_copy(update={"forms": schema.forms[1:], "fingerprint": "1" * 64})
+
+    pictures = dataset(data, "test", range(schema.num_shards), schema=older, config=None, epoch=0)
+
+    assert collate([pictures[0], pictures[1]]).titles is None
+
+
+# The writer
+
+
+def test_the_recogniser_learns_nothing_from_titles(data: Path) -> None:
+    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    torch.manual_seed(0)
+    network = image.build(image.Config(network="cnn", shift=0, flip=False), schema)
+    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
+    batch = collate([pictures[row] for row in range(32)])
+
+    network(batch).backward()
+    with_titles = gradients(network)
+    network.zero_grad()
+    network(dataclasses.replace(batch, titles=None)).backward()
+    without = gradients(network)
+
+    assert all(torch.equal(with_titles[name], gradient) for name, gradient in without.items())
+    assert {name for name in with_titles if name not in without} == {
+        name for name, _ in network.named_parameters() if name.startswith("writer.")
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_title_names_a_class_that_is_not_held_whatever_the_weights(seed: int) -> None:
+    forms = learn_forms(HEADS, [], [])
+    torch.manual_seed(seed)
+    others = [Form(text=value, names=((head, value),)) for head in ("colour", "usage") for value in HEADS[head]]
+    writer = Writer(8, schema_of([*forms, *others]))
+    # Large weights: the decoder is sure of what it wants to say.
+    torch.nn.init.normal_(writer.scores.weight, std=5.0)
+    draw = torch.Generator().manual_seed(seed)
+    chosen = [
+        {head: names[int(torch.randint(len(names), (1,), generator=draw))] for head, names in HEADS.items()}
+        for _ in range(60)
+    ]
+    kept = [dict(list(each.items())[int(row % 3 == 0) :]) for row, each in enumerate(chosen)]
+
+    titles = writer.write(torch.randn(60, 8), [likely(**each) for each in kept], [0.7] * 60)
+
+    said = set()
+    for phrases, held in zip(titles, kept, strict=True):
+        text = " ".join(phrase.text for phrase in phrases)
+        for mention in Lexicon(HEADS).mentions(text):
+            assert any(head != "brand" and held.get(head) == value for head, value in mention.names), text
+        for phrase in phrases:
+            assert held[phrase.attribute.head] == phrase.attribute.value
+            assert phrase.attribute.confidence == 0.9
+        said |= {phrase.text for phrase in phrases}
+    assert len(said) > 6
+
+
+def test_two_phrases_that_are_held_do_not_meet_in_a_name_that_is_not() -> None:
+    forms = [Form(text="Casual", names=(("usage", "Casual"),)), Form(text="Shoes", names=(("category", "Shoes"),))]
+    writer = Writer(8, schema_of(forms))
+    torch.nn.init.zeros_(writer.scores.weight)
+    writer.scores.bias.data = torch.tensor([0.0, 9.0, 5.0])  # END, Casual, Shoes
+
+    (unsure,) = writer.write(torch.randn(1, 8), [likely(category="Shoes", usage="Casual")], [0.7])
+    (sure,) = writer.write(torch.randn(1, 8), [likely(category="Shoes", usage="Casual", type="Casual Shoes")], [0.7])
+
+    assert [phrase.text for phrase in unsure] == ["Shoes", "Casual"]
+    assert [phrase.text for phrase in sure] == ["Casual", "Shoes"]
+
+
+def test_phrases_are_left_out_of_titles_in_training_only() -> None:
+    torch.manual_seed(0)
+    writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
+    embeddings, titles = torch.randn(4, 8), torch.tensor([[1, 2, 3, END, PADDING]] * 4)
+
+    learnt_from = {float(writer.train().loss(embeddings, titles).detach()) for _ in range(6)}
+    whole = {float(writer.eval().loss(embeddings, titles).detach()) for _ in range(6)}
+
+    assert len(learnt_from) > 1 and len(whole) == 1
+
+
+def test_nothing_is_written_without_a_product_to_speak_of() -> None:
+    writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
+
+    written = writer.write(torch.randn(2, 8), [likely(colour="Red"), likely(colour="Red", type="Tshirts")], [0.7, 0.95])
+
+    assert written == [(), ()]
+
+
+# The endpoint
+
+
+@pytest.mark.parametrize("shape", ["bar", "disc"])
+@pytest.mark.parametrize("colour", ["red", "blue"])
+def test_a_learnt_title_has_the_order_and_the_words_of_the_shop(client: TestClient, shape: str, colour: str) -> None:
+    content = described(client, shape, colour, writer="learnt", threshold=0.4).json()
+
+    assert content["en"]["title"] == f"{shape.title()}s {colour.title()}"
+    assert [phrase["attribute"] for phrase in content["en"]["phrases"]] == ["type", "colour"]
+    assert [phrase["value"] for phrase in content["en"]["phrases"]] == [shape, colour]
+    assert (content["en"]["writer"], content["zh"]["writer"]) == ("learnt", "template")
+
+
+def test_templates_write_unless_asked_otherwise(client: TestClient) -> None:
+    content = described(client, "disc", "blue", threshold=0.4).json()
+
+    assert (content["en"]["title"], content["en"]["writer"]) == ("Blue disc", "template")
+
+
+def test_the_learnt_writer_is_silent_above_what_is_held(client: TestClient) -> None:
+    content = described(client, "disc", "blue", writer="learnt", threshold=0.9999).json()
+
+    assert content["en"] == {"title": "", "description": "", "phrases": [], "writer": "learnt"}
+
+
+def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
+    tmp_path: Path, data: Path, bundle: bundles.Bundle
+) -> None:
+    config = image.Config(network="linear")
+    untitled = bundle.schema.model_copy(update={"forms": []})
+    for name, schema in (("untitled", untitled), ("titled", bundle.schema)):
+        network = image.build(config, schema)
+        image.initialise(network, data, schema)
+        write_bundle(FAMILIES["image"], tmp_path / name, network=network.eval(), schema=schema, config=config)
+
+    with serving(tmp_path / "untitled") as client:
+        problem = assert_problem(described(client, "disc", "blue", writer="learnt"), 422)
+    with serving(tmp_path / "titled") as client:
+        content = described(client, "disc", "blue", writer="learnt", threshold=0.3).json()
+
+    assert "has learnt no titles" in problem["detail"]
+    assert (content["en"]["title"], content["en"]["writer"]) == ("Blue disc", "template")
+
+
+# Both writers side by side
+
+
+def test_both_writers_are_compared_on_the_pictures_with_titles(data: Path, bundle: bundles.Bundle) -> None:
+    said = answers(bundle.network, data, "test", schema=bundle.schema)
+
+    found = compare_writers(bundle.network, said, data, threshold=0.5)
+
+    assert found.num_pictures == bundle.schema.num_examples["test"]
+    for scores in found.scores.values():
+        assert scores["not_held"] == scores["brand"] == 0
+        assert scores["titles"] > 0.9
+    assert found.scores["learnt"]["token_f1"] > found.scores["template"]["token_f1"]
+    assert found.examples[0].keys() == {"shop", "template", "learnt"}
+    section = writers_section(bundle.network, said, data)
+    assert section is not None and section.numbers["titles_learnt_brand"] == 0
+
+
+def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Path, bundle: bundles.Bundle) -> None:
+    schema = bundle.schema.model_copy(update={"forms": []})
+    network = image.build(bundle.config, schema).eval()
+    assert isinstance(network, Recogniser)
+    said = answers(network, data, "test", schema=schema)
+
+    assert writers_section(network, said, data) is None
+    with pytest.raises(ValueError, match="has learnt no titles"):
+        compare_writers(network, said, data)
+    untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
+    assert writers_section(bundle.network, untitled, data) is None
+    with pytest.raises(ValueError, match="no picture of the split"):
+        compare_writers(bundle.network, untitled, data)
+
+
+def test_the_measures_see_each_kind_of_fault() -> None:
+    truth: dict[str, str | None] = {"type": "Tshirts", "colour": "Red", "category": None, "usage": None, "brand": None}
+    held = {head: Attribute(head, value, 0.8) for head, value in {"type": "Tshirts", "colour": "Blue"}.items()}
+    real = "Acme Tshirt Red"
+    faults = {
+        "good": "Tshirt",
+        "wrong": "Blue Tshirt",
+        "not_held": "Tshirt Casual",
+        "brand": "Zenith Tshirt",
+        "same": "Acme Tshirt Red",
+    }
+    cases = [Case(truth, held, real, faults)]
+    brands = brand_stems(["Zenith Polo Tshirt", "Acme Red Polo", "Zenith Blue Polo"], Lexicon(HEADS))
+
+    scores = {writer: score_titles(cases, writer, Lexicon(HEADS), brands) for writer in faults}
+
+    assert {name for name in scores if scores[name]["wrong"]} == {"wrong"}
+    assert {name for name in scores if scores[name]["not_held"]} == {"not_held", "same"}
+    assert {name for name in scores if scores[name]["brand"]} == {"brand", "same"}
+    assert [scores[name]["wrong_statements"] for name in ("good", "wrong")] == [0.0, 0.5]
+    assert (scores["good"]["coverage"], scores["wrong"]["coverage"]) == (0.5, 1.0)
+    assert (scores["same"]["rouge_l"], scores["good"]["token_f1"], scores["wrong"]["rouge_l"]) == (1.0, 0.5, 0.4)

@@ -1,0 +1,131 @@
+"""Strong generalisation: users who are not trained on, with several items to be found for each."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from models import recommender
+from models.family import DataRejected
+from models.metrics import set_ranking
+from models.recommender.config import Config
+from models.recommender.data import Example, Histories, ShardLog, collate
+from models.recommender.networks.ranking import judge
+from models.recommender.schema import Schema
+
+
+def prepared(tmp_path: Path, *, num_users: int = 300, length: int = 12) -> tuple[Path, Schema]:
+    """User u takes the items u, u + 1, ... of twenty, from 4 events for user 0 on."""
+    lines = [
+        f"u{user},i{(user + place) % 20:02d},{1_700_000_000 + place}"
+        for user in range(num_users)
+        for place in range(4 + user % length)
+    ]
+    raw, out = tmp_path / "log.csv", tmp_path / "data"
+    raw.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n", encoding="utf-8")
+    out.mkdir()
+    with ThreadPoolExecutor(1) as executor:
+        config = recommender.PrepareConfig(raw=str(raw), split="held-out-users")
+        return out, recommender.prepare(config, out, executor)
+
+
+def users_by_split(data: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Split -> user -> (events, events of history)."""
+    found: dict[str, dict[str, tuple[int, int]]] = {"train": {}, "val": {}, "test": {}}
+    for shard in range(32):
+        log = ShardLog.open(data, shard)
+        users = pq.read_table(data / "shards" / f"{shard:05d}" / "users.parquet")["user_id"].to_pylist()
+        for user, length, (train_end, val_start, test_start) in zip(
+            users, np.diff(log.offsets).tolist(), log.splits.tolist(), strict=True
+        ):
+            split = "train" if train_end else "val" if val_start < test_start else "test"
+            found[split][user] = (length, val_start)
+            assert train_end in (0, length)
+    return found
+
+
+def test_a_tenth_of_the_users_is_validated_on_and_a_tenth_tested_on(tmp_path: Path) -> None:
+    data, schema = prepared(tmp_path, num_users=2000)
+    found = users_by_split(data)
+
+    assert 0.07 < len(found["val"]) / 2000 < 0.13
+    assert 0.07 < len(found["test"]) / 2000 < 0.13
+    assert schema.num_examples["val"] == len(found["val"])
+    assert sum(schema.item_counts) == sum(length for length, _ in found["train"].values())
+
+
+def test_held_out_users_have_five_events_and_the_last_fifth_of_them_is_to_be_found(tmp_path: Path) -> None:
+    data, _ = prepared(tmp_path)
+    found = users_by_split(data)
+
+    for length, history in [*found["val"].values(), *found["test"].values()]:
+        assert length >= 5
+        assert history == length - length // 5
+
+
+def test_examples_hold_every_new_item_of_the_last_fifth(tmp_path: Path) -> None:
+    data, schema = prepared(tmp_path)
+    examples = recommender.dataset(data, "test", range(32), schema=schema, config=Config(), epoch=0)
+
+    assert len(examples) == schema.num_examples["test"]
+    for place in range(len(examples)):
+        example = examples[place]
+        assert isinstance(example, Example)
+        assert len(example.targets) == max(1, (len(example.history) + len(example.targets)) // 5)
+        assert example.target == example.targets[0]
+        assert not set(example.targets) & set(example.history)
+
+
+def test_a_log_with_too_few_users_is_rejected_with_the_rule(tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match="held-out-users takes a tenth of the users"):
+        prepared(tmp_path, num_users=3)
+
+
+def test_data_of_the_old_layout_asks_to_be_prepared_again(tmp_path: Path) -> None:
+    data, _ = prepared(tmp_path)
+    path = data / "shards" / "00003" / "splits.npy"
+    np.save(path, np.load(path)[:, 1:])
+
+    with pytest.raises(ValueError, match="prepare it again"):
+        ShardLog.open(data, 3)
+
+
+def test_ndcg_and_recall_of_several_items_are_those_counted_by_hand() -> None:
+    scores = torch.tensor([[-torch.inf, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    targets = torch.tensor([[2, 4, 0, -1]])
+
+    found = set_ranking(scores, targets, ndcg_cutoffs=(2, 5), recall_cutoffs=(2, 5))
+
+    ideal = 1 + 1 / np.log2(3)
+    values = {name: float(ratio.numerator / ratio.denominator) for name, ratio in found.items()}
+    assert values["ndcg_at_2"] == pytest.approx((1 / np.log2(3)) / ideal)
+    assert values["ndcg_at_5"] == pytest.approx((1 / np.log2(3) + 1 / np.log2(5)) / (ideal + 0.5))
+    assert values["recall_at_2"] == pytest.approx(1 / 2)
+    assert values["recall_at_5"] == pytest.approx(2 / 3)
+
+
+def test_among_equal_scores_the_lower_index_comes_first() -> None:
+    scores = torch.tensor([[-torch.inf, 1.0, 1.0, 1.0, 1.0]])
+
+    first = set_ranking(scores, torch.tensor([[1]]), ndcg_cutoffs=(1,), recall_cutoffs=(1,))
+    second = set_ranking(scores, torch.tensor([[2]]), ndcg_cutoffs=(1,), recall_cutoffs=(1,))
+
+    assert (float(first["ndcg_at_1"].numerator), float(second["ndcg_at_1"].numerator)) == (1.0, 0.0)
+
+
+def test_an_item_taken_before_counts_only_where_seen_items_are_not_filtered() -> None:
+    example = Example(history=[3], excluded=[3], target=3, targets=[3, 4], targets_seen=[True, False])
+    only_seen = Example(history=[3], excluded=[3], target=3, targets=[3], targets_seen=[True])
+    batch = collate([example, only_seen])
+    assert isinstance(batch, Histories)
+
+    found = judge(batch, torch.tensor([[-torch.inf, 0.0, 0.0, 9.0, 5.0]]).repeat(2, 1))
+
+    assert found["ndcg_at_10"].numerator.tolist() == [1.0, 0.0]
+    assert found["ndcg_at_10"].denominator.tolist() == [1.0, 0.0]
+    assert found["ndcg_at_10_unfiltered"].numerator.tolist() == [1.0, 1.0]

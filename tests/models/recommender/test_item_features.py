@@ -1,0 +1,143 @@
+"""What the item table says of items: its features, and items that nobody has taken yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jobs.training.distributed import Place
+from jobs.training.loop import run_training
+from models import bundle, recommender
+from models.family import DataRejected
+from models.raw.quarantine import Quarantine
+from models.raw.tables import find
+from models.recommender.config import Config
+from models.recommender.data import Example, collate
+from models.recommender.networks.item_features import find_stand_ins, read_features
+from models.recommender.prepare.item_table import read_items
+from models.recommender.schema import Schema
+from tests.kit.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds
+
+
+def features_of(table: dict[str, list[Any]]) -> list[set[str]]:
+    found = read_features(pa.table(table))
+    return [
+        {found.names[place] for place in found.places[found.starts[row + 1] : found.starts[row + 2]]}
+        for row in range(len(found.starts) - 2)
+    ]
+
+
+def test_words_values_and_numbers_become_features_that_items_share() -> None:
+    table: dict[str, list[Any]] = {
+        "item_id": ["a", "b", "c", "d"],
+        "title": ["Rote Tasse!", "rote  Kanne", "红茶", "红 茶杯"],
+        "genre": ["Action|Sci-Fi", "sci-fi", None, ""],
+        "brand": [7, 7, 8, 9],
+        "price": [1.0, 2.0, None, 2.0],
+    }
+
+    a, b, c, d = features_of(table)
+
+    assert {"title=rote", "genre=sci", "genre=fi", "genre=sci-fi", "brand=7"} <= a & b
+    assert c == d - {name for name in d if name.startswith("price")} == {"title=红", "title=茶"}
+    assert b - a == d & b  # the range of the price
+    assert not any("tasse" in name or "action" in name for name in a), "only one item has it"
+
+
+def test_a_table_without_attributes_or_with_no_shared_one_gives_no_features() -> None:
+    assert features_of({"item_id": ["a", "b"]}) == [set(), set()]
+    assert features_of({"item_id": ["a", "b"], "title": ["x", None], "price": [None, 1.5]}) == [set(), set()]
+
+
+def test_the_most_alike_items_with_events_stand_in_for_one_without() -> None:
+    words = [["green", "tea"], ["black", "tea"], ["green", "tea"], ["red", "saw"], ["red", "saw"]]
+    table = pa.table({"item_id": list("abcde"), "title": [" ".join(both) for both in words]})
+    has_events = np.array([False, True, True, False, True, False])
+
+    shares = find_stand_ins(read_features(table).matrix(), has_events).matrix(6).toarray()
+
+    assert shares[[0, 1, 2, 4]].sum() == 0
+    assert shares[3].argmax() == 1
+    assert 0 < shares[3, 2] < shares[3, 1]
+    assert np.allclose(shares[[3, 5]].sum(1), 1)
+    assert shares[5, 4] == 1
+
+
+def test_vectors_of_alike_items_share_most_ranges_of_their_components(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    centres = draw.normal(size=(3, 12))
+    vectors = [(centres[place % 3] + draw.normal(scale=0.05, size=12)).tolist() for place in range(30)]
+    rows = [{"item_id": f"i{place}", "look": vector} for place, vector in enumerate(vectors)]
+    source = tmp_path / "items.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in [*rows, {"item_id": "i30", "look": None}]))
+    vocabulary = pa.array([f"i{place}" for place in range(31)])
+    with Quarantine(tmp_path / "bad.parquet") as quarantine:
+        table = read_items(find(str(source)), columns={}, vocabulary=vocabulary, quarantine=quarantine)
+
+    features = read_features(table).matrix()
+
+    assert table["look"].type == pa.list_(pa.float32())
+    assert features[[31]].nnz == 0
+    shares = find_stand_ins(features, np.arange(32) != 1).matrix(32).toarray()[1]
+    assert shares[[item for item in range(1, 31) if item % 3 == 1]].sum() > 0.6
+
+
+@pytest.mark.parametrize("vectors", [[[0.5] * 9, [0.5] * 8], [[0.5] * 9, ["x"] * 9]])
+def test_vectors_of_two_lengths_or_with_words_are_rejected(vectors: list[Any], tmp_path: Path) -> None:
+    table = pa.table({"item_id": ["a", "b"], "look": ["|".join(map(str, vector)) for vector in vectors]})
+    source = tmp_path / "items.parquet"
+    pq.write_table(table, source)
+    with Quarantine(tmp_path / "bad.parquet") as quarantine, pytest.raises(DataRejected, match="vector"):
+        read_items(find(str(source)), columns={}, vocabulary=table["item_id"].combine_chunks(), quarantine=quarantine)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop_of_kinds(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.mark.parametrize("network", ["transformer", "two_tower", "transitions"])
+@pytest.mark.parametrize("blend", [True, False])
+def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like(
+    network: Any, blend: bool, data: Path, tmp_path: Path
+) -> None:
+    config = Config(network=network, blend=blend, dim=16, max_length=10, batch_size=16, epochs=4, precision="fp32")
+    trained = run_training(
+        recommender, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None
+    )
+    loaded = bundle.load(trained.best)
+    schema: Schema = loaded.schema
+
+    for kind in KINDS:
+        history = [schema.index[f"{kind}{place}"] for place in (1, 2, 3)]
+        news = [schema.index[f"{other}{ITEMS_OF_KIND - 1}"] for other in KINDS]
+        example = Example(history=history, count=len(schema.items), allowed=news)
+        answer = loaded.network.predict(collate([example]))[0]
+        assert schema.items[answer.items[0] - 1].startswith(kind)
+        whole = loaded.network.predict(collate([dataclasses.replace(example, allowed=None)]))[0]
+        place = whole.items.index(answer.items[0])
+        assert place < ITEMS_OF_KIND + 2, f"the new item of {kind} stands at place {place}"
+
+
+def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_table_of_them(data: Path) -> None:
+    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    bare = recommender.build(Config(), schema.model_copy(update={"num_features": 0}))
+    rich = recommender.build(Config(), schema)
+    torch.manual_seed(0)
+    recommender.initialise(rich, data, schema)
+
+    assert not any("features" in name for name in bare.state_dict())
+    assert bare.learner.items.table() is bare.learner.items.weight  # type: ignore[union-attr]
+    new = schema.index[f"tea{ITEMS_OF_KIND - 1}"]
+    like = [schema.index[f"tea{place}"] for place in range(ITEMS_OF_KIND - 1)]
+    table = rich.eval().learner.items.table()  # type: ignore[union-attr]
+    assert torch.allclose(table[new], table[like].mean(0), atol=1e-6)
+    assert not torch.allclose(table[new], table[schema.index["tools0"]], atol=1e-2)

@@ -1,0 +1,371 @@
+"""The service without a cluster: answers, refusals, batching, and a model that takes over from another."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fastapi.testclient import TestClient
+from ray.serve.schema import ServeDeploySchema
+
+from models import FAMILIES, bundle, golden, recommender
+from models.family import BundleRejected, Endpoint, Family
+from models.features import FeatureStore, fill
+from serve.app import build
+from serve.problems import MAX_BODY_BYTES
+from serve.service import Service, Settings, make_app
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_bundle(family: Family, directory: Path, *, network: Any, schema: Any, config: Any) -> Path:
+    """A model directory with a network and its golden answer."""
+    files = {
+        "config.json": dataclasses.asdict(config),
+        "schema.json": schema.model_dump(mode="json"),
+        "metrics.json": {},
+        "golden.json": golden.golden(family, network, schema),
+    }
+    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
+    return directory
+
+
+@pytest.fixture
+def toy_bundle(toy: Family, tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *, seed: int = 0) -> Path:
+        schema = toy.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
+        torch.manual_seed(seed)
+        network = toy.build(toy.Config(), schema)
+        return write_bundle(toy, tmp_path / name, network=network, schema=schema, config=toy.Config())
+
+    return write
+
+
+def loaded(family_name: str, **settings: Any) -> Service:
+    service = Service(family_name)
+    asyncio.run(service.load(Settings(**settings)))
+    return service
+
+
+def client_of(service: Service) -> TestClient:
+    return TestClient(make_app(service), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def toy_client(toy: Family, toy_bundle: Callable[..., Path]) -> TestClient:
+    return client_of(loaded("toy", version="7", bundle=toy_bundle("v7")))
+
+
+def assert_problem(response: Any, status: int) -> dict[str, Any]:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    content: dict[str, Any] = response.json()
+    assert content["status"] == status
+    assert {"type", "title", "detail"} <= set(content)
+    return content
+
+
+def test_an_answer_names_the_model_version(toy_client: TestClient) -> None:
+    response = toy_client.post("/v1/colours", json={"numbers": [1.0, 2.0]})
+
+    assert response.status_code == 200
+    assert response.json()["model_version"] == "7"
+    assert response.json()["colour"] in ("blue", "green", "red")
+
+
+def test_the_service_says_which_model_answers(toy_client: TestClient, tmp_path: Path) -> None:
+    content = toy_client.get("/v1/models").json()
+
+    assert (content["family"], content["version"], content["network"]) == ("toy", "7", "linear")
+    assert content["digest"] == bundle.verify(tmp_path / "v7")
+    assert content["data_fingerprint"] == "f" * 64
+    assert content["last_failed_reload"] is None
+    assert content["loaded_at"].endswith("+00:00")
+    assert toy_client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_openapi_describes_requests_with_examples_and_problems(shop_client: TestClient) -> None:
+    content = shop_client.get("/openapi.json").json()
+
+    responses = content["paths"]["/v1/recommendations"]["post"]["responses"]
+    assert content["components"]["schemas"]["RecommendationRequest"]["examples"]
+    assert "application/problem+json" in responses["422"]["content"]
+
+
+@pytest.mark.parametrize("body", ["{", "", "[1, 2", '{"numbers": [1, 2]', "nonsense", "\x00"])
+def test_malformed_json_is_a_422_problem(toy_client: TestClient, body: str) -> None:
+    response = toy_client.post("/v1/colours", content=body, headers={"content-type": "application/json"})
+
+    assert_problem(response, 422)
+
+
+def test_an_unknown_field_is_named(toy_client: TestClient) -> None:
+    content = assert_problem(toy_client.post("/v1/colours", json={"numbers": [1, 2], "colour": "red"}), 422)
+
+    assert content["errors"][0]["pointer"] == "#/colour"
+
+
+def test_what_encode_refuses_is_a_422_with_its_message(toy_client: TestClient) -> None:
+    content = assert_problem(toy_client.post("/v1/colours", json={"visitor_id": "nobody"}), 422)
+
+    assert "nobody" in content["detail"]
+
+
+def test_a_body_over_the_limit_is_a_413_whether_or_not_it_declares_its_length(toy_client: TestClient) -> None:
+    body = b" " * (MAX_BODY_BYTES + 1)
+    declared = {"content-type": "application/json"}
+
+    assert_problem(toy_client.post("/v1/colours", content=body, headers=declared), 413)
+    assert_problem(toy_client.post("/v1/colours", content=iter([body]), headers=declared), 413)
+
+
+def test_a_wrong_path_and_a_wrong_method_are_problems(toy_client: TestClient) -> None:
+    assert_problem(toy_client.get("/v1/nothing"), 404)
+    response = toy_client.get("/v1/colours")
+
+    assert_problem(response, 405)
+    assert response.headers["allow"] == "POST"
+
+
+def test_a_failure_inside_does_not_show_its_reason(toy: Family, toy_bundle: Callable[..., Path]) -> None:
+    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
+
+    def fail(examples: Sequence[Any]) -> list[Any]:
+        raise RuntimeError("the secret path /srv/models")
+
+    assert service._current is not None
+    service._current.predicts["/v1/colours"] = fail
+    response = client_of(service).post("/v1/colours", json={"numbers": [1, 2]})
+
+    assert_problem(response, 500)
+    assert "secret" not in response.text
+
+
+def test_a_service_without_a_model_is_not_healthy(toy: Family) -> None:
+    assert_problem(client_of(Service("toy")).get("/healthz"), 503)
+
+
+def test_features_come_from_the_store_and_a_replaced_store_is_noticed(
+    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "features.sqlite"
+    write_features(path, {"ann": [3.0, 3.0]})
+    client = client_of(loaded("toy", version="1", bundle=toy_bundle("v1"), feature_store=path))
+    assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 200
+    assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 422
+
+    write_features(tmp_path / "aside.sqlite", {"bob": [1.0, 1.0]})
+    (tmp_path / "aside.sqlite").replace(path)
+
+    assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 200
+    assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 422
+
+
+def test_a_missing_feature_store_is_refused_when_the_model_is_loaded(
+    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.sqlite"):
+        loaded("toy", version="1", bundle=toy_bundle("v1"), feature_store=tmp_path / "gone.sqlite")
+
+
+def test_a_new_model_takes_over(toy: Family, toy_bundle: Callable[..., Path]) -> None:
+    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
+    asyncio.run(service.load(Settings(version="2", bundle=toy_bundle("v2", seed=1))))
+
+    assert client_of(service).post("/v1/colours", json={"numbers": [1, 2]}).json()["model_version"] == "2"
+
+
+@pytest.mark.parametrize("fault", ["truncated", "foreign", "another golden answer", "another digest", "missing"])
+def test_a_broken_model_does_not_take_over_and_is_reported(
+    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path, fault: str
+) -> None:
+    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
+    broken = toy_bundle("v2")
+    match fault:
+        case "truncated":
+            weights = broken / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-8])
+        case "foreign":
+            broken = shop_bundle(tmp_path / "shop")
+        case "another golden answer":
+            content = json.loads((broken / "golden.json").read_text())
+            content["response"]["colour"] = "mauve"
+            (broken / "golden.json").write_text(json.dumps(content))
+            bundle.seal(broken)
+        case "missing":
+            shutil.rmtree(broken)
+
+    digest = "0" * 64 if fault == "another digest" else None
+    asyncio.run(service.load(Settings(version="2", bundle=broken, digest=digest)))
+
+    client = client_of(service)
+    content = client.get("/v1/models").json()
+    assert content["version"] == "1"
+    assert content["last_failed_reload"]["version"] == "2"
+    assert content["last_failed_reload"]["error"]
+    assert client.post("/v1/colours", json={"numbers": [1, 2]}).json()["model_version"] == "1"
+
+
+def test_the_first_model_must_load(toy: Family, toy_bundle: Callable[..., Path]) -> None:
+    broken = toy_bundle("v1")
+    (broken / "config.json").write_text("{}")
+
+    with pytest.raises(BundleRejected, match=r"config\.json"):
+        loaded("toy", version="1", bundle=broken)
+
+
+def test_an_application_says_which_argument_is_wrong() -> None:
+    with pytest.raises(ValueError, match="unknown family 'toys'"):
+        build({"family": "toys"})
+    with pytest.raises(ValueError, match="'colour'"):
+        build({"family": "recommender", "colour": 1})
+
+
+def test_the_example_config_is_valid_and_names_families_that_exist() -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "serve" / "config.yaml").read_text()))
+
+    assert config.http_options.host == "127.0.0.1"
+    for application in config.applications:
+        assert application.import_path == "serve.app:build"
+        assert application.args["family"] == application.name
+        assert application.route_prefix == FAMILIES[application.name].ROUTE_PREFIX
+        assert [deployment.name for deployment in application.deployments] == ["Model"]
+        Settings.model_validate(application.deployments[0].user_config)
+
+
+# The recommender at the border of the service
+
+
+def shop_bundle(directory: Path) -> Path:
+    family, data = FAMILIES["recommender"], directory.with_name(f"{directory.name}-data")
+    log = directory.with_name(f"{directory.name}.txt")
+    log.write_text("\n".join(f"u{user} item-{(user + place) % 20}" for user in range(40) for place in range(6)))
+    data.mkdir()
+    with ThreadPoolExecutor(1) as executor:
+        schema = family.prepare(family.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
+    config = family.Config(network="transitions")
+    network = family.build(config, schema)
+    family.initialise(network, data, schema)
+    return write_bundle(family, directory, network=network.eval(), schema=schema, config=config)
+
+
+@pytest.fixture(scope="module")
+def shop_client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    directory = tmp_path_factory.mktemp("shop")
+    path = directory / "features.sqlite"
+    store = FeatureStore(path)
+    store.replace("history", [("ann", ["item-1", "item-2"])])
+    store.replace("items_with", [("colour=red", ["item-3", "item-4"])])
+    store.close()
+    return client_of(loaded("recommender", version="3", bundle=shop_bundle(directory / "v3"), feature_store=path))
+
+
+def test_a_known_shopper_gets_items_that_they_have_not_seen(shop_client: TestClient) -> None:
+    response = shop_client.post("/v1/recommendations", json={"user_id": "ann", "count": 18})
+
+    content = response.json()
+    assert response.status_code == 200
+    assert content["source"] == "personal"
+    assert len(content["items"]) == 18
+    assert not {"item-1", "item-2"} & {item["item_id"] for item in content["items"]}
+
+
+@pytest.mark.parametrize("request_body", [{"user_id": "nobody"}, {}, {"history": []}, {"history": ["never-sold"]}])
+def test_an_unknown_shopper_gets_the_named_fallback(shop_client: TestClient, request_body: dict[str, Any]) -> None:
+    content = shop_client.post("/v1/recommendations", json=request_body).json()
+
+    assert content["source"] == "popular"
+    assert len(content["items"]) == 10
+
+
+def test_a_filter_on_item_attributes_holds(shop_client: TestClient) -> None:
+    body = {"history": ["item-1"], "filter": {"colour": "red"}}
+
+    content = shop_client.post("/v1/recommendations", json=body).json()
+
+    assert {item["item_id"] for item in content["items"]} == {"item-3", "item-4"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"count": 0},
+        {"count": -1},
+        {"count": 10**9},
+        {"count": 2.5},
+        {"user_id": ""},
+        {"user_id": "x" * 10_000},
+        {"history": "item-1"},
+        {"history": [1, 2]},
+        {"history": ["item-1"] * 20_000},
+        {"filter": {"colour": 3}},
+        {"nonsense": True},
+        [1, 2, 3],
+        "text",
+        None,
+    ],
+)
+def test_an_impossible_request_is_a_422_problem(shop_client: TestClient, body: Any) -> None:
+    assert_problem(shop_client.post("/v1/recommendations", json=body), 422)
+
+
+def test_text_that_is_no_unicode_is_a_422_problem(shop_client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+
+    assert_problem(shop_client.post("/v1/recommendations", content=b'{"user_id": "\\ud800"}', headers=headers), 422)
+    assert_problem(shop_client.post("/v1/recommendations", content=b'{"user_id": "\xff"}', headers=headers), 422)
+
+
+def test_json_nested_too_deeply_is_refused(shop_client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+
+    assert_problem(shop_client.post("/v1/recommendations", content=b"[" * 100_000, headers=headers), 422)
+
+
+def test_a_history_of_a_million_items_is_refused(shop_client: TestClient) -> None:
+    assert_problem(shop_client.post("/v1/recommendations", json={"history": ["item-1"] * 10**6}), 413)
+
+
+def test_an_unknown_item_has_no_similar_items(shop_client: TestClient) -> None:
+    content = assert_problem(shop_client.post("/v1/similar_items", json={"item_id": "never-sold"}), 422)
+
+    assert "never-sold" in content["detail"]
+
+
+def test_similar_items_leave_out_the_item_itself(shop_client: TestClient) -> None:
+    content = shop_client.post("/v1/similar_items", json={"item_id": "item-5", "count": 19}).json()
+
+    assert len(content["items"]) == 19
+    assert "item-5" not in {item["item_id"] for item in content["items"]}
+
+
+def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path) -> None:
+    service = loaded("recommender", version="3", bundle=shop_bundle(tmp_path / "v3"))
+    recommend, similar = recommender.ENDPOINTS
+
+    async def ask() -> list[Any]:
+        requests: list[tuple[Endpoint, Any]] = [
+            (recommend, recommend.Request(history=["item-1"], count=2)),
+            (similar, similar.Request(item_id="item-2", count=3)),
+            (recommend, recommend.Request(history=["item-3"], count=4)),
+        ]
+        return await asyncio.gather(*(service.answer(endpoint, request) for endpoint, request in requests))
+
+    answers = asyncio.run(ask())
+    assert [len(answer.items) for answer in answers] == [2, 3, 4]
+
+
+def write_features(path: Path, visitors: dict[str, list[float]]) -> None:
+    (path.parent / "visitors.json").write_text(json.dumps(visitors))
+    store = FeatureStore(path)
+    fill(store, FAMILIES["toy"].FEATURES, path.parent)
+    store.close()
