@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.cli.context import Context, DependencyDown, Failure, Outcome, Store, UsageFailure, log
+from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
+from jobs.serving.api import ServeApi, models_path, read_json
 from jobs.serving.config import (
     PinnedModel,
     Size,
     application,
     check_config,
+    config_path,
     empty_config,
     read_config,
     user_config,
@@ -35,7 +34,6 @@ from models import bundle, golden
 from models.family import BundleRejected, Family, HasIndex
 from models.features import FeatureStore, fill
 
-REQUEST_TIMEOUT_S = 10.0
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
 """Asked this often per replica, on new connections, so that each replica has most likely answered once."""
@@ -77,36 +75,6 @@ class Options:
                 raise ValueError(f"{flag} {value} cannot be reserved; use 0 or more")
 
 
-class ServeApi:
-    """Ray Serve's REST interface on the dashboard of a cluster."""
-
-    def __init__(self, dashboard_url: str, headers: Mapping[str, str]) -> None:
-        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
-        self.dashboard_url = dashboard_url
-        try:
-            self._client = ServeSubmissionClient(dashboard_url, headers=dict(headers))
-        except (ConnectionError, RuntimeError) as error:
-            raise DependencyDown(
-                f"the Ray dashboard at {dashboard_url} does not answer: {error}; start the cluster, or check the token"
-            ) from error
-
-    def apply(self, config: Mapping[str, Any]) -> None:
-        """Make a config the wanted state of the cluster; raises Failure when it is refused."""
-        try:
-            self._client.deploy_applications(dict(config))
-        except (ConnectionError, RuntimeError) as error:
-            raise Failure(f"Ray Serve refused the config: {error}") from error
-
-    def details(self) -> dict[str, Any]:
-        """What Serve runs now; raises DependencyDown."""
-        try:
-            details: dict[str, Any] = self._client.get_serve_details()
-        except (ConnectionError, RuntimeError) as error:
-            raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
-        return details
-
-
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
     assert family is not None, "deploy works on a family"
@@ -135,29 +103,6 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     log.info("%s version %s answers at %s", family.NAME, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
     return Outcome(run_id=located.run_id, details={**details, "features": features})
-
-
-def config_path(store: Store) -> Path:
-    """The Serve config that was applied last."""
-    return store.serve / "config.yaml"
-
-
-def models_path(family_route_prefix: str) -> str:
-    """Where an application says which model answers."""
-    prefix = family_route_prefix.rstrip("/")
-    return f"{prefix}/models" if prefix else "/v1/models"
-
-
-def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
-    """GET, or POST a JSON body; raises OSError when nobody answers, Failure for an error status."""
-    data = None if body is None else json.dumps(body).encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        text = error.read(500).decode("utf-8", errors="replace")
-        raise Failure(f"{url} answered {error.code}: {text}") from None
 
 
 def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:

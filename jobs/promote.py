@@ -14,11 +14,10 @@ from jobs.evaluation.gate import Check, check_better, check_latency, check_size,
 from jobs.evaluation.scoring import Model, Scores, baselines, load_model, score
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
-from jobs.tracking.registry import CHAMPION, Registry
+from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from models import bundle
 from models.family import BundleRejected, Family
 
-TAG_PREVIOUS = "previous_champion"
 EVIDENCE = "promotion.json"
 MAX_TAG_LENGTH = 5000
 

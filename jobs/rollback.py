@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
-from jobs.promote import TAG_PREVIOUS
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import locate_model
-from jobs.tracking.registry import CHAMPION, Registry
+from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from models.family import Family
 
 

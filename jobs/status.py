@@ -10,12 +10,11 @@ from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Failure, Outcome, log
 from jobs.cluster.local_head import running_head
-from jobs.deploy import config_path, models_path, read_json
-from jobs.promote import TAG_PREVIOUS
-from jobs.serving.config import read_config, user_config
+from jobs.serving.api import models_path, read_json
+from jobs.serving.config import config_path, read_config, user_config
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
-from jobs.tracking.registry import CHAMPION, Registry
+from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from models import FAMILIES
 from models.family import Family
 

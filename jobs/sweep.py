@@ -23,9 +23,9 @@ from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, flag_name
 from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
-from jobs.train import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training import trials
 from jobs.training.distributed import Place
+from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training.loop import run_training
 from models.family import Choice, Family, LogUniform, Range
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
-from models.nn.precision import keep_freed_memory
+from models.nn.memory import keep_freed_memory
 from serve.service import Service, Settings, make_app
 
 ARGUMENTS = {"family", "num_threads"}

@@ -22,7 +22,7 @@ FORBIDDEN = {
     "jobs": {"serve", "fastapi"},
     "serve": {"jobs", "mlflow"},
 }
-ONLY_HERE = {"mlflow": "jobs/tracking/client.py", "TorchTrainer": "jobs/train.py", "Tuner": "jobs/sweep.py"}
+ONLY_HERE = {"mlflow": "jobs/tracking/client.py", "TorchTrainer": "jobs/training/fit.py", "Tuner": "jobs/sweep.py"}
 TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",

@@ -81,7 +81,7 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
     """`fit()` on the cluster, with a clock where Ray collects the reports."""
     from ray.train import UserCallback
 
-    from jobs.train import Workers, fit
+    from jobs.training.fit import Workers, fit
 
     class Clock(UserCallback):  # type: ignore[misc]
         def __init__(self, path: str) -> None:

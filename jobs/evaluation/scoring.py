@@ -20,7 +20,8 @@ from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
 from models import FAMILIES, bundle
 from models.family import Family
-from models.nn.precision import keep_freed_memory, use_fast_products
+from models.nn.memory import keep_freed_memory
+from models.nn.precision import use_fast_products
 
 BLOCK_SIZE = 512
 """Examples scored together; a block never crosses a shard, so it is the same on any number of workers."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from models import FAMILIES, bundle
 from models.family import Endpoint
 from models.features import FeatureStore
-from models.nn.precision import keep_freed_memory
+from models.nn.memory import keep_freed_memory
 
 ERROR = "error"
 MODEL_VERSION = "model_version"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from jobs.cli.context import Failure, UsageFailure
+from jobs.cli.context import Failure, Store, UsageFailure
 from models.family import Family
 
 BUILDER = "serve.app:build"
@@ -122,6 +122,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     unknown = _unknown(ServeDeploySchema, config, "")
     if unknown:
         raise Failure(f"Ray Serve knows no {unknown} in its config; correct or remove it")
+
+
+def config_path(store: Store) -> Path:
+    """The Serve config that was applied last."""
+    return store.serve / "config.yaml"
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

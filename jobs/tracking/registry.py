@@ -13,6 +13,7 @@ from jobs.tracking.client import Tracking
 from jobs.tracking.spool import CallRejected
 
 CHAMPION = "champion"
+TAG_PREVIOUS = "previous_champion"
 MAX_VERSIONS = 1000
 
 

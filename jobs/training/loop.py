@@ -21,9 +21,10 @@ from jobs.training.checkpoints import Progress
 from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from jobs.training.optimizer import clip, optimizer_of
 from models import bundle
-from models.family import Family, HasStatistics, autocast_dtype
+from models.family import Family, HasStatistics
 from models.golden import golden
-from models.nn.precision import keep_freed_memory, use_fast_products
+from models.nn.memory import keep_freed_memory
+from models.nn.precision import autocast_dtype, use_fast_products
 
 FINAL_RATE = 0.01
 """Share of the highest learning rate at the end of the cosine."""

@@ -17,8 +17,8 @@ from ray import tune
 
 from jobs.cli.context import Context, DependencyDown, log
 from jobs.tracking.client import Run, Status, Tracking
-from jobs.train import log_epochs, reason
 from jobs.training import checkpoints
+from jobs.training.fit import log_epochs, reason
 from models.bundle import read_json
 from models.family import Choice, LogUniform, Metric, Range
 

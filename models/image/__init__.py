@@ -5,12 +5,13 @@ from __future__ import annotations
 from models.family import Gate, Metric
 from models.image.codec import colour_card, encode_png
 from models.image.config import BASELINES, SPACE, Config
-from models.image.data import collate, dataset, slices
+from models.image.data import collate, dataset
 from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
 from models.image.networks.build import build, initialise, settle
-from models.image.networks.classifier import summarise
 from models.image.prepare.pipeline import PrepareConfig, prepare
 from models.image.report.contents import sections
+from models.image.report.slices import slices
+from models.image.report.summary import summarise
 from models.image.sample import sample
 from models.image.schema import Schema
 from models.image.similarity_index import attach_index, write_index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,6 @@ from models.image.codec import Pixels, fit
 from models.image.schema import MISSING, UNKNOWN, Schema
 
 SPLITS = ("train", "val", "test")
-TIERS = ("head", "middle", "tail")
 GOLDEN_RATIO = 0.618034
 """Its multiples, without the whole, are spread evenly whatever their number."""
 
@@ -177,18 +176,6 @@ def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: in
     return places
 
 
-def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
-    """Labels of each example by its class of the first head: which it is, and how often it was trained on."""
-    head, names = next(iter(schema.heads.items()))
-    tiers = _tiers(schema.label_counts[head])
-    labels = batch.labels[:, 0].tolist()
-    unnamed = {MISSING: "no label", UNKNOWN: "unknown to the model"}
-    return {
-        head: [names[label] if label >= 0 else unnamed[label] for label in labels],
-        "frequency": [tiers[label] if label >= 0 else unnamed[label] for label in labels],
-    }
-
-
 def catalogue(data: Path) -> Iterator[tuple[list[str], Pixels]]:
     """Item ids and pixels [N, C, S, S] of all pictures of each shard that belong to a product, labelled or not."""
     for directory in sorted((data / "shards").iterdir()):
@@ -221,16 +208,6 @@ def _balance(config: Any) -> float:
     if config.balance is None:
         return 1.0 if config.network == "gan" else 0.0
     return float(config.balance)
-
-
-def _tiers(counts: Sequence[int]) -> list[str]:
-    """head: the classes that make up half of the training pictures, largest first; tail: the last tenth."""
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    before = np.cumsum(np.asarray(counts)[order]) - np.asarray(counts)[order]
-    share = before / max(sum(counts), 1)
-    tiers = np.empty(len(counts), dtype=object)
-    tiers[order] = np.where(share < 0.5, TIERS[0], np.where(share < 0.9, TIERS[1], TIERS[2]))
-    return [str(tier) for tier in tiers]
 
 
 @lru_cache(maxsize=8)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""The numbers of these settings in glibc's malloc.h."""
-_NEVER_TRIM, _LARGEST_FROM_HEAP = 2**31 - 1, 2**30
 
 
 def use_fast_products(device: str) -> None:
@@ -16,15 +10,12 @@ def use_fast_products(device: str) -> None:
     torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
 
 
-def keep_freed_memory() -> None:
-    """Let the process keep the memory of tensors that are freed, for the next ones; without glibc, nothing changes.
-
-    Left alone, glibc hands every large tensor back to the kernel and gets it anew, page by page and filled with zeros.
-    A step of a small network takes a third longer so. Threads would do the same in arenas of their own; those that have
-    not yet allocated anything will share the main one; for others MALLOC_ARENA_MAX must be set when the process starts.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
-        mallopt(_M_ARENA_MAX, 1)
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype to autocast to, or None for plain fp32; `auto` asks the processor."""
+    if precision == "fp32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from models.family import Gate, Metric
 from models.recommender.config import BASELINES, SPACE, Config
-from models.recommender.data import collate, dataset, slices
+from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, RecommendationRequest
-from models.recommender.networks.recommender import build, initialise, summarise
+from models.recommender.networks.build import build, initialise
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.report.slices import slices
+from models.recommender.report.summary import summarise
 from models.recommender.sample import sample
 from models.recommender.schema import Schema
 

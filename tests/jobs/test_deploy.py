@@ -24,11 +24,13 @@ from jobs import deploy, status, stop, submit
 from jobs.cli.context import Context, Failure, Store, UsageFailure
 from jobs.cluster.local_head import ClusterInfo, headers, running_head, start_head, stop_head
 from jobs.deploy import Options
+from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import (
     PinnedModel,
     Size,
     application,
     check_config,
+    config_path,
     empty_config,
     read_config,
     with_application,
@@ -189,7 +191,7 @@ def test_status_tells_that_the_tracking_server_and_the_endpoint_are_down(tmp_pat
     config = with_application(
         empty_config(host="127.0.0.1", port=free_port()), application(SHOP, pinned(), feature_store=None, size=Size())
     )
-    write_config(deploy.config_path(store), config)
+    write_config(config_path(store), config)
     context = Context(store=store, tracking_uri=f"http://127.0.0.1:{free_port()}")
 
     found = status.run(context, SHOP, status.Options(), None).details["families"]["recommender"]
@@ -218,7 +220,7 @@ class Shop:
         return deploy.run(self.context, SHOP, wanted, None).details
 
     def ask(self, path: str, body: Any = None) -> Any:
-        return deploy.read_json(f"http://127.0.0.1:{self.port}{path}", body)
+        return read_json(f"http://127.0.0.1:{self.port}{path}", body)
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +260,8 @@ def test_a_first_deployment_that_fails_leaves_nothing(shop: Shop, monkeypatch: p
     with pytest.raises(Failure, match="unknown family 'toy'"):
         deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port), None)
 
-    assert read_config(deploy.config_path(store)) is None
-    api = deploy.ServeApi(shop.info.dashboard_url, headers(shop.info))
+    assert read_config(config_path(store)) is None
+    api = ServeApi(shop.info.dashboard_url, headers(shop.info))
     state = api.details()["applications"].get("toy", {"status": "DELETING"})
     assert state["status"] == "DELETING"
 
@@ -280,14 +282,14 @@ def test_a_deployed_model_answers_with_its_version(shop: Shop) -> None:
 def test_the_next_model_takes_over_and_a_worse_one_does_not(shop: Shop) -> None:
     shop.deploy("v2")
     assert shop.ask("/v1/models")["network"] == "popularity"
-    applied = deploy.config_path(shop.context.store).read_bytes()
+    applied = config_path(shop.context.store).read_bytes()
     write_model(SHOP, shop.data, shop.models / "v3", network="item_knn")
 
     with pytest.raises(Failure, match=r"version v3 did not answer .* version v2 goes on"):
         shop.deploy("v3", timeout_s=0.0)
 
-    assert deploy.config_path(shop.context.store).read_bytes() == applied
-    api = deploy.ServeApi(shop.info.dashboard_url, headers(shop.info))
+    assert config_path(shop.context.store).read_bytes() == applied
+    api = ServeApi(shop.info.dashboard_url, headers(shop.info))
     two = PinnedModel("v2", shop.models / "v2", bundle.verify(shop.models / "v2"))
     deploy._wait(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", timeout_s=30)
     assert shop.ask("/v1/recommendations", {"count": 1})["model_version"] == "v2"

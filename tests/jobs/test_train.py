@@ -21,6 +21,7 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import reopen_run
 from jobs.train import Options
+from jobs.training.fit import place_workers
 from models import bundle
 from models.family import Family
 from tests.conftest import CHECKOUT
@@ -136,8 +137,8 @@ def test_an_impossible_request_is_refused_at_once(
 
 @pytest.mark.ray
 def test_one_worker_gets_all_processors_of_the_cluster(ray_cluster: None) -> None:
-    assert train.place_workers(1, gpu=False).cpus_each == 2
-    assert train.place_workers(2, gpu=False).cpus_each == 1
+    assert place_workers(1, gpu=False).cpus_each == 2
+    assert place_workers(2, gpu=False).cpus_each == 1
 
 
 def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(toy: Family, toy_data: Path, context: Context) -> None:

@@ -6,7 +6,7 @@ Shapes: B pictures, C channels, S side, D features, H heads, K classes of a head
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
-from models.family import Judgement, Ratio, autocast_dtype
+from models.family import Judgement, Ratio
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks import augment
@@ -25,14 +25,14 @@ from models.image.networks.backbone import MEAN, STD, Backbone
 from models.image.networks.baselines import Constant, Projection, fit_logistic
 from models.image.networks.cnn import Cnn
 from models.image.networks.encoder import Frozen
-from models.image.networks.frechet import frechet
 from models.image.networks.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.similarity_index import Catalogue
 from models.image.text.describe import Phrase
 from models.image.text.writer import Writer
-from models.metrics import accuracy, calibration_error, confusion, reliability
+from models.metrics import accuracy, confusion, reliability
 from models.nn.muon import Muon
+from models.nn.precision import autocast_dtype
 
 FILTER_RATE_SCALE = 50 / 3
 """A step of Muon is relative to a filter's norm: 0.1 where Adam's rate for other networks is 0.006."""
@@ -302,17 +302,6 @@ def channels_last(pictures_BCSS: Tensor) -> Tensor:
     return torch.empty_like(pictures_BCSS, memory_format=torch.channels_last).copy_(pictures_BCSS)
 
 
-def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
-    """Macro F1 over the classes that occur and the expected calibration error of every head; of a gan also the FID."""
-    found = {}
-    for head in schema.heads:
-        found[f"macro_f1_{head}"] = _macro_f1(tallies[f"confusion/{head}"])
-        found[f"calibration_error_{head}"] = calibration_error(tallies[f"reliability/{head}"])
-    if "moments/made" in tallies:
-        found["fid"] = frechet(tallies["moments/real"], tallies["moments/made"])
-    return found
-
-
 def _counted(network: Recogniser) -> Recogniser:
     """The network with nothing left for the training loop to train."""
     for parameter in network.parameters():
@@ -346,9 +335,3 @@ def _log_loss(scores_BK: Tensor, labels_B: Tensor) -> Ratio:
     known = (labels_B >= 0).double()
     losses = F.cross_entropy(scores_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
     return Ratio(losses.double() * known, known)
-
-
-def _macro_f1(confusion_KK: Tensor) -> float:
-    labelled, predicted = confusion_KK.sum(1), confusion_KK.sum(0)
-    scores = 2 * confusion_KK.diagonal() / (labelled + predicted).clamp_min(1)
-    return float(scores[labelled > 0].mean()) if bool((labelled > 0).any()) else 0.0

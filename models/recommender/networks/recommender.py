@@ -5,31 +5,22 @@ Shapes: B examples, D width, V items + 1 (index 0 is padding and never recommend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from models.family import Judgement, Ratio, autocast_dtype
-from models.metrics import gini
+from models.family import Judgement, Ratio
+from models.nn.precision import autocast_dtype
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.autoencoder import Autoencoder
-from models.recommender.networks.baselines import Popularity, count_neighbours
 from models.recommender.networks.cold_start import Newcomers
 from models.recommender.networks.gan import Gan
-from models.recommender.networks.gru import Recurrent
-from models.recommender.networks.item_features import ItemFeatures, find_stand_ins
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.ranking import gains_of_blends, judge, rows_at_once
-from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.transitions import Transitions, add_stand_ins, count_and_choose, count_pairs
-from models.recommender.networks.two_tower import TwoTower
+from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema
 
 Learner = NextItem | Autoencoder | Gan
@@ -39,10 +30,6 @@ BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
 CALIBRATION_EXAMPLES = 192
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
-SPECTRAL_WINDOW = 8
-"""Distance of the pairs that the embeddings start from."""
-MAX_SPECTRAL_WIDTH = 96
-"""Columns that start from them; the others of a wider table start at random, since 256 vectors cost half a minute."""
 TALLY_COUNT = 10
 """Places of an answer that count for coverage."""
 
@@ -216,95 +203,3 @@ def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
     scores = torch.lerp(network, prior, weight)
     scores[:, PADDING] = -torch.inf
     return scores
-
-
-def build(config: Config, schema: Schema) -> Recommender:
-    """An untrained recommender; raises ValueError for an unknown network."""
-    prior: nn.Module | None = Transitions(schema.num_items)
-    learner: Learner | None = None
-    match config.network:
-        case "transformer":
-            transformer = Transformer(
-                dim=config.dim,
-                num_blocks=config.num_blocks,
-                num_heads=config.num_heads,
-                dropout=config.dropout,
-                max_length=config.max_length,
-            )
-            learner = NextItem(config, schema, transformer)
-        case "gru":
-            gru = Recurrent(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout, cell=config.cell)
-            learner = NextItem(config, schema, gru)
-        case "two_tower":
-            tower = TwoTower(dim=config.dim, num_blocks=config.num_blocks, dropout=config.dropout)
-            learner = NextItem(config, schema, tower)
-        case "autoencoder":
-            learner = Autoencoder(config, schema)
-        case "gan":
-            learner = Gan(config, schema)
-        case "transitions" | "item_knn":
-            pass
-        case "popularity":
-            prior = Popularity(schema.num_items)
-        case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
-    if learner is not None and not config.blend:
-        prior = None
-    return Recommender(config, schema, learner=learner, prior=prior)
-
-
-def initialise(network: Recommender, data: Path, schema: Schema) -> None:
-    """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
-    features = ItemFeatures.open(data) if schema.num_features else None
-    if features is not None:
-        stand_ins = find_stand_ins(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
-        if network.newcomers is not None:
-            network.newcomers.set(stand_ins)
-    match network.prior:
-        case Popularity() as prior:
-            prior.count(schema)
-        case Transitions() as prior if network.counts_neighbours:
-            count_neighbours(data, schema, prior)
-        case Transitions() as prior:
-            weights, popularity, shape = count_and_choose(data, schema)
-            if features is not None:
-                weights = add_stand_ins(weights, stand_ins.matrix(schema.num_items + 1))
-            prior.set(weights, popularity, shape.decay)
-    if network.learner is not None and features is not None:
-        network.learner.items.set_features(features, stand_ins)
-    if network.learner is not None and network.spectral_start:
-        counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
-        items = network.learner.items.weight.data
-        width = min(items.shape[1], MAX_SPECTRAL_WIDTH)
-        items[:, :width] = spectral_embeddings(counts, width)
-
-
-def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:
-    """Item embeddings [V, dim] from the singular vectors of the damped, symmetric transition counts [V, V].
-
-    Factorises the positive pointwise mutual information, as skip-gram embeddings do (Levy and Goldberg, NeurIPS 2014).
-    """
-    both = (counts + counts.T).tocoo()
-    row_sum = np.asarray(both.sum(axis=1)).ravel()
-    share = row_sum**0.75 / (row_sum**0.75).sum()
-    information = np.log(np.maximum(both.data / (row_sum[both.row] * share[both.col]), 1e-12))
-    positive = sp.csr_array((np.maximum(information, 0), (both.row, both.col)), shape=both.shape)
-    rank = min(dim, both.shape[0] - 2)
-    left, values, _ = svds(positive.astype(np.float32), k=rank, random_state=0)
-    embeddings = np.zeros((both.shape[0], dim), np.float32)
-    embeddings[:, :rank] = left * np.sqrt(values)
-    embeddings /= max(float(embeddings.std()), 1e-9) * dim**0.5
-    return torch.from_numpy(embeddings)
-
-
-def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
-    """Coverage, Gini and the tail's share of what was recommended; tail as in data.slices."""
-    recommended = tallies["recommended"][1:]
-    counts = torch.tensor(schema.item_counts, dtype=torch.float64)
-    order = counts.argsort(descending=True, stable=True)
-    tail = order[(counts[order].cumsum(0) / counts.sum().clamp_min(1)) > 0.9]
-    return {
-        "coverage_at_10": float((recommended > 0).double().mean()),
-        "gini_at_10": gini(recommended),
-        "tail_share_at_10": float(recommended[tail.to(recommended.device)].sum() / recommended.sum().clamp_min(1)),
-    }

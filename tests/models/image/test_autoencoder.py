@@ -18,7 +18,7 @@ from models.image.endpoints import ENDPOINTS, RecognitionRequest
 from models.image.networks.anomaly import Ranks, Spread, edges, residual
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.build import build
-from models.image.networks.classifier import summarise
+from models.image.report.summary import summarise
 from tests.models.image.test_networks import (
     HEADS,
     SIZE,

@@ -19,11 +19,11 @@ from models import FAMILIES, bundle, golden, image
 from models.image.config import Config
 from models.image.data import Batch, balanced, dataset
 from models.image.networks.build import build
-from models.image.networks.classifier import summarise
 from models.image.networks.frechet import frechet, moments
 from models.image.networks.gan import Gan
 from models.image.networks.generator import disturbed
 from models.image.report.generated import USUAL, copy_rate
+from models.image.report.summary import summarise
 from models.image.schema import MISSING
 from models.report import Table
 from tests.kit.gloo import together

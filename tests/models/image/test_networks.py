@@ -20,8 +20,9 @@ from models.family import HasOptimizer
 from models.image.config import Config
 from models.image.data import Batch
 from models.image.networks import augment
-from models.image.networks.classifier import Recogniser, build, channels_last, summarise
+from models.image.networks.classifier import Recogniser, build, channels_last
 from models.image.networks.resnet import ResNet, Whitening
+from models.image.report.summary import summarise
 from models.image.schema import MISSING, Schema
 from models.nn.muon import orthogonalised
 from tests.conftest import CHECKOUT

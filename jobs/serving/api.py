@@ -1,0 +1,61 @@
+"""Ray Serve's REST interface on a cluster's dashboard, and the JSON that an endpoint answers."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.cli.context import DependencyDown, Failure
+
+REQUEST_TIMEOUT_S = 10.0
+
+
+class ServeApi:
+    """Ray Serve's REST interface on the dashboard of a cluster."""
+
+    def __init__(self, dashboard_url: str, headers: Mapping[str, str]) -> None:
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+        self.dashboard_url = dashboard_url
+        try:
+            self._client = ServeSubmissionClient(dashboard_url, headers=dict(headers))
+        except (ConnectionError, RuntimeError) as error:
+            raise DependencyDown(
+                f"the Ray dashboard at {dashboard_url} does not answer: {error}; start the cluster, or check the token"
+            ) from error
+
+    def apply(self, config: Mapping[str, Any]) -> None:
+        """Make a config the wanted state of the cluster; raises Failure when it is refused."""
+        try:
+            self._client.deploy_applications(dict(config))
+        except (ConnectionError, RuntimeError) as error:
+            raise Failure(f"Ray Serve refused the config: {error}") from error
+
+    def details(self) -> dict[str, Any]:
+        """What Serve runs now; raises DependencyDown."""
+        try:
+            details: dict[str, Any] = self._client.get_serve_details()
+        except (ConnectionError, RuntimeError) as error:
+            raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
+        return details
+
+
+def models_path(family_route_prefix: str) -> str:
+    """Where an application says which model answers."""
+    prefix = family_route_prefix.rstrip("/")
+    return f"{prefix}/models" if prefix else "/v1/models"
+
+
+def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
+    """GET, or POST a JSON body; raises OSError when nobody answers, Failure for an error status."""
+    data = None if body is None else json.dumps(body).encode("utf-8")
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        text = error.read(500).decode("utf-8", errors="replace")
+        raise Failure(f"{url} answered {error.code}: {text}") from None

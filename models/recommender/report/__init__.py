@@ -1,0 +1,1 @@
+"""What the recommender adds to the report of an evaluation."""

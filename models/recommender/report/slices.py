@@ -1,0 +1,56 @@
+"""Groups of examples that are evaluated one by one: by length of the history, popularity and age of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.recommender.data import Histories
+from models.recommender.schema import Schema
+
+
+def slices(batch: Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
+    """Labels of each example: how long its history is, how popular and how old its target is."""
+    counts = np.concatenate([[0], np.asarray(schema.item_counts)])
+    first_seen = np.concatenate([[0], np.asarray(schema.item_first_seen)])
+    targets = batch.targets.cpu().numpy()
+    return {
+        "history": [_history_label(length) for length in batch.lengths.tolist()],
+        "popularity": _popularity_labels(counts, targets),
+        "item_age": _age_labels(first_seen, counts, targets, schema),
+    }
+
+
+def _history_label(length: int) -> str:
+    for limit in (0, 4, 9, 19, 49, 99):
+        if length <= limit:
+            return {0: "0 events", 4: "1-4", 9: "5-9", 19: "10-19", 49: "20-49", 99: "50-99"}[limit]
+    return "100 or more"
+
+
+def _popularity_labels(counts: NDArray[Any], targets: NDArray[Any]) -> list[str]:
+    """head: the most popular items that make up half of all training events; tail: the rarest that make up a tenth."""
+    order = np.argsort(-counts, kind="stable")
+    share = np.cumsum(counts[order]) / max(int(counts.sum()), 1)
+    group = np.empty(len(counts), dtype=object)
+    group[order] = np.where(share <= 0.5, "head", np.where(share <= 0.9, "middle", "tail"))
+    group[counts == 0] = "never trained on"
+    return [str(group[target]) if target > 0 else "unknown to the model" for target in targets]
+
+
+def _age_labels(first_seen: NDArray[Any], counts: NDArray[Any], targets: NDArray[Any], schema: Schema) -> list[str]:
+    """Age of the target at the end of the training split, as thirds of the time the split covers."""
+    trained = counts > 0
+    oldest = int(first_seen[trained].min()) if trained.any() else 0
+    span = max(schema.train_until - oldest, 1)
+    labels = []
+    for target in targets:
+        if target <= 0 or not trained[target]:
+            labels.append("new")
+        else:
+            age = (schema.train_until - first_seen[target]) / span
+            labels.append("young" if age < 1 / 3 else "medium" if age < 2 / 3 else "old")
+    return labels
