@@ -47,5 +47,5 @@ def _accuracy_after(steps: int, name: str, toy: Family, data: Path) -> float:
         parameters = list(network.parameters())
         for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.data.sub_(slope)
-    ratio = network.judge(test).metrics["accuracy"]
+    ratio = network.evaluate(test).metrics["accuracy"]
     return float(ratio.numerator.sum() / ratio.denominator.sum())

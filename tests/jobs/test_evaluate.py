@@ -19,7 +19,8 @@ from jobs.evaluation.bootstrap import MAX_UNITS, compare, intervals
 from jobs.evaluation.charts import Bar, bars
 from jobs.evaluation.report_page import metric_title
 from jobs.evaluation.scoring import Scores, load_model, score
-from models.family import BundleRejected, Family
+from models.errors import BundleRejected
+from models.family import Family
 from models.report import Content, Gallery, Matrix, Picture, Plot, Section, Table
 from tests.kit.toy_models import write_toy_model
 
@@ -41,7 +42,7 @@ def test_a_model_is_judged_on_every_example_of_the_split_once(
     answers = (rows[:, :2] @ np.array([[0, -1], [-1, 1], [1, 1]]).T + [0.3, 0, 0]).argmax(1)
     assert scores.num_examples == schema["num_examples"]["test"] == len(rows)
     assert scores.metric("accuracy") == pytest.approx((answers == rows[:, 2]).mean())
-    assert int(scores.tallies["picked"].sum()) == len(rows)
+    assert int(scores.accumulators["picked"].sum()) == len(rows)
 
 
 @pytest.mark.ray
@@ -73,7 +74,7 @@ def assert_same_bits(one: Scores, other: Scores) -> None:
     for name, share in one.numerators.items():
         assert np.array_equal(share, other.numerators[name])
     assert all((one.slices[name] == other.slices[name]).all() for name in one.slices)
-    assert one.tallies["picked"].equal(other.tallies["picked"])
+    assert one.accumulators["picked"].equal(other.accumulators["picked"])
 
 
 def test_an_example_without_a_denominator_does_not_take_part() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jobs.training.distributed import Place, distribute
 from jobs.training.optimizer import BETAS, clip, optimizer_of
-from models.family import TrainConfig
+from models.config import TrainConfig
 from tests.kit.gloo import together
 
 CONFIG = TrainConfig(learning_rate=0.1, weight_decay=0.5)

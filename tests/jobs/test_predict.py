@@ -16,7 +16,8 @@ from jobs.cli.context import Context, Outcome, UsageFailure
 from jobs.predict import PartAnswerer, make_recipe, plan_key, plan_parts, working_directory
 from jobs.prediction.answer_table import answer_schema
 from jobs.tracking.model_uri import locate_model
-from models.family import DataRejected, Family
+from models.errors import DataRejected
+from models.family import Family
 from models.recommender.endpoints import RecommendationResponse
 from tests.kit.toy_models import write_toy_model
 

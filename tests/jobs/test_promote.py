@@ -17,7 +17,8 @@ from jobs.evaluation.scoring import Scores
 from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import CHAMPION, Registry
-from models.family import BundleRejected, Family, Gate
+from models.errors import BundleRejected
+from models.family import Family, Gate
 from tests.kit import toy as toy_module
 from tests.kit.toy_models import write_toy_model
 

@@ -16,7 +16,9 @@ from jobs.sweep import Options, search_space
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints, trials
 from models import bundle
-from models.family import Choice, Family, LogUniform, Metric, Range
+from models.config import Choice, LogUniform, Range
+from models.family import Family
+from models.metrics import Metric
 from tests.kit import toy as toy_module
 
 

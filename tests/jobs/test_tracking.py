@@ -17,7 +17,8 @@ from jobs.tracking.client import BUNDLE, Run, Tracking
 from jobs.tracking.model_uri import locate_model, resolve_model
 from jobs.tracking.registry import Registry
 from jobs.tracking.spool import Spool
-from models.family import BundleRejected, Family
+from models.errors import BundleRejected
+from models.family import Family
 from tests.kit.toy_models import write_toy_model
 
 NOBODY = "http://127.0.0.1:9"
