@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
-from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, suggestion
+from jobs.cli.flags import Parser, UsageError, suggestion
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(quiet="--quiet" in given, debug="--debug" in given)
     try:
         invocation = read(given)
-    except SystemExit:  # argparse has printed the help
+    except SystemExit:  # the help is printed
         return 0
     except UsageError as error:
         named = [word for word in given[:2] if not word.startswith("-")] + [None, None]
@@ -147,20 +147,18 @@ def read(given: Sequence[str]) -> Invocation:
     if family_name is not None and family_name not in _families():
         close = suggestion(family_name, _families())
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
-    options_class, config_class = _dataclasses(name, family_name)
     parser = parser_of(name, family_name)
     if verb.takes_command:
-        values, command = parser.parse_known_args(rest)
-        options = dataclasses.replace(collect(values, options_class), command=tuple(command))
+        (options, *config, everywhere), command = parser.read_known(rest)
+        options = dataclasses.replace(options, command=tuple(command))
     else:
-        values = parser.read(rest)
-        options = collect(values, options_class)
+        options, *config, everywhere = parser.read(rest)
     return Invocation(
         verb=name,
         family_name=family_name,
-        everywhere=_everywhere(values),
+        everywhere=_with_environment(everywhere),
         options=options,
-        config=collect(values, config_class) if config_class else None,
+        config=config[0] if config else None,
     )
 
 
@@ -168,17 +166,19 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     """The parser of what comes after a verb and its family."""
     verb = VERBS[name]
     options_class, config_class = _dataclasses(name, family_name)
-    place = {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
-    parser = Parser(
+    about, place = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
+    if not family_name and verb.takes_family != "no":
+        about += f"\n\nFAMILY is one of {', '.join(_families())}."
+    if not family_name and verb.config:
+        about += f" `shopkeeper {name} FAMILY --help` lists its flags too."
+    configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
+    return Parser(
+        {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
         prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
-        description=verb.summary,
+        description=about,
         epilog=EPILOG,
+        without=("command",) if verb.takes_command else (),
     )
-    add_dataclass(parser, options_class, title=f"flags of {name}", without=("command",) if verb.takes_command else ())
-    if config_class:
-        add_dataclass(parser, config_class, title=f"flags of {name} {family_name}")
-    add_dataclass(parser, Everywhere, title="flags of every verb")
-    return parser
 
 
 def run(invocation: Invocation) -> Result:
@@ -256,9 +256,8 @@ def _masked(value: Any) -> Any:
             return value
 
 
-def _everywhere(values: Any) -> Everywhere:
+def _with_environment(given: Everywhere) -> Everywhere:
     """Flags of every verb; where one was not given, the environment decides."""
-    given: Everywhere = collect(values, Everywhere)
     unset = Everywhere()
     return dataclasses.replace(
         given,

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import Argument
 
 from jobs.__main__ import VERBS, Verb, main, parser_of, read
-from jobs.cli.flags import UsageError, collect, field_docstrings
+from jobs.cli.flags import UsageError, field_docstrings
 from models import FAMILIES
 from models.family import Family
 from tests.conftest import CHECKOUT, write_visitors
@@ -46,6 +47,27 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
     assert all(f"  {verb} " in shown.stdout for verb in VERBS)
 
 
+def test_the_help_of_a_verb_without_a_family_says_which_families_there_are(
+    toy: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"FAMILY is one of {', '.join(sorted(FAMILIES))}." in shown
+    assert "--workers" in shown
+    assert "--batch-size" not in shown
+
+
+def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
+    toy: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "toy", "--help"]) == 0
+    shown = capsys.readouterr().out
+    titles = ["Flags of train ", "Flags of train toy ", "Flags of every verb "]
+    assert sorted(titles, key=shown.index) == titles
+    assert "one optimiser step" in shown
+    assert "exit codes: 0 done" in shown
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
@@ -58,10 +80,14 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
         ("prepare toy --rwa x", "--raw"),
         ("play --shrae 1", "unknown flag --shrae, did you mean --share?"),
         ("play --sha 1", "unknown flag --sha"),
-        ("play --limit many", "'many' is not a whole number"),
-        ("play --how gats", "did you mean gate?"),
+        ("play --limit many", "--limit: 'many' is not a whole number"),
+        ("play --limit 3.7", "--limit: '3.7' is not a whole number"),
+        ("play --share much", "--share"),
+        ("play --limit", "--limit requires an argument"),
+        ("play --how gats", 'Did you mean "gate"?'),
         ("play --share 2", "--share 2.0 is above 1; use a fraction"),
-        ("play toy more", "unexpected argument 'more'"),
+        ("play toy more", "unexpected argument more"),
+        ("play --no-names", "unknown flag --no-names"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_says_what_was_meant(
@@ -70,7 +96,7 @@ def test_a_wrong_command_line_exits_2_and_says_what_was_meant(
     assert main(line.split()) == 2
     shown = capsys.readouterr()
     assert answer in shown.err
-    assert "Traceback" not in shown.err
+    assert shown.err.count("\n") == 1
     assert shown.out == ""
 
 
@@ -219,21 +245,35 @@ def test_every_command_in_the_documents_can_be_read(document: str) -> None:
             pytest.fail(f"{command!r} in {document}: {error}")
 
 
-def test_collect_keeps_defaults_where_no_flag_was_given(play: None) -> None:
-    values = parser_of("play", None).read(["--limit", "1_000"])
-    assert collect(values, Options) == Options(limit=1000)
+def test_fields_keep_their_default_where_no_flag_was_given(play: None) -> None:
+    options, _ = parser_of("play", None).read(["--limit", "1_000"])
+    assert options == Options(limit=1000)
+
+
+def test_the_last_of_a_flag_given_twice_counts(play: None) -> None:
+    options, _ = parser_of("play", None).read(["--limit", "1", "--gpu", "--limit=-2", "--no-gpu"])
+    assert options == Options(limit=-2, gpu=False)
+
+
+def test_what_is_no_flag_of_submit_is_the_command_that_it_submits() -> None:
+    invocation = read(shlex.split("submit --address h train toy --workers 8 --no-wait --name=a --gpu"))
+    assert invocation.options.command == ("train", "toy", "--workers", "8", "--name=a", "--gpu")
+    assert not invocation.options.wait
+    assert invocation.everywhere.address == "h"
 
 
 def _flags(verb: str) -> list[str]:
     family = "recommender" if VERBS[verb].config else None
-    actions = parser_of(verb, family)._actions
-    lines = [f"{action.option_strings[0]} {action.metavar or ''}".strip() for action in actions]
-    return sorted(f"{line} {_default(action.help or '')}" for line, action in zip(lines, actions, strict=True))
+    return sorted(_flag(argument) for argument in parser_of(verb, family).app.assemble_argument_collection())
 
 
-def _default(text: str) -> str:
-    found = re.search(r"\((required|default: [^()]*)\)$", text)
-    return found.group(0) if found else ""
+def _flag(argument: Argument) -> str:
+    """`--cell {gru,lstm} (default: gru)`."""
+    options = argument.get_choices()
+    of_type = argument.hint.__name__ if isinstance(argument.hint, type) else argument.hint
+    kind = "{" + ",".join(options) + "}" if options else of_type
+    shown = "required" if argument.required else f"default: {argument.field_info.default}"
+    return f"{', '.join(argument.names)} {kind} ({shown})"
 
 
 def _commands(document: Path) -> list[str]:

@@ -118,7 +118,7 @@ def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
     ("fix", "message"),
     [
         ("colour=red", "'?colour=red"),
-        ("network=tree", "none of linear, hidden"),
+        ("network=tree", 'Choose from: "linear", "hidden"'),
         ("epochs", "does not name"),
         ("epochs=x", "whole"),
     ],
