@@ -64,20 +64,30 @@ class Verb:
     """Whatever is no flag of the verb becomes `command` of its options."""
 
 
-VERBS = {
-    "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
-    "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
-    "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
-    "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
-    "promote": Verb("jobs.promote", "make a model the champion if it is better"),
-    "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
-    "predict": Verb("jobs.predict", "table of requests -> table of answers"),
-    "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
-    "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
-    "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
-    "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-    "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+VERB_GROUPS = {
+    "Data and training": {
+        "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
+        "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
+        "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
+    },
+    "Evaluation": {
+        "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
+        "promote": Verb("jobs.promote", "make a model the champion if it is better"),
+        "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
+    },
+    "Serving": {
+        "predict": Verb("jobs.predict", "table of requests -> table of answers"),
+        "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
+    },
+    "Cluster and operations": {
+        "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
+        "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
+        "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
+        "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+    },
 }
+"""Under which heading the overview lists a verb."""
+VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
 
 
 @dataclass(frozen=True)
@@ -272,8 +282,12 @@ def _overview(given: Sequence[str]) -> NoReturn:
     if given[0] == "--version":
         sys.stdout.write(f"shopkeeper {importlib.metadata.version('shopkeeper')}\n")
     elif given[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items())
-        sys.stdout.write(f"usage: shopkeeper VERB [FAMILY] [--flags]\n\n{verbs}\n\n{EPILOG}\n")
+        width = max(map(len, VERBS))
+        groups = [
+            "\n".join([f"{title}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())])
+            for title, verbs in VERB_GROUPS.items()
+        ]
+        sys.stdout.write("\n\n".join(["Usage: shopkeeper VERB [FAMILY] [--flags]", *groups, EPILOG]) + "\n")
     else:
         raise UsageError(f"the verb comes first, flags after it; got {given[0]!r}; see `shopkeeper --help`")
     raise SystemExit(0)

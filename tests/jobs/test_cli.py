@@ -47,6 +47,17 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
     assert all(f"  {verb} " in shown.stdout for verb in VERBS)
 
 
+def test_the_help_lists_verbs_by_what_they_are_for_in_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    verbs = [line for line in lines if line.startswith("  ")]
+    assert headings == ["Data and training:", "Evaluation:", "Serving:", "Cluster and operations:"]
+    assert [line.split()[0] for line in verbs] == list(VERBS)
+    assert len({line.index(VERBS[line.split()[0]].summary) for line in verbs}) == 1
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_help_of_a_verb_without_a_family_says_which_families_there_are(
     toy: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
