@@ -27,6 +27,7 @@ from jobs.training import trials
 from jobs.training.distributed import Place
 from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training.loop import run_training
+from models.bundle import former_names
 from models.config import Choice, LogUniform, Range
 from models.family import Family
 from models.prepared import Prepared
@@ -268,7 +269,7 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
 def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
     """Name and value of the field that `--fix given=text` names, read as the flag of that name would be."""
     fields = {field.name: field for field in dataclasses.fields(family.Config)}
-    name = given
+    name, _ = former_names(family.Config).get(given, (given, ""))
     if name not in fields or not text:
         raise UsageFailure(f"--fix {given}={text} does not name a setting; there are {', '.join(sorted(fields))}")
     word = f"{flag_name(given)}={text}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import logging
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token
 from docstring_parser import parse_from_object
+
+log = logging.getLogger("shopkeeper")
 
 
 class UsageError(Exception):
@@ -58,7 +61,7 @@ class Parser:
     def read_known(self, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
         """The dataclasses, and the arguments that are no flag of theirs; fields not given keep their default."""
         try:
-            command, bound, unknown, _ = self.app.parse_known_args(list(arguments))
+            command, bound, unknown, _ = self.app.parse_known_args(_respelt(arguments, self.classes))
             if command is not self.app.default_command:
                 command(*bound.args, **bound.kwargs)
                 raise SystemExit(0)
@@ -147,3 +150,23 @@ def _built(config_class: Any, given: Mapping[str, Any]) -> Any:
     return config_class(
         **{field.name: given[field.name] for field in dataclasses.fields(config_class) if field.name in given}
     )
+
+
+def _respelt(arguments: Sequence[str], classes: Sequence[Any]) -> list[str]:
+    """The arguments with each former name of a flag replaced by its name now, and a warning for each."""
+    from models.bundle import former_names  # with torch, which `shopkeeper --help` does without
+
+    now = {
+        flag_name(prefix + was): (flag_name(prefix + name), until)
+        for config_class in classes
+        for was, (name, until) in former_names(config_class).items()
+        for prefix in ("", "no_")
+    }
+    respelt = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in now:
+            log.warning("%s is now %s; the old name goes in release %s", flag, *now[flag])
+            flag = now[flag][0]
+        respelt.append(f"{flag}{equals}{value}")
+    return respelt

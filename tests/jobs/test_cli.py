@@ -10,15 +10,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cyclopts import Argument
 
-from jobs.__main__ import VERBS, Verb, main, parser_of, read
-from jobs.cli.flags import UsageError, field_docstrings
+from jobs.__main__ import VERBS, Verb, _log_to_stderr, main, parser_of, read
+from jobs.cli.flags import Parser, UsageError, field_docstrings
+from jobs.cli.result import FORMER_KEYS, Result
 from models import FAMILIES
+from models.bundle import config_from_dict
 from models.family import Family
 from tests.conftest import CHECKOUT, write_visitors
 from tests.kit.verbs import Options
@@ -271,6 +274,64 @@ def test_what_is_no_flag_of_submit_is_the_command_that_it_submits() -> None:
     assert invocation.options.command == ("train", "toy", "--workers", "8", "--name=a", "--gpu")
     assert not invocation.options.wait
     assert invocation.everywhere.address == "h"
+
+
+@dataclass(frozen=True)
+class Before:
+    epochs: int = field(default=5, metadata={"was": "passes", "until": "0.3.0"})
+    """How long."""
+
+
+@dataclass(frozen=True)
+class Renamed(Before):
+    epochs: int = 20
+    blend: bool = field(default=True, metadata={"was": "mix", "until": "0.4.0"})
+    raw: str = field(default="", metadata={"was": "log", "until": "0.3.0"})
+
+
+@pytest.mark.parametrize(
+    ("line", "meant", "warning"),
+    [
+        ("--passes 3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
+        ("--passes=3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
+        ("--no-mix", Renamed(blend=False), "--no-mix is now --no-blend; the old name goes in release 0.4.0"),
+        ("--epochs 3 --raw x", Renamed(epochs=3, raw="x"), ""),
+    ],
+)
+def test_a_renamed_flag_keeps_its_old_spelling_and_warns(
+    line: str, meant: Renamed, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _log_to_stderr(quiet=True, debug=False)
+    assert Parser({"flags": Renamed}, prog="play", description="").read(line.split()) == [meant]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(warning)
+    assert all(shown.endswith(warning) for shown in lines)
+
+
+def test_the_old_spelling_of_a_flag_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Parser({"flags": Renamed}, prog="play", description="").read(["--help"])
+    shown = capsys.readouterr().out
+    assert "--epochs" in shown
+    assert "--passes" not in shown
+
+
+def test_a_stored_config_with_the_old_name_of_a_field_still_loads() -> None:
+    assert config_from_dict(Renamed, {"passes": 3, "mix": False}) == Renamed(epochs=3, blend=False)
+    with pytest.raises(ValueError, match="unknown field 'passes'"):
+        config_from_dict(Renamed, {"passes": 3, "epochs": 4})
+    with pytest.raises(ValueError, match="unknown field 'steps'"):
+        config_from_dict(Renamed, {"steps": 3})
+
+
+def test_a_renamed_key_of_the_json_line_is_there_under_its_old_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMER_KEYS, "hit_rate", "recall")
+    result = Result(0, "evaluate", "toy", metrics={"recall": 0.5}, details={"slices": [{"recall": 0.25}], "rows": 7})
+    answer = json.loads(result.to_json())
+    assert answer["metrics"] == {"recall": 0.5, "hit_rate": 0.5}
+    assert answer["slices"] == [{"recall": 0.25, "hit_rate": 0.25}]
+    assert answer["rows"] == 7
+    assert "hit_rate" not in result.to_text()
 
 
 def _flags(verb: str) -> list[str]:

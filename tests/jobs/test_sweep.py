@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +114,16 @@ def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
 
     space, config = search_space(toy, toy_module.Config(), ("network=hidden",))
     assert (list(space), config.network) == (["learning_rate"], "hidden")
+
+
+@dataclass(frozen=True)
+class Renamed(toy_module.Config):
+    epochs: int = field(default=3, metadata={"was": "passes", "until": "0.3.0"})
+
+
+def test_a_fixed_setting_may_have_its_old_name(toy: Family) -> None:
+    _, config = search_space(dataclasses.replace(toy, Config=Renamed), Renamed(), ("passes=7",))
+    assert config == Renamed(epochs=7)
 
 
 @pytest.mark.parametrize(
