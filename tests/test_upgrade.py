@@ -10,14 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import checkpoints, deploy, predict, promote, rollback, status, stop, train
-from jobs.context import Context, Outcome, Store
-from jobs.head import headers, running_head, stop_head
-from jobs.serve_config import PinnedModel
-from jobs.tracking import Tracking
+from jobs import deploy, predict, promote, rollback, status, stop, train
+from jobs.cli.context import Context, Outcome, Store
+from jobs.cluster.local_head import headers, running_head, stop_head
+from jobs.serving.api import ServeApi, read_json
+from jobs.serving.config import PinnedModel
+from jobs.tracking.client import Tracking
+from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
+from tests.jobs.test_deploy import free_port
 from tests.stores import bundle_names, unpack
-from tests.test_deploy import free_port
 
 RELEASE = "0.1.0"
 NAMES = ("image", "recommender")
@@ -42,9 +44,11 @@ def context(unpacked: Path) -> Context:
 
 @pytest.mark.parametrize("name", bundle_names(RELEASE))
 def test_a_model_of_an_earlier_release_gives_its_golden_answer(unpacked: Path, name: str) -> None:
-    loaded = bundle.load(unpacked.parent / "bundles" / name)
+    directory = unpacked.parent / "bundles" / name
+    family = FAMILIES[bundle.family_name(directory)]
+    loaded = bundle.load(directory, family)
 
-    golden.check(FAMILIES[loaded.family], loaded.network, loaded.schema, loaded.golden)
+    golden.check(family, loaded.network, loaded.schema, loaded.golden)
 
 
 def test_nothing_in_the_store_points_to_where_it_was_made(unpacked: Path) -> None:
@@ -57,7 +61,7 @@ def test_nothing_in_the_store_points_to_where_it_was_made(unpacked: Path) -> Non
 def test_status_sees_the_data_the_runs_the_champion_and_what_was_deployed(context: Context, name: str) -> None:
     found = status.run(context, FAMILIES[name], status.Options(), None).details["families"][name]
 
-    assert found["prepared"]["data"] == str(context.store.current_data(name))
+    assert found["prepared"]["data"] == str(context.store.current_data(name).path)
     assert [run["status"] for run in found["finished"]] == ["killed", "finished", "finished"]
     assert (found["champion"]["version"], found["champion"]["previous"]) == ("2", "1")
     assert (found["deployed"]["version"], found["deployed"]["health"]) == ("2", "down")
@@ -153,8 +157,8 @@ def _promote(context: Context, name: str, run_id: str) -> Outcome:
 def _golden_difference(context: Context, name: str, version: str, port: int) -> str | None:
     """Where what is served answers otherwise than the model of that version did when it was made."""
     expected = json.loads((context.store.serve / "models" / name / version / "golden.json").read_text())
-    url = f"http://127.0.0.1:{port}{FAMILIES[name].ENDPOINTS[0].path}"
-    answer = deploy.read_json(url, expected["request"])
+    url = f"http://127.0.0.1:{port}{FAMILIES[name].endpoints[0].path}"
+    answer = read_json(url, expected["request"])
     assert answer["model_version"] == version
     return golden.difference(expected, answer)
 
@@ -162,7 +166,7 @@ def _golden_difference(context: Context, name: str, version: str, port: int) -> 
 def _wait(context: Context, name: str, model: PinnedModel, port: int) -> None:
     info = running_head(context.store)
     assert info is not None
-    api = deploy.ServeApi(info.dashboard_url, headers(info))
+    api = ServeApi(info.dashboard_url, headers(info))
     deploy._wait(api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", timeout_s=60)
 
 
