@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from jobs.cli.context import Store
-from jobs.cluster.local_head import running_head
+from jobs.cluster.local_head import running_head, stop_head
 from jobs.cluster.packages import PACKAGES
 from jobs.tracking.mlflow_ui import free_port
 from models.recommender.sample import write_sample
@@ -67,19 +67,16 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path) -> Iterator[Run]:
-    """Run a command line in the folder and return what it says; stops what was started in the end."""
-    commands = set()
+    """Run a command line in the folder and return what it says; its cluster is stopped in the end."""
 
     def run(shopkeeper: Path, *words: str) -> dict[str, Any]:
-        commands.add(shopkeeper)
         code, said = run_in(folder, [shopkeeper, *words, "--json"])
         assert imported(folder) == ""
         assert code == 0, said
         return said
 
     yield run
-    for shopkeeper in commands:
-        run_in(folder, [shopkeeper, "stop", "--json"])
+    stop_head(Store(folder / "store"))
 
 
 def test_a_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
@@ -120,14 +117,14 @@ def test_a_verb_is_submitted_from_a_checkout_with_its_packages_only(folder: Path
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_whole_line_works_from_a_wheel(folder: Path, run: Run, installed: Path) -> None:
-    port = free_port(0)
+    port, log = free_port(0), str(folder / "raw" / "events.parquet")
 
-    run(installed, "prepare", "recommender", "--raw", "raw/events.parquet")
+    prepared = run(installed, "prepare", "recommender", "--raw", log)
     trained = run(installed, "train", "recommender", "--workers", "2", *SMALL)
-    swept = run(installed, "submit", "sweep", "recommender", "--trials", "2", *SMALL)
+    again = run(installed, "submit", "prepare", "recommender", "--raw", log)
     run(installed, "deploy", "recommender", "--model", f"runs:/{trained['run_id']}", "--port", str(port))
 
-    assert swept["best_config"]["network"] == "gru"
+    assert (again["status"], again["fingerprint"]) == ("unchanged", prepared["fingerprint"])
     assert uploaded(folder) == set(PACKAGES)
     assert len(ask(port)["items"]) == 2
     assert imported(folder) == ""
