@@ -374,7 +374,7 @@ def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Prepared,
         compare_writers(network, said, data)
     untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
     assert writers_section(bundle.network, untitled, data) is None
-    with pytest.raises(ValueError, match="no picture of the split"):
+    with pytest.raises(ValueError, match=f"no picture of the split in {data.path} has a title"):
         compare_writers(bundle.network, untitled, data)
 
 
