@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import torch
 
 from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
@@ -26,13 +28,12 @@ from jobs import deploy
 from jobs.cli.context import Context, Store
 from jobs.cluster.local_head import stop_head
 from jobs.tracking.mlflow_ui import free_port
-from jobs.training import checkpoints
-from jobs.training.distributed import Place
-from jobs.training.loop import run_training
+from models import bundle, golden
 from models.bundle import config_from_dict
 from models.image import FAMILY
 from models.image.codec import encode_png
 from models.image.data import Shard
+from models.image.schema import Schema
 from models.prepared import Prepared
 
 OURS, BARE = "ours", "bare FastAPI and torch"
@@ -59,11 +60,20 @@ def main() -> None:
     write_page("image-serving", __doc__, arguments, tables, {"measured": found})
 
 
-def write_model(data: Prepared, work: Path, arguments: argparse.Namespace) -> Path:
-    """The bundle of a network before its first epoch."""
-    config = config_from_dict(FAMILY.Config, {**measure.overrides(arguments.config), "epochs": 0})
-    run_training(FAMILY, config=config, data=data, directory=work, place=Place(), report=lambda numbers: None)
-    return checkpoints.best_of(work)
+def write_model(data: Prepared, directory: Path, arguments: argparse.Namespace) -> Path:
+    """The bundle of a network that was started and not trained."""
+    config, schema = config_from_dict(FAMILY.Config, measure.overrides(arguments.config)), data.schema(Schema)
+    torch.manual_seed(config.seed)
+    network = FAMILY.build(config, schema)
+    FAMILY.initialise(network, data, schema)
+    files = {
+        "config.json": dataclasses.asdict(config),
+        "schema.json": schema.model_dump(mode="json"),
+        "metrics.json": {},
+        "golden.json": golden.golden(FAMILY, network, schema),
+    }
+    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
+    return directory
 
 
 def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dict[str, list[Answer]]:
