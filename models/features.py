@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.family import Feature, Features
+from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
 
@@ -69,6 +70,6 @@ class FeatureStore:
         return written
 
 
-def fill(store: FeatureStore, features: Sequence[Feature], data: Path) -> dict[str, int]:
-    """Fill a store with every feature of a family from a prepared data directory; returns rows per feature."""
-    return {feature.name: store.replace(feature.name, feature.rows(data)) for feature in features}
+def fill(store: FeatureStore, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
+    """Fill a store with every feature that comes from prepared data; returns rows per feature."""
+    return {each.name: store.replace(each.name, each.rows(data)) for each in features if each.rows is not None}

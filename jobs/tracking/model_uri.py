@@ -13,7 +13,7 @@ from jobs.cli.context import Context, UsageFailure
 from jobs.tracking.client import BUNDLE, Tracking
 from jobs.tracking.registry import Registry
 from models import bundle
-from models.family import BundleRejected
+from models.errors import BundleRejected
 
 FORMS = "runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory"
 

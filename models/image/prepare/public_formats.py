@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models.family import DataRejected
+from models.errors import DataRejected
 
 IDX_UINT8 = 8
 CIFAR_SIDE = 32
