@@ -10,15 +10,18 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
 from models.family import Family
+
+if TYPE_CHECKING:  # seconds to import
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 POLL_S = 0.3
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -37,6 +40,16 @@ class Options:
     """Follow the log until the job ends; without it, return when the job is submitted."""
     entrypoint_cpus: float = 0.0
     """Cores reserved for the verb's own process; its workers ask for theirs."""
+
+
+class JobReader(Protocol):
+    """What is asked of Ray's client about a job that was submitted."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """The log in pieces, as it comes."""
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        """How the job is getting on."""
 
 
 class JobFailed(Failure):
@@ -84,7 +97,7 @@ def _check(command: tuple[str, ...]) -> None:
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; leave out `submit`")
 
 
-def _client(url: str, headers: Mapping[str, str]) -> Any:
+def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in CHATTY:
@@ -115,10 +128,10 @@ def _runtime_env(context: Context, code: str) -> dict[str, Any]:
     return {"working_dir": code, "env_vars": settings}
 
 
-async def _follow(client: Any, job_id: str) -> dict[str, Any] | None:
+async def _follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
     """Show the job's log on stderr as it comes; returns the JSON line that ends it."""
     line, rest = None, ""
-    async for chunk in client.tail_job_logs(job_id):
+    async for chunk in jobs.tail_job_logs(job_id):
         *complete, rest = (rest + chunk).split("\n")
         for text in complete:
             line = _shown(text) or line
@@ -140,10 +153,10 @@ def _shown(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _exit_code(client: Any, job_id: str) -> int:
+def _exit_code(jobs: JobReader, job_id: str) -> int:
     """The job's exit code, once it has one; EXIT_FAILED for a job that was stopped."""
     while True:
-        info = client.get_job_info(job_id)
+        info = jobs.get_job_info(job_id)
         status = str(getattr(info.status, "value", info.status))
         if status == "SUCCEEDED":
             return 0

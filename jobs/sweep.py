@@ -17,6 +17,7 @@ from optuna.samplers import TPESampler
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import Parser, UsageError, flag_name
@@ -211,7 +212,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         if workers.num > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            callbacks = [TuneReportCallback()]
+            callbacks = [TuneReportCallback()]  # type: ignore[no-untyped-call]
             fit(
                 search.family,
                 config=config,
@@ -283,14 +284,16 @@ def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
     return name, getattr(config, name)
 
 
-def _domain(dimension: Range) -> Any:
+def _domain(dimension: Range) -> Domain:
+    domain: Domain  # Tune says so in its documentation only
     match dimension:
         case Choice(options):
-            return tune.choice(list(options))
+            domain = tune.choice(list(options))
         case LogUniform(low, high):
-            return tune.loguniform(low, high)
+            domain = tune.loguniform(low, high)
         case _:
-            return tune.uniform(dimension.low, dimension.high)
+            domain = tune.uniform(dimension.low, dimension.high)
+    return domain
 
 
 def _inside(value: Any, dimension: Range) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +47,7 @@ def connect(context: Context) -> None:
         with sigterm_kept():
             ray.init(
                 address=address,
-                logging_level="WARNING",
+                logging_level=logging.WARNING,
                 logging_config=ray.LoggingConfig(log_level="ERROR"),
                 **settings,
             )
@@ -56,11 +58,46 @@ def connect(context: Context) -> None:
         ) from error
 
 
+def disconnect() -> None:
+    """End this process's connection, and the cluster with it if it was of this process alone."""
+    import ray
+
+    ray.shutdown()
+
+
+def job_id() -> str | None:
+    """The Ray job that this process is; None when it is not connected."""
+    import ray
+
+    return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
+
+
 def resources() -> dict[str, float]:
     """What the connected cluster has in all, e.g. {"CPU": 8.0, "GPU": 1.0}."""
     import ray
 
-    return {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    return _amounts(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free_resources() -> dict[str, float]:
+    """What nobody uses now of the connected cluster; what is all in use is left out."""
+    import ray
+
+    return _amounts(ray.available_resources())  # type: ignore[no-untyped-call]
+
+
+def node_resources() -> list[dict[str, float]]:
+    """What each node of the connected cluster that is alive has."""
+    import ray
+
+    return [_amounts(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def own_resources() -> dict[str, float]:
+    """What Ray has given this process, a worker of it, to work with."""
+    import ray
+
+    return _amounts(ray.get_runtime_context().get_assigned_resources())  # type: ignore[no-untyped-call]
 
 
 def dashboard(context: Context) -> tuple[str, dict[str, str]]:
@@ -91,11 +128,16 @@ def use_token(token_path: Path) -> None:
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _amounts(found: Mapping[str, float]) -> dict[str, float]:
+    """Ray's answers about resources, which it does not annotate, by a name each."""
+    return {name: float(amount) for name, amount in found.items()}
+
+
 def _dashboard_of_connected(context: Context) -> str:
     connect(context)
     from ray._private.worker import get_dashboard_url
 
-    url = get_dashboard_url()
+    url: str | None = get_dashboard_url()  # type: ignore[no-untyped-call]
     if not url:
         raise UsageFailure(
             f"the cluster at {context.address} has no dashboard, which deploy and submit need; "

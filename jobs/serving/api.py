@@ -37,10 +37,9 @@ class ServeApi:
     def details(self) -> dict[str, Any]:
         """What Serve runs now; raises DependencyDown."""
         try:
-            details: dict[str, Any] = self._client.get_serve_details()
+            return self._client.get_serve_details()
         except (ConnectionError, RuntimeError) as error:
             raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
-        return details
 
 
 def models_path(family_route_prefix: str) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from jobs.cli.context import Context, UsageFailure, log
+from jobs.cluster import connection
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
 from models.bundle import config_from_dict
 from models.family import Family
@@ -98,7 +97,8 @@ def git_commit(source: Path = THIS_FILE) -> str:
 
 
 def _job_tags() -> dict[str, str]:
-    return {"ray_job_id": ray.get_runtime_context().get_job_id()} if ray.is_initialized() else {}
+    job_id = connection.job_id()
+    return {} if job_id is None else {"ray_job_id": job_id}
 
 
 def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -32,7 +31,7 @@ class Quarantine:
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict)
-    _writer: Any = None
+    _writer: pq.ParquetWriter | None = None
 
     SCHEMA = pa.schema([("reason", pa.string()), ("source", pa.string()), ("row", pa.large_string())])
 
@@ -77,7 +76,7 @@ def rows_as_json(rows: pa.Table) -> list[str]:
 
 def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
-    if pa.types.is_dictionary(kind):
+    if isinstance(kind, pa.DictionaryType):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         try:
