@@ -1,4 +1,4 @@
-"""Made pictures of rare classes: does a recogniser get better when it also learns from what a gan made?
+"""Made pictures of rare classes: does a classifier get better when it also learns from what a gan made?
 
 Of three classes almost all training pictures are taken away; the test split stays whole. The gan is trained on what is
 left, and a tutorial network in three ways: on every picture as often (plain), on every class as often (balanced), and

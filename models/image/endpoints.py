@@ -16,7 +16,7 @@ from models.image.codec import MAX_BYTES, colour_card, decode, encode_png
 from models.image.data import Picture
 from models.image.networks.anomaly import Strangeness
 from models.image.networks.build import predict, predict_similar
-from models.image.networks.classifier import Recognition
+from models.image.networks.classifier import Prediction
 from models.image.schema import MISSING, Schema
 from models.image.similarity_index import MAX_NEIGHBOURS, Comparison
 from models.image.text.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
@@ -175,7 +175,7 @@ def encode_description(request: DescriptionRequest, schema: Schema, features: Fe
 
 
 def answer_recognition(
-    request: RecognitionRequest, predictions: Sequence[Recognition], schema: Schema, model_version: str
+    request: RecognitionRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> RecognitionResponse:
     """The response to one prediction."""
     (prediction,) = predictions
@@ -201,7 +201,7 @@ def answer_recognition(
 
 
 def answer_description(
-    request: DescriptionRequest, predictions: Sequence[Recognition], schema: Schema, model_version: str
+    request: DescriptionRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> DescriptionResponse:
     """The response to one prediction, in words."""
     (prediction,) = predictions

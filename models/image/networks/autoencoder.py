@@ -24,8 +24,8 @@ from models.image.networks.classifier import (
     BLOCK_SIZE,
     LINEAR_PICTURES,
     TEMPERATURES,
-    Recogniser,
-    Recognition,
+    Classifier,
+    Prediction,
     channels_last,
 )
 from models.image.networks.encoder import Decoder, Encoder, Frozen
@@ -70,7 +70,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(self.encoder)
         # What the encoder does not see in training would only blur what is read off it.
         plain = dataclasses.replace(config, flip=False, shift=0, cut_out=0)
-        self.reader = Recogniser(plain, schema, Frozen(self.encoder))
+        self.reader = Classifier(plain, schema, Frozen(self.encoder))
         self.principal = Projection(channels=schema.channels, size=schema.size)
         self.latents = Spread(config.latent, whitening=1.0)
         self.outlines = Spread(NUM_EDGES, whitening=0.5)
@@ -124,7 +124,7 @@ class Autoencoder(nn.Module):
         self.ranks.set(own)
         self.principal_ranks.set(principal)
 
-    def predict(self, batch: Batch) -> list[Recognition]:
+    def predict(self, batch: Batch) -> list[Prediction]:
         """What the reader recognises, the embedding and the strangeness; always in full precision."""
         anomaly = self.anomaly(batch)
         ranks = self.ranks(anomaly.score)

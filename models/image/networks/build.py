@@ -7,17 +7,16 @@ from torch.optim import Optimizer
 
 from models.image.config import Config
 from models.image.data import Batch
-from models.image.networks import classifier as recognisers
-from models.image.networks import gan
+from models.image.networks import classifier, gan
 from models.image.networks.autoencoder import Autoencoder, fit_statistics
-from models.image.networks.classifier import Recogniser, Recognition
+from models.image.networks.classifier import Classifier, Prediction
 from models.image.networks.gan import Gan
 from models.image.schema import Schema
 from models.image.similarity_index import Comparison, compare
 from models.metrics import BatchMetrics
 from models.prepared import Prepared
 
-Network = Recogniser | Autoencoder | Gan
+Network = Classifier | Autoencoder | Gan
 
 
 def build(config: Config, schema: Schema) -> Network:
@@ -34,21 +33,21 @@ def build(config: Config, schema: Schema) -> Network:
         return Autoencoder(config, schema)
     if config.network == "gan":
         return gan.build(config, schema)
-    return recognisers.build(config, schema)
+    return classifier.build(config, schema)
 
 
 def initialise(network: Network, data: Prepared, schema: Schema) -> None:
     """Set what is learnt from training pictures without gradients."""
     if isinstance(network, Autoencoder):
         fit_statistics(network, data, schema)
-    elif isinstance(network, Recogniser):
-        recognisers.initialise(network, data, schema)
+    elif isinstance(network, Classifier):
+        classifier.initialise(network, data, schema)
 
 
 def update_statistics(network: Network, data: Prepared, schema: Schema) -> None:
     """Re-estimate batch-norm statistics from training pictures as they are."""
-    if isinstance(network, Recogniser):
-        recognisers.update_statistics(network, data, schema)
+    if isinstance(network, Classifier):
+        classifier.update_statistics(network, data, schema)
 
 
 def loss(network: Network, batch: Batch) -> Tensor:
@@ -76,7 +75,7 @@ def optimizer(network: Network) -> Optimizer | None:
     return None if isinstance(network, Autoencoder) else network.optimizer()
 
 
-def predict(network: Network, batch: Batch) -> list[Recognition]:
+def predict(network: Network, batch: Batch) -> list[Prediction]:
     """What each picture shows."""
     return network.predict(batch)
 

@@ -1,4 +1,4 @@
-"""A recogniser: one trunk that makes features of a picture, and a head of class scores for each kind of label.
+"""A classifier: one trunk that makes features of a picture, and a head of class scores for each kind of label.
 
 Shapes: B pictures, C channels, S side, D features, H heads, K classes of a head.
 """
@@ -44,14 +44,14 @@ CALIBRATION_EXAMPLES = 128
 STATISTICS_PICTURES = 2000
 """Training pictures, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
 BLOCK_SIZE = 500
-LEARNING = ResNet | Cnn | Backbone
+TRAINABLE = ResNet | Cnn | Backbone
 """Trunks with heads that are trained by the loop."""
 LINEAR_PICTURES = 20_000
 """Training pictures, evenly chosen, that the linear baseline is fitted on."""
 
 
 @dataclass(frozen=True)
-class Recognition:
+class Prediction:
     """The answer to one picture."""
 
     probabilities: dict[str, list[float]]
@@ -63,7 +63,7 @@ class Recognition:
     """How unlike the training pictures it is; None where the network does not say."""
 
 
-class Recogniser(nn.Module):
+class Classifier(nn.Module):
     """Satisfies models.family.Network; built by `build`."""
 
     mean: Tensor
@@ -81,7 +81,7 @@ class Recogniser(nn.Module):
         self.head_sizes = {head: len(classes) for head, classes in schema.heads.items()}
         self.trunk = trunk
         self.classifier = nn.Linear(trunk.dim, sum(self.head_sizes.values()))
-        self.score_scale = SCALE_OUT if isinstance(trunk, ResNet) else 1.0
+        self.logit_scale = SCALE_OUT if isinstance(trunk, ResNet) else 1.0
         if isinstance(trunk, ResNet):
             # Scores start near zero: large random ones took three points from the first epochs on CIFAR-10.
             nn.init.normal_(self.classifier.weight, std=1 / (SCALE_OUT * trunk.dim))
@@ -92,7 +92,7 @@ class Recogniser(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, LEARNING) else None
+        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, TRAINABLE) else None
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels.
@@ -103,10 +103,10 @@ class Recogniser(nn.Module):
         if self.training and self.config.mixup:
             pictures, others, share = augment.mix(pictures, self.config.mixup)
         features = self.trunk(channels_last(pictures))
-        scores = self.scores_of(features)
-        loss = self._cross_entropy(scores, batch.labels)
+        logits = self.logits_of(features)
+        loss = self._cross_entropy(logits, batch.labels)
         if others is not None:
-            loss = torch.lerp(self._cross_entropy(scores, batch.labels[others]), loss, share)
+            loss = torch.lerp(self._cross_entropy(logits, batch.labels[others]), loss, share)
         if self.writer is None or batch.titles is None:
             return loss
         return loss + self.writer.loss(self._embeddings(features[:, :, None]), batch.titles)
@@ -122,19 +122,19 @@ class Recogniser(nn.Module):
 
     def evaluate(self, batch: Batch) -> BatchMetrics:
         """Accuracy and log loss of the first head, and the accuracy of every head where there are several."""
-        scores, labels = self._judged(batch.pixels), batch.labels.unbind(1)
-        found = {"accuracy": _accuracy(scores[0], labels[0]), "log_loss": _log_loss(scores[0], labels[0])}
-        if len(scores) > 1:
-            for head, head_scores, head_labels in zip(self.head_sizes, scores, labels, strict=True):
-                found[f"accuracy_{head}"] = _accuracy(head_scores, head_labels)
-        return BatchMetrics(found, self._tallies(scores, labels))
+        logits, labels = self._evaluation_logits(batch.pixels), batch.labels.unbind(1)
+        found = {"accuracy": _accuracy(logits[0], labels[0]), "log_loss": _log_loss(logits[0], labels[0])}
+        if len(logits) > 1:
+            for head, head_logits, head_labels in zip(self.head_sizes, logits, labels, strict=True):
+                found[f"accuracy_{head}"] = _accuracy(head_logits, head_labels)
+        return BatchMetrics(found, self._accumulators(logits, labels))
 
-    def _tallies(self, scores_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _accumulators(self, logits_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
         """Of each head: confusion [K, K] by label and prediction, reliability of the confidence, see models.metrics."""
         found = {}
-        for head, scores, labels in zip(self.head_sizes, scores_by_head, labels_by_head, strict=True):
+        for head, logits, labels in zip(self.head_sizes, logits_by_head, labels_by_head, strict=True):
             known = labels >= 0
-            confidence, predicted = scores[known].softmax(1).max(1)
+            confidence, predicted = logits[known].softmax(1).max(1)
             pairs = confusion(labels[known], predicted, num_classes=self.head_sizes[head])
             found[f"confusion/{head}"] = pairs.double()
             found[f"reliability/{head}"] = reliability(confidence, predicted == labels[known])
@@ -144,11 +144,11 @@ class Recogniser(nn.Module):
         """Log loss [H, T] summed over some of the batch for each of TEMPERATURES."""
         if isinstance(self.trunk, Constant):
             return None
-        scores = self._judged(batch.pixels[:CALIBRATION_EXAMPLES], calibrated=False)
+        logits = self._evaluation_logits(batch.pixels[:CALIBRATION_EXAMPLES], calibrated=False)
         labels = batch.labels[:CALIBRATION_EXAMPLES].unbind(1)
         sums = [
-            torch.stack([_log_loss(head_scores / each, head_labels).numerator.sum() for each in TEMPERATURES])
-            for head_scores, head_labels in zip(scores, labels, strict=True)
+            torch.stack([_log_loss(head_logits / each, head_labels).numerator.sum() for each in TEMPERATURES])
+            for head_logits, head_labels in zip(logits, labels, strict=True)
         ]
         return torch.stack(sums)
 
@@ -157,19 +157,19 @@ class Recogniser(nn.Module):
         chosen = torch.tensor(TEMPERATURES, device=sums.device)[sums.argmin(1)]
         self.temperatures = torch.where(sums.sum(1) > 0, chosen, torch.ones_like(chosen))
 
-    def predict(self, batch: Batch) -> list[Recognition]:
+    def predict(self, batch: Batch) -> list[Prediction]:
         """Calibrated probabilities of every head, the embedding, and the title where the batch asks for it.
 
         Always in full precision.
         """
         features = self._features(batch.pixels)
-        by_head = [scores.softmax(1).tolist() for scores in self._scores(features)]
+        by_head = [logits.softmax(1).tolist() for logits in self._logits(features)]
         probabilities = [dict(zip(self.head_sizes, rows, strict=True)) for rows in zip(*by_head, strict=True)]
         embeddings = self._embeddings(features)
         titles: Sequence[tuple[Phrase, ...] | None] = [None] * len(probabilities)
         if batch.thresholds and self.writer is not None:
             titles = self.writer.write(embeddings, probabilities, batch.thresholds)
-        return [Recognition(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
+        return [Prediction(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, D] of length one: pictures that look alike lie near each other."""
@@ -179,15 +179,15 @@ class Recogniser(nn.Module):
         """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel; for a backbone, grey ones in three."""
         return (pixels_BCSS.float() / 255 - self.mean) / self.std
 
-    def scores_of(self, features_BD: Tensor) -> list[Tensor]:
+    def logits_of(self, features_BD: Tensor) -> list[Tensor]:
         """Class scores [B, K] of each head, not calibrated, of features that are at hand."""
-        return self._split(self.score_scale * self.classifier(features_BD).float())
+        return self._split(self.logit_scale * self.classifier(features_BD).float())
 
-    def _cross_entropy(self, scores: Sequence[Tensor], labels_BH: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Sequence[Tensor], labels_BH: Tensor) -> Tensor:
         losses, present = [], []
-        for head_scores, labels in zip(scores, labels_BH.unbind(1), strict=True):
+        for head_logits, labels in zip(logits, labels_BH.unbind(1), strict=True):
             summed = F.cross_entropy(
-                head_scores, labels, ignore_index=MISSING, label_smoothing=self.config.label_smoothing, reduction="sum"
+                head_logits, labels, ignore_index=MISSING, label_smoothing=self.config.label_smoothing, reduction="sum"
             )
             num_labels = (labels != MISSING).sum()
             losses.append(summed / num_labels.clamp_min(1))
@@ -208,55 +208,55 @@ class Recogniser(nn.Module):
             pictures = F.interpolate(pictures, scale_factor=SMALL_SIDE, mode="bilinear", antialias=True)
         return pictures
 
-    def _judged(self, pixels_BCSS: Tensor, *, calibrated: bool = True) -> list[Tensor]:
+    def _evaluation_logits(self, pixels_BCSS: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Class scores [B, K] of each head in the arithmetic of the training, which is precise enough to count hits."""
         dtype = autocast_dtype(self.config.precision, pixels_BCSS.device)
         with torch.autocast(pixels_BCSS.device.type, dtype=dtype, enabled=dtype is not None):
             features = self._features(pixels_BCSS)
-        return self._scores(features.float(), calibrated=calibrated)
+        return self._logits(features.float(), calibrated=calibrated)
 
     def _features(self, pixels_BCSS: Tensor) -> Tensor:
         """Features [B, D, V] of the V views of each picture: as it is and, as configured, mirrored and moved."""
         views = [self.normalise(pixels_BCSS)]
         # The linear baseline has learnt from one side only; others would cost it hits.
-        if isinstance(self.trunk, LEARNING):
+        if isinstance(self.trunk, TRAINABLE):
             views = augment.views(views[0], flip=self.config.flip, distance=self.config.test_shift)
         return torch.stack([self.trunk(channels_last(view)) for view in views], 2)
 
-    def _scores(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:
+    def _logits(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Class scores [B, K] of each head; what is linear may be averaged before it as well as after."""
-        scores = self.scores_of(features_BDV.mean(2))
+        logits = self.logits_of(features_BDV.mean(2))
         if not calibrated:
-            return scores
-        return [each / temperature for each, temperature in zip(scores, self.temperatures, strict=True)]
+            return logits
+        return [each / temperature for each, temperature in zip(logits, self.temperatures, strict=True)]
 
-    def _split(self, scores: Tensor) -> list[Tensor]:
-        return list(torch.split(scores, list(self.head_sizes.values()), dim=1))
+    def _split(self, logits: Tensor) -> list[Tensor]:
+        return list(torch.split(logits, list(self.head_sizes.values()), dim=1))
 
     def _embeddings(self, features_BDV: Tensor) -> Tensor:
         return F.normalize(features_BDV.mean(2), dim=1)
 
 
-def build(config: Config, schema: Schema) -> Recogniser:
-    """An untrained recogniser; raises ValueError for an unknown network or pictures too small for it."""
+def build(config: Config, schema: Schema) -> Classifier:
+    """An untrained classifier; raises ValueError for an unknown network or pictures too small for it."""
     channels, size = schema.channels, schema.size
     match config.network:
         case "resnet":
             resnet = ResNet(channels=channels, size=size, width=config.width, num_convolutions=config.num_convolutions)
-            return Recogniser(config, schema, resnet)
+            return Classifier(config, schema, resnet)
         case "cnn":
-            return Recogniser(config, schema, Cnn(channels=channels, size=size, width=config.width))
+            return Classifier(config, schema, Cnn(channels=channels, size=size, width=config.width))
         case "backbone":
-            return Recogniser(config, schema, Backbone(config.architecture, size=size))
+            return Classifier(config, schema, Backbone(config.architecture, size=size))
         case "linear":
-            return _counted(Recogniser(config, schema, Projection(channels=channels, size=size)))
+            return _frozen(Classifier(config, schema, Projection(channels=channels, size=size)))
         case "prior":
-            return _counted(Recogniser(config, schema, Constant()))
+            return _frozen(Classifier(config, schema, Constant()))
         case unknown:
             raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
 
 
-def initialise(network: Recogniser, data: Prepared, schema: Schema) -> None:
+def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
     """Set the whitening of a resnet or fit a baseline, from training pictures, or read a backbone; no training."""
     with torch.no_grad():
         match network.trunk:
@@ -276,7 +276,7 @@ def initialise(network: Recogniser, data: Prepared, schema: Schema) -> None:
                 network.classifier.bias.copy_(torch.cat([(each + 0.5).log() for each in counts]))
 
 
-def update_statistics(network: Recogniser, data: Prepared, schema: Schema) -> None:
+def update_statistics(network: Classifier, data: Prepared, schema: Schema) -> None:
     """Set the statistics of a resnet's norms to those of training pictures as they are.
 
     In training they are those of the last few batches, whose pictures are cut, blended and maybe small, which no
@@ -302,20 +302,20 @@ def channels_last(pictures_BCSS: Tensor) -> Tensor:
     return torch.empty_like(pictures_BCSS, memory_format=torch.channels_last).copy_(pictures_BCSS)
 
 
-def _counted(network: Recogniser) -> Recogniser:
+def _frozen(network: Classifier) -> Classifier:
     """The network with nothing left for the training loop to train."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
 
 
-def _training_pictures(network: Recogniser, data: Prepared, schema: Schema, at_most: int) -> Batch:
+def _training_pictures(network: Classifier, data: Prepared, schema: Schema, at_most: int) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     step = max(1, math.ceil(len(examples) / at_most))
     return collate([examples[place] for place in range(0, len(examples), step)])
 
 
-def _fit_heads(network: Recogniser, features_BD: Tensor, labels_BH: Tensor) -> None:
+def _fit_heads(network: Classifier, features_BD: Tensor, labels_BH: Tensor) -> None:
     fitted = []
     for num_classes, labels in zip(network.head_sizes.values(), labels_BH.unbind(1), strict=True):
         known = labels != MISSING
@@ -324,14 +324,14 @@ def _fit_heads(network: Recogniser, features_BD: Tensor, labels_BH: Tensor) -> N
     network.classifier.bias.copy_(torch.cat([biases for _, biases in fitted]))
 
 
-def _accuracy(scores_BK: Tensor, labels_B: Tensor) -> Ratio:
+def _accuracy(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
     """Whether the likeliest class is the label; a class that is unknown to the model counts as a mistake."""
-    ratio = accuracy(scores_BK.argmax(1), labels_B)
+    ratio = accuracy(logits_BK.argmax(1), labels_B)
     return Ratio(ratio.numerator, ratio.denominator + (labels_B == UNKNOWN))
 
 
-def _log_loss(scores_BK: Tensor, labels_B: Tensor) -> Ratio:
+def _log_loss(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
     """Minus the logarithm of the probability of the label; pictures without one that is known do not take part."""
     known = (labels_B >= 0).double()
-    losses = F.cross_entropy(scores_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
+    losses = F.cross_entropy(logits_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
     return Ratio(losses.double() * known, known)

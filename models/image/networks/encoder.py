@@ -63,7 +63,7 @@ class Decoder(nn.Module):
 
 
 class Frozen(nn.Module):
-    """An encoder as the trunk of a recogniser that must not change it; holds no weights of its own."""
+    """An encoder as the trunk of a classifier that must not change it; holds no weights of its own."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from torch.optim import AdamW, Optimizer
 
 from models.image.config import Config
 from models.image.data import Batch
-from models.image.networks.classifier import Recogniser, Recognition, channels_last
+from models.image.networks.classifier import Classifier, Prediction, channels_last
 from models.image.networks.cnn import Cnn
 from models.image.networks.frechet import moments
 from models.image.networks.generator import Discriminator, Generator, Kind, disturbed
@@ -65,7 +65,7 @@ class Gan(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         untitled = schema.model_copy(update={"forms": []})
         cnns = (Cnn(channels=schema.channels, size=schema.size, width=1.0) for _ in range(2))
-        self.reader, self.pupil = (Recogniser(config, untitled, cnn) for cnn in cnns)
+        self.reader, self.pupil = (Classifier(config, untitled, cnn) for cnn in cnns)
         _say_frequencies(self.pupil, schema)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -122,14 +122,14 @@ class Gan(nn.Module):
         return BatchMetrics({**judged.ratios, "class_fidelity": recognised}, {**judged.accumulators, **accumulators})
 
     def calibration(self, batch: Batch) -> Tensor | None:
-        """See Recogniser.calibration, of the pupil."""
+        """See Classifier.calibration, of the pupil."""
         return self.pupil.calibration(batch)
 
     def calibrate(self, sums: Tensor) -> None:
-        """See Recogniser.calibrate, of the pupil."""
+        """See Classifier.calibrate, of the pupil."""
         self.pupil.calibrate(sums)
 
-    def predict(self, batch: Batch) -> list[Recognition]:
+    def predict(self, batch: Batch) -> list[Prediction]:
         """What the pupil recognises, who has seen made pictures only."""
         return self.pupil.predict(batch)
 
@@ -154,7 +154,7 @@ class Gan(nn.Module):
             for block in torch.split(pixels_BCSS, BLOCK):
                 found = self.reader.trunk(channels_last(self.reader.normalise(block)))
                 features.append(found)
-                said.append(self.reader.scores_of(found)[0].argmax(1))
+                said.append(self.reader.logits_of(found)[0].argmax(1))
         return torch.cat(features), torch.cat(said)
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ def _first_only(labels_BH: Tensor) -> Tensor:
     return labels
 
 
-def _say_frequencies(pupil: Recogniser, schema: Schema) -> None:
+def _say_frequencies(pupil: Classifier, schema: Schema) -> None:
     """Start with the frequencies of the classes; of labels that no made picture has, nothing else is ever learnt."""
     counts = [torch.tensor(schema.label_counts[head], dtype=torch.float32) for head in schema.heads]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the report shows of a recogniser: what it mixes up, how sure it is, what disturbs it, and where it looks.
+"""What the report shows of a classifier: what it mixes up, how sure it is, what disturbs it, and where it looks.
 
 Shapes: N pictures, K classes of a head.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.image.config import Config
 from models.image.networks.autoencoder import Autoencoder
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.networks.gan import Gan
 from models.image.report.anomalies import strangest
 from models.image.report.embedding_map import embedding_map
@@ -38,15 +38,15 @@ SURE = 0.9
 
 
 def report(
-    network: Recogniser | Autoencoder | Gan, data: Prepared, split: str, *, schema: Schema, config: Config
+    network: Classifier | Autoencoder | Gan, data: Prepared, split: str, *, schema: Schema, config: Config
 ) -> list[Section]:
-    """The sections of a recogniser, or what a gan has made; nothing for what answers without looking at the picture."""
+    """The sections of a classifier, or what a gan has made; nothing for what answers without looking at the picture."""
     if isinstance(network, Gan):
         return [made_section(network, data, split, schema=schema)]
-    recogniser = network.reader if isinstance(network, Autoencoder) else network
-    if not isinstance(recogniser, Recogniser) or config.network == "prior":
+    classifier = network.reader if isinstance(network, Autoencoder) else network
+    if not isinstance(classifier, Classifier) or config.network == "prior":
         return []
-    found = answers(recogniser, data, split, schema=schema)
+    found = answers(classifier, data, split, schema=schema)
     if len(found.known(next(iter(schema.heads)))) == 0:
         return []
     made = [
@@ -54,11 +54,11 @@ def report(
         each_class(found),
         worst_mistakes(found),
         confidence(found),
-        robustness(recogniser, found),
-        saliency(recogniser, found),
+        robustness(classifier, found),
+        saliency(classifier, found),
         embedding_map(found),
         strangest(network, found) if isinstance(network, Autoencoder) else None,
-        writers_section(recogniser, found, data),
+        writers_section(classifier, found, data),
     ]
     return [section for section in made if section is not None]
 

@@ -108,7 +108,7 @@ def made_section(network: Gan, data: Prepared, split: str, *, schema: Schema) ->
         f"about {USUAL:.0%} is as it should be.",
         "The accuracy of this page is that of a second small classifier, trained on made pictures alone and judged on "
         "real ones. It says how much of the classes the made pictures teach, and it is what this model would answer "
-        "with if it were served; a recogniser trained on the real pictures answers better.",
+        "with if it were served; a classifier trained on the real pictures answers better.",
     ]
     content: list[Content] = [
         Table("made_by_class", columns, rows, f"By {head}, rarest first"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.image.codec import Pixels
 from models.image.data import Batch, Pictures, collate, dataset, titles
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.prepare.layouts import PICTURES
 from models.image.schema import Schema
 from models.prepared import Prepared
@@ -91,7 +91,7 @@ class Answers:
         return [Mistake(place, int(labels[place]), int(said[place]), float(confidence[place])) for place in order]
 
 
-def answers(network: Recogniser, data: Prepared, split: str, *, schema: Schema) -> Answers:
+def answers(network: Classifier, data: Prepared, split: str, *, schema: Schema) -> Answers:
     """Ask a network about the pictures of a split, evenly chosen where there are more than MAX_PICTURES."""
     pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     rows = list(range(0, len(pictures), max(1, math.ceil(len(pictures) / MAX_PICTURES))))
@@ -102,9 +102,9 @@ def answers(network: Recogniser, data: Prepared, split: str, *, schema: Schema) 
         for start in range(0, len(rows), BLOCK):
             batch = collate([pictures[row] for row in rows[start : start + BLOCK]])
             labels.append(batch.labels)
-            for recognition in network.predict(batch):
-                said.append(recognition.probabilities)
-                embeddings.append(recognition.embedding)
+            for prediction in network.predict(batch):
+                said.append(prediction.probabilities)
+                embeddings.append(prediction.embedding)
     names, shops = _names(data, split, schema.num_shards), titles(data, split)
     return Answers(
         schema=schema,

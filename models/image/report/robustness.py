@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from PIL.Image import Resampling
 
 from models.image.data import Batch
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.report.predictions import BLOCK, Answers, words
 from models.image.report.thumbnails import as_image, as_pixels, thumbnail
 from models.report import Cell, Section, Table
@@ -74,7 +74,7 @@ STRENGTHS: dict[Literal["blur", "crop", "rotation", "compression"], tuple[float,
 CHANGES = [Change(kind, level, each) for kind, some in STRENGTHS.items() for level, each in enumerate(some, 1)]
 
 
-def robustness(network: Recogniser, found: Answers) -> Section:
+def robustness(network: Classifier, found: Answers) -> Section:
     """Accuracy of the first head on the same pictures under each of CHANGES."""
     head = next(iter(found.schema.heads))
     known = found.known(head).tolist()
@@ -105,7 +105,7 @@ def robustness(network: Recogniser, found: Answers) -> Section:
     return Section("What disturbs it", reading, [f"Judged by {size}", Table("robustness", columns, rows)], numbers)
 
 
-def _accuracy(network: Recogniser, batch: Batch) -> float:
+def _accuracy(network: Classifier, batch: Batch) -> float:
     """Of the first head."""
     right = total = 0.0
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.image.codec import Pixels
 from models.image.data import Batch
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.report.predictions import Answers
 from models.image.report.thumbnails import MAX_SIDE, thumbnail
 from models.report import Gallery, Picture, Section
@@ -28,7 +28,7 @@ FADED, PAPER = 0.25, 215.0
 OUTLINE = (255.0, 110.0, 0.0)
 
 
-def saliency(network: Recogniser, found: Answers) -> Section | None:
+def saliency(network: Classifier, found: Answers) -> Section | None:
     """A usual right answer, an unsure right one and the surest wrong one, each beside what it rests on."""
     head = found.heads[0]
     classes = found.schema.heads[head]
@@ -56,7 +56,7 @@ def saliency(network: Recogniser, found: Answers) -> Section | None:
     return Section("Where it looks", reading, [Gallery(pictures), note])
 
 
-def attribution(network: Recogniser, pixels: Pixels, *, head: str, said: int) -> Tensor:
+def attribution(network: Classifier, pixels: Pixels, *, head: str, said: int) -> Tensor:
     """How much of the probability of a class hangs on each pixel [S, S], on average over the squares that hide it."""
     from captum.attr import Occlusion  # it brings matplotlib, which only a report needs
 

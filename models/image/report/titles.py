@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from models.image.data import titles
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.report.predictions import Answers
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.text.describe import THRESHOLD, Attribute, describe, entitled, held_attributes, role_of
@@ -58,7 +58,7 @@ class Case:
 
 
 def compare_writers(
-    network: Recogniser, found: Answers, data: Prepared, *, threshold: float = THRESHOLD
+    network: Classifier, found: Answers, data: Prepared, *, threshold: float = THRESHOLD
 ) -> WriterComparison:
     """Let both writers write a title for each picture that was answered and has one by the shop.
 
@@ -80,7 +80,7 @@ def compare_writers(
     )
 
 
-def writers_section(network: Recogniser, found: Answers, data: Prepared) -> Section | None:
+def writers_section(network: Classifier, found: Answers, data: Prepared) -> Section | None:
     """The comparison as a part of a report; None where no titles were learnt or there are none to compare with."""
     if network.writer is None or not any(found.titles):
         return None

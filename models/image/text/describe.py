@@ -1,4 +1,4 @@
-"""A title and a description from the attributes that a recogniser holds: templates, which cannot make anything up."""
+"""A title and a description from the attributes that a classifier holds: templates, which cannot make anything up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Titles as a shop writes them: a recurrent decoder over the embedding of a picture, held to what the recogniser holds.
+"""Titles as a shop writes them: a recurrent decoder over the embedding of a picture, held to what the classifier holds.
 
 Shapes: B pictures, D width of the embedding, T tokens of a title, V phrases and the end, W width of the states.
 """
@@ -63,7 +63,7 @@ class Writer(nn.Module):
     ) -> list[tuple[Phrase, ...]]:
         """A title for each picture, the likeliest next phrase after the other; empty where no product is held.
 
-        `probabilities` are the recogniser's for each head; what is less likely than a picture's threshold is not held.
+        `probabilities` are the classifier's for each head; what is less likely than a picture's threshold is not held.
         """
         held = [held_attributes(self.heads, *each) for each in zip(probabilities, thresholds, strict=True)]
         said: list[list[Phrase]] = [[] for _ in held]

@@ -18,7 +18,7 @@ from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks.backbone import LAYERS, MEAN, Backbone
 from models.image.networks.build import build, initialise
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.schema import Schema
 from models.prepared import Prepared
 from tests.kit.pictures import TABLE_FLAGS, prepared, table
@@ -132,7 +132,7 @@ def test_the_bundle_holds_the_weights_and_says_where_they_are_from(
     loaded = bundle.load(directory, FAMILY).network
 
     batch = pictures_of(data, schema)
-    assert isinstance(loaded, Recogniser) and isinstance(loaded.trunk, Backbone)
+    assert isinstance(loaded, Classifier) and isinstance(loaded.trunk, Backbone)
     assert loaded.trunk.origin == digest
     assert loaded.predict(batch) == network.predict(batch)
     assert torch.equal(loaded.mean.flatten(), torch.tensor(MEAN))

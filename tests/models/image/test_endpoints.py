@@ -259,7 +259,7 @@ def test_a_brand_is_never_mentioned() -> None:
 
 def test_every_statement_rests_on_an_attribute_that_is_held() -> None:
     schema = Schema.model_construct(heads={"type": ["Shirts", "Ties"], "colour": ["Red", "Blue"], "season": ["Fall"]})
-    prediction = type("Recognition", (), {})()
+    prediction = type("Prediction", (), {})()
     prediction.probabilities = {"type": [0.9, 0.1], "colour": [0.55, 0.45], "season": [0.71]}
     request = ENDPOINTS[1].Request(image=encoded(half_red()), threshold=0.7)
 

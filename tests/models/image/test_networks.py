@@ -22,7 +22,7 @@ from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks import augment
 from models.image.networks.build import optimizer as optimizer_of
-from models.image.networks.classifier import Recogniser, build, channels_last
+from models.image.networks.classifier import Classifier, build, channels_last
 from models.image.networks.resnet import ResNet, Whitening
 from models.image.report.summary import summarise
 from models.image.schema import MISSING, Schema
@@ -91,7 +91,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return write_prepared(tmp_path_factory.mktemp("data"))[0]
 
 
-def built(network: Any, **changes: Any) -> Recogniser:
+def built(network: Any, **changes: Any) -> Classifier:
     torch.manual_seed(0)
     batch = patterned(256, seed=1)
     model = build(dataclasses.replace(SMALL, network=network, **changes), schema_of(batch))
@@ -108,12 +108,12 @@ def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> No
     torch.manual_seed(3)
     mixed, others, share = augment.mix(model.normalise(batch.pixels), 0.4)
 
-    scores = model.scores_of(model.trunk(channels_last(mixed)))
+    logits = model.logits_of(model.trunk(channels_last(mixed)))
     first, second = (
         torch.stack(
             [
-                functional.cross_entropy(head_scores, head_labels, ignore_index=MISSING)
-                for head_scores, head_labels in zip(scores, labels.unbind(1), strict=True)
+                functional.cross_entropy(head_logits, head_labels, ignore_index=MISSING)
+                for head_logits, head_labels in zip(logits, labels.unbind(1), strict=True)
             ]
         ).mean()
         for labels in (batch.labels, batch.labels[others])
@@ -138,9 +138,9 @@ def test_a_prediction_is_the_mean_over_its_views() -> None:
     plain.load_state_dict(model.state_dict())
 
     with torch.inference_mode():
-        found = model._scores(model._features(batch.pixels))[0]
+        found = model._logits(model._features(batch.pixels))[0]
         moved = [
-            plain._scores(plain.trunk(view)[:, :, None])[0]
+            plain._logits(plain.trunk(view)[:, :, None])[0]
             for view in augment.views(model.normalise(batch.pixels), flip=False, distance=2)
         ]
 
@@ -245,7 +245,7 @@ def test_labels_that_are_missing_do_not_enter_the_loss(network: Any) -> None:
     assert model(batch).item() == 0
 
 
-def _only(model: Recogniser, batch: Batch, *, first_head: bool) -> Tensor:
+def _only(model: Classifier, batch: Batch, *, first_head: bool) -> Tensor:
     """The loss of one head on the first six pictures."""
     labels = patterned(12, seed=4, missing=0).labels[:6]
     labels[:, int(first_head)] = MISSING

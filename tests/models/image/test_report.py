@@ -1,4 +1,4 @@
-"""The report on a recogniser: its numbers are plain arithmetic, its pictures the right ones, and it stays bounded."""
+"""The report on a classifier: its numbers are plain arithmetic, its pictures the right ones, and it stays bounded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.image.config import Config
 from models.image.data import collate, dataset
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.build import build, initialise
-from models.image.networks.classifier import Recogniser, Recognition
+from models.image.networks.classifier import Classifier, Prediction
 from models.image.report import predictions as asking
 from models.image.report.contents import confidence, each_class, mixed_up, report, worst_mistakes
 from models.image.report.embedding_map import REST, embedding_map
@@ -48,7 +48,7 @@ class Shop:
 
     data: Prepared
     schema: Schema
-    network: Recogniser
+    network: Classifier
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     data, schema = prepared(directory, directory / "t.parquet", **TABLE_FLAGS)
     network = build(Config(network="linear"), schema)
     initialise(network, data, schema)
-    assert isinstance(network, Recogniser)
+    assert isinstance(network, Classifier)
     return Shop(data, schema, network.eval())
 
 
@@ -191,15 +191,15 @@ class Cornered:
 
     mean = torch.zeros(3, 1, 1)
 
-    def predict(self, batch: Any) -> list[Recognition]:
+    def predict(self, batch: Any) -> list[Prediction]:
         side = batch.pixels.shape[-1] // 2
         shares = batch.pixels[:, :, :side, :side].float().mean((1, 2, 3)) / 255
-        return [Recognition({"shape": [float(share), 1 - float(share)]}, [1.0]) for share in shares]
+        return [Prediction({"shape": [float(share), 1 - float(share)]}, [1.0]) for share in shares]
 
 
 def test_what_an_answer_rests_on_is_outlined() -> None:
     pixels = np.full((3, 28, 28), 200, np.uint8)
-    weight = attribution(cast(Recogniser, Cornered()), pixels, head="shape", said=0)
+    weight = attribution(cast(Classifier, Cornered()), pixels, head="shape", said=0)
     assert weight[:14, :14].min() > 0 and float(weight[21:, 21:].abs().max()) == 0
     marked = outlined(pixels, weight)
     orange = (np.abs(marked.astype(int) - np.array(OUTLINE)[:, None, None]).max(0) < 2).nonzero()
@@ -216,7 +216,7 @@ def test_half_of_the_weight_is_in_as_few_pixels_as_can_be() -> None:
 
 def test_nothing_is_said_of_what_an_answer_rests_on_where_nothing_matters(shop: Shop, found: Answers) -> None:
     blind = build(Config(network="prior"), shop.schema)
-    assert isinstance(blind, Recogniser)
+    assert isinstance(blind, Classifier)
     assert saliency(blind.eval(), found) is None
     assert report(blind, shop.data, "test", schema=shop.schema, config=blind.config) == []
 

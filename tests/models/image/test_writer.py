@@ -1,4 +1,4 @@
-"""The learnt writer: it has the shop's wording and order, and says nothing that the recogniser does not hold."""
+"""The learnt writer: it has the shop's wording and order, and says nothing that the classifier does not hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.image import FAMILY
 from models.image.config import Config
 from models.image.data import collate, dataset
 from models.image.networks.build import build, initialise
-from models.image.networks.classifier import Recogniser
+from models.image.networks.classifier import Classifier
 from models.image.report.predictions import answers
 from models.image.report.titles import Case, brand_stems, compare_writers, score_titles, writers_section
 from models.image.schema import Schema
@@ -220,7 +220,7 @@ def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Prepared) -
 # The writer
 
 
-def test_the_recogniser_learns_nothing_from_titles(data: Prepared) -> None:
+def test_the_classifier_learns_nothing_from_titles(data: Prepared) -> None:
     schema = data.schema(Schema)
     torch.manual_seed(0)
     network = build(Config(network="cnn", shift=0, flip=False), schema)
@@ -366,7 +366,7 @@ def test_both_writers_are_compared_on_the_pictures_with_titles(data: Prepared, b
 def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Prepared, bundle: bundles.Bundle) -> None:
     schema = bundle.schema.model_copy(update={"forms": []})
     network = build(bundle.config, schema).eval()
-    assert isinstance(network, Recogniser)
+    assert isinstance(network, Classifier)
     said = answers(network, data, "test", schema=schema)
 
     assert writers_section(network, said, data) is None
