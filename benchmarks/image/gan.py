@@ -34,12 +34,12 @@ from models.bundle import config_from_dict
 from models.image import FAMILY
 from models.image.data import collate, dataset
 from models.image.networks.gan import Gan
-from models.image.report.generated import made_classes
+from models.image.report.generated import generated_classes
 from models.image.schema import Schema
 from models.prepared import Prepared
 
 GAN = ("network=gan", "epochs=3", "batch_size=64")
-RECOGNISER = ("network=cnn", "epochs=4")
+CLASSIFIER = ("network=cnn", "epochs=4")
 WAYS = {"plain": 0.0, "balanced": 1.0, "balanced, with made pictures": 1.0}
 BLOCK = 500
 
@@ -72,7 +72,7 @@ def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespac
     own = few.schema(Schema)
     rare = {next(iter(own.heads.values()))[place] for place in arguments.rare}
     with torch.inference_mode():
-        classes = made_classes(gan, few, "test", schema=own, seed=1000 * seed)
+        classes = generated_classes(gan, few, "test", schema=own, seed=1000 * seed)
     numbers = {
         "FID": "distance",
         "FID of real ones": "distance_real",
@@ -81,17 +81,17 @@ def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespac
         "copies": "copied",
     }
     pictures = {
-        kind: {
-            title: float(np.mean([getattr(one, name) for one in classes if (one.name in rare) == (kind == "rare")]))
+        group: {
+            title: float(np.mean([getattr(one, name) for one in classes if (one.name in rare) == (group == "rare")]))
             for title, name in numbers.items()
         }
-        for kind in ("rare", "frequent")
+        for group in ("rare", "frequent")
     }
-    added = write_made(few, own, gan, work / "made", seed, arguments)
+    added = write_generated(few, own, gan, work / "made", seed, arguments)
     ways = {}
     for way, balance in WAYS.items():
         directory = added if "made" in way else few
-        network, seconds = trained(directory, [*RECOGNISER, *arguments.config, f"seed={seed}", f"balance={balance}"])
+        network, seconds = trained(directory, [*CLASSIFIER, *arguments.config, f"seed={seed}", f"balance={balance}"])
         ways[way] = {**tested(network, data, own, arguments), "cpu_s": seconds}
     ways["the gan's pupil, made pictures alone"] = {**tested(gan, data, own, arguments), "cpu_s": cpu_s}
     return {"seed": seed, "pictures": pictures, "ways": ways}
@@ -111,21 +111,21 @@ def write_few(data: Prepared, schema: Schema, out: Path, seed: int, arguments: a
     return _write_schema(out, schema, labels[kept], f"f{seed}")
 
 
-def write_made(
+def write_generated(
     few: Prepared, schema: Schema, gan: Gan, out: Path, seed: int, arguments: argparse.Namespace
 ) -> Prepared:
     """The same with made pictures of the rare classes, whose real ones are repeated until they are as many."""
     repeats = arguments.made // arguments.kept
     rows, labels = _training(few)
     rows = rows.repeat(np.where(np.isin(labels, arguments.rare), repeats, 1), 0)
-    made_labels = np.repeat(arguments.rare, arguments.made)
-    pixels = gan.make(torch.from_numpy(made_labels), seed=1000 * seed + 999).numpy()
+    generated_labels = np.repeat(arguments.rare, arguments.made)
+    pixels = gan.generate(torch.from_numpy(generated_labels), seed=1000 * seed + 999).numpy()
     for shard in few.shards():
         arrays = {"train": rows[rows[:, 0] == int(shard.name), 1]}
         if int(shard.name) == 0:
             real, known = np.load(shard / "pictures.npy"), np.load(shard / "labels.npy")
-            added = np.full((len(made_labels), known.shape[1]), -1, known.dtype)
-            added[:, 0] = made_labels
+            added = np.full((len(generated_labels), known.shape[1]), -1, known.dtype)
+            added[:, 0] = generated_labels
             arrays["train"] = np.concatenate([arrays["train"], len(real) + np.arange(len(pixels))])
             arrays |= {"pictures": np.concatenate([real, pixels]), "labels": np.concatenate([known, added])}
         _write_shard(out, shard, arrays)
@@ -172,8 +172,8 @@ def tabulate(found: list[Answer], arguments: argparse.Namespace) -> list[Table]:
         rows.append([way, *cells, Spread.of(gains).text("+.4f"), seconds, str(len(found))])
     title = f"{measure.label(arguments.data)}, {arguments.kept} pictures of each of {len(arguments.rare)} rare classes"
     quality = [
-        [kind, *(Spread.of(one["pictures"][kind][key] for one in found).text(".3f") for key in numbers)]
-        for kind, numbers in found[0]["pictures"].items()
+        [group, *(Spread.of(one["pictures"][group][key] for one in found).text(".3f") for key in numbers)]
+        for group, numbers in found[0]["pictures"].items()
     ]
     return [
         Table(title, ["trained", *scores, "tail F1 against balanced, same seed", "core-s", "n"], rows),

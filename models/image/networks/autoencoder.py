@@ -32,6 +32,7 @@ from models.image.networks.encoder import Decoder, Encoder, Frozen
 from models.image.schema import Schema
 from models.image.similarity_index import Catalogue
 from models.metrics import BatchMetrics, Ratio
+from models.nn.state_dict import rename_on_load
 from models.prepared import Prepared
 
 WATCHED_PICTURES = 32
@@ -70,13 +71,14 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(self.encoder)
         # What the encoder does not see in training would only blur what is read off it.
         plain = dataclasses.replace(config, flip=False, shift=0, cut_out=0)
-        self.reader = Classifier(plain, schema, Frozen(self.encoder))
+        self.linear_probe = Classifier(plain, schema, Frozen(self.encoder))
         self.principal = Projection(channels=schema.channels, size=schema.size)
         self.latents = Spread(config.latent, whitening=1.0)
         self.outlines = Spread(NUM_EDGES, whitening=0.5)
         self.edge_error = Typical()
         self.principal_error = Typical()
         self.ranks, self.principal_ranks = Ranks(), Ranks()
+        rename_on_load(self, {"reader.": "linear_probe."})
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean squared error of the pictures, put together from noisy ones, and the reader's cross-entropy."""
@@ -87,12 +89,12 @@ class Autoencoder(nn.Module):
         found = self.decoder(self.encoder(channels_last(noisy)))
         if self.training:
             self._watch(pictures[:WATCHED_PICTURES])
-        loss: Tensor = F.mse_loss(found.float(), pictures) + self.reader(batch)
+        loss: Tensor = F.mse_loss(found.float(), pictures) + self.linear_probe(batch)
         return loss
 
     def evaluate(self, batch: Batch) -> BatchMetrics:
         """What the reader scores, the share of the pixels' variance that is lost, and of pictures that are strange."""
-        read = self.reader.evaluate(batch)
+        read = self.linear_probe.evaluate(batch)
         pictures = self.normalise(batch.pixels)
         latents = self.encoder(channels_last(pictures))
         found = self.decoder(latents)
@@ -109,7 +111,7 @@ class Autoencoder(nn.Module):
     def calibration(self, batch: Batch) -> Tensor:
         """Log loss [H * T] of the reader for each temperature, and pictures [2 * N] by the bin of both scores."""
         self.latents.settle()
-        temperatures = self.reader.calibration(batch)
+        temperatures = self.linear_probe.calibration(batch)
         assert temperatures is not None, "a reader has temperatures to choose"
         anomaly = self.anomaly(batch)
         counts = [self.ranks.counts(anomaly.score), self.principal_ranks.counts(anomaly.pca)]
@@ -117,8 +119,8 @@ class Autoencoder(nn.Module):
 
     def calibrate(self, sums: Tensor) -> None:
         """Take the best temperatures, and rank scores among those of the validation pictures."""
-        num_losses = len(self.reader.head_sizes) * len(TEMPERATURES)
-        self.reader.calibrate(sums[:num_losses].reshape(-1, len(TEMPERATURES)))
+        num_losses = len(self.linear_probe.head_sizes) * len(TEMPERATURES)
+        self.linear_probe.calibrate(sums[:num_losses].reshape(-1, len(TEMPERATURES)))
         own, principal = sums[num_losses:].chunk(2)
         self.latents.settle()
         self.ranks.set(own)
@@ -140,12 +142,12 @@ class Autoencoder(nn.Module):
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         strangeness = [Strangeness(**dict(zip(columns, row, strict=True))) for row in rows]
-        read = self.reader.predict(batch)
+        read = self.linear_probe.predict(batch)
         return [dataclasses.replace(one, strangeness=how) for one, how in zip(read, strangeness, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, D] of length one: pictures that look alike lie near each other."""
-        return self.reader.embed(batch)
+        return self.linear_probe.embed(batch)
 
     def anomaly(self, batch: Batch) -> Anomaly:
         """How strange each picture is."""
@@ -155,7 +157,7 @@ class Autoencoder(nn.Module):
 
     def normalise(self, pixels_BCSS: Tensor) -> Tensor:
         """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel."""
-        return self.reader.normalise(pixels_BCSS)
+        return self.linear_probe.normalise(pixels_BCSS)
 
     def _anomaly(self, pictures_BCSS: Tensor, latents_BD: Tensor, found_BCSS: Tensor) -> Anomaly:
         outlines = edges(pictures_BCSS)

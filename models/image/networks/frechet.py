@@ -17,15 +17,15 @@ def moments(features_BF: Tensor) -> Tensor:
     return extended.T @ extended
 
 
-def frechet(real: Tensor, made: Tensor) -> float:
+def frechet(real: Tensor, generated: Tensor) -> float:
     """How far apart two sets of pictures are, given their `moments`; 0 for the same set.
 
     The Fréchet distance of two Gaussians (Heusel et al., 2017, arXiv:1706.08500), in units of the variance of the real
     pictures, so that it does not depend on the scale of the features. NaN without pictures or without variance.
     """
-    if not float(real[0, 0]) or not float(made[0, 0]):
+    if not float(real[0, 0]) or not float(generated[0, 0]):
         return math.nan
-    (mean, covariance), (other_mean, other) = _gaussian(real), _gaussian(made)
+    (mean, covariance), (other_mean, other) = _gaussian(real), _gaussian(generated)
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     between = torch.linalg.eigvalsh(root @ other @ root).clamp_min(0).sqrt().sum()

@@ -1,15 +1,15 @@
-"""A generative adversarial network that makes pictures of a class, and two classifiers that say what they are worth.
+"""A class-conditional generative adversarial network, with two classifiers that measure the images it generates.
 
-A generator and a discriminator play in one step, with the hinge loss: the discriminator sees made pictures without a
-gradient to the generator, the generator sees a discriminator whose weights are detached. Pictures are made by a running
-average of the generator (Yazici et al., 2019, arXiv:1806.04498).
+Generator and discriminator are trained in one step with the hinge loss: the discriminator sees detached generated
+images, the generator sees a discriminator with detached weights. Images are sampled from an exponential moving average
+(EMA) of the generator (Yazici et al., 2019, arXiv:1806.04498).
 
-Beside them learn two tutorial networks. The reader learns from real pictures; distances are measured in its features.
-The pupil learns from made pictures alone and is judged on real ones: the classification accuracy score (Ravuri and
-Vinyals, 2019, arXiv:1905.10887), which is low where pictures are of the wrong class, unreal, or all alike. The pupil is
-what answers requests, so that this network is judged, promoted and asked like any other.
+Two small CNNs are trained alongside. The feature extractor learns from real images; Fréchet distances are measured in
+its features. The student learns from generated images alone and is evaluated on real ones: the classification accuracy
+score (Ravuri and Vinyals, 2019, arXiv:1905.10887), which is low if images are of the wrong class, unrealistic or lack
+diversity. The student answers requests, so this network is evaluated, promoted and served like any other.
 
-Shapes: B pictures, C channels, S side, D random numbers, F features.
+Shapes: B images, C channels, S side, D latent size, F features.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from models.image.data import Batch
 from models.image.networks.classifier import Classifier, Prediction, channels_last
 from models.image.networks.cnn import Cnn
 from models.image.networks.frechet import moments
-from models.image.networks.generator import Discriminator, Generator, Kind, disturbed
+from models.image.networks.generator import Discriminator, Generator, ImageSpec, diff_augment
 from models.image.schema import MISSING, Schema
 from models.image.similarity_index import Catalogue
 from models.metrics import BatchMetrics, Ratio
+from models.nn.state_dict import rename_on_load
 
 MIN_SIDE, MAX_SIDE = 18, 64
 RATE_SCALE = 0.2
-"""Of the learning rate, which is made for the classifiers, for the two players."""
-PLAYER_BETAS = (0.5, 0.99)
+"""Factor on the learning rate, which is tuned for the classifiers, for generator and discriminator."""
+ADVERSARIAL_BETAS = (0.5, 0.99)
 CLASSIFIER_BETAS = (0.9, 0.98)
-MISNAMING = 0.5
-"""Share of all steps over which real pictures with a wrong class lose their weight in the discriminator's loss."""
-MEMORY = 0.998
-"""Share of the average that stays at each step, once there were many."""
+MISMATCH_FRACTION = 0.5
+"""Fraction of all steps over which the weight of the mismatch loss decays to zero."""
+EMA_DECAY = 0.998
+"""Decay of the moving average; lower in the first 4,500 steps."""
 BLOCK = 250
 
 
@@ -50,158 +51,167 @@ class Gan(nn.Module):
     """Satisfies models.family.Network."""
 
     catalogue: Catalogue | None = None
-    """Products to compare pictures with, where it is served with an index."""
+    """Index of the products to search, if it is served with one."""
     steps: Tensor
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.config = config
-        kind = Kind(schema.channels, schema.size, num_classes=_num_classes(schema))
-        self.generator = Generator(kind, width=config.width, dim=config.latent)
-        self.discriminator = Discriminator(kind, width=config.width)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        spec = ImageSpec(schema.channels, schema.size, num_classes=_num_classes(schema))
+        self.generator = Generator(spec, width=config.width, dim=config.latent)
+        self.discriminator = Discriminator(spec, width=config.width)
+        self.ema_generator = copy.deepcopy(self.generator).requires_grad_(False)
         steps = config.epochs * math.ceil(schema.num_examples["train"] / config.batch_size)
-        self.misnaming_steps = max(1.0, MISNAMING * steps)
+        self.mismatch_steps = max(1.0, MISMATCH_FRACTION * steps)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         untitled = schema.model_copy(update={"forms": []})
         cnns = (Cnn(channels=schema.channels, size=schema.size, width=1.0) for _ in range(2))
-        self.reader, self.pupil = (Classifier(config, untitled, cnn) for cnn in cnns)
-        _say_frequencies(self.pupil, schema)
+        self.feature_extractor, self.student = (Classifier(config, untitled, cnn) for cnn in cnns)
+        _initialise_to_class_frequencies(self.student, schema)
+        rename_on_load(self, {"average.": "ema_generator.", "reader.": "feature_extractor.", "pupil.": "student."})
 
     def forward(self, batch: Batch) -> Tensor:
-        """The losses of the discriminator, the generator and both classifiers, added; unlabelled pictures count not."""
+        """Sum of the losses of discriminator, generator and both classifiers; unlabelled images are ignored."""
         if self.training:
-            self._take_average()
+            self._update_ema()
         labels, known = batch.labels[:, 0].clamp_min(0), batch.labels[:, 0] >= 0
-        share = known / known.sum().clamp_min(1)
+        weights = known / known.sum().clamp_min(1)
         real = channels_last(batch.pixels.float() / 127.5 - 1)
-        made = self.generator(torch.randn(len(real), self.config.latent, device=real.device), labels)
-
-        seen = channels_last(disturbed(torch.cat([real, made.detach()])))
-        of_real, of_made = self.discriminator.features(seen).chunk(2)
-        verdict, others = self.discriminator.verdict, labels.roll(1)
-        told_apart = (share * (F.relu(1 - verdict(of_real, labels)) + F.relu(1 + verdict(of_made, labels)))).sum()
-        # Real ones of another class are wrong too, at first: it teaches the classes soon (Reed et al., 2016,
-        # arXiv:1605.05396), but in the end it would make all pictures typical ones.
-        misnamed = (share * (others != labels) * F.relu(1 + verdict(of_real, others))).sum()
-        told_apart = told_apart + max(0.0, 1 - float(self.steps) / self.misnaming_steps) * misnamed
+        fake = self.generator(torch.randn(len(real), self.config.latent, device=real.device), labels)
+        discriminator_loss = self._discriminator_loss(real, fake.detach(), labels, weights)
 
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        verdicts: Tensor = functional_call(self.discriminator, frozen, (channels_last(disturbed(made)), labels))
-        fooled = -(share * verdicts).sum()
+        logits: Tensor = functional_call(self.discriminator, frozen, (channels_last(diff_augment(fake)), labels))
+        generator_loss = -(weights * logits).sum()
 
-        lesson = Batch(as_pixels(made.detach()), _first_only(batch.labels))
-        loss: Tensor = told_apart + fooled + self.reader(batch) + self.pupil(lesson)
+        student_batch = Batch(as_pixels(fake.detach()), _first_head_only(batch.labels))
+        classifier_loss = self.feature_extractor(batch) + self.student(student_batch)
+        loss: Tensor = discriminator_loss + generator_loss + classifier_loss
         return loss
 
+    def _discriminator_loss(self, real_BCSS: Tensor, fake_BCSS: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
+        """Hinge loss on real and fake images, and at first on real images with a mismatched class."""
+        augmented = channels_last(diff_augment(torch.cat([real_BCSS, fake_BCSS])))
+        real_features, fake_features = self.discriminator.features(augmented).chunk(2)
+        logits, other_labels = self.discriminator.logits, labels_B.roll(1)
+        hinge = F.relu(1 - logits(real_features, labels_B)) + F.relu(1 + logits(fake_features, labels_B))
+        # Counting them as fake teaches the classes sooner (Reed et al., 2016, arXiv:1605.05396); kept up to the end, it
+        # costs diversity.
+        mismatch_hinge = (other_labels != labels_B) * F.relu(1 + logits(real_features, other_labels))
+        mismatch_weight = max(0.0, 1 - float(self.steps) / self.mismatch_steps)
+        return (weights_B * hinge).sum() + mismatch_weight * (weights_B * mismatch_hinge).sum()
+
     def optimizer(self) -> Optimizer:
-        """AdamW without decay for the players, with another memory and rate than for the classifiers."""
-        players = [*self.generator.parameters(), *self.discriminator.parameters()]
-        classifiers = [*self.reader.parameters(), *self.pupil.parameters()]
+        """AdamW; generator and discriminator have no weight decay, and their own betas and learning rate."""
+        adversarial = [*self.generator.parameters(), *self.discriminator.parameters()]
+        classifiers = [*self.feature_extractor.parameters(), *self.student.parameters()]
         groups = [
-            {"params": players, "betas": PLAYER_BETAS, "weight_decay": 0.0, "rate_scale": RATE_SCALE},
+            {"params": adversarial, "betas": ADVERSARIAL_BETAS, "weight_decay": 0.0, "rate_scale": RATE_SCALE},
             {"params": classifiers, "betas": CLASSIFIER_BETAS, "weight_decay": self.config.weight_decay},
         ]
         return AdamW(groups, lr=self.config.learning_rate, fused=True)
 
     def evaluate(self, batch: Batch) -> BatchMetrics:
-        """What the pupil scores, whether as many made pictures are recognised, and moments of the features of both.
+        """Metrics of the student, the share of generated images recognised as their class, and feature moments.
 
-        The made pictures have the classes of the real ones, and are the same for the same real ones.
+        For each real image one is generated of the same class, with a seed that depends on the real images alone.
         """
-        judged = self.pupil.evaluate(batch)
+        student_metrics = self.student.evaluate(batch)
         labels = batch.labels[:, 0]
-        made = self.make(labels.clamp_min(0), seed=int(batch.pixels.sum(dtype=torch.int64)))
-        features, said = self.read(made)
+        generated = self.generate(labels.clamp_min(0), seed=int(batch.pixels.sum(dtype=torch.int64)))
+        features, predicted = self.features_and_classes(generated)
         known = labels >= 0
-        recognised = Ratio((known & (said == labels)).double(), known.double())
+        recognised = Ratio((known & (predicted == labels)).double(), known.double())
         accumulators = {
-            "moments/real": moments(self.read(batch.pixels)[0][known]),
-            "moments/made": moments(features[known]),
+            "moments/real": moments(self.features_and_classes(batch.pixels)[0][known]),
+            "moments/generated": moments(features[known]),
         }
-        return BatchMetrics({**judged.ratios, "class_fidelity": recognised}, {**judged.accumulators, **accumulators})
+        return BatchMetrics(
+            {**student_metrics.ratios, "class_fidelity": recognised}, {**student_metrics.accumulators, **accumulators}
+        )
 
     def calibration(self, batch: Batch) -> Tensor | None:
-        """See Classifier.calibration, of the pupil."""
-        return self.pupil.calibration(batch)
+        """See Classifier.calibration, of the student."""
+        return self.student.calibration(batch)
 
     def calibrate(self, sums: Tensor) -> None:
-        """See Classifier.calibrate, of the pupil."""
-        self.pupil.calibrate(sums)
+        """See Classifier.calibrate, of the student."""
+        self.student.calibrate(sums)
 
     def predict(self, batch: Batch) -> list[Prediction]:
-        """What the pupil recognises, who has seen made pictures only."""
-        return self.pupil.predict(batch)
+        """Predictions of the student, which was trained on generated images only."""
+        return self.student.predict(batch)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings [B, F] of length one, of the pupil."""
-        return self.pupil.embed(batch)
+        """L2-normalised embeddings [B, F] of the student."""
+        return self.student.embed(batch)
 
-    def make(self, labels_B: Tensor, *, seed: int) -> Tensor:
-        """Pictures of some classes of the first label, as pixels [B, C, S, S]; the same for the same seed."""
+    def generate(self, labels_B: Tensor, *, seed: int) -> Tensor:
+        """Sample images of given classes of the first label, as pixels [B, C, S, S]; deterministic for a seed."""
         draw = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(labels_B), self.config.latent, generator=draw).to(labels_B.device)
-        self.average.eval()
+        self.ema_generator.eval()
         with torch.no_grad():
             blocks = zip(torch.split(noise, BLOCK), torch.split(labels_B, BLOCK), strict=True)
-            made = [as_pixels(self.average(noise, labels)) for noise, labels in blocks]
-        return torch.cat(made)
+            generated = [as_pixels(self.ema_generator(noise, labels)) for noise, labels in blocks]
+        return torch.cat(generated)
 
-    def read(self, pixels_BCSS: Tensor) -> tuple[Tensor, Tensor]:
-        """The reader's features [B, F] and what it takes each picture for [B], a class of the first label."""
-        features, said = [], []
+    def features_and_classes(self, pixels_BCSS: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F] of the feature extractor and its predicted classes [B] of the first label."""
+        features, predicted = [], []
         with torch.no_grad():
             for block in torch.split(pixels_BCSS, BLOCK):
-                found = self.reader.trunk(channels_last(self.reader.normalise(block)))
+                found = self.feature_extractor.trunk(channels_last(self.feature_extractor.normalise(block)))
                 features.append(found)
-                said.append(self.reader.logits_of(found)[0].argmax(1))
-        return torch.cat(features), torch.cat(said)
+                predicted.append(self.feature_extractor.logits_of(found)[0].argmax(1))
+        return torch.cat(features), torch.cat(predicted)
 
     @torch.no_grad()
-    def _take_average(self) -> None:
-        """Move the average towards the generator as the last step left it."""
+    def _update_ema(self) -> None:
+        """Update the moving average with the weights after the last step."""
         self.steps += 1
-        weight = 1 - min(MEMORY, float(self.steps) / (float(self.steps) + 9))
+        weight = 1 - min(EMA_DECAY, float(self.steps) / (float(self.steps) + 9))
         now: Mapping[str, Tensor] = self.generator.state_dict()
-        for name, value in self.average.state_dict().items():
+        for name, value in self.ema_generator.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(now[name], weight)
 
 
 def build(config: Config, schema: Schema) -> Gan:
-    """An untrained network; raises ValueError for pictures that it cannot make, or none of a known class."""
+    """An untrained network; raises ValueError for an unsupported image size, or no labelled training images."""
     if not MIN_SIDE <= schema.size <= MAX_SIDE:
         raise ValueError(
-            f"the gan makes no pictures of side {schema.size}; prepare them at {MIN_SIDE} to {MAX_SIDE}, --size 64 say"
+            f"the gan does not support images of {schema.size} x {schema.size} pixels; prepare them at {MIN_SIDE} to "
+            f"{MAX_SIDE}, e.g. --size 64"
         )
     return Gan(config, schema)
 
 
-def as_pixels(pictures_BCSS: Tensor) -> Tensor:
-    """Pictures on -1 .. 1 as uint8 pixels 0 .. 255."""
-    return ((pictures_BCSS + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def as_pixels(images_BCSS: Tensor) -> Tensor:
+    """Images in -1 .. 1 as uint8 pixels 0 .. 255."""
+    return ((images_BCSS + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _num_classes(schema: Schema) -> int:
     head, classes = next(iter(schema.heads.items()))
     if not sum(schema.label_counts[head]):
         raise ValueError(
-            f"no training picture has the first label, {head}, of whose classes a gan makes pictures; "
-            "prepare the pictures with another one first, --labels NAME"
+            f"no training image has the first label, {head}, on whose classes the gan is conditioned; "
+            "prepare the images with another label first, --labels NAME"
         )
     return len(classes)
 
 
-def _first_only(labels_BH: Tensor) -> Tensor:
-    """The labels of made pictures, of which nothing but the class of the first head is known."""
+def _first_head_only(labels_BH: Tensor) -> Tensor:
+    """The labels of generated images: the class of the first head; all others are MISSING."""
     labels = torch.full_like(labels_BH, MISSING)
     labels[:, 0] = labels_BH[:, 0]
     return labels
 
 
-def _say_frequencies(pupil: Classifier, schema: Schema) -> None:
-    """Start with the frequencies of the classes; of labels that no made picture has, nothing else is ever learnt."""
+def _initialise_to_class_frequencies(student: Classifier, schema: Schema) -> None:
+    """Initialise the heads to predict class frequencies; heads without labels on generated images stay that way."""
     counts = [torch.tensor(schema.label_counts[head], dtype=torch.float32) for head in schema.heads]
     with torch.no_grad():
-        pupil.classifier.weight[len(counts[0]) :] = 0
-        pupil.classifier.bias[len(counts[0]) :] = torch.cat(counts)[len(counts[0]) :].add(0.5).log()
+        student.classifier.weight[len(counts[0]) :] = 0
+        student.classifier.bias[len(counts[0]) :] = torch.cat(counts)[len(counts[0]) :].add(0.5).log()

@@ -14,7 +14,7 @@ from models.image.networks.classifier import Classifier
 from models.image.networks.gan import Gan
 from models.image.report.anomalies import strangest
 from models.image.report.embedding_map import embedding_map
-from models.image.report.generated import made_section
+from models.image.report.generated import generated_section
 from models.image.report.predictions import Answers, Mistake, answers, words
 from models.image.report.robustness import robustness
 from models.image.report.saliency import saliency
@@ -42,14 +42,14 @@ def report(
 ) -> list[Section]:
     """The sections of a classifier, or what a gan has made; nothing for what answers without looking at the picture."""
     if isinstance(network, Gan):
-        return [made_section(network, data, split, schema=schema)]
-    classifier = network.reader if isinstance(network, Autoencoder) else network
+        return [generated_section(network, data, split, schema=schema)]
+    classifier = network.linear_probe if isinstance(network, Autoencoder) else network
     if not isinstance(classifier, Classifier) or config.network == "prior":
         return []
     found = answers(classifier, data, split, schema=schema)
     if len(found.known(next(iter(schema.heads)))) == 0:
         return []
-    made = [
+    sections = [
         mixed_up(found),
         each_class(found),
         worst_mistakes(found),
@@ -60,7 +60,7 @@ def report(
         strangest(network, found) if isinstance(network, Autoencoder) else None,
         writers_section(classifier, found, data),
     ]
-    return [section for section in made if section is not None]
+    return [section for section in sections if section is not None]
 
 
 def mixed_up(found: Answers) -> Section:

@@ -31,7 +31,7 @@ MAX_TRAINING = 60_000
 """Training pictures, evenly chosen, among which copies are looked for."""
 MIN_PICTURES = 20
 """Held-out pictures of a class below which it says nothing of distances."""
-USUAL = 0.05
+ORDINARY = 0.05
 """Share of the held-out pictures that are as near to a training picture as what is called a copy."""
 NUM_SHOWN = 8
 NUM_ROWS = 10
@@ -39,7 +39,7 @@ NUM_ROWS = 10
 
 
 @dataclass(frozen=True)
-class MadeClass:
+class GeneratedClass:
     """What was made of one class, and how it compares with its held-out pictures; NaN where those are too few."""
 
     name: str
@@ -60,18 +60,20 @@ class MadeClass:
     """The made picture that is nearest to a training picture, and that one [C, S, S]."""
 
 
-def copy_rate(made_MF: Tensor, training_NF: Tensor, held_VF: Tensor) -> float:
+def copy_rate(generated_MF: Tensor, training_NF: Tensor, held_VF: Tensor) -> float:
     """Share of made pictures that are nearer to a training picture than all but 5 % of the held-out pictures are.
 
     New pictures of the same kind would have about 0.05, copies of training pictures have 1.
     """
-    usual = _nearest(held_VF, training_NF)[0].quantile(USUAL)
-    return float((_nearest(made_MF, training_NF)[0] < usual).float().mean())
+    usual = _nearest(held_VF, training_NF)[0].quantile(ORDINARY)
+    return float((_nearest(generated_MF, training_NF)[0] < usual).float().mean())
 
 
-def made_classes(network: Gan, data: Prepared, split: str, *, schema: Schema, seed: int = 0) -> list[MadeClass]:
+def generated_classes(
+    network: Gan, data: Prepared, split: str, *, schema: Schema, seed: int = 0
+) -> list[GeneratedClass]:
     """Make pictures of each class, rarest first, and compare them with those of a split and of training."""
-    training, held = (_Seen.of_split(network, data, each, schema) for each in ("train", split))
+    training, held = (_Features.of_split(network, data, each, schema) for each in ("train", split))
     head, names = next(iter(schema.heads.items()))
     counts = schema.label_counts[head]
     known = [place for place in range(len(names)) if len(training.of(place).rows)]
@@ -79,13 +81,14 @@ def made_classes(network: Gan, data: Prepared, split: str, *, schema: Schema, se
     if len(order) > MAX_CLASSES:
         order = order[: MAX_CLASSES // 2] + order[-MAX_CLASSES // 2 :]
     return [
-        _made_class(network, place, names[place], counts[place], training, held, seed=seed + place) for place in order
+        _generated_class(network, place, names[place], counts[place], training, held, seed=seed + place)
+        for place in order
     ]
 
 
-def made_section(network: Gan, data: Prepared, split: str, *, schema: Schema) -> Section:
+def generated_section(network: Gan, data: Prepared, split: str, *, schema: Schema) -> Section:
     """A row of made pictures of every class with what they are worth, and those most like a training picture."""
-    found = made_classes(network, data, split, schema=schema)
+    found = generated_classes(network, data, split, schema=schema)
     head = words(next(iter(schema.heads)))
     rows: list[list[Cell]] = []
     for one in found:
@@ -104,8 +107,8 @@ def made_section(network: Gan, data: Prepared, split: str, *, schema: Schema) ->
         "trained on this shop's pictures, in units of their variance. Compare it with the column beside it, that of "
         "real training pictures, and not with numbers of other models or papers, which rest on other features.",
         "Recognised: how many that classifier takes for the class, beside the share of the real held-out pictures. "
-        f"Copies: how many are nearer to a training picture than all but {USUAL:.0%} of the held-out pictures are; "
-        f"about {USUAL:.0%} is as it should be.",
+        f"Copies: how many are nearer to a training picture than all but {ORDINARY:.0%} of the held-out pictures are; "
+        f"about {ORDINARY:.0%} is as it should be.",
         "The accuracy of this page is that of a second small classifier, trained on made pictures alone and judged on "
         "real ones. It says how much of the classes the made pictures teach, and it is what this model would answer "
         "with if it were served; a classifier trained on the real pictures answers better.",
@@ -119,7 +122,7 @@ def made_section(network: Gan, data: Prepared, split: str, *, schema: Schema) ->
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Features:
     """Some pictures of a split as the reader sees them; only their features are kept, for there may be many."""
 
     pictures: Pictures
@@ -127,10 +130,10 @@ class _Seen:
     """Their places among the pictures."""
     labels: Tensor
     features: Tensor
-    said: Tensor
+    predicted: Tensor
 
     @classmethod
-    def of_split(cls, network: Gan, data: Prepared, split: str, schema: Schema) -> _Seen:
+    def of_split(cls, network: Gan, data: Prepared, split: str, schema: Schema) -> _Features:
         """Every picture, or every n-th where there are more than MAX_TRAINING."""
         # As in epoch 0, in which every picture comes once.
         pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
@@ -138,40 +141,40 @@ class _Seen:
         parts = []
         for start in range(0, len(rows), BLOCK):
             batch = collate([pictures[row] for row in rows[start : start + BLOCK]])
-            parts.append((batch.labels[:, 0], *network.read(batch.pixels)))
-        labels, features, said = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(pictures, torch.tensor(rows), labels, features, said)
+            parts.append((batch.labels[:, 0], *network.features_and_classes(batch.pixels)))
+        labels, features, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(pictures, torch.tensor(rows), labels, features, predicted)
 
-    def of(self, place: int, *, at_most: int | None = None) -> _Seen:
+    def of(self, place: int, *, at_most: int | None = None) -> _Features:
         """Those of a class, evenly chosen where there are more than wanted."""
         chosen = (self.labels == place).nonzero().squeeze(1)
         chosen = chosen[:: max(1, math.ceil(len(chosen) / at_most))] if at_most else chosen
-        parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.said))
-        return _Seen(self.pictures, *parts)
+        parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.predicted))
+        return _Features(self.pictures, *parts)
 
     def pixels(self, place: int) -> Tensor:
         """Of one of them."""
         return torch.from_numpy(self.pictures[int(self.rows[place])].pixels.copy())
 
 
-def _made_class(
-    network: Gan, place: int, name: str, num_training: int, training: _Seen, held: _Seen, *, seed: int
-) -> MadeClass:
+def _generated_class(
+    network: Gan, place: int, name: str, num_training: int, training: _Features, held: _Features, *, seed: int
+) -> GeneratedClass:
     real, known = held.of(place, at_most=MAX_PICTURES), training.of(place)
     enough = len(real.rows) >= MIN_PICTURES
-    pixels = network.make(torch.full((max(len(real.rows), NUM_SHOWN),), place), seed=seed)
-    features, said = network.read(pixels)
+    pixels = network.generate(torch.full((max(len(real.rows), NUM_SHOWN),), place), seed=seed)
+    features, predicted = network.features_and_classes(pixels)
     few = training.of(place, at_most=len(real.rows) or None)
     distances, places = _nearest(features, known.features)
     closest = int(distances.argmin())
-    return MadeClass(
+    return GeneratedClass(
         name=name,
         num_training=num_training,
         pixels=pixels,
         distance=frechet(moments(real.features), moments(features)) if enough else math.nan,
         distance_real=frechet(moments(real.features), moments(few.features)) if enough else math.nan,
-        recognised=float((said == place).float().mean()),
-        recognised_real=float((real.said == place).float().mean()) if enough else math.nan,
+        recognised=float((predicted == place).float().mean()),
+        recognised_real=float((real.predicted == place).float().mean()) if enough else math.nan,
         copied=copy_rate(features, known.features, real.features) if enough else math.nan,
         nearest=(closest, known.pixels(int(places[closest]))),
     )
@@ -184,10 +187,10 @@ def _nearest(vectors: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def _pair(one: MadeClass) -> list[Cell]:
+def _pair(one: GeneratedClass) -> list[Cell]:
     place, training = one.nearest
-    made = _shown(one.pixels[place], f"a made picture of {one.name}", "made")
-    return [one.name, (made, _shown(training, f"the training picture of {one.name} most like it", "training"))]
+    generated = _shown(one.pixels[place], f"a made picture of {one.name}", "made")
+    return [one.name, (generated, _shown(training, f"the training picture of {one.name} most like it", "training"))]
 
 
 def _shown(pixels: Tensor, text: str, caption: str = "") -> Picture:

@@ -17,8 +17,8 @@ def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> dict[str, f
     for head in schema.heads:
         found[f"macro_f1_{head}"] = _macro_f1(accumulators[f"confusion/{head}"])
         found[f"calibration_error_{head}"] = calibration_error(accumulators[f"reliability/{head}"])
-    if "moments/made" in accumulators:
-        found["fid"] = frechet(accumulators["moments/real"], accumulators["moments/made"])
+    if "moments/generated" in accumulators:
+        found["fid"] = frechet(accumulators["moments/real"], accumulators["moments/generated"])
     return found
 
 

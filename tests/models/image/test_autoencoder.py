@@ -65,7 +65,7 @@ def test_labels_never_reach_the_encoder() -> None:
         labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, tuple(batch.labels.shape)))
         torch.manual_seed(0)
         network(Batch(batch.pixels, labels)).backward()
-        gradients.append([_gradient(network.encoder.dense.weight), _gradient(network.reader.classifier.weight)])
+        gradients.append([_gradient(network.encoder.dense.weight), _gradient(network.linear_probe.classifier.weight)])
 
     assert torch.equal(gradients[0][0], gradients[1][0]) and bool(gradients[0][0].any())
     assert not torch.equal(gradients[0][1], gradients[1][1])

@@ -1,4 +1,4 @@
-"""The gan: what it makes, how that is judged, and that it is trained and asked like any other network."""
+"""The GAN: what it generates, how that is evaluated, and that it is trained and served like any other network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from models.image.data import Batch, balanced, dataset
 from models.image.networks.build import build
 from models.image.networks.frechet import frechet, moments
 from models.image.networks.gan import Gan
-from models.image.networks.generator import disturbed
+from models.image.networks.generator import diff_augment
 from models.image.report.contents import report
-from models.image.report.generated import USUAL, copy_rate
+from models.image.report.generated import ORDINARY, copy_rate
 from models.image.report.summary import summarise
 from models.image.schema import MISSING
 from models.prepared import Prepared
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {"network": "gan", "latent": 8, "learning_rate": 5e-3
 
 
 def banded(num_pictures: int, *, seed: int) -> Batch:
-    """A bright band at the top, in the middle or at the bottom, by the first label, more or less bright."""
+    """Images with a band of varying brightness at the top, in the middle or at the bottom, by the first label."""
     draw, batch = np.random.default_rng(seed), patterned(num_pictures, seed=seed)
     rows = np.arange(SIZE) // (SIZE // 3) == batch.labels[:, :1].numpy()
     brightness = 100 + 100 * draw.random(num_pictures)
@@ -55,7 +55,7 @@ def banded(num_pictures: int, *, seed: int) -> Batch:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A model of bands, whose second label it is not asked for."""
+    """A model of bands; it is conditioned on the first label only."""
     directory = tmp_path_factory.mktemp("gan")
     data, _ = write_prepared(directory / "data", banded(600, seed=5))
     result = train(data, directory / "run", epochs=20, **SETTINGS)
@@ -70,52 +70,52 @@ def built(**changes: Any) -> Gan:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 18), (1, 28), (3, 31), (3, 64)])
-def test_pictures_of_any_side_up_to_64_are_made_and_told_apart(channels: int, size: int) -> None:
+def test_images_of_any_side_from_18_to_64_are_generated_and_trained_on(channels: int, size: int) -> None:
     schema = schema_of(patterned(8, seed=0), channels=channels, size=size, mean=[0.5] * channels, std=[0.2] * channels)
     network = build(Config(network="gan", latent=8, width=0.25), schema).train()
     assert isinstance(network, Gan)
     labels = torch.tensor([[0, 1], [2, MISSING], [1, 0]])
-    made = network.make(labels[:, 0], seed=0)
+    generated = network.generate(labels[:, 0], seed=0)
 
-    loss = network(Batch(made, labels))
+    loss = network(Batch(generated, labels))
 
-    assert made.shape == (3, channels, size, size)
-    assert made.dtype == torch.uint8
+    assert generated.shape == (3, channels, size, size)
+    assert generated.dtype == torch.uint8
     assert bool(loss.isfinite())
 
 
 @pytest.mark.parametrize("size", [16, 65])
-def test_pictures_of_another_side_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=f"no pictures of side {size}; prepare them at 18 to 64"):
+def test_an_unsupported_image_size_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"images of {size} x {size} pixels; prepare them at 18 to 64"):
         build(Config(network="gan"), schema_of(patterned(8, seed=0), size=size))
 
 
-def test_pictures_without_a_first_label_are_refused() -> None:
+def test_images_without_a_first_label_are_refused() -> None:
     counts = {"pattern": [0, 0, 0], "colour": [1, 1, 1]}
 
-    with pytest.raises(ValueError, match="no training picture has the first label, pattern"):
+    with pytest.raises(ValueError, match="no training image has the first label, pattern"):
         build(Config(network="gan"), schema_of(patterned(8, seed=0), label_counts=counts))
 
 
-def test_it_learns_to_make_what_it_is_asked_for(trained: Any) -> None:
+def test_it_learns_to_generate_images_of_a_class(trained: Any) -> None:
     _, result, loaded = trained
     labels = torch.arange(3).repeat_interleave(50)
 
-    made = loaded.network.make(labels, seed=3)
+    generated = loaded.network.generate(labels, seed=3)
 
     assert result.metrics["val_class_fidelity"] > 0.6  # one in three by chance
     assert result.metrics["val_accuracy"] > 0.6
-    assert float((loaded.network.read(made)[1] == labels).double().mean()) > 0.6
-    for pixels in made.split(50):
-        assert float(pixels.float().std(0).mean()) > 5  # not one picture again and again
+    assert float((loaded.network.features_and_classes(generated)[1] == labels).double().mean()) > 0.6
+    for pixels in generated.split(50):
+        assert float(pixels.float().std(0).mean()) > 5  # no mode collapse
 
 
-def test_a_picture_depends_on_its_seed_and_class_and_on_nothing_else(trained: Any) -> None:
+def test_a_generated_image_depends_on_its_seed_and_class_only(trained: Any) -> None:
     network = trained[2].network
     one, two = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 2, 0])
 
     first, again, other_class, other_seed = (
-        network.make(labels, seed=seed) for labels, seed in ((one, 5), (one, 5), (two, 5), (one, 6))
+        network.generate(labels, seed=seed) for labels, seed in ((one, 5), (one, 5), (two, 5), (one, 6))
     )
 
     assert torch.equal(first, again)
@@ -123,15 +123,15 @@ def test_a_picture_depends_on_its_seed_and_class_and_on_nothing_else(trained: An
     assert not torch.equal(first[0], other_seed[0])
 
 
-def test_the_generator_does_not_learn_from_what_the_pupil_makes_of_its_pictures() -> None:
+def test_no_gradient_of_the_student_reaches_the_generator() -> None:
     gradients = []
     for sign in (1.0, -1.0):
         network, batch = built().train(), patterned(16, seed=3)
         with torch.no_grad():
-            network.pupil.classifier.weight.mul_(sign)
+            network.student.classifier.weight.mul_(sign)
         torch.manual_seed(0)
         network(batch).backward()
-        gradients.append([_gradient(network.generator.dense.weight), _gradient(network.pupil.classifier.weight)])
+        gradients.append([_gradient(network.generator.dense.weight), _gradient(network.student.classifier.weight)])
 
     assert torch.equal(gradients[0][0], gradients[1][0])
     assert bool(gradients[0][0].any())
@@ -143,7 +143,7 @@ def _gradient(weights: Tensor) -> Tensor:
     return weights.grad.clone()
 
 
-def test_pictures_without_a_label_teach_nobody_anything() -> None:
+def test_unlabelled_images_give_no_gradient() -> None:
     network, batch = built().train(), patterned(16, seed=3)
     nameless = Batch(batch.pixels, torch.full_like(batch.labels, MISSING))
 
@@ -153,11 +153,11 @@ def test_pictures_without_a_label_teach_nobody_anything() -> None:
     assert all(gradient is not None and not bool(gradient.any()) for gradient in found.values())
 
 
-def test_real_and_made_pictures_are_moved_and_cut_and_gradients_pass_through() -> None:
+def test_diff_augment_translates_and_cuts_out_and_lets_gradients_through() -> None:
     torch.manual_seed(0)
     pictures = torch.rand(40, 2, 24, 24, requires_grad=True)
 
-    changed = disturbed(pictures)
+    changed = diff_augment(pictures)
     changed.sum().backward()  # type: ignore[no-untyped-call]
 
     assert changed.shape == pictures.shape
@@ -168,16 +168,16 @@ def test_real_and_made_pictures_are_moved_and_cut_and_gradients_pass_through() -
     assert float(pictures.grad.sum()) == pytest.approx(float((changed != 0).sum()))
 
 
-def test_copies_are_found_out_and_new_pictures_are_not() -> None:
+def test_copies_of_training_images_are_detected_and_new_images_are_not() -> None:
     torch.manual_seed(0)
     training, held, new = (torch.randn(count, 8) for count in (500, 400, 2000))
 
     assert copy_rate(training[:50], training, held) == 1
     assert copy_rate(training[:50] + 1e-3, training, held) == 1
-    assert copy_rate(new, training, held) == pytest.approx(USUAL, abs=0.03)
+    assert copy_rate(new, training, held) == pytest.approx(ORDINARY, abs=0.03)
 
 
-def test_the_distance_is_0_for_the_same_pictures_and_grows_with_every_difference() -> None:
+def test_the_frechet_distance_is_0_for_equal_sets_and_grows_with_every_difference() -> None:
     torch.manual_seed(0)
     real = torch.randn(4000, 6)
     halves = moments(real[:1000]) + moments(real[1000:])
@@ -189,7 +189,7 @@ def test_the_distance_is_0_for_the_same_pictures_and_grows_with_every_difference
     assert frechet(moments(real), moments(real[:0])) != frechet(moments(real), moments(real[:0]))
 
 
-def test_the_measures_of_the_whole_are_the_same_however_the_pictures_are_cut(trained: Any) -> None:
+def test_the_accumulators_do_not_depend_on_the_batches(trained: Any) -> None:
     network, batch = trained[2].network, banded(60, seed=9)
     with torch.inference_mode():
         first, again = network.evaluate(batch), network.evaluate(batch)
@@ -205,7 +205,7 @@ def test_the_measures_of_the_whole_are_the_same_however_the_pictures_are_cut(tra
     assert {len(ratio.numerator) for ratio in first.ratios.values()} == {60}
 
 
-def test_labels_that_are_not_made_are_answered_with_their_frequencies(trained: Any) -> None:
+def test_labels_that_the_gan_is_not_conditioned_on_are_predicted_with_class_frequencies(trained: Any) -> None:
     loaded = trained[2]
     with torch.inference_mode():
         answers = loaded.network.predict(banded(5, seed=4))
@@ -222,7 +222,7 @@ def test_a_stored_model_gives_its_golden_answer(trained: Any) -> None:
     golden.check(FAMILY, loaded.network, loaded.schema, loaded.golden)
 
 
-def test_the_report_shows_made_pictures_of_every_class_beside_their_worth(trained: Any) -> None:
+def test_the_report_shows_generated_images_of_every_class_with_their_metrics(trained: Any) -> None:
     data, _, loaded = trained
 
     first, again = (report(loaded.network, data, "val", schema=loaded.schema, config=loaded.config) for _ in range(2))
@@ -241,7 +241,7 @@ def test_the_report_shows_made_pictures_of_every_class_beside_their_worth(traine
     assert 0 <= section.numbers["copy_rate"] <= 1
 
 
-def test_balancing_shows_every_class_equally_often_and_in_time_every_picture() -> None:
+def test_balancing_samples_classes_equally_often_and_every_image_over_time() -> None:
     labels = np.repeat([0, 1, 2, MISSING], [900, 60, 15, 25]).astype(np.int16)
     counts = [900, 60, 15]
 
@@ -258,7 +258,7 @@ def test_balancing_shows_every_class_equally_often_and_in_time_every_picture() -
     assert [int((half == place).sum()) for place in range(3)] == pytest.approx([703, 181, 91], abs=3)
 
 
-def test_only_training_pictures_are_balanced_and_only_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_only_the_training_split_is_balanced_and_only_if_configured(tmp_path: Path) -> None:
     batch = banded(600, seed=5)
     batch.labels[60:, 0].clamp_min_(1)
     data, schema = write_prepared(tmp_path, batch)
@@ -277,7 +277,7 @@ def test_the_first_losses_are_what_they_were() -> None:
     assert_golden_losses("gan", built())
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(trained: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(trained: Any, tmp_path: Path) -> None:
     class Stopped(Exception): ...
 
     def stop_after_one(report: dict[str, float | int]) -> None:

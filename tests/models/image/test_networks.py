@@ -363,7 +363,7 @@ def test_the_linear_baseline_knows_colours_without_training(data: Prepared, tmp_
     assert result.metrics["val_accuracy_colour"] > 0.9
 
 
-def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Prepared, tmp_path: Path) -> None:
+def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been_interrupted(data: Prepared, tmp_path: Path) -> None:
     class Stopped(Exception): ...
 
     def stop_after_two(report: dict[str, float | int]) -> None:

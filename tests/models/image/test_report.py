@@ -243,7 +243,7 @@ def test_the_strangest_pictures_of_an_autoencoder_come_first(shop: Shop) -> None
     initialise(network, shop.data, shop.schema)
     made = report(network.eval(), shop.data, "test", schema=shop.schema, config=network.config)
     assert tuple(section.title for section in made) == (*HEADINGS, "Strange pictures")
-    found = answers(network.reader, shop.data, "test", schema=shop.schema)
+    found = answers(network.linear_probe, shop.data, "test", schema=shop.schema)
     with torch.inference_mode():
         scores = network.anomaly(found.batch(list(range(len(found.rows))))).score
     captions = [picture.caption for picture in part(made[-1], Gallery).pictures]
