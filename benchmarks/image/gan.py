@@ -1,14 +1,14 @@
-"""Made pictures of rare classes: does a classifier get better when it also learns from what a gan made?
+"""Made images of rare classes: does a classifier get better when it also learns from what a gan made?
 
-Of three classes almost all training pictures are taken away; the test split stays whole. The gan is trained on what is
-left, and a tutorial network in three ways: on every picture as often (plain), on every class as often (balanced), and
-balanced with half of the rare classes' pictures made by the gan. All have the same augmentation (mirrored, moved by up
+Of three classes almost all training images are taken away; the test split stays whole. The gan is trained on what is
+left, and a tutorial network in three ways: on every image as often (plain), on every class as often (balanced), and
+balanced with half of the rare classes' images made by the gan. All have the same augmentation (mirrored, moved by up
 to two pixels), network and number of epochs. Tail F1 is the mean F1 over the rare classes. Nothing is chosen on any
 split: every network is taken after its last epoch. The rare classes were fixed before the first run; each seed draws
-other pictures to keep, other starting weights and other made pictures.
+other images to keep, other starting weights and other made images.
 
-FID and copies are in features of a classifier that the gan brings, trained on the same pictures, see
-models/image/report/generated.py; they compare with the values of real pictures beside them, not with those of papers.
+FID and copies are in features of a classifier that the gan brings, trained on the same images, see
+models/image/report/generated.py; they compare with the values of real images beside them, not with those of papers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from models.prepared import Prepared
 
 GAN = ("network=gan", "epochs=3", "batch_size=64")
 CLASSIFIER = ("network=cnn", "epochs=4")
-WAYS = {"plain": 0.0, "balanced": 1.0, "balanced, with made pictures": 1.0}
+WAYS = {"plain": 0.0, "balanced": 1.0, "balanced, with made images": 1.0}
 BLOCK = 500
 
 
@@ -50,8 +50,8 @@ def main() -> None:
     parser.set_defaults(prepare=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rare", type=int, nargs="+", default=[0, 4, 7], help="places of the classes to make rare")
-    parser.add_argument("--kept", type=int, default=60, help="training pictures kept of each rare class")
-    parser.add_argument("--made", type=int, default=600, help="pictures made of each rare class")
+    parser.add_argument("--kept", type=int, default=60, help="training images kept of each rare class")
+    parser.add_argument("--made", type=int, default=600, help="images made of each rare class")
     arguments = measure.read(parser)
     if arguments.quick:
         arguments.seeds, arguments.config = arguments.seeds[:1], [*arguments.config, "epochs=1"]
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespace) -> Answer:
-    """What the gan's pictures are like with one seed, and what each way of training reaches."""
+    """What the gan's images are like with one seed, and what each way of training reaches."""
     few = write_few(data, data.schema(Schema), work / "few", seed, arguments)
     gan, cpu_s = trained(few, [*GAN, *arguments.config, f"seed={seed}"])
     own = few.schema(Schema)
@@ -80,7 +80,7 @@ def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespac
         "recognised of real ones": "recognised_real",
         "copies": "copied",
     }
-    pictures = {
+    images = {
         group: {
             title: float(np.mean([getattr(one, name) for one in classes if (one.name in rare) == (group == "rare")]))
             for title, name in numbers.items()
@@ -93,12 +93,12 @@ def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespac
         directory = added if "made" in way else few
         network, seconds = trained(directory, [*CLASSIFIER, *arguments.config, f"seed={seed}", f"balance={balance}"])
         ways[way] = {**tested(network, data, own, arguments), "cpu_s": seconds}
-    ways["the gan's pupil, made pictures alone"] = {**tested(gan, data, own, arguments), "cpu_s": cpu_s}
-    return {"seed": seed, "pictures": pictures, "ways": ways}
+    ways["the gan's pupil, made images alone"] = {**tested(gan, data, own, arguments), "cpu_s": cpu_s}
+    return {"seed": seed, "pictures": images, "ways": ways}
 
 
 def write_few(data: Prepared, schema: Schema, out: Path, seed: int, arguments: argparse.Namespace) -> Prepared:
-    """Prepared data with few training pictures of the rare classes; the other splits stay whole."""
+    """Prepared data with few training images of the rare classes; the other splits stay whole."""
     rows, labels = _training(data)
     draw = np.random.default_rng(seed)
     kept = np.ones(len(labels), bool)
@@ -114,7 +114,7 @@ def write_few(data: Prepared, schema: Schema, out: Path, seed: int, arguments: a
 def write_generated(
     few: Prepared, schema: Schema, gan: Gan, out: Path, seed: int, arguments: argparse.Namespace
 ) -> Prepared:
-    """The same with made pictures of the rare classes, whose real ones are repeated until they are as many."""
+    """The same with made images of the rare classes, whose real ones are repeated until they are as many."""
     repeats = arguments.made // arguments.kept
     rows, labels = _training(few)
     rows = rows.repeat(np.where(np.isin(labels, arguments.rare), repeats, 1), 0)
@@ -161,7 +161,7 @@ def tested(network: Any, data: Prepared, schema: Schema, arguments: argparse.Nam
 
 
 def tabulate(found: list[Answer], arguments: argparse.Namespace) -> list[Table]:
-    """What each way reaches, and what the made pictures are like."""
+    """What each way reaches, and what the made images are like."""
     scores = ["tail F1", "F1 of the others", "macro F1", "accuracy"]
     rows = []
     for way in found[0]["ways"]:
@@ -170,19 +170,19 @@ def tabulate(found: list[Answer], arguments: argparse.Namespace) -> list[Table]:
         cells = [Spread.of(answer[score] for answer in answers).text(".4f") for score in scores]
         seconds = Spread.of(answer["cpu_s"] for answer in answers).text(",.0f")
         rows.append([way, *cells, Spread.of(gains).text("+.4f"), seconds, str(len(found))])
-    title = f"{measure.label(arguments.data)}, {arguments.kept} pictures of each of {len(arguments.rare)} rare classes"
+    title = f"{measure.label(arguments.data)}, {arguments.kept} images of each of {len(arguments.rare)} rare classes"
     quality = [
         [group, *(Spread.of(one["pictures"][group][key] for one in found).text(".3f") for key in numbers)]
         for group, numbers in found[0]["pictures"].items()
     ]
     return [
         Table(title, ["trained", *scores, "tail F1 against balanced, same seed", "core-s", "n"], rows),
-        Table("Made pictures", ["classes", *found[0]["pictures"]["rare"]], quality),
+        Table("Made images", ["classes", *found[0]["pictures"]["rare"]], quality),
     ]
 
 
 def _training(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """(shard, row) of each training picture [N, 2] and its class [N]."""
+    """(shard, row) of each training image [N, 2] and its class [N]."""
     rows, labels = [], []
     for shard in data.shards():
         own = np.load(shard / "train.npy")

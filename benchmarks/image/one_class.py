@@ -1,12 +1,12 @@
-"""One-class detection: the autoencoder learns the pictures of one class; does it find those of all others strange?
+"""One-class detection: the autoencoder learns the images of one class; does it find those of all others strange?
 
-For each class the network is trained by the project's loop on that class's training pictures alone, and every
-picture of the test split gets the score of strangeness that the recognise endpoint gives. The AUROC is the probability
-that a test picture of another class is stranger than one of this class; the mean over the classes counts. The plain
-method, the error of a reconstruction from 32 principal components of the same training pictures, is scored beside it.
+For each class the network is trained by the project's loop on that class's training images alone, and every
+image of the test split gets the score of strangeness that the recognise endpoint gives. The AUROC is the probability
+that a test image of another class is stranger than one of this class; the mean over the classes counts. The plain
+method, the error of a reconstruction from 32 principal components of the same training images, is scored beside it.
 The parts of our score are listed too; the outline is a fixed description of edges and is not learnt by the network.
 Within a run nothing is chosen, neither the epoch (the last one) nor a threshold, and all scales come from training
-pictures. But the kinds of the parts and the settings were found in trials on the same test split, as were the 32
+images. But the kinds of the parts and the settings were found in trials on the same test split, as were the 32
 components: both are a little flattered.
 """
 
@@ -71,8 +71,8 @@ def main() -> None:
 
 
 def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepared:
-    """Prepared data whose training and validation pictures are those of one class; the test split stays whole."""
-    counts, pictures = dict.fromkeys(SPLITS, 0), []
+    """Prepared data whose training and validation images are those of one class; the test split stays whole."""
+    counts, images = dict.fromkeys(SPLITS, 0), []
     for shard in data.shards():
         target = out / "shards" / shard.name
         target.mkdir(parents=True)
@@ -85,8 +85,8 @@ def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepar
             np.save(target / f"{split}.npy", rows)
             counts[split] += len(rows)
             if split == "train":
-                pictures.append(np.load(shard / "pictures.npy", mmap_mode="r")[rows] / 255.0)
-    trained = np.concatenate(pictures)
+                images.append(np.load(shard / "pictures.npy", mmap_mode="r")[rows] / 255.0)
+    trained = np.concatenate(images)
     own = schema.model_copy(
         update={
             "fingerprint": f"{schema.fingerprint[:56]}{place:08d}",
@@ -112,7 +112,7 @@ def scored(data: Prepared, place: int, seed: int, arguments: argparse.Namespace)
     with torch.inference_mode():
         for start in range(0, len(examples), BLOCK):
             batch = collate([examples[row] for row in range(start, min(start + BLOCK, len(examples)))])
-            anomaly = loaded.network.anomaly(batch)
+            anomaly = loaded.network.anomaly_scores(batch)
             parts.append(torch.stack([getattr(anomaly, key) for key in SCORES]))
             labels.append(batch.labels[:, 0])
     is_other = (torch.cat(labels) != place).numpy()

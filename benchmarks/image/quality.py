@@ -1,11 +1,11 @@
 """Quality: accuracy of every label on the test split, over seeds, with the core-seconds of the whole training.
 
-Each network is trained by the project's loop on the training pictures; its best epoch and its temperatures are chosen
+Each network is trained by the project's loop on the training images; its best epoch and its temperatures are chosen
 on validation, and the test split is looked at once. The baselines need no training. The core-seconds are all processor
 time from the first line of the loop: whitening or fitting, every step, every validation and every checkpoint. Preparing
 the data and judging on the test split are not in it. Keras trains the tutorial network as its own tutorial does: ten
 epochs of batches of 32, the last of which is judged on the test split; it knows the first label only, and is shown only
-pictures of a known class. The median over seeds, [lowest, highest].
+images of a known class. The median over seeds, [lowest, highest].
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def trained(network: str, seed: int, data: Path, work: Path, arguments: argparse
 
 def of_keras(data: Path, work: Path, arguments: argparse.Namespace) -> list[Answer]:
     """What Keras reached with each seed."""
-    pictures = measure.export_pictures(data, work / "pictures.npz", dict.fromkeys(("train", "val", "test")))
-    command = measure.peer("keras", arguments.peers, "quality", pictures, ["--epochs", "1"] if arguments.quick else [])
+    images = measure.export_pictures(data, work / "pictures.npz", dict.fromkeys(("train", "val", "test")))
+    command = measure.peer("keras", arguments.peers, "quality", images, ["--epochs", "1"] if arguments.quick else [])
     worker = Worker("Keras, cnn", command, threads=arguments.threads)
     versions = worker.answer()
     found = [{**versions, **worker.ask({"seed": seed})} for seed in arguments.seeds]

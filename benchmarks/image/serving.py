@@ -1,9 +1,9 @@
-"""Serving pictures: requests per second of `recognise` with several clients at once, ours and bare FastAPI with torch.
+"""Serving images: requests per second of `recognise` with several clients at once, ours and bare FastAPI with torch.
 
 Both answer with the same untrained network, which costs what a trained one does, on the same machine as the clients.
-Ours is what `deploy` makes: Ray Serve with its proxy, one replica, all checks of the picture, batches of what waits.
-The other is one process of uvicorn that decodes and predicts one picture at a time and checks nothing. Each client
-sends its next picture when it has its answer.
+Ours is what `deploy` makes: Ray Serve with its proxy, one replica, all checks of the image, batches of what waits.
+The other is one process of uvicorn that decodes and predicts one image at a time and checks nothing. Each client
+sends its next image when it has its answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from models.image.schema import Schema
 from models.prepared import Prepared
 
 OURS, BARE = "ours", "bare FastAPI and torch"
-NUM_PICTURES = 64
+NUM_IMAGES = 64
 START_TIMEOUT_S = 60.0
 
 
@@ -86,11 +86,11 @@ def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dic
         options = deploy.Options(model=str(model), port=ours, max_replicas=1)
         deploy.run(Context(store=store), FAMILY, options, None)
         urls = {OURS: f"http://127.0.0.1:{ours}/v1/images/recognise", BARE: f"http://127.0.0.1:{bare}/recognise"}
-        pictures = some_pictures(data)
+        images = some_images(data)
         found: dict[str, list[Answer]] = {name: [] for name in urls}
         for repeat in range(-1, arguments.repeats):
             for name, url in urls.items():
-                answer = asyncio.run(round_of(url, pictures, arguments.clients, arguments.requests))
+                answer = asyncio.run(round_of(url, images, arguments.clients, arguments.requests))
                 print(f"{name}: {answer}", file=sys.stderr)
                 if repeat >= 0:  # the first round warms up
                     found[name].append(answer)
@@ -101,13 +101,13 @@ def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dic
         stop_head(store)
 
 
-def some_pictures(data: Prepared) -> list[bytes]:
-    """Prepared pictures as PNG files."""
+def some_images(data: Prepared) -> list[bytes]:
+    """Prepared images as PNG files."""
     pixels = Shard.open(data, 0).pixels
-    return [encode_png(np.asarray(pixels[place % len(pixels)])) for place in range(NUM_PICTURES)]
+    return [encode_png(np.asarray(pixels[place % len(pixels)])) for place in range(NUM_IMAGES)]
 
 
-async def round_of(url: str, pictures: list[bytes], num_clients: int, num_requests: int) -> Answer:
+async def round_of(url: str, images: list[bytes], num_clients: int, num_requests: int) -> Answer:
     """Requests per second and latencies of one round."""
     latencies: list[float] = []
     numbers = iter(range(num_requests))
@@ -115,14 +115,14 @@ async def round_of(url: str, pictures: list[bytes], num_clients: int, num_reques
     async def client(session: aiohttp.ClientSession) -> None:
         for number in numbers:
             started = time.perf_counter()
-            content = pictures[number % len(pictures)]
+            content = images[number % len(images)]
             async with session.post(url, data=content, headers={"Content-Type": "image/png"}) as response:
                 assert response.status == 200, await response.text()
                 await response.read()
             latencies.append(time.perf_counter() - started)
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=num_clients)) as session:
-        await wait_for(session, url, pictures[0])
+        await wait_for(session, url, images[0])
         started = time.perf_counter()
         await asyncio.gather(*(client(session) for _ in range(num_clients)))
         seconds = time.perf_counter() - started

@@ -1,7 +1,7 @@
-"""Training rate: pictures per core-second of the tutorial network, through our loop and in the tutorials' own way.
+"""Training rate: images per core-second of the tutorial network, through our loop and in the tutorials' own way.
 
-The tutorials' way is plain torch: fp32, the usual memory layout, a DataLoader of single pictures in the same process,
-Adam. Ours is `jobs.training.loop` on prepared pictures: bf16 and channels last where the processor multiplies
+The tutorials' way is plain torch: fp32, the usual memory layout, a DataLoader of single images in the same process,
+Adam. Ours is `jobs.training.loop` on prepared images: bf16 and channels last where the processor multiplies
 bf16, whole batches. Keras (3, on TensorFlow) trains as in its own tutorial: fp32, `fit` on arrays, compiled.
 Network and batch size are the same. "augmented" mirrors and shifts besides, which the plain loop does not.
 Loading is part of the time, validation is not. Core-seconds are the processor time of the process.
@@ -23,7 +23,7 @@ OURS = {
     "ours, fp32": ["flip=false", "shift=0", "precision=fp32"],
     "ours, augmented": [],
 }
-QUICK_PICTURES = 2000
+QUICK_IMAGES = 2000
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20_000, help="of an epoch")
     arguments = measure.read(parser)
     if arguments.quick:
-        arguments.repeats, arguments.pictures = 2, QUICK_PICTURES
+        arguments.repeats, arguments.pictures = 2, QUICK_IMAGES
     with measure.workspace(arguments) as work:
         workers = start(arguments, work)
         settings = {worker.name: worker.answer() for worker in workers}
@@ -72,12 +72,12 @@ def start(arguments: argparse.Namespace, work: Path) -> list[Worker]:
             family_name="image",
         )
         workers.append(Worker(name, command, threads=arguments.threads))
-    pictures = measure.export_pictures(data, work / "pictures.npz", {"train": arguments.pictures})
+    images = measure.export_pictures(data, work / "pictures.npz", {"train": arguments.pictures})
     batches = ["--batch-size", str(arguments.batch_size)]
-    command = [sys.executable, "-m", "benchmarks.peers.plain_torch_worker", "--data", str(pictures), *batches]
+    command = [sys.executable, "-m", "benchmarks.peers.plain_torch_worker", "--data", str(images), *batches]
     workers.append(Worker("plain torch", command, threads=arguments.threads))
     if arguments.peers:
-        command = measure.peer("keras", arguments.peers, "train", pictures, batches)
+        command = measure.peer("keras", arguments.peers, "train", images, batches)
         workers.append(Worker("Keras", command, threads=arguments.threads))
     return workers
 
@@ -97,12 +97,12 @@ def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> T
                 f"{max(answer['peak_rss_mb'] for answer in answers):,}",
             ]
         )
-    header = ["system", "pictures / core-s", "pictures / s of wall time", "x times plain torch", "n", "peak memory, MB"]
+    header = ["system", "images / core-s", "images / s of wall time", "x times plain torch", "n", "peak memory, MB"]
     return Table(f"{measure.label(arguments.data)}, batches of {arguments.batch_size}", header, rows)
 
 
 def rate(answer: dict[str, Any]) -> float:
-    """Pictures per core-second."""
+    """Images per core-second."""
     return float(answer["targets"] / answer["cpu_s"])
 
 

@@ -1,4 +1,4 @@
-"""Pictures of products: what they show, how it is said in words, and which products look alike."""
+"""Images of products: what they show, how it is said in words, and which products look alike."""
 
 from __future__ import annotations
 

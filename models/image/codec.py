@@ -1,4 +1,4 @@
-"""Pictures from bytes of unknown origin: the header is checked first, then the pixels are brought to one size."""
+"""Images from bytes of unknown origin: the header is checked first, then the pixels are brought to one size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class PictureRejected(ValueError):
-    """A picture that cannot be used; `reason` is one word for counting, the message says more."""
+    """An image that cannot be used; `reason` is one word for counting, the message says more."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class PictureRejected(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before it is decoded."""
+    """What an image says of itself before it is decoded."""
 
     width: int
     height: int
@@ -59,14 +59,14 @@ class Header:
 
 
 def read_header(encoded: bytes) -> Header:
-    """The size of a picture without decoding it; raises PictureRejected as `decode` does for what a header shows."""
+    """The size of an image without decoding it; raises PictureRejected as `decode` does for what a header shows."""
     with _opened(encoded) as image:
         width, height = image.size
         return Header(width, height, image.mode in _GREY_MODES)
 
 
 def decode(encoded: bytes, *, size: int, channels: int) -> Pixels:
-    """A JPEG, PNG or WebP picture as [channels, size, size]; raises PictureRejected.
+    """A JPEG, PNG or WebP image as [channels, size, size]; raises PictureRejected.
 
     It is turned as its EXIF orientation says, laid on white where it is transparent, scaled so that its longer side
     fits, and centred on its own border colour. Nothing is cut off: a shop's photo shows the product up to the edge, and
@@ -80,7 +80,7 @@ def decode(encoded: bytes, *, size: int, channels: int) -> Pixels:
         try:
             return _fitted(turned, size=size, channels=channels)
         except _DAMAGE as error:
-            raise PictureRejected("unreadable", f"the picture cannot be converted: {error}") from None
+            raise PictureRejected("unreadable", f"the image cannot be converted: {error}") from None
 
 
 def fit(pixels: Pixels, *, size: int, channels: int) -> Pixels:
@@ -99,7 +99,7 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def colour_card(size: int, *, channels: int) -> Pixels:
-    """A picture [channels, size, size] that is the same everywhere: a shade in each channel, and stripes."""
+    """An image [channels, size, size] that is the same everywhere: a shade in each channel, and stripes."""
     row, column = np.mgrid[:size, :size]
     shades = [row * 255 // size, column * 255 // size, (row + column) * 255 // (2 * size)]
     stripes = (row // 4) % 2 == 0
@@ -109,16 +109,16 @@ def colour_card(size: int, *, channels: int) -> Pixels:
 def _opened(encoded: bytes) -> Any:
     """An image of which only the header was read, after every check that needs no pixels."""
     if not encoded:
-        raise PictureRejected("empty", "the picture has no bytes")
+        raise PictureRejected("empty", "the image has no bytes")
     if len(encoded) > MAX_BYTES:
-        raise PictureRejected("too_many_bytes", f"the picture has {len(encoded):,} bytes; {MAX_BYTES:,} are allowed")
+        raise PictureRejected("too_many_bytes", f"the image has {len(encoded):,} bytes; {MAX_BYTES:,} are allowed")
     _check_webp(encoded)
     image = _guarded(lambda: Image.open(BytesIO(encoded), formats=FORMATS))
     width, height = image.size
     _check_size(width, height)
-    # Phones write a JPEG with a second view inside (MPO); the first is the picture.
+    # Phones write a JPEG with a second view inside (MPO); the first is the image.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise PictureRejected("animated", "the picture is animated; send one frame")
+        raise PictureRejected("animated", "the image is animated; send one frame")
     if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > MAX_SCANS:
         raise PictureRejected("too_many_scans", f"the JPEG has more than {MAX_SCANS} scans; save it anew")
     return image
@@ -129,22 +129,20 @@ def _guarded(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except DecompressionBombError:
-        raise PictureRejected("too_many_pixels", f"the picture has more than {MAX_PIXELS:,} pixels") from None
+        raise PictureRejected("too_many_pixels", f"the image has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise PictureRejected("not_a_picture", "the bytes are no JPEG, PNG or WebP picture") from None
+        raise PictureRejected("not_a_picture", "the bytes are no JPEG, PNG or WebP image") from None
     except _DAMAGE as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        message = "the picture is cut short" if cut else f"the picture is damaged: {error}"
+        message = "the image is cut short" if cut else f"the image is damaged: {error}"
         raise PictureRejected("truncated" if cut else "unreadable", message) from None
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise PictureRejected(
-            "too_many_pixels", f"the picture is {width} x {height}; {MAX_PIXELS:,} pixels are allowed"
-        )
+        raise PictureRejected("too_many_pixels", f"the image is {width} x {height}; {MAX_PIXELS:,} pixels are allowed")
     if min(width, height) < MIN_SIDE:
-        raise PictureRejected("too_small", f"the picture is {width} x {height}; each side needs {MIN_SIDE} pixels")
+        raise PictureRejected("too_small", f"the image is {width} x {height}; each side needs {MIN_SIDE} pixels")
 
 
 def _check_webp(encoded: bytes) -> None:
@@ -165,7 +163,7 @@ def _check_webp(encoded: bytes) -> None:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         rotation = _ROTATIONS.get(image.getexif().get(_ORIENTATION, 1))
-    except _DAMAGE:  # a broken note on the picture is no fault of its pixels
+    except _DAMAGE:  # a broken note on the image is no fault of its pixels
         rotation = None
     return image if rotation is None else image.transpose(rotation)
 

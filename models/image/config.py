@@ -17,13 +17,13 @@ class Config(TrainConfig):
 
     network: Literal["resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior"] = "resnet"
     """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
-    elsewhere, only the heads learn; autoencoder learns without labels what pictures look like, for look-alikes and for
-    pictures unlike all others; gan makes pictures of each class of the first label; linear (principal components and
+    elsewhere, only the heads learn; autoencoder learns without labels what images look like, for look-alikes and for
+    images unlike all others; gan makes images of each class of the first label; linear (principal components and
     logistic regression) and prior (class frequencies) are baselines."""
     epochs: PositiveInt = 12
     """Passes over the training split at the most."""
     batch_size: PositiveInt = 500
-    """Training pictures in one optimiser step, over all workers together."""
+    """Training images in one optimiser step, over all workers together."""
     learning_rate: PositiveFloat = 6e-3
     """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it. A resnet's
     filters move by seventeen times as much of their own size."""
@@ -45,28 +45,28 @@ class Config(TrainConfig):
     label_smoothing: Share = 0.1
     """Share of the target that is spread over all classes in training."""
     flip: bool = True
-    """Mirror pictures left to right, in turns in training, and average over both sides in prediction."""
+    """Mirror images left to right, in turns in training, and average over both sides in prediction."""
     shift: NonNegativeInt = 2
-    """Training pictures are moved by up to so many pixels along each axis."""
+    """Training images are moved by up to so many pixels along each axis."""
     test_shift: NonNegativeInt = 0
-    """A prediction is also made of the picture moved by so many pixels up and left, and down and right, and averaged: a
+    """A prediction is also made of the image moved by so many pixels up and left, and down and right, and averaged: a
     little more accurate, three times as slow. 0 moves none."""
     cut_out: NonNegativeInt = 0
-    """Side of the square of each training picture that is blanked out, in pixels."""
+    """Side of the square of each training image that is blanked out, in pixels."""
     mixup: NonNegativeFloat = 0.0
-    """How strongly training pictures and their labels are blended in pairs: the parameter of the beta distribution that
-    the shares are drawn from. 0.4 helps a few thousand pictures over many epochs; 0 blends none."""
+    """How strongly training images and their labels are blended in pairs: the parameter of the beta distribution that
+    the shares are drawn from. 0.4 helps a few thousand images over many epochs; 0 blends none."""
     balance: Share | None = None
-    """How far training evens out the classes of the first label: at 0 every picture is seen once an epoch, at 1 every
-    class equally often, so that pictures of a rare one are seen many times and some of a frequent one not at all. None
+    """How far training evens out the classes of the first label: at 0 every image is seen once an epoch, at 1 every
+    class equally often, so that images of a rare one are seen many times and some of a frequent one not at all. None
     is 1 for a gan and 0 for all others."""
     small_fraction: Share = 0.0
-    """Share of all steps, the first ones, that a resnet makes on pictures of three quarters the side, at about half the
+    """Share of all steps, the first ones, that a resnet makes on images of three quarters the side, at about half the
     cost."""
     latent: PositiveInt = 64
-    """Numbers that an autoencoder makes of a picture, and random ones of which a gan makes one."""
+    """Numbers that an autoencoder makes of an image, and random ones of which a gan makes one."""
     noise: NonNegativeFloat = 0.5
-    """Deviation of the noise that an autoencoder learns to take away, in deviations of the pictures."""
+    """Deviation of the noise that an autoencoder learns to take away, in deviations of the images."""
 
 
 SPACE: dict[str, Range] = {

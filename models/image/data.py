@@ -1,4 +1,4 @@
-"""Prepared pictures as examples and batches; how they are augmented is the network's business."""
+"""Prepared images as examples and batches; how they are augmented is the network's business."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Labels = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: an example of training or evaluation, or one request."""
+    """One image: an example of training or evaluation, or one request."""
 
     pixels: Pixels
     """[C, S, S]."""
@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures: pixels uint8 [B, C, S, S], labels int64 [B, H] and, with titles, their phrases int64 [B, T]."""
+    """B images: pixels uint8 [B, C, S, S], labels int64 [B, H] and, with titles, their phrases int64 [B, T]."""
 
     pixels: Tensor
     labels: Tensor
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """The memory-mapped pictures of one shard."""
+    """The memory-mapped images of one shard."""
 
     pixels: Pixels
     labels: Labels
@@ -73,9 +73,9 @@ class Shard:
 
 
 def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
-    """The pictures of some shards of one split, with sizes and classes as in `schema`.
+    """The images of some shards of one split, with sizes and classes as in `schema`.
 
-    An epoch of training, from the first, has as many pictures as there are, but of the classes as `balance` says.
+    An epoch of training, from the first, has as many images as there are, but of the classes as `balance` says.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
@@ -98,7 +98,7 @@ def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema
 
 
 class Pictures:
-    """Labelled pictures of one split, in the order of their shards."""
+    """Labelled images of one split, in the order of their shards."""
 
     def __init__(self, shards: Sequence[Shard], *, shard_of: list[int], row_of: list[int], remap: Remap | None) -> None:
         self._shards = shards
@@ -112,13 +112,13 @@ class Pictures:
     def __getitem__(self, index: int) -> Picture:
         shard, row = self._shards[self._shard_of[index]], self._row_of[index]
         title = None if shard.titles is None else shard.titles[row]
-        picture = Picture(shard.pixels[row], shard.labels[row], title)
-        return picture if self._remap is None else self._remap(picture)
+        image = Picture(shard.pixels[row], shard.labels[row], title)
+        return image if self._remap is None else self._remap(image)
 
 
 @dataclass(frozen=True)
 class Remap:
-    """Makes pictures of newer data as an older model knows them."""
+    """Makes images of newer data as an older model knows them."""
 
     schema: Schema
     """The model's."""
@@ -142,12 +142,12 @@ class Remap:
             classes.append(np.array([*found, MISSING], np.int16))
         return cls(schema, heads, classes)
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, image: Picture) -> Picture:
         labels = [
-            classes[picture.labels[head]] if head != MISSING else MISSING
+            classes[image.labels[head]] if head != MISSING else MISSING
             for head, classes in zip(self.heads, self.classes, strict=True)
         ]
-        return Picture(fitted(picture.pixels, self.schema), np.array(labels, np.int16))
+        return Picture(fitted(image.pixels, self.schema), np.array(labels, np.int16))
 
 
 def collate(examples: Sequence[Picture]) -> Batch:
@@ -176,7 +176,7 @@ def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: in
 
 
 def catalogue(data: Prepared) -> Iterator[tuple[list[str], Pixels]]:
-    """Item ids and pixels [N, C, S, S] of all pictures of each shard that belong to a product, labelled or not."""
+    """Item ids and pixels [N, C, S, S] of all images of each shard that belong to a product, labelled or not."""
     for directory in data.shards():
         items = pq.read_table(directory / "ids.parquet", columns=["item_id"])["item_id"].to_pylist()
         pixels = Shard.open(data, int(directory.name)).pixels
@@ -185,7 +185,7 @@ def catalogue(data: Prepared) -> Iterator[tuple[list[str], Pixels]]:
 
 
 def titles(data: Prepared, split: str) -> list[str | None]:
-    """What the shop calls each picture of a split, in the order of `dataset`; None where it has no title."""
+    """What the shop calls each image of a split, in the order of `dataset`; None where it has no title."""
     found: list[str | None] = []
     for directory in data.shards():
         known = pq.read_table(directory / "ids.parquet").to_pydict()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from models.family import Endpoint, Features, RawBody
 from models.image.codec import MAX_BYTES, colour_card, decode, encode_png
 from models.image.data import Picture
-from models.image.networks.anomaly import Strangeness
+from models.image.networks.anomaly import AnomalyScore
 from models.image.networks.build import predict, predict_similar
 from models.image.networks.classifier import Prediction
 from models.image.schema import MISSING, Schema
@@ -32,7 +32,7 @@ def _from_base64(value: object) -> object:
     try:
         return base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise ValueError("not base64; write the bytes of the picture in base64, or send them as the body") from None
+        raise ValueError("not base64; write the bytes of the image in base64, or send them as the body") from None
 
 
 EncodedPicture = Annotated[
@@ -40,13 +40,13 @@ EncodedPicture = Annotated[
     Field(max_length=MAX_BYTES),
     BeforeValidator(_from_base64),
     PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "A JPEG, PNG or WebP picture."}),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "A JPEG, PNG or WebP image."}),
 ]
-"""The bytes of a picture file; in JSON, which has no bytes, they are base64."""
+"""The bytes of an image file; in JSON, which has no bytes, they are base64."""
 
 
 class PictureRequest(BaseModel):
-    """A picture to be asked about."""
+    """An image to be asked about."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,18 +54,18 @@ class PictureRequest(BaseModel):
 
 
 class RecognitionRequest(PictureRequest):
-    """A picture, and how much is wanted to be known of it."""
+    """An image, and how much is wanted to be known of it."""
 
     count: int = Field(default=3, ge=1, le=MAX_COUNT)
     """Classes to name for each attribute, most likely first."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """An attribute whose best class is less likely than this is unsure."""
     embedding: bool = False
-    """Whether to give the picture's embedding too."""
+    """Whether to give the image's embedding too."""
 
 
 class Guess(BaseModel):
-    """A class and how likely it is, calibrated on pictures that were not trained on."""
+    """A class and how likely it is, calibrated on images that were not trained on."""
 
     value: str
     confidence: float
@@ -82,17 +82,17 @@ class RecognisedAttribute(BaseModel):
 
 
 class RecognitionResponse(BaseModel):
-    """What a picture shows."""
+    """What an image shows."""
 
     model_version: str
     attributes: list[RecognisedAttribute]
     embedding: list[float] | None = None
-    anomaly: Strangeness | None = None
+    anomaly: AnomalyScore | None = None
     """How unlike the catalogue it is, where the network can say: the autoencoder."""
 
 
 class DescriptionRequest(PictureRequest):
-    """A picture to put into words."""
+    """An image to put into words."""
 
     threshold: float = Field(default=THRESHOLD, ge=0, le=1)
     """An attribute less likely than this is not mentioned."""
@@ -130,45 +130,45 @@ class DescriptionResponse(BaseModel):
 
 
 class SimilarRequest(PictureRequest):
-    """A picture to find products like it."""
+    """An image to find products like it."""
 
     count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
 
 
 class SimilarProduct(BaseModel):
-    """A product, and the cosine of its most similar picture with the one that was sent."""
+    """A product, and the cosine of its most similar image with the one that was sent."""
 
     item_id: str
     similarity: float
 
 
 class SimilarResponse(BaseModel):
-    """Products that look like a picture, most similar first."""
+    """Products that look like an image, most similar first."""
 
     model_version: str
     indexed: int
-    """Products that it was compared with; 0 where the prepared pictures carry no product ids."""
+    """Products that it was compared with; 0 where the prepared images carry no product ids."""
     items: list[SimilarProduct]
 
 
 def golden_request(schema: Schema) -> RecognitionRequest:
-    """A picture of stripes and shades, of the size that the model takes."""
+    """An image of stripes and shades, of the size that the model takes."""
     return RecognitionRequest(image=encode_png(colour_card(schema.size, channels=schema.channels)))
 
 
 def encode(request: PictureRequest, schema: Schema, features: Features) -> list[Picture]:
-    """The example of a request with a picture; PictureRejected, a ValueError, when it cannot be decoded."""
+    """The example of a request with an image; PictureRejected, a ValueError, when it cannot be decoded."""
     pixels = decode(request.image, size=schema.size, channels=schema.channels)
     return [Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))]
 
 
 def encode_description(request: DescriptionRequest, schema: Schema, features: Features) -> list[Picture]:
-    """The example of a picture to put into words; ValueError too where titles are asked for that were not learnt."""
+    """The example of an image to put into words; ValueError too where titles are asked for that were not learnt."""
     if request.writer == "template":
         return encode(request, schema, features)
     if not schema.forms:
         raise ValueError(
-            "writer is 'learnt', but this model has learnt no titles; use 'template', or prepare the pictures with "
+            "writer is 'learnt', but this model has learnt no titles; use 'template', or prepare the images with "
             "their titles, --columns title=NAME, and train again"
         )
     return [replace(picture, threshold=request.threshold) for picture in encode(request, schema, features)]
@@ -196,7 +196,7 @@ def answer_recognition(
         model_version=model_version,
         attributes=attributes,
         embedding=prediction.embedding if request.embedding else None,
-        anomaly=prediction.strangeness,
+        anomaly=prediction.anomaly,
     )
 
 
@@ -230,7 +230,7 @@ def answer_similar(
 ENDPOINTS = (
     Endpoint(
         path="/v1/images/recognise",
-        summary="Say what a picture shows",
+        summary="Say what an image shows",
         Request=RecognitionRequest,
         Response=RecognitionResponse,
         encode=encode,
@@ -240,7 +240,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/images/describe",
-        summary="Write a title and a description for a picture, in English and Chinese",
+        summary="Write a title and a description for an image, in English and Chinese",
         Request=DescriptionRequest,
         Response=DescriptionResponse,
         encode=encode_description,
@@ -250,7 +250,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/images/similar",
-        summary="Find the products that look most like a picture",
+        summary="Find the products that look most like an image",
         Request=SimilarRequest,
         Response=SimilarResponse,
         encode=encode,

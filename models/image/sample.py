@@ -35,17 +35,17 @@ COLOURS = {
 SIDE = 32
 NUM_PRODUCTS = 1200
 BAD, DUPLICATES = 4, 6
-"""Pictures that cannot be read, and repeated ones, as a real catalogue has them."""
+"""Images that cannot be read, and repeated ones, as a real catalogue has them."""
 
 
 def sample(directory: Path) -> Sample:
-    """A small made-up catalogue for the demo, with pictures to show to its endpoint."""
+    """A small made-up catalogue for the demo, with images to show to its endpoint."""
     table = write_sample(directory)
     draw = np.random.default_rng(1)
     questions = []
     for kind, colour in (("Shirts", "Red"), ("Bags", "Blue")):
-        picture = base64.b64encode(encode_png(_picture(kind, colour, draw))).decode("ascii")
-        questions.append(Question(f"a new picture of {kind.lower()}", {"image": picture}, f"{kind}, {colour}"))
+        image = base64.b64encode(encode_png(_picture(kind, colour, draw))).decode("ascii")
+        questions.append(Question(f"a new image of {kind.lower()}", {"image": image}, f"{kind}, {colour}"))
     return Sample(
         prepare={"raw": str(table), "labels": ("type", "colour")},
         train={"network": "cnn", "epochs": 12, "batch_size": 16},
@@ -58,14 +58,14 @@ def write_sample(directory: Path, *, num_products: int = NUM_PRODUCTS, seed: int
     draw = np.random.default_rng(seed)
     kinds = [list(KINDS)[place] for place in draw.integers(len(KINDS), size=num_products)]
     colours = [list(COLOURS)[place] for place in draw.integers(len(COLOURS), size=num_products)]
-    pictures = [encode_png(_picture(kind, colour, draw)) for kind, colour in zip(kinds, colours, strict=True)]
-    bad = [picture[: len(picture) // 2] for picture in pictures[:BAD]]
+    images = [encode_png(_picture(kind, colour, draw)) for kind, colour in zip(kinds, colours, strict=True)]
+    bad = [image[: len(image) // 2] for image in images[:BAD]]
     order = [*range(num_products), *range(BAD), *range(DUPLICATES)]
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "catalogue.parquet"
     table = {
         "item_id": [f"item-{place:05d}" for place in range(len(order))],
-        "image": [*pictures, *bad, *pictures[:DUPLICATES]],
+        "image": [*images, *bad, *images[:DUPLICATES]],
         "type": [kinds[place] for place in order],
         "colour": [colours[place] for place in order],
     }
@@ -74,7 +74,7 @@ def write_sample(directory: Path, *, num_products: int = NUM_PRODUCTS, seed: int
 
 
 def _picture(kind: str, colour: str, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A drawing [3, SIDE, SIDE] somewhere in the picture, of some size, turned a little, on a light ground."""
+    """A drawing [3, SIDE, SIDE] somewhere in the image, of some size, turned a little, on a light ground."""
     angle, scale = draw.normal(0, 0.25), draw.uniform(0.26, 0.36) * SIDE
     margin = SIDE / 2 - scale
     across, down = SIDE / 2 + draw.uniform(-margin, margin, 2)

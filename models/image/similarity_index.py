@@ -1,4 +1,4 @@
-"""The products that pictures are compared with: their embeddings, made once for a model and a prepared catalogue."""
+"""The products that images are compared with: their embeddings, made once for a model and a prepared catalogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A product and how much its most similar picture looks like the one that was asked about."""
+    """A product and how much its most similar image looks like the one that was asked about."""
 
     item_id: str
     similarity: float
@@ -33,17 +33,17 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """N pictures of P products."""
+    """N images of P products."""
 
     item_ids: list[str]
     """[P]."""
     item_of: Tensor
-    """[N] place of each picture's product in `item_ids`."""
+    """[N] place of each image's product in `item_ids`."""
     embeddings: Tensor
     """[N, D], each of length one."""
 
     def nearest(self, embeddings_BD: Tensor) -> list[list[Neighbour]]:
-        """The MAX_NEIGHBOURS most similar products of each picture, most similar first."""
+        """The MAX_NEIGHBOURS most similar products of each image, most similar first."""
         return [self._nearest(embedding) for embedding in embeddings_BD]
 
     def _nearest(self, embedding_D: Tensor) -> list[Neighbour]:
@@ -59,14 +59,14 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What similar pictures were found, among how many products."""
+    """What similar images were found, among how many products."""
 
     neighbours: list[Neighbour]
     num_products: int
 
 
 def write_index(network: Any, data: Prepared, schema: Schema, directory: Path) -> int:
-    """Embed every picture of a prepared catalogue that belongs to a product; returns the number of products."""
+    """Embed every image of a prepared catalogue that belongs to a product; returns the number of products."""
     names: list[str] = []
     parts: list[Tensor] = []
     unlabelled = np.full(len(schema.heads), MISSING, np.int16)
@@ -87,7 +87,7 @@ def write_index(network: Any, data: Prepared, schema: Schema, directory: Path) -
 
 
 def attach_index(network: Any, directory: Path) -> None:
-    """Let a network compare pictures with the products of an index; raises BundleRejected when it is damaged."""
+    """Let a network compare images with the products of an index; raises BundleRejected when it is damaged."""
     bundle.verify(directory, required=(INDEX, EMBEDDINGS))
     tensors = load_file(directory / EMBEDDINGS)
     device = next(iter(network.state_dict().values())).device
@@ -99,7 +99,7 @@ def attach_index(network: Any, directory: Path) -> None:
 
 
 def compare(network: Any, batch: Batch) -> list[Comparison]:
-    """The products that look most like each picture; none where the network was given no index."""
+    """The products that look most like each image; none where the network was given no index."""
     known: Catalogue | None = network.catalogue
     if known is None or not known.item_ids:
         return [Comparison([], 0) for _ in batch.labels]

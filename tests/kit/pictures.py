@@ -1,4 +1,4 @@
-"""Made-up pictures with a known right answer, and files of every kind that a shop or an attacker may send."""
+"""Made-up images with a known right answer, and files of every kind that a shop or an attacker may send."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def write_folder(root: Path, *, num_pictures: int = 60, split: bool = False) -> Path:
+def write_folder(root: Path, *, num_images: int = 60, split: bool = False) -> Path:
     """A folder per shape with PNG files; the classes and the colours take turns."""
-    for number in range(num_pictures):
+    for number in range(num_images):
         shape, colour = SHAPES[number % 2], list(COLOURS)[number % 3]
         parts = ["test" if number % 5 == 0 else "train"] if split else []
         path = root.joinpath(*parts, shape, f"{number:03d}.png")
@@ -50,9 +50,9 @@ def write_folder(root: Path, *, num_pictures: int = 60, split: bool = False) -> 
     return root
 
 
-def table(num_pictures: int = 60) -> pa.Table:
+def table(num_images: int = 60) -> pa.Table:
     """Products with a photo from the front and one from the side, as a table with the bytes."""
-    rows = range(num_pictures)
+    rows = range(num_images)
     return pa.table(
         {
             "sku": [f"sku-{row // 2:03d}" for row in rows],

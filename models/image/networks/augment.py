@@ -1,6 +1,6 @@
-"""Changes of whole batches of pictures in torch: mirroring, shifting, cutting out, blending; views to predict from.
+"""Changes of whole batches of images in torch: mirroring, shifting, cutting out, blending; views to predict from.
 
-Shapes: B pictures, C channels, S side.
+Shapes: B images, C channels, S side.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from torch import Tensor
 
 
 def flip_alternately(pixels_BCSS: Tensor, epoch: int) -> Tensor:
-    """Mirror about half of the pictures left to right, in the next epoch the other half.
+    """Mirror about half of the images left to right, in the next epoch the other half.
 
-    Which half a picture belongs to is the parity of its pixels' sum. Seeing both sides of a picture in turn teaches
+    Which half an image belongs to is the parity of its pixels' sum. Seeing both sides of an image in turn teaches
     more than drawing each time (Jordan, 2024, arXiv:2404.00498).
     """
     mirrored = (pixels_BCSS.flatten(1).sum(1, dtype=torch.int64) + epoch) % 2 == 1
     return torch.where(mirrored[:, None, None, None], pixels_BCSS.flip(3), pixels_BCSS)
 
 
-def views(pictures_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
-    """The pictures as they are, moved along the diagonal by `distance` pixels both ways, and each of these mirrored.
+def views(images_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
+    """The images as they are, moved along the diagonal by `distance` pixels both ways, and each of these mirrored.
 
     The six views of Jordan, 2024, arXiv:2404.00498; without `flip` none is mirrored, with a distance of 0 none moved.
     """
-    found = [pictures_BCSS]
+    found = [images_BCSS]
     if distance:
-        padded, size = _padded(pictures_BCSS, distance), pictures_BCSS.shape[3]
+        padded, size = _padded(images_BCSS, distance), images_BCSS.shape[3]
         found += [padded[:, :, start : start + size, start : start + size] for start in (0, 2 * distance)]
     return found + [view.flip(3) for view in found] if flip else found
 
 
-def shift(pictures_BCSS: Tensor, distance: int) -> Tensor:
-    """Move each picture by up to `distance` pixels along both axes; what comes in is mirrored at the border."""
+def shift(images_BCSS: Tensor, distance: int) -> Tensor:
+    """Move each image by up to `distance` pixels along both axes; what comes in is mirrored at the border."""
     if distance == 0:
-        return pictures_BCSS
-    size = pictures_BCSS.shape[3]
-    padded = _padded(pictures_BCSS, distance)
-    moved = torch.empty_like(pictures_BCSS)
-    offsets = torch.randint(0, 2 * distance + 1, (2, len(pictures_BCSS)), device=pictures_BCSS.device)
+        return images_BCSS
+    size = images_BCSS.shape[3]
+    padded = _padded(images_BCSS, distance)
+    moved = torch.empty_like(images_BCSS)
+    offsets = torch.randint(0, 2 * distance + 1, (2, len(images_BCSS)), device=images_BCSS.device)
     for down in range(2 * distance + 1):
         for right in range(2 * distance + 1):
             chosen = ((offsets[0] == down) & (offsets[1] == right)).nonzero().squeeze(1)
@@ -47,32 +47,32 @@ def shift(pictures_BCSS: Tensor, distance: int) -> Tensor:
     return moved
 
 
-def cut_out(pictures_BCSS: Tensor, side: int) -> Tensor:
-    """Set a square of each picture to zero, the mean of normalised pictures; part of it may lie outside.
+def cut_out(images_BCSS: Tensor, side: int) -> Tensor:
+    """Set a square of each image to zero, the mean of normalised images; part of it may lie outside.
 
     DeVries and Taylor, 2017, arXiv:1708.04552.
     """
     if side == 0:
-        return pictures_BCSS
-    size, device = pictures_BCSS.shape[3], pictures_BCSS.device
+        return images_BCSS
+    size, device = images_BCSS.shape[3], images_BCSS.device
     places = torch.arange(size, device=device)
-    centres = torch.randint(0, size, (2, len(pictures_BCSS), 1), device=device)
+    centres = torch.randint(0, size, (2, len(images_BCSS), 1), device=device)
     starts = centres - side // 2
     inside = (places >= starts) & (places < starts + side)
-    return pictures_BCSS.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+    return images_BCSS.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
 
 
-def mix(pictures_BCSS: Tensor, concentration: float) -> tuple[Tensor, Tensor, float]:
-    """Blend each picture with another of the batch: the pictures, the places [B] of the others, the share of the first.
+def mix(images_BCSS: Tensor, concentration: float) -> tuple[Tensor, Tensor, float]:
+    """Blend each image with another of the batch: the images, the places [B] of the others, the share of the first.
 
     The share, at least a half, is drawn once for the batch from a beta distribution with both parameters
     `concentration`. Zhang et al., 2018, arXiv:1710.09412.
     """
     drawn = float(torch.distributions.Beta(concentration, concentration).sample())
     share = max(drawn, 1 - drawn)
-    others = torch.randperm(len(pictures_BCSS)).to(pictures_BCSS.device)
-    return torch.lerp(pictures_BCSS[others], pictures_BCSS, share), others, share
+    others = torch.randperm(len(images_BCSS)).to(images_BCSS.device)
+    return torch.lerp(images_BCSS[others], images_BCSS, share), others, share
 
 
-def _padded(pictures_BCSS: Tensor, distance: int) -> Tensor:
-    return F.pad(pictures_BCSS, (distance,) * 4, mode="reflect")
+def _padded(images_BCSS: Tensor, distance: int) -> Tensor:
+    return F.pad(images_BCSS, (distance,) * 4, mode="reflect")

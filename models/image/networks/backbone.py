@@ -1,7 +1,7 @@
 """A residual network that somebody else has trained, read from a local safetensors file and left as it is.
 
 He et al., 2015, arXiv:1512.03385, with the names of parameters that torchvision gives them, which is how such files are
-commonly stored. Shapes: B pictures, C channels, S side, D features.
+commonly stored. Shapes: B images, C channels, S side, D features.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 MIN_SIDE = 32
-"""Pictures are halved five times."""
+"""Images are halved five times."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the pictures of ImageNet, by which such networks expect theirs to be normalised."""
+"""Of the images of ImageNet, by which such networks expect theirs to be normalised."""
 LAYERS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 """Blocks of each of the four groups."""
 WIDTHS = (64, 128, 256, 512)
@@ -69,16 +69,14 @@ class Bottleneck(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pictures [B, 3, S, S], normalised by MEAN and STD -> features [B, D]; nothing in it is ever trained."""
+    """Images [B, 3, S, S], normalised by MEAN and STD -> features [B, D]; nothing in it is ever trained."""
 
     sha256: Tensor
 
     def __init__(self, architecture: str, *, size: int) -> None:
         super().__init__()
         if size < MIN_SIDE:
-            raise ValueError(
-                f"pictures of side {size} are too small for a backbone; prepare them at {MIN_SIDE} or more"
-            )
+            raise ValueError(f"images of side {size} are too small for a backbone; prepare them at {MIN_SIDE} or more")
         self.architecture = architecture
         block = Bottleneck if architecture == "resnet50" else Block
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, 2, 3, bias=False)
@@ -96,11 +94,11 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays as it is: in training, batch norms would forget the pictures that they were trained on."""
+        """Stays as it is: in training, batch norms would forget the images that they were trained on."""
         return super().train(False)
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(pictures_BCSS))), 3, 2, 1)
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images_BCSS))), 3, 2, 1)
         features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
         return features
 

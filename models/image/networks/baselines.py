@@ -1,6 +1,6 @@
 """What a trained image network has to beat: class frequencies, and logistic regression on principal components.
 
-Shapes: B pictures, C channels, S side, P averaged pixels, D components, K classes of a head.
+Shapes: B images, C channels, S side, P averaged pixels, D components, K classes of a head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_SIDE = 32
-"""Larger pictures are averaged down to about this side before their components are taken."""
+"""Larger images are averaged down to about this side before their components are taken."""
 MAX_COMPONENTS = 128
 PENALTY = 1e-3
 """Of the squared weights, beside a mean log loss."""
@@ -18,12 +18,12 @@ MAX_ITERATIONS = 100
 
 
 class Constant(nn.Module):
-    """The same feature [B, 1], zero, for every picture: all that is left of a head is its bias."""
+    """The same feature [B, 1], zero, for every image: all that is left of a head is its bias."""
 
     dim = 1
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        return pictures_BCSS.new_zeros(len(pictures_BCSS), 1)
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        return images_BCSS.new_zeros(len(images_BCSS), 1)
 
 
 class Projection(nn.Module):
@@ -40,11 +40,11 @@ class Projection(nn.Module):
         self.register_buffer("centre", torch.zeros(num_pixels))
         self.register_buffer("components", torch.zeros(num_pixels, self.dim))
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        return (self.pixels(pictures_BCSS) - self.centre) @ self.components
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        return (self.pixels(images_BCSS) - self.centre) @ self.components
 
     def fit(self, pixels_BP: Tensor) -> Tensor:
-        """Set the components from the `pixels` of normalised training pictures, and return those of the pictures."""
+        """Set the components from the `pixels` of normalised training images, and return those of the images."""
         self.centre.copy_(pixels_BP.mean(0))
         centred = pixels_BP - self.centre
         values, vectors = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
@@ -52,9 +52,9 @@ class Projection(nn.Module):
         self.components.copy_((vectors * scale).flip(1)[:, : self.dim])
         return centred @ self.components
 
-    def pixels(self, pictures_BCSS: Tensor) -> Tensor:
-        """The P pixels [B, P] of each picture, averaged down."""
-        return F.avg_pool2d(pictures_BCSS, self.stride).contiguous().flatten(1)
+    def pixels(self, images_BCSS: Tensor) -> Tensor:
+        """The P pixels [B, P] of each image, averaged down."""
+        return F.avg_pool2d(images_BCSS, self.stride).contiguous().flatten(1)
 
 
 def fit_logistic(features_BD: Tensor, labels_B: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

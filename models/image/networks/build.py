@@ -20,7 +20,7 @@ Network = Classifier | Autoencoder | Gan
 
 
 def build(config: Config, schema: Schema) -> Network:
-    """An untrained network; raises ValueError for an unknown one or pictures too small for it or its settings."""
+    """An untrained network; raises ValueError for an unknown one or images too small for it or its settings."""
     if bool(config.backbone) != (config.network == "backbone"):
         raise ValueError(
             f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
@@ -28,7 +28,7 @@ def build(config: Config, schema: Schema) -> Network:
         )
     for name, distance in (("--shift", config.shift), ("--test-shift", config.test_shift)):
         if distance >= schema.size:
-            raise ValueError(f"{name} is {distance}, but the pictures have a side of {schema.size}; move them by less")
+            raise ValueError(f"{name} is {distance}, but the images have a side of {schema.size}; move them by less")
     if config.network == "autoencoder":
         return Autoencoder(config, schema)
     if config.network == "gan":
@@ -37,7 +37,7 @@ def build(config: Config, schema: Schema) -> Network:
 
 
 def initialise(network: Network, data: Prepared, schema: Schema) -> None:
-    """Set what is learnt from training pictures without gradients."""
+    """Set what is learnt from training images without gradients."""
     if isinstance(network, Autoencoder):
         fit_statistics(network, data, schema)
     elif isinstance(network, Classifier):
@@ -45,7 +45,7 @@ def initialise(network: Network, data: Prepared, schema: Schema) -> None:
 
 
 def update_statistics(network: Network, data: Prepared, schema: Schema) -> None:
-    """Re-estimate batch-norm statistics from training pictures as they are."""
+    """Re-estimate batch-norm statistics from training images as they are."""
     if isinstance(network, Classifier):
         classifier.update_statistics(network, data, schema)
 
@@ -56,7 +56,7 @@ def loss(network: Network, batch: Batch) -> Tensor:
 
 
 def evaluate(network: Network, batch: Batch) -> BatchMetrics:
-    """What the network scores on held-out pictures."""
+    """What the network scores on held-out images."""
     return network.evaluate(batch)
 
 
@@ -76,10 +76,10 @@ def optimizer(network: Network) -> Optimizer | None:
 
 
 def predict(network: Network, batch: Batch) -> list[Prediction]:
-    """What each picture shows."""
+    """What each image shows."""
     return network.predict(batch)
 
 
 def predict_similar(network: Network, batch: Batch) -> list[Comparison]:
-    """The products that look most like each picture; none where the network was given no index."""
+    """The products that look most like each image; none where the network was given no index."""
     return compare(network, batch)

@@ -1,6 +1,6 @@
-"""A classifier: one trunk that makes features of a picture, and a head of class scores for each kind of label.
+"""A classifier: one trunk that makes features of an image, and a head of class scores for each kind of label.
 
-Shapes: B pictures, C channels, S side, D features, H heads, K classes of a head.
+Shapes: B images, C channels, S side, D features, H heads, K classes of a head.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.optim.swa_utils import update_bn
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks import augment
-from models.image.networks.anomaly import Strangeness
+from models.image.networks.anomaly import AnomalyScore
 from models.image.networks.backbone import MEAN, STD, Backbone
 from models.image.networks.baselines import Constant, Projection, fit_logistic
 from models.image.networks.cnn import Cnn
-from models.image.networks.encoder import Frozen
+from models.image.networks.encoder import FrozenEncoder
 from models.image.networks.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.similarity_index import Catalogue
@@ -40,27 +40,27 @@ SMALL_SIDE = 0.75
 TEMPERATURES = tuple(0.25 * 1.09**step for step in range(33))
 """Divisors of the class scores that are tried on validation, 0.25 .. 3.9."""
 CALIBRATION_EXAMPLES = 128
-"""Pictures of each validation batch, the first ones, on which they are tried."""
-STATISTICS_PICTURES = 2000
-"""Training pictures, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
+"""Images of each validation batch, the first ones, on which they are tried."""
+STATISTICS_IMAGES = 2000
+"""Training images, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
 BLOCK_SIZE = 500
 TRAINABLE = ResNet | Cnn | Backbone
 """Trunks with heads that are trained by the loop."""
-LINEAR_PICTURES = 20_000
-"""Training pictures, evenly chosen, that the linear baseline is fitted on."""
+LINEAR_BASELINE_IMAGES = 20_000
+"""Training images, evenly chosen, that the linear baseline is fitted on."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one picture."""
+    """The answer to one image."""
 
     probabilities: dict[str, list[float]]
     """Head -> probability of each class, calibrated."""
     embedding: list[float]
     title: tuple[Phrase, ...] | None = None
     """What the learnt writer says of what is likely enough; None where it was not asked, or there is none."""
-    strangeness: Strangeness | None = None
-    """How unlike the training pictures it is; None where the network does not say."""
+    anomaly: AnomalyScore | None = None
+    """How unlike the training images it is; None where the network does not say."""
 
 
 class Classifier(nn.Module):
@@ -71,10 +71,10 @@ class Classifier(nn.Module):
     temperatures: Tensor
     steps: Tensor
     catalogue: Catalogue | None = None
-    """Products to compare pictures with, where it is served with an index."""
+    """Products to compare images with, where it is served with an index."""
 
     def __init__(
-        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | Frozen
+        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | FrozenEncoder
     ) -> None:
         super().__init__()
         self.config = config
@@ -95,14 +95,14 @@ class Classifier(nn.Module):
         self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, TRAINABLE) else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels.
+        """Cross-entropy of augmented images: a mean over the labels of each head, then over heads with labels.
 
         The writer's is added where there are titles; the trunk does not learn from it.
         """
-        pictures, others, share = self._augmented(batch.pixels), None, 1.0
+        images, others, share = self._augmented(batch.pixels), None, 1.0
         if self.training and self.config.mixup:
-            pictures, others, share = augment.mix(pictures, self.config.mixup)
-        features = self.trunk(channels_last(pictures))
+            images, others, share = augment.mix(images, self.config.mixup)
+        features = self.trunk(channels_last(images))
         logits = self.logits_of(features)
         loss = self._cross_entropy(logits, batch.labels)
         if others is not None:
@@ -172,7 +172,7 @@ class Classifier(nn.Module):
         return [Prediction(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings [B, D] of length one: pictures that look alike lie near each other."""
+        """Embeddings [B, D] of length one: images that look alike lie near each other."""
         return self._embeddings(self._features(batch.pixels))
 
     def normalise(self, pixels_BCSS: Tensor) -> Tensor:
@@ -202,11 +202,11 @@ class Classifier(nn.Module):
         self.steps += 1
         if config.flip:
             pixels_BCSS = augment.flip_alternately(pixels_BCSS, int(epochs_done))
-        pictures = augment.shift(self.normalise(pixels_BCSS), config.shift)
-        pictures = augment.cut_out(pictures, config.cut_out)
+        images = augment.shift(self.normalise(pixels_BCSS), config.shift)
+        images = augment.cut_out(images, config.cut_out)
         if isinstance(self.trunk, ResNet) and epochs_done < config.small_fraction * config.epochs:
-            pictures = F.interpolate(pictures, scale_factor=SMALL_SIDE, mode="bilinear", antialias=True)
-        return pictures
+            images = F.interpolate(images, scale_factor=SMALL_SIDE, mode="bilinear", antialias=True)
+        return images
 
     def _evaluation_logits(self, pixels_BCSS: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Class scores [B, K] of each head in the arithmetic of the training, which is precise enough to count hits."""
@@ -216,7 +216,7 @@ class Classifier(nn.Module):
         return self._logits(features.float(), calibrated=calibrated)
 
     def _features(self, pixels_BCSS: Tensor) -> Tensor:
-        """Features [B, D, V] of the V views of each picture: as it is and, as configured, mirrored and moved."""
+        """Features [B, D, V] of the V views of each image: as it is and, as configured, mirrored and moved."""
         views = [self.normalise(pixels_BCSS)]
         # The linear baseline has learnt from one side only; others would cost it hits.
         if isinstance(self.trunk, TRAINABLE):
@@ -238,7 +238,7 @@ class Classifier(nn.Module):
 
 
 def build(config: Config, schema: Schema) -> Classifier:
-    """An untrained classifier; raises ValueError for an unknown network or pictures too small for it."""
+    """An untrained classifier; raises ValueError for an unknown network or images too small for it."""
     channels, size = schema.channels, schema.size
     match config.network:
         case "resnet":
@@ -257,17 +257,17 @@ def build(config: Config, schema: Schema) -> Classifier:
 
 
 def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
-    """Set the whitening of a resnet or fit a baseline, from training pictures, or read a backbone; no training."""
+    """Set the whitening of a resnet or fit a baseline, from training images, or read a backbone; no training."""
     with torch.no_grad():
         match network.trunk:
             case ResNet() as trunk:
-                batch = _training_pictures(network, data, schema, STATISTICS_PICTURES)
+                batch = _training_images(network, data, schema, STATISTICS_IMAGES)
                 trunk.whitening.fit(network.normalise(batch.pixels))
             case Backbone() as trunk:
                 trunk.read(Path(network.config.backbone))
             case Projection() as trunk:
-                batch = _training_pictures(network, data, schema, LINEAR_PICTURES)
-                # Block by block: as floats, large pictures would take gigabytes.
+                batch = _training_images(network, data, schema, LINEAR_BASELINE_IMAGES)
+                # Block by block: as floats, large images would take gigabytes.
                 blocks = [trunk.pixels(network.normalise(block)) for block in torch.split(batch.pixels, BLOCK_SIZE)]
                 _fit_heads(network, trunk.fit(torch.cat(blocks)), batch.labels)
             case Constant():
@@ -277,29 +277,29 @@ def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
 
 
 def update_statistics(network: Classifier, data: Prepared, schema: Schema) -> None:
-    """Set the statistics of a resnet's norms to those of training pictures as they are.
+    """Set the statistics of a resnet's norms to those of training images as they are.
 
-    In training they are those of the last few batches, whose pictures are cut, blended and maybe small, which no
-    picture to recognise is. Wu and Johnson, 2021, arXiv:2105.07576, "precise" statistics.
+    In training they are those of the last few batches, whose images are cut, blended and maybe small, which no
+    image to recognise is. Wu and Johnson, 2021, arXiv:2105.07576, "precise" statistics.
     """
     if not isinstance(network.trunk, ResNet):
         return
     device = network.mean.device
-    pixels = _training_pictures(network, data, schema, STATISTICS_PICTURES).pixels
-    # Equal blocks: one of a single small picture has no variance.
+    pixels = _training_images(network, data, schema, STATISTICS_IMAGES).pixels
+    # Equal blocks: one of a single small image has no variance.
     blocks = pixels.tensor_split(math.ceil(len(pixels) / BLOCK_SIZE))
     dtype = autocast_dtype(network.config.precision, device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         update_bn((channels_last(network.normalise(block.to(device))) for block in blocks), network.trunk)
 
 
-def channels_last(pictures_BCSS: Tensor) -> Tensor:
-    """The pictures in the layout in which convolutions are fastest.
+def channels_last(images_BCSS: Tensor) -> Tensor:
+    """The images in the layout in which convolutions are fastest.
 
-    `contiguous(memory_format=...)` leaves grey pictures as they are, since one channel has one layout, but their
+    `contiguous(memory_format=...)` leaves grey images as they are, since one channel has one layout, but their
     strides then name the other one: a first convolution and its pooling take ten times as long on a CPU.
     """
-    return torch.empty_like(pictures_BCSS, memory_format=torch.channels_last).copy_(pictures_BCSS)
+    return torch.empty_like(images_BCSS, memory_format=torch.channels_last).copy_(images_BCSS)
 
 
 def _frozen(network: Classifier) -> Classifier:
@@ -309,7 +309,7 @@ def _frozen(network: Classifier) -> Classifier:
     return network
 
 
-def _training_pictures(network: Classifier, data: Prepared, schema: Schema, at_most: int) -> Batch:
+def _training_images(network: Classifier, data: Prepared, schema: Schema, at_most: int) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     step = max(1, math.ceil(len(examples) / at_most))
     return collate([examples[place] for place in range(0, len(examples), step)])
@@ -331,7 +331,7 @@ def _accuracy(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
 
 
 def _log_loss(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
-    """Minus the logarithm of the probability of the label; pictures without one that is known do not take part."""
+    """Minus the logarithm of the probability of the label; images without one that is known do not take part."""
     known = (labels_B >= 0).double()
     losses = F.cross_entropy(logits_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
     return Ratio(losses.double() * known, known)

@@ -1,6 +1,6 @@
-"""The two halves of an autoencoder: pictures to a short vector and back; knows no labels and no scores.
+"""The two halves of an autoencoder: images to a short vector and back; knows no labels and no scores.
 
-Shapes: B pictures, C channels, S side, D latent numbers.
+Shapes: B images, C channels, S side, D latent numbers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 WIDTHS = (32, 64)
 """Filters of the first two convolutions at width 1; further ones have as many as the second."""
 MAX_COARSE_SIDE = 8
-"""Pictures are halved at least twice and until they are not larger than this."""
+"""Images are halved at least twice and until they are not larger than this."""
 
 
 class Encoder(nn.Module):
-    """Strided convolutions and a linear map: normalised pictures [B, C, S, S] -> latents [B, D]."""
+    """Strided convolutions and a linear map: normalised images [B, C, S, S] -> latents [B, D]."""
 
     def __init__(self, *, channels: int, size: int, width: float, dim: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in self.widths[1:])
         self.dense = nn.Linear(self.widths[-1] * self.sides[-1] ** 2, dim)
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        x = pictures_BCSS
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        x = images_BCSS
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.gelu(norm(convolution(x)))
         latents: Tensor = self.dense(x.flatten(1))
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back from an encoder: latents [B, D] -> normalised pictures [B, C, S, S]."""
+    """The way back from an encoder: latents [B, D] -> normalised images [B, C, S, S]."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         return x
 
 
-class Frozen(nn.Module):
+class FrozenEncoder(nn.Module):
     """An encoder as the trunk of a classifier that must not change it; holds no weights of its own."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -70,14 +70,14 @@ class Frozen(nn.Module):
         self.dim = encoder.dim
         self._encoder = (encoder,)  # in a tuple its weights are not ours, and are stored once
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
+    def forward(self, images_BCSS: Tensor) -> Tensor:
         with torch.no_grad():
-            latents: Tensor = self._encoder[0](pictures_BCSS)
+            latents: Tensor = self._encoder[0](images_BCSS)
         return latents
 
 
 def halved_sides(size: int) -> list[int]:
-    """The sides of a picture on its way through the encoder, or any network that halves it alike."""
+    """The sides of an image on its way through the encoder, or any network that halves it alike."""
     sides = [size]
     while len(sides) < 3 or sides[-1] > MAX_COARSE_SIDE:
         sides.append(sides[-1] // 2)

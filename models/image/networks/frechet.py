@@ -1,6 +1,6 @@
-"""The Fréchet distance between two sets of pictures, from sums that add up over batches and workers.
+"""The Fréchet distance between two sets of images, from sums that add up over batches and workers.
 
-Shapes: B pictures, F features.
+Shapes: B images, F features.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def moments(features_BF: Tensor) -> Tensor:
 
 
 def frechet(real: Tensor, generated: Tensor) -> float:
-    """How far apart two sets of pictures are, given their `moments`; 0 for the same set.
+    """How far apart two sets of images are, given their `moments`; 0 for the same set.
 
     The Fréchet distance of two Gaussians (Heusel et al., 2017, arXiv:1706.08500), in units of the variance of the real
-    pictures, so that it does not depend on the scale of the features. NaN without pictures or without variance.
+    images, so that it does not depend on the scale of the features. NaN without images or without variance.
     """
     if not float(real[0, 0]) or not float(generated[0, 0]):
         return math.nan

@@ -1,9 +1,9 @@
-"""A convolutional network that learns small pictures and product photos from scratch in few passes.
+"""A convolutional network that learns small images and product photos from scratch in few passes.
 
 After "94% on CIFAR-10 in 3.29 seconds" (Jordan, 2024, arXiv:2404.00498): a first layer that whitens patches, three
 groups of convolutions with the pooling inside, normalisation without scales, filters that start as identities.
 
-Shapes: B pictures, C channels, S side of a picture, D width of the last group.
+Shapes: B images, C channels, S side of an image, D width of the last group.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 WIDTHS = (64, 256, 256)
 """Filters of each group at width 1."""
 LARGE_SIDE = 48
-"""Larger pictures pass one more group first."""
+"""Larger images pass one more group first."""
 FRONT_WIDTH = 32
 """Filters of that group at width 1."""
 GROUP_SIDE = 32
-"""About the side at which the three groups begin; the pictures are whitened in steps of so many pixels that it is."""
+"""About the side at which the three groups begin; the images are whitened in steps of so many pixels that it is."""
 MAX_DIRECTIONS = 16
 """Directions of a patch that are kept, the strongest ones; each gives a filter and its opposite."""
 WHITENING_FLOOR = 5e-4
@@ -49,12 +49,12 @@ class Whitening(nn.Module):
         """Channels that come out."""
         return 2 * self.num_directions
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        return F.conv2d(pictures_BCSS, self.weight, self.bias, stride=self.stride)
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        return F.conv2d(images_BCSS, self.weight, self.bias, stride=self.stride)
 
-    def fit(self, pictures_BCSS: Tensor) -> None:
-        """Set the filters from normalised training pictures: the eigenvectors of their patches, each scaled to one."""
-        patches = F.unfold(pictures_BCSS, self.kernel, stride=self.kernel)
+    def fit(self, images_BCSS: Tensor) -> None:
+        """Set the filters from normalised training images: the eigenvectors of their patches, each scaled to one."""
+        patches = F.unfold(images_BCSS, self.kernel, stride=self.kernel)
         patches = patches.transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (values + WHITENING_FLOOR).sqrt()).T.flip(0)[: self.num_directions]
@@ -87,7 +87,7 @@ class Group(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Pictures [B, C, S, S] -> features [B, D]; works at other sides than it was built for."""
+    """Images [B, C, S, S] -> features [B, D]; works at other sides than it was built for."""
 
     def __init__(self, *, channels: int, size: int, width: float, num_convolutions: int) -> None:
         super().__init__()
@@ -103,8 +103,8 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.dirac_(module.weight.data[: module.in_channels])
 
-    def forward(self, pictures_BCSS: Tensor) -> Tensor:
-        x = F.gelu(self.whitening(pictures_BCSS))
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        x = F.gelu(self.whitening(images_BCSS))
         features: Tensor = self.groups(x).amax((2, 3))
         return features
 

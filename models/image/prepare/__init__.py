@@ -1,1 +1,1 @@
-"""From raw pictures to prepared ones."""
+"""From raw images to prepared ones."""

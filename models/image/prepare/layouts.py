@@ -1,4 +1,4 @@
-"""Which layout a folder or file of pictures has, and its parts, which can be read side by side."""
+"""Which layout a folder or file of images has, and its parts, which can be read side by side."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MAX_PARTS = 64
 """Files are cut into this many parts at the most, whatever the number of workers."""
 PART_BYTES = 16 * 1024 * 1024
 
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-"""Names by which a file of a folder counts as a picture; what is in it decides whether it is one."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+"""Names by which a file of a folder counts as an image; what is in it decides whether it is one."""
 _TABLES = (".parquet", ".pq", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 _IDX = re.compile(r"^(?P<set>.*?)-?images[-.]idx3-ubyte(\.gz)?$")
 _CIFAR = re.compile(r"^(data_batch_\d+|test_batch)$")
@@ -54,29 +54,27 @@ def find_parts(raw: str, wanted: Wanted) -> list[Part]:
         return _cifar(sources, head=_only_head(wanted, raw), class_names=wanted.class_names)
     if any(_IDX.match(name) for name in names):
         return _idx(sources, head=_only_head(wanted, raw), class_names=wanted.class_names)
-    if any(name.lower().endswith(PICTURES) for name in names):
+    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
         return _folders(sources, head=_only_head(wanted, raw))
     if all(name.lower().endswith(_TABLES) for name in names):
         return [part for table in find(raw) for part in _tables(table, wanted)]
     raise DataRejected(
-        f"{without_secrets(raw)} holds no pictures in a known layout (it has {', '.join(names[:3])}): give a folder "
+        f"{without_secrets(raw)} holds no images in a known layout (it has {', '.join(names[:3])}): give a folder "
         "per class, a table (Parquet, CSV), IDX files, or the Python batches of CIFAR-10"
     )
 
 
 def _only_head(wanted: Wanted, raw: str) -> str:
     if len(wanted.heads) > 1:
-        raise DataRejected(
-            f"{without_secrets(raw)} says one label for each picture; give --labels one name, or a table"
-        )
+        raise DataRejected(f"{without_secrets(raw)} says one label for each image; give --labels one name, or a table")
     return next(iter(wanted.heads), DEFAULT_HEAD)
 
 
 def _folders(sources: Sequence[Source], *, head: str) -> list[Part]:
-    pictures = [source for source in sources if source.path.lower().endswith(PICTURES)]
-    tops = {PurePosixPath(source.relative).parts[0].lower() for source in pictures}
+    images = [source for source in sources if source.path.lower().endswith(IMAGE_SUFFIXES)]
+    tops = {PurePosixPath(source.relative).parts[0].lower() for source in images}
     has_splits = tops <= set(SPLIT_NAMES)
-    return [Folder(tuple(group), head, has_splits) for group in _groups(pictures, [one.num_bytes for one in pictures])]
+    return [Folder(tuple(group), head, has_splits) for group in _groups(images, [one.num_bytes for one in images])]
 
 
 def _tables(source: Source, wanted: Wanted) -> list[Part]:
@@ -122,16 +120,16 @@ def _columns(present: Sequence[str], wanted: Wanted, source: Source) -> Columns:
 def _idx(sources: Sequence[Source], *, head: str, class_names: tuple[str, ...]) -> list[Part]:
     by_name = {PurePosixPath(source.path).name: source for source in sources}
     parts: list[Part] = []
-    for name, pictures in by_name.items():
+    for name, images in by_name.items():
         match = _IDX.match(name)
         if match is None:
             continue
         labels = name.replace("images", "labels").replace("idx3", "idx1")
         if labels not in by_name:
-            raise DataRejected(f"{pictures.path} has no {labels} beside it; both are needed")
+            raise DataRejected(f"{images.path} has no {labels} beside it; both are needed")
         stem = match["set"].lower()
         split = "test" if stem in ("t10k", "test") else "train" if stem == "train" else ""
-        parts.append(IdxPair(pictures, by_name[labels], split, head, class_names))
+        parts.append(IdxPair(images, by_name[labels], split, head, class_names))
     return parts
 
 

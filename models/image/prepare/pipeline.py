@@ -1,4 +1,4 @@
-"""From raw pictures to prepared ones: checked, brought to one size, repeats dropped, split, sharded by product."""
+"""From raw images to prepared ones: checked, brought to one size, repeats dropped, split, sharded by product."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEAD = re.compile(r"^[A-Za-z]\w*$", re.ASCII)
 """Names of labels; metrics are called after them."""
 MAX_AUTO_SIZE = 128
 SIZE_STEP = 4
-"""Automatic sizes are multiples of this: networks halve a picture twice or more."""
+"""Automatic sizes are multiples of this: networks halve an image twice or more."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PrepareConfig:
     """What is read, what its labels are, and how it is split."""
 
     raw: str
-    """Pictures: a folder per class, a table (Parquet, CSV) with pictures or their paths, IDX files, or the Python
+    """Images: a folder per class, a table (Parquet, CSV) with images or their paths, IDX files, or the Python
     batches of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
     labels: tuple[str, ...] = ()
     """Columns to learn, the first one first, e.g. category,colour; HEAD=COLUMN gives one another name."""
@@ -65,24 +65,24 @@ class PrepareConfig:
     class_names: tuple[str, ...] = ()
     """Names of numbered classes, from 0 on, e.g. T-shirt,Trouser,Pullover."""
     size: int = 0
-    """Side in pixels that pictures are brought to; 0 takes the median of their longer sides, 128 at the most."""
+    """Side in pixels that images are brought to; 0 takes the median of their longer sides, 128 at the most."""
     val_fraction: Share = 0.1
     """Share of the products to validate on, where the input has no such split."""
     test_fraction: Share = 0.2
     """Share of the products to test on, where the input has no such split."""
     max_bad_fraction: Share = 0.01
-    """Reject the input when a larger share of its pictures is bad; repeated pictures are not bad."""
+    """Reject the input when a larger share of its images is bad; repeated images are not bad."""
 
     def __post_init__(self) -> None:
         check_settings(self)
 
 
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
-    """Fill the empty directory `out` from raw pictures; raises DataRejected for bad data, ValueError for bad flags.
+    """Fill the empty directory `out` from raw images; raises DataRejected for bad data, ValueError for bad flags.
 
-    The files depend on the set of good pictures and their labels, on nothing else. Of pictures with equal pixels one
+    The files depend on the set of good images and their labels, on nothing else. Of images with equal pixels one
     stays, that of the official test split if there is one; a label on which the others disagree with it is taken to be
-    missing. A product's pictures are in one split, and in one shard.
+    missing. A product's images are in one split, and in one shard.
     """
     wanted, item_labels = _wanted(config)
     parts = find_parts(config.raw, wanted)
@@ -113,7 +113,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
 
 
 def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
-    """What is to be read, and the labels of the product table; every flag is checked before any picture is read."""
+    """What is to be read, and the labels of the product table; every flag is checked before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
     heads = {head.strip(): (column or head).strip() for head, _, column in pairs}
@@ -127,7 +127,7 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
             "--val-fraction and --test-fraction leave nothing to train on; they must add up to less than 1"
         )
     if config.size and not 8 <= config.size <= 512:
-        raise ValueError(f"--size {config.size} is no side of a picture to learn from; use 8 to 512, or 0")
+        raise ValueError(f"--size {config.size} is no side of an image to learn from; use 8 to 512, or 0")
     items = None if config.items is None else _item_labels(config, config.items, heads)
     elsewhere = frozenset() if items is None else frozenset(head for head in heads if head in items)
     return Wanted(heads, columns, config.class_names, elsewhere), items
@@ -155,7 +155,7 @@ def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> p
 
 
 def _form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[int, int]:
-    """Side and channels of the prepared pictures."""
+    """Side and channels of the prepared images."""
     sides: Counter[int] = sum((part.longer_sides for part in measured), Counter())
     channels = 1 if sides and all(part.is_grey for part in measured) else 3
     if config.size:
@@ -169,7 +169,7 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
     total = sum(part.num_entries for part in scanned)
     bad: Counter[str] = sum((part.bad for part in scanned), Counter())
     if not total:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one picture in it")
+        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one image in it")
     fraction = bad.total() / total
     if fraction <= config.max_bad_fraction and bad.total() < total:
         return
@@ -179,13 +179,13 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
     if bad.total() < total:
         remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
-        f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} pictures ({fraction:.1%}) are bad, more than "
+        f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} images ({fraction:.1%}) are bad, more than "
         f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
     )
 
 
 def _found(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -> pd.DataFrame:
-    """Every good picture but its pixels: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
+    """Every good image but its pixels: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
     found = pd.concat(parts, ignore_index=True)
     if item_labels is not None:
@@ -196,7 +196,7 @@ def _found(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -
 
 
 def _without_repeats(found: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One picture of each digest, and the others."""
+    """One image of each digest, and the others."""
     order = found["split"].map({"test": 0, "val": 1, "train": 2, "": 3})
     titles = [TITLE] if TITLE in found else []
     by = ["digest", "order", "item_id", "source", *heads, *titles]
@@ -210,7 +210,7 @@ def _without_repeats(found: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFram
 
 
 def _split(kept: pd.DataFrame, config: PrepareConfig) -> pd.DataFrame:
-    """The pictures with their split and shard, both by a hash of the product where the input does not say."""
+    """The images with their split and shard, both by a hash of the product where the input does not say."""
     own = [
         item if isinstance(item, str) else digest for item, digest in zip(kept["item_id"], kept["digest"], strict=True)
     ]
@@ -236,7 +236,7 @@ def _classes(labels: pd.Series[Any]) -> list[str]:
 def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
     for head, names in classes.items():
         if len(names) < 2:
-            raise DataRejected(f"the label {head!r} has {len(names)} classes; telling pictures apart takes at least 2")
+            raise DataRejected(f"the label {head!r} has {len(names)} classes; telling images apart takes at least 2")
         if len(names) > np.iinfo(np.int16).max:
             raise DataRejected(f"the label {head!r} has {len(names):,} classes; is it an id? Leave it out of --labels")
     labelled = kept[kept[list(classes)].notna().any(axis=1)]
@@ -245,13 +245,13 @@ def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[st
     if empty:
         listed = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
         raise DataRejected(
-            f"the {empty[0]} split has no pictures ({listed}); "
-            f"give more pictures, or a larger --{'test' if empty[0] == 'test' else 'val'}-fraction"
+            f"the {empty[0]} split has no images ({listed}); "
+            f"give more images, or a larger --{'test' if empty[0] == 'test' else 'val'}-fraction"
         )
 
 
 def _phrases(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]:
-    """The phrases that the training titles teach; sets the column PHRASES of every picture."""
+    """The phrases that the training titles teach; sets the column PHRASES of every image."""
     labels = [dict(zip(classes, row, strict=True)) for row in kept[list(classes)].to_numpy(dtype=object).tolist()]
     titles = kept[TITLE].where(kept[TITLE].notna(), None).tolist()
     trained = np.flatnonzero(kept["split"] == "train").tolist()
@@ -262,7 +262,7 @@ def _phrases(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]
 
 
 def _plan(work: Path, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
-    """For each shard the list of its pictures, ordered by product and digest, with class indices for names."""
+    """For each shard the list of its images, ordered by product and digest, with class indices for names."""
     for head, names in classes.items():
         index = {name: place for place, name in enumerate(names)}
         kept[head] = kept[head].map(index).fillna(MISSING).astype(np.int16)

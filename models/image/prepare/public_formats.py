@@ -57,7 +57,7 @@ def read_idx(stream: pa.NativeFile, *, path: str) -> Bytes:
 
 
 def read_cifar(content: bytes, *, path: str) -> tuple[Bytes, list[int]]:
-    """Pictures [N, 32, 32, 3] and labels of a Python batch of CIFAR-10; raises DataRejected."""
+    """Images [N, 32, 32, 3] and labels of a Python batch of CIFAR-10; raises DataRejected."""
     batch = _read_plain(content, path=path)
     data, labels = _member(batch, "data", path), _member(batch, "labels", path)
     row = CIFAR_SIDE * CIFAR_SIDE * 3

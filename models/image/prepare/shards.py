@@ -22,10 +22,10 @@ from models.raw.quarantine import Quarantine
 
 ROWS_PER_FLUSH = 10_000
 BLOCK = 256
-"""Pictures of a shard in memory at once."""
+"""Images of a shard in memory at once."""
 
 TITLE, PHRASES = "_title", "_phrases"
-"""Columns of what is known of pictures, if the shop has titles: the text, and the phrases of it that can be said. No
+"""Columns of what is known of images, if the shop has titles: the text, and the phrases of it that can be said. No
 head begins with an underscore."""
 
 Int64s = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ class Measured:
     """What the headers of a part say."""
 
     longer_sides: Counter[int] = field(default_factory=Counter)
-    """Pixels -> pictures; only those with a good header."""
+    """Pixels -> images; only those with a good header."""
     is_grey: bool = True
 
 
@@ -64,7 +64,7 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Written:
-    """Statistics of a finished shard; sums are over its labelled training pictures, by channel."""
+    """Statistics of a finished shard; sums are over its labelled training images, by channel."""
 
     digest: str
     sums: Int64s
@@ -73,26 +73,26 @@ class Written:
 
 
 def measure(part: Part) -> Measured:
-    """Read the header of every picture of a part."""
+    """Read the header of every image of a part."""
     seen = Measured()
     for entry in part.entries():
-        if entry.picture is None:
+        if entry.image is None:
             continue
-        if isinstance(entry.picture, bytes):
+        if isinstance(entry.image, bytes):
             try:
-                header = read_header(entry.picture)
+                header = read_header(entry.image)
             except PictureRejected:
                 continue
             side, is_grey = max(header.width, header.height), header.is_grey
         else:
-            side, is_grey = max(entry.picture.shape[:2]), entry.picture.ndim == 2
+            side, is_grey = max(entry.image.shape[:2]), entry.image.ndim == 2
         seen.longer_sides[side] += 1
         seen.is_grey &= is_grey
     return seen
 
 
 def scan(task: Scan) -> Scanned:
-    """Decode a part: good pictures go to a file of pixels and one of what is known of them, bad to quarantine."""
+    """Decode a part: good images go to a file of pixels and one of what is known of them, bad to quarantine."""
     seen = Scanned()
     work, name = task.out / "work", f"{task.number:05d}"
     schema = pa.schema(
@@ -125,7 +125,7 @@ def scan(task: Scan) -> Scanned:
 
 
 def quarantine_duplicates(out: Path, repeated: pd.DataFrame) -> None:
-    """List the pictures that another one with the same pixels stands for."""
+    """List the images that another one with the same pixels stands for."""
     with Quarantine(out / "quarantine" / "duplicates.parquet") as quarantine:
         for source, rows in repeated.groupby("source", sort=True):
             table = pa.Table.from_pandas(rows[["digest", "item_id"]], preserve_index=False)
@@ -151,17 +151,17 @@ def write_shard(out: Path, shard: int, *, form: tuple[int, int, int], num_heads:
     ids = pa.Table.from_pandas(plan[list(names)], preserve_index=False).rename_columns(list(names.values()))
     pq.write_table(ids, directory / "ids.parquet", compression="zstd")
     trained = np.flatnonzero((plan["split"] == "train") & is_labelled)
-    sums, squares = _write_pictures(directory / "pictures.npy", plan, work, form=form, trained=set(trained.tolist()))
+    sums, squares = _write_images(directory / "pictures.npy", plan, work, form=form, trained=set(trained.tolist()))
     return Written(_digest(plan), sums, squares, len(trained) * form[1] * form[2])
 
 
 def _decoded(entry: Entry, task: Scan) -> Pixels:
     if entry.problem is not None:
         raise PictureRejected(entry.problem, entry.problem.replace("_", " "))
-    assert entry.picture is not None
-    if isinstance(entry.picture, bytes):
-        return decode(entry.picture, size=task.size, channels=task.channels)
-    return fit(entry.picture, size=task.size, channels=task.channels)
+    assert entry.image is not None
+    if isinstance(entry.image, bytes):
+        return decode(entry.image, size=task.size, channels=task.channels)
+    return fit(entry.image, size=task.size, channels=task.channels)
 
 
 def _reject(entry: Entry, rejected: PictureRejected, seen: Scanned, quarantine: Quarantine) -> None:
@@ -171,7 +171,7 @@ def _reject(entry: Entry, rejected: PictureRejected, seen: Scanned, quarantine: 
     quarantine.add_rows(pa.Table.from_pylist([about]), reasons=pa.array([rejected.reason]), source=entry.source)
 
 
-def _write_pictures(
+def _write_images(
     path: Path, plan: pd.DataFrame, work: Path, *, form: tuple[int, int, int], trained: set[int]
 ) -> tuple[Int64s, Int64s]:
     """The pixels in the order of the plan; their sums and sums of squares by channel over the trained ones."""
@@ -195,7 +195,7 @@ def _write_pictures(
 
 
 def _digest(plan: pd.DataFrame) -> str:
-    """sha256 of what a shard says, but for the files that its pictures are from."""
+    """sha256 of what a shard says, but for the files that its images are from."""
     rows = plan.drop(columns=["source", "scan", "place", PHRASES], errors="ignore").astype(object)
     lines = [json.dumps(row) for row in rows.where(rows.notna(), None).to_numpy().tolist()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The layouts in which a shop has its pictures, each read as a stream of entries; nothing is decoded or judged here."""
+"""The layouts in which a shop has its images, each read as a stream of entries; nothing is decoded or judged here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SPLIT_NAMES = {
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
 }
 ROWS_PER_BATCH = 64
-"""Rows of a table in memory at once; each may hold a picture of MAX_BYTES."""
+"""Rows of a table in memory at once; each may hold an image of MAX_BYTES."""
 
 _MISSING_WORDS = {"", "null", "none", "nan", "n/a", "na", "undefined"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture as it was found."""
+    """One image as it was found."""
 
-    picture: bytes | Pixels | None
+    image: bytes | Pixels | None
     """Encoded, or pixels [height, width] or [height, width, 3]; None where there is a problem."""
     labels: Mapping[str, str | None]
     source: str
@@ -43,7 +43,7 @@ class Entry:
     title: str | None = None
     """What the shop calls the product."""
     problem: str | None = None
-    """Why there is no picture, as one word."""
+    """Why there is no image, as one word."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Folder:
-    """Some picture files of a folder per class: [split/]class/[product/]file."""
+    """Some image files of a folder per class: [split/]class/[product/]file."""
 
     sources: tuple[Source, ...]
     head: str
@@ -78,7 +78,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Table:
-    """Some rows of a table with a picture, or the path of one, in each row."""
+    """Some rows of a table with an image, or the path of one, in each row."""
 
     source: Source
     columns: Columns
@@ -93,19 +93,19 @@ class Table:
         for rows, broken in self._batches():
             for reason in broken:
                 yield Entry(None, {}, self.source.path, number, problem=reason)
-            for entry, picture in self._rows(rows):
-                yield self._with_picture(replace(entry, row=number), picture)
+            for entry, image in self._rows(rows):
+                yield self._with_image(replace(entry, row=number), image)
                 number += 1
 
     def _rows(self, rows: pa.Table) -> Iterator[tuple[Entry, Any]]:
         names = self.columns.names
-        pictures = rows[names["image"]].to_pylist() if rows.num_rows else []
+        images = rows[names["image"]].to_pylist() if rows.num_rows else []
         splits, item_ids, titles = (label_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
         labels = {head: label_texts(rows, name) for head, name in self.columns.heads.items()}
-        for place, picture in enumerate(pictures):
+        for place, image in enumerate(images):
             of_row = {head: values[place] for head, values in labels.items()}
             entry = Entry(None, of_row, self.source.path, item_id=item_ids[place], title=titles[place])
-            yield _with_split(entry, splits[place]), picture
+            yield _with_split(entry, splits[place]), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[str]]]:
         """Some rows, and the reason against each line between them that is no row."""
@@ -123,14 +123,14 @@ class Table:
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; make it anew") from None
 
-    def _with_picture(self, entry: Entry, picture: Any) -> Entry:
+    def _with_image(self, entry: Entry, image: Any) -> Entry:
         if entry.problem is not None:
             return entry
-        if isinstance(picture, Mapping):  # how the datasets library stores an image
-            picture = picture.get("bytes")
-        if isinstance(picture, bytes) and self.source.format == "parquet":
-            return replace(entry, picture=picture)
-        path = _text(picture)
+        if isinstance(image, Mapping):  # how the datasets library stores an image
+            image = image.get("bytes")
+        if isinstance(image, bytes) and self.source.format == "parquet":
+            return replace(entry, image=image)
+        path = _text(image)
         if path is None:
             return replace(entry, problem="missing_picture")
         beside = PurePosixPath(self.source.path).parent / path
@@ -139,25 +139,25 @@ class Table:
 
 @dataclass(frozen=True)
 class IdxPair:
-    """A file of pictures and one of labels in the IDX format, such as MNIST's."""
+    """A file of images and one of labels in the IDX format, such as MNIST's."""
 
-    pictures: Source
+    images: Source
     labels: Source
     split: str
     head: str
     names: tuple[str, ...]
 
     def entries(self) -> Iterator[Entry]:
-        """The pictures, in order."""
-        with opened(self.pictures) as stream:
-            pictures = read_idx(stream, path=self.pictures.path)
+        """The images, in order."""
+        with opened(self.images) as stream:
+            images = read_idx(stream, path=self.images.path)
         with opened(self.labels) as stream:
             labels = read_idx(stream, path=self.labels.path)
-        if pictures.ndim != 3 or labels.shape != pictures.shape[:1]:
-            raise DataRejected(f"{self.labels.path} holds {len(labels):,} labels for {len(pictures):,} pictures")
-        for row, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DataRejected(f"{self.labels.path} holds {len(labels):,} labels for {len(images):,} images")
+        for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             name = _class_name(label, self.names, path=self.labels.path)
-            yield Entry(picture, {self.head: name}, self.pictures.path, row, split=self.split)
+            yield Entry(image, {self.head: name}, self.images.path, row, split=self.split)
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ class CifarBatch:
     names: tuple[str, ...]
 
     def entries(self) -> Iterator[Entry]:
-        """The pictures, in order."""
-        pictures, labels = read_cifar(read_bytes(self.source, limit=MAX_BATCH_BYTES), path=self.source.path)
-        for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        """The images, in order."""
+        images, labels = read_cifar(read_bytes(self.source, limit=MAX_BATCH_BYTES), path=self.source.path)
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             name = _class_name(label, self.names, path=self.source.path)
-            yield Entry(picture, {self.head: name}, self.source.path, row, split=self.split)
+            yield Entry(image, {self.head: name}, self.source.path, row, split=self.split)
 
 
 Part = Folder | Table | IdxPair | CifarBatch
@@ -213,7 +213,7 @@ def _with_split(entry: Entry, split: str | None) -> Entry:
 def _with_file(entry: Entry, source: Source) -> Entry:
     try:
         # One byte more than allowed is enough to know that it is too large.
-        return replace(entry, picture=read_bytes(source, limit=MAX_BYTES + 1))
+        return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
     except (OSError, pa.ArrowException):
         return replace(entry, problem="missing_file")
 

@@ -1,6 +1,6 @@
 """What the report shows of a classifier: what it mixes up, how sure it is, what disturbs it, and where it looks.
 
-Shapes: N pictures, K classes of a head.
+Shapes: N images, K classes of a head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from models.image.config import Config
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.classifier import Classifier
 from models.image.networks.gan import Gan
-from models.image.report.anomalies import strangest
+from models.image.report.anomalies import most_anomalous
 from models.image.report.embedding_map import embedding_map
 from models.image.report.generated import generated_section
 from models.image.report.predictions import Answers, Mistake, answers, words
@@ -33,14 +33,14 @@ NUM_EXAMPLES = 3
 NUM_WORST = 14, 7
 NUM_UNFOLDED = 12
 MIN_BIN = 10
-"""A bin with fewer pictures says nothing of how often such confidence is right."""
+"""A bin with fewer images says nothing of how often such confidence is right."""
 SURE = 0.9
 
 
 def report(
     network: Classifier | Autoencoder | Gan, data: Prepared, split: str, *, schema: Schema, config: Config
 ) -> list[Section]:
-    """The sections of a classifier, or what a gan has made; nothing for what answers without looking at the picture."""
+    """The sections of a classifier, or what a gan has made; nothing for what answers without looking at the image."""
     if isinstance(network, Gan):
         return [generated_section(network, data, split, schema=schema)]
     classifier = network.linear_probe if isinstance(network, Autoencoder) else network
@@ -57,27 +57,27 @@ def report(
         robustness(classifier, found),
         saliency(classifier, found),
         embedding_map(found),
-        strangest(network, found) if isinstance(network, Autoencoder) else None,
+        most_anomalous(network, found) if isinstance(network, Autoencoder) else None,
         writers_section(classifier, found, data),
     ]
     return [section for section in sections if section is not None]
 
 
 def mixed_up(found: Answers) -> Section:
-    """Which classes are taken for which others, with pictures."""
+    """Which classes are taken for which others, with images."""
     content: list[Content] = []
     for number, head in enumerate(found.heads):
         classes = found.schema.heads[head]
         counts = _counts(found, head)
         if number == 0 and len(classes) <= MAX_MATRIX:
-            content.append(Matrix(classes, counts.tolist(), "is", "taken for", f"All pictures by {words(head)}"))
+            content.append(Matrix(classes, counts.tolist(), "is", "taken for", f"All images by {words(head)}"))
         pairs = _pairs(found, head, at_most=NUM_PAIRS[min(number, 1)])
         if pairs:
-            columns = ["It is", "It was taken for", "Pictures", "Share of its class", "The surest ones"]
+            columns = ["It is", "It was taken for", "Images", "Share of its class", "The surest ones"]
             content.append(Table(f"mixed_up_{head}", columns, pairs, f"Most frequent mistakes: {words(head)}"))
     reading = (
-        "Counts of pictures by what they show and by what they were taken for, with the right answers in framed cells; "
-        "before a pair is called a fault of the model, see whether its pictures can be told apart."
+        "Counts of images by what they show and by what they were taken for, with the right answers in framed cells; "
+        "before a pair is called a fault of the model, see whether its images can be told apart."
     )
     return Section("What is mixed up", reading, content)
 
@@ -97,13 +97,13 @@ def each_class(found: Answers) -> Section:
         rows: list[list[Cell]] = [[classes[place], *shares[place].tolist(), int(is_one[place])] for place in order]
         folded = head != found.heads[0] or len(rows) > NUM_UNFOLDED
         title = f"{words(head).capitalize()}: {len(rows)} classes"
-        columns = ["Class", "Precision", "Recall", "F1", "Pictures"]
+        columns = ["Class", "Precision", "Recall", "F1", "Images"]
         content.append(Table(f"classes_of_{head}", columns, rows, title, folded))
         numbers[f"macro_recall_{head}"] = float(shares[is_one > 0, 1].mean())
         numbers[f"macro_precision_{head}"] = float(shares[said > 0, 0].mean())
     reading = (
         "Precision is how often the model is right when it says the class, recall how many of the class it finds, F1 "
-        "their harmonic mean; with few pictures all three are rough."
+        "their harmonic mean; with few images all three are rough."
     )
     return Section("Each class by itself", reading, content, numbers)
 
@@ -120,12 +120,10 @@ def worst_mistakes(found: Answers) -> Section:
         num_sure = sum(mistake.confidence >= SURE for mistake in mistakes)
         numbers[f"sure_but_wrong_{head}"] = num_sure / len(found.known(head))
     shares = ", ".join(f"{words(name.removeprefix('sure_but_wrong_'))} {share:.1%}" for name, share in numbers.items())
-    content.append(
-        f"Share of all pictures that were answered wrongly with a confidence of {SURE:.0%} or more: {shares}."
-    )
+    content.append(f"Share of all images that were answered wrongly with a confidence of {SURE:.0%} or more: {shares}.")
     reading = (
         "The model was surest of these wrong answers; some of them may be wrong labels in the catalogue, which the "
-        "name below each picture helps to correct."
+        "name below each image helps to correct."
     )
     return Section("Worst mistakes", reading, content, numbers)
 
@@ -149,7 +147,7 @@ def confidence(found: Answers) -> Section:
     axes = ("confidence", "share that is right")
     content: list[Content] = [
         Plot(title, curves, axes, joined=True, diagonal="as sure as it should be"),
-        f"Each point stands for {MIN_BIN} pictures or more of about the same confidence.",
+        f"Each point stands for {MIN_BIN} images or more of about the same confidence.",
         Table("calibration", columns, rows, "Average distance from the diagonal"),
     ]
     reading = (
@@ -160,14 +158,14 @@ def confidence(found: Answers) -> Section:
 
 
 def _counts(found: Answers, head: str) -> Tensor:
-    """Pictures [K, K] by label and by most likely class."""
+    """Images [K, K] by label and by most likely class."""
     known = found.known(head)
     said = found.probabilities[head][known].argmax(1)
     return confusion(found.labels_of(head)[known], said, num_classes=len(found.schema.heads[head]))
 
 
 def _pairs(found: Answers, head: str, *, at_most: int) -> list[list[Cell]]:
-    """Rows of the most frequent mistakes: label, answer, number, share of the label's pictures, examples."""
+    """Rows of the most frequent mistakes: label, answer, number, share of the label's images, examples."""
     classes, counts = found.schema.heads[head], _counts(found, head)
     examples: dict[tuple[int, int], list[Mistake]] = {}
     for mistake in found.mistakes(head):

@@ -1,4 +1,4 @@
-"""A map of pictures: those with similar embeddings lie near each other."""
+"""A map of images: those with similar embeddings lie near each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from models.image.report.predictions import Answers, words
 from models.report import Plot, Section
 
-MAX_PICTURES = 1000
-MIN_PICTURES = 30
+MAX_IMAGES = 1000
+MIN_IMAGES = 30
 NUM_NAMED = 12
 """The most frequent classes have a shape and a colour of their own; the others share one."""
 REST = "other classes"
@@ -23,9 +23,9 @@ def embedding_map(found: Answers) -> Section | None:
     head = found.heads[0]
     classes = found.schema.heads[head]
     known = found.known(head)
-    chosen = known[:: max(1, math.ceil(len(known) / MAX_PICTURES))]
+    chosen = known[:: max(1, math.ceil(len(known) / MAX_IMAGES))]
     embeddings, labels = found.embeddings[chosen], found.labels_of(head)[chosen]
-    if len(chosen) < MIN_PICTURES or float(embeddings.var(0).sum()) < 1e-9:
+    if len(chosen) < MIN_IMAGES or float(embeddings.var(0).sum()) < 1e-9:
         return None
     counts = torch.bincount(labels, minlength=len(classes))
     named = [place for place in counts.argsort(descending=True, stable=True).tolist() if counts[place]][:NUM_NAMED]
@@ -33,17 +33,17 @@ def embedding_map(found: Answers) -> Section | None:
     series = {classes[place]: _points(places[labels == place]) for place in named}
     series[REST] = _points(places[~torch.isin(labels, torch.tensor(named))])
     neighbour = _neighbour_accuracy(embeddings, labels)
-    title = f"{len(chosen):,} pictures by how alike the model finds them, marked by {words(head)}"
+    title = f"{len(chosen):,} images by how alike the model finds them, marked by {words(head)}"
     reading = (
-        "Pictures that the model finds alike lie together, so that classes in one heap are hard to tell apart and a "
-        "mark among strangers is an odd picture or a wrong label; directions and distances between heaps mean nothing."
+        "Images that the model finds alike lie together, so that classes in one heap are hard to tell apart and a "
+        "mark among strangers is an odd image or a wrong label; directions and distances between heaps mean nothing."
     )
     note = (
-        f"Of these pictures {neighbour:.1%} have the class of the picture that is most like them: how far "
-        "similar pictures can be relied on for the class."
+        f"Of these images {neighbour:.1%} have the class of the image that is most like them: how far "
+        "similar images can be relied on for the class."
     )
     return Section(
-        "A map of the pictures",
+        "A map of the images",
         reading,
         [Plot(title, series, None, rest=REST), note],
         {"neighbour_accuracy": neighbour},

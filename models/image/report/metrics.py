@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.metrics import Metric
 
-ACCURACY = Metric("accuracy", "max", "Accuracy", "Share of pictures whose label is recognised.")
+ACCURACY = Metric("accuracy", "max", "Accuracy", "Share of images whose label is recognised.")
 
 METRICS = (
     ACCURACY,
@@ -16,8 +16,8 @@ METRICS = (
         "Calibration error",
         "How far the confidence is from the share that is right, on average over bins of confidence.",
     ),
-    Metric("fid", "min", "FID", "Fréchet distance of the features of generated and real pictures."),
-    Metric("class_fidelity", "max", "Class fidelity", "Share of generated pictures recognised as their class."),
+    Metric("fid", "min", "FID", "Fréchet distance of the features of generated and real images."),
+    Metric("class_fidelity", "max", "Class fidelity", "Share of generated images recognised as their class."),
     Metric("reconstruction_error", "min", "Reconstruction error", "Share of the pixels' variance that is lost."),
-    Metric("strange_share", "min", "Share of anomalies", "Share of pictures that are unlike those trained on."),
+    Metric("strange_share", "min", "Share of anomalies", "Share of images that are unlike those trained on."),
 )

@@ -1,6 +1,6 @@
-"""What a network answers to the pictures of a split, kept to look at; not how it is judged.
+"""What a network answers to the images of a split, kept to look at; not how it is judged.
 
-Shapes: N pictures, H heads, K classes of a head, D features.
+Shapes: N images, H heads, K classes of a head, D features.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from models.image.codec import Pixels
 from models.image.data import Batch, Pictures, collate, dataset, titles
 from models.image.networks.classifier import Classifier
-from models.image.prepare.layouts import PICTURES
+from models.image.prepare.layouts import IMAGE_SUFFIXES
 from models.image.schema import Schema
 from models.prepared import Prepared
 
-MAX_PICTURES = 10_000
-"""Of a larger split every n-th picture is looked at."""
+MAX_IMAGES = 10_000
+"""Of a larger split every n-th image is looked at."""
 BLOCK = 250
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture whose most likely class is not its label."""
+    """An image whose most likely class is not its label."""
 
     place: int
-    """Among the pictures of the answers."""
+    """Among the images of the answers."""
     label: int
     said: int
     confidence: float
@@ -39,14 +39,14 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Answers:
-    """N pictures of a split and what was said of them."""
+    """N images of a split and what was said of them."""
 
     schema: Schema
-    pictures: Pictures
+    images: Pictures
     rows: list[int]
-    """[N] places in `pictures`."""
+    """[N] places in `images`."""
     names: list[str]
-    """[N] product, file or beginning of the picture id: how to find a picture again."""
+    """[N] product, file or beginning of the image id: how to find an image again."""
     titles: list[str | None]
     """[N] what the shop calls them."""
     labels: Tensor
@@ -60,23 +60,23 @@ class Answers:
 
     @property
     def heads(self) -> list[str]:
-        """Those that some picture has a known label of; the first one is what sweeps and promotion follow."""
+        """Those that some image has a known label of; the first one is what sweeps and promotion follow."""
         return [head for head in self.schema.heads if len(self.known(head))]
 
     def pixels(self, place: int) -> Pixels:
-        """Of one picture [C, S, S], as the network gets it."""
-        return self.pictures[self.rows[place]].pixels
+        """Of one image [C, S, S], as the network gets it."""
+        return self.images[self.rows[place]].pixels
 
     def batch(self, places: list[int]) -> Batch:
-        """Some of the pictures with their labels."""
-        return collate([self.pictures[self.rows[place]] for place in places])
+        """Some of the images with their labels."""
+        return collate([self.images[self.rows[place]] for place in places])
 
     def labels_of(self, head: str) -> Tensor:
         """[N], below 0 where there is none that is known."""
         return self.labels[:, list(self.schema.heads).index(head)]
 
     def known(self, head: str) -> Tensor:
-        """Places of the pictures with a label of a head."""
+        """Places of the images with a label of a head."""
         return (self.labels_of(head) >= 0).nonzero().squeeze(1)
 
     def uncalibrated(self, head: str) -> Tensor:
@@ -92,15 +92,15 @@ class Answers:
 
 
 def answers(network: Classifier, data: Prepared, split: str, *, schema: Schema) -> Answers:
-    """Ask a network about the pictures of a split, evenly chosen where there are more than MAX_PICTURES."""
-    pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    rows = list(range(0, len(pictures), max(1, math.ceil(len(pictures) / MAX_PICTURES))))
+    """Ask a network about the images of a split, evenly chosen where there are more than MAX_PICTURES."""
+    images = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
+    rows = list(range(0, len(images), max(1, math.ceil(len(images) / MAX_IMAGES))))
     said: list[dict[str, list[float]]] = []
     embeddings: list[list[float]] = []
     labels = []
     with torch.inference_mode():
         for start in range(0, len(rows), BLOCK):
-            batch = collate([pictures[row] for row in rows[start : start + BLOCK]])
+            batch = collate([images[row] for row in rows[start : start + BLOCK]])
             labels.append(batch.labels)
             for prediction in network.predict(batch):
                 said.append(prediction.probabilities)
@@ -108,7 +108,7 @@ def answers(network: Classifier, data: Prepared, split: str, *, schema: Schema) 
     names, shops = _names(data, split, schema.num_shards), titles(data, split)
     return Answers(
         schema=schema,
-        pictures=pictures,
+        images=images,
         rows=rows,
         names=[names[row] for row in rows],
         titles=[shops[row] for row in rows],
@@ -125,13 +125,13 @@ def words(head: str) -> str:
 
 
 def _names(data: Prepared, split: str, num_shards: int) -> list[str]:
-    """For each picture of a split, in the order of the dataset, the shortest name that leads back to it."""
+    """For each image of a split, in the order of the dataset, the shortest name that leads back to it."""
     found = []
     for shard in range(num_shards):
         directory = data.shard(shard)
         rows = pq.read_table(directory / "ids.parquet", columns=["picture_id", "item_id", "source"])
         for row in rows.take(np.load(directory / f"{split}.npy")).to_pylist():
             file = PurePosixPath(row["source"])
-            own_file = file.name if file.suffix.lower() in PICTURES else f"picture {row['picture_id'][:8]}"
+            own_file = file.name if file.suffix.lower() in IMAGE_SUFFIXES else f"image {row['picture_id'][:8]}"
             found.append(own_file if row["item_id"] is None else str(row["item_id"]))
     return found

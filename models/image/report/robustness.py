@@ -1,4 +1,4 @@
-"""How many pictures are still recognised when they are blurred, cropped, turned or compressed."""
+"""How many images are still recognised when they are blurred, cropped, turned or compressed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from models.image.report.predictions import BLOCK, Answers, words
 from models.image.report.thumbnails import as_image, as_pixels, thumbnail
 from models.report import Cell, Section, Table
 
-MAX_PICTURES = 1000
+MAX_IMAGES = 1000
 USUAL_SIDE = 112
-"""Of larger pictures fewer are taken, so that the time stays the same."""
-MIN_PICTURES = 50
+"""Of larger images fewer are taken, so that the time stays the same."""
+MIN_IMAGES = 50
 
 
 @dataclass(frozen=True)
 class Change:
-    """One way to make a picture harder."""
+    """One way to make an image harder."""
 
     kind: Literal["blur", "crop", "rotation", "compression"]
     level: int
@@ -48,7 +48,7 @@ class Change:
                 return f"JPEG of quality {self.strength:g}"
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The harder picture, of the same size and colours."""
+        """The harder image, of the same size and colours."""
         side = image.width
         match self.kind:
             case "blur":
@@ -75,10 +75,10 @@ CHANGES = [Change(kind, level, each) for kind, some in STRENGTHS.items() for lev
 
 
 def robustness(network: Classifier, found: Answers) -> Section:
-    """Accuracy of the first head on the same pictures under each of CHANGES."""
+    """Accuracy of the first head on the same images under each of CHANGES."""
     head = next(iter(found.schema.heads))
     known = found.known(head).tolist()
-    room = max(MIN_PICTURES, min(MAX_PICTURES, round(MAX_PICTURES * (USUAL_SIDE / found.schema.size) ** 2)))
+    room = max(MIN_IMAGES, min(MAX_IMAGES, round(MAX_IMAGES * (USUAL_SIDE / found.schema.size) ** 2)))
     places = known[:: max(1, math.ceil(len(known) / room))]
     batch = found.batch(places)
     images = [as_image(pixels) for pixels in batch.pixels.numpy()]
@@ -90,18 +90,16 @@ def robustness(network: Classifier, found: Answers) -> Section:
     for change in CHANGES:
         harder = np.stack([as_pixels(change.apply(image)) for image in images])
         accuracy = _accuracy(network, Batch(torch.from_numpy(harder), batch.labels))
-        example = thumbnail(harder[shown], f"The same picture. {change.title}")
+        example = thumbnail(harder[shown], f"The same image. {change.title}")
         rows.append([change.title, accuracy, accuracy - plain, (example,)])
         numbers[f"accuracy_under_{change.kind}_{change.level}"] = accuracy
-    columns = ["What is done to the pictures", "Accuracy", "Difference", "For example"]
+    columns = ["What is done to the images", "Accuracy", "Difference", "For example"]
     reading = (
-        "The same pictures are judged again after something was done to them that happens to photos on their way to a "
-        "shop; what costs much should be avoided, or be among the training pictures."
+        "The same images are judged again after something was done to them that happens to photos on their way to a "
+        "shop; what costs much should be avoided, or be among the training images."
     )
     error = math.sqrt(plain * (1 - plain) / len(places))
-    size = (
-        f"{words(head)} of {len(places):,} pictures, evenly chosen; one standard error of an accuracy is {error:.3f}."
-    )
+    size = f"{words(head)} of {len(places):,} images, evenly chosen; one standard error of an accuracy is {error:.3f}."
     return Section("What disturbs it", reading, [f"Judged by {size}", Table("robustness", columns, rows)], numbers)
 
 

@@ -1,4 +1,4 @@
-"""Groups of pictures that are evaluated one by one: by class, and by how often the class was trained on."""
+"""Groups of images that are evaluated one by one: by class, and by how often the class was trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
 
 
 def _tiers(counts: Sequence[int]) -> list[str]:
-    """head: the classes that make up half of the training pictures, largest first; tail: the last tenth."""
+    """head: the classes that make up half of the training images, largest first; tail: the last tenth."""
     order = np.argsort(-np.asarray(counts), kind="stable")
     before = np.cumsum(np.asarray(counts)[order]) - np.asarray(counts)[order]
     share = before / max(sum(counts), 1)

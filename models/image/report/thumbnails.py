@@ -1,4 +1,4 @@
-"""Prepared pictures as small files for a report."""
+"""Prepared images as small files for a report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import models.report
 from models.image.codec import Pixels, encode_png
 
 PLAIN_SIDE = 64
-"""Pictures of up to so many pixels are stored as they are, for every one of them counts."""
+"""Images of up to so many pixels are stored as they are, for every one of them counts."""
 MAX_SIDE = 112
 QUALITY = 82
 
 
 def thumbnail(pixels: Pixels, text: str, caption: str = "") -> models.report.Picture:
-    """A picture [C, S, S] for a report, with what there is to see and what stands below it."""
+    """An image [C, S, S] for a report, with what there is to see and what stands below it."""
     if pixels.shape[-1] <= PLAIN_SIDE:
         return models.report.Picture(encode_png(pixels), text, caption)
     image = as_image(pixels)

@@ -1,4 +1,4 @@
-"""The two writers of titles on the same pictures, in numbers that a shop understands."""
+"""The two writers of titles on the same images, in numbers that a shop understands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_EXAMPLES = 12
 SUBJECTS = {"type": "product", "category": "product", "colour": "colour", "people": "people", "use": "use"}
 """Role of a head -> what a title says by it."""
 MEASURES = {
-    "titles": "Share of the pictures that get a title",
+    "titles": "Share of the images that get a title",
     "wrong": "Share of the titles that state an attribute which the labels contradict",
     "wrong_statements": "Share of the single statements that the labels contradict",
     "not_held": "Share of the titles that name an attribute which the classifier does not hold",
@@ -36,18 +36,18 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class WriterComparison:
-    """What both writers made of the pictures that have a title of the shop."""
+    """What both writers made of the images that have a title of the shop."""
 
-    num_pictures: int
+    num_images: int
     scores: dict[str, dict[str, float]]
     """Writer -> measure, see MEASURES -> value."""
     examples: list[dict[str, str]]
-    """Some pictures: `shop`, `template` and `learnt` -> the title."""
+    """Some images: `shop`, `template` and `learnt` -> the title."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture: what is true, what is held, and what was written."""
+    """One image: what is true, what is held, and what was written."""
 
     labels: Mapping[str, str | None]
     """Head -> class; None where it is not known."""
@@ -60,21 +60,21 @@ class Case:
 def compare_writers(
     network: Classifier, found: Answers, data: Prepared, *, threshold: float = THRESHOLD
 ) -> WriterComparison:
-    """Let both writers write a title for each picture that was answered and has one by the shop.
+    """Let both writers write a title for each image that was answered and has one by the shop.
 
     What a title states is read from its words, not taken from the writer. Raises ValueError for a network without a
-    learnt writer or pictures without titles.
+    learnt writer or images without titles.
     """
     if network.writer is None:
-        raise ValueError("this network has learnt no titles; train a resnet or cnn on pictures with titles")
+        raise ValueError("this network has learnt no titles; train a resnet or cnn on images with titles")
     lexicon = Lexicon(found.schema.heads)
     brands = brand_stems([title for each in ("train", "val", "test") for title in titles(data, each) if title], lexicon)
     cases = list(_cases(network.writer, found, threshold))
     if not cases:
-        raise ValueError(f"no picture of the split in {data.path} has a title; see --columns title=NAME of prepare")
+        raise ValueError(f"no image of the split in {data.path} has a title; see --columns title=NAME of prepare")
     step = max(1, len(cases) // NUM_EXAMPLES)
     return WriterComparison(
-        num_pictures=len(cases),
+        num_images=len(cases),
         scores={writer: score_titles(cases, writer, lexicon, brands) for writer in ("template", "learnt")},
         examples=[{"shop": case.real, **case.written} for case in cases[::step][:NUM_EXAMPLES]],
     )
@@ -90,7 +90,7 @@ def writers_section(network: Classifier, found: Answers, data: Prepared) -> Sect
     examples: list[list[Cell]] = [[row["shop"], row["template"], row["learnt"]] for row in compared.examples]
     return Section(
         title="Two writers of titles",
-        reading=f"Both wrote a title for the {compared.num_pictures:,} pictures that have one by the shop, from what "
+        reading=f"Both wrote a title for the {compared.num_images:,} images that have one by the shop, from what "
         f"the classifier holds with a confidence of {THRESHOLD} or more; a wrong attribute in a title is the "
         "classifier's mistake, one that is not held would be the writer's.",
         content=[

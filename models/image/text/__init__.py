@@ -1,1 +1,1 @@
-"""What a picture shows, in words: descriptions from templates and titles that are learnt."""
+"""What an image shows, in words: descriptions from templates and titles that are learnt."""

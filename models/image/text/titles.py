@@ -1,6 +1,6 @@
 """What a title may say: words that name a class of a head, as a shop's own titles have them; never a brand.
 
-A title of a shop mixes what a picture shows with brands, names of models, patterns and sizes. Only phrases that name a
+A title of a shop mixes what an image shows with brands, names of models, patterns and sizes. Only phrases that name a
 class of a head are kept, in the shop's wording and order; a head without a role, such as a brand, is never said.
 """
 

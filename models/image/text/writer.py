@@ -1,6 +1,6 @@
-"""Titles as a shop writes them: a recurrent decoder over the embedding of a picture, held to what the classifier holds.
+"""Titles as a shop writes them: a recurrent decoder over the embedding of an image, held to what the classifier holds.
 
-Shapes: B pictures, D width of the embedding, T tokens of a title, V phrases and the end, W width of the states.
+Shapes: B images, D width of the embedding, T tokens of a title, V phrases and the end, W width of the states.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Writer(nn.Module):
     def write(
         self, embeddings_BD: Tensor, probabilities: Sequence[Mapping[str, Sequence[float]]], thresholds: Sequence[float]
     ) -> list[tuple[Phrase, ...]]:
-        """A title for each picture, the likeliest next phrase after the other; empty where no product is held.
+        """A title for each image, the likeliest next phrase after the other; empty where no product is held.
 
-        `probabilities` are the classifier's for each head; what is less likely than a picture's threshold is not held.
+        `probabilities` are the classifier's for each head; what is less likely than an image's threshold is not held.
         """
         held = [held_attributes(self.heads, *each) for each in zip(probabilities, thresholds, strict=True)]
         said: list[list[Phrase]] = [[] for _ in held]

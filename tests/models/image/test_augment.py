@@ -1,4 +1,4 @@
-"""Changes of whole batches of pictures: what moves, what is blended, what is blanked out, and nothing else."""
+"""Changes of whole batches of images: what moves, what is blended, what is blanked out, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def test_mirroring_shows_each_picture_from_both_sides_in_two_epochs() -> None:
 
 def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -> None:
     torch.manual_seed(0)
-    pictures = torch.rand(40, 1, 8, 8)
+    images = torch.rand(40, 1, 8, 8)
 
-    moved = augment.shift(pictures, 2)
+    moved = augment.shift(images, 2)
 
-    padded = functional.pad(pictures, (2,) * 4, mode="reflect")
+    padded = functional.pad(images, (2,) * 4, mode="reflect")
     windows = [padded[:, :, down : down + 8, right : right + 8] for down in range(5) for right in range(5)]
     found = torch.stack([(moved == window).flatten(1).all(1) for window in windows])
     assert bool(found.any(0).all())
@@ -34,25 +34,25 @@ def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -
 
 def test_pictures_are_blended_in_pairs_and_the_first_weighs_more() -> None:
     torch.manual_seed(0)
-    pictures = torch.rand(50, 1, 6, 6)
+    images = torch.rand(50, 1, 6, 6)
 
-    mixed, others, share = augment.mix(pictures, 0.4)
+    mixed, others, share = augment.mix(images, 0.4)
 
     assert 0.5 <= share <= 1
     assert sorted(others.tolist()) == list(range(50))
-    assert torch.allclose(mixed, share * pictures + (1 - share) * pictures[others])
+    assert torch.allclose(mixed, share * images + (1 - share) * images[others])
 
 
 def test_the_views_to_predict_from_are_moved_along_the_diagonal_and_mirrored() -> None:
-    pictures = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
+    images = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
 
-    views = augment.views(pictures, flip=True, distance=1)
+    views = augment.views(images, flip=True, distance=1)
 
-    assert torch.equal(views[0], pictures)
-    assert torch.equal(views[1][:, :, 1:, 1:], pictures[:, :, :-1, :-1])
-    assert torch.equal(views[2][:, :, :-1, :-1], pictures[:, :, 1:, 1:])
+    assert torch.equal(views[0], images)
+    assert torch.equal(views[1][:, :, 1:, 1:], images[:, :, :-1, :-1])
+    assert torch.equal(views[2][:, :, :-1, :-1], images[:, :, 1:, 1:])
     assert all(torch.equal(mirrored, view.flip(3)) for view, mirrored in zip(views[:3], views[3:], strict=True))
-    assert len(augment.views(pictures, flip=False, distance=0)) == 1
+    assert len(augment.views(images, flip=False, distance=0)) == 1
 
 
 def test_a_square_and_nothing_else_is_cut_out() -> None:

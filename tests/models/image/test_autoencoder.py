@@ -17,7 +17,7 @@ from models.image import FAMILY
 from models.image.config import Config
 from models.image.data import Batch
 from models.image.endpoints import ENDPOINTS, golden_request
-from models.image.networks.anomaly import Ranks, Spread, edges, residual
+from models.image.networks.anomaly import PercentileRank, RunningCovariance, edge_histogram, pca_residual
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.build import build
 from models.image.report.summary import summarise
@@ -51,9 +51,9 @@ def built(**changes: Any) -> Autoencoder:
     return network
 
 
-def noise(num_pictures: int) -> Batch:
-    """Pictures of nothing, as bright as those of something."""
-    like = patterned(num_pictures, seed=90)
+def noise(num_images: int) -> Batch:
+    """Images of nothing, as bright as those of something."""
+    like = patterned(num_images, seed=90)
     shuffled = like.pixels.flatten(2)[:, :, torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))]
     return Batch(shuffled.reshape(like.pixels.shape), like.labels)
 
@@ -81,9 +81,9 @@ def test_pictures_of_any_side_come_back_in_their_size(channels: int, size: int) 
     schema = schema_of(patterned(8, seed=0), channels=channels, size=size, mean=[0.5] * channels, std=[0.2] * channels)
     network = build(Config(network="autoencoder", latent=8, width=0.25), schema).eval()
     assert isinstance(network, Autoencoder)
-    pictures = torch.rand(2, channels, size, size)
+    images = torch.rand(2, channels, size, size)
 
-    assert network.decoder(network.encoder(pictures)).shape == pictures.shape
+    assert network.decoder(network.encoder(images)).shape == images.shape
 
 
 def test_it_learns_to_put_pictures_together_and_keeps_what_they_show(trained: Any) -> None:
@@ -97,8 +97,8 @@ def test_it_learns_to_put_pictures_together_and_keeps_what_they_show(trained: An
 def test_what_is_no_picture_of_the_catalogue_is_strange_and_what_is_one_is_not(trained: Any) -> None:
     network = trained[2].network
     with torch.inference_mode():
-        known = [one.strangeness for one in network.predict(patterned(200, seed=70))]
-        unknown = [one.strangeness for one in network.predict(noise(50))]
+        known = [one.anomaly for one in network.predict(patterned(200, seed=70))]
+        unknown = [one.anomaly for one in network.predict(noise(50))]
 
     assert min(one.score for one in unknown) > float(np.quantile([one.score for one in known], 0.99))
     assert min(one.rank for one in unknown) > 0.99
@@ -119,7 +119,7 @@ def test_nothing_of_the_score_depends_on_the_other_pictures_of_the_request(train
         together = network.predict(batch)[4]
         alone = network.predict(Batch(batch.pixels[4:5], batch.labels[4:5]))[0]
 
-    expected, found = (dataclasses.asdict(one.strangeness) for one in (together, alone))
+    expected, found = (dataclasses.asdict(one.anomaly) for one in (together, alone))
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
     assert np.allclose(together.embedding, alone.embedding, atol=1e-4)
 
@@ -172,10 +172,10 @@ def test_the_first_losses_are_what_they_were() -> None:
 def test_a_running_spread_ends_where_the_vectors_are_now() -> None:
     torch.manual_seed(0)
     mixing = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.0, 3.0]])
-    spread = Spread(3, whitening=1.0)
+    spread = RunningCovariance(3, whitening=1.0)
     for step in range(300):
         spread.update(torch.randn(200, 3) @ mixing.T + (8.0 if step < 10 else 5.0))
-    spread.settle()
+    spread.update_axes()
 
     distances = spread.distance(torch.randn(2000, 3) @ mixing.T + 5)
 
@@ -185,7 +185,7 @@ def test_a_running_spread_ends_where_the_vectors_are_now() -> None:
 
 
 def test_a_rank_is_the_share_of_lower_scores() -> None:
-    ranks, scores = Ranks(), torch.linspace(0.5, 2, 1000)
+    ranks, scores = PercentileRank(), torch.linspace(0.5, 2, 1000)
     ranks.set(ranks.counts(scores[:500]).double() + ranks.counts(scores[500:]).double())
 
     found = ranks(torch.tensor([0.0, 0.5, 1.25, 1.9, 1e9, float("inf")]))
@@ -198,20 +198,20 @@ def test_edges_see_direction_and_place_but_not_brightness() -> None:
     upright[..., 14:] = 1
     bright, moved, lying = upright + 3, upright.roll(-8, 3), upright.mT
 
-    reference = edges(upright)
+    reference = edge_histogram(upright)
 
-    assert torch.allclose(reference, edges(bright), atol=1e-4)
+    assert torch.allclose(reference, edge_histogram(bright), atol=1e-4)
     for other in (moved, lying):
-        assert float((reference - edges(other)).square().mean()) > 0.01
+        assert float((reference - edge_histogram(other)).square().mean()) > 0.01
 
 
 def test_the_plain_score_is_the_error_of_a_reconstruction_from_components() -> None:
     network = built()
-    pictures = network.normalise(patterned(300, seed=12).pixels)
-    pixels = network.principal.pixels(pictures)
+    images = network.normalise(patterned(300, seed=12).pixels)
+    pixels = network.principal.pixels(images)
     network.principal.fit(pixels)
 
-    found = residual(network.principal, pictures)
+    found = pca_residual(network.principal, images)
 
     centred = (pixels - pixels.mean(0)).double()
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)

@@ -64,7 +64,7 @@ def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, S
     return prepared(directory, directory / "t.parquet", size=SIZE, **TABLE_FLAGS)
 
 
-def pictures_of(data: Prepared, schema: Schema) -> Batch:
+def images_of(data: Prepared, schema: Schema) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
     return collate([examples[row] for row in range(16)])
 
@@ -100,7 +100,7 @@ def test_only_the_heads_learn(file: Path, prepared_data: tuple[Prepared, Schema]
     data, schema = prepared_data
     network = build(Config(network="backbone", backbone=str(file), flip=False, shift=0), schema)
     initialise(network, data, schema)
-    before, batch = state(network.train()), pictures_of(data, schema)
+    before, batch = state(network.train()), images_of(data, schema)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
 
     losses = []
@@ -131,7 +131,7 @@ def test_the_bundle_holds_the_weights_and_says_where_they_are_from(
 
     loaded = bundle.load(directory, FAMILY).network
 
-    batch = pictures_of(data, schema)
+    batch = images_of(data, schema)
     assert isinstance(loaded, Classifier) and isinstance(loaded.trunk, Backbone)
     assert loaded.trunk.origin == digest
     assert loaded.predict(batch) == network.predict(batch)

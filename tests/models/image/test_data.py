@@ -1,4 +1,4 @@
-"""Preparing pictures: every layout, every kind of dirt, splits without leaks, and files that depend on nothing else."""
+"""Preparing images: every layout, every kind of dirt, splits without leaks, and files that depend on nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.kit.pictures import (
 )
 
 
-def pictures(data: Prepared, schema: Schema, split: str) -> list[Picture]:
+def images(data: Prepared, schema: Schema, split: str) -> list[Picture]:
     found = dataset(data, split, range(schema.num_shards), schema=schema, config=None, epoch=0)
     return [found[place] for place in range(len(found))]
 
@@ -56,7 +56,7 @@ def test_a_folder_per_class_becomes_pictures_with_labels(tmp_path: Path) -> None
     assert (schema.size, schema.channels, schema.item_ids) == (16, 3, False)
     assert sum(schema.num_examples.values()) == 60
     for split, count in schema.num_examples.items():
-        found = pictures(data, schema, split)
+        found = images(data, schema, split)
         assert len(found) == count > 0
         for picture in found:
             edge = picture.pixels[:, :, 0].min()  # a bar reaches the edge, a disc does not
@@ -158,7 +158,7 @@ def test_too_many_bad_pictures_reject_the_input_with_a_remedy(tmp_path: Path) ->
     for number in range(3):
         (raw / "bar" / f"bad-{number}.jpg").write_bytes(b"nonsense")
 
-    with pytest.raises(DataRejected, match=r"3 of 63 pictures.*not_a_picture.*--max-bad-fraction 0\.05"):
+    with pytest.raises(DataRejected, match=r"3 of 63 images.*not_a_picture.*--max-bad-fraction 0\.05"):
         prepared(tmp_path, raw)
 
 
@@ -285,7 +285,7 @@ def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Pat
         ({"labels": ()}, "say which columns"),
         ({"labels": ("weight",)}, "no column 'weight'; its columns are: sku, photo, shape, paint"),
         ({"columns": ""}, "no column 'image'"),
-        ({"labels": ("sku",), "test_fraction": 0.0}, "the test split has no pictures"),
+        ({"labels": ("sku",), "test_fraction": 0.0}, "the test split has no images"),
     ],
 )
 def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -309,18 +309,18 @@ def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], m
 )
 def test_flags_that_make_no_sense_are_the_user_s_mistake(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--") as raised:
-        prepared(tmp_path, write_folder(tmp_path / "raw", num_pictures=4), **fields)
+        prepared(tmp_path, write_folder(tmp_path / "raw", num_images=4), **fields)
     assert not isinstance(raised.value, DataRejected)
 
 
 def test_a_single_class_and_an_empty_folder_are_rejected(tmp_path: Path) -> None:
-    raw = write_folder(tmp_path / "raw", num_pictures=10)
+    raw = write_folder(tmp_path / "raw", num_images=10)
     for path in (raw / "disc").iterdir():
         path.unlink()
 
     with pytest.raises(DataRejected, match="at least 2"):
         prepared(tmp_path, raw)
-    with pytest.raises(DataRejected, match="no pictures in a known layout"):
+    with pytest.raises(DataRejected, match="no images in a known layout"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "readme.md").write_text("nothing")
         prepared(tmp_path, tmp_path / "other")

@@ -1,4 +1,4 @@
-"""The image endpoints: a picture as the body, what is answered, and every kind of body that is no picture."""
+"""The image endpoints: an image as the body, what is answered, and every kind of body that is no image."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def test_a_picture_is_recognised(client: TestClient, shape: str, kind: str, form
 
 
 def test_json_with_base64_gets_the_same_answer_as_the_body(client: TestClient) -> None:
-    picture = encoded(drawn("disc", "blue", seed=901))
-    body = {"image": base64.b64encode(picture).decode(), "count": 2, "embedding": True}
+    image = encoded(drawn("disc", "blue", seed=901))
+    body = {"image": base64.b64encode(image).decode(), "count": 2, "embedding": True}
 
     by_json = client.post(path(RECOGNISE), json=body)
-    by_body = post(client, picture, count=2, embedding="true")
+    by_body = post(client, image, count=2, embedding="true")
 
     assert by_json.json() == by_body.json()
     assert [len(attribute["best"]) for attribute in by_json.json()["attributes"]] == [2, 2]
@@ -103,12 +103,12 @@ def test_json_with_base64_gets_the_same_answer_as_the_body(client: TestClient) -
 
 
 def test_confidences_are_probabilities_and_below_the_threshold_it_is_unsure(client: TestClient) -> None:
-    picture = encoded(drawn("disc", "blue", seed=902))
+    image = encoded(drawn("disc", "blue", seed=902))
 
-    colour = named(post(client, picture, count=3).json(), "colour")
+    colour = named(post(client, image, count=3).json(), "colour")
     assert sum(guess["confidence"] for guess in colour["best"]) == pytest.approx(1.0)
     assert colour["confidence"] == colour["best"][0]["confidence"]
-    unsure = named(post(client, picture, threshold=1.0).json(), "colour")
+    unsure = named(post(client, image, threshold=1.0).json(), "colour")
     assert (unsure["unsure"], unsure["value"], unsure["best"][0]) == (True, None, colour["best"][0])
 
 
@@ -140,7 +140,7 @@ def test_openapi_describes_the_body_in_each_type_and_the_query(client: TestClien
     assert {"200", "413", "415", "422"} <= set(operation["responses"])
 
 
-# What is no picture
+# What is no image
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ from tests.models.image.test_networks import (
 SETTINGS: dict[str, Any] = {"network": "gan", "latent": 8, "learning_rate": 5e-3, "width": 0.25, "batch_size": 32}
 
 
-def banded(num_pictures: int, *, seed: int) -> Batch:
+def banded(num_images: int, *, seed: int) -> Batch:
     """Images with a band of varying brightness at the top, in the middle or at the bottom, by the first label."""
-    draw, batch = np.random.default_rng(seed), patterned(num_pictures, seed=seed)
+    draw, batch = np.random.default_rng(seed), patterned(num_images, seed=seed)
     rows = np.arange(SIZE) // (SIZE // 3) == batch.labels[:, :1].numpy()
-    brightness = 100 + 100 * draw.random(num_pictures)
-    pixels = draw.integers(0, 50, (num_pictures, 3, SIZE, SIZE)) + (rows * brightness[:, None])[:, None, :, None]
+    brightness = 100 + 100 * draw.random(num_images)
+    pixels = draw.integers(0, 50, (num_images, 3, SIZE, SIZE)) + (rows * brightness[:, None])[:, None, :, None]
     return Batch(torch.from_numpy(pixels.astype(np.uint8)), batch.labels)
 
 
@@ -155,17 +155,17 @@ def test_unlabelled_images_give_no_gradient() -> None:
 
 def test_diff_augment_translates_and_cuts_out_and_lets_gradients_through() -> None:
     torch.manual_seed(0)
-    pictures = torch.rand(40, 2, 24, 24, requires_grad=True)
+    images = torch.rand(40, 2, 24, 24, requires_grad=True)
 
-    changed = diff_augment(pictures)
+    changed = diff_augment(images)
     changed.sum().backward()  # type: ignore[no-untyped-call]
 
-    assert changed.shape == pictures.shape
-    assert not torch.equal(changed, pictures)
+    assert changed.shape == images.shape
+    assert not torch.equal(changed, images)
     blank = (changed == 0).all(1).flatten(1).sum(1)
     assert 4 * 4 <= int(blank.min()) <= int(blank.max()) == 8 * 8
-    assert pictures.grad is not None
-    assert float(pictures.grad.sum()) == pytest.approx(float((changed != 0).sum()))
+    assert images.grad is not None
+    assert float(images.grad.sum()) == pytest.approx(float((changed != 0).sum()))
 
 
 def test_copies_of_training_images_are_detected_and_new_images_are_not() -> None:

@@ -1,4 +1,4 @@
-"""Pictures from anywhere: what is decoded comes out right, and what cannot be is refused with its reason."""
+"""Images from anywhere: what is decoded comes out right, and what cannot be is refused with its reason."""
 
 from __future__ import annotations
 

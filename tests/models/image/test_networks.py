@@ -39,21 +39,21 @@ HEADS = {"pattern": ["across", "checks", "down"], "colour": ["blue", "green", "r
 GOLDEN = CHECKOUT / "tests" / "golden" / "losses"
 
 
-def patterned(num_pictures: int, *, seed: int, missing: float = 0.2) -> Batch:
+def patterned(num_images: int, *, seed: int, missing: float = 0.2) -> Batch:
     """Stripes or checks in one of three colours under noise; a share of the colours is not labelled."""
     draw = np.random.default_rng(seed)
-    labels = draw.integers(0, 3, (num_pictures, 2))
-    waves = (np.arange(SIZE) // 3 + draw.integers(0, 2, (num_pictures, 1))) % 2
+    labels = draw.integers(0, 3, (num_images, 2))
+    waves = (np.arange(SIZE) // 3 + draw.integers(0, 2, (num_images, 1))) % 2
     across, down = np.broadcast_arrays(waves[:, :, None], waves[:, None, :])
-    shapes = np.stack([across, across ^ down, down], 1)[np.arange(num_pictures), labels[:, 0]]
-    pixels = draw.integers(0, 60, (num_pictures, 3, SIZE, SIZE)) + 30
-    pixels[np.arange(num_pictures), 2 - labels[:, 1]] += 160 * shapes
-    labels[draw.random(num_pictures) < missing, 1] = MISSING
+    shapes = np.stack([across, across ^ down, down], 1)[np.arange(num_images), labels[:, 0]]
+    pixels = draw.integers(0, 60, (num_images, 3, SIZE, SIZE)) + 30
+    pixels[np.arange(num_images), 2 - labels[:, 1]] += 160 * shapes
+    labels[draw.random(num_images) < missing, 1] = MISSING
     return Batch(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels))
 
 
 def schema_of(batch: Batch, **changes: Any) -> Schema:
-    pictures = batch.pixels.float() / 255
+    images = batch.pixels.float() / 255
     counts = [torch.bincount(column[column >= 0], minlength=3).tolist() for column in batch.labels.unbind(1)]
     plain = Schema(
         family="image",
@@ -64,15 +64,15 @@ def schema_of(batch: Batch, **changes: Any) -> Schema:
         label_counts=dict(zip(HEADS, counts, strict=True)),
         channels=3,
         size=SIZE,
-        mean=pictures.mean((0, 2, 3)).tolist(),
-        std=pictures.std((0, 2, 3)).tolist(),
+        mean=images.mean((0, 2, 3)).tolist(),
+        std=images.std((0, 2, 3)).tolist(),
         item_ids=False,
     )
     return plain.model_copy(update=changes)
 
 
 def write_prepared(out: Path, batch: Batch | None = None) -> tuple[Prepared, Schema]:
-    """A prepared directory of 600 pictures in two shards, of which a third is for validation."""
+    """A prepared directory of 600 images in two shards, of which a third is for validation."""
     batch = batch or patterned(600, seed=5)
     for shard, rows in enumerate(torch.arange(600).reshape(2, 300)):
         directory = out / "shards" / f"{shard:05d}"
@@ -127,7 +127,7 @@ def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
     moved: dict[str, Any] = {flag: 400}
     config = dataclasses.replace(SMALL, **moved)
 
-    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} is 400, but the pictures have a side of"):
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} is 400, but the images have a side of"):
         FAMILY.build(config, schema_of(patterned(9, seed=1)))
 
 
@@ -150,11 +150,11 @@ def test_a_prediction_is_the_mean_over_its_views() -> None:
 
 
 def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
-    pictures = built("resnet").normalise(patterned(256, seed=3).pixels)
+    images = built("resnet").normalise(patterned(256, seed=3).pixels)
     layer = Whitening(channels=3, stride=1)
-    layer.fit(pictures)
+    layer.fit(images)
 
-    out = layer(pictures)[:, : layer.num_directions].transpose(0, 1).flatten(1).double()
+    out = layer(images)[:, : layer.num_directions].transpose(0, 1).flatten(1).double()
 
     spread = out @ out.T / out.shape[1]
     assert torch.allclose(spread, torch.eye(len(spread), dtype=torch.float64), atol=0.15)
@@ -193,8 +193,8 @@ def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Prepa
     model = bundle.load(result.best, FAMILY).network
     norm = model.trunk.groups[0].norms[0]
 
-    pictures = dataset(data, "train", range(2), schema=data.schema(Schema), config=model.config, epoch=0)
-    pixels = collate([pictures[place] for place in range(len(pictures))]).pixels
+    images = dataset(data, "train", range(2), schema=data.schema(Schema), config=model.config, epoch=0)
+    pixels = collate([images[place] for place in range(len(images))]).pixels
     with torch.no_grad():
         whitened = functional.gelu(model.trunk.whitening(model.normalise(pixels)))
         pooled = functional.max_pool2d(model.trunk.groups[0].convolutions[0](whitened), 2)
@@ -219,9 +219,9 @@ def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
 
 
 def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None:
-    pictures = channels_last(torch.rand(4, 1, 12, 12).contiguous(memory_format=torch.channels_last))
+    images = channels_last(torch.rand(4, 1, 12, 12).contiguous(memory_format=torch.channels_last))
 
-    found = torch.nn.functional.conv2d(pictures, torch.rand(8, 1, 3, 3))
+    found = torch.nn.functional.conv2d(images, torch.rand(8, 1, 3, 3))
 
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -246,7 +246,7 @@ def test_labels_that_are_missing_do_not_enter_the_loss(network: Any) -> None:
 
 
 def _only(model: Classifier, batch: Batch, *, first_head: bool) -> Tensor:
-    """The loss of one head on the first six pictures."""
+    """The loss of one head on the first six images."""
     labels = patterned(12, seed=4, missing=0).labels[:6]
     labels[:, int(first_head)] = MISSING
     loss: Tensor = model(Batch(batch.pixels[:6], labels))

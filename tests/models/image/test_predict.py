@@ -1,4 +1,4 @@
-"""Batch prediction of pictures: a table or a folder of them becomes a table of what they show."""
+"""Batch prediction of images: a table or a folder of them becomes a table of what they show."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def shape_of(row: dict[str, list[dict[str, str]]]) -> str:
 def test_a_table_of_pictures_is_answered_and_exports_embeddings(
     ready: Context, shop: tuple[Prepared, Path], tmp_path: Path
 ) -> None:
-    pictures = [encoded(drawn(SHAPES[place % 2], "blue", seed=700 + place)) for place in range(6)]
-    rows = {"sku": [f"n-{place}" for place in range(7)], "image": [*pictures, b"%PDF"]}
+    images = [encoded(drawn(SHAPES[place % 2], "blue", seed=700 + place)) for place in range(6)]
+    rows = {"sku": [f"n-{place}" for place in range(7)], "image": [*images, b"%PDF"]}
     pq.write_table(pa.table(rows), tmp_path / "new.parquet")
 
     found = answers(ready, shop[1], tmp_path / "new.parquet", set=("embedding=true",))
@@ -63,14 +63,14 @@ def test_a_table_of_pictures_is_answered_and_exports_embeddings(
     assert [shape_of(row) for row in good] == [*SHAPES] * 3
     assert all(sum(value**2 for value in row["embedding"]) == pytest.approx(1.0, abs=1e-3) for row in good)
     assert bad["sku"] == "n-6" and bad["attributes"] is None
-    assert bad["error"] == "the bytes are no JPEG, PNG or WebP picture"
+    assert bad["error"] == "the bytes are no JPEG, PNG or WebP image"
 
 
 def test_a_folder_of_pictures_is_answered_file_by_file(
     ready: Context, shop: tuple[Prepared, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "FILES_PER_PART", 4)
-    folder = write_folder(tmp_path / "new", num_pictures=10)
+    folder = write_folder(tmp_path / "new", num_images=10)
     (folder / "broken.jpg").write_bytes(b"")
 
     rows = answers(ready, shop[1], folder).to_pylist()
@@ -79,9 +79,7 @@ def test_a_folder_of_pictures_is_answered_file_by_file(
     for row in rows:
         name = Path(row["file"])
         assert (
-            row["error"] == "the picture has no bytes"
-            if name.name == "broken.jpg"
-            else shape_of(row) == name.parent.name
+            row["error"] == "the image has no bytes" if name.name == "broken.jpg" else shape_of(row) == name.parent.name
         )
 
 

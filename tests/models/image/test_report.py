@@ -1,4 +1,4 @@
-"""The report on a classifier: its numbers are plain arithmetic, its pictures the right ones, and it stays bounded."""
+"""The report on a classifier: its numbers are plain arithmetic, its images the right ones, and it stays bounded."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from tests.serve.test_service import write_bundle
 
 HEADINGS = (
     *("What is mixed up", "Each class by itself", "Worst mistakes", "Whether its confidence can be believed"),
-    *("What disturbs it", "Where it looks", "A map of the pictures"),
+    *("What disturbs it", "Where it looks", "A map of the images"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-    """Prepared pictures of bars and discs in three colours, and a model that needs no training."""
+    """Prepared images of bars and discs in three colours, and a model that needs no training."""
 
     data: Prepared
     schema: Schema
@@ -68,7 +68,7 @@ def found(shop: Shop) -> Answers:
 
 
 def said(found: Answers, *, labels: list[int], probabilities: list[list[float]]) -> Answers:
-    """As if the first pictures had these labels of the first head, and these had been the answers."""
+    """As if the first images had these labels of the first head, and these had been the answers."""
     num = len(labels)
     others = {head: each[:num] for head, each in found.probabilities.items()}
     return dataclasses.replace(
@@ -86,10 +86,10 @@ def part(section: Section, kind: type[Any]) -> Any:
 
 
 def test_answers_are_those_of_the_network_in_the_order_of_the_split(shop: Shop, found: Answers) -> None:
-    pictures = dataset(shop.data, "train", range(32), schema=shop.schema, config=None, epoch=0)
-    batch = collate([pictures[row] for row in range(len(pictures))])
+    images = dataset(shop.data, "train", range(32), schema=shop.schema, config=None, epoch=0)
+    batch = collate([images[row] for row in range(len(images))])
     expected = shop.network.predict(batch)
-    assert len(found.rows) == len(pictures) > 100 and found.labels.equal(batch.labels)
+    assert len(found.rows) == len(images) > 100 and found.labels.equal(batch.labels)
     for head in ("shape", "colour"):
         torch.testing.assert_close(
             found.probabilities[head], torch.tensor([each.probabilities[head] for each in expected])
@@ -103,7 +103,7 @@ def test_a_picture_is_named_after_its_product(shop: Shop, found: Answers) -> Non
 
 
 def test_of_a_large_split_every_nth_picture_is_asked_about(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "MAX_PICTURES", 30)
+    monkeypatch.setattr(asking, "MAX_IMAGES", 30)
     few = answers(shop.network, shop.data, "train", schema=shop.schema)
     assert 20 < len(few.rows) <= 30 and few.rows[-1] > 100
     assert len(few.names) == len(few.labels) == len(few.embeddings) == len(few.rows)
@@ -129,14 +129,14 @@ def test_precision_recall_and_f1_of_a_class_are_what_they_are_called(found: Answ
     assert rows["bar"] == [pytest.approx(2 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3), 3]
     assert rows["disc"] == [0.0, 0.0, 0.0, 1]
     assert section.numbers["macro_recall_shape"] == pytest.approx(1 / 3)
-    assert not any("colour" in name for name in section.numbers)  # no picture has such a label here
+    assert not any("colour" in name for name in section.numbers)  # no image has such a label here
 
 
 def test_the_surest_wrong_answers_come_first(found: Answers) -> None:
     wrong = [[1 - sure, sure] for sure in (0.6, 0.97, 0.8, 0.91)]
     section = worst_mistakes(said(found, labels=[0] * 6, probabilities=[*wrong, [0.99, 0.01], [0.7, 0.3]]))
-    pictures = part(section, Gallery).pictures
-    assert [re.findall(r"[\d.]+%", each.caption)[0] for each in pictures] == ["97.0%", "91.0%", "80.0%", "60.0%"]
+    shown = part(section, Gallery).pictures
+    assert [re.findall(r"[\d.]+%", each.caption)[0] for each in shown] == ["97.0%", "91.0%", "80.0%", "60.0%"]
     assert section.numbers == {"sure_but_wrong_shape": pytest.approx(2 / 6)}
 
 
@@ -242,10 +242,10 @@ def test_the_strangest_pictures_of_an_autoencoder_come_first(shop: Shop) -> None
     assert isinstance(network, Autoencoder)
     initialise(network, shop.data, shop.schema)
     made = report(network.eval(), shop.data, "test", schema=shop.schema, config=network.config)
-    assert tuple(section.title for section in made) == (*HEADINGS, "Strange pictures")
+    assert tuple(section.title for section in made) == (*HEADINGS, "Strange images")
     found = answers(network.linear_probe, shop.data, "test", schema=shop.schema)
     with torch.inference_mode():
-        scores = network.anomaly(found.batch(list(range(len(found.rows))))).score
+        scores = network.anomaly_scores(found.batch(list(range(len(found.rows))))).score
     captions = [picture.caption for picture in part(made[-1], Gallery).pictures]
     first = found.names[int(scores.argmax())]
     assert scores.isfinite().all() and float(scores.std()) > 0
@@ -293,5 +293,5 @@ def test_evaluate_shows_it_all_in_one_page_that_loads_nothing(context: Context, 
     assert page.count("<img") == len(re.findall(r'<img(?: class="tiny")? alt="[^"]+"', page)) > 20
     assert len(page) < 1_000_000
     tables = {name: rows for section in found for name, rows in section["tables"].items()}
-    assert sum(row["Pictures"] for row in tables["classes_of_shape"]) == schema.num_examples["test"]
+    assert sum(row["Images"] for row in tables["classes_of_shape"]) == schema.num_examples["test"]
     assert {"test_accuracy_under_blur_1", "test_sure_but_wrong_colour"} <= outcome.metrics.keys()

@@ -51,8 +51,8 @@ def client_with(model: Path, index: Path | None) -> TestClient:
     return TestClient(make_app(service), raise_server_exceptions=False)
 
 
-def similar(client: TestClient, picture: bytes, **query: Any) -> Any:
-    return client.post("/similar", content=picture, params=query, headers={"content-type": "image/png"})
+def similar(client: TestClient, image: bytes, **query: Any) -> Any:
+    return client.post("/similar", content=image, params=query, headers={"content-type": "image/png"})
 
 
 def test_a_product_s_own_picture_finds_that_product_first_and_once(products: Shop) -> None:
@@ -81,10 +81,10 @@ def test_a_new_picture_finds_products_of_its_kind(products: Shop, shape: str) ->
 
 def test_without_product_ids_or_index_nothing_is_compared(products: Shop, tmp_path: Path) -> None:
     _, folder_model, folder_index = shop(tmp_path, write_folder(tmp_path / "raw"))
-    picture = encoded(drawn("bar", "red"))
+    image = encoded(drawn("bar", "red"))
 
     for client in (client_with(folder_model, folder_index), client_with(products[1], None)):
-        assert similar(client, picture).json() == {"model_version": "1", "indexed": 0, "items": []}
+        assert similar(client, image).json() == {"model_version": "1", "indexed": 0, "items": []}
 
 
 @pytest.mark.parametrize("query", [{"count": 0}, {"count": 101}])

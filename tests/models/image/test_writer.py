@@ -44,9 +44,9 @@ HEADS = {
 """Names that lie within others, that meet in others, and brands that look like other words."""
 
 
-def titled(num_pictures: int = 240) -> pa.Table:
-    """Pictures of `table`, called "Acme Printed Discs Red 7" by the shop: brand, pattern, type, colour, number."""
-    plain = table(num_pictures)
+def titled(num_images: int = 240) -> pa.Table:
+    """Images of `table`, called "Acme Printed Discs Red 7" by the shop: brand, pattern, type, colour, number."""
+    plain = table(num_images)
     kinds, paints = plain["shape"].to_pylist(), plain["paint"].to_pylist()
     names = [
         f"{BRANDS[row % 3]} Printed {kind.title()}s {paint.title() if paint else 'Plain'} {row // 2}"
@@ -69,16 +69,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def directory(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a network that has learnt the pictures and their titles."""
+    """The bundle of a network that has learnt the images and their titles."""
     config = Config(network="cnn", shift=1, precision="fp32")
     schema = data.schema(Schema)
     torch.manual_seed(0)
     network = build(config, schema)
-    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
+    images = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(120):
         optimizer.zero_grad()
-        network(collate([pictures[row] for row in torch.randint(len(pictures), (32,)).tolist()])).backward()
+        network(collate([images[row] for row in torch.randint(len(images), (32,)).tolist()])).backward()
         optimizer.step()
     parts = {"network": network.eval(), "schema": schema, "config": config}
     return write_bundle(FAMILY, tmp_path_factory.mktemp("learnt") / "bundle", **parts)
@@ -179,9 +179,9 @@ def test_titles_become_phrases_in_the_order_of_the_shop(data: Prepared) -> None:
     schema = data.schema(Schema)
     texts = {END: "", PADDING: ""} | {number: form.text for number, form in enumerate(schema.forms, 1)}
 
-    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
+    images = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
 
-    titles = collate([pictures[row] for row in range(len(pictures))]).titles
+    titles = collate([images[row] for row in range(len(images))]).titles
     assert titles is not None
     said = {" ".join(texts[token] for token in title).strip() for title in titles.tolist()}
     assert said == {f"{shape}s{colour}" for shape in ("Bar", "Disc") for colour in ("", " Red", " Green", " Blue")}
@@ -212,9 +212,9 @@ def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Prepared) -
     schema = data.schema(Schema)
     older = schema.model_copy(update={"forms": schema.forms[1:], "fingerprint": "1" * 64})
 
-    pictures = dataset(data, "test", range(schema.num_shards), schema=older, config=None, epoch=0)
+    images = dataset(data, "test", range(schema.num_shards), schema=older, config=None, epoch=0)
 
-    assert collate([pictures[0], pictures[1]]).titles is None
+    assert collate([images[0], images[1]]).titles is None
 
 
 # The writer
@@ -224,8 +224,8 @@ def test_the_classifier_learns_nothing_from_titles(data: Prepared) -> None:
     schema = data.schema(Schema)
     torch.manual_seed(0)
     network = build(Config(network="cnn", shift=0, flip=False), schema)
-    pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    batch = collate([pictures[row] for row in range(32)])
+    images = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
+    batch = collate([images[row] for row in range(32)])
 
     network(batch).backward()
     with_titles = gradients(network)
@@ -353,7 +353,7 @@ def test_both_writers_are_compared_on_the_pictures_with_titles(data: Prepared, b
 
     found = compare_writers(bundle.network, said, data, threshold=0.5)
 
-    assert found.num_pictures == bundle.schema.num_examples["test"]
+    assert found.num_images == bundle.schema.num_examples["test"]
     for scores in found.scores.values():
         assert scores["not_held"] == scores["brand"] == 0
         assert scores["titles"] > 0.9
@@ -374,7 +374,7 @@ def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Prepared,
         compare_writers(network, said, data)
     untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
     assert writers_section(bundle.network, untitled, data) is None
-    with pytest.raises(ValueError, match=f"no picture of the split in {data.path} has a title"):
+    with pytest.raises(ValueError, match=f"no image of the split in {data.path} has a title"):
         compare_writers(bundle.network, untitled, data)
 
 
