@@ -9,7 +9,7 @@ from torch import nn
 
 
 def rename_on_load(module: nn.Module, prefixes: Mapping[str, str]) -> None:
-    """Let `module.load_state_dict` accept the old names of renamed submodules: old prefix -> new prefix, with their dots.
+    """Let `module.load_state_dict` accept the old names of renamed submodules: old -> new prefix, each with its dot.
 
     Also works for a module nested in another one. Tensors with new names load unchanged; `state_dict` always has the
     new names.

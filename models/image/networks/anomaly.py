@@ -1,6 +1,6 @@
-"""How unlike the training images an image is: distances that are scaled by what was seen in training.
+"""The parts of the anomaly score: running statistics, Mahalanobis distances, edge histograms and percentile ranks.
 
-Shapes: B images or vectors, C channels, S side, D numbers of a vector, N bins.
+Shapes: B images or vectors, C channels, S side, D dimensions of a vector, N bins.
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ from torch import Tensor, nn
 from models.image.networks.baselines import Projection
 
 NUM_DIRECTIONS = 8
-"""Directions of edges, half a turn in all."""
+"""Edge orientations over 180 degrees."""
 GRID = 7
-"""Edges are summed up over a grid of so many cells a side."""
+"""Cells per side of the grid over which edges are pooled."""
 NUM_EDGES = NUM_DIRECTIONS * GRID**2
 EDGE_EPSILON = 1e-3
-"""Edges fainter than this count little."""
+"""Added to the edge strengths before the square root, so that faint edges have little effect."""
 STATISTICS_WINDOW = 50
-"""Running statistics forget what is older than about so many updates."""
+"""Window of the running statistics, in updates."""
 VARIANCE_FLOOR = 1e-3
-"""Least variance along an axis, as a share of the mean over all axes."""
+"""Added to the variance along each axis, as a fraction of the mean over all axes."""
 NUM_BINS = 1024
 LOG_RANGE = 8.0
-"""Scores from e^-8 to e^8 are told apart; 1 is an ordinary one."""
+"""The bins cover scores from e^-8 to e^8."""
 ANOMALOUS_RANK = 0.99
-"""An image is strange when it is stranger than this share of the validation images."""
+"""Percentile rank among the validation images above which an image is anomalous."""
 NUM_PRINCIPAL = 32
-"""Components of the plain score: the best of 8, 16, 32 and 64 where it was measured."""
+"""Components of the PCA baseline: the best of 8, 16, 32 and 64 in our benchmark."""
 
 
 @dataclass(frozen=True)
 class AnomalyScore:
-    """How unlike the catalogue's images one is; ranks are shares of the validation images that are less so."""
+    """The anomaly score of an image; ranks are the share of the validation images with a lower score."""
 
     unlike: bool
-    """Whether hardly a validation image, one in a hundred, is as strange."""
+    """Whether the image is anomalous: its rank is above 0.99."""
     score: float
-    """Mean of the three parts; 1 is ordinary, for each of them too."""
+    """Mean of reconstruction, latent and outline; 1 is typical, also of each of them."""
     rank: float
     reconstruction: float
-    """Part: error of the edges when the image is put together from its embedding."""
+    """Reconstruction error of the image's edge histogram."""
     latent: float
-    """Part: squared Mahalanobis distance of the embedding."""
+    """Squared Mahalanobis distance of the embedding."""
     outline: float
-    """Part: squared distance of the image's edges from what they usually are."""
+    """Squared distance of the image's edge histogram from the mean."""
     pca_score: float
-    """Error when it is put together from principal components alone: the plain method, to compare with."""
+    """Reconstruction error of PCA, the baseline."""
     pca_rank: float
 
 
 class RunningCovariance(nn.Module):
-    """Mean and covariance of vectors [B, D] that change while a network learns; set by `update` and `settle`.
+    """Running mean and covariance of vectors [B, D] of a network in training, for distances to their distribution.
 
-    `distance` divides the square along each axis by its variance to the power of `whitening`: at 1 it is Mahalanobis's,
-    at less an axis along which ordinary vectors differ more counts more.
+    `distance` divides the square along each principal axis by its variance to the power of `whitening`: 1 gives the
+    Mahalanobis distance; a lower value gives axes of high variance more weight.
     """
 
     mean: Tensor
@@ -69,33 +69,33 @@ class RunningCovariance(nn.Module):
     def __init__(self, dim: int, *, whitening: float) -> None:
         super().__init__()
         self.whitening = whitening
-        # Double: along a narrow axis a rounding error weighs as much as something strange.
+        # Double: along an axis of low variance a rounding error looks like an anomaly.
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(dim, dtype=torch.float64))
         self.register_buffer("axes", torch.eye(dim, dtype=torch.float64))
         self.register_buffer("num_updates", torch.zeros(()))
 
     def update(self, vectors_BD: Tensor) -> None:
-        """Take some more vectors in."""
+        """Update mean and covariance with a batch."""
         weight = _update_weight(self.num_updates)
         self.mean.lerp_(vectors_BD.double().mean(0), weight)
         centred = vectors_BD - self.mean
         self.covariance.lerp_(centred.T @ centred / len(centred), weight)
 
     def update_axes(self) -> None:
-        """Make the `axes` of the covariance as it is now; `distance` goes by these."""
+        """Recompute the whitening `axes` that `distance` uses, from the current covariance."""
         values, vectors = torch.linalg.eigh(self.covariance)
         values = values.clamp_min(0) + VARIANCE_FLOOR * values.mean().clamp_min(1e-12)
         ordinary = (values ** (1 - self.whitening)).mean()
         self.axes.copy_(vectors * (values**-self.whitening / ordinary).sqrt())
 
     def distance(self, vectors_BD: Tensor) -> Tensor:
-        """Squared distance [B] from the mean, in units of the ordinary one."""
+        """Squared distance [B] from the mean; 1 on average over the distribution."""
         return ((vectors_BD - self.mean) @ self.axes).square().mean(1).float()
 
 
 class RunningMean(nn.Module):
-    """The running mean of a positive number of images; set by `update`."""
+    """Running mean of a positive number, such as an error."""
 
     mean: Tensor
     num_updates: Tensor
@@ -106,16 +106,16 @@ class RunningMean(nn.Module):
         self.register_buffer("num_updates", torch.zeros(()))
 
     def update(self, values_B: Tensor) -> None:
-        """Take some more images in."""
+        """Update the mean with a batch."""
         self.mean.lerp_(values_B.mean(), _update_weight(self.num_updates))
 
     def relative(self, values_B: Tensor) -> Tensor:
-        """The numbers in units of the mean."""
+        """The values in units of the mean."""
         return values_B / self.mean.clamp_min(1e-12)
 
 
 class PercentileRank(nn.Module):
-    """Which share of the validation images has a lower score; set from summed `counts`."""
+    """Percentile rank of a score among the validation images, from a histogram of log scores."""
 
     below: Tensor
 
@@ -123,12 +123,12 @@ class PercentileRank(nn.Module):
         super().__init__()
         self.register_buffer("below", torch.linspace(0, 1, NUM_BINS))
 
-    def counts(self, scores_B: Tensor) -> Tensor:
-        """Images [N] by bin of their score."""
+    def histogram(self, scores_B: Tensor) -> Tensor:
+        """Number of images [N] in each bin."""
         return torch.bincount(_bins(scores_B), minlength=NUM_BINS)
 
-    def set(self, histogram_N: Tensor) -> None:
-        """Take over the counts of all validation images."""
+    def fit(self, histogram_N: Tensor) -> None:
+        """Set the ranks from the summed histograms of the validation split."""
         before = histogram_N.cumsum(0) - histogram_N
         self.below.copy_((before + histogram_N / 2) / histogram_N.sum().clamp_min(1))
 
@@ -137,10 +137,10 @@ class PercentileRank(nn.Module):
 
 
 def edge_histogram(images_BCSS: Tensor) -> Tensor:
-    """How strong the edges of each direction are in each cell of a grid [B, NUM_EDGES], as square roots.
+    """Square roots [B, NUM_EDGES] of the edge strength by orientation and grid cell.
 
-    What is left of a histogram of oriented gradients (Dalal and Triggs, 2005) when its bins are smooth functions. The
-    outline tells things apart better than the pixels do, which brightness and folds change.
+    A histogram of oriented gradients (Dalal and Triggs, 2005) with smooth bins. It is less sensitive to brightness and
+    folds than pixels are.
     """
     grey = F.pad(images_BCSS.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     across = grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2]
@@ -153,16 +153,16 @@ def edge_histogram(images_BCSS: Tensor) -> Tensor:
 
 
 def pca_residual(principal: Projection, images_BCSS: Tensor) -> Tensor:
-    """Mean squared error [B] of each image when it is put together from the first principal components alone."""
+    """Mean squared reconstruction error [B] from the first NUM_PRINCIPAL principal components."""
     centred = (principal.pixels(images_BCSS) - principal.centre).double()
-    # The components are scaled to variance one; a direction is a component over its length.
+    # The components are scaled to unit variance; normalised, they are the principal directions.
     directions = F.normalize(principal.components[:, :NUM_PRINCIPAL].double(), dim=0)
     lost = centred.square().sum(1) - (centred @ directions).square().sum(1)
     return (lost.clamp_min(0) / centred.shape[1]).float()
 
 
 def _update_weight(num_updates: Tensor) -> float:
-    """Of what is new: at first about half of all so far, for a network learns fastest then."""
+    """Weight of the next batch: high at first, as the network changes fastest then, later 1 / STATISTICS_WINDOW."""
     num_updates += 1
     return max(2 / (float(num_updates) + 1), 1 / STATISTICS_WINDOW)
 

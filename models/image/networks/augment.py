@@ -1,4 +1,4 @@
-"""Changes of whole batches of images in torch: mirroring, shifting, cutting out, blending; views to predict from.
+"""Augmentations of whole batches in torch: flip, shift, cutout and mixup, and the views of test-time augmentation.
 
 Shapes: B images, C channels, S side.
 """
@@ -11,19 +11,19 @@ from torch import Tensor
 
 
 def flip_alternately(pixels_BCSS: Tensor, epoch: int) -> Tensor:
-    """Mirror about half of the images left to right, in the next epoch the other half.
+    """Alternating flip: flip about half of the images horizontally, and in the next epoch the other half.
 
-    Which half an image belongs to is the parity of its pixels' sum. Seeing both sides of an image in turn teaches
-    more than drawing each time (Jordan, 2024, arXiv:2404.00498).
+    The half is given by the parity of the sum of an image's pixels. Better than random flips (Jordan, 2024,
+    arXiv:2404.00498).
     """
     mirrored = (pixels_BCSS.flatten(1).sum(1, dtype=torch.int64) + epoch) % 2 == 1
     return torch.where(mirrored[:, None, None, None], pixels_BCSS.flip(3), pixels_BCSS)
 
 
-def views(images_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
-    """The images as they are, moved along the diagonal by `distance` pixels both ways, and each of these mirrored.
+def tta_views(images_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
+    """Views for test-time augmentation: the original, both shifts by `distance` along the diagonal, and all flipped.
 
-    The six views of Jordan, 2024, arXiv:2404.00498; without `flip` none is mirrored, with a distance of 0 none moved.
+    The six views of Jordan, 2024, arXiv:2404.00498; `flip=False` leaves out the flips, a distance of 0 the shifts.
     """
     found = [images_BCSS]
     if distance:
@@ -33,7 +33,7 @@ def views(images_BCSS: Tensor, *, flip: bool, distance: int) -> list[Tensor]:
 
 
 def shift(images_BCSS: Tensor, distance: int) -> Tensor:
-    """Move each image by up to `distance` pixels along both axes; what comes in is mirrored at the border."""
+    """Translate each image by up to `distance` pixels along both axes, with reflection padding."""
     if distance == 0:
         return images_BCSS
     size = images_BCSS.shape[3]
@@ -48,7 +48,7 @@ def shift(images_BCSS: Tensor, distance: int) -> Tensor:
 
 
 def cut_out(images_BCSS: Tensor, side: int) -> Tensor:
-    """Set a square of each image to zero, the mean of normalised images; part of it may lie outside.
+    """Cutout: set a square of each image to zero, the mean; the square may extend beyond the border.
 
     DeVries and Taylor, 2017, arXiv:1708.04552.
     """
@@ -63,10 +63,10 @@ def cut_out(images_BCSS: Tensor, side: int) -> Tensor:
 
 
 def mix(images_BCSS: Tensor, concentration: float) -> tuple[Tensor, Tensor, float]:
-    """Blend each image with another of the batch: the images, the places [B] of the others, the share of the first.
+    """Mixup: blend each image with another of the batch; returns the images, the others' indices [B] and the weight.
 
-    The share, at least a half, is drawn once for the batch from a beta distribution with both parameters
-    `concentration`. Zhang et al., 2018, arXiv:1710.09412.
+    The weight of the first image, at least 0.5, is sampled once per batch from a symmetric beta distribution.
+    Zhang et al., 2018, arXiv:1710.09412.
     """
     drawn = float(torch.distributions.Beta(concentration, concentration).sample())
     share = max(drawn, 1 - drawn)

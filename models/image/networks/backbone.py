@@ -1,7 +1,7 @@
-"""A residual network that somebody else has trained, read from a local safetensors file and left as it is.
+"""A frozen ResNet backbone with pretrained weights from a local safetensors file.
 
-He et al., 2015, arXiv:1512.03385, with the names of parameters that torchvision gives them, which is how such files are
-commonly stored. Shapes: B images, C channels, S side, D features.
+He et al., 2015, arXiv:1512.03385, with torchvision's parameter names, as in most such files.
+Shapes: B images, C channels, S side, D features.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 MIN_SIDE = 32
-"""Images are halved five times."""
+"""The network downsamples five times by two."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the images of ImageNet, by which such networks expect theirs to be normalised."""
+"""Channel statistics of ImageNet, with which the pretrained networks expect their input to be normalised."""
 LAYERS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 """Blocks of each of the four groups."""
 WIDTHS = (64, 128, 256, 512)
-NOT_NEEDED = ("fc.weight", "fc.bias")
-"""The classes of the one who trained it."""
-KINDS = ("F32", "F16", "BF16")
+UNUSED = ("fc.weight", "fc.bias")
+"""The pretrained classification layer, which is not used."""
+DTYPES = ("F32", "F16", "BF16")
 MAX_NAMED = 3
 
 
 class Block(nn.Module):
-    """Two convolutions around which the signal also passes."""
+    """Two convolutions with a skip connection."""
 
     expansion = 1
 
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A convolution between two that narrow and widen."""
+    """A 3 x 3 convolution between two 1 x 1 convolutions that reduce and expand the channels."""
 
     expansion = 4
 
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images [B, 3, S, S], normalised by MEAN and STD -> features [B, D]; nothing in it is ever trained."""
+    """Images [B, 3, S, S] normalised by MEAN and STD -> features [B, D]; all parameters are frozen."""
 
     sha256: Tensor
 
@@ -94,7 +94,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays as it is: in training, batch norms would forget the images that they were trained on."""
+        """Always in evaluation mode, so that batch norm keeps its pretrained statistics."""
         return super().train(False)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
@@ -104,44 +104,44 @@ class Backbone(nn.Module):
 
     @property
     def origin(self) -> str:
-        """sha256 of the file that the weights are from; zeros before any are read."""
+        """sha256 of the weights file; zeros before one is read."""
         return bytes(self.sha256.tolist()).hex()
 
     def read(self, path: Path) -> None:
-        """Take the weights of a safetensors file; raises ValueError that says what does not fit."""
+        """Load the weights of a safetensors file; raises ValueError naming the tensors that do not fit."""
         if not path.is_file():
-            raise ValueError(f"--backbone {path} is not there; give the path of a safetensors file")
+            raise ValueError(f"--backbone {path} does not exist; give the path of a safetensors file")
         try:
             with safe_open(path, framework="pt") as file:
                 self._check(path, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118, not a dict
         except SafetensorError as error:
             raise ValueError(
-                f"--backbone {path} is not a safetensors file ({error}); make one of a state dict with "
+                f"--backbone {path} is not a safetensors file ({error}); write the state dict with "
                 "safetensors.torch.save_file"
             ) from None
         found = load_file(path)
-        # Counts of batches are of no use here, and older files do not have them.
+        # num_batches_tracked is not used, and older files do not have it.
         self.load_state_dict({name: found.get(name, value) for name, value in self.state_dict().items()})
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         self.sha256.copy_(torch.tensor(list(digest), dtype=torch.uint8))
 
     def _check(self, path: Path, found: Mapping[str, Any]) -> None:
-        """Compare names, shapes and kinds before anything is read."""
-        wanted = {name: value for name, value in self.state_dict().items() if not _is_optional(name)}
-        missing = [name for name in wanted if name not in found]
-        unknown = [name for name in sorted(found) if name not in wanted and not _is_optional(name)]
+        """Check names, shapes and dtypes before any tensor is read."""
+        expected = {name: value for name, value in self.state_dict().items() if not _is_optional(name)}
+        missing = [name for name in expected if name not in found]
+        unknown = [name for name in sorted(found) if name not in expected and not _is_optional(name)]
         if missing or unknown:
             raise ValueError(
-                f"--backbone {path} does not hold a {self.architecture} with the names of torchvision: it lacks "
-                f"{_listed(missing)}, and has {_listed(unknown)} besides; see --architecture, or rename them"
+                f"--backbone {path} is no {self.architecture} with torchvision's tensor names: missing "
+                f"{_listed(missing)}; unexpected {_listed(unknown)}; set --architecture, or rename the tensors"
             )
-        for name, value in wanted.items():
-            shape, kind = found[name].get_shape(), found[name].get_dtype()
-            if shape != list(value.shape) or kind not in KINDS:
+        for name, value in expected.items():
+            shape, dtype = found[name].get_shape(), found[name].get_dtype()
+            if shape != list(value.shape) or dtype not in DTYPES:
                 raise ValueError(
-                    f"--backbone {path}: {name} is {kind} of {shape}, but a {self.architecture} has one of "
-                    f"{', '.join(KINDS)} of {list(value.shape)}; see --architecture"
+                    f"--backbone {path}: {name} is {dtype} of shape {shape}, but a {self.architecture} expects "
+                    f"{', '.join(DTYPES)} of shape {list(value.shape)}; see --architecture"
                 )
 
 
@@ -152,7 +152,7 @@ def _downsample(before: int, after: int, stride: int) -> nn.Module:
 
 
 def _is_optional(name: str) -> bool:
-    return name in NOT_NEEDED or name == "sha256" or name.endswith("num_batches_tracked")
+    return name in UNUSED or name == "sha256" or name.endswith("num_batches_tracked")
 
 
 def _listed(names: list[str]) -> str:

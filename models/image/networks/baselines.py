@@ -1,4 +1,4 @@
-"""What a trained image network has to beat: class frequencies, and logistic regression on principal components.
+"""Trunks and solvers of the baselines: class frequencies, and logistic regression on principal components.
 
 Shapes: B images, C channels, S side, P averaged pixels, D components, K classes of a head.
 """
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_SIDE = 32
-"""Larger images are averaged down to about this side before their components are taken."""
+"""Larger images are average-pooled to about this side before PCA."""
 MAX_COMPONENTS = 128
 PENALTY = 1e-3
-"""Of the squared weights, beside a mean log loss."""
+"""L2 penalty, relative to the mean log loss."""
 MAX_ITERATIONS = 100
 
 
 class Constant(nn.Module):
-    """The same feature [B, 1], zero, for every image: all that is left of a head is its bias."""
+    """A constant feature [B, 1] of zero, which reduces each head to its bias."""
 
     dim = 1
 
@@ -27,7 +27,7 @@ class Constant(nn.Module):
 
 
 class Projection(nn.Module):
-    """Principal components [B, D] of the pixels, each of variance one; set by `fit`."""
+    """PCA of the pixels with unit variance (whitened) [B, D]; set by `fit`."""
 
     centre: Tensor
     components: Tensor
@@ -44,7 +44,7 @@ class Projection(nn.Module):
         return (self.pixels(images_BCSS) - self.centre) @ self.components
 
     def fit(self, pixels_BP: Tensor) -> Tensor:
-        """Set the components from the `pixels` of normalised training images, and return those of the images."""
+        """Fit the components to the `pixels` of normalised training images and return the transformed images."""
         self.centre.copy_(pixels_BP.mean(0))
         centred = pixels_BP - self.centre
         values, vectors = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
@@ -53,13 +53,13 @@ class Projection(nn.Module):
         return centred @ self.components
 
     def pixels(self, images_BCSS: Tensor) -> Tensor:
-        """The P pixels [B, P] of each image, averaged down."""
+        """The average-pooled pixels [B, P] of each image."""
         return F.avg_pool2d(images_BCSS, self.stride).contiguous().flatten(1)
 
 
 def fit_logistic(features_BD: Tensor, labels_B: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Weights [K, D] and biases [K] of the penalised multinomial logistic regression, by L-BFGS."""
-    # Tensors made where gradients are switched off for good (inference mode) cannot be learnt from; copies can.
+    """Weights [K, D] and biases [K] of a multinomial logistic regression with L2 penalty, by L-BFGS."""
+    # Autograd cannot use tensors created in inference mode; it can use copies.
     with torch.inference_mode(False), torch.enable_grad():
         return _fit_logistic(features_BD.clone(), labels_B.clone(), num_classes)
 

@@ -1,4 +1,4 @@
-"""Picks the network that a Config names and starts it."""
+"""Builds the network that a Config selects, and the hooks of the family that dispatch on it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Network = Classifier | Autoencoder | Gan
 
 
 def build(config: Config, schema: Schema) -> Network:
-    """An untrained network; raises ValueError for an unknown one or images too small for it or its settings."""
+    """An untrained network; raises ValueError for settings that contradict each other or do not fit the image size."""
     if bool(config.backbone) != (config.network == "backbone"):
         raise ValueError(
-            f"--backbone is {config.backbone!r} and --network {config.network}; a network that is read from a file "
+            f"--backbone is {config.backbone!r} and --network {config.network}; a pretrained backbone "
             "takes both --network backbone and --backbone PATH"
         )
     for name, distance in (("--shift", config.shift), ("--test-shift", config.test_shift)):
         if distance >= schema.size:
-            raise ValueError(f"{name} is {distance}, but the images have a side of {schema.size}; move them by less")
+            raise ValueError(f"{name} is {distance}, but the images have a side of {schema.size}; use a smaller shift")
     if config.network == "autoencoder":
         return Autoencoder(config, schema)
     if config.network == "gan":
@@ -37,7 +37,7 @@ def build(config: Config, schema: Schema) -> Network:
 
 
 def initialise(network: Network, data: Prepared, schema: Schema) -> None:
-    """Set what is learnt from training images without gradients."""
+    """Fit what is learned from training images without gradient descent."""
     if isinstance(network, Autoencoder):
         fit_statistics(network, data, schema)
     elif isinstance(network, Classifier):
@@ -45,41 +45,41 @@ def initialise(network: Network, data: Prepared, schema: Schema) -> None:
 
 
 def update_statistics(network: Network, data: Prepared, schema: Schema) -> None:
-    """Re-estimate batch-norm statistics from training images as they are."""
+    """Re-estimate batch-norm statistics on unaugmented training images (precise BN)."""
     if isinstance(network, Classifier):
         classifier.update_statistics(network, data, schema)
 
 
 def loss(network: Network, batch: Batch) -> Tensor:
-    """The network's loss of a training batch."""
+    """The loss on a training batch."""
     return network.forward(batch)
 
 
 def evaluate(network: Network, batch: Batch) -> BatchMetrics:
-    """What the network scores on held-out images."""
+    """Metrics on a batch of held-out images."""
     return network.evaluate(batch)
 
 
 def calibration(network: Network, batch: Batch) -> Tensor | None:
-    """Sums over a validation batch from which the network chooses its temperatures."""
+    """Sums over a validation batch for `calibrate`."""
     return network.calibration(batch)
 
 
 def calibrate(network: Network, sums: Tensor) -> None:
-    """Let the network choose, given the sums over the validation split."""
+    """Calibrate the network, given the sums over the validation split."""
     network.calibrate(sums)
 
 
 def optimizer(network: Network) -> Optimizer | None:
-    """Muon for a resnet, two rates for a gan, AdamW for all others."""
+    """Muon for a resnet, AdamW with two learning rates for a gan; None selects the training loop's default."""
     return None if isinstance(network, Autoencoder) else network.optimizer()
 
 
 def predict(network: Network, batch: Batch) -> list[Prediction]:
-    """What each image shows."""
+    """Class probabilities, embedding and the optional parts of each image's prediction."""
     return network.predict(batch)
 
 
 def predict_similar(network: Network, batch: Batch) -> list[Comparison]:
-    """The products that look most like each image; none where the network was given no index."""
+    """The products most similar to each image; empty without an index."""
     return compare(network, batch)

@@ -1,6 +1,6 @@
-"""A classifier: one trunk that makes features of an image, and a head of class scores for each kind of label.
+"""A multi-head image classifier: one trunk for the features, one linear head of class logits for each label.
 
-Shapes: B images, C channels, S side, D features, H heads, K classes of a head.
+Shapes: B images, C channels, S side, D features, H heads, K classes of a head, T temperatures, V augmented views.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ from models.image.networks.resnet import SCALE_OUT, ResNet
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.similarity_index import Catalogue
 from models.image.text.describe import Phrase
-from models.image.text.writer import Writer
+from models.image.text.writer import TitleGenerator
 from models.metrics import BatchMetrics, Ratio, accuracy, confusion, reliability
 from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
+from models.nn.state_dict import rename_on_load
 from models.prepared import Prepared
 
 FILTER_RATE_SCALE = 50 / 3
-"""A step of Muon is relative to a filter's norm: 0.1 where Adam's rate for other networks is 0.006."""
+"""Muon's steps are relative to the norm of a filter: its rate is 0.1 if that of the other parameters is 0.006."""
 SMALL_SIDE = 0.75
 TEMPERATURES = tuple(0.25 * 1.09**step for step in range(33))
-"""Divisors of the class scores that are tried on validation, 0.25 .. 3.9."""
+"""Temperatures that calibration chooses from, 0.25 .. 3.9."""
 CALIBRATION_EXAMPLES = 128
-"""Images of each validation batch, the first ones, on which they are tried."""
+"""Calibration uses the first images of each validation batch."""
 STATISTICS_IMAGES = 2000
-"""Training images, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
+"""Training images, sampled at regular intervals, for the whitening and the batch-norm statistics of a resnet."""
 BLOCK_SIZE = 500
 TRAINABLE = ResNet | Cnn | Backbone
-"""Trunks with heads that are trained by the loop."""
+"""Trunks whose network is trained by gradient descent."""
 LINEAR_BASELINE_IMAGES = 20_000
-"""Training images, evenly chosen, that the linear baseline is fitted on."""
+"""Training images, sampled at regular intervals, to fit the linear baseline."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one image."""
+    """The network's output for one image."""
 
     probabilities: dict[str, list[float]]
     """Head -> probability of each class, calibrated."""
     embedding: list[float]
     title: tuple[Phrase, ...] | None = None
-    """What the learnt writer says of what is likely enough; None where it was not asked, or there is none."""
+    """Phrases of the title generator; None if the request does not ask for a learned title or there is no generator."""
     anomaly: AnomalyScore | None = None
-    """How unlike the training images it is; None where the network does not say."""
+    """Set by the autoencoder only."""
 
 
 class Classifier(nn.Module):
@@ -71,7 +72,7 @@ class Classifier(nn.Module):
     temperatures: Tensor
     steps: Tensor
     catalogue: Catalogue | None = None
-    """Products to compare images with, where it is served with an index."""
+    """Index of the products to search, if it is served with one."""
 
     def __init__(
         self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | FrozenEncoder
@@ -83,7 +84,7 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(trunk.dim, sum(self.head_sizes.values()))
         self.logit_scale = SCALE_OUT if isinstance(trunk, ResNet) else 1.0
         if isinstance(trunk, ResNet):
-            # Scores start near zero: large random ones took three points from the first epochs on CIFAR-10.
+            # Logits start near zero: large random ones cost three points of accuracy in the first epochs on CIFAR-10.
             nn.init.normal_(self.classifier.weight, std=1 / (SCALE_OUT * trunk.dim))
             nn.init.zeros_(self.classifier.bias)
         self.steps_per_epoch = max(1, math.ceil(schema.num_examples["train"] / config.batch_size))
@@ -92,12 +93,14 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, TRAINABLE) else None
+        has_titles = bool(schema.forms) and isinstance(trunk, TRAINABLE)
+        self.title_generator = TitleGenerator(trunk.dim, schema) if has_titles else None
+        rename_on_load(self, {"writer.": "title_generator."})
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy of augmented images: a mean over the labels of each head, then over heads with labels.
+        """Cross-entropy on augmented images: the mean over the labels of each head, then over the heads with labels.
 
-        The writer's is added where there are titles; the trunk does not learn from it.
+        With titles the loss of the title generator is added; its gradient does not reach the trunk.
         """
         images, others, share = self._augmented(batch.pixels), None, 1.0
         if self.training and self.config.mixup:
@@ -107,12 +110,12 @@ class Classifier(nn.Module):
         loss = self._cross_entropy(logits, batch.labels)
         if others is not None:
             loss = torch.lerp(self._cross_entropy(logits, batch.labels[others]), loss, share)
-        if self.writer is None or batch.titles is None:
+        if self.title_generator is None or batch.titles is None:
             return loss
-        return loss + self.writer.loss(self._embeddings(features[:, :, None]), batch.titles)
+        return loss + self.title_generator.loss(self._embeddings(features[:, :, None]), batch.titles)
 
     def optimizer(self) -> Optimizer | None:
-        """Muon for the filters of a resnet; None leaves the choice to the training loop."""
+        """Muon for the filters of a resnet; None selects the training loop's default."""
         if not isinstance(self.trunk, ResNet):
             return None
         filters = self.trunk.filters()
@@ -130,7 +133,7 @@ class Classifier(nn.Module):
         return BatchMetrics(found, self._accumulators(logits, labels))
 
     def _accumulators(self, logits_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Of each head: confusion [K, K] by label and prediction, reliability of the confidence, see models.metrics."""
+        """Confusion matrix [K, K] and reliability bins of each head, see models.metrics."""
         found = {}
         for head, logits, labels in zip(self.head_sizes, logits_by_head, labels_by_head, strict=True):
             known = labels >= 0
@@ -141,7 +144,7 @@ class Classifier(nn.Module):
         return found
 
     def calibration(self, batch: Batch) -> Tensor | None:
-        """Log loss [H, T] summed over some of the batch for each of TEMPERATURES."""
+        """Summed log loss [H, T] at each of TEMPERATURES on the first CALIBRATION_EXAMPLES images of the batch."""
         if isinstance(self.trunk, Constant):
             return None
         logits = self._evaluation_logits(batch.pixels[:CALIBRATION_EXAMPLES], calibrated=False)
@@ -153,34 +156,31 @@ class Classifier(nn.Module):
         return torch.stack(sums)
 
     def calibrate(self, sums: Tensor) -> None:
-        """Take the temperature with the lowest summed log loss for each head that has labels."""
+        """Set the temperature of each head to that with the lowest log loss; 1 without labels."""
         chosen = torch.tensor(TEMPERATURES, device=sums.device)[sums.argmin(1)]
         self.temperatures = torch.where(sums.sum(1) > 0, chosen, torch.ones_like(chosen))
 
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Calibrated probabilities of every head, the embedding, and the title where the batch asks for it.
-
-        Always in full precision.
-        """
+        """Calibrated probabilities, the embedding, and a title if the batch asks for one; in full precision."""
         features = self._features(batch.pixels)
         by_head = [logits.softmax(1).tolist() for logits in self._logits(features)]
         probabilities = [dict(zip(self.head_sizes, rows, strict=True)) for rows in zip(*by_head, strict=True)]
         embeddings = self._embeddings(features)
         titles: Sequence[tuple[Phrase, ...] | None] = [None] * len(probabilities)
-        if batch.thresholds and self.writer is not None:
-            titles = self.writer.write(embeddings, probabilities, batch.thresholds)
+        if batch.thresholds and self.title_generator is not None:
+            titles = self.title_generator.generate(embeddings, probabilities, batch.thresholds)
         return [Prediction(*row) for row in zip(probabilities, embeddings.tolist(), titles, strict=True)]
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings [B, D] of length one: images that look alike lie near each other."""
+        """L2-normalised embeddings [B, D]; similar images have a high cosine similarity."""
         return self._embeddings(self._features(batch.pixels))
 
     def normalise(self, pixels_BCSS: Tensor) -> Tensor:
-        """Pixels 0 .. 255 as floats of mean 0 and deviation 1 in each channel; for a backbone, grey ones in three."""
+        """Standardise pixels 0 .. 255 by channel; for a backbone, grey images become three channels."""
         return (pixels_BCSS.float() / 255 - self.mean) / self.std
 
     def logits_of(self, features_BD: Tensor) -> list[Tensor]:
-        """Class scores [B, K] of each head, not calibrated, of features that are at hand."""
+        """Uncalibrated logits [B, K] of each head, given features."""
         return self._split(self.logit_scale * self.classifier(features_BD).float())
 
     def _cross_entropy(self, logits: Sequence[Tensor], labels_BH: Tensor) -> Tensor:
@@ -209,22 +209,22 @@ class Classifier(nn.Module):
         return images
 
     def _evaluation_logits(self, pixels_BCSS: Tensor, *, calibrated: bool = True) -> list[Tensor]:
-        """Class scores [B, K] of each head in the arithmetic of the training, which is precise enough to count hits."""
+        """Logits [B, K] of each head in the precision of training, which suffices for metrics."""
         dtype = autocast_dtype(self.config.precision, pixels_BCSS.device)
         with torch.autocast(pixels_BCSS.device.type, dtype=dtype, enabled=dtype is not None):
             features = self._features(pixels_BCSS)
         return self._logits(features.float(), calibrated=calibrated)
 
     def _features(self, pixels_BCSS: Tensor) -> Tensor:
-        """Features [B, D, V] of the V views of each image: as it is and, as configured, mirrored and moved."""
+        """Features [B, D, V] of each image's views for test-time augmentation; the first view is the original."""
         views = [self.normalise(pixels_BCSS)]
-        # The linear baseline has learnt from one side only; others would cost it hits.
+        # The linear baseline was fitted without augmentation and would lose accuracy.
         if isinstance(self.trunk, TRAINABLE):
-            views = augment.views(views[0], flip=self.config.flip, distance=self.config.test_shift)
+            views = augment.tta_views(views[0], flip=self.config.flip, distance=self.config.test_shift)
         return torch.stack([self.trunk(channels_last(view)) for view in views], 2)
 
     def _logits(self, features_BDV: Tensor, *, calibrated: bool = True) -> list[Tensor]:
-        """Class scores [B, K] of each head; what is linear may be averaged before it as well as after."""
+        """Logits [B, K] of each head, averaged over views; as the heads are linear, the features are averaged."""
         logits = self.logits_of(features_BDV.mean(2))
         if not calibrated:
             return logits
@@ -253,11 +253,11 @@ def build(config: Config, schema: Schema) -> Classifier:
         case "prior":
             return _frozen(Classifier(config, schema, Constant()))
         case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
+            raise ValueError(f"unknown network {unknown!r}; see --network for the choices")
 
 
 def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
-    """Set the whitening of a resnet or fit a baseline, from training images, or read a backbone; no training."""
+    """Set what is not trained by gradient descent: a resnet's whitening, a backbone's weights, a baseline."""
     with torch.no_grad():
         match network.trunk:
             case ResNet() as trunk:
@@ -267,7 +267,7 @@ def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
                 trunk.read(Path(network.config.backbone))
             case Projection() as trunk:
                 batch = _training_images(network, data, schema, LINEAR_BASELINE_IMAGES)
-                # Block by block: as floats, large images would take gigabytes.
+                # In blocks: as floats, large images would take gigabytes.
                 blocks = [trunk.pixels(network.normalise(block)) for block in torch.split(batch.pixels, BLOCK_SIZE)]
                 _fit_heads(network, trunk.fit(torch.cat(blocks)), batch.labels)
             case Constant():
@@ -277,16 +277,16 @@ def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
 
 
 def update_statistics(network: Classifier, data: Prepared, schema: Schema) -> None:
-    """Set the statistics of a resnet's norms to those of training images as they are.
+    """Re-estimate a resnet's batch-norm statistics on unaugmented training images (precise BN).
 
-    In training they are those of the last few batches, whose images are cut, blended and maybe small, which no
-    image to recognise is. Wu and Johnson, 2021, arXiv:2105.07576, "precise" statistics.
+    The running statistics of training are those of the last few batches, whose images are augmented and may be small,
+    unlike any image at inference. Wu and Johnson, 2021, arXiv:2105.07576.
     """
     if not isinstance(network.trunk, ResNet):
         return
     device = network.mean.device
     pixels = _training_images(network, data, schema, STATISTICS_IMAGES).pixels
-    # Equal blocks: one of a single small image has no variance.
+    # Equal blocks: batch statistics of a last block with a single small image would be undefined.
     blocks = pixels.tensor_split(math.ceil(len(pixels) / BLOCK_SIZE))
     dtype = autocast_dtype(network.config.precision, device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -294,16 +294,16 @@ def update_statistics(network: Classifier, data: Prepared, schema: Schema) -> No
 
 
 def channels_last(images_BCSS: Tensor) -> Tensor:
-    """The images in the layout in which convolutions are fastest.
+    """The images in the memory format in which convolutions are fastest.
 
-    `contiguous(memory_format=...)` leaves grey images as they are, since one channel has one layout, but their
-    strides then name the other one: a first convolution and its pooling take ten times as long on a CPU.
+    `contiguous(memory_format=...)` does nothing for grey images, as both formats are the same for one channel; their
+    strides stay those of the other format, and the first convolution and its pooling take ten times as long on a CPU.
     """
     return torch.empty_like(images_BCSS, memory_format=torch.channels_last).copy_(images_BCSS)
 
 
 def _frozen(network: Classifier) -> Classifier:
-    """The network with nothing left for the training loop to train."""
+    """The network with all parameters frozen, for baselines that are fitted in `initialise`."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
@@ -325,13 +325,13 @@ def _fit_heads(network: Classifier, features_BD: Tensor, labels_BH: Tensor) -> N
 
 
 def _accuracy(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
-    """Whether the likeliest class is the label; a class that is unknown to the model counts as a mistake."""
+    """Top-1 accuracy; a label unknown to the model counts as an error."""
     ratio = accuracy(logits_BK.argmax(1), labels_B)
     return Ratio(ratio.numerator, ratio.denominator + (labels_B == UNKNOWN))
 
 
 def _log_loss(logits_BK: Tensor, labels_B: Tensor) -> Ratio:
-    """Minus the logarithm of the probability of the label; images without one that is known do not take part."""
+    """Negative log-likelihood of the label; images without a known label are left out."""
     known = (labels_B >= 0).double()
     losses = F.cross_entropy(logits_BK, labels_B.clamp_min(MISSING), ignore_index=MISSING, reduction="none")
     return Ratio(losses.double() * known, known)

@@ -1,4 +1,4 @@
-"""The convolutional network of the tutorials: three convolutions and a dense layer.
+"""The small convolutional network of common tutorials: three convolutions and a dense layer.
 
 Shapes: B images, C channels, S side of an image, D width of the dense layer.
 """

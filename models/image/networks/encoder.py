@@ -1,6 +1,6 @@
-"""The two halves of an autoencoder: images to a short vector and back; knows no labels and no scores.
+"""Encoder and decoder of the autoencoder.
 
-Shapes: B images, C channels, S side, D latent numbers.
+Shapes: B images, C channels, S side, D latent size.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (32, 64)
-"""Filters of the first two convolutions at width 1; further ones have as many as the second."""
+"""Filters of the first two convolutions at width 1; further ones are as wide as the second."""
 MAX_COARSE_SIDE = 8
-"""Images are halved at least twice and until they are not larger than this."""
+"""Images are downsampled by two at least twice, and until their side is at most this."""
 
 
 class Encoder(nn.Module):
-    """Strided convolutions and a linear map: normalised images [B, C, S, S] -> latents [B, D]."""
+    """Strided convolutions and a linear layer: normalised images [B, C, S, S] -> latents [B, D]."""
 
     def __init__(self, *, channels: int, size: int, width: float, dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back from an encoder: latents [B, D] -> normalised images [B, C, S, S]."""
+    """Mirrors the encoder: latents [B, D] -> normalised images [B, C, S, S]."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class Decoder(nn.Module):
 
 
 class FrozenEncoder(nn.Module):
-    """An encoder as the trunk of a classifier that must not change it; holds no weights of its own."""
+    """An encoder as the frozen trunk of a classifier; registers no parameters of its own."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.dim = encoder.dim
-        self._encoder = (encoder,)  # in a tuple its weights are not ours, and are stored once
+        self._encoder = (encoder,)  # in a tuple, so that it is not registered as a submodule and stored twice
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
         with torch.no_grad():
@@ -77,7 +77,7 @@ class FrozenEncoder(nn.Module):
 
 
 def halved_sides(size: int) -> list[int]:
-    """The sides of an image on its way through the encoder, or any network that halves it alike."""
+    """The sides of the feature maps of a network that downsamples like the encoder, from the image on."""
     sides = [size]
     while len(sides) < 3 or sides[-1] > MAX_COARSE_SIDE:
         sides.append(sides[-1] // 2)

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of images, from sums that add up over batches and workers.
+"""The Fréchet distance between two sets of images, from moments that are additive over batches and workers.
 
 Shapes: B images, F features.
 """
@@ -12,16 +12,16 @@ from torch import Tensor
 
 
 def moments(features_BF: Tensor) -> Tensor:
-    """Number, sums and products of vectors, as one matrix [F + 1, F + 1] that adds up over batches and workers."""
+    """Count, sum and second moments of vectors, as one matrix [F + 1, F + 1] that is additive over batches."""
     extended = torch.cat([features_BF.new_ones(len(features_BF), 1), features_BF], 1).double()
     return extended.T @ extended
 
 
 def frechet(real: Tensor, generated: Tensor) -> float:
-    """How far apart two sets of images are, given their `moments`; 0 for the same set.
+    """The Fréchet distance between two sets of images, given their `moments`; 0 for equal sets.
 
-    The Fréchet distance of two Gaussians (Heusel et al., 2017, arXiv:1706.08500), in units of the variance of the real
-    images, so that it does not depend on the scale of the features. NaN without images or without variance.
+    That of two Gaussians (Heusel et al., 2017, arXiv:1706.08500), divided by the total variance of the real images, so
+    that it does not depend on the scale of the features. NaN without images or without variance.
     """
     if not float(real[0, 0]) or not float(generated[0, 0]):
         return math.nan

@@ -52,7 +52,7 @@ class Generator(nn.Module):
         self.width = widths[0]
         self.dense = nn.Linear(dim, self.width * self.sides[0] ** 2)
         self.classes = nn.Embedding(spec.num_classes, self.width * self.sides[0] ** 2)
-        # Noise starts at a larger scale than the class embedding; the other way round, each class collapses to one mode.
+        # Noise starts at a larger scale than the class embedding; the other way round, each class collapses to a mode.
         nn.init.normal_(self.dense.weight, std=dim**-0.5)
         nn.init.normal_(self.classes.weight, std=0.1)
         self.norms = nn.ModuleList(ClassNorm(each, spec.num_classes) for each in widths)
@@ -119,7 +119,7 @@ class Discriminator(nn.Module):
         return F.leaky_relu(self.dense(x.flatten(1)), LEAKY_SLOPE).float()
 
     def logits(self, features_BF: Tensor, labels_B: Tensor) -> Tensor:
-        """Logits [B] given features and classes: a projection discriminator (Miyato and Koyama, 2018, arXiv:1802.05637)."""
+        """Logits [B], by a projection discriminator (Miyato and Koyama, 2018, arXiv:1802.05637)."""
         logits: Tensor = self.any_class(features_BF).squeeze(1) + (self.classes(labels_B) * features_BF).sum(1)
         return logits.float()
 

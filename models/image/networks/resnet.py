@@ -1,7 +1,7 @@
-"""A convolutional network that learns small images and product photos from scratch in few passes.
+"""A convolutional network that is trained from scratch on small images and product photos in few epochs.
 
-After "94% on CIFAR-10 in 3.29 seconds" (Jordan, 2024, arXiv:2404.00498): a first layer that whitens patches, three
-groups of convolutions with the pooling inside, normalisation without scales, filters that start as identities.
+After "94% on CIFAR-10 in 3.29 seconds" (Jordan, 2024, arXiv:2404.00498): a patch-whitening first layer, three groups
+of convolutions with pooling inside, batch norm without scales, identity (dirac) initialisation.
 
 Shapes: B images, C channels, S side of an image, D width of the last group.
 """
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 WIDTHS = (64, 256, 256)
 """Filters of each group at width 1."""
 LARGE_SIDE = 48
-"""Larger images pass one more group first."""
+"""Larger images go through an additional group first."""
 FRONT_WIDTH = 32
 """Filters of that group at width 1."""
 GROUP_SIDE = 32
-"""About the side at which the three groups begin; the images are whitened in steps of so many pixels that it is."""
+"""Approximate input side of the three groups, to which the stride of the whitening layer is set."""
 MAX_DIRECTIONS = 16
-"""Directions of a patch that are kept, the strongest ones; each gives a filter and its opposite."""
+"""Leading eigenvectors of the patches that are kept; each gives a filter and its negative."""
 WHITENING_FLOOR = 5e-4
-"""Added to the variances, so that directions without variance are not blown up."""
+"""Added to the variances, so that directions of low variance are not amplified."""
 NORM_MOMENTUM = 0.2
 SCALE_OUT = 1 / 3
-"""On the logits: steps that suit the shifts then move the heads gently."""
+"""Factor on the logits, which makes one learning rate suit both the biases and the heads."""
 
 
 class Whitening(nn.Module):
-    """The first layer: patches become uncorrelated numbers of equal variance; set from data, only its bias learns."""
+    """First layer: whitens patches; its filters are fitted to data, only the bias is trained."""
 
     weight: Tensor
 
@@ -46,14 +46,14 @@ class Whitening(nn.Module):
 
     @property
     def width(self) -> int:
-        """Channels that come out."""
+        """Output channels."""
         return 2 * self.num_directions
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
         return F.conv2d(images_BCSS, self.weight, self.bias, stride=self.stride)
 
     def fit(self, images_BCSS: Tensor) -> None:
-        """Set the filters from normalised training images: the eigenvectors of their patches, each scaled to one."""
+        """Set the filters to the eigenvectors of patches of normalised training images, scaled to unit variance."""
         patches = F.unfold(images_BCSS, self.kernel, stride=self.kernel)
         patches = patches.transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
@@ -62,7 +62,7 @@ class Whitening(nn.Module):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation that learns a shift but no scale."""
+    """Batch normalisation with a learned shift and no scale."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, momentum=NORM_MOMENTUM)
@@ -70,7 +70,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class Group(nn.Module):
-    """A convolution that pools, then one at the same side, or two around which the signal also passes unchanged."""
+    """A convolution with pooling, then one more convolution, or two with a skip connection."""
 
     def __init__(self, width_in: int, width: int, *, num_convolutions: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Group(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B, C, S, S] -> features [B, D]; works at other sides than it was built for."""
+    """Images [B, C, S, S] -> features [B, D]; also accepts other sides than it was built for."""
 
     def __init__(self, *, channels: int, size: int, width: float, num_convolutions: int) -> None:
         super().__init__()
@@ -109,5 +109,5 @@ class ResNet(nn.Module):
         return features
 
     def filters(self) -> list[nn.Parameter]:
-        """The convolutions' weights, which Muon trains."""
+        """The convolutions' weights, which Muon optimises."""
         return [parameter for parameter in self.groups.parameters() if parameter.ndim == 4]

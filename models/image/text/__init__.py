@@ -1,1 +1,1 @@
-"""What an image shows, in words: descriptions from templates and titles that are learnt."""
+"""Titles and descriptions of images: templates and a learned title generator."""

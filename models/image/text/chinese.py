@@ -1,4 +1,4 @@
-"""Chinese names of the classes that shops commonly use; a class that is not here keeps its own name."""
+"""Chinese translations of common class names; a class that is not listed keeps its own name."""
 
 from __future__ import annotations
 

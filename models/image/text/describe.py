@@ -1,4 +1,4 @@
-"""A title and a description from the attributes that a classifier holds: templates, which cannot make anything up."""
+"""Titles and descriptions from templates, which name only attributes the classifier is confident of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.image.text.chinese import COLOURS, PEOPLE, SEASONS, TYPES, USES
 Language = Literal["en", "zh"]
 
 THRESHOLD = 0.7
-"""An attribute less likely than this is not mentioned, unless a request says otherwise."""
+"""Default confidence that an attribute needs in order to be mentioned."""
 
 ROLES = {
     "type": ("type", "articletype", "producttype", "class", "label"),
@@ -21,7 +21,7 @@ ROLES = {
     "use": ("usage", "use", "occasion"),
     "season": ("season",),
 }
-"""What a head says about a product, by its name in lower case without blanks and underscores; of several the first."""
+"""Role -> names of heads in lower case, without spaces and underscores; the first head that matches is used."""
 _CHINESE = {"type": TYPES, "category": TYPES, "colour": COLOURS, "people": PEOPLE, "use": USES, "season": SEASONS}
 _TEMPLATES: Mapping[Language, Mapping[str, str]] = {
     "en": {"colour": "in {}", "people": "for {}", "use": "for {} wear", "season": "for the {} season"},
@@ -32,7 +32,7 @@ _ENGLISH_PEOPLE = {"unisex": "everyone"}
 
 @dataclass(frozen=True)
 class Attribute:
-    """What a head holds, surely enough to be said."""
+    """A class predicted with enough confidence to be mentioned."""
 
     head: str
     value: str
@@ -41,7 +41,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Phrase:
-    """Some words and the attribute that they rest on."""
+    """Some words and the attribute that supports them."""
 
     text: str
     attribute: Attribute
@@ -49,7 +49,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Description:
-    """Words about a product; every statement in them is one of the phrases."""
+    """A title and a description; every statement in them is one of the phrases."""
 
     title: str
     description: str
@@ -57,34 +57,34 @@ class Description:
 
 
 def role_of(head: str) -> str | None:
-    """What a head says about a product, None if it is nothing that is put into words, such as a brand."""
+    """The role of a head in a sentence; None if it is never mentioned, such as a brand."""
     plain = _plain(head)
     return next((role for role, names in ROLES.items() if plain in names), None)
 
 
 def is_noun(head: str) -> bool:
-    """Whether it says what the product is; without that there is nothing to speak of."""
+    """Whether a head names the product itself; no text is generated without one."""
     return role_of(head) in ("type", "category")
 
 
-def held_attributes(
+def confident_attributes(
     heads: Mapping[str, Sequence[str]], probabilities: Mapping[str, Sequence[float]], threshold: float
 ) -> dict[str, Attribute]:
-    """The likeliest class of each head that is at least as likely as the threshold."""
+    """The most likely class of each head whose probability reaches the threshold."""
     found = {}
     for head, row in probabilities.items():
-        place = max(range(len(row)), key=row.__getitem__)
-        if row[place] >= threshold:
-            found[head] = Attribute(head, heads[head][place], row[place])
+        index = max(range(len(row)), key=row.__getitem__)
+        if row[index] >= threshold:
+            found[head] = Attribute(head, heads[head][index], row[index])
     return found
 
 
-def describe(held: Mapping[str, Attribute], language: Language) -> Description:
-    """Put the attributes into words; without a type or category there is no product to speak of, and nothing is said.
+def describe(attributes: Mapping[str, Attribute], language: Language) -> Description:
+    """Fill the templates of a language; empty without a type or category.
 
-    Heads that have no role, among them a brand, are left out: only the maker's own data can say those.
+    Heads without a role are left out, such as brands: an image is no reliable evidence of a brand.
     """
-    by_role = _by_role(held)
+    by_role = _by_role(attributes)
     noun_role = "type" if "type" in by_role else "category"
     if noun_role not in by_role:
         return Description("", "", ())
@@ -97,14 +97,14 @@ def describe(held: Mapping[str, Attribute], language: Language) -> Description:
     return Description(_title(by_role, noun_role, language), description, tuple(phrases))
 
 
-def entitled(phrases: Sequence[Phrase]) -> Description:
-    """A title of these phrases in their order; the description says the same."""
+def describe_title(phrases: Sequence[Phrase]) -> Description:
+    """A title of the phrases in their order; the description repeats it."""
     title = " ".join(phrase.text for phrase in phrases)
     return Description(title, f"{title}." if title else "", tuple(phrases))
 
 
-def _by_role(held: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    plain = {_plain(head): attribute for head, attribute in held.items()}
+def _by_role(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    plain = {_plain(head): attribute for head, attribute in attributes.items()}
     found = {role: [plain[name] for name in names if name in plain] for role, names in ROLES.items()}
     return {role: attributes[0] for role, attributes in found.items() if attributes}
 
@@ -123,7 +123,7 @@ def _title(by_role: Mapping[str, Attribute], noun_role: str, language: Language)
 
 
 def _word(role: str, attribute: Attribute, language: Language) -> str:
-    """The class's name as it stands in a sentence."""
+    """The class name as it is written in a sentence."""
     plain = attribute.value.lower()
     if language == "zh":
         return _CHINESE[role].get(plain, attribute.value)

@@ -1,7 +1,7 @@
-"""What a title may say: words that name a class of a head, as a shop's own titles have them; never a brand.
+"""Tokenises the shop's titles into phrases that name a class of a head; never a brand.
 
-A title of a shop mixes what an image shows with brands, names of models, patterns and sizes. Only phrases that name a
-class of a head are kept, in the shop's wording and order; a head without a role, such as a brand, is never said.
+The titles of a shop mix what an image shows with brands, model names, patterns and sizes. Only phrases that name a
+class of a head are kept, in the shop's wording and order; heads without a role, such as brands, are left out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from models.image.text.describe import is_noun, role_of
 
 END = 0
-"""Token after the last phrase; the phrases are numbered from 1."""
+"""The end-of-title token; phrases are numbered from 1."""
 PADDING = -1
 MAX_PHRASES = 7
 MIN_FORM_TITLES = 5
-"""A wording of a class that fewer titles have is replaced by a more common one."""
+"""A wording in fewer titles is not in the vocabulary and is replaced by a more frequent one of the same class."""
 MAX_FORMS = 30_000
 
 _WORD = re.compile(r"[^\W_](?:[\w&+.'’-]*[^\W_])?")
@@ -35,7 +35,7 @@ Labels = Mapping[str, str | None]
 
 
 class Form(BaseModel):
-    """A phrase that titles may hold, and the classes that it names: one of them has to be held for it to be said."""
+    """A phrase of the vocabulary and the classes that it names; a title may use it if one of them is predicted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,18 +45,18 @@ class Form(BaseModel):
 
 @dataclass(frozen=True)
 class Mention:
-    """A place of a text that names a class, or several that share a name."""
+    """A span of a text that names one class, or several with the same name."""
 
     text: str
     key: Key
     names: tuple[Name, ...]
-    """Also those of heads that are never said."""
+    """Includes heads that are never mentioned."""
     word: int
-    """Place of its first word."""
+    """Index of its first word."""
 
 
 class Lexicon:
-    """Finds what a text names, and turns titles into phrases."""
+    """Finds class names in texts and encodes titles as phrases."""
 
     def __init__(self, heads: Mapping[str, Sequence[str]], forms: Sequence[Form] = ()) -> None:
         self.forms = tuple(forms)
@@ -72,29 +72,29 @@ class Lexicon:
             self._by_key.setdefault(key_of(form.text), number)
 
     def mentions(self, text: str) -> Iterator[Mention]:
-        """What a text names from left to right, the longest names first: "navy blue" is not "blue"."""
+        """The classes a text names, left to right, by longest match: "navy blue" is not "blue"."""
         words = words_of(text)
         stems = [stem(word) for word in words]
-        place = 0
-        while place < len(words):
-            for length in range(min(self._longest, len(words) - place), 0, -1):
-                key = tuple(stems[place : place + length])
+        index = 0
+        while index < len(words):
+            for length in range(min(self._longest, len(words) - index), 0, -1):
+                key = tuple(stems[index : index + length])
                 if key in self._names:
-                    yield Mention(" ".join(words[place : place + length]), key, self._names[key], place)
+                    yield Mention(" ".join(words[index : index + length]), key, self._names[key], index)
                     break
             else:
                 length = 1
-            place += length
+            index += length
 
     def encode(self, title: str | None, labels: Labels) -> list[int]:
-        """The phrases [MAX_PHRASES + 1] of a title that the product's labels confirm, END, and PADDING.
+        """The phrases [MAX_PHRASES + 1] of a title that agree with the product's labels, then END and PADDING.
 
-        What is said twice counts the second time: brands, which may have a colour in their name, come first.
+        Of a repeated phrase the last occurrence counts: titles begin with the brand, whose name may contain a colour.
         """
         found: dict[int, int] = {}
         for mention in self.mentions(title or ""):
             number = self._by_text.get(mention.text.lower(), self._by_key.get(mention.key))
-            if number is not None and _confirmed(self.forms[number - 1].names, labels):
+            if number is not None and _agrees(self.forms[number - 1].names, labels):
                 found[number] = mention.word
         phrases = sorted(found, key=found.__getitem__)[:MAX_PHRASES]
         ended = [*phrases, END] if phrases else []
@@ -104,27 +104,27 @@ class Lexicon:
 def learn_forms(
     heads: Mapping[str, Sequence[str]], titles: Sequence[str | None], labels: Sequence[Labels]
 ) -> list[Form]:
-    """The phrases of training titles that name a class, most common first, then the products that no title names."""
-    sayable = {head: classes for head, classes in heads.items() if role_of(head) is not None}
+    """The vocabulary: phrases of training titles that name a class, most frequent first, then unnamed product types."""
+    mentionable = {head: classes for head, classes in heads.items() if role_of(head) is not None}
     lexicon = Lexicon(heads)
     wordings: dict[str, Counter[str]] = defaultdict(Counter)
     names: dict[str, tuple[Name, ...]] = {}
     for title, of in zip(titles, labels, strict=True):
         for mention in lexicon.mentions(title or ""):
-            allowed = tuple(name for name in mention.names if name[0] in sayable)
-            if _confirmed(allowed, of):
+            allowed = tuple(name for name in mention.names if name[0] in mentionable)
+            if _agrees(allowed, of):
                 wordings[mention.text.lower()][mention.text] += 1
                 names[mention.text.lower()] = allowed
     common = [text for text, count in wordings.items() if count.total() >= MIN_FORM_TITLES]
     common.sort(key=lambda text: (-wordings[text].total(), text))
-    # Of equally common spellings the first in the order of characters, whatever the order of the rows.
+    # Ties between spellings are broken alphabetically, so that the order of the rows does not matter.
     forms = [
         Form(text=max(sorted(wordings[text]), key=wordings[text].__getitem__), names=names[text]) for text in common
     ]
     known = {name for form in forms for name in form.names}
     plain = [
         Form(text=value, names=((head, value),))
-        for head, classes in sayable.items()
+        for head, classes in mentionable.items()
         for value in classes
         if is_noun(head) and (head, value) not in known and key_of(value)
     ]
@@ -132,12 +132,12 @@ def learn_forms(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text without the marks around them."""
+    """The words of a text without surrounding punctuation."""
     return _WORD.findall(text)
 
 
 def stem(word: str) -> str:
-    """A word as it is compared: in lower case, in the singular, without hyphens and dots."""
+    """A word normalised for comparison: lower case, singular, without hyphens and dots."""
     plain = re.sub(r"[-.'’]", "", word.lower())
     if plain in _IRREGULAR:
         return _IRREGULAR[plain]
@@ -147,9 +147,9 @@ def stem(word: str) -> str:
 
 
 def key_of(text: str) -> Key:
-    """The stems of a text's words."""
+    """The stems of the words of a text."""
     return tuple(stem(word) for word in words_of(text))
 
 
-def _confirmed(names: Sequence[Name], labels: Labels) -> bool:
+def _agrees(names: Sequence[Name], labels: Labels) -> bool:
     return any(labels.get(head) == value for head, value in names)
