@@ -1,1 +1,1 @@
-"""What the image family adds to the report of an evaluation."""
+"""The image family's sections of an evaluation report."""

@@ -1,4 +1,4 @@
-"""A map of images: those with similar embeddings lie near each other."""
+"""The report section with a t-SNE map of the image embeddings."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ import math
 import torch
 from torch import Tensor
 
-from models.image.report.predictions import Answers, words
+from models.image.report.predictions import SplitPredictions, words
 from models.report import Plot, Section
 
 MAX_IMAGES = 1000
 MIN_IMAGES = 30
-NUM_NAMED = 12
-"""The most frequent classes have a shape and a colour of their own; the others share one."""
-REST = "other classes"
+NUM_MARKED = 12
+"""Only the most frequent classes have markers of their own; all others share one."""
+OTHER_CLASSES = "other classes"
 PERPLEXITY = 25.0
 
 
-def embedding_map(found: Answers) -> Section | None:
-    """A plane of the embeddings by t-SNE (van der Maaten and Hinton, 2008); None where there is little to see."""
-    head = found.heads[0]
-    classes = found.schema.heads[head]
-    known = found.known(head)
+def embedding_map(predictions: SplitPredictions) -> Section | None:
+    """The embeddings in two dimensions by t-SNE (van der Maaten and Hinton, 2008); None if too few or all equal."""
+    head = predictions.heads[0]
+    classes = predictions.schema.heads[head]
+    known = predictions.known(head)
     chosen = known[:: max(1, math.ceil(len(known) / MAX_IMAGES))]
-    embeddings, labels = found.embeddings[chosen], found.labels_of(head)[chosen]
+    embeddings, labels = predictions.embeddings[chosen], predictions.labels_of(head)[chosen]
     if len(chosen) < MIN_IMAGES or float(embeddings.var(0).sum()) < 1e-9:
         return None
     counts = torch.bincount(labels, minlength=len(classes))
-    named = [place for place in counts.argsort(descending=True, stable=True).tolist() if counts[place]][:NUM_NAMED]
-    places = _plane(embeddings)
-    series = {classes[place]: _points(places[labels == place]) for place in named}
-    series[REST] = _points(places[~torch.isin(labels, torch.tensor(named))])
+    marked = [index for index in counts.argsort(descending=True, stable=True).tolist() if counts[index]][:NUM_MARKED]
+    points = _tsne(embeddings)
+    series = {classes[index]: _points(points[labels == index]) for index in marked}
+    series[OTHER_CLASSES] = _points(points[~torch.isin(labels, torch.tensor(marked))])
     neighbour = _neighbour_accuracy(embeddings, labels)
-    title = f"{len(chosen):,} images by how alike the model finds them, marked by {words(head)}"
+    title = f"t-SNE of the embeddings of {len(chosen):,} images, marked by {words(head)}"
     reading = (
-        "Images that the model finds alike lie together, so that classes in one heap are hard to tell apart and a "
-        "mark among strangers is an odd image or a wrong label; directions and distances between heaps mean nothing."
+        "Images with similar embeddings are close together: classes in one cluster are hard to distinguish, and a "
+        "marker among other classes is an outlier or a label error; distances between clusters have no meaning."
     )
     note = (
-        f"Of these images {neighbour:.1%} have the class of the image that is most like them: how far "
-        "similar images can be relied on for the class."
+        f"Nearest-neighbour accuracy: {neighbour:.1%} of these images have the same class as the image with the most "
+        "similar embedding."
     )
     return Section(
-        "A map of the images",
+        "Embedding map",
         reading,
-        [Plot(title, series, None, rest=REST), note],
+        [Plot(title, series, None, rest=OTHER_CLASSES), note],
         {"neighbour_accuracy": neighbour},
     )
 
 
-def _plane(embeddings_ND: Tensor) -> Tensor:
-    """Places [N, 2]; the same for the same embeddings."""
+def _tsne(embeddings_ND: Tensor) -> Tensor:
+    """Points [N, 2]; deterministic."""
     from sklearn.manifold import TSNE  # seconds to import
 
     perplexity = min(PERPLEXITY, (len(embeddings_ND) - 1) / 3)
-    found = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(embeddings_ND.numpy())
-    return torch.from_numpy(found)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(embeddings_ND.numpy())
+    return torch.from_numpy(points)
 
 
 def _neighbour_accuracy(embeddings_ND: Tensor, labels_N: Tensor) -> float:
@@ -65,5 +65,5 @@ def _neighbour_accuracy(embeddings_ND: Tensor, labels_N: Tensor) -> float:
     return float((labels_N[similarity.argmax(1)] == labels_N).float().mean())
 
 
-def _points(places: Tensor) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in places.tolist()]
+def _points(points_N2: Tensor) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in points_N2.tolist()]

@@ -1,9 +1,9 @@
-"""What made images are worth: how far they are from real ones, of which class they are, and whether they are copies.
+"""The report section of a GAN: generated images with Fréchet distance, class fidelity and the rate of copies.
 
-Distances are between features of the gan's own reader, trained on this shop's images. They say nothing beside the
-Fréchet inception distances of papers, and little beside those of a gan with another reader.
+Distances are in the features of the GAN's own feature extractor, trained on this shop's images. They cannot be compared
+with the Fréchet inception distances of papers, nor between GANs with different feature extractors.
 
-Shapes: M made images, N training images, V held-out images, F features.
+Shapes: M generated images, N training images, V held-out images, F features.
 """
 
 from __future__ import annotations
@@ -24,118 +24,136 @@ from models.prepared import Prepared
 from models.report import Cell, Content, Picture, Section, Table
 
 MAX_CLASSES = 20
-"""Of more classes the rarest half and the most frequent half of so many are looked at."""
+"""With more classes, half of these are the rarest and half the most frequent."""
 MAX_IMAGES = 500
-"""Of a class that are made, and held-out ones that they are compared with."""
+"""Maximum number of generated and of held-out images per class."""
 MAX_TRAINING = 60_000
-"""Training images, evenly chosen, among which copies are looked for."""
+"""Maximum number of training images in the search for copies, sampled at regular intervals."""
 MIN_IMAGES = 20
-"""Held-out images of a class below which it says nothing of distances."""
-ORDINARY = 0.05
-"""Share of the held-out images that are as near to a training image as what is called a copy."""
+"""Minimum number of held-out images of a class for its distances to be reported."""
+COPY_QUANTILE = 0.05
+"""Quantile of the held-out images' distances to the training images below which an image is a copy."""
 NUM_SHOWN = 8
 NUM_ROWS = 10
-"""Made images that are shown beside the training image most like them."""
+"""Generated images that are shown next to their nearest training image."""
 
 
 @dataclass(frozen=True)
 class GeneratedClass:
-    """What was made of one class, and how it compares with its held-out images; NaN where those are too few."""
+    """Generated images of one class and their metrics; NaN if there are too few held-out images."""
 
     name: str
     num_training: int
     pixels: Tensor
     """[M, C, S, S]."""
     distance: float
-    """Fréchet distance between made and held-out images, see `frechet`."""
+    """Fréchet distance between generated and held-out images, see `frechet`."""
     distance_real: float
-    """The same between training and held-out images: what a perfect gan would have."""
+    """Fréchet distance between training and held-out images: that of a perfect generator."""
     recognised: float
-    """Share that the reader takes for the class."""
+    """Share that the feature extractor classifies as the class."""
     recognised_real: float
-    """The same of the held-out images."""
+    """The same share of the held-out images."""
     copied: float
-    """Share of copies, see `copy_rate`."""
+    """Rate of copies, see `copy_rate`."""
     nearest: tuple[int, Tensor]
-    """The made image that is nearest to a training image, and that one [C, S, S]."""
+    """Index of the generated image that is nearest to a training image, and the training image [C, S, S]."""
 
 
-def copy_rate(generated_MF: Tensor, training_NF: Tensor, held_VF: Tensor) -> float:
-    """Share of made images that are nearer to a training image than all but 5 % of the held-out images are.
+def copy_rate(generated_MF: Tensor, training_NF: Tensor, held_out_VF: Tensor) -> float:
+    """Share of generated images that are nearer to a training image than 95 % of the held-out images are.
 
-    New images of the same kind would have about 0.05, copies of training images have 1.
+    About 0.05 for new images of the same distribution, 1 for copies of training images.
     """
-    usual = _nearest(held_VF, training_NF)[0].quantile(ORDINARY)
-    return float((_nearest(generated_MF, training_NF)[0] < usual).float().mean())
+    threshold = _nearest(held_out_VF, training_NF)[0].quantile(COPY_QUANTILE)
+    return float((_nearest(generated_MF, training_NF)[0] < threshold).float().mean())
 
 
 def generated_classes(
     network: Gan, data: Prepared, split: str, *, schema: Schema, seed: int = 0
 ) -> list[GeneratedClass]:
-    """Make images of each class, rarest first, and compare them with those of a split and of training."""
-    training, held = (_Features.of_split(network, data, each, schema) for each in ("train", split))
+    """Generate images of each class, rarest first, and compare them with the training split and a held-out split."""
+    training, held_out = (_Features.of_split(network, data, each, schema) for each in ("train", split))
     head, names = next(iter(schema.heads.items()))
     counts = schema.label_counts[head]
-    known = [place for place in range(len(names)) if len(training.of(place).rows)]
-    order = sorted(known, key=lambda place: (counts[place], place))
+    known = [index for index in range(len(names)) if len(training.of(index).rows)]
+    order = sorted(known, key=lambda index: (counts[index], index))
     if len(order) > MAX_CLASSES:
         order = order[: MAX_CLASSES // 2] + order[-MAX_CLASSES // 2 :]
     return [
-        _generated_class(network, place, names[place], counts[place], training, held, seed=seed + place)
-        for place in order
+        _generated_class(network, index, names[index], counts[index], training, held_out, seed=seed + index)
+        for index in order
     ]
 
 
 def generated_section(network: Gan, data: Prepared, split: str, *, schema: Schema) -> Section:
-    """A row of made images of every class with what they are worth, and those most like a training image."""
+    """Generated images of every class with their metrics, and those nearest to a training image."""
     found = generated_classes(network, data, split, schema=schema)
     head = words(next(iter(schema.heads)))
     rows: list[list[Cell]] = []
-    for one in found:
-        images = tuple(_shown(one.pixels[place], f"a made image of {one.name}") for place in range(NUM_SHOWN))
-        numbers = (one.distance, one.distance_real, one.recognised, one.recognised_real, one.copied)
-        rows.append([one.name, one.num_training, images, *numbers])
-    columns = ["Class", "Trained on", "Made images", "FID", "FID, real", "Recognised", "Recognised, real", "Copies"]
-    pairs: list[list[Cell]] = [_pair(one) for one in found[:NUM_ROWS]]
-    known = [one.copied for one in found if not math.isnan(one.copied)]
+    for generated_class in found:
+        images = tuple(
+            _shown(generated_class.pixels[index], f"a generated image of {generated_class.name}")
+            for index in range(NUM_SHOWN)
+        )
+        numbers = (
+            generated_class.distance,
+            generated_class.distance_real,
+            generated_class.recognised,
+            generated_class.recognised_real,
+            generated_class.copied,
+        )
+        rows.append([generated_class.name, generated_class.num_training, images, *numbers])
+    columns = [
+        "Class",
+        "Training images",
+        "Generated images",
+        "FID",
+        "FID, real",
+        "Fidelity",
+        "Fidelity, real",
+        "Copies",
+    ]
+    pairs: list[list[Cell]] = [_pair(generated_class) for generated_class in found[:NUM_ROWS]]
+    known = [generated_class.copied for generated_class in found if not math.isnan(generated_class.copied)]
     reading = (
-        "The images of each row were made by the network; look whether they could be of this class and differ from "
-        "each other, and below whether they merely repeat a training image."
+        "Each row shows images generated by the network: check whether they are plausible for the class and diverse, "
+        "and in the second table whether they are copies of training images."
     )
     notes = [
-        "FID is the Fréchet distance between made and held-out images in features of a small classifier that was "
-        "trained on this shop's images, in units of their variance. Compare it with the column beside it, that of "
-        "real training images, and not with numbers of other models or papers, which rest on other features.",
-        "Recognised: how many that classifier takes for the class, beside the share of the real held-out images. "
-        f"Copies: how many are nearer to a training image than all but {ORDINARY:.0%} of the held-out images are; "
-        f"about {ORDINARY:.0%} is as it should be.",
-        "The accuracy of this page is that of a second small classifier, trained on made images alone and judged on "
-        "real ones. It says how much of the classes the made images teach, and it is what this model would answer "
-        "with if it were served; a classifier trained on the real images answers better.",
+        "FID is the Fréchet distance between generated and held-out images in the features of a small classifier that "
+        "was trained on this shop's images, in units of their variance. Compare it with the next column, that of real "
+        "training images, and not with other models or papers, which use other features.",
+        "Fidelity is the share of generated images that this classifier assigns to their class, next to the same share "
+        f"of held-out images. Copies are nearer to a training image than {1 - COPY_QUANTILE:.0%} of the held-out "
+        f"images are; about {COPY_QUANTILE:.0%} is expected without copying.",
+        "The accuracy in this report is that of a second small classifier, trained on generated images only and "
+        "evaluated on real ones: the classification accuracy score. The model would serve this classifier; one that is "
+        "trained on real images is more accurate.",
     ]
     content: list[Content] = [
         Table("made_by_class", columns, rows, f"By {head}, rarest first"),
         *notes,
-        Table("made_and_nearest", ["Class", "Made, and the training image most like it"], pairs, "Nearest to a copy"),
+        Table("made_and_nearest", ["Class", "Generated and nearest training image"], pairs, "Most similar to training"),
     ]
-    return Section("Made images", reading, content, {"copy_rate": sum(known) / len(known)} if known else {})
+    return Section("Generated images", reading, content, {"copy_rate": sum(known) / len(known)} if known else {})
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Some images of a split as the reader sees them; only their features are kept, for there may be many."""
+    """Features and predicted classes of some images of a split, without the pixels, as there may be many."""
 
     images: Pictures
     rows: Tensor
-    """Their places among the images."""
+    """Indices into `images`."""
     labels: Tensor
     features: Tensor
     predicted: Tensor
 
     @classmethod
     def of_split(cls, network: Gan, data: Prepared, split: str, schema: Schema) -> _Features:
-        """Every image, or every n-th where there are more than MAX_TRAINING."""
-        # As in epoch 0, in which every image comes once.
+        """Every image, or every n-th if there are more than MAX_TRAINING."""
+        # In epoch 0 the images are not resampled.
         images = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
         rows = list(range(0, len(images), max(1, math.ceil(len(images) / MAX_TRAINING))))
         parts = []
@@ -145,52 +163,55 @@ class _Features:
         labels, features, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
         return cls(images, torch.tensor(rows), labels, features, predicted)
 
-    def of(self, place: int, *, at_most: int | None = None) -> _Features:
-        """Those of a class, evenly chosen where there are more than wanted."""
-        chosen = (self.labels == place).nonzero().squeeze(1)
+    def of(self, index: int, *, at_most: int | None = None) -> _Features:
+        """The images of a class, sampled at regular intervals if there are more than `at_most`."""
+        chosen = (self.labels == index).nonzero().squeeze(1)
         chosen = chosen[:: max(1, math.ceil(len(chosen) / at_most))] if at_most else chosen
         parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.predicted))
         return _Features(self.images, *parts)
 
-    def pixels(self, place: int) -> Tensor:
-        """Of one of them."""
-        return torch.from_numpy(self.images[int(self.rows[place])].pixels.copy())
+    def pixels(self, index: int) -> Tensor:
+        """The pixels of one image."""
+        return torch.from_numpy(self.images[int(self.rows[index])].pixels.copy())
 
 
 def _generated_class(
-    network: Gan, place: int, name: str, num_training: int, training: _Features, held: _Features, *, seed: int
+    network: Gan, index: int, name: str, num_training: int, training: _Features, held_out: _Features, *, seed: int
 ) -> GeneratedClass:
-    real, known = held.of(place, at_most=MAX_IMAGES), training.of(place)
+    real, known = held_out.of(index, at_most=MAX_IMAGES), training.of(index)
     enough = len(real.rows) >= MIN_IMAGES
-    pixels = network.generate(torch.full((max(len(real.rows), NUM_SHOWN),), place), seed=seed)
+    pixels = network.generate(torch.full((max(len(real.rows), NUM_SHOWN),), index), seed=seed)
     features, predicted = network.features_and_classes(pixels)
-    few = training.of(place, at_most=len(real.rows) or None)
-    distances, places = _nearest(features, known.features)
+    sample = training.of(index, at_most=len(real.rows) or None)
+    distances, indices = _nearest(features, known.features)
     closest = int(distances.argmin())
     return GeneratedClass(
         name=name,
         num_training=num_training,
         pixels=pixels,
         distance=frechet(moments(real.features), moments(features)) if enough else math.nan,
-        distance_real=frechet(moments(real.features), moments(few.features)) if enough else math.nan,
-        recognised=float((predicted == place).float().mean()),
-        recognised_real=float((real.predicted == place).float().mean()) if enough else math.nan,
+        distance_real=frechet(moments(real.features), moments(sample.features)) if enough else math.nan,
+        recognised=float((predicted == index).float().mean()),
+        recognised_real=float((real.predicted == index).float().mean()) if enough else math.nan,
         copied=copy_rate(features, known.features, real.features) if enough else math.nan,
-        nearest=(closest, known.pixels(int(places[closest]))),
+        nearest=(closest, known.pixels(int(indices[closest]))),
     )
 
 
 def _nearest(vectors: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest of others, and its place."""
-    # By way of a product, equal vectors would have a distance that is not 0.
+    """Distance to the nearest of other vectors, and its index."""
+    # Computed by matrix products, the distance of equal vectors would not be exactly 0.
     found = torch.cdist(vectors, among, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     return found.values, found.indices
 
 
-def _pair(one: GeneratedClass) -> list[Cell]:
-    place, training = one.nearest
-    generated = _shown(one.pixels[place], f"a made image of {one.name}", "made")
-    return [one.name, (generated, _shown(training, f"the training image of {one.name} most like it", "training"))]
+def _pair(generated_class: GeneratedClass) -> list[Cell]:
+    index, training = generated_class.nearest
+    generated = _shown(generated_class.pixels[index], f"a generated image of {generated_class.name}", "generated")
+    return [
+        generated_class.name,
+        (generated, _shown(training, f"the nearest training image of {generated_class.name}", "training")),
+    ]
 
 
 def _shown(pixels: Tensor, text: str, caption: str = "") -> Picture:

@@ -1,4 +1,4 @@
-"""What a network answers to the images of a split, kept to look at; not how it is judged.
+"""The predictions of a classifier for a split, as the report's sections share them; not used for the metrics.
 
 Shapes: N images, H heads, K classes of a head, D features.
 """
@@ -22,80 +22,83 @@ from models.image.schema import Schema
 from models.prepared import Prepared
 
 MAX_IMAGES = 10_000
-"""Of a larger split every n-th image is looked at."""
+"""A larger split is sampled at regular intervals."""
 BLOCK = 250
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image whose most likely class is not its label."""
+class Misclassification:
+    """An image whose predicted class is not its label."""
 
-    place: int
-    """Among the images of the answers."""
+    index: int
+    """Index among the predictions."""
     label: int
-    said: int
+    predicted: int
     confidence: float
 
 
 @dataclass(frozen=True)
-class Answers:
-    """N images of a split and what was said of them."""
+class SplitPredictions:
+    """N images of a split with their predictions."""
 
     schema: Schema
     images: Pictures
     rows: list[int]
-    """[N] places in `images`."""
+    """[N] indices into `images`."""
     names: list[str]
-    """[N] product, file or beginning of the image id: how to find an image again."""
+    """[N] product id, file name, or start of the image id."""
     titles: list[str | None]
-    """[N] what the shop calls them."""
+    """[N] titles of the shop."""
     labels: Tensor
-    """[N, H], below 0 where there is none that is known."""
+    """[N, H], negative without a known label."""
     probabilities: dict[str, Tensor]
     """Head -> [N, K], calibrated."""
     embeddings: Tensor
     """[N, D]."""
     temperatures: dict[str, float]
-    """Head -> what its class scores were divided by."""
+    """Head -> temperature of its logits."""
 
     @property
     def heads(self) -> list[str]:
-        """Those that some image has a known label of; the first one is what sweeps and promotion follow."""
+        """The heads with at least one known label."""
         return [head for head in self.schema.heads if len(self.known(head))]
 
-    def pixels(self, place: int) -> Pixels:
-        """Of one image [C, S, S], as the network gets it."""
-        return self.images[self.rows[place]].pixels
+    def pixels(self, index: int) -> Pixels:
+        """The pixels [C, S, S] of an image, as the network receives them."""
+        return self.images[self.rows[index]].pixels
 
-    def batch(self, places: list[int]) -> Batch:
-        """Some of the images with their labels."""
-        return collate([self.images[self.rows[place]] for place in places])
+    def batch(self, indices: list[int]) -> Batch:
+        """Some of the images as a batch."""
+        return collate([self.images[self.rows[index]] for index in indices])
 
     def labels_of(self, head: str) -> Tensor:
-        """[N], below 0 where there is none that is known."""
+        """Labels [N] of a head, negative without a known label."""
         return self.labels[:, list(self.schema.heads).index(head)]
 
     def known(self, head: str) -> Tensor:
-        """Places of the images with a label of a head."""
+        """Indices of the images with a known label of a head."""
         return (self.labels_of(head) >= 0).nonzero().squeeze(1)
 
     def uncalibrated(self, head: str) -> Tensor:
-        """[N, K]: probabilities as they would be without the temperature."""
+        """Probabilities [N, K] without temperature scaling."""
         return (self.probabilities[head].log() * self.temperatures[head]).softmax(1)
 
-    def mistakes(self, head: str) -> list[Mistake]:
-        """The most confident one first."""
-        labels, (confidence, said) = self.labels_of(head), self.probabilities[head].max(1)
-        wrong = ((labels >= 0) & (labels != said)).nonzero().squeeze(1)
+    def misclassified(self, head: str) -> list[Misclassification]:
+        """The incorrect predictions of a head, most confident first."""
+        labels, (confidence, predicted) = self.labels_of(head), self.probabilities[head].max(1)
+        wrong = ((labels >= 0) & (labels != predicted)).nonzero().squeeze(1)
         order = wrong[confidence[wrong].argsort(descending=True, stable=True)].tolist()
-        return [Mistake(place, int(labels[place]), int(said[place]), float(confidence[place])) for place in order]
+        return [
+            Misclassification(index, int(labels[index]), int(predicted[index]), float(confidence[index]))
+            for index in order
+        ]
 
 
-def answers(network: Classifier, data: Prepared, split: str, *, schema: Schema) -> Answers:
-    """Ask a network about the images of a split, evenly chosen where there are more than MAX_PICTURES."""
+def predict_split(network: Classifier, data: Prepared, split: str, *, schema: Schema) -> SplitPredictions:
+    """Predict the images of a split, sampled at regular intervals if there are more than MAX_IMAGES."""
     images = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     rows = list(range(0, len(images), max(1, math.ceil(len(images) / MAX_IMAGES))))
-    said: list[dict[str, list[float]]] = []
+    predicted: list[dict[str, list[float]]] = []
     embeddings: list[list[float]] = []
     labels = []
     with torch.inference_mode():
@@ -103,35 +106,35 @@ def answers(network: Classifier, data: Prepared, split: str, *, schema: Schema) 
             batch = collate([images[row] for row in rows[start : start + BLOCK]])
             labels.append(batch.labels)
             for prediction in network.predict(batch):
-                said.append(prediction.probabilities)
+                predicted.append(prediction.probabilities)
                 embeddings.append(prediction.embedding)
     names, shops = _names(data, split, schema.num_shards), titles(data, split)
-    return Answers(
+    return SplitPredictions(
         schema=schema,
         images=images,
         rows=rows,
         names=[names[row] for row in rows],
         titles=[shops[row] for row in rows],
         labels=torch.cat(labels),
-        probabilities={head: torch.tensor([each[head] for each in said]) for head in schema.heads},
+        probabilities={head: torch.tensor([each[head] for each in predicted]) for head in schema.heads},
         embeddings=torch.tensor(embeddings),
         temperatures=dict(zip(schema.heads, network.temperatures.tolist(), strict=True)),
     )
 
 
 def words(head: str) -> str:
-    """A head's name for people."""
+    """The name of a head for display."""
     return head.replace("_", " ")
 
 
 def _names(data: Prepared, split: str, num_shards: int) -> list[str]:
-    """For each image of a split, in the order of the dataset, the shortest name that leads back to it."""
-    found = []
+    """For each image of a split, in the order of the dataset, the shortest name that identifies it."""
+    predictions = []
     for shard in range(num_shards):
         directory = data.shard(shard)
         rows = pq.read_table(directory / "ids.parquet", columns=["picture_id", "item_id", "source"])
         for row in rows.take(np.load(directory / f"{split}.npy")).to_pylist():
             file = PurePosixPath(row["source"])
             own_file = file.name if file.suffix.lower() in IMAGE_SUFFIXES else f"image {row['picture_id'][:8]}"
-            found.append(own_file if row["item_id"] is None else str(row["item_id"]))
-    return found
+            predictions.append(own_file if row["item_id"] is None else str(row["item_id"]))
+    return predictions

@@ -1,4 +1,4 @@
-"""How many images are still recognised when they are blurred, cropped, turned or compressed."""
+"""The report section with the accuracy under blur, crop, rotation and compression."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from PIL.Image import Resampling
 
 from models.image.data import Batch
 from models.image.networks.classifier import Classifier
-from models.image.report.predictions import BLOCK, Answers, words
+from models.image.report.predictions import BLOCK, SplitPredictions, words
 from models.image.report.thumbnails import as_image, as_pixels, thumbnail
 from models.report import Cell, Section, Table
 
 MAX_IMAGES = 1000
-USUAL_SIDE = 112
-"""Of larger images fewer are taken, so that the time stays the same."""
+REFERENCE_SIDE = 112
+"""Fewer images are used if they are larger, at the same computing time."""
 MIN_IMAGES = 50
 
 
 @dataclass(frozen=True)
-class Change:
-    """One way to make an image harder."""
+class Corruption:
+    """A corruption of images at one severity."""
 
     kind: Literal["blur", "crop", "rotation", "compression"]
     level: int
-    """1 is the mildest."""
+    """Severity; 1 is the mildest."""
     strength: float
-    """Radius of the blur and share of the side that is kept, as shares of the side; degrees; quality of the JPEG."""
+    """Blur: radius as a fraction of the side; crop: fraction of the side that is kept; degrees; JPEG quality."""
 
     @property
     def title(self) -> str:
-        """What is done, for people."""
+        """Description for display."""
         match self.kind:
             case "blur":
                 return f"Blurred, radius {self.strength:.0%} of the side"
             case "crop":
-                return f"Cropped to the middle {self.strength:.0%} of each side"
+                return f"Centre crop to {self.strength:.0%} of each side"
             case "rotation":
-                return f"Turned by {self.strength:g} degrees"
+                return f"Rotated by {self.strength:g} degrees"
             case "compression":
                 return f"JPEG of quality {self.strength:g}"
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The harder image, of the same size and colours."""
+        """The corrupted image, of the same size and mode."""
         side = image.width
         match self.kind:
             case "blur":
@@ -71,56 +71,56 @@ STRENGTHS: dict[Literal["blur", "crop", "rotation", "compression"], tuple[float,
     "rotation": (5, 15, 30),
     "compression": (50, 20, 5),
 }
-CHANGES = [Change(kind, level, each) for kind, some in STRENGTHS.items() for level, each in enumerate(some, 1)]
+CORRUPTIONS = [Corruption(kind, level, each) for kind, some in STRENGTHS.items() for level, each in enumerate(some, 1)]
 
 
-def robustness(network: Classifier, found: Answers) -> Section:
-    """Accuracy of the first head on the same images under each of CHANGES."""
-    head = next(iter(found.schema.heads))
-    known = found.known(head).tolist()
-    room = max(MIN_IMAGES, min(MAX_IMAGES, round(MAX_IMAGES * (USUAL_SIDE / found.schema.size) ** 2)))
-    places = known[:: max(1, math.ceil(len(known) / room))]
-    batch = found.batch(places)
+def robustness(network: Classifier, predictions: SplitPredictions) -> Section:
+    """Accuracy of the first head on the same images under each of CORRUPTIONS."""
+    head = next(iter(predictions.schema.heads))
+    known = predictions.known(head).tolist()
+    num_images = max(MIN_IMAGES, min(MAX_IMAGES, round(MAX_IMAGES * (REFERENCE_SIDE / predictions.schema.size) ** 2)))
+    indices = known[:: max(1, math.ceil(len(known) / num_images))]
+    batch = predictions.batch(indices)
     images = [as_image(pixels) for pixels in batch.pixels.numpy()]
-    shown = next((place for place, row in enumerate(places) if _is_right(found, head, row)), 0)
-    plain = _accuracy(network, batch)
-    example = thumbnail(as_pixels(images[shown]), f"{found.names[places[shown]]}, unchanged")
-    rows: list[list[Cell]] = [["Unchanged", plain, 0.0, (example,)]]
+    shown = next((index for index, row in enumerate(indices) if _is_correct(predictions, head, row)), 0)
+    baseline_accuracy = _accuracy(network, batch)
+    example = thumbnail(as_pixels(images[shown]), f"{predictions.names[indices[shown]]}, unchanged")
+    rows: list[list[Cell]] = [["Unchanged", baseline_accuracy, 0.0, (example,)]]
     numbers = {}
-    for change in CHANGES:
-        harder = np.stack([as_pixels(change.apply(image)) for image in images])
-        accuracy = _accuracy(network, Batch(torch.from_numpy(harder), batch.labels))
-        example = thumbnail(harder[shown], f"The same image. {change.title}")
-        rows.append([change.title, accuracy, accuracy - plain, (example,)])
-        numbers[f"accuracy_under_{change.kind}_{change.level}"] = accuracy
-    columns = ["What is done to the images", "Accuracy", "Difference", "For example"]
+    for corruption in CORRUPTIONS:
+        corrupted = np.stack([as_pixels(corruption.apply(image)) for image in images])
+        accuracy = _accuracy(network, Batch(torch.from_numpy(corrupted), batch.labels))
+        example = thumbnail(corrupted[shown], f"The same image. {corruption.title}")
+        rows.append([corruption.title, accuracy, accuracy - baseline_accuracy, (example,)])
+        numbers[f"accuracy_under_{corruption.kind}_{corruption.level}"] = accuracy
+    columns = ["Corruption", "Accuracy", "Difference", "Example"]
     reading = (
-        "The same images are judged again after something was done to them that happens to photos on their way to a "
-        "shop; what costs much should be avoided, or be among the training images."
+        "Accuracy on the same images after typical corruptions of product photos; those that cost much accuracy should "
+        "be avoided, or be represented in the training images."
     )
-    error = math.sqrt(plain * (1 - plain) / len(places))
-    size = f"{words(head)} of {len(places):,} images, evenly chosen; one standard error of an accuracy is {error:.3f}."
-    return Section("What disturbs it", reading, [f"Judged by {size}", Table("robustness", columns, rows)], numbers)
+    error = math.sqrt(baseline_accuracy * (1 - baseline_accuracy) / len(indices))
+    size = f"{words(head)} of {len(indices):,} images; one standard error of an accuracy is {error:.3f}."
+    return Section("Robustness", reading, [f"Evaluated on {size}", Table("robustness", columns, rows)], numbers)
 
 
 def _accuracy(network: Classifier, batch: Batch) -> float:
-    """Of the first head."""
-    right = total = 0.0
+    """Accuracy of the first head."""
+    correct = total = 0.0
     with torch.inference_mode():
         for start in range(0, len(batch.labels), BLOCK):
             block = Batch(batch.pixels[start : start + BLOCK], batch.labels[start : start + BLOCK])
             share = network.evaluate(block).ratios["accuracy"]
-            right += float(share.numerator.sum())
+            correct += float(share.numerator.sum())
             total += float(share.denominator.sum())
-    return right / total
+    return correct / total
 
 
-def _is_right(found: Answers, head: str, place: int) -> bool:
-    return int(found.probabilities[head][place].argmax()) == int(found.labels_of(head)[place])
+def _is_correct(predictions: SplitPredictions, head: str, index: int) -> bool:
+    return int(predictions.probabilities[head][index].argmax()) == int(predictions.labels_of(head)[index])
 
 
 def _border_colour(image: Image.Image) -> int | tuple[int, ...]:
-    """The median colour of the outermost pixels, as `prepare` fills with."""
+    """The median colour of the outermost pixels, with which `prepare` pads, too."""
     pixels = as_pixels(image)
     border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], axis=1)
     colour = tuple(int(value) for value in np.median(border, axis=1))

@@ -1,4 +1,4 @@
-"""Groups of images that are evaluated one by one: by class, and by how often the class was trained on."""
+"""The slices of an evaluation: by class, and by frequency of the class in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIERS = ("head", "middle", "tail")
 
 
 def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
-    """Labels of each example by its class of the first head: which it is, and how often it was trained on."""
+    """The class of each example's first head, and whether the class is frequent in training."""
     head, names = next(iter(schema.heads.items()))
     tiers = _tiers(schema.label_counts[head])
     labels = batch.labels[:, 0].tolist()
@@ -25,7 +25,7 @@ def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
 
 
 def _tiers(counts: Sequence[int]) -> list[str]:
-    """head: the classes that make up half of the training images, largest first; tail: the last tenth."""
+    """head: the most frequent classes, with half of the training images; tail: the rarest, with the last tenth."""
     order = np.argsort(-np.asarray(counts), kind="stable")
     before = np.cumsum(np.asarray(counts)[order]) - np.asarray(counts)[order]
     share = before / max(sum(counts), 1)

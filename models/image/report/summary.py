@@ -1,4 +1,4 @@
-"""Metrics of the whole: macro F1, calibration error, and of a GAN the Fréchet distance."""
+"""Metrics that are computed from accumulators: macro F1, calibration error and, for a GAN, the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.metrics import calibration_error
 
 
 def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
-    """Macro F1 over the classes that occur and the expected calibration error of every head; of a gan also the FID."""
+    """Macro F1 over the classes that occur and expected calibration error of every head; for a GAN also the FID."""
     found = {}
     for head in schema.heads:
         found[f"macro_f1_{head}"] = _macro_f1(accumulators[f"confusion/{head}"])

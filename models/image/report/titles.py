@@ -1,4 +1,4 @@
-"""The two writers of titles on the same images, in numbers that a shop understands."""
+"""The report section that compares titles from templates with those of the learned title generator."""
 
 from __future__ import annotations
 
@@ -10,92 +10,92 @@ import torch
 
 from models.image.data import titles
 from models.image.networks.classifier import Classifier
-from models.image.report.predictions import Answers
+from models.image.report.predictions import SplitPredictions
 from models.image.schema import MISSING, UNKNOWN, Schema
-from models.image.text.describe import THRESHOLD, Attribute, describe, entitled, held_attributes, role_of
+from models.image.text.describe import THRESHOLD, Attribute, confident_attributes, describe, describe_title, role_of
 from models.image.text.titles import Lexicon, stem, words_of
-from models.image.text.writer import Writer
+from models.image.text.writer import TitleGenerator
 from models.prepared import Prepared
 from models.report import Cell, Section, Table
 
 NUM_EXAMPLES = 12
 SUBJECTS = {"type": "product", "category": "product", "colour": "colour", "people": "people", "use": "use"}
-"""Role of a head -> what a title says by it."""
+"""Role of a head -> aspect of the product for `coverage`."""
 MEASURES = {
-    "titles": "Share of the images that get a title",
-    "wrong": "Share of the titles that state an attribute which the labels contradict",
-    "wrong_statements": "Share of the single statements that the labels contradict",
-    "not_held": "Share of the titles that name an attribute which the classifier does not hold",
-    "brand": "Share of the titles with a brand, or a word with which titles begin as they do with brands",
-    "coverage": "Share of the held attributes (product, colour, people, use) that are stated",
+    "titles": "Share of the images with a title",
+    "wrong": "Share of the titles with an attribute that contradicts the labels",
+    "wrong_statements": "Share of the attributes in titles that contradict the labels",
+    "not_held": "Share of the titles with an attribute that the classifier did not predict",
+    "brand": "Share of the titles with a brand, or with a word that mostly starts titles, as brands do",
+    "coverage": "Share of the predicted attributes (product, colour, people, use) that are in the title",
     "token_f1": "Words shared with the shop's title (F1)",
     "rouge_l": "Words in the same order as in the shop's title (ROUGE-L, F1)",
-    "distinct": "Different titles, as a share of the titles",
+    "distinct": "Share of distinct titles",
 }
 
 
 @dataclass(frozen=True)
-class WriterComparison:
-    """What both writers made of the images that have a title of the shop."""
+class TitleComparison:
+    """Both kinds of titles for the images that have a title of the shop."""
 
     num_images: int
     scores: dict[str, dict[str, float]]
-    """Writer -> measure, see MEASURES -> value."""
+    """`template` or `learnt` -> measure, see MEASURES -> value."""
     examples: list[dict[str, str]]
     """Some images: `shop`, `template` and `learnt` -> the title."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image: what is true, what is held, and what was written."""
+    """One image with its labels, its predicted attributes and its titles."""
 
     labels: Mapping[str, str | None]
-    """Head -> class; None where it is not known."""
-    held: Mapping[str, Attribute]
-    real: str
+    """Head -> class, or None without a label."""
+    attributes: Mapping[str, Attribute]
+    reference: str
     written: Mapping[str, str]
-    """Writer -> title."""
+    """`template` or `learnt` -> title."""
 
 
-def compare_writers(
-    network: Classifier, found: Answers, data: Prepared, *, threshold: float = THRESHOLD
-) -> WriterComparison:
-    """Let both writers write a title for each image that was answered and has one by the shop.
+def compare_titles(
+    network: Classifier, predictions: SplitPredictions, data: Prepared, *, threshold: float = THRESHOLD
+) -> TitleComparison:
+    """Generate both titles for each image that has one of the shop, and measure them.
 
-    What a title states is read from its words, not taken from the writer. Raises ValueError for a network without a
-    learnt writer or images without titles.
+    The attributes of a title are parsed from its text, not reported by the generator. Raises ValueError for a network
+    without a title generator or images without titles.
     """
-    if network.writer is None:
-        raise ValueError("this network has learnt no titles; train a resnet or cnn on images with titles")
-    lexicon = Lexicon(found.schema.heads)
+    if network.title_generator is None:
+        raise ValueError("this network has no title generator; train a resnet or cnn on images with titles")
+    lexicon = Lexicon(predictions.schema.heads)
     brands = brand_stems([title for each in ("train", "val", "test") for title in titles(data, each) if title], lexicon)
-    cases = list(_cases(network.writer, found, threshold))
+    cases = list(_cases(network.title_generator, predictions, threshold))
     if not cases:
         raise ValueError(f"no image of the split in {data.path} has a title; see --columns title=NAME of prepare")
     step = max(1, len(cases) // NUM_EXAMPLES)
-    return WriterComparison(
+    return TitleComparison(
         num_images=len(cases),
         scores={writer: score_titles(cases, writer, lexicon, brands) for writer in ("template", "learnt")},
-        examples=[{"shop": case.real, **case.written} for case in cases[::step][:NUM_EXAMPLES]],
+        examples=[{"shop": case.reference, **case.written} for case in cases[::step][:NUM_EXAMPLES]],
     )
 
 
-def writers_section(network: Classifier, found: Answers, data: Prepared) -> Section | None:
-    """The comparison as a part of a report; None where no titles were learnt or there are none to compare with."""
-    if network.writer is None or not any(found.titles):
+def titles_section(network: Classifier, predictions: SplitPredictions, data: Prepared) -> Section | None:
+    """The comparison as a section; None without a title generator or titles of the shop."""
+    if network.title_generator is None or not any(predictions.titles):
         return None
-    compared = compare_writers(network, found, data)
+    compared = compare_titles(network, predictions, data)
     template, learnt = compared.scores["template"], compared.scores["learnt"]
     measures: list[list[Cell]] = [[text, template[name], learnt[name]] for name, text in MEASURES.items()]
     examples: list[list[Cell]] = [[row["shop"], row["template"], row["learnt"]] for row in compared.examples]
     return Section(
-        title="Two writers of titles",
-        reading=f"Both wrote a title for the {compared.num_images:,} images that have one by the shop, from what "
-        f"the classifier holds with a confidence of {THRESHOLD} or more; a wrong attribute in a title is the "
-        "classifier's mistake, one that is not held would be the writer's.",
+        title="Title generation",
+        reading=f"Titles for the {compared.num_images:,} images that have a title of the shop, from attributes "
+        f"predicted with a confidence of {THRESHOLD} or more; a wrong attribute in a title is an error of the "
+        "classifier, one that was not predicted would be an error of the title generator.",
         content=[
-            Table("writers", ["Measure", "templates", "learnt"], measures),
-            Table("written_titles", ["The shop's", "templates", "learnt"], examples, title="Some titles"),
+            Table("writers", ["Measure", "Templates", "Learned"], measures),
+            Table("written_titles", ["Shop", "Templates", "Learned"], examples, title="Examples"),
         ],
         numbers={
             f"titles_{writer}_{name}": value for writer, of in compared.scores.items() for name, value in of.items()
@@ -104,7 +104,7 @@ def writers_section(network: Classifier, found: Answers, data: Prepared) -> Sect
 
 
 def brand_stems(all_titles: Sequence[str], lexicon: Lexicon) -> set[str]:
-    """Words that mostly stand first in titles, as brands do, and name no class."""
+    """Words that mostly start titles, as brands do, and name no class."""
     first, total = Counter[str](), Counter[str]()
     for title in all_titles:
         stems = [stem(word) for word in words_of(title)]
@@ -114,45 +114,50 @@ def brand_stems(all_titles: Sequence[str], lexicon: Lexicon) -> set[str]:
 
 
 def score_titles(cases: Sequence[Case], writer: str, lexicon: Lexicon, brands: set[str]) -> dict[str, float]:
-    """Measure -> value of what one writer wrote, see MEASURES."""
+    """Measure -> value for the titles of one writer, see MEASURES."""
     written = [case for case in cases if case.written[writer]]
-    stated = num_held = num_wrong = num_stated = 0
+    num_covered = num_held = num_wrong = num_stated = 0
     shares: dict[str, list[float]] = {name: [] for name in ("wrong", "not_held", "brand", "token_f1", "rouge_l")}
     for case in written:
         title = case.written[writer]
         names = [mention.names for mention in lexicon.mentions(title)]
-        values = {head: each.value for head, each in case.held.items() if role_of(head) is not None}
+        values = {head: each.value for head, each in case.attributes.items() if role_of(head) is not None}
         wrong = [_is_wrong(each, case.labels) for each in names]
         num_wrong, num_stated = num_wrong + sum(wrong), num_stated + len(wrong)
         shares["wrong"].append(any(wrong))
         shares["not_held"].append(not all(any(values.get(head) == value for head, value in each) for each in names))
         unsayable = any(all(role_of(head) is None for head, _ in each) for each in names)
         shares["brand"].append(unsayable or any(stem(word) in brands for word in words_of(title)))
-        shares["token_f1"].append(_f1(title, case.real, _num_shared))
-        shares["rouge_l"].append(_f1(title, case.real, _num_in_order))
-        stated += len(_subjects({name for each in names for name in each} & set(values.items())))
+        shares["token_f1"].append(_f1(title, case.reference, _num_shared))
+        shares["rouge_l"].append(_f1(title, case.reference, _num_in_order))
+        num_covered += len(_subjects({name for each in names for name in each} & set(values.items())))
         num_held += len(_subjects(values.items()))
     count = max(len(written), 1)
     return {
         "titles": len(written) / len(cases),
         **{name: sum(of) / count for name, of in shares.items()},
         "wrong_statements": num_wrong / max(num_stated, 1),
-        "coverage": stated / max(num_held, 1),
+        "coverage": num_covered / max(num_held, 1),
         "distinct": len({case.written[writer] for case in written}) / count,
     }
 
 
-def _cases(writer: Writer, found: Answers, threshold: float) -> Iterator[Case]:
-    heads = found.schema.heads
-    places = [place for place, title in enumerate(found.titles) if title]
-    by_head = [found.probabilities[head][places].tolist() for head in heads]
+def _cases(title_generator: TitleGenerator, predictions: SplitPredictions, threshold: float) -> Iterator[Case]:
+    heads = predictions.schema.heads
+    indices = [index for index, title in enumerate(predictions.titles) if title]
+    by_head = [predictions.probabilities[head][indices].tolist() for head in heads]
     probabilities = [dict(zip(heads, rows, strict=True)) for rows in zip(*by_head, strict=True)]
     with torch.inference_mode():
-        learnt = writer.write(found.embeddings[places], probabilities, [threshold] * len(places))
-    for place, likely, phrases in zip(places, probabilities, learnt, strict=True):
-        held = held_attributes(heads, likely, threshold)
-        written = {"template": describe(held, "en").title, "learnt": entitled(phrases).title}
-        yield Case(_names(found.labels[place].tolist(), found.schema), held, str(found.titles[place]), written)
+        learnt = title_generator.generate(predictions.embeddings[indices], probabilities, [threshold] * len(indices))
+    for index, likely, phrases in zip(indices, probabilities, learnt, strict=True):
+        attributes = confident_attributes(heads, likely, threshold)
+        written = {"template": describe(attributes, "en").title, "learnt": describe_title(phrases).title}
+        yield Case(
+            _names(predictions.labels[index].tolist(), predictions.schema),
+            attributes,
+            str(predictions.titles[index]),
+            written,
+        )
 
 
 def _names(labels: Sequence[int], schema: Schema) -> dict[str, str | None]:
@@ -164,7 +169,7 @@ def _names(labels: Sequence[int], schema: Schema) -> dict[str, str | None]:
 
 
 def _is_wrong(names: Sequence[tuple[str, str]], labels: Mapping[str, str | None]) -> bool:
-    """Whether the labels know better; a statement about which they say nothing is not wrong."""
+    """Whether the labels contradict a statement; without a label it is not wrong."""
     known = [(head, value) for head, value in names if labels.get(head) is not None]
     return bool(known) and all(labels[head] != value for head, value in known)
 
@@ -174,8 +179,8 @@ def _subjects(names: Iterable[tuple[str, str]]) -> set[str]:
     return {SUBJECTS[role] for role in roles if role in SUBJECTS}
 
 
-def _f1(written: str, real: str, num_common: Callable[[list[str], list[str]], int]) -> float:
-    one, other = (words_of(text.lower()) for text in (written, real))
+def _f1(written: str, reference: str, num_common: Callable[[list[str], list[str]], int]) -> float:
+    one, other = (words_of(text.lower()) for text in (written, reference))
     return 2 * num_common(one, other) / max(len(one) + len(other), 1)
 
 
@@ -188,7 +193,7 @@ def _num_in_order(one: list[str], other: list[str]) -> int:
     before = [0] * (len(other) + 1)
     for word in one:
         now = [0]
-        for place, each in enumerate(other):
-            now.append(before[place] + 1 if word == each else max(before[place + 1], now[place]))
+        for index, each in enumerate(other):
+            now.append(before[index] + 1 if word == each else max(before[index + 1], now[index]))
         before = now
     return before[-1]
