@@ -1,4 +1,4 @@
-"""Images of products: what they show, how it is said in words, and which products look alike."""
+"""The image family: attributes, titles and descriptions of product images, and visually similar products."""
 
 from __future__ import annotations
 

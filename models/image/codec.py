@@ -1,4 +1,4 @@
-"""Images from bytes of unknown origin: the header is checked first, then the pixels are brought to one size."""
+"""Decodes untrusted image files: checks the header first, then resizes the pixels to one size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BYTES = 20_000_000
 MAX_PIXELS = 25_000_000
 MIN_SIDE = 4
 MAX_SCANS = 100
-"""A JPEG says its pixels in up to ten or so passes; thousands in a small file only keep a decoder busy."""
+"""A progressive JPEG has about ten scans; thousands of them in a small file are a denial of service."""
 
 _ORIENTATION = 0x0112
 _ROTATIONS = {
@@ -36,13 +36,13 @@ _DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(ArithmeticError, MemoryError, struct.error, zlib.error),
 )
-"""What Pillow raises on bytes that are not as their header says."""
+"""The exceptions that Pillow raises on corrupt files."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class PictureRejected(ValueError):
-    """An image that cannot be used; `reason` is one word for counting, the message says more."""
+    """An unusable image; `reason` is a code to count by, the message has the details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class PictureRejected(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself before it is decoded."""
+    """Properties of an image that are known before it is decoded."""
 
     width: int
     height: int
@@ -59,21 +59,21 @@ class Header:
 
 
 def read_header(encoded: bytes) -> Header:
-    """The size of an image without decoding it; raises PictureRejected as `decode` does for what a header shows."""
+    """Read the size without decoding; raises PictureRejected for every fault that the header shows."""
     with _opened(encoded) as image:
         width, height = image.size
         return Header(width, height, image.mode in _GREY_MODES)
 
 
 def decode(encoded: bytes, *, size: int, channels: int) -> Pixels:
-    """A JPEG, PNG or WebP image as [channels, size, size]; raises PictureRejected.
+    """Decode a JPEG, PNG or WebP image to [channels, size, size]; raises PictureRejected.
 
-    It is turned as its EXIF orientation says, laid on white where it is transparent, scaled so that its longer side
-    fits, and centred on its own border colour. Nothing is cut off: a shop's photo shows the product up to the edge, and
-    a crop would take the toe of a shoe or a strap of a watch.
+    Applies the EXIF orientation, composites transparency on white, scales the longer side to `size` and pads with the
+    colour of the border. Nothing is cropped: product photos reach the edge, and a crop would lose the toe of a shoe or
+    the strap of a watch.
     """
     with _opened(encoded) as image:
-        # A large JPEG is scaled while it is decoded, which takes a fraction of the time and memory.
+        # Downscales a large JPEG during decoding, in a fraction of the time and memory.
         image.draft(image.mode, (2 * size, 2 * size))
         _guarded(image.load)
         turned = _turned(image)
@@ -84,7 +84,7 @@ def decode(encoded: bytes, *, size: int, channels: int) -> Pixels:
 
 
 def fit(pixels: Pixels, *, size: int, channels: int) -> Pixels:
-    """Pixels [height, width] or [height, width, 3] as [channels, size, size], scaled and centred as `decode` does."""
+    """Pixels [height, width] or [height, width, 3] as [channels, size, size], scaled and padded as by `decode`."""
     if pixels.shape[:2] == (size, size) and channels == (1 if pixels.ndim == 2 else pixels.shape[2]):
         return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
     return _fitted(Image.fromarray(pixels), size=size, channels=channels)
@@ -99,7 +99,7 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def colour_card(size: int, *, channels: int) -> Pixels:
-    """An image [channels, size, size] that is the same everywhere: a shade in each channel, and stripes."""
+    """A deterministic test image [channels, size, size]: a gradient in each channel, and stripes."""
     row, column = np.mgrid[:size, :size]
     shades = [row * 255 // size, column * 255 // size, (row + column) * 255 // (2 * size)]
     stripes = (row // 4) % 2 == 0
@@ -107,7 +107,7 @@ def colour_card(size: int, *, channels: int) -> Pixels:
 
 
 def _opened(encoded: bytes) -> Any:
-    """An image of which only the header was read, after every check that needs no pixels."""
+    """Open an image lazily, after every check that needs no pixels."""
     if not encoded:
         raise PictureRejected("empty", "the image has no bytes")
     if len(encoded) > MAX_BYTES:
@@ -116,25 +116,25 @@ def _opened(encoded: bytes) -> Any:
     image = _guarded(lambda: Image.open(BytesIO(encoded), formats=FORMATS))
     width, height = image.size
     _check_size(width, height)
-    # Phones write a JPEG with a second view inside (MPO); the first is the image.
+    # Phones write JPEGs with a second image inside (MPO); the first one is used.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise PictureRejected("animated", "the image is animated; send one frame")
     if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > MAX_SCANS:
-        raise PictureRejected("too_many_scans", f"the JPEG has more than {MAX_SCANS} scans; save it anew")
+        raise PictureRejected("too_many_scans", f"the JPEG has more than {MAX_SCANS} scans; re-encode it")
     return image
 
 
 def _guarded(read: Callable[[], Any]) -> Any:
-    """Run a step of Pillow's; raises PictureRejected where it stumbles over the bytes."""
+    """Run a step of Pillow and translate its exceptions to PictureRejected."""
     try:
         return read()
     except DecompressionBombError:
         raise PictureRejected("too_many_pixels", f"the image has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise PictureRejected("not_a_picture", "the bytes are no JPEG, PNG or WebP image") from None
+        raise PictureRejected("not_a_picture", "the file is not a JPEG, PNG or WebP image") from None
     except _DAMAGE as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        message = "the image is cut short" if cut else f"the image is damaged: {error}"
+        message = "the image is truncated" if cut else f"the image is corrupt: {error}"
         raise PictureRejected("truncated" if cut else "unreadable", message) from None
 
 
@@ -146,7 +146,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_webp(encoded: bytes) -> None:
-    """Refuse a huge WebP before Pillow opens it, for its decoder takes the memory of all pixels at once."""
+    """Reject a huge WebP before Pillow opens it, as the decoder allocates all pixels at once."""
     if encoded[:4] != b"RIFF" or encoded[8:12] != b"WEBP" or len(encoded) < 30:
         return
     match encoded[12:16]:
@@ -163,7 +163,7 @@ def _check_webp(encoded: bytes) -> None:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         rotation = _ROTATIONS.get(image.getexif().get(_ORIENTATION, 1))
-    except _DAMAGE:  # a broken note on the image is no fault of its pixels
+    except _DAMAGE:  # invalid EXIF data does not affect the pixels
         rotation = None
     return image if rotation is None else image.transpose(rotation)
 
@@ -185,7 +185,7 @@ def _fitted(image: Image.Image, *, size: int, channels: int) -> Pixels:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The image in a mode that can be scaled: 8 bits, no palette."""
+    """The image in a mode that can be resized: 8 bits, no palette."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
@@ -204,7 +204,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _border_colour(pixels: Pixels) -> Pixels:
-    """The median colour of the outermost pixels: white in a shop's photo, black on a scanner."""
+    """The median colour of the outermost pixels: usually white in product photos, black in scans."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour: Pixels = np.median(border, axis=0).astype(np.uint8)
     return colour

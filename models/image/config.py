@@ -1,4 +1,4 @@
-"""How to train an image network, and the ranges that sweeps search."""
+"""The training configuration of the image family and the search space of its sweeps."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ class Config(TrainConfig):
     """How to train an image network."""
 
     network: Literal["resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior"] = "resnet"
-    """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
-    elsewhere, only the heads learn; autoencoder learns without labels what images look like, for look-alikes and for
-    images unlike all others; gan makes images of each class of the first label; linear (principal components and
-    logistic regression) and prior (class frequencies) are baselines."""
+    """Architecture. resnet is the most accurate; cnn is the small network of common tutorials; backbone trains only
+    linear heads on a frozen pretrained network; autoencoder learns embeddings without labels, for similar products and
+    anomaly detection; gan generates images of each class of the first label; linear (logistic regression on principal
+    components) and prior (class frequencies) are baselines."""
     epochs: PositiveInt = 12
-    """Passes over the training split at the most."""
+    """Maximum number of epochs."""
     batch_size: PositiveInt = 500
-    """Training images in one optimiser step, over all workers together."""
+    """Training images per optimiser step, summed over all workers."""
     learning_rate: PositiveFloat = 6e-3
-    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it. A resnet's
-    filters move by seventeen times as much of their own size."""
+    """Peak learning rate, reached after the warm-up, with cosine decay to a hundredth of it. The filters of a resnet,
+    which Muon optimises, use 17 times this rate."""
     warmup_fraction: Share = 0.05
-    """Share of all steps in which the learning rate rises from zero."""
+    """Fraction of all steps with linear warm-up of the learning rate."""
     max_grad_norm: PositiveFloat = 10.0
-    """Gradients are scaled down to this norm."""
+    """Maximum norm for gradient clipping."""
     patience: NonNegativeInt = 0
-    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
-    when the learning rate falls."""
+    """Early stopping: epochs without a better validation score before training stops; 0 disables it. Most of the gain
+    comes late, when the learning rate decays."""
     width: PositiveFloat = 1.0
-    """Factor on the filters of each layer of a resnet, cnn, autoencoder or gan."""
+    """Multiplier on the number of filters of each layer of a resnet, cnn, autoencoder or gan."""
     backbone: str = ""
-    """Local safetensors file with the weights of a backbone, named as in torchvision; they go into the model."""
+    """Local safetensors file with pretrained weights, with torchvision's tensor names; they are stored in the model."""
     architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
-    """What the backbone's file holds."""
+    """Architecture of the backbone's weights."""
     num_convolutions: Literal[2, 3] = 2
-    """Convolutions of each of the three groups of a resnet; with three the signal also passes around two of them."""
+    """Convolutions in each group of a resnet; with three, the last two have a skip connection."""
     label_smoothing: Share = 0.1
-    """Share of the target that is spread over all classes in training."""
+    """Label smoothing: probability mass of the target that is spread over all classes."""
     flip: bool = True
-    """Mirror images left to right, in turns in training, and average over both sides in prediction."""
+    """Horizontal flips: every other epoch in training, and as test-time augmentation in prediction."""
     shift: NonNegativeInt = 2
-    """Training images are moved by up to so many pixels along each axis."""
+    """Random translation of training images, in pixels along each axis."""
     test_shift: NonNegativeInt = 0
-    """A prediction is also made of the image moved by so many pixels up and left, and down and right, and averaged: a
-    little more accurate, three times as slow. 0 moves none."""
+    """Test-time augmentation: also predict on the image translated by this many pixels to the upper left and to the
+    lower right, and average. Slightly more accurate, three times slower; 0 disables it."""
     cut_out: NonNegativeInt = 0
-    """Side of the square of each training image that is blanked out, in pixels."""
+    """Cutout: side of the square that is blanked in each training image, in pixels."""
     mixup: NonNegativeFloat = 0.0
-    """How strongly training images and their labels are blended in pairs: the parameter of the beta distribution that
-    the shares are drawn from. 0.4 helps a few thousand images over many epochs; 0 blends none."""
+    """Mixup: parameter of the beta distribution from which the blending weights of pairs of training images and labels
+    are sampled. 0.4 helps with a few thousand images and many epochs; 0 disables it."""
     balance: Share | None = None
-    """How far training evens out the classes of the first label: at 0 every image is seen once an epoch, at 1 every
-    class equally often, so that images of a rare one are seen many times and some of a frequent one not at all. None
-    is 1 for a gan and 0 for all others."""
+    """Class-balanced sampling by the first label: 0 samples every image once per epoch, 1 every class equally often, so
+    that images of rare classes are repeated and some of frequent classes are left out. None is 1 for a gan and 0 for
+    all other networks."""
     small_fraction: Share = 0.0
-    """Share of all steps, the first ones, that a resnet makes on images of three quarters the side, at about half the
-    cost."""
+    """Progressive resizing: fraction of all steps, at the start, in which a resnet trains on images of three quarters
+    of the side, at about half the cost."""
     latent: PositiveInt = 64
-    """Numbers that an autoencoder makes of an image, and random ones of which a gan makes one."""
+    """Latent size of an autoencoder or gan."""
     noise: NonNegativeFloat = 0.5
-    """Deviation of the noise that an autoencoder learns to take away, in deviations of the images."""
+    """Standard deviation of the noise that an autoencoder learns to remove, in standard deviations of the pixels."""
 
 
 SPACE: dict[str, Range] = {

@@ -1,4 +1,4 @@
-"""Prepared images as examples and batches; how they are augmented is the network's business."""
+"""Datasets and batches of prepared images, without augmentation, which the networks apply."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from models.prepared import Prepared
 
 SPLITS = ("train", "val", "test")
 GOLDEN_RATIO = 0.618034
-"""Its multiples, without the whole, are spread evenly whatever their number."""
+"""The fractional parts of its multiples are evenly spread."""
 
 Labels = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: an example of training or evaluation, or one request."""
+    """One image: an example for training, evaluation or prediction."""
 
     pixels: Pixels
     """[C, S, S]."""
     labels: Labels
-    """[H] class of each head, MISSING where it is not known."""
+    """[H] class of each head, or MISSING."""
     title: Labels | None = None
-    """[T] phrases of the product's title, see `models.image.text.titles`; None without titles."""
+    """[T] tokens of the product's title, see `models.image.text.titles`; None without titles."""
     threshold: float = math.inf
-    """A title is to be written of what is at least so likely; at infinity none is."""
+    """Confidence that an attribute needs in order to appear in a learned title; infinity if no title is requested."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B images: pixels uint8 [B, C, S, S], labels int64 [B, H] and, with titles, their phrases int64 [B, T]."""
+    """B images: pixels uint8 [B, C, S, S], labels int64 [B, H] and, with titles, their tokens int64 [B, T]."""
 
     pixels: Tensor
     labels: Tensor
     titles: Tensor | None = None
     thresholds: tuple[float, ...] = ()
-    """[B], or none where no title is to be written."""
+    """[B], or empty if no title is requested."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
@@ -66,16 +66,16 @@ class Shard:
     def open(cls, data: Prepared, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
         directory = data.shard(shard)
-        # Plain arrays on the maps: indexing a memmap itself costs ten times as much.
+        # As plain arrays: indexing a memmap object is ten times slower.
         names = ["pictures", "labels", *(["titles"] if (directory / "titles.npy").exists() else [])]
         maps = [np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in names]
         return cls(*maps)
 
 
 def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
-    """The images of some shards of one split, with sizes and classes as in `schema`.
+    """The images of some shards of a split, with the image size and classes of `schema`.
 
-    An epoch of training, from the first, has as many images as there are, but of the classes as `balance` says.
+    Training epochs are resampled by `balance`, without a change of their length; epoch 0 never is.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
@@ -118,18 +118,18 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Remap:
-    """Makes images of newer data as an older model knows them."""
+    """Converts images of newer data to the schema of an older model."""
 
     schema: Schema
     """The model's."""
     heads: Sequence[int]
-    """For each head of the model its place among the data's heads, or MISSING."""
+    """Index of each head of the model among the heads of the data, or MISSING."""
     classes: Sequence[Labels]
-    """For each head of the model: the data's class -> the model's; at the end for MISSING itself."""
+    """For each head of the model: class of the data -> class of the model; the last entry maps MISSING."""
 
     @classmethod
     def between(cls, own: Schema, schema: Schema) -> Self | None:
-        """From the data's schema to the model's; None where they agree. A class that the model lacks is UNKNOWN."""
+        """From the data's schema to the model's; None if they agree. Classes that the model lacks are UNKNOWN."""
         forms = (own.heads, own.forms, own.size, own.channels)
         if forms == (schema.heads, schema.forms, schema.size, schema.channels):
             return None
@@ -137,8 +137,8 @@ class Remap:
         heads = [names.index(head) if head in own.heads else MISSING for head in schema.heads]
         classes = []
         for head, known in schema.heads.items():
-            place = {name: index for index, name in enumerate(known)}
-            found = [place.get(name, UNKNOWN) for name in own.heads.get(head, [])]
+            index_of = {name: index for index, name in enumerate(known)}
+            found = [index_of.get(name, UNKNOWN) for name in own.heads.get(head, [])]
             classes.append(np.array([*found, MISSING], np.int16))
         return cls(schema, heads, classes)
 
@@ -151,7 +151,7 @@ class Remap:
 
 
 def collate(examples: Sequence[Picture]) -> Batch:
-    """The only place that makes tensors; see Batch for the shapes."""
+    """Stack examples into a batch; see Batch for the shapes."""
     titles = [example.title for example in examples if example.title is not None]
     thresholds = tuple(example.threshold for example in examples)
     return Batch(
@@ -163,20 +163,21 @@ def collate(examples: Sequence[Picture]) -> Batch:
 
 
 def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: int) -> npt.NDArray[np.int64]:
-    """As many places [N] as there are labels [N], each drawn in proportion to its class's count to the -`balance`.
+    """Indices [N] of resampled examples; the weight of an example is its class count to the power of -`balance`.
 
-    Every place is drawn as often as it should be in the mean over epochs, and in one epoch less than one time off.
+    Systematic sampling: within an epoch each example's count differs from its expectation by less than one, and over
+    epochs the average converges to it.
     """
     weights = np.asarray(counts, np.float64).clip(1)[labels.clip(0)] ** -balance
     weights[labels < 0] = weights.mean()
     ends = weights.cumsum()
     drawn = (np.arange(len(labels)) + epoch * GOLDEN_RATIO % 1) * (ends[-1] / len(labels))
-    places: npt.NDArray[np.int64] = np.searchsorted(ends, drawn, side="right")
-    return places
+    indices: npt.NDArray[np.int64] = np.searchsorted(ends, drawn, side="right")
+    return indices
 
 
 def catalogue(data: Prepared) -> Iterator[tuple[list[str], Pixels]]:
-    """Item ids and pixels [N, C, S, S] of all images of each shard that belong to a product, labelled or not."""
+    """Item ids and pixels [N, C, S, S] of each shard's images that belong to a product, labelled or not."""
     for directory in data.shards():
         items = pq.read_table(directory / "ids.parquet", columns=["item_id"])["item_id"].to_pylist()
         pixels = Shard.open(data, int(directory.name)).pixels
@@ -185,7 +186,7 @@ def catalogue(data: Prepared) -> Iterator[tuple[list[str], Pixels]]:
 
 
 def titles(data: Prepared, split: str) -> list[str | None]:
-    """What the shop calls each image of a split, in the order of `dataset`; None where it has no title."""
+    """The shop's title of each image of a split, in the order of `dataset`; None without a title."""
     found: list[str | None] = []
     for directory in data.shards():
         known = pq.read_table(directory / "ids.parquet").to_pydict()
@@ -195,7 +196,7 @@ def titles(data: Prepared, split: str) -> list[str | None]:
 
 
 def fitted(pixels: Pixels, schema: Schema) -> Pixels:
-    """Prepared pixels [C, S, S] in the size and colours of a schema, which may be another than theirs."""
+    """Prepared pixels [C, S, S] converted to the image size and channels of a schema."""
     if pixels.shape == (schema.channels, schema.size, schema.size):
         return pixels
     plain = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
@@ -203,7 +204,7 @@ def fitted(pixels: Pixels, schema: Schema) -> Pixels:
 
 
 def _balance(config: Any) -> float:
-    """How far training evens out the classes, where the user leaves it open too."""
+    """The configured `balance`, or its default for the network."""
     if config.balance is None:
         return 1.0 if config.network == "gan" else 0.0
     return float(config.balance)

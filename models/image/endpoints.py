@@ -1,4 +1,4 @@
-"""The image family's requests and answers at the border of the service."""
+"""The requests and responses of the image family's endpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.image.networks.build import predict, predict_similar
 from models.image.networks.classifier import Prediction
 from models.image.schema import MISSING, Schema
 from models.image.similarity_index import MAX_NEIGHBOURS, Comparison
-from models.image.text.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
+from models.image.text.describe import THRESHOLD, Description, Phrase, confident_attributes, describe, describe_title
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 MAX_COUNT = 100
@@ -32,7 +32,7 @@ def _from_base64(value: object) -> object:
     try:
         return base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise ValueError("not base64; write the bytes of the image in base64, or send them as the body") from None
+        raise ValueError("not base64; encode the image file in base64, or send it as the body") from None
 
 
 EncodedPicture = Annotated[
@@ -42,11 +42,11 @@ EncodedPicture = Annotated[
     PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "A JPEG, PNG or WebP image."}),
 ]
-"""The bytes of an image file; in JSON, which has no bytes, they are base64."""
+"""The bytes of an image file, in base64 in JSON."""
 
 
 class PictureRequest(BaseModel):
-    """An image to be asked about."""
+    """An image."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,25 +54,25 @@ class PictureRequest(BaseModel):
 
 
 class RecognitionRequest(PictureRequest):
-    """An image, and how much is wanted to be known of it."""
+    """An image to classify, and the level of detail of the response."""
 
     count: int = Field(default=3, ge=1, le=MAX_COUNT)
-    """Classes to name for each attribute, most likely first."""
+    """Number of classes to return for each attribute, most likely first."""
     threshold: float = Field(default=0.5, ge=0, le=1)
-    """An attribute whose best class is less likely than this is unsure."""
+    """Minimum confidence of an attribute; below it the attribute is marked as unsure."""
     embedding: bool = False
-    """Whether to give the image's embedding too."""
+    """Whether to return the embedding."""
 
 
 class Guess(BaseModel):
-    """A class and how likely it is, calibrated on images that were not trained on."""
+    """A class and its probability, calibrated on the validation split."""
 
     value: str
     confidence: float
 
 
 class RecognisedAttribute(BaseModel):
-    """What one head says; `value` is null where it is unsure."""
+    """The prediction for one attribute; `value` is null if it is unsure."""
 
     name: str
     value: str | None
@@ -82,27 +82,27 @@ class RecognisedAttribute(BaseModel):
 
 
 class RecognitionResponse(BaseModel):
-    """What an image shows."""
+    """The predicted attributes of an image."""
 
     model_version: str
     attributes: list[RecognisedAttribute]
     embedding: list[float] | None = None
     anomaly: AnomalyScore | None = None
-    """How unlike the catalogue it is, where the network can say: the autoencoder."""
+    """The anomaly score; autoencoder only."""
 
 
 class DescriptionRequest(PictureRequest):
-    """An image to put into words."""
+    """An image to generate a title and description for."""
 
     threshold: float = Field(default=THRESHOLD, ge=0, le=1)
-    """An attribute less likely than this is not mentioned."""
+    """Confidence that an attribute needs in order to be mentioned."""
     writer: Literal["template", "learnt"] = "template"
-    """Who writes the English words. The learnt one has the wording and the order of the shop's own titles, and needs a
-    model that was trained on titles; the Chinese words are from templates either way."""
+    """How the English text is generated. `learnt` uses a model of the wording and word order of the shop's own titles,
+    and needs a model trained on titles; the Chinese text always comes from templates."""
 
 
 class EvidencedPhrase(BaseModel):
-    """Some words of a text, and what they rest on."""
+    """Some words of a text, and the prediction that supports them."""
 
     text: str
     attribute: str
@@ -111,18 +111,18 @@ class EvidencedPhrase(BaseModel):
 
 
 class Writing(BaseModel):
-    """A title and a description in one language; both are empty where nothing is sure enough to be said."""
+    """A title and a description in one language; both are empty if no product type reaches the threshold."""
 
     title: str
     description: str
     phrases: list[EvidencedPhrase]
-    """Every statement of the description, in order; the title makes no other."""
+    """Every statement of the description, in order; the title makes no others."""
     writer: Literal["template", "learnt"]
-    """Who wrote it: `template` also where the learnt one was asked for and this network or language has none."""
+    """How it was generated: `template` also if `learnt` was requested and the network or language has no generator."""
 
 
 class DescriptionResponse(BaseModel):
-    """The words, which say nothing that the model does not hold: never a brand, never an attribute that is unsure."""
+    """Texts that mention confident attributes only, and never a brand."""
 
     model_version: str
     en: Writing
@@ -130,45 +130,45 @@ class DescriptionResponse(BaseModel):
 
 
 class SimilarRequest(PictureRequest):
-    """An image to find products like it."""
+    """An image to find similar products for."""
 
     count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
 
 
 class SimilarProduct(BaseModel):
-    """A product, and the cosine of its most similar image with the one that was sent."""
+    """A product and the cosine similarity of its most similar image to the query."""
 
     item_id: str
     similarity: float
 
 
 class SimilarResponse(BaseModel):
-    """Products that look like an image, most similar first."""
+    """The most similar products, nearest first."""
 
     model_version: str
     indexed: int
-    """Products that it was compared with; 0 where the prepared images carry no product ids."""
+    """Number of products in the index; 0 if the prepared images have no product ids."""
     items: list[SimilarProduct]
 
 
 def golden_request(schema: Schema) -> RecognitionRequest:
-    """An image of stripes and shades, of the size that the model takes."""
+    """A request with a deterministic test image of the model's input size."""
     return RecognitionRequest(image=encode_png(colour_card(schema.size, channels=schema.channels)))
 
 
 def encode(request: PictureRequest, schema: Schema, features: Features) -> list[Picture]:
-    """The example of a request with an image; PictureRejected, a ValueError, when it cannot be decoded."""
+    """The example of a request with an image; raises PictureRejected, a ValueError, if it cannot be decoded."""
     pixels = decode(request.image, size=schema.size, channels=schema.channels)
     return [Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))]
 
 
 def encode_description(request: DescriptionRequest, schema: Schema, features: Features) -> list[Picture]:
-    """The example of an image to put into words; ValueError too where titles are asked for that were not learnt."""
+    """The example of a description request; also raises ValueError if the model has no title generator."""
     if request.writer == "template":
         return encode(request, schema, features)
     if not schema.forms:
         raise ValueError(
-            "writer is 'learnt', but this model has learnt no titles; use 'template', or prepare the images with "
+            "writer is 'learnt', but this model was trained without titles; use 'template', or prepare the images with "
             "their titles, --columns title=NAME, and train again"
         )
     return [replace(picture, threshold=request.threshold) for picture in encode(request, schema, features)]
@@ -203,21 +203,23 @@ def answer_recognition(
 def answer_description(
     request: DescriptionRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> DescriptionResponse:
-    """The response to one prediction, in words."""
+    """The title and description of one prediction."""
     (prediction,) = predictions
-    held = held_attributes(schema.heads, prediction.probabilities, request.threshold)
+    attributes = confident_attributes(schema.heads, prediction.probabilities, request.threshold)
     learnt = prediction.title if request.writer == "learnt" else None
     return DescriptionResponse(
         model_version=model_version,
-        en=_writing(describe(held, "en"), "template") if learnt is None else _writing(entitled(learnt), "learnt"),
-        zh=_writing(describe(held, "zh"), "template"),
+        en=_writing(describe(attributes, "en"), "template")
+        if learnt is None
+        else _writing(describe_title(learnt), "learnt"),
+        zh=_writing(describe(attributes, "zh"), "template"),
     )
 
 
 def answer_similar(
     request: SimilarRequest, predictions: Sequence[Comparison], schema: Schema, model_version: str
 ) -> SimilarResponse:
-    """The response to one comparison with the catalogue."""
+    """The response to one search in the catalogue."""
     (prediction,) = predictions
     nearest = prediction.neighbours[: request.count]
     return SimilarResponse(
@@ -230,7 +232,7 @@ def answer_similar(
 ENDPOINTS = (
     Endpoint(
         path="/v1/images/recognise",
-        summary="Say what an image shows",
+        summary="Predict the attributes of a product image",
         Request=RecognitionRequest,
         Response=RecognitionResponse,
         encode=encode,
@@ -240,7 +242,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/images/describe",
-        summary="Write a title and a description for an image, in English and Chinese",
+        summary="Generate a title and a description of an image, in English and Chinese",
         Request=DescriptionRequest,
         Response=DescriptionResponse,
         encode=encode_description,
@@ -250,7 +252,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/images/similar",
-        summary="Find the products that look most like an image",
+        summary="Find the most visually similar products",
         Request=SimilarRequest,
         Response=SimilarResponse,
         encode=encode,
@@ -262,8 +264,8 @@ ENDPOINTS = (
 
 
 def _best(classes: Sequence[str], probabilities: Sequence[float], *, count: int) -> list[Guess]:
-    order = sorted(range(len(classes)), key=lambda place: -probabilities[place])[:count]
-    return [Guess(value=classes[place], confidence=probabilities[place]) for place in order]
+    order = sorted(range(len(classes)), key=lambda index: -probabilities[index])[:count]
+    return [Guess(value=classes[index], confidence=probabilities[index]) for index in order]
 
 
 def _writing(words: Description, writer: Literal["template", "learnt"]) -> Writing:

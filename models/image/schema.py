@@ -1,4 +1,4 @@
-"""What networks and endpoints know of a shop's images: the label heads, how often each class was seen, the size."""
+"""The schema of prepared images: label heads, class counts, image size and channel statistics."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import models.family
 from models.image.text.titles import Form
 
 NUM_SHARDS = 32
-"""Prepared images are always hash-partitioned by product into this many shards, whatever their number."""
+"""Prepared images are hash-partitioned by product into this many shards."""
 
 MISSING = -1
-"""Label index of an image that a head has no label for: it is not judged there."""
+"""Label index of an image without a label for a head; the head ignores it."""
 UNKNOWN = -2
-"""Label index of a class that the model has no place for, as it is older than the data: it cannot be right there."""
+"""Label index of a class that is newer than the model; any prediction of the model is an error."""
 
 
 class Schema(models.family.Schema):
     """The classes and statistics of prepared images."""
 
     order: list[str] = Field(default_factory=list)
-    """Label columns in the order of the heads, which an object of JSON does not keep."""
+    """Label columns in the order of the heads, since JSON objects are unordered."""
     heads: dict[str, list[str]]
-    """Label column -> names of its classes, in order of name; a label is a place in this list, or MISSING. The first
-    head is the one that sweeps and promotion follow."""
+    """Label column -> class names, sorted; a label is an index into this list, or MISSING. Sweeps and promotion follow
+    the first head."""
     label_counts: dict[str, list[int]]
-    """Label column -> images of each class in the training split."""
+    """Label column -> number of training images of each class."""
     channels: int
-    """Colours of a stored image: 1 (grey) or 3 (red, green, blue)."""
+    """Colour channels of the stored images: 1 (grey) or 3 (RGB)."""
     size: int
-    """Side of the stored images, which are square, in pixels."""
+    """Side of the stored square images, in pixels."""
     mean: list[float]
-    """Mean of each channel over the training images, on the scale 0 .. 1."""
+    """Mean of each channel over the training images, scaled to 0 .. 1."""
     std: list[float]
-    """Standard deviation of each channel over the training images, on the scale 0 .. 1; never 0."""
+    """Standard deviation of each channel over the training images, scaled to 0 .. 1; never 0."""
     forms: list[Form] = Field(default_factory=list)
-    """Phrases of the shop's titles that a learnt title may hold, in the order of their tokens; none without titles."""
+    """Vocabulary of the title generator, in the order of the tokens; empty without titles."""
     item_ids: bool
-    """Whether the images carry product ids; without them each image is its own product."""
+    """Whether the images have product ids; without them each image is its own product."""
 
     @model_validator(mode="before")
     @classmethod
     def _in_order(cls, given: Any) -> Any:
-        """The heads as `order` has them, or, without one, that order as the heads have it."""
+        """Sort the heads by `order`, or set `order` from the heads."""
         if not isinstance(given, dict) or not isinstance(given.get("heads"), dict):
             return given
         heads = given["heads"]

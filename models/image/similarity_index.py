@@ -1,4 +1,4 @@
-"""The products that images are compared with: their embeddings, made once for a model and a prepared catalogue."""
+"""The index of catalogue embeddings for similarity search, built once for a model and a prepared catalogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A product and how much its most similar image looks like the one that was asked about."""
+    """A product and the similarity of its most similar image to the query."""
 
     item_id: str
     similarity: float
@@ -38,35 +38,35 @@ class Catalogue:
     item_ids: list[str]
     """[P]."""
     item_of: Tensor
-    """[N] place of each image's product in `item_ids`."""
+    """[N] index of each image's product in `item_ids`."""
     embeddings: Tensor
-    """[N, D], each of length one."""
+    """[N, D], L2-normalised."""
 
     def nearest(self, embeddings_BD: Tensor) -> list[list[Neighbour]]:
-        """The MAX_NEIGHBOURS most similar products of each image, most similar first."""
+        """The MAX_NEIGHBOURS nearest products of each image, most similar first."""
         return [self._nearest(embedding) for embedding in embeddings_BD]
 
     def _nearest(self, embedding_D: Tensor) -> list[Neighbour]:
         similarity = self.embeddings @ embedding_D
         best = similarity.new_full((len(self.item_ids),), -1.0)
         best.scatter_reduce_(0, self.item_of, similarity, "amax")
-        values, places = best.topk(min(MAX_NEIGHBOURS, len(self.item_ids)))
+        values, indices = best.topk(min(MAX_NEIGHBOURS, len(self.item_ids)))
         return [
-            Neighbour(self.item_ids[place], min(value, 1.0))
-            for place, value in zip(places.tolist(), values.tolist(), strict=True)
+            Neighbour(self.item_ids[index], min(value, 1.0))
+            for index, value in zip(indices.tolist(), values.tolist(), strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What similar images were found, among how many products."""
+    """The nearest products, and the number of products in the index."""
 
     neighbours: list[Neighbour]
     num_products: int
 
 
 def write_index(network: Any, data: Prepared, schema: Schema, directory: Path) -> int:
-    """Embed every image of a prepared catalogue that belongs to a product; returns the number of products."""
+    """Index every image of a prepared catalogue that belongs to a product; returns the number of products."""
     names: list[str] = []
     parts: list[Tensor] = []
     unlabelled = np.full(len(schema.heads), MISSING, np.int16)
@@ -77,17 +77,17 @@ def write_index(network: Any, data: Prepared, schema: Schema, directory: Path) -
                 parts.append(network.embed(collate(block)).half())
         names += items
     item_ids = sorted(set(names))
-    place = {item_id: number for number, item_id in enumerate(item_ids)}
+    index_of = {item_id: index for index, item_id in enumerate(item_ids)}
     tensors = {
         "embeddings": torch.cat(parts) if parts else torch.zeros(0, 1, dtype=torch.float16),
-        "item_of": torch.tensor([place[name] for name in names], dtype=torch.int64),
+        "item_of": torch.tensor([index_of[name] for name in names], dtype=torch.int64),
     }
     bundle.write_directory(directory, {INDEX: {"item_ids": item_ids}}, {EMBEDDINGS: tensors})
     return len(item_ids)
 
 
 def attach_index(network: Any, directory: Path) -> None:
-    """Let a network compare images with the products of an index; raises BundleRejected when it is damaged."""
+    """Attach an index to a network; raises BundleRejected if it is damaged."""
     bundle.verify(directory, required=(INDEX, EMBEDDINGS))
     tensors = load_file(directory / EMBEDDINGS)
     device = next(iter(network.state_dict().values())).device
@@ -99,7 +99,7 @@ def attach_index(network: Any, directory: Path) -> None:
 
 
 def compare(network: Any, batch: Batch) -> list[Comparison]:
-    """The products that look most like each image; none where the network was given no index."""
+    """The products most similar to each image; empty without an index."""
     known: Catalogue | None = network.catalogue
     if known is None or not known.item_ids:
         return [Comparison([], 0) for _ in batch.labels]

@@ -1,1 +1,1 @@
-"""From raw images to prepared ones."""
+"""Prepares raw images for training: reads, checks, resizes, splits and shards them."""

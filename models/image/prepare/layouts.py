@@ -1,4 +1,4 @@
-"""Which layout a folder or file of images has, and its parts, which can be read side by side."""
+"""Detects the layout of the raw images and cuts it into parts that can be read in parallel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from models.raw.tables import Source, find, list_files, read, without_secrets
 DEFAULT_HEAD = "category"
 COLUMNS = ("image", "item_id", "split", "title")
 MAX_PARTS = 64
-"""Files are cut into this many parts at the most, whatever the number of workers."""
+"""Maximum number of parts, whatever the number of workers."""
 PART_BYTES = 16 * 1024 * 1024
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-"""Names by which a file of a folder counts as an image; what is in it decides whether it is one."""
+"""Suffixes of the files in a folder that are read as images."""
 _TABLES = (".parquet", ".pq", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 _IDX = re.compile(r"^(?P<set>.*?)-?images[-.]idx3-ubyte(\.gz)?$")
 _CIFAR = re.compile(r"^(data_batch_\d+|test_batch)$")
@@ -34,20 +34,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be read of a layout."""
+    """The columns and labels to read."""
 
     heads: Mapping[str, str]
     """Label head -> the table's column."""
     columns: Mapping[str, str]
-    """Of COLUMNS -> the table's column."""
+    """Name in COLUMNS -> the table's column."""
     class_names: tuple[str, ...] = ()
-    """Names of numbered classes."""
+    """Class names for numeric labels."""
     elsewhere: frozenset[str] = frozenset()
-    """Heads that a table may lack, for a table of products has them."""
+    """Heads that the table may lack, because the product table has them."""
 
 
 def find_parts(raw: str, wanted: Wanted) -> list[Part]:
-    """The parts of `raw`, whichever layout it has; raises DataRejected."""
+    """The parts of `raw` in any known layout; raises DataRejected."""
     sources = list_files(raw)
     names = [PurePosixPath(source.path).name for source in sources]
     if any(_CIFAR.match(name) for name in names):
@@ -59,14 +59,16 @@ def find_parts(raw: str, wanted: Wanted) -> list[Part]:
     if all(name.lower().endswith(_TABLES) for name in names):
         return [part for table in find(raw) for part in _tables(table, wanted)]
     raise DataRejected(
-        f"{without_secrets(raw)} holds no images in a known layout (it has {', '.join(names[:3])}): give a folder "
+        f"{without_secrets(raw)} has no images in a known layout (it has {', '.join(names[:3])}): use a folder "
         "per class, a table (Parquet, CSV), IDX files, or the Python batches of CIFAR-10"
     )
 
 
 def _only_head(wanted: Wanted, raw: str) -> str:
     if len(wanted.heads) > 1:
-        raise DataRejected(f"{without_secrets(raw)} says one label for each image; give --labels one name, or a table")
+        raise DataRejected(
+            f"{without_secrets(raw)} has one label per image; give --labels a single name, or use a table"
+        )
     return next(iter(wanted.heads), DEFAULT_HEAD)
 
 
@@ -78,7 +80,7 @@ def _folders(sources: Sequence[Source], *, head: str) -> list[Part]:
 
 
 def _tables(source: Source, wanted: Wanted) -> list[Part]:
-    """A part for each table, of a large Parquet file one for some row groups."""
+    """One part for each table; a large Parquet file is split by row groups."""
     if source.format != "parquet":
         chunk = next(read(source), None)
         present = [] if chunk is None else chunk.rows.column_names
@@ -89,7 +91,7 @@ def _tables(source: Source, wanted: Wanted) -> list[Part]:
             columns = _columns(parquet.schema_arrow.names, wanted, source)
             groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise DataRejected(f"cannot read {source.path} as parquet: {error}; make it anew") from None
+        raise DataRejected(f"cannot read {source.path} as Parquet: {error}; write the file again") from None
     before = [0]
     for group in groups:
         before.append(before[-1] + group.num_rows)
@@ -98,7 +100,7 @@ def _tables(source: Source, wanted: Wanted) -> list[Part]:
 
 
 def _columns(present: Sequence[str], wanted: Wanted, source: Source) -> Columns:
-    """The columns of a table that are wanted; raises DataRejected that lists those there are."""
+    """The columns to read from a table; raises DataRejected listing the available ones if one is missing."""
     names = {ours: wanted.columns.get(ours, ours) for ours in COLUMNS if ours in wanted.columns or ours in present}
     heads = {ours: theirs for ours, theirs in wanted.heads.items() if theirs in present or ours not in wanted.elsewhere}
     listed = ", ".join(present) or "none"
@@ -111,9 +113,7 @@ def _columns(present: Sequence[str], wanted: Wanted, source: Source) -> Columns:
             "Name them, e.g. --columns image=photo,item_id=sku --labels category,colour"
         )
     if not wanted.heads:
-        raise DataRejected(
-            f"say which columns of {source.path} are labels, e.g. --labels {present[-1]}; it has {listed}"
-        )
+        raise DataRejected(f"name the label columns of {source.path}, e.g. --labels {present[-1]}; it has {listed}")
     return Columns(names, heads)
 
 
@@ -126,7 +126,7 @@ def _idx(sources: Sequence[Source], *, head: str, class_names: tuple[str, ...]) 
             continue
         labels = name.replace("images", "labels").replace("idx3", "idx1")
         if labels not in by_name:
-            raise DataRejected(f"{images.path} has no {labels} beside it; both are needed")
+            raise DataRejected(f"{images.path} has no {labels} in the same directory; both are needed")
         stem = match["set"].lower()
         split = "test" if stem in ("t10k", "test") else "train" if stem == "train" else ""
         parts.append(IdxPair(images, by_name[labels], split, head, class_names))
@@ -145,13 +145,13 @@ def _cifar(sources: Sequence[Source], *, head: str, class_names: tuple[str, ...]
     ]
 
 
-def _groups(things: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
-    """Neighbours together, in up to MAX_PARTS groups of about equal size."""
+def _groups(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
+    """Consecutive things in up to MAX_PARTS groups of about equal size."""
     total = sum(sizes) or 1
     count = min(MAX_PARTS, total // PART_BYTES + 1)
     groups: dict[int, list[T]] = {}
     before = 0
-    for thing, size in zip(things, sizes, strict=True):
-        groups.setdefault(before * count // total, []).append(thing)
+    for item, size in zip(items, sizes, strict=True):
+        groups.setdefault(before * count // total, []).append(item)
         before += size
     return list(groups.values())

@@ -1,4 +1,4 @@
-"""From raw images to prepared ones: checked, brought to one size, repeats dropped, split, sharded by product."""
+"""The `prepare` pipeline of images: check, resize, deduplicate, split and shard by product."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ from models.raw.tables import find, parse_mapping, read, without_secrets
 from models.settings import Share, check_settings
 
 LAYOUT = 1
-"""Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
+"""Version of the file layout and the rules of this package; part of the fingerprint."""
 HEAD = re.compile(r"^[A-Za-z]\w*$", re.ASCII)
-"""Names of labels; metrics are called after them."""
+"""Valid names of labels, which become parts of metric names."""
 MAX_AUTO_SIZE = 128
 SIZE_STEP = 4
-"""Automatic sizes are multiples of this: networks halve an image twice or more."""
+"""Automatic sizes are multiples of this, since networks downsample images by two at least twice."""
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What is read, what its labels are, and how it is split."""
+    """Source, labels and splits of the images to prepare."""
 
     raw: str
-    """Images: a folder per class, a table (Parquet, CSV) with images or their paths, IDX files, or the Python
-    batches of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
+    """Images: a folder per class, a table (Parquet, CSV) with images or their paths, IDX files, or the Python batches
+    of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
     labels: tuple[str, ...] = ()
-    """Columns to learn, the first one first, e.g. category,colour; HEAD=COLUMN gives one another name."""
+    """Label columns, the main one first, e.g. category,colour; HEAD=COLUMN renames one."""
     columns: str = ""
     """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold,title=product_name."""
     items: str | None = None
-    """Table of products with more labels, joined by item_id."""
+    """Table of products with further labels, joined by item_id."""
     item_columns: str = ""
-    """Names of the product table's id and title, e.g. item_id=sku,title=product_name."""
+    """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
     class_names: tuple[str, ...] = ()
-    """Names of numbered classes, from 0 on, e.g. T-shirt,Trouser,Pullover."""
+    """Class names of numeric labels, from 0 on, e.g. T-shirt,Trouser,Pullover."""
     size: int = 0
-    """Side in pixels that images are brought to; 0 takes the median of their longer sides, 128 at the most."""
+    """Side in pixels to which images are resized; 0 uses the median of their longer sides, at most 128."""
     val_fraction: Share = 0.1
-    """Share of the products to validate on, where the input has no such split."""
+    """Fraction of the products in the validation split, if the input does not define it."""
     test_fraction: Share = 0.2
-    """Share of the products to test on, where the input has no such split."""
+    """Fraction of the products in the test split, if the input does not define it."""
     max_bad_fraction: Share = 0.01
-    """Reject the input when a larger share of its images is bad; repeated images are not bad."""
+    """Reject the input if a larger fraction of its images is bad; duplicates are not bad."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -80,9 +80,9 @@ class PrepareConfig:
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """Fill the empty directory `out` from raw images; raises DataRejected for bad data, ValueError for bad flags.
 
-    The files depend on the set of good images and their labels, on nothing else. Of images with equal pixels one
-    stays, that of the official test split if there is one; a label on which the others disagree with it is taken to be
-    missing. A product's images are in one split, and in one shard.
+    The files depend on the set of valid images and their labels only. Of images with equal pixels one is kept,
+    preferably from the input's test split; a label on which duplicates disagree is set to missing. All images of a
+    product are in one split and one shard.
     """
     wanted, item_labels = _wanted(config)
     parts = find_parts(config.raw, wanted)
@@ -90,22 +90,22 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
         directory.mkdir(parents=True)
-    size, channels = _form(config, list(executor.map(measure, parts)))
+    size, channels = _image_form(config, list(executor.map(measure, parts)))
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(parts)]
     scanned = list(executor.map(scan, tasks))
     _check_bad(config, scanned)
-    found = _found(work, heads, item_labels)
-    kept, repeated = _without_repeats(found, heads)
-    quarantine_duplicates(out, repeated)
+    images = _scanned_images(work, heads, item_labels)
+    kept, duplicates = _deduplicated(images, heads)
+    quarantine_duplicates(out, duplicates)
     kept = _split(kept, config)
     classes = {head: _classes(kept[head]) for head in heads}
     _check_enough(config, kept, classes)
-    forms = _phrases(kept, classes) if TITLE in kept else []
+    forms = _encode_titles(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
-    card = _card(config, schema, scanned, kept, num_repeated=len(repeated))
+    card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -113,28 +113,28 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
 
 
 def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
-    """What is to be read, and the labels of the product table; every flag is checked before any image is read."""
+    """The columns to read, and the labels of the product table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
     heads = {head.strip(): (column or head).strip() for head, _, column in pairs}
     if len(heads) != len(pairs) or not all(heads) or not all(heads.values()):
-        raise ValueError(f"--labels {','.join(config.labels)!r} names a head twice or none; write category,colour")
+        raise ValueError(
+            f"--labels {','.join(config.labels)!r} has an empty or repeated name; write e.g. category,colour"
+        )
     unnamed = next((head for head in heads if not HEAD.match(head)), None)
     if unnamed is not None:
-        raise ValueError(f"--labels {unnamed!r} cannot name a metric; give it a plain name: --labels colour={unnamed}")
+        raise ValueError(f"--labels {unnamed!r} cannot be part of a metric name; rename it: --labels colour={unnamed}")
     if config.val_fraction + config.test_fraction >= 1:
-        raise ValueError(
-            "--val-fraction and --test-fraction leave nothing to train on; they must add up to less than 1"
-        )
+        raise ValueError("--val-fraction and --test-fraction leave no training data; they must add up to less than 1")
     if config.size and not 8 <= config.size <= 512:
-        raise ValueError(f"--size {config.size} is no side of an image to learn from; use 8 to 512, or 0")
+        raise ValueError(f"--size {config.size} is out of range; use 8 to 512, or 0")
     items = None if config.items is None else _item_labels(config, config.items, heads)
     elsewhere = frozenset() if items is None else frozenset(head for head in heads if head in items)
     return Wanted(heads, columns, config.class_names, elsewhere), items
 
 
 def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> pd.DataFrame:
-    """The heads and titles that a product table has, by item_id; of rows with one id the first in ascending order."""
+    """The heads and titles of the product table, by item_id; of repeated ids the first row in sorted order counts."""
     names = parse_mapping(config.item_columns, names=("item_id", "title"))
     own, wanted = names.get("item_id", "item_id"), {**heads, TITLE: names.get("title", "title")}
     frames = []
@@ -154,8 +154,8 @@ def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> p
     return table.sort_values(list(table.columns)).drop_duplicates("item_id").set_index("item_id")
 
 
-def _form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[int, int]:
-    """Side and channels of the prepared images."""
+def _image_form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[int, int]:
+    """Image size and channels of the prepared images."""
     sides: Counter[int] = sum((part.longer_sides for part in measured), Counter())
     channels = 1 if sides and all(part.is_grey for part in measured) else 3
     if config.size:
@@ -169,64 +169,64 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
     total = sum(part.num_entries for part in scanned)
     bad: Counter[str] = sum((part.bad for part in scanned), Counter())
     if not total:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one image in it")
+        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no images")
     fraction = bad.total() / total
     if fraction <= config.max_bad_fraction and bad.total() < total:
         return
     examples = {reason: example for part in scanned for reason, example in part.examples.items()}
     reasons = "; ".join(f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common(3))
-    remedy = "mend them"
+    remedy = "fix them"
     if bad.total() < total:
         remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
         f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} images ({fraction:.1%}) are bad, more than "
-        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
+        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, {remedy}"
     )
 
 
-def _found(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -> pd.DataFrame:
-    """Every good image but its pixels: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
+def _scanned_images(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -> pd.DataFrame:
+    """The metadata of every valid image: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
-    found = pd.concat(parts, ignore_index=True)
+    images = pd.concat(parts, ignore_index=True)
     if item_labels is not None:
         for name in (*heads, TITLE):
             if name in item_labels:
-                found[name] = found[name].fillna(found["item_id"].map(item_labels[name]))
-    return found if found[TITLE].notna().any() else found.drop(columns=TITLE)
+                images[name] = images[name].fillna(images["item_id"].map(item_labels[name]))
+    return images if images[TITLE].notna().any() else images.drop(columns=TITLE)
 
 
-def _without_repeats(found: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One image of each digest, and the others."""
-    order = found["split"].map({"test": 0, "val": 1, "train": 2, "": 3})
-    titles = [TITLE] if TITLE in found else []
+def _deduplicated(images: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One image for each digest, and the duplicates."""
+    order = images["split"].map({"test": 0, "val": 1, "train": 2, "": 3})
+    titles = [TITLE] if TITLE in images else []
     by = ["digest", "order", "item_id", "source", *heads, *titles]
-    found = found.assign(order=order).sort_values(by, ignore_index=True)
-    is_first = ~found.duplicated("digest")
-    kept, repeated = found[is_first].set_index("digest"), found[~is_first]
-    several = found[found["digest"].isin(repeated["digest"])].groupby("digest")[heads]
-    agreed = several.first().where(several.nunique() <= 1)
+    images = images.assign(order=order).sort_values(by, ignore_index=True)
+    is_first = ~images.duplicated("digest")
+    kept, duplicates = images[is_first].set_index("digest"), images[~is_first]
+    repeated = images[images["digest"].isin(duplicates["digest"])].groupby("digest")[heads]
+    agreed = repeated.first().where(repeated.nunique() <= 1)
     kept.loc[agreed.index, heads] = agreed
-    return kept.reset_index(), repeated
+    return kept.reset_index(), duplicates
 
 
 def _split(kept: pd.DataFrame, config: PrepareConfig) -> pd.DataFrame:
-    """The images with their split and shard, both by a hash of the product where the input does not say."""
+    """Assign shards, and splits that the input does not have, by a hash of the product."""
     own = [
         item if isinstance(item, str) else digest for item, digest in zip(kept["item_id"], kept["digest"], strict=True)
     ]
     hashes = np.frombuffer(b"".join(hashlib.sha256(key.encode()).digest()[:16] for key in own), ">u8").reshape(-1, 2)
-    lot = hashes[:, 1].astype(np.float64) / 2.0**64
-    given = kept["split"].to_numpy(dtype=object)
-    has_test, has_val = (given == "test").any(), (given == "val").any()
+    position = hashes[:, 1].astype(np.float64) / 2.0**64
+    input_split = kept["split"].to_numpy(dtype=object)
+    has_test, has_val = (input_split == "test").any(), (input_split == "val").any()
     val_until = 0.0 if has_val else config.val_fraction
     test_from = 1.0 if has_test else 1.0 - config.test_fraction
-    drawn = np.where(lot < val_until, "val", np.where(lot >= test_from, "test", "train"))
-    split = np.where((given == "test") | (given == "val"), given, drawn)
+    assigned = np.where(position < val_until, "val", np.where(position >= test_from, "test", "train"))
+    split = np.where((input_split == "test") | (input_split == "val"), input_split, assigned)
     return kept.assign(split=split, shard=(hashes[:, 0] % NUM_SHARDS).astype(np.int64))
 
 
 def _classes(labels: pd.Series[Any]) -> list[str]:
-    """The names that occur, in order; numbers in the order of numbers."""
+    """The sorted class names; numeric names are sorted as numbers."""
     names = [str(name) for name in labels.dropna().unique()]
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
@@ -236,7 +236,7 @@ def _classes(labels: pd.Series[Any]) -> list[str]:
 def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
     for head, names in classes.items():
         if len(names) < 2:
-            raise DataRejected(f"the label {head!r} has {len(names)} classes; telling images apart takes at least 2")
+            raise DataRejected(f"the label {head!r} has {len(names)} classes; classification needs at least 2")
         if len(names) > np.iinfo(np.int16).max:
             raise DataRejected(f"the label {head!r} has {len(names):,} classes; is it an id? Leave it out of --labels")
     labelled = kept[kept[list(classes)].notna().any(axis=1)]
@@ -250,8 +250,8 @@ def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[st
         )
 
 
-def _phrases(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]:
-    """The phrases that the training titles teach; sets the column PHRASES of every image."""
+def _encode_titles(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]:
+    """The vocabulary learned from the training titles; adds the column PHRASES with every image's encoded title."""
     labels = [dict(zip(classes, row, strict=True)) for row in kept[list(classes)].to_numpy(dtype=object).tolist()]
     titles = kept[TITLE].where(kept[TITLE].notna(), None).tolist()
     trained = np.flatnonzero(kept["split"] == "train").tolist()
@@ -262,7 +262,7 @@ def _phrases(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]
 
 
 def _plan(work: Path, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
-    """For each shard the list of its images, ordered by product and digest, with class indices for names."""
+    """Write the plan of each shard: its images sorted by product and digest, with class indices instead of names."""
     for head, names in classes.items():
         index = {name: place for place, name in enumerate(names)}
         kept[head] = kept[head].map(index).fillna(MISSING).astype(np.int16)
@@ -307,7 +307,7 @@ def _schema(
 
 
 def _card(
-    config: PrepareConfig, schema: Schema, scanned: Sequence[Scanned], kept: pd.DataFrame, *, num_repeated: int
+    config: PrepareConfig, schema: Schema, scanned: Sequence[Scanned], kept: pd.DataFrame, *, num_duplicates: int
 ) -> dict[str, Any]:
     bad: Counter[str] = sum((part.bad for part in scanned), Counter())
     return {
@@ -316,7 +316,7 @@ def _card(
         "raw": without_secrets(config.raw),
         "rows": sum(part.num_entries for part in scanned),
         "kept": len(kept),
-        "duplicates": num_repeated,
+        "duplicates": num_duplicates,
         "bad": dict(sorted(bad.items())),
         "items": int(kept["item_id"].nunique()),
         "size": schema.size,

@@ -1,4 +1,4 @@
-"""The files of two public data sets, IDX and the Python batches of CIFAR-10, read without running anything in them."""
+"""Reads IDX files and the pickled batches of CIFAR-10 without executing any code in them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass
-class _Foreign:
-    """What stands for an array or a dtype until its state is known; nothing of numpy is called by name."""
+class _Placeholder:
+    """A placeholder for an array or a dtype until its state is known; no numpy function is called by name."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -42,17 +42,17 @@ class _Foreign:
 
 
 def read_idx(stream: pa.NativeFile, *, path: str) -> Bytes:
-    """An IDX file of bytes, whatever its dimensions; raises DataRejected."""
+    """Read an IDX file of unsigned bytes of any shape; raises DataRejected."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] != IDX_UINT8 or not 1 <= head[3] <= 3:
-        raise DataRejected(f"{path} is no IDX file of bytes (it begins with {head.hex() or 'nothing'})")
+        raise DataRejected(f"{path} is not an IDX file of unsigned bytes (it starts with {head.hex() or 'nothing'})")
     shape = tuple(int.from_bytes(stream.read(4), "big") for _ in range(head[3]))
     expected = math.prod(shape)
     if expected > MAX_BATCH_BYTES:
-        raise DataRejected(f"{path} says it holds {expected:,} bytes; {MAX_BATCH_BYTES:,} are allowed")
+        raise DataRejected(f"the header of {path} declares {expected:,} bytes; {MAX_BATCH_BYTES:,} are allowed")
     content = stream.read(expected + 1)
     if len(content) != expected:
-        raise DataRejected(f"{path} is damaged: its header says {expected:,} bytes, it has {len(content):,}")
+        raise DataRejected(f"{path} is corrupt: its header declares {expected:,} bytes, it has {len(content):,}")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -62,9 +62,9 @@ def read_cifar(content: bytes, *, path: str) -> tuple[Bytes, list[int]]:
     data, labels = _member(batch, "data", path), _member(batch, "labels", path)
     row = CIFAR_SIDE * CIFAR_SIDE * 3
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != row:
-        raise DataRejected(f"{path}: `data` is no array of bytes with rows of {row}")
+        raise DataRejected(f"{path}: `data` is not an array of bytes with rows of {row}")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(isinstance(one, int) for one in labels):
-        raise DataRejected(f"{path}: `labels` is no list of {len(data)} whole numbers")
+        raise DataRejected(f"{path}: `labels` is not a list of {len(data)} integers")
     return data.reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE).transpose(0, 2, 3, 1), labels
 
 
@@ -72,43 +72,45 @@ def read_cifar_names(content: bytes, *, path: str) -> list[str]:
     """The class names in `batches.meta`; raises DataRejected."""
     names = _member(_read_plain(content, path=path), "label_names", path)
     if not isinstance(names, list):
-        raise DataRejected(f"{path}: `label_names` is no list")
+        raise DataRejected(f"{path}: `label_names` is not a list")
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _member(batch: Any, name: str, path: str) -> Any:
-    """A value of a dict whose keys are text or, as Python 2 wrote them, bytes."""
+    """A value of a dict whose keys are str or, if written by Python 2, bytes."""
     for key in (name, name.encode()):
         if isinstance(batch, dict) and key in batch:
             return batch[key]
-    raise DataRejected(f"{path} has no {name!r}; it is no Python batch of CIFAR-10")
+    raise DataRejected(f"{path} has no {name!r}; it is not a Python batch of CIFAR-10")
 
 
 def _read_plain(content: bytes, *, path: str) -> Any:
-    """The plain value that a pickle describes: dicts, lists, tuples, text, numbers, arrays; anything else is refused.
+    """Unpickle dicts, lists, tuples, strings, numbers and arrays only; everything else is rejected.
 
-    The file's instructions are followed by this small machine, which knows no instruction that could run code.
+    A minimal pickle machine without any instruction that could execute code.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name == "STOP":
-                return _settled(stack.pop())
+                return _resolved(stack.pop())
             _step(opcode.name, argument, stack, memo)
-    except _Refused as refused:
-        raise DataRejected(f"{path} is refused: it asks for {refused}; only arrays and plain values are read") from None
+    except _Rejected as rejected:
+        raise DataRejected(
+            f"{path} is rejected: it contains {rejected}; only arrays and plain values are read"
+        ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataRejected(f"{path} is damaged or no Python batch of CIFAR-10: {error}") from None
-    raise DataRejected(f"{path} is cut short")
+        raise DataRejected(f"{path} is corrupt or not a Python batch of CIFAR-10: {error}") from None
+    raise DataRejected(f"{path} is truncated")
 
 
-class _Refused(Exception):
-    """The file asks for something that is not data."""
+class _Rejected(Exception):
+    """The pickle contains something that is not plain data."""
 
 
 def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
-    """One instruction of the file."""
+    """Execute one pickle instruction."""
     if name in _PUSHED:
         stack.append(argument)
     elif name in _CONSTANTS:
@@ -122,16 +124,16 @@ def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> N
     elif name == "MARK":
         stack.append(_MARK)
     elif name == "GLOBAL":
-        stack.append(_named(argument))
+        stack.append(_global(argument))
     elif name == "STACK_GLOBAL":
         attribute, module = stack.pop(), stack.pop()
-        stack.append(_named(f"{module} {attribute}"))
+        stack.append(_global(f"{module} {attribute}"))
     elif name not in ("PROTO", "FRAME"):
         _combine(name, stack)
 
 
 def _combine(name: str, stack: list[Any]) -> None:
-    """An instruction that makes one value of several."""
+    """Execute an instruction that combines values of the stack."""
     if name in ("TUPLE1", "TUPLE2", "TUPLE3"):
         count = int(name[-1])
         stack[-count:] = [tuple(stack[-count:])]
@@ -154,12 +156,12 @@ def _combine(name: str, stack: list[Any]) -> None:
         stack[-1].update(zip(values[::2], values[1::2], strict=True))
     elif name == "REDUCE":
         arguments, function = stack.pop(), stack.pop()
-        stack.append(_made(function, arguments))
+        stack.append(_reduced(function, arguments))
     elif name == "BUILD":
         state = stack.pop()
         stack[-1].state = state
     else:
-        raise _Refused(f"the instruction {name}")
+        raise _Rejected(f"the instruction {name}")
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
@@ -169,41 +171,41 @@ def _since_mark(stack: list[Any]) -> list[Any]:
     return values[::-1]
 
 
-def _named(name: str) -> _Foreign:
+def _global(name: str) -> _Placeholder:
     if name not in _ALLOWED:
-        raise _Refused(name.replace(" ", "."))
-    return _Foreign(name, ())
+        raise _Rejected(name.replace(" ", "."))
+    return _Placeholder(name, ())
 
 
-def _made(function: Any, arguments: Any) -> Any:
-    """What calling one of the four allowed names would give."""
-    if not isinstance(function, _Foreign) or not isinstance(arguments, tuple):
-        raise _Refused("a call of something that is no function")
+def _reduced(function: Any, arguments: Any) -> Any:
+    """The result of a call to one of the allowed names."""
+    if not isinstance(function, _Placeholder) or not isinstance(arguments, tuple):
+        raise _Rejected("a call of something that is not a function")
     if function.name == "_codecs encode":
-        return _octets(arguments[0])
+        return _bytes(arguments[0])
     if function.name != "numpy dtype" and function.name not in _ARRAYS:
-        raise _Refused(f"a call of {function.name.replace(' ', '.')}")
-    return _Foreign(function.name, arguments)
+        raise _Rejected(f"a call of {function.name.replace(' ', '.')}")
+    return _Placeholder(function.name, arguments)
 
 
-def _settled(value: Any) -> Any:
-    """The value with its arrays in place of what stood for them."""
+def _resolved(value: Any) -> Any:
+    """The value with placeholders replaced by arrays."""
     if isinstance(value, dict):
-        return {key: _settled(member) for key, member in value.items()}
+        return {key: _resolved(member) for key, member in value.items()}
     if isinstance(value, list):
-        return [_settled(member) for member in value]
-    return _array(value) if isinstance(value, _Foreign) else value
+        return [_resolved(member) for member in value]
+    return _array(value) if isinstance(value, _Placeholder) else value
 
 
-def _array(described: _Foreign) -> Bytes:
+def _array(described: _Placeholder) -> Bytes:
     if described.name not in _ARRAYS or described.state is None:
-        raise _Refused(described.name.replace(" ", "."))
+        raise _Rejected(described.name.replace(" ", "."))
     _, shape, dtype, is_fortran, content = described.state
-    if not isinstance(dtype, _Foreign) or _octets(dtype.arguments[0]) not in (b"u1", b"|u1"):
-        raise ValueError("the array is not one of bytes")
-    flat = np.frombuffer(_octets(content), np.uint8)
+    if not isinstance(dtype, _Placeholder) or _bytes(dtype.arguments[0]) not in (b"u1", b"|u1"):
+        raise ValueError("the array does not consist of bytes")
+    flat = np.frombuffer(_bytes(content), np.uint8)
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _octets(value: Any) -> bytes:
+def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("latin-1")

@@ -1,4 +1,4 @@
-"""The steps of `prepare` that work on one part each, so that any number of workers gives the same files."""
+"""The steps of `prepare` that run in parallel on parts or shards; the files do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ BLOCK = 256
 """Images of a shard in memory at once."""
 
 TITLE, PHRASES = "_title", "_phrases"
-"""Columns of what is known of images, if the shop has titles: the text, and the phrases of it that can be said. No
-head begins with an underscore."""
+"""Columns of the intermediate tables, if the shop has titles: the text, and its phrases in the vocabulary. No head
+begins with an underscore."""
 
 Int64s = npt.NDArray[np.int64]
 
 
 @dataclass
 class Measured:
-    """What the headers of a part say."""
+    """Statistics of the image headers of a part."""
 
     longer_sides: Counter[int] = field(default_factory=Counter)
-    """Pixels -> images; only those with a good header."""
+    """Longer side in pixels -> number of images; valid headers only."""
     is_grey: bool = True
 
 
@@ -54,17 +54,17 @@ class Scan:
 
 @dataclass
 class Scanned:
-    """What a scan saw."""
+    """Counts of a scan."""
 
     num_entries: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """Reason -> the first file that it is held against."""
+    """Reason -> the first file rejected for it."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """Statistics of a finished shard; sums are over its labelled training images, by channel."""
+    """Statistics of a written shard; the sums by channel are over its labelled training images."""
 
     digest: str
     sums: Int64s
@@ -92,7 +92,7 @@ def measure(part: Part) -> Measured:
 
 
 def scan(task: Scan) -> Scanned:
-    """Decode a part: good images go to a file of pixels and one of what is known of them, bad to quarantine."""
+    """Decode a part: valid images go to a file of pixels and a table of metadata, bad ones to quarantine."""
     seen = Scanned()
     work, name = task.out / "work", f"{task.number:05d}"
     schema = pa.schema(
@@ -125,7 +125,7 @@ def scan(task: Scan) -> Scanned:
 
 
 def quarantine_duplicates(out: Path, repeated: pd.DataFrame) -> None:
-    """List the images that another one with the same pixels stands for."""
+    """Write the dropped duplicates to quarantine."""
     with Quarantine(out / "quarantine" / "duplicates.parquet") as quarantine:
         for source, rows in repeated.groupby("source", sort=True):
             table = pa.Table.from_pandas(rows[["digest", "item_id"]], preserve_index=False)
@@ -133,10 +133,10 @@ def quarantine_duplicates(out: Path, repeated: pd.DataFrame) -> None:
 
 
 def write_shard(out: Path, shard: int, *, form: tuple[int, int, int], num_heads: int) -> Written:
-    """Write a shard as planned, gathering its pixels from those of all scans."""
+    """Write a shard according to the plan, with pixels from all scans."""
     work, directory = out / "work", out / "shards" / f"{shard:05d}"
     plan = pd.read_parquet(work / "plan" / f"{shard:05d}.parquet")
-    directory.mkdir(parents=True, exist_ok=True)  # a task that lost its worker is started again
+    directory.mkdir(parents=True, exist_ok=True)  # the task may be a retry after a lost worker
     labels = plan.iloc[:, -num_heads:].to_numpy(np.int16)
     is_labelled = (labels != MISSING).any(axis=1)
     np.save(directory / "labels.npy", labels)
@@ -174,7 +174,7 @@ def _reject(entry: Entry, rejected: PictureRejected, seen: Scanned, quarantine: 
 def _write_images(
     path: Path, plan: pd.DataFrame, work: Path, *, form: tuple[int, int, int], trained: set[int]
 ) -> tuple[Int64s, Int64s]:
-    """The pixels in the order of the plan; their sums and sums of squares by channel over the trained ones."""
+    """Write the pixels in the order of the plan; returns sums and sums of squares by channel over training images."""
     scans = {
         number: np.memmap(work / f"{number:05d}.bin", np.uint8, "r").reshape(-1, *form)
         for number in plan["scan"].unique()
@@ -195,7 +195,7 @@ def _write_images(
 
 
 def _digest(plan: pd.DataFrame) -> str:
-    """sha256 of what a shard says, but for the files that its images are from."""
+    """sha256 of the contents of a shard, independent of its source files."""
     rows = plan.drop(columns=["source", "scan", "place", PHRASES], errors="ignore").astype(object)
     lines = [json.dumps(row) for row in rows.where(rows.notna(), None).to_numpy().tolist()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

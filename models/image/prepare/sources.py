@@ -1,4 +1,4 @@
-"""The layouts in which a shop has its images, each read as a stream of entries; nothing is decoded or judged here."""
+"""Readers of the raw layouts, each a stream of entries; images are neither decoded nor checked here."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ _MISSING_WORDS = {"", "null", "none", "nan", "n/a", "na", "undefined"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One image as it was found."""
+    """One image of the raw data."""
 
     image: bytes | Pixels | None
-    """Encoded, or pixels [height, width] or [height, width, 3]; None where there is a problem."""
+    """The encoded file, or pixels [height, width] or [height, width, 3]; None if there is a problem."""
     labels: Mapping[str, str | None]
     source: str
-    """File that it is from."""
+    """File it was read from."""
     row: int = 0
-    """Place in the file, from 0."""
+    """Index in the file, from 0."""
     item_id: str | None = None
     split: str = ""
-    """train, val or test where the input says so."""
+    """train, val or test if the input has splits, else empty."""
     title: str | None = None
-    """What the shop calls the product."""
+    """The shop's title of the product."""
     problem: str | None = None
-    """Why there is no image, as one word."""
+    """Reason code if there is no image."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are read."""
+    """The columns of a table that are read."""
 
     names: Mapping[str, str]
-    """image, item_id, split, title -> the table's name; those that the table lacks are left out."""
+    """image, item_id, split, title -> the table's column; columns that the table lacks are left out."""
     heads: Mapping[str, str]
-    """Label head -> the table's name; heads that the table lacks are left out."""
+    """Label head -> the table's column; heads that the table lacks are left out."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Some image files of a folder per class: [split/]class/[product/]file."""
+    """Some image files of a layout with a folder per class: [split/]class/[product/]file."""
 
     sources: tuple[Source, ...]
     head: str
@@ -78,14 +78,14 @@ class Folder:
 
 @dataclass(frozen=True)
 class Table:
-    """Some rows of a table with an image, or the path of one, in each row."""
+    """Some rows of a table with an encoded image or the path of one in each row."""
 
     source: Source
     columns: Columns
     row_groups: tuple[int, ...] = ()
     """Of a Parquet file."""
     first_row: int = 0
-    """Rows before those."""
+    """Number of rows before the first row group."""
 
     def entries(self) -> Iterator[Entry]:
         """The rows, in order."""
@@ -102,13 +102,13 @@ class Table:
         images = rows[names["image"]].to_pylist() if rows.num_rows else []
         splits, item_ids, titles = (label_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
         labels = {head: label_texts(rows, name) for head, name in self.columns.heads.items()}
-        for place, image in enumerate(images):
-            of_row = {head: values[place] for head, values in labels.items()}
-            entry = Entry(None, of_row, self.source.path, item_id=item_ids[place], title=titles[place])
-            yield _with_split(entry, splits[place]), image
+        for index, image in enumerate(images):
+            of_row = {head: values[index] for head, values in labels.items()}
+            entry = Entry(None, of_row, self.source.path, item_id=item_ids[index], title=titles[index])
+            yield _with_split(entry, splits[index]), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[str]]]:
-        """Some rows, and the reason against each line between them that is no row."""
+        """Chunks of rows, with a reason for each line that could not be parsed."""
         if self.source.format != "parquet":
             for chunk in read(self.source):
                 yield chunk.rows, [reason for reason, lines in chunk.broken.items() for _ in lines]
@@ -121,20 +121,20 @@ class Table:
                 for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=wanted):
                     yield pa.Table.from_batches([batch]), []
         except (pa.ArrowException, OSError) as error:
-            raise DataRejected(f"cannot read {self.source.path}: {error}; make it anew") from None
+            raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
 
     def _with_image(self, entry: Entry, image: Any) -> Entry:
         if entry.problem is not None:
             return entry
-        if isinstance(image, Mapping):  # how the datasets library stores an image
+        if isinstance(image, Mapping):  # the image feature of Hugging Face datasets
             image = image.get("bytes")
         if isinstance(image, bytes) and self.source.format == "parquet":
             return replace(entry, image=image)
         path = _text(image)
         if path is None:
             return replace(entry, problem="missing_picture")
-        beside = PurePosixPath(self.source.path).parent / path
-        return _with_file(entry, replace(self.source, path=str(beside)))
+        path_from_table = PurePosixPath(self.source.path).parent / path
+        return _with_file(entry, replace(self.source, path=str(path_from_table)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class IdxPair:
         with opened(self.labels) as stream:
             labels = read_idx(stream, path=self.labels.path)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise DataRejected(f"{self.labels.path} holds {len(labels):,} labels for {len(images):,} images")
+            raise DataRejected(f"{self.labels.path} has {len(labels):,} labels for {len(images):,} images")
         for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             name = _class_name(label, self.names, path=self.labels.path)
             yield Entry(image, {self.head: name}, self.images.path, row, split=self.split)
@@ -181,14 +181,14 @@ Part = Folder | Table | IdxPair | CifarBatch
 
 
 def read_bytes(source: Source, *, limit: int) -> bytes:
-    """A file's bytes, at most `limit` of them; gzip is undone."""
+    """At most `limit` bytes of a file, decompressed."""
     with opened(source) as stream:
         content: bytes = stream.read(limit)
     return content
 
 
 def label_texts(rows: pa.Table, name: str | None) -> list[str | None]:
-    """A column as trimmed text, None where it says nothing; of a column that is not there, None in every row."""
+    """A column as stripped strings, None for missing values; all None if the column does not exist."""
     if name is None or name not in rows.column_names:
         return [None] * rows.num_rows
     column: pa.Array | pa.ChunkedArray = rows[name]
@@ -212,7 +212,7 @@ def _with_split(entry: Entry, split: str | None) -> Entry:
 
 def _with_file(entry: Entry, source: Source) -> Entry:
     try:
-        # One byte more than allowed is enough to know that it is too large.
+        # One byte more than allowed shows that the file is too large.
         return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
     except (OSError, pa.ArrowException):
         return replace(entry, problem="missing_file")
