@@ -1,4 +1,4 @@
-"""Made-up images with a known right answer, and files of every kind that a shop or an attacker may send."""
+"""Synthetic images with known labels, and files of every kind that a shop or an attacker may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of whole batches of images: what moves, what is blended, what is blanked out, and nothing else."""
+"""Augmentations of whole batches: flips, shifts, cutout, mixup, and the views of test-time augmentation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch.nn import functional
 from models.image.networks import augment
 
 
-def test_mirroring_shows_each_picture_from_both_sides_in_two_epochs() -> None:
+def test_alternating_flips_show_each_image_in_both_orientations_in_two_epochs() -> None:
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
 
     first, second = (augment.flip_alternately(pixels, epoch) for epoch in (0, 1))
 
-    as_it_is = (first == pixels).flatten(1).all(1)
-    assert 10 < int(as_it_is.sum()) < 54
-    assert torch.equal(second, torch.where(as_it_is[:, None, None, None], pixels.flip(3), pixels))
+    unflipped = (first == pixels).flatten(1).all(1)
+    assert 10 < int(unflipped.sum()) < 54
+    assert torch.equal(second, torch.where(unflipped[:, None, None, None], pixels.flip(3), pixels))
 
 
-def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -> None:
+def test_a_shift_translates_by_no_more_than_the_distance() -> None:
     torch.manual_seed(0)
     images = torch.rand(40, 1, 8, 8)
 
@@ -32,7 +32,7 @@ def test_a_shifted_picture_is_the_picture_moved_by_no_more_than_the_distance() -
     assert int(found.any(1).sum()) > 10
 
 
-def test_pictures_are_blended_in_pairs_and_the_first_weighs_more() -> None:
+def test_mixup_blends_pairs_and_the_first_image_has_the_higher_weight() -> None:
     torch.manual_seed(0)
     images = torch.rand(50, 1, 6, 6)
 
@@ -43,19 +43,19 @@ def test_pictures_are_blended_in_pairs_and_the_first_weighs_more() -> None:
     assert torch.allclose(mixed, share * images + (1 - share) * images[others])
 
 
-def test_the_views_to_predict_from_are_moved_along_the_diagonal_and_mirrored() -> None:
+def test_the_tta_views_are_shifted_along_the_diagonal_and_flipped() -> None:
     images = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
 
-    views = augment.views(images, flip=True, distance=1)
+    views = augment.tta_views(images, flip=True, distance=1)
 
     assert torch.equal(views[0], images)
     assert torch.equal(views[1][:, :, 1:, 1:], images[:, :, :-1, :-1])
     assert torch.equal(views[2][:, :, :-1, :-1], images[:, :, 1:, 1:])
     assert all(torch.equal(mirrored, view.flip(3)) for view, mirrored in zip(views[:3], views[3:], strict=True))
-    assert len(augment.views(images, flip=False, distance=0)) == 1
+    assert len(augment.tta_views(images, flip=False, distance=0)) == 1
 
 
-def test_a_square_and_nothing_else_is_cut_out() -> None:
+def test_cutout_blanks_one_square_only() -> None:
     torch.manual_seed(0)
 
     blanked = augment.cut_out(torch.ones(200, 2, 12, 12), 4) == 0

@@ -1,4 +1,4 @@
-"""The autoencoder: what it learns without labels, what it finds strange, and how it is judged and asked."""
+"""The autoencoder: label-free embeddings, anomaly scores, and evaluation and serving like any other network."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def built(**changes: Any) -> Autoencoder:
 
 
 def noise(num_images: int) -> Batch:
-    """Images of nothing, as bright as those of something."""
+    """Images with shuffled pixels: no shapes, the same brightness."""
     like = patterned(num_images, seed=90)
     shuffled = like.pixels.flatten(2)[:, :, torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))]
     return Batch(shuffled.reshape(like.pixels.shape), like.labels)
@@ -77,7 +77,7 @@ def _gradient(weights: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 31), (3, 64), (3, 112)])
-def test_pictures_of_any_side_come_back_in_their_size(channels: int, size: int) -> None:
+def test_reconstructions_have_the_size_of_the_image(channels: int, size: int) -> None:
     schema = schema_of(patterned(8, seed=0), channels=channels, size=size, mean=[0.5] * channels, std=[0.2] * channels)
     network = build(Config(network="autoencoder", latent=8, width=0.25), schema).eval()
     assert isinstance(network, Autoencoder)
@@ -86,7 +86,7 @@ def test_pictures_of_any_side_come_back_in_their_size(channels: int, size: int) 
     assert network.decoder(network.encoder(images)).shape == images.shape
 
 
-def test_it_learns_to_put_pictures_together_and_keeps_what_they_show(trained: Any) -> None:
+def test_it_learns_to_reconstruct_and_its_embedding_predicts_the_labels(trained: Any) -> None:
     _, result, _ = trained
 
     assert result.metrics["val_reconstruction_error"] < 0.5
@@ -94,7 +94,7 @@ def test_it_learns_to_put_pictures_together_and_keeps_what_they_show(trained: An
     assert result.metrics["val_accuracy_colour"] > 0.8
 
 
-def test_what_is_no_picture_of_the_catalogue_is_strange_and_what_is_one_is_not(trained: Any) -> None:
+def test_images_unlike_the_catalogue_are_anomalous_and_its_own_are_not(trained: Any) -> None:
     network = trained[2].network
     with torch.inference_mode():
         known = [one.anomaly for one in network.predict(patterned(200, seed=70))]
@@ -106,14 +106,14 @@ def test_what_is_no_picture_of_the_catalogue_is_strange_and_what_is_one_is_not(t
     assert float(np.median([one.score for one in known])) == pytest.approx(1, abs=0.4)
 
 
-def test_the_share_of_strange_pictures_is_one_in_a_hundred_on_the_pictures_it_was_set_on(trained: Any) -> None:
+def test_one_percent_of_the_validation_images_are_anomalous(trained: Any) -> None:
     _, result, _ = trained
 
     for name in ("val_strange_share", "val_strange_share_pca"):
         assert result.metrics[name] == pytest.approx(0.01, abs=0.0101)
 
 
-def test_nothing_of_the_score_depends_on_the_other_pictures_of_the_request(trained: Any) -> None:
+def test_a_score_does_not_depend_on_the_other_images_of_the_batch(trained: Any) -> None:
     network, batch = trained[2].network, patterned(9, seed=6)
     with torch.inference_mode():
         together = network.predict(batch)[4]
@@ -124,7 +124,7 @@ def test_nothing_of_the_score_depends_on_the_other_pictures_of_the_request(train
     assert np.allclose(together.embedding, alone.embedding, atol=1e-4)
 
 
-def test_look_alikes_lie_near_each_other_without_labels(trained: Any) -> None:
+def test_similar_images_have_similar_embeddings_without_labels(trained: Any) -> None:
     network, batch = trained[2].network, patterned(200, seed=8, missing=0)
     with torch.inference_mode():
         embeddings = network.embed(batch)
@@ -136,7 +136,7 @@ def test_look_alikes_lie_near_each_other_without_labels(trained: Any) -> None:
     assert float(same) > 0.6  # one in nine by chance
 
 
-def test_recognise_says_how_strange_a_picture_is_and_other_networks_say_nothing(trained: Any, tmp_path: Path) -> None:
+def test_recognise_returns_the_anomaly_score_of_an_autoencoder_only(trained: Any, tmp_path: Path) -> None:
     data, _, loaded = trained
     request = golden_request(loaded.schema)
     other = bundle.load(train(data, tmp_path / "prior", network="prior").best, FAMILY)
@@ -152,7 +152,7 @@ def test_recognise_says_how_strange_a_picture_is_and_other_networks_say_nothing(
     assert silent.model_dump()["anomaly"] is None
 
 
-def test_a_stored_model_gives_its_golden_answer_and_its_tallies_are_summarised(trained: Any) -> None:
+def test_a_stored_model_gives_its_golden_answer_and_its_accumulators_are_summarised(trained: Any) -> None:
     loaded = trained[2]
 
     golden.check(FAMILY, loaded.network, loaded.schema, loaded.golden)
@@ -169,7 +169,7 @@ def test_the_first_losses_are_what_they_were() -> None:
     assert_golden_losses("autoencoder", built())
 
 
-def test_a_running_spread_ends_where_the_vectors_are_now() -> None:
+def test_a_running_covariance_converges_to_the_current_distribution() -> None:
     torch.manual_seed(0)
     mixing = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.0, 3.0]])
     spread = RunningCovariance(3, whitening=1.0)
@@ -186,14 +186,14 @@ def test_a_running_spread_ends_where_the_vectors_are_now() -> None:
 
 def test_a_rank_is_the_share_of_lower_scores() -> None:
     ranks, scores = PercentileRank(), torch.linspace(0.5, 2, 1000)
-    ranks.set(ranks.counts(scores[:500]).double() + ranks.counts(scores[500:]).double())
+    ranks.fit(ranks.histogram(scores[:500]).double() + ranks.histogram(scores[500:]).double())
 
     found = ranks(torch.tensor([0.0, 0.5, 1.25, 1.9, 1e9, float("inf")]))
 
     assert found.tolist() == pytest.approx([0, 0, 0.5, 0.933, 1, 1], abs=0.02)
 
 
-def test_edges_see_direction_and_place_but_not_brightness() -> None:
+def test_the_edge_histogram_depends_on_orientation_and_position_but_not_on_brightness() -> None:
     upright = torch.zeros(1, 1, 28, 28)
     upright[..., 14:] = 1
     bright, moved, lying = upright + 3, upright.roll(-8, 3), upright.mT

@@ -1,4 +1,4 @@
-"""Backbones: what a file of weights must be, that they stay as they are, and that the model needs the file no more."""
+"""Backbones: valid weights files, frozen parameters, and a bundle that does not need the file."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_the_bundle_holds_the_weights_and_says_where_they_are_from(
     assert torch.equal(loaded.mean.flatten(), torch.tensor(MEAN))
 
 
-def test_grey_pictures_are_seen_in_three_colours(prepared_data: tuple[Prepared, Schema]) -> None:
+def test_a_backbone_accepts_grey_images(prepared_data: tuple[Prepared, Schema]) -> None:
     _, schema = prepared_data
     grey = schema.model_copy(update={"channels": 1, "mean": [0.5], "std": [0.5]})
     network = build(Config(network="backbone", backbone="x.safetensors"), grey).eval()
@@ -148,11 +148,11 @@ def test_grey_pictures_are_seen_in_three_colours(prepared_data: tuple[Prepared, 
     assert len(network.predict(batch)) == 2
 
 
-def test_a_file_that_is_not_there_or_no_safetensors_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     network = outline()
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pth")
 
-    with pytest.raises(ValueError, match="is not there; give the path"):
+    with pytest.raises(ValueError, match="does not exist; give the path"):
         network.read(tmp_path / "nothing.safetensors")
     with pytest.raises(ValueError, match="not a safetensors file"):
         network.read(tmp_path / "weights.pth")
@@ -164,19 +164,19 @@ def test_the_first_names_that_differ_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         outline().read(write(tmp_path, {name: torch.zeros(1) for name in named}))
 
-    assert "lacks bn1.weight, bn1.bias, bn1.running_mean and 1 more" in str(caught.value)
-    assert "has norm1.bias, norm1.running_mean, norm1.running_var and 1 more besides" in str(caught.value)
+    assert "missing bn1.weight, bn1.bias, bn1.running_mean and 1 more" in str(caught.value)
+    assert "unexpected norm1.bias, norm1.running_mean, norm1.running_var and 1 more" in str(caught.value)
 
 
 @pytest.mark.parametrize("other", sorted(set(LAYERS) - {"resnet18"}))
 def test_another_architecture_is_refused(tmp_path: Path, other: str) -> None:
-    with pytest.raises(ValueError, match=r"does not hold a resnet18.*--architecture"):
+    with pytest.raises(ValueError, match=r"is no resnet18.*--architecture"):
         outline().read(write(tmp_path, named_alike(other)))
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(64, 3, 3, 3), torch.zeros(64, 3, 7, 7, dtype=torch.int32)])
 def test_a_tensor_of_another_shape_or_kind_is_named(tmp_path: Path, wrong: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"conv1.weight is .* but a resnet18 has .* of \[64, 3, 7, 7\]"):
+    with pytest.raises(ValueError, match=r"conv1.weight is .* but a resnet18 expects .* of shape \[64, 3, 7, 7\]"):
         outline().read(write(tmp_path, {**named_alike("resnet18"), "conv1.weight": wrong}))
 
 
@@ -190,6 +190,6 @@ def test_the_network_and_the_file_are_given_together(
         build(Config(network=network, backbone=path), prepared_data[1])  # type: ignore[arg-type]
 
 
-def test_pictures_that_are_too_small_are_refused() -> None:
+def test_images_too_small_for_a_backbone_are_refused() -> None:
     with pytest.raises(ValueError, match="side 28 are too small for a backbone"):
         Backbone("resnet18", size=28)

@@ -1,4 +1,4 @@
-"""Preparing images: every layout, every kind of dirt, splits without leaks, and files that depend on nothing else."""
+"""Preparing images: every layout, every kind of bad input, splits without leaks, and deterministic files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def contents(data: Prepared) -> dict[str, bytes]:
 # Layouts
 
 
-def test_a_folder_per_class_becomes_pictures_with_labels(tmp_path: Path) -> None:
+def test_a_folder_per_class_becomes_labelled_images(tmp_path: Path) -> None:
     data, schema = prepared(tmp_path, write_folder(tmp_path / "raw"))
 
     assert schema.heads == {"category": ["bar", "disc"]}
@@ -58,9 +58,9 @@ def test_a_folder_per_class_becomes_pictures_with_labels(tmp_path: Path) -> None
     for split, count in schema.num_examples.items():
         found = images(data, schema, split)
         assert len(found) == count > 0
-        for picture in found:
-            edge = picture.pixels[:, :, 0].min()  # a bar reaches the edge, a disc does not
-            assert schema.heads["category"][picture.labels[0]] == ("bar" if edge < 200 else "disc")
+        for image in found:
+            edge = image.pixels[:, :, 0].min()  # a bar reaches the edge, a disc does not
+            assert schema.heads["category"][image.labels[0]] == ("bar" if edge < 200 else "disc")
 
 
 def test_split_folders_keep_their_test_split(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_table_with_bytes_has_several_heads_and_missing_labels(tmp_path: Path)
     assert sum(schema.label_counts["shape"]) == schema.num_examples["train"]
 
 
-def test_a_product_s_pictures_stay_in_one_split(tmp_path: Path) -> None:
+def test_all_images_of_a_product_are_in_one_split(tmp_path: Path) -> None:
     pq.write_table(table(200), tmp_path / "t.parquet")
     data, schema = prepared(tmp_path, tmp_path / "t.parquet", **TABLE_FLAGS)
 
@@ -126,10 +126,10 @@ def test_a_csv_of_paths_and_a_product_table_give_the_same_as_bytes(tmp_path: Pat
     assert schema.heads["colour"] == ["blue", "green", "red"]
 
 
-# Dirt
+# Bad input
 
 
-def test_every_kind_of_bad_picture_goes_to_quarantine_with_its_reason(tmp_path: Path) -> None:
+def test_every_kind_of_bad_image_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     raw = write_folder(tmp_path / "raw")
     bad = {
         "empty": b"",
@@ -153,7 +153,7 @@ def test_every_kind_of_bad_picture_goes_to_quarantine_with_its_reason(tmp_path: 
     assert sum(schema.num_examples.values()) == 60
 
 
-def test_too_many_bad_pictures_reject_the_input_with_a_remedy(tmp_path: Path) -> None:
+def test_too_many_bad_images_reject_the_input_with_a_remedy(tmp_path: Path) -> None:
     raw = write_folder(tmp_path / "raw")
     for number in range(3):
         (raw / "bar" / f"bad-{number}.jpg").write_bytes(b"nonsense")
@@ -172,7 +172,7 @@ def test_a_table_s_missing_files_and_unknown_splits_are_bad_rows(tmp_path: Path)
     assert data.card()["bad"] == {"missing_file": 1, "missing_picture": 1, "unknown_split": 1}
 
 
-def test_the_same_picture_never_stands_in_two_splits(tmp_path: Path) -> None:
+def test_duplicates_never_cross_splits(tmp_path: Path) -> None:
     raw = write_folder(tmp_path / "raw", split=True)
     tested = sorted((raw / "test" / "bar").iterdir())[0]
     (raw / "train" / "bar" / "copy.png").write_bytes(tested.read_bytes())
@@ -187,7 +187,7 @@ def test_the_same_picture_never_stands_in_two_splits(tmp_path: Path) -> None:
     assert {Path(source).name for source in duplicates["source"]} == {"copy.png", "copy.webp"}
 
 
-def test_copies_that_disagree_on_a_label_leave_it_missing(tmp_path: Path) -> None:
+def test_a_label_on_which_duplicates_disagree_is_missing(tmp_path: Path) -> None:
     rows = table().to_pandas()
     other = rows.iloc[[1]].assign(shape="disc", sku="sku-999")
     pq.write_table(pa.Table.from_pandas(pd.concat([rows, other])), tmp_path / "t.parquet")
@@ -197,7 +197,7 @@ def test_copies_that_disagree_on_a_label_leave_it_missing(tmp_path: Path) -> Non
     assert data.card()["missing_labels"]["colour"] == 6
 
 
-# What it depends on
+# Determinism
 
 
 def test_the_result_does_not_depend_on_order_files_or_workers(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_another_label_or_size_gives_another_fingerprint(tmp_path: Path) -> None
     assert len(prints) == 4
 
 
-def test_a_picture_is_read_as_an_older_model_knows_it(tmp_path: Path) -> None:
+def test_images_are_converted_to_the_schema_of_an_older_model(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "t.parquet")
     data, own = prepared(tmp_path, tmp_path / "t.parquet", **TABLE_FLAGS)
     older = own.model_copy(
@@ -262,7 +262,7 @@ def test_the_order_of_the_heads_survives_a_file_that_sorts_its_keys(tmp_path: Pa
     assert list(again.heads) == ["shape", "colour"]
 
 
-def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Path) -> None:
+def test_a_class_newer_than_the_model_counts_as_an_error(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "t.parquet")
     data, own = prepared(tmp_path, tmp_path / "t.parquet", labels=("colour=paint",), columns="image=photo,item_id=sku")
     older = own.model_copy(update={"fingerprint": "0" * 64, "heads": {"colour": ["blue", "red"]}})
@@ -282,13 +282,13 @@ def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"labels": ()}, "say which columns"),
+        ({"labels": ()}, "name the label columns"),
         ({"labels": ("weight",)}, "no column 'weight'; its columns are: sku, photo, shape, paint"),
         ({"columns": ""}, "no column 'image'"),
         ({"labels": ("sku",), "test_fraction": 0.0}, "the test split has no images"),
     ],
 )
-def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+def test_a_missing_column_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     pq.write_table(table(), tmp_path / "t.parquet")
 
     with pytest.raises(DataRejected, match=message):
@@ -307,7 +307,7 @@ def test_what_the_table_lacks_is_named(tmp_path: Path, fields: dict[str, Any], m
         {"labels": ("Größe (cm)",)},
     ],
 )
-def test_flags_that_make_no_sense_are_the_user_s_mistake(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_invalid_flags_raise_an_error_that_names_them(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--") as raised:
         prepared(tmp_path, write_folder(tmp_path / "raw", num_images=4), **fields)
     assert not isinstance(raised.value, DataRejected)

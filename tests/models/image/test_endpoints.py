@@ -1,4 +1,4 @@
-"""The image endpoints: an image as the body, what is answered, and every kind of body that is no image."""
+"""The image endpoints: binary and JSON bodies, responses, and rejected input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def named(content: Any, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("shape", ["bar", "disc"])
 @pytest.mark.parametrize(("kind", "format"), [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")])
-def test_a_picture_is_recognised(client: TestClient, shape: str, kind: str, format: str) -> None:
+def test_the_attributes_of_an_image_are_predicted(client: TestClient, shape: str, kind: str, format: str) -> None:
     response = post(client, encoded(drawn(shape, "green", seed=900), format), kind=kind)
 
     content = response.json()
@@ -90,7 +90,7 @@ def test_a_picture_is_recognised(client: TestClient, shape: str, kind: str, form
     assert content["embedding"] is None
 
 
-def test_json_with_base64_gets_the_same_answer_as_the_body(client: TestClient) -> None:
+def test_base64_in_json_and_a_binary_body_give_the_same_response(client: TestClient) -> None:
     image = encoded(drawn("disc", "blue", seed=901))
     body = {"image": base64.b64encode(image).decode(), "count": 2, "embedding": True}
 
@@ -102,7 +102,7 @@ def test_json_with_base64_gets_the_same_answer_as_the_body(client: TestClient) -
     assert len(by_json.json()["embedding"]) > 1
 
 
-def test_confidences_are_probabilities_and_below_the_threshold_it_is_unsure(client: TestClient) -> None:
+def test_confidences_are_probabilities_and_attributes_below_the_threshold_are_unsure(client: TestClient) -> None:
     image = encoded(drawn("disc", "blue", seed=902))
 
     colour = named(post(client, image, count=3).json(), "colour")
@@ -125,7 +125,7 @@ def test_a_description_names_the_evidence_of_each_phrase(client: TestClient) -> 
     assert post(client, encoded(drawn("disc", "blue")), endpoint=DESCRIBE, threshold=1.0).json()["en"]["phrases"] == []
 
 
-def test_the_golden_request_is_answered_as_when_the_model_was_written(bundle: Path) -> None:
+def test_the_golden_request_gives_the_response_stored_with_the_model(bundle: Path) -> None:
     from models.bundle import load
 
     loaded = load(bundle, FAMILY)
@@ -173,7 +173,7 @@ def test_each_body_gets_the_right_answer_or_a_problem(client: TestClient, conten
 
 
 @pytest.mark.parametrize("kind", ["image/gif", "application/pdf", "text/plain", "application/octet-stream", ""])
-def test_a_body_of_another_type_is_a_415_that_lists_what_is_taken(client: TestClient, kind: str) -> None:
+def test_an_unsupported_media_type_is_a_415_that_lists_the_supported_ones(client: TestClient, kind: str) -> None:
     content = assert_problem(post(client, encoded(half_red()), kind=kind), 415)
 
     assert "image/jpeg" in content["detail"]
@@ -191,11 +191,11 @@ def test_malformed_json_is_a_422_problem(client: TestClient, body: bytes) -> Non
     assert_problem(post(client, body, kind="application/json"), 422)
 
 
-def test_a_query_cannot_stand_in_for_the_picture(client: TestClient) -> None:
+def test_a_query_parameter_cannot_replace_the_image(client: TestClient) -> None:
     assert_problem(post(client, b"", image=base64.b64encode(encoded(half_red())).decode()), 422)
 
 
-def test_bad_pictures_of_a_batch_do_not_harm_the_others(service: Service) -> None:
+def test_bad_images_in_a_batch_do_not_affect_the_others(service: Service) -> None:
     endpoint = ENDPOINTS[0]
     contents = [bomb(), encoded(drawn("bar", "red", seed=904)), b"", encoded(drawn("disc", "blue", seed=905))] * 8
 
@@ -208,7 +208,7 @@ def test_bad_pictures_of_a_batch_do_not_harm_the_others(service: Service) -> Non
     assert [found and found.value for found in types] == [None, "bar", None, "disc"] * 8
 
 
-def test_memory_stays_flat_under_bombs_and_large_pictures(client: TestClient) -> None:
+def test_memory_stays_flat_under_decompression_bombs_and_large_images(client: TestClient) -> None:
     side = int(MAX_PIXELS**0.5)
     largest = encoded(Image.new("RGB", (side, side), "red"), compress_level=1)
     for content in (largest, bomb(8_000)):
@@ -226,12 +226,12 @@ def test_memory_stays_flat_under_bombs_and_large_pictures(client: TestClient) ->
 # Words
 
 
-def held(**values: str) -> dict[str, Attribute]:
+def confident(**values: str) -> dict[str, Attribute]:
     return {head: Attribute(head, value, 0.9) for head, value in values.items()}
 
 
 def test_a_full_description_in_both_languages() -> None:
-    attributes = held(articleType="Shirts", baseColour="Navy Blue", gender="Men", usage="Casual", season="Summer")
+    attributes = confident(articleType="Shirts", baseColour="Navy Blue", gender="Men", usage="Casual", season="Summer")
 
     english, chinese = describe(attributes, "en"), describe(attributes, "zh")
 
@@ -241,23 +241,23 @@ def test_a_full_description_in_both_languages() -> None:
     assert chinese.description == "衬衫，海军蓝，适合男士，休闲风格，适合夏季。"
 
 
-def test_the_category_stands_in_for_a_type_that_is_unsure() -> None:
-    assert describe(held(category="Topwear", colour="Red"), "en").title == "Red Topwear"
+def test_the_category_replaces_an_unsure_type() -> None:
+    assert describe(confident(category="Topwear", colour="Red"), "en").title == "Red Topwear"
 
 
-@pytest.mark.parametrize("attributes", [held(brand="Acme"), held(colour="Red"), {}])
-def test_nothing_is_said_without_a_product_to_speak_of(attributes: dict[str, Attribute]) -> None:
+@pytest.mark.parametrize("attributes", [confident(brand="Acme"), confident(colour="Red"), {}])
+def test_the_description_is_empty_without_a_product_type(attributes: dict[str, Attribute]) -> None:
     assert describe(attributes, "en").description == describe(attributes, "zh").description == ""
 
 
 def test_a_brand_is_never_mentioned() -> None:
-    said = describe(held(type="Shoes", brand="Acme", colour="Red"), "en")
+    description = describe(confident(type="Shoes", brand="Acme", colour="Red"), "en")
 
-    assert "Acme" not in said.title + said.description
-    assert [phrase.attribute.head for phrase in said.phrases] == ["type", "colour"]
+    assert "Acme" not in description.title + description.description
+    assert [phrase.attribute.head for phrase in description.phrases] == ["type", "colour"]
 
 
-def test_every_statement_rests_on_an_attribute_that_is_held() -> None:
+def test_every_statement_is_supported_by_a_confident_attribute() -> None:
     schema = Schema.model_construct(heads={"type": ["Shirts", "Ties"], "colour": ["Red", "Blue"], "season": ["Fall"]})
     prediction = type("Prediction", (), {})()
     prediction.probabilities = {"type": [0.9, 0.1], "colour": [0.55, 0.45], "season": [0.71]}

@@ -1,4 +1,4 @@
-"""Images from anywhere: what is decoded comes out right, and what cannot be is refused with its reason."""
+"""Untrusted image files: valid ones decode to the right pixels, all others are rejected with a reason."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def near(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})])
-def test_a_picture_of_each_format_keeps_its_colours_and_places(format: str, options: dict[str, int]) -> None:
+def test_an_image_of_each_format_keeps_its_colours_and_positions(format: str, options: dict[str, int]) -> None:
     content = encoded(half_red(), format, **options)
 
     assert near(colour_at(content, row=16, column=6), RED)
     assert near(colour_at(content, row=16, column=26), BLUE)
 
 
-def test_a_picture_of_the_right_size_is_not_changed() -> None:
+def test_an_image_of_the_right_size_is_not_changed() -> None:
     image = drawn("disc", "green", size=24)
 
     assert (decode(encoded(image), size=24, channels=3) == np.asarray(image).transpose(2, 0, 1)).all()
 
 
-def test_a_wide_picture_is_shown_whole_on_the_colour_of_its_border() -> None:
+def test_a_wide_image_is_padded_with_its_border_colour_and_not_cropped() -> None:
     image = Image.new("RGB", (40, 20), "white")
     image.paste((0, 0, 0), (18, 8, 22, 12))
     pixels = decode(encoded(image), size=40, channels=1)
@@ -48,7 +48,7 @@ def test_a_wide_picture_is_shown_whole_on_the_colour_of_its_border() -> None:
     assert pixels[0, 20, 20] == 0
 
 
-def test_a_large_jpeg_comes_out_as_a_small_one() -> None:
+def test_a_large_jpeg_gives_the_same_pixels_as_a_small_image() -> None:
     large, small = half_red(2000, 1000), half_red(64, 32)
 
     difference = decode(encoded(large, "JPEG"), size=64, channels=3).astype(int) - decode(
@@ -60,7 +60,7 @@ def test_a_large_jpeg_comes_out_as_a_small_one() -> None:
 @pytest.mark.parametrize(
     ("orientation", "red_at"), [(1, (16, 4)), (2, (16, 28)), (3, (16, 28)), (6, (4, 16)), (8, (28, 16))]
 )
-def test_a_turned_photo_is_turned_back(orientation: int, red_at: tuple[int, int]) -> None:
+def test_the_exif_orientation_is_applied(orientation: int, red_at: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     content = encoded(half_red(), "JPEG", exif=exif, quality=95)
@@ -68,20 +68,20 @@ def test_a_turned_photo_is_turned_back(orientation: int, red_at: tuple[int, int]
     assert near(colour_at(content, row=red_at[0], column=red_at[1]), RED)
 
 
-def test_a_broken_exif_note_does_not_cost_the_picture() -> None:
+def test_invalid_exif_data_does_not_reject_the_image() -> None:
     content = encoded(half_red(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage", quality=95)
 
     assert near(colour_at(content, row=16, column=6), RED)
 
 
-def test_cmyk_is_shown_in_its_colours() -> None:
+def test_cmyk_is_converted_to_rgb() -> None:
     content = encoded(half_red().convert("CMYK"), "JPEG", quality=95)
 
     assert near(colour_at(content, row=16, column=6), RED)
     assert near(colour_at(content, row=16, column=26), BLUE)
 
 
-def test_sixteen_bits_become_eight_and_are_not_clipped() -> None:
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped() -> None:
     shades = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (32, 1))
     pixels = decode(encoded(Image.fromarray(shades)), size=32, channels=1)
 
@@ -98,7 +98,7 @@ def test_every_mode_is_read(mode: str) -> None:
     assert pixels[:, 16, 28].tolist() == [255, 255, 255]
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = half_red(32, 32).convert("RGBA")
     image.putpixel((4, 4), (0, 0, 0, 0))
     palette = half_red(32, 32).convert("P")
@@ -109,7 +109,7 @@ def test_what_is_transparent_is_white() -> None:
     assert near(colour_at(encoded(palette, transparency=index), row=16, column=28), BLUE)
 
 
-def test_a_polyglot_is_only_its_picture() -> None:
+def test_of_a_polyglot_file_only_the_image_is_read() -> None:
     content = encoded(half_red(), "JPEG", quality=95) + b"PK\x03\x04<script>alert(1)</script>%PDF-1.7"
 
     assert near(colour_at(content, row=16, column=6), RED)
@@ -136,14 +136,14 @@ def test_a_polyglot_is_only_its_picture() -> None:
         (encoded(half_red(), "JPEG") + b"\xff\xda" * 200, "too_many_scans"),
     ],
 )
-def test_what_is_no_usable_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+def test_an_unusable_image_is_rejected_with_its_reason(content: bytes, reason: str) -> None:
     with pytest.raises(PictureRejected) as rejected:
         decode(content, size=32, channels=3)
 
     assert rejected.value.reason == reason
 
 
-def test_a_picture_at_the_limit_of_pixels_is_read() -> None:
+def test_an_image_at_the_pixel_limit_is_read() -> None:
     content = encoded(Image.new("L", (5000, 5000), 7))
 
     assert read_header(content).is_grey
@@ -151,7 +151,7 @@ def test_a_picture_at_the_limit_of_pixels_is_read() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_picture_that_is_cut_short_is_refused(format: str) -> None:
+def test_a_truncated_image_is_rejected(format: str) -> None:
     content = encoded(drawn("disc", "red", size=200), format)
 
     with pytest.raises(PictureRejected) as rejected:
@@ -160,7 +160,7 @@ def test_a_picture_that_is_cut_short_is_refused(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_no_damage_does_more_than_spoil_the_picture(format: str) -> None:
+def test_random_corruption_is_decoded_or_rejected_and_never_crashes(format: str) -> None:
     whole = encoded(drawn("disc", "red", size=40), format)
     draw = random.Random(format)
     num_refused = 0
@@ -176,13 +176,13 @@ def test_no_damage_does_more_than_spoil_the_picture(format: str) -> None:
     assert num_refused > 10
 
 
-def test_of_a_phone_s_two_views_the_first_is_taken() -> None:
+def test_of_a_multi_picture_file_the_first_image_is_used() -> None:
     content = encoded(half_red(), "MPO", save_all=True, append_images=[drawn("disc", "green")], quality=95)
 
     assert near(colour_at(content, row=16, column=6), RED)
 
 
-def test_plain_pixels_are_fitted_as_decoded_ones() -> None:
+def test_raw_pixels_are_resized_like_decoded_ones() -> None:
     image = half_red(40, 20)
 
     assert (fit(np.asarray(image), size=16, channels=3) == decode(encoded(image), size=16, channels=3)).all()

@@ -1,4 +1,4 @@
-"""The image networks: what is blank or missing teaches nothing, what is made up to be obvious is learnt."""
+"""The image networks: missing labels, calibration, augmentation, batch-norm statistics, resuming and training."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def built(network: Any, **changes: Any) -> Classifier:
     return model.eval()
 
 
-def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> None:
+def test_the_mixup_loss_weights_both_labels() -> None:
     model = built("cnn", mixup=0.4, flip=False, shift=0, label_smoothing=0.0).train()
     batch = patterned(16, seed=1)
     torch.manual_seed(3)
@@ -123,7 +123,7 @@ def test_the_loss_of_blended_pictures_counts_both_labels_by_their_shares() -> No
 
 
 @pytest.mark.parametrize("flag", ["shift", "test_shift"])
-def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
+def test_a_shift_larger_than_the_image_is_refused(flag: str) -> None:
     moved: dict[str, Any] = {flag: 400}
     config = dataclasses.replace(SMALL, **moved)
 
@@ -131,7 +131,7 @@ def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
         FAMILY.build(config, schema_of(patterned(9, seed=1)))
 
 
-def test_a_prediction_is_the_mean_over_its_views() -> None:
+def test_a_prediction_is_the_mean_over_the_tta_views() -> None:
     batch = patterned(5, seed=6)
     model = built("cnn", test_shift=2, flip=False)
     plain = built("cnn", flip=False)
@@ -141,7 +141,7 @@ def test_a_prediction_is_the_mean_over_its_views() -> None:
         found = model._logits(model._features(batch.pixels))[0]
         moved = [
             plain._logits(plain.trunk(view)[:, :, None])[0]
-            for view in augment.views(model.normalise(batch.pixels), flip=False, distance=2)
+            for view in augment.tta_views(model.normalise(batch.pixels), flip=False, distance=2)
         ]
 
     assert len(moved) == 3
@@ -169,7 +169,7 @@ def test_an_orthogonalised_step_has_the_same_size_in_every_direction() -> None:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (3, 64), (3, 112), (1, 20)])
-def test_a_resnet_takes_pictures_of_any_side_and_three_quarters_of_it(channels: int, size: int) -> None:
+def test_a_resnet_accepts_images_of_any_side_and_three_quarters_of_it(channels: int, size: int) -> None:
     network = ResNet(channels=channels, size=size, width=0.25, num_convolutions=3)
 
     for side in (size, size * 3 // 4):
@@ -177,7 +177,7 @@ def test_a_resnet_takes_pictures_of_any_side_and_three_quarters_of_it(channels: 
 
 
 @pytest.mark.parametrize("width", [0.25, 1.0])
-def test_a_resnet_begins_without_an_opinion(width: float) -> None:
+def test_a_resnet_starts_at_the_loss_of_uniform_predictions(width: float) -> None:
     torch.manual_seed(0)
     batch = patterned(64, seed=3, missing=0.0)
     network = build(dataclasses.replace(SMALL, width=width), schema_of(batch))
@@ -187,7 +187,7 @@ def test_a_resnet_begins_without_an_opinion(width: float) -> None:
     assert float(network.train()(batch).detach()) == pytest.approx(np.log(3), rel=0.1)
 
 
-def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Prepared, tmp_path: Path) -> None:
+def test_a_trained_resnet_has_the_batch_norm_statistics_of_unaugmented_images(data: Prepared, tmp_path: Path) -> None:
     """And not those of the last batches, which are cut and blended."""
     result = train(data, tmp_path / "run", cut_out=10, mixup=1.0, epochs=1)
     model = bundle.load(result.best, FAMILY).network
@@ -202,7 +202,7 @@ def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Prepa
     torch.testing.assert_close(norm.running_var, pooled.var((0, 2, 3)), rtol=0.02, atol=0.01)
 
 
-def test_two_workers_are_judged_with_the_same_statistics(data: Prepared, tmp_path: Path) -> None:
+def test_two_workers_are_evaluated_with_the_same_statistics(data: Prepared, tmp_path: Path) -> None:
     together(partial(work, data), 2, tmp_path)
 
     config = dataclasses.replace(SMALL, epochs=1)
@@ -218,7 +218,7 @@ def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     train(data, directory / "run", place=Place(rank=rank, world_size=world_size), epochs=1)
 
 
-def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None:
+def test_grey_images_leave_the_first_convolution_in_channels_last_format() -> None:
     images = channels_last(torch.rand(4, 1, 12, 12).contiguous(memory_format=torch.channels_last))
 
     found = torch.nn.functional.conv2d(images, torch.rand(8, 1, 3, 3))
@@ -226,13 +226,13 @@ def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_picture_too_small_for_the_cnn_is_refused() -> None:
+def test_images_too_small_for_the_cnn_are_refused() -> None:
     with pytest.raises(ValueError, match="of side 12 are too small"):
         build(Config(network="cnn"), schema_of(patterned(8, seed=0), size=12))
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_labels_that_are_missing_do_not_enter_the_loss(network: Any) -> None:
+def test_missing_labels_do_not_contribute_to_the_loss(network: Any) -> None:
     model, batch = built(network, label_smoothing=0.1), patterned(12, seed=4, missing=0)
     batch.labels[6:] = MISSING
     both, first = model(batch), model(Batch(batch.pixels[:6], batch.labels[:6]))
@@ -254,7 +254,7 @@ def _only(model: Classifier, batch: Batch, *, first_head: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_an_answer_depends_neither_on_the_other_pictures_nor_on_the_side_it_is_seen_from(network: Any) -> None:
+def test_a_prediction_depends_neither_on_the_other_images_nor_on_a_flip(network: Any) -> None:
     model, batch = built(network), patterned(9, seed=6)
     with torch.inference_mode():
         together = model.predict(batch)
@@ -292,7 +292,7 @@ def _mean(ratio: Any) -> float:
     return float(ratio.numerator.sum() / ratio.denominator.sum())
 
 
-def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
+def test_macro_f1_and_calibration_error_come_from_the_summed_accumulators() -> None:
     confusion = torch.tensor([[8.0, 2.0, 0.0], [0.0, 0.0, 0.0], [4.0, 0.0, 6.0]])
     reliability = torch.tensor([[10.0, 6.0, 5.0], [10.0, 9.0, 9.5]])
     accumulators = {f"confusion/{head}": confusion for head in HEADS} | {
@@ -305,7 +305,7 @@ def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
     assert found["calibration_error_colour"] == pytest.approx((1 + 0.5) / 20)
 
 
-def test_tallies_count_every_labelled_picture_once() -> None:
+def test_accumulators_count_every_labelled_image_once() -> None:
     model, batch = built("cnn"), patterned(50, seed=8)
     with torch.inference_mode():
         found = model.evaluate(batch)
@@ -347,7 +347,7 @@ def assert_golden_losses(name: str, model: Any) -> None:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_a_network_learns_what_is_obvious_and_the_prior_does_not(network: Any, data: Prepared, tmp_path: Path) -> None:
+def test_a_network_learns_obvious_patterns_and_the_prior_does_not(network: Any, data: Prepared, tmp_path: Path) -> None:
     more: dict[str, Any] = {"width": 1.0, "epochs": 15, "flip": False} if network == "cnn" else {}
     scores = {name: train(data, tmp_path / name, network=name, **more).metrics for name in (network, "prior")}
 
@@ -356,7 +356,7 @@ def test_a_network_learns_what_is_obvious_and_the_prior_does_not(network: Any, d
     assert scores["prior"]["val_accuracy"] < 0.5
 
 
-def test_the_linear_baseline_knows_colours_without_training(data: Prepared, tmp_path: Path) -> None:
+def test_the_linear_baseline_predicts_colours_without_training(data: Prepared, tmp_path: Path) -> None:
     result = train(data, tmp_path / "run", network="linear")
 
     assert result.epochs == 0

@@ -1,4 +1,4 @@
-"""Batch prediction of images: a table or a folder of them becomes a table of what they show."""
+"""Batch prediction of images: a table or folder of images becomes a table of predictions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shape_of(row: dict[str, list[dict[str, str]]]) -> str:
     return row["attributes"][0]["value"]
 
 
-def test_a_table_of_pictures_is_answered_and_exports_embeddings(
+def test_a_table_of_images_is_predicted_with_embeddings(
     ready: Context, shop: tuple[Prepared, Path], tmp_path: Path
 ) -> None:
     images = [encoded(drawn(SHAPES[place % 2], "blue", seed=700 + place)) for place in range(6)]
@@ -63,10 +63,10 @@ def test_a_table_of_pictures_is_answered_and_exports_embeddings(
     assert [shape_of(row) for row in good] == [*SHAPES] * 3
     assert all(sum(value**2 for value in row["embedding"]) == pytest.approx(1.0, abs=1e-3) for row in good)
     assert bad["sku"] == "n-6" and bad["attributes"] is None
-    assert bad["error"] == "the bytes are no JPEG, PNG or WebP image"
+    assert bad["error"] == "the file is not a JPEG, PNG or WebP image"
 
 
-def test_a_folder_of_pictures_is_answered_file_by_file(
+def test_a_folder_of_images_is_predicted_file_by_file(
     ready: Context, shop: tuple[Prepared, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "FILES_PER_PART", 4)
@@ -83,7 +83,7 @@ def test_a_folder_of_pictures_is_answered_file_by_file(
         )
 
 
-def test_an_empty_folder_is_the_user_s_mistake(ready: Context, shop: tuple[Prepared, Path], tmp_path: Path) -> None:
+def test_an_empty_folder_is_a_usage_error(ready: Context, shop: tuple[Prepared, Path], tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
 
     with pytest.raises(UsageFailure, match="--input"):

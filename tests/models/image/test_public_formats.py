@@ -1,4 +1,4 @@
-"""The files of public data sets: IDX and the Python batches of CIFAR-10, whole, damaged and hostile."""
+"""Public data sets: IDX files and the Python batches of CIFAR-10, valid, corrupt and hostile."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_damaged_idx_files_are_rejected(tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_cifar_batches_are_read_without_running_what_is_in_them(tmp_path: Path, protocol: int) -> None:
+def test_cifar_batches_are_read_without_executing_them(tmp_path: Path, protocol: int) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     write_cifar(raw, protocol=protocol)
@@ -59,7 +59,7 @@ def test_cifar_batches_are_read_without_running_what_is_in_them(tmp_path: Path, 
     assert (schema.num_examples["test"], schema.size, schema.channels) == (8, 32, 3)
 
 
-def test_a_cifar_batch_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_cifar_batch_that_would_execute_code_is_rejected(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     write_cifar(raw, protocol=2)
@@ -89,7 +89,7 @@ def write_cifar(raw: Path, *, protocol: int) -> None:
 
 
 def write_foreign(path: Path, expression: str, *, protocol: int = 2) -> None:
-    """A pickle, made in another process: this project neither reads nor writes any."""
+    """A pickle, result in another process: this project neither reads nor writes any."""
     program = f"import numpy, pickle, sys; sys.stdout.buffer.write(pickle.dumps({expression}, {protocol}))"
-    made = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    path.write_bytes(made.stdout)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    path.write_bytes(result.stdout)

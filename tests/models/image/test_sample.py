@@ -1,4 +1,4 @@
-"""The made-up catalogue: always the same, with known dirt, and with a right answer that takes a network to learn."""
+"""The synthetic catalogue: deterministic, with known faults, and too hard for the linear baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.image.sample import sample as write_sample
 from tests.kit.pictures import prepared
 
 
-def test_the_made_up_catalogue_is_the_same_each_time_and_has_known_dirt(tmp_path: Path) -> None:
+def test_the_synthetic_catalogue_is_deterministic_and_has_known_faults(tmp_path: Path) -> None:
     first, second = write_sample(tmp_path / "a"), write_sample(tmp_path / "b")
 
     assert Path(first.prepare["raw"]).read_bytes() == Path(second.prepare["raw"]).read_bytes()

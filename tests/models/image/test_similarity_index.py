@@ -1,4 +1,4 @@
-"""Products that look alike: the index that deploy makes, and the endpoint that answers from it."""
+"""Visually similar products: the index that deploy builds, and the endpoint that searches it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def similar(client: TestClient, image: bytes, **query: Any) -> Any:
     return client.post("/similar", content=image, params=query, headers={"content-type": "image/png"})
 
 
-def test_a_product_s_own_picture_finds_that_product_first_and_once(products: Shop) -> None:
+def test_an_image_of_a_product_finds_that_product_first_and_once(products: Shop) -> None:
     _, model, index = products
     rows = table().to_pandas()
 
@@ -70,7 +70,7 @@ def test_a_product_s_own_picture_finds_that_product_first_and_once(products: Sho
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_new_picture_finds_products_of_its_kind(products: Shop, shape: str) -> None:
+def test_a_new_image_finds_products_of_its_kind(products: Shop, shape: str) -> None:
     _, model, index = products
     kinds = dict(zip(table()["sku"].to_pylist(), table()["shape"].to_pylist(), strict=True))
 
@@ -79,7 +79,7 @@ def test_a_new_picture_finds_products_of_its_kind(products: Shop, shape: str) ->
     assert [kinds[item["item_id"]] for item in content["items"]] == [shape] * 3
 
 
-def test_without_product_ids_or_index_nothing_is_compared(products: Shop, tmp_path: Path) -> None:
+def test_without_product_ids_or_an_index_no_products_are_returned(products: Shop, tmp_path: Path) -> None:
     _, folder_model, folder_index = shop(tmp_path, write_folder(tmp_path / "raw"))
     image = encoded(drawn("bar", "red"))
 
@@ -92,7 +92,7 @@ def test_an_impossible_count_is_a_422(products: Shop, query: dict[str, Any]) -> 
     assert_problem(similar(client_with(products[1], products[2]), encoded(drawn("bar", "red")), **query), 422)
 
 
-def test_the_nearest_of_several_pictures_speaks_for_a_product() -> None:
+def test_a_product_is_ranked_by_its_most_similar_image() -> None:
     known = Catalogue(["a", "b"], torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
 
     (found,) = known.nearest(torch.tensor([[0.0, 1.0]]))
@@ -100,7 +100,7 @@ def test_the_nearest_of_several_pictures_speaks_for_a_product() -> None:
     assert [(one.item_id, round(one.similarity, 3)) for one in found] == [("a", 1.0), ("b", 0.8)]
 
 
-def test_a_damaged_index_does_not_take_over(products: Shop, tmp_path: Path) -> None:
+def test_a_corrupt_index_is_not_attached(products: Shop, tmp_path: Path) -> None:
     data, model, index = products
     loaded = bundle.load(model, FAMILY)
     damaged = tmp_path / "index"
@@ -116,16 +116,16 @@ def test_a_damaged_index_does_not_take_over(products: Shop, tmp_path: Path) -> N
     assert service.info().version == "1" and failed is not None and EMBEDDINGS in failed.error
 
 
-def test_deploy_makes_the_index_of_a_model_and_its_data_once(products: Shop, store: Store) -> None:
+def test_deploy_builds_the_index_of_a_model_and_its_data_once(products: Shop, store: Store) -> None:
     data, model, index = products
     store.data("image").mkdir(parents=True)
     (store.data("image") / "here").symlink_to(data.path)
     (store.data("image") / "CURRENT").write_text("here")
     loaded = bundle.load(model, FAMILY)
 
-    made = _index(store, FAMILY, loaded)
-    assert made is not None and (made / EMBEDDINGS).read_bytes() == (index / EMBEDDINGS).read_bytes()
-    before = (made / EMBEDDINGS).stat().st_mtime_ns
-    assert _index(store, FAMILY, loaded) == made
-    assert (made / EMBEDDINGS).stat().st_mtime_ns == before
+    built = _index(store, FAMILY, loaded)
+    assert built is not None and (built / EMBEDDINGS).read_bytes() == (index / EMBEDDINGS).read_bytes()
+    before = (built / EMBEDDINGS).stat().st_mtime_ns
+    assert _index(store, FAMILY, loaded) == built
+    assert (built / EMBEDDINGS).stat().st_mtime_ns == before
     assert _index(store, FAMILIES["recommender"], loaded) is None

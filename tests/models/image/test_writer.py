@@ -1,4 +1,4 @@
-"""The learnt writer: it has the shop's wording and order, and says nothing that the classifier does not hold."""
+"""The title generator: it follows the shop's wording and order, and names confident attributes only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from models.image.config import Config
 from models.image.data import collate, dataset
 from models.image.networks.build import build, initialise
 from models.image.networks.classifier import Classifier
-from models.image.report.predictions import answers
-from models.image.report.titles import Case, brand_stems, compare_writers, score_titles, writers_section
+from models.image.report.predictions import predict_split
+from models.image.report.titles import Case, brand_stems, compare_titles, score_titles, titles_section
 from models.image.schema import Schema
 from models.image.text.describe import Attribute
 from models.image.text.titles import END, PADDING, Form, Labels, Lexicon, learn_forms
-from models.image.text.writer import Writer
+from models.image.text.writer import TitleGenerator
 from models.prepared import Prepared
 from serve.service import Service, Settings, make_app
 from tests.kit.pictures import TABLE_FLAGS, drawn, encoded, prepared, table
@@ -41,7 +41,7 @@ HEADS = {
     "usage": ["Casual", "Formal"],
     "brand": ["Acme", "Red Tape", "Casual Formal"],
 }
-"""Names that lie within others, that meet in others, and brands that look like other words."""
+"""Names within other names, names that other names combine to, and brands that look like class names."""
 
 
 def titled(num_images: int = 240) -> pa.Table:
@@ -69,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def directory(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a network that has learnt the images and their titles."""
+    """The bundle of a network that is trained on images with titles."""
     config = Config(network="cnn", shift=1, precision="fp32")
     schema = data.schema(Schema)
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def gradients(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def likely(**values: str) -> dict[str, list[float]]:
-    """Probabilities that hold these classes at 0.9, and of the other heads nothing."""
+    """Probabilities that give these classes 0.9, and the classes of other heads at most 0.4."""
     return {
         head: [0.9 if name == values[head] else 0.05 for name in names] if head in values else [0.4] * len(names)
         for head, names in HEADS.items()
@@ -140,7 +140,7 @@ def likely(**values: str) -> dict[str, list[float]]:
 # Phrases
 
 
-def test_the_longest_name_counts_whatever_the_spelling() -> None:
+def test_the_longest_name_matches_in_any_spelling() -> None:
     lexicon = Lexicon({"colour": ["Blue", "Navy Blue"], "type": ["Tshirts"], "people": ["Women"]})
 
     found = [mention.names for mention in lexicon.mentions("Acme women's NAVY blue, Polo T-Shirt (blue)")]
@@ -148,7 +148,7 @@ def test_the_longest_name_counts_whatever_the_spelling() -> None:
     assert found == [(("people", "Women"),), (("colour", "Navy Blue"),), (("type", "Tshirts"),), (("colour", "Blue"),)]
 
 
-def test_phrases_are_the_shops_wordings_of_classes_and_never_of_a_brand() -> None:
+def test_the_vocabulary_has_the_shops_wordings_of_classes_and_no_brands() -> None:
     titles = ["Acme Printed T-shirt Blue", "Red Tape Tshirt Navy Blue"] * 5
     labels: list[Labels] = [{"type": "Tshirts", "colour": "Blue"}, {"type": "Tshirts", "colour": "Navy Blue"}] * 5
 
@@ -162,7 +162,7 @@ def test_phrases_are_the_shops_wordings_of_classes_and_never_of_a_brand() -> Non
     assert forms == learn_forms(HEADS, titles[::-1], labels[::-1])
 
 
-def test_what_the_labels_of_the_product_contradict_is_left_out_of_its_title() -> None:
+def test_phrases_that_contradict_the_labels_are_left_out_of_a_title() -> None:
     lexicon = Lexicon(HEADS, [Form(text="Red", names=(("colour", "Red"),)), Form(text="Tee", names=())])
     both = Lexicon(HEADS, [*lexicon.forms, Form(text="Tshirt", names=(("type", "Tshirts"),))])
 
@@ -187,7 +187,7 @@ def test_titles_become_phrases_in_the_order_of_the_shop(data: Prepared) -> None:
     assert said == {f"{shape}s{colour}" for shape in ("Bar", "Disc") for colour in ("", " Red", " Green", " Blue")}
 
 
-def test_titles_of_a_product_table_are_as_good_as_those_beside_the_pictures(tmp_path: Path) -> None:
+def test_titles_may_come_from_the_product_table(tmp_path: Path) -> None:
     rows = titled(60)
     pq.write_table(rows.drop_columns("name"), tmp_path / "pictures.parquet")
     first = list(range(0, rows.num_rows, 2))
@@ -199,16 +199,16 @@ def test_titles_of_a_product_table_are_as_good_as_those_beside_the_pictures(tmp_
     assert {"Bars", "Discs"} <= {form.text for form in schema.forms}
 
 
-def test_data_without_titles_has_no_writer(tmp_path: Path) -> None:
+def test_data_without_titles_have_no_title_generator(tmp_path: Path) -> None:
     out, schema = prepared(
         tmp_path, write_titled(tmp_path, titled(60)), size=20, **{**FLAGS, "columns": TABLE_FLAGS["columns"]}
     )
 
     assert schema.forms == [] and not list(out.path.glob("shards/*/titles.npy"))
-    assert build(Config(network="cnn"), schema).writer is None
+    assert build(Config(network="cnn"), schema).title_generator is None
 
 
-def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Prepared) -> None:
+def test_an_older_model_ignores_titles_in_a_newer_vocabulary(data: Prepared) -> None:
     schema = data.schema(Schema)
     older = schema.model_copy(update={"forms": schema.forms[1:], "fingerprint": "1" * 64})
 
@@ -217,7 +217,7 @@ def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Prepared) -
     assert collate([images[0], images[1]]).titles is None
 
 
-# The writer
+# The title generator
 
 
 def test_the_classifier_learns_nothing_from_titles(data: Prepared) -> None:
@@ -235,18 +235,18 @@ def test_the_classifier_learns_nothing_from_titles(data: Prepared) -> None:
 
     assert all(torch.equal(with_titles[name], gradient) for name, gradient in without.items())
     assert {name for name in with_titles if name not in without} == {
-        name for name, _ in network.named_parameters() if name.startswith("writer.")
+        name for name, _ in network.named_parameters() if name.startswith("title_generator.")
     }
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_title_names_a_class_that_is_not_held_whatever_the_weights(seed: int) -> None:
+def test_no_title_names_an_unpredicted_class_whatever_the_weights(seed: int) -> None:
     forms = learn_forms(HEADS, [], [])
     torch.manual_seed(seed)
     others = [Form(text=value, names=((head, value),)) for head in ("colour", "usage") for value in HEADS[head]]
-    writer = Writer(8, schema_of([*forms, *others]))
+    title_generator = TitleGenerator(8, schema_of([*forms, *others]))
     # Large weights: the decoder is sure of what it wants to say.
-    torch.nn.init.normal_(writer.scores.weight, std=5.0)
+    torch.nn.init.normal_(title_generator.output.weight, std=5.0)
     draw = torch.Generator().manual_seed(seed)
     chosen = [
         {head: names[int(torch.randint(len(names), (1,), generator=draw))] for head, names in HEADS.items()}
@@ -254,48 +254,52 @@ def test_no_title_names_a_class_that_is_not_held_whatever_the_weights(seed: int)
     ]
     kept = [dict(list(each.items())[int(row % 3 == 0) :]) for row, each in enumerate(chosen)]
 
-    titles = writer.write(torch.randn(60, 8), [likely(**each) for each in kept], [0.7] * 60)
+    titles = title_generator.generate(torch.randn(60, 8), [likely(**each) for each in kept], [0.7] * 60)
 
     said = set()
-    for phrases, held in zip(titles, kept, strict=True):
+    for phrases, attributes in zip(titles, kept, strict=True):
         text = " ".join(phrase.text for phrase in phrases)
         for mention in Lexicon(HEADS).mentions(text):
-            assert any(head != "brand" and held.get(head) == value for head, value in mention.names), text
+            assert any(head != "brand" and attributes.get(head) == value for head, value in mention.names), text
         for phrase in phrases:
-            assert held[phrase.attribute.head] == phrase.attribute.value
+            assert attributes[phrase.attribute.head] == phrase.attribute.value
             assert phrase.attribute.confidence == 0.9
         said |= {phrase.text for phrase in phrases}
     assert len(said) > 6
 
 
-def test_two_phrases_that_are_held_do_not_meet_in_a_name_that_is_not() -> None:
+def test_two_predicted_phrases_do_not_form_the_name_of_an_unpredicted_class() -> None:
     forms = [Form(text="Casual", names=(("usage", "Casual"),)), Form(text="Shoes", names=(("category", "Shoes"),))]
-    writer = Writer(8, schema_of(forms))
-    torch.nn.init.zeros_(writer.scores.weight)
-    writer.scores.bias.data = torch.tensor([0.0, 9.0, 5.0])  # END, Casual, Shoes
+    title_generator = TitleGenerator(8, schema_of(forms))
+    torch.nn.init.zeros_(title_generator.output.weight)
+    title_generator.output.bias.data = torch.tensor([0.0, 9.0, 5.0])  # END, Casual, Shoes
 
-    (unsure,) = writer.write(torch.randn(1, 8), [likely(category="Shoes", usage="Casual")], [0.7])
-    (sure,) = writer.write(torch.randn(1, 8), [likely(category="Shoes", usage="Casual", type="Casual Shoes")], [0.7])
+    (unsure,) = title_generator.generate(torch.randn(1, 8), [likely(category="Shoes", usage="Casual")], [0.7])
+    (sure,) = title_generator.generate(
+        torch.randn(1, 8), [likely(category="Shoes", usage="Casual", type="Casual Shoes")], [0.7]
+    )
 
     assert [phrase.text for phrase in unsure] == ["Shoes", "Casual"]
     assert [phrase.text for phrase in sure] == ["Casual", "Shoes"]
 
 
-def test_phrases_are_left_out_of_titles_in_training_only() -> None:
+def test_phrase_dropout_is_applied_in_training_only() -> None:
     torch.manual_seed(0)
-    writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
+    title_generator = TitleGenerator(8, schema_of(learn_forms(HEADS, [], [])))
     embeddings, titles = torch.randn(4, 8), torch.tensor([[1, 2, 3, END, PADDING]] * 4)
 
-    learnt_from = {float(writer.train().loss(embeddings, titles).detach()) for _ in range(6)}
-    whole = {float(writer.eval().loss(embeddings, titles).detach()) for _ in range(6)}
+    with_dropout = {float(title_generator.train().loss(embeddings, titles).detach()) for _ in range(6)}
+    whole = {float(title_generator.eval().loss(embeddings, titles).detach()) for _ in range(6)}
 
-    assert len(learnt_from) > 1 and len(whole) == 1
+    assert len(with_dropout) > 1 and len(whole) == 1
 
 
-def test_nothing_is_written_without_a_product_to_speak_of() -> None:
-    writer = Writer(8, schema_of(learn_forms(HEADS, [], [])))
+def test_the_title_is_empty_without_a_confident_product_type() -> None:
+    title_generator = TitleGenerator(8, schema_of(learn_forms(HEADS, [], [])))
 
-    written = writer.write(torch.randn(2, 8), [likely(colour="Red"), likely(colour="Red", type="Tshirts")], [0.7, 0.95])
+    written = title_generator.generate(
+        torch.randn(2, 8), [likely(colour="Red"), likely(colour="Red", type="Tshirts")], [0.7, 0.95]
+    )
 
     assert written == [(), ()]
 
@@ -305,7 +309,9 @@ def test_nothing_is_written_without_a_product_to_speak_of() -> None:
 
 @pytest.mark.parametrize("shape", ["bar", "disc"])
 @pytest.mark.parametrize("colour", ["red", "blue"])
-def test_a_learnt_title_has_the_order_and_the_words_of_the_shop(client: TestClient, shape: str, colour: str) -> None:
+def test_a_learned_title_has_the_word_order_and_the_wording_of_the_shop(
+    client: TestClient, shape: str, colour: str
+) -> None:
     content = described(client, shape, colour, writer="learnt", threshold=0.4).json()
 
     assert content["en"]["title"] == f"{shape.title()}s {colour.title()}"
@@ -314,19 +320,19 @@ def test_a_learnt_title_has_the_order_and_the_words_of_the_shop(client: TestClie
     assert (content["en"]["writer"], content["zh"]["writer"]) == ("learnt", "template")
 
 
-def test_templates_write_unless_asked_otherwise(client: TestClient) -> None:
+def test_templates_are_the_default(client: TestClient) -> None:
     content = described(client, "disc", "blue", threshold=0.4).json()
 
     assert (content["en"]["title"], content["en"]["writer"]) == ("Blue disc", "template")
 
 
-def test_the_learnt_writer_is_silent_above_what_is_held(client: TestClient) -> None:
+def test_a_learned_title_is_empty_above_every_confidence(client: TestClient) -> None:
     content = described(client, "disc", "blue", writer="learnt", threshold=0.9999).json()
 
     assert content["en"] == {"title": "", "description": "", "phrases": [], "writer": "learnt"}
 
 
-def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
+def test_a_model_without_titles_returns_an_error_and_a_baseline_falls_back_to_templates(
     tmp_path: Path, data: Prepared, bundle: bundles.Bundle
 ) -> None:
     config = Config(network="linear")
@@ -341,17 +347,17 @@ def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
     with serving(tmp_path / "titled") as client:
         content = described(client, "disc", "blue", writer="learnt", threshold=0.3).json()
 
-    assert "has learnt no titles" in problem["detail"]
+    assert "was trained without titles" in problem["detail"]
     assert (content["en"]["title"], content["en"]["writer"]) == ("Blue disc", "template")
 
 
-# Both writers side by side
+# Comparison of templates and the title generator
 
 
-def test_both_writers_are_compared_on_the_pictures_with_titles(data: Prepared, bundle: bundles.Bundle) -> None:
-    said = answers(bundle.network, data, "test", schema=bundle.schema)
+def test_both_kinds_of_titles_are_compared_on_the_images_with_titles(data: Prepared, bundle: bundles.Bundle) -> None:
+    predictions = predict_split(bundle.network, data, "test", schema=bundle.schema)
 
-    found = compare_writers(bundle.network, said, data, threshold=0.5)
+    found = compare_titles(bundle.network, predictions, data, threshold=0.5)
 
     assert found.num_images == bundle.schema.num_examples["test"]
     for scores in found.scores.values():
@@ -359,7 +365,7 @@ def test_both_writers_are_compared_on_the_pictures_with_titles(data: Prepared, b
         assert scores["titles"] > 0.9
     assert found.scores["learnt"]["token_f1"] > found.scores["template"]["token_f1"]
     assert found.examples[0].keys() == {"shop", "template", "learnt"}
-    section = writers_section(bundle.network, said, data)
+    section = titles_section(bundle.network, predictions, data)
     assert section is not None and section.numbers["titles_learnt_brand"] == 0
 
 
@@ -367,20 +373,20 @@ def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Prepared,
     schema = bundle.schema.model_copy(update={"forms": []})
     network = build(bundle.config, schema).eval()
     assert isinstance(network, Classifier)
-    said = answers(network, data, "test", schema=schema)
+    predictions = predict_split(network, data, "test", schema=schema)
 
-    assert writers_section(network, said, data) is None
-    with pytest.raises(ValueError, match="has learnt no titles"):
-        compare_writers(network, said, data)
-    untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
-    assert writers_section(bundle.network, untitled, data) is None
+    assert titles_section(network, predictions, data) is None
+    with pytest.raises(ValueError, match="has no title generator"):
+        compare_titles(network, predictions, data)
+    untitled = dataclasses.replace(predictions, titles=[None] * len(predictions.rows))
+    assert titles_section(bundle.network, untitled, data) is None
     with pytest.raises(ValueError, match=f"no image of the split in {data.path} has a title"):
-        compare_writers(bundle.network, untitled, data)
+        compare_titles(bundle.network, untitled, data)
 
 
 def test_the_measures_see_each_kind_of_fault() -> None:
     truth: dict[str, str | None] = {"type": "Tshirts", "colour": "Red", "category": None, "usage": None, "brand": None}
-    held = {head: Attribute(head, value, 0.8) for head, value in {"type": "Tshirts", "colour": "Blue"}.items()}
+    attributes = {head: Attribute(head, value, 0.8) for head, value in {"type": "Tshirts", "colour": "Blue"}.items()}
     real = "Acme Tshirt Red"
     faults = {
         "good": "Tshirt",
@@ -389,7 +395,7 @@ def test_the_measures_see_each_kind_of_fault() -> None:
         "brand": "Zenith Tshirt",
         "same": "Acme Tshirt Red",
     }
-    cases = [Case(truth, held, real, faults)]
+    cases = [Case(truth, attributes, real, faults)]
     brands = brand_stems(["Zenith Polo Tshirt", "Acme Red Polo", "Zenith Blue Polo"], Lexicon(HEADS))
 
     scores = {writer: score_titles(cases, writer, Lexicon(HEADS), brands) for writer in faults}
