@@ -1,13 +1,12 @@
-"""One-class detection: the autoencoder learns the images of one class; does it find those of all others strange?
+"""One-class anomaly detection: the AUROC of the autoencoder, trained on one class, for images of all other classes.
 
-For each class the network is trained by the project's loop on that class's training images alone, and every
-image of the test split gets the score of strangeness that the recognise endpoint gives. The AUROC is the probability
-that a test image of another class is stranger than one of this class; the mean over the classes counts. The plain
-method, the error of a reconstruction from 32 principal components of the same training images, is scored beside it.
-The parts of our score are listed too; the outline is a fixed description of edges and is not learnt by the network.
-Within a run nothing is chosen, neither the epoch (the last one) nor a threshold, and all scales come from training
-images. But the kinds of the parts and the settings were found in trials on the same test split, as were the 32
-components: both are a little flattered.
+For each class the network is trained by the project's loop on the training images of that class only, and every image
+of the test split gets the anomaly score of the recognise endpoint. The AUROC is the probability that a test image of
+another class has a higher score than one of this class; the result is the mean over the classes. The baseline is the
+reconstruction error of PCA with 32 components, fitted to the same images. The parts of our score are listed, too;
+"outline" is a fixed edge histogram that does not depend on the network. Within a run nothing is selected, neither the
+epoch (the last one) nor a threshold, and all scales come from training images. But the parts and the settings were
+chosen on the same test split, as were the 32 components, so that both results are slightly optimistic.
 """
 
 from __future__ import annotations
@@ -60,28 +59,28 @@ def main() -> None:
     with measure.workspace(arguments) as work:
         data = Prepared(measure.prepared(arguments.data, arguments, work, family_name="image"))
         schema = data.schema(Schema)
-        for place, name in enumerate(next(iter(schema.heads.values()))):
+        for index, name in enumerate(next(iter(schema.heads.values()))):
             if arguments.classes and name not in arguments.classes:
                 continue
-            of_class = write_class(data, schema, place, work / f"class-{place}")
-            found[name] = [scored(of_class, place, seed, arguments) for seed in arguments.seeds]
+            of_class = write_class(data, schema, index, work / f"class-{index}")
+            found[name] = [scored(of_class, index, seed, arguments) for seed in arguments.seeds]
             print(f"{name}: {found[name]}", file=sys.stderr)
     tables = [tabulate(found, arguments)]
     write_page("image-one-class", __doc__, arguments, tables, {"measured": found})
 
 
-def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepared:
-    """Prepared data whose training and validation images are those of one class; the test split stays whole."""
+def write_class(data: Prepared, schema: Schema, index: int, out: Path) -> Prepared:
+    """Prepared data with training and validation images of one class only, and the full test split."""
     counts, images = dict.fromkeys(SPLITS, 0), []
     for shard in data.shards():
         target = out / "shards" / shard.name
         target.mkdir(parents=True)
         for name in ("pictures", "labels", "test"):
             (target / f"{name}.npy").symlink_to((shard / f"{name}.npy").absolute())
-        is_wanted = np.load(shard / "labels.npy")[:, 0] == place
+        is_selected = np.load(shard / "labels.npy")[:, 0] == index
         for split in SPLITS:
             rows = np.load(shard / f"{split}.npy")
-            rows = rows[is_wanted[rows]]
+            rows = rows[is_selected[rows]]
             np.save(target / f"{split}.npy", rows)
             counts[split] += len(rows)
             if split == "train":
@@ -89,7 +88,7 @@ def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepar
     trained = np.concatenate(images)
     own = schema.model_copy(
         update={
-            "fingerprint": f"{schema.fingerprint[:56]}{place:08d}",
+            "fingerprint": f"{schema.fingerprint[:56]}{index:08d}",
             "num_examples": {**schema.num_examples, **counts},
             "mean": trained.mean((0, 2, 3)).tolist(),
             "std": trained.std((0, 2, 3)).tolist(),
@@ -99,8 +98,8 @@ def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepar
     return Prepared(out)
 
 
-def scored(data: Prepared, place: int, seed: int, arguments: argparse.Namespace) -> Answer:
-    """The AUROC of both scores after a training on one class, and its core-seconds."""
+def scored(data: Prepared, index: int, seed: int, arguments: argparse.Namespace) -> Answer:
+    """The AUROC of every score after training on one class, and the core-seconds."""
     config = config_from_dict(FAMILY.Config, measure.overrides([*SETTINGS, *arguments.config, f"seed={seed}"]))
     started, directory = time.process_time(), data.path / f"run-{seed}"
     result = run_training(FAMILY, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
@@ -112,10 +111,10 @@ def scored(data: Prepared, place: int, seed: int, arguments: argparse.Namespace)
     with torch.inference_mode():
         for start in range(0, len(examples), BLOCK):
             batch = collate([examples[row] for row in range(start, min(start + BLOCK, len(examples)))])
-            anomaly = loaded.network.anomaly_scores(batch)
-            parts.append(torch.stack([getattr(anomaly, key) for key in SCORES]))
+            anomaly_scores = loaded.network.anomaly_scores(batch)
+            parts.append(torch.stack([getattr(anomaly_scores, key) for key in SCORES]))
             labels.append(batch.labels[:, 0])
-    is_other = (torch.cat(labels) != place).numpy()
+    is_other = (torch.cat(labels) != index).numpy()
     aurocs = [auroc(scores, is_other) for scores in torch.cat(parts, 1).double().numpy()]
     return {**dict(zip(SCORES, aurocs, strict=True)), "cpu_s": cpu_s}
 

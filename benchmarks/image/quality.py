@@ -1,11 +1,11 @@
 """Quality: accuracy of every label on the test split, over seeds, with the core-seconds of the whole training.
 
-Each network is trained by the project's loop on the training images; its best epoch and its temperatures are chosen
-on validation, and the test split is looked at once. The baselines need no training. The core-seconds are all processor
-time from the first line of the loop: whitening or fitting, every step, every validation and every checkpoint. Preparing
-the data and judging on the test split are not in it. Keras trains the tutorial network as its own tutorial does: ten
-epochs of batches of 32, the last of which is judged on the test split; it knows the first label only, and is shown only
-images of a known class. The median over seeds, [lowest, highest].
+Each network is trained by the project's loop on the training images; its best epoch and temperatures are selected
+on validation, and the test split is used once. The baselines are not trained by gradient descent. The core-seconds are
+all processor time of the training loop: whitening or fitting, steps, validation and checkpoints, without the preparation
+of the data and the evaluation on the test split. Keras trains the small CNN as in its own tutorial: ten epochs with
+batches of 32, evaluated on the test split after the last epoch; it has the first label only, and images without it are
+left out. The median over seeds, [lowest, highest].
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def trained(network: str, seed: int, data: Path, work: Path, arguments: argparse.Namespace) -> Answer:
-    """What a network reached with one seed."""
+    """The metrics of a network with one seed."""
     config = [*arguments.config, f"network={network}", f"seed={seed}"]
     command = measure.shopkeeper("fit", data, work / f"{network}-{seed}", config=config, family_name="image")
     worker = Worker(network, command, threads=arguments.threads)
@@ -52,7 +52,7 @@ def trained(network: str, seed: int, data: Path, work: Path, arguments: argparse
 
 
 def of_keras(data: Path, work: Path, arguments: argparse.Namespace) -> list[Answer]:
-    """What Keras reached with each seed."""
+    """The metrics of Keras with each seed."""
     images = measure.export_pictures(data, work / "pictures.npz", dict.fromkeys(("train", "val", "test")))
     command = measure.peer("keras", arguments.peers, "quality", images, ["--epochs", "1"] if arguments.quick else [])
     worker = Worker("Keras, cnn", command, threads=arguments.threads)

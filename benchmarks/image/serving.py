@@ -1,9 +1,9 @@
-"""Serving images: requests per second of `recognise` with several clients at once, ours and bare FastAPI with torch.
+"""Serving images: requests per second of `recognise` with concurrent clients, ours and bare FastAPI with torch.
 
-Both answer with the same untrained network, which costs what a trained one does, on the same machine as the clients.
-Ours is what `deploy` makes: Ray Serve with its proxy, one replica, all checks of the image, batches of what waits.
-The other is one process of uvicorn that decodes and predicts one image at a time and checks nothing. Each client
-sends its next image when it has its answer.
+Both serve the same untrained network, which costs as much as a trained one, on the same machine as the clients. Ours is
+what `deploy` starts: Ray Serve with its proxy, one replica, all input checks, dynamic batching. The other is a single
+uvicorn process that decodes and predicts one image at a time, without checks. Each client sends its next image as soon
+as it has the response.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def write_model(data: Prepared, directory: Path, arguments: argparse.Namespace) -> Path:
-    """The bundle of a network that was started and not trained."""
+    """The bundle of an untrained network."""
     config, schema = config_from_dict(FAMILY.Config, measure.overrides(arguments.config)), data.schema(Schema)
     torch.manual_seed(config.seed)
     network = FAMILY.build(config, schema)
@@ -77,7 +77,7 @@ def write_model(data: Prepared, directory: Path, arguments: argparse.Namespace) 
 
 
 def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dict[str, list[Answer]]:
-    """Rounds against both, A B A B; both are up all the time, one is idle while the other works."""
+    """Alternating rounds, A B A B; both servers run all the time, one idle while the other is measured."""
     store = Store(data.path.parents[2])
     ours, bare = free_port(8000), free_port(8100)
     command = [sys.executable, "-m", "benchmarks.peers.bare_serving_worker", "--bundle", str(model)]
@@ -104,7 +104,7 @@ def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dic
 def some_images(data: Prepared) -> list[bytes]:
     """Prepared images as PNG files."""
     pixels = Shard.open(data, 0).pixels
-    return [encode_png(np.asarray(pixels[place % len(pixels)])) for place in range(NUM_IMAGES)]
+    return [encode_png(np.asarray(pixels[index % len(pixels)])) for index in range(NUM_IMAGES)]
 
 
 async def round_of(url: str, images: list[bytes], num_clients: int, num_requests: int) -> Answer:
@@ -130,12 +130,12 @@ async def round_of(url: str, images: list[bytes], num_clients: int, num_requests
     return {"requests_per_s": num_requests / seconds, "p50_ms": float(p50), "p95_ms": float(p95)}
 
 
-async def wait_for(session: aiohttp.ClientSession, url: str, picture: bytes) -> None:
+async def wait_for(session: aiohttp.ClientSession, url: str, image: bytes) -> None:
     """Wait until a server that was just started answers."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            async with session.post(url, data=picture, headers={"Content-Type": "image/png"}) as response:
+            async with session.post(url, data=image, headers={"Content-Type": "image/png"}) as response:
                 assert response.status == 200, await response.text()
                 return
         except aiohttp.ClientConnectionError:

@@ -1,10 +1,10 @@
-"""Training rate: images per core-second of the tutorial network, through our loop and in the tutorials' own way.
+"""Training rate: images per core-second of the small CNN, in our training loop and as in common tutorials.
 
-The tutorials' way is plain torch: fp32, the usual memory layout, a DataLoader of single images in the same process,
-Adam. Ours is `jobs.training.loop` on prepared images: bf16 and channels last where the processor multiplies
-bf16, whole batches. Keras (3, on TensorFlow) trains as in its own tutorial: fp32, `fit` on arrays, compiled.
-Network and batch size are the same. "augmented" mirrors and shifts besides, which the plain loop does not.
-Loading is part of the time, validation is not. Core-seconds are the processor time of the process.
+The tutorials use plain torch: fp32, the default memory format, a DataLoader of single images in the same process, Adam.
+Ours is `jobs.training.loop` on prepared images: bf16 and channels last on processors with bf16 instructions, whole
+batches. Keras (3, on TensorFlow) trains as in its own tutorial: fp32, `fit` on arrays, compiled. Network and batch size
+are the same. "augmented" adds flips and shifts, which the plain loop does not have. Loading is included in the time,
+validation is not. Core-seconds are the processor time of the process.
 """
 
 from __future__ import annotations
