@@ -1,9 +1,9 @@
 """Quality: accuracy of every label on the test split, over seeds, with the core-seconds of the whole training.
 
-Each network is trained by the project's loop on the training images; its best epoch and temperatures are selected
-on validation, and the test split is used once. The baselines are not trained by gradient descent. The core-seconds are
-all processor time of the training loop: whitening or fitting, steps, validation and checkpoints, without the preparation
-of the data and the evaluation on the test split. Keras trains the small CNN as in its own tutorial: ten epochs with
+Each network is trained by the project's loop on the training images; its best epoch and temperatures are selected on
+validation, and the test split is used once. The baselines are not trained by gradient descent. The core-seconds are all
+processor time of the training loop: whitening or fitting, steps, validation and checkpoints, without the preparation of
+the data and the evaluation on the test split. Keras trains the small CNN as in its own tutorial: ten epochs with
 batches of 32, evaluated on the test split after the last epoch; it has the first label only, and images without it are
 left out. The median over seeds, [lowest, highest].
 """
@@ -44,11 +44,11 @@ def trained(network: str, seed: int, data: Path, work: Path, arguments: argparse
     config = [*arguments.config, f"network={network}", f"seed={seed}"]
     command = measure.shopkeeper("fit", data, work / f"{network}-{seed}", config=config, family_name="image")
     worker = Worker(network, command, threads=arguments.threads)
-    said = list(worker.answers())
+    answered = list(worker.answers())
     worker.close()
-    if not said or not said[-1].get("done"):
+    if not answered or not answered[-1].get("done"):
         raise RuntimeError(f"the training of {network} failed; its messages are above")
-    return said[-1]
+    return answered[-1]
 
 
 def of_keras(data: Path, work: Path, arguments: argparse.Namespace) -> list[Answer]:
