@@ -146,7 +146,7 @@ class ShardLog:
         parts = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits"))
         log = cls(*map(np.asarray, parts))
         if log.splits.shape[1] != NUM_CUTS:
-            raise ValueError(f"{data} was prepared by an older version; prepare it again")
+            raise ValueError(f"{data.path} was prepared by an older version; prepare it again")
         return log
 
     @property
