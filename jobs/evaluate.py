@@ -81,12 +81,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a model and the family's baselines on a split of prepared data."""
     schema = data.schema(family.Schema, family.files)
-    metric = family.metric.name
     model = load_model(located.directory, family)
     scores = _score(context, "the model", model, data=data, options=options)
     metrics = _intervals(family, model, scores, options)
-    if metric not in metrics:
-        raise UsageFailure(f"no example of the {options.split} split counts for {metric}; prepare more data")
+    if family.metric.name not in metrics:
+        raise UsageFailure(
+            f"no example of the {options.split} split counts for {family.metric.name}; prepare more data"
+        )
     others: dict[str, Scores] = {}
     measured: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
@@ -100,7 +101,7 @@ def evaluate(
         split=options.split,
         data_fingerprint=schema.fingerprint,
         num_examples=scores.num_examples,
-        metric=metric,
+        metric=family.metric.name,
         mode=family.metric.mode,
         metrics=metrics,
         baselines=measured,
@@ -112,6 +113,8 @@ def evaluate(
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sections=_sections(family, model, data, options.split),
+        known_metrics=family.all_metrics,
+        caveat=family.caveat,
     )
     best = others.get(evaluation.best_baseline or "")
     return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))

@@ -181,15 +181,9 @@ def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
-    data = context.store.current_data(family.name)
-    features = context.store.root / family.name / f"features-{data.name}.sqlite"
-    if not features.is_file():
-        log.info("filling %s from the prepared data", features.name)
-        aside = features.with_name(f".{features.name}.{os.getpid()}")
-        store = FeatureStore(aside)
-        fill(store, family.features, data)
-        store.close()
-        aside.replace(features)
+    features = None
+    if any(feature.rows is not None for feature in family.features):
+        features = _filled(context, family)
     return Recipe(
         family=family.name,
         model=located.directory,
@@ -200,12 +194,26 @@ def make_recipe(context: Context, family: Family, located: LocatedModel, options
     )
 
 
+def _filled(context: Context, family: Family) -> Path:
+    """A feature store of the current data, filled once for each fingerprint."""
+    data = context.store.current_data(family.name)
+    features = context.store.root / family.name / f"features-{data.name}.sqlite"
+    if not features.is_file():
+        log.info("filling %s from the prepared data", features.name)
+        aside = features.with_name(f".{features.name}.{os.getpid()}")
+        store = FeatureStore(aside)
+        fill(store, family.features, data)
+        store.close()
+        aside.replace(features)
+    return features
+
+
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
     """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
-        "data": context.store.current_data(family.name).name,
+        "data": context.store.current_data(family.name).name if family.features else None,
         "set": sorted(options.set),
         "input": [_sha256(path) for path in _input_files(family, Path(options.input))],
     }

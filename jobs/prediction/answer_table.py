@@ -32,8 +32,8 @@ class Recipe:
     model: Path
     """Model directory."""
     model_version: str
-    features: Path
-    """SQLite file of the feature store."""
+    features: Path | None
+    """SQLite file of the feature store; None for a family without features."""
     fixed: Mapping[str, Any]
     """Fields that every request has."""
     batch_size: int
@@ -46,7 +46,7 @@ class TableAnswerer:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
         self._endpoint: Endpoint = self._family.endpoints[0]
-        self._features = FeatureStore(recipe.features, read_only=True)
+        self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
         loaded = bundle.load(recipe.model, self._family)
         keep_freed_memory()
         self._answerer = Answerer(self._family, self._endpoint, loaded.network, loaded.schema, recipe.model_version)
@@ -72,7 +72,7 @@ class TableAnswerer:
         for place, row in enumerate(rows):
             try:
                 request = self._request(row)
-                features = self._features.lookup(self._family.features, request)
+                features = self._features.lookup(self._family.features, request) if self._features else {}
                 encoded.append((place, request, self._answerer.encode(request, features)))
             except ValueError as error:
                 answered[place] = {ERROR: _reason(error)}
