@@ -143,7 +143,7 @@ def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None
     started = protocol.start()
     family.initialise(network, arguments.data, schema)
     network.eval()
-    model = Model(family.name, config, schema, network)
+    model = Model(family, config, schema, network)
     task = Task(family, config, schema, arguments.data, arguments.work, Place())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
