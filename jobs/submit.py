@@ -7,15 +7,17 @@ import json
 import logging
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import PROJECT_ROOT
+from jobs.cluster.packages import copy_packages
 from models.family import Family
 
 POLL_S = 0.3
@@ -52,15 +54,17 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     client = _client(url, headers)
     job_id = f"shopkeeper-{options.command[0]}-{uuid.uuid4().hex[:8]}"
     how_to_stop = f"{_token_setting(context)}ray job stop {job_id} --address {url}"
-    try:
-        client.submit_job(
-            entrypoint=_entrypoint(context, options.command),
-            submission_id=job_id,
-            runtime_env=_runtime_env(context),
-            entrypoint_num_cpus=options.entrypoint_cpus or None,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise Failure(f"the cluster at {url} did not take the job: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="shop-") as code:
+        copy_packages(Path(code))
+        try:
+            client.submit_job(
+                entrypoint=_entrypoint(context, options.command),
+                submission_id=job_id,
+                runtime_env=_runtime_env(context, code),
+                entrypoint_num_cpus=options.entrypoint_cpus or None,
+            )
+        except (ConnectionError, RuntimeError) as error:
+            raise Failure(f"the cluster at {url} did not take the job: {error}") from error
     log.info("submitted %s to %s; `%s` stops it", job_id, url, how_to_stop)
     place = {"job_id": job_id, "dashboard_url": url, "submitted": shlex.join(options.command)}
     if not options.wait:
@@ -105,10 +109,10 @@ def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
     return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), "--json"])
 
 
-def _runtime_env(context: Context) -> dict[str, Any]:
-    # Ray leaves out what .gitignore and .rayignore name.
+def _runtime_env(context: Context, code: str) -> dict[str, Any]:
+    # Uploaded as the job is submitted: what is edited here while it runs changes nothing there.
     settings = {"MLFLOW_TRACKING_URI": context.tracking_uri} if context.tracking_uri else {}
-    return {"working_dir": str(PROJECT_ROOT), "env_vars": settings}
+    return {"working_dir": code, "env_vars": settings}
 
 
 async def _follow(client: Any, job_id: str) -> dict[str, Any] | None:

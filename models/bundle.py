@@ -146,12 +146,30 @@ def load_tensors(network: nn.Module, path: Path) -> None:
 
 
 def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """A Config from its JSON; raises ValueError for an unknown field."""
+    """A Config from its JSON, in which a field may have its former name; raises ValueError for an unknown field."""
+    now = {was: name for was, (name, _) in former_names(config_class).items() if name not in values}
+    values = {now.get(name, name): value for name, value in values.items()}
     known = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; {config_class.__module__} has {', '.join(sorted(known))}")
     return config_class(**values)
+
+
+def former_names(config_class: Any) -> dict[str, tuple[str, str]]:
+    """Former name of a renamed field -> its name now and the release that no longer knows the former.
+
+    A field says so by `field(default=..., metadata={"was": "passes", "until": "0.3.0"})`; that of a parent holds for
+    the classes below it too.
+    """
+    renamed = [
+        (field.metadata["was"], (field.name, field.metadata["until"]))
+        for parent in reversed(config_class.__mro__)
+        if dataclasses.is_dataclass(parent)
+        for field in dataclasses.fields(parent)
+        if "was" in field.metadata
+    ]
+    return dict(renamed)
 
 
 def size_mb(directory: Path) -> float:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.cli.signals import sigterm_kept
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
+from jobs.cluster.packages import job_config
 
 CONNECT_TIMEOUT_S = 8.0
 
@@ -35,14 +36,18 @@ def connect(context: Context) -> None:
     else:
         use_token(token_file(context.store))
         address = "local"
-    fresh: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    settings: dict[str, Any] = {}
+    if address == "local":
+        settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    if not address.startswith("ray://"):  # there the driver proper is a process of the cluster
+        settings["job_config"] = job_config()
     try:
         with sigterm_kept():
             ray.init(
                 address=address,
                 logging_level="WARNING",
                 logging_config=ray.LoggingConfig(log_level="ERROR"),
-                **(fresh if address == "local" else {}),
+                **settings,
             )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise DependencyDown(

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Failure, Store, log
+from jobs.cluster.packages import search_path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 1024**3
@@ -179,12 +179,12 @@ def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
 
 def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
-    search_path = [str(PROJECT_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
+    searched = [*search_path(), *filter(None, [inherited.get("PYTHONPATH")])]
     haproxy = temp_dir / "haproxy"
     haproxy.mkdir()
     return {
         **inherited,
-        "PYTHONPATH": os.pathsep.join(search_path),
+        "PYTHONPATH": os.pathsep.join(searched),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",

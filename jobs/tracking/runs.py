@@ -19,7 +19,7 @@ from models.json_files import read_json
 from models.prepared import Prepared
 
 PLAN = "plan.json"
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+THIS_FILE = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,21 @@ def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -
     return plan, Tracking(context).resume_run(run_id, reopen=True)
 
 
-def git_commit() -> str:
-    """The commit of this checkout, with "+changes" where files differ; "unknown" outside of a repository."""
+def git_commit(source: Path = THIS_FILE) -> str:
+    """The commit of the repository that tracks a source file, with "+changes" where files differ; else "unknown".
+
+    A repository that merely surrounds the file is not meant: that of a user whose environment has us installed.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=source.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        return f"{_git('rev-parse', 'HEAD')}{'+changes' if _git('status', '--porcelain') else ''}"
+        git("ls-files", "--error-unmatch", source.name)
+        return f"{git('rev-parse', 'HEAD')}{'+changes' if git('status', '--porcelain') else ''}"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _job_tags() -> dict[str, str]:
