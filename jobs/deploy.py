@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,8 @@ from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION
 from models import bundle, golden
 from models.family import BundleRejected, Family, HasIndex
-from models.features import FeatureStore, fill
+from models.features import write_store
+from models.files import remove_directory, replace_directory
 
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
@@ -110,11 +110,9 @@ def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
     digest = bundle.verify(located.directory)
     directory = store.serve / "models" / family.NAME / located.name
     if not _has_digest(directory, digest):
-        aside = directory.with_name(f".{located.name}.{uuid.uuid4().hex[:8]}")
-        shutil.copytree(located.directory, aside)
-        bundle.verify(aside)
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.replace(directory)
+        with replace_directory(directory) as aside:
+            shutil.copytree(located.directory, aside, dirs_exist_ok=True)
+            bundle.verify(aside)
     return PinnedModel(version=located.name, directory=directory, digest=digest)
 
 
@@ -138,21 +136,12 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
-    """Write the feature store aside from the current data and rename it into place; returns rows per feature."""
+    """Write the feature store anew from the current data; returns rows per feature."""
     if not family.FEATURES:
         return {}
     data = store.current_data(family.NAME)
-    path = store.feature_store(family.NAME)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     log.info("filling the feature store from %s", data)
-    try:
-        features = FeatureStore(aside)
-        counts = fill(features, family.FEATURES, data)
-        features.close()  # the last to close it leaves one file, without a write-ahead log
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return counts
+    return write_store(store.feature_store(family.NAME), family.FEATURES, data)
 
 
 def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -299,8 +288,7 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
             if str(directory) in named:
                 continue
             try:
-                # Out of sight first: half an index would be taken for a whole one.
-                shutil.rmtree(directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")))
+                remove_directory(directory)
             except OSError as error:  # what is deployed answers all the same
                 log.warning("%s is not needed any more and could not be removed: %s", directory, error)
 

@@ -21,6 +21,7 @@ from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from models import bundle
 from models.family import Family, HasReport
+from models.files import write_text
 from models.report import Section
 
 REPORT = "report.html"
@@ -61,9 +62,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     located = locate_model(context, options.model or f"models:/{family.NAME}@champion", tracking=tracking)
     evaluation = evaluate(context, family, located, data=data, options=options)
     directory = _directory(context, evaluation, located, options)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / REPORT).write_text(render(evaluation), encoding="utf-8")
-    (directory / NUMBERS).write_text(evaluation.to_json(), encoding="utf-8")
+    write_text(directory / REPORT, render(evaluation))
+    write_text(directory / NUMBERS, evaluation.to_json())
     metrics = _metrics(evaluation)
     if located.run_id is not None:
         tracked = tracking.resume_run(located.run_id)

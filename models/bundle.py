@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.family import BundleRejected
+from models.files import replace_directory
 
 MANIFEST = "MANIFEST.json"
 REQUIRED = ("config.json", "schema.json", "model.safetensors", "metrics.json", "golden.json")
@@ -44,19 +43,12 @@ def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[
 
     A reader sees the old directory or the new one, never a half-written one.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
-    for name, content in files.items():
-        (aside / name).write_text(json.dumps(content, ensure_ascii=False, sort_keys=True), encoding="utf-8")
-    for name, named in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
-    seal(aside)
-    replaced = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.old")
-    if directory.exists():
-        directory.replace(replaced)
-    aside.replace(directory)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with replace_directory(directory) as aside:
+        for name, content in files.items():
+            (aside / name).write_text(json.dumps(content, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+        for name, named in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
+        seal(aside)
 
 
 def seal(directory: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Failure, Store, log
+from models.files import create_text, write_text
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90.0
@@ -98,7 +99,7 @@ def start_head(store: Store) -> ClusterInfo:
         _kill_tree(info)
         shutil.rmtree(temp_dir, ignore_errors=True)
         raise
-    _write_record(store, info)
+    write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
     return info
 
 
@@ -121,18 +122,8 @@ def headers(info: ClusterInfo) -> dict[str, str]:
 def token_file(store: Store) -> Path:
     """The store's own token file, readable by its owner only."""
     path = store.cluster / "token"
-    store.cluster.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        aside = path.with_name(f"token.{os.getpid()}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(aside, path)  # fails where another process was first; its token stands
-        except FileExistsError:
-            pass
-        finally:
-            aside.unlink()
+        create_text(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
@@ -229,13 +220,6 @@ def _answers(url: str, request_headers: dict[str, str]) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _write_record(store: Store, info: ClusterInfo) -> None:
-    aside = store.cluster / ".cluster.json"
-    aside.write_text(json.dumps(dataclasses.asdict(info), indent=1), encoding="utf-8")
-    aside.chmod(0o600)
-    aside.replace(store.cluster / "cluster.json")
 
 
 def _created_s(pid: int) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Failure, Store
+from models.files import write_text
 
 PREFERRED_PORT = 5000
 START_TIMEOUT_S = 60.0
@@ -36,7 +37,7 @@ def start_ui(store: Store) -> str:
             start_new_session=True,
         )
     record = {"url": url, "pid": process.pid, "started_s": _psutil().Process(process.pid).create_time()}
-    _record(store).write_text(json.dumps(record), encoding="utf-8")
+    write_text(_record(store), json.dumps(record))
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):

@@ -15,6 +15,7 @@ from jobs.cli.context import Context, UsageFailure, log
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
 from models.bundle import config_from_dict, read_json
 from models.family import Family
+from models.files import write_text
 
 PLAN = "plan.json"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +50,8 @@ def open_run(
     run.log_text(card, "data/card.json")
     directory = context.store.run_directory(family.NAME, run.run_id)
     plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
-    directory.mkdir(parents=True, exist_ok=True)
     content = {"data": data.name, "config": dataclasses.asdict(config), "options": dataclasses.asdict(options)}
-    (directory / PLAN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(directory / PLAN, json.dumps(content, indent=1))
     log.info("run %s in %s", run.run_id, directory)
     return plan, run
 

@@ -26,6 +26,7 @@ from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
+from models.files import write_text
 
 MAX_FAILURES = 3
 """How often a training is continued after losing a worker."""
@@ -129,7 +130,7 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
     logged = int(marker.read_text(encoding="utf-8")) if marker.exists() else -1
     for report in checkpoints.read_reports(directory)[logged + 1 : last + 1]:
         tracked.log_metrics(report, step=int(report["epoch"]))
-        marker.write_text(str(report["epoch"]), encoding="utf-8")
+        write_text(marker, str(report["epoch"]))
 
 
 @contextmanager
