@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.recommender.data import Histories, Judgements, ShardLog, collate, dataset
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
+from models.sampling import evenly
 
 LAST_EVENTS = 30
 """Events of a history that are looked at."""
@@ -165,7 +166,8 @@ def count_and_choose(data: Path, schema: Schema) -> tuple[sp.csr_array, NDArray[
     """Count the training split and choose the shape by NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
     judgements = dataset(data, "val", range(schema.num_shards), schema=schema, config=None, epoch=0)
-    examples = _some_judgements(judgements, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
+    assert isinstance(judgements, Judgements)
+    examples = evenly(judgements, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
     for shape in SHAPES:
@@ -253,12 +255,6 @@ def _strongest(matrix: sp.csr_array) -> sp.csr_array:
         keep[begin + weakest] = False
     row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
     return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
-
-
-def _some_judgements(judgements: Any, count: int) -> list[Any]:
-    assert isinstance(judgements, Judgements)
-    step = max(1, -(-len(judgements) // count))
-    return [judgements[place] for place in range(0, len(judgements), step)]
 
 
 def _ndcg(weights: sp.csr_array, popularity: NDArray[Any], shape: Shape, examples: list[Any]) -> float:
