@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import threading
 import uuid
@@ -20,6 +19,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
+from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
@@ -186,13 +186,10 @@ def _work(settings: dict[str, Any]) -> Result | Exception:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Ray Train ends the process on Ctrl-C and leaves its signal handler behind; here it is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with sigint_kept():
+        try:
+            yield
+        except SystemExit:
+            if threading.current_thread() is not threading.main_thread():
+                raise
+            raise KeyboardInterrupt from None
