@@ -28,7 +28,7 @@ from jobs.serving.config import (
     write_config,
 )
 from jobs.tracking.model_uri import LocatedModel, locate_model
-from jobs.tracking.registry import CHAMPION
+from jobs.tracking.registry import champion_uri
 from models import bundle, golden
 from models.family import BundleRejected, Family, HasIndex
 from models.features import write_store
@@ -78,7 +78,7 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
     assert family is not None, "deploy works on a family"
-    located = locate_model(context, options.model or f"models:/{family.NAME}@{CHAMPION}")
+    located = locate_model(context, options.model or champion_uri(family.NAME))
     loaded = _checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)

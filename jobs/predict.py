@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction.answer_table import ERROR, Answerer, Recipe, answer_schema
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
+from jobs.tracking.registry import champion_uri
 from models import bundle
 from models.family import DataRejected, Family, RawBody
 from models.features import write_store
@@ -58,9 +60,7 @@ class Options:
     """Processes that share the work; more than one run on the cluster."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few; use 1 or more")
+        check_at_least(self, batch_size=1, workers=1)
         for entry in self.set:
             if "=" not in entry:
                 raise ValueError(f"--set {entry!r} is not NAME=VALUE; write count=20, say")
@@ -129,7 +129,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         parts = plan_parts(files)
     tracking = Tracking(context)
     tracking.deliver_spool()
-    located = locate_model(context, options.model or f"models:/{family.NAME}@champion", tracking=tracking)
+    located = locate_model(context, options.model or champion_uri(family.NAME), tracking=tracking)
     key = plan_key(context, family, located, options)
     output = Path(options.output).absolute()
     details = {"model": located.uri, "output": str(output), "parts": len(parts)}

@@ -12,13 +12,14 @@ from typing import Any
 import ray
 
 from jobs.cli.context import Context, UsageFailure, log
+from jobs.cli.flags import flag_name
+from jobs.cluster.local_head import PROJECT_ROOT
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
 from models.bundle import config_from_dict, read_json
 from models.family import Family
 from models.files import write_text
 
 PLAN = "plan.json"
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -102,5 +103,5 @@ def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
     for field in dataclasses.fields(given):
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
-            flag = f"--{field.name.replace('_', '-')}"
+            flag = flag_name(field.name)
             raise UsageFailure(f"{flag} {value} differs from run {run_id}, which has {was}; leave {flag} out")
