@@ -184,7 +184,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn what it returns or raises into a result; only the programmer's mistakes lack a message."""
     from jobs.cli.context import Failure
-    from models.family import DataRejected
+    from models.errors import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
         if invocation.everywhere.debug:
@@ -226,7 +226,7 @@ def _succeeded(invocation: Invocation) -> Result:
         exit_code=0,
         verb=invocation.verb,
         family=invocation.family_name or outcome.details.get("family"),
-        headline=family.METRIC.name if family else "",
+        headline=family.metric.name if family else "",
         status=outcome.status,
         run_id=outcome.run_id,
         metrics=outcome.metrics,

@@ -17,7 +17,7 @@ from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.local_head import start_head, stop_head
 from jobs.tracking.mlflow_ui import free_port, start_ui, stop_ui
 from models import FAMILIES
-from models.family import Family, HasSample
+from models.family import Family
 
 ANSWER_TIMEOUT_S = 30.0
 PREFERRED_PORT = 8000
@@ -41,8 +41,8 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Go the whole way in a fresh store below the given one; whatever happens, only --stay leaves anything running."""
     family = family or _first_with_sample()
-    if not isinstance(family, HasSample):
-        raise UsageFailure(f"{family.NAME} cannot make up a log; add a function `sample` to it")
+    if family.sample is None:
+        raise UsageFailure(f"{family.name} cannot make up a log; add a `sample` to it")
     if context.address:
         raise UsageFailure(f"demo starts its own cluster on this machine; leave out --address {context.address}")
     context = dataclasses.replace(context, store=Store(context.store.root / "demo"))
@@ -58,7 +58,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 
 
 def _go(context: Context, family: Family, options: Options) -> Outcome:
-    assert isinstance(family, HasSample)
+    assert family.sample is not None
     seconds: dict[str, float] = {}
     with _step("a made-up shop", seconds):
         sample = family.sample(context.store.root / "raw")
@@ -82,9 +82,9 @@ def _go(context: Context, family: Family, options: Options) -> Outcome:
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
-        metrics={name: value for name, value in metrics.items() if name.endswith(family.METRIC.name)},
+        metrics={name: value for name, value in metrics.items() if name.endswith(family.metric.name)},
         details={
-            "family": family.NAME,
+            "family": family.name,
             "sweep_run_id": swept.run_id,
             "answers": answers,
             "seconds": seconds,
@@ -104,7 +104,7 @@ def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
 def _ask(url: str, family: Family, question: Any) -> dict[str, Any]:
     """What the first endpoint answers, beside what is right."""
     body = json.dumps(question.request).encode("utf-8")
-    address = f"{url.rstrip('/')}{family.ENDPOINTS[0].path}"
+    address = f"{url.rstrip('/')}{family.endpoints[0].path}"
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
@@ -130,9 +130,9 @@ def _mlflow(store: Store, *, stay: bool) -> str:
 
 def _first_with_sample() -> Family:
     for family in FAMILIES.values():
-        if isinstance(family, HasSample):
+        if family.sample is not None:
             return family
-    raise UsageFailure("no family can make up a log; add a function `sample` to one")
+    raise UsageFailure("no family can make up a log; add a `sample` to one")
 
 
 def _clear(store: Store) -> None:

@@ -30,7 +30,8 @@ from jobs.serving.config import (
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
-from models.family import BundleRejected, Family, HasIndex
+from models.errors import BundleRejected
+from models.family import Family
 from models.features import write_store
 from models.files import remove_directory, replace_directory
 
@@ -78,7 +79,7 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
     assert family is not None, "deploy works on a family"
-    located = locate_model(context, options.model or champion_uri(family.NAME))
+    located = locate_model(context, options.model or champion_uri(family.name))
     loaded = _checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
@@ -100,7 +101,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise
     write_config(config_path(context.store), wanted)
     _prune(context.store, family, wanted, before)
-    log.info("%s version %s answers at %s", family.NAME, model.version, url)
+    log.info("%s version %s answers at %s", family.name, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
     return Outcome(run_id=located.run_id, details={**details, "features": features})
 
@@ -108,7 +109,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
     """Copy a model into the store under its version: what is served cannot change or vanish under the replicas."""
     digest = bundle.verify(located.directory)
-    directory = store.serve / "models" / family.NAME / located.name
+    directory = store.serve / "models" / family.name / located.name
     if not _has_digest(directory, digest):
         with replace_directory(directory) as aside:
             shutil.copytree(located.directory, aside, dirs_exist_ok=True)
@@ -126,9 +127,7 @@ def _has_digest(directory: Path, digest: str) -> bool:
 def _checked(family: Family, directory: Path) -> bundle.Bundle:
     """The model, after it gave its golden answer here; raises Failure."""
     try:
-        loaded = bundle.load(directory)
-        if loaded.family != family.NAME:
-            raise BundleRejected(f"{directory} is of the family {loaded.family!r}, not {family.NAME!r}")
+        loaded = bundle.load(directory, family)
         golden.check(family, loaded.network, loaded.schema, loaded.golden)
     except BundleRejected as error:
         raise Failure(f"not deployed: {error}") from error
@@ -137,22 +136,22 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
     """Write the feature store anew from the current data; returns rows per feature."""
-    if not family.FEATURES:
+    if not family.features:
         return {}
-    data = store.current_data(family.NAME)
-    log.info("filling the feature store from %s", data)
-    return write_store(store.feature_store(family.NAME), family.FEATURES, data)
+    data = store.current_data(family.name)
+    log.info("filling the feature store from %s", data.path)
+    return write_store(store.feature_store(family.name), family.features, data)
 
 
 def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
     """What the model makes of the current catalogue, made once for both; None where the family needs no such thing."""
-    if not isinstance(family, HasIndex):
+    if family.index is None:
         return None
-    data = store.current_data(family.NAME)
-    directory = store.serve / "indexes" / family.NAME / f"{loaded.digest[:16]}-{data.name}"
+    data = store.current_data(family.name)
+    directory = store.serve / "indexes" / family.name / f"{loaded.digest[:16]}-{data.name}"
     if not directory.is_dir():
-        log.info("indexing the catalogue of %s", data)
-        count = family.write_index(loaded.network, data, loaded.schema, directory)
+        log.info("indexing the catalogue of %s", data.path)
+        count = family.index.write(loaded.network, data, loaded.schema, directory)
         log.info("the index has %d entries", count)
     return directory
 
@@ -168,7 +167,7 @@ def _wanted(
 ) -> dict[str, Any]:
     cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
     size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
-    feature_store = context.store.feature_store(family.NAME) if family.FEATURES else None
+    feature_store = context.store.feature_store(family.name) if family.features else None
     added = application(family, model, feature_store=feature_store, size=size, index=index)
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
@@ -220,11 +219,11 @@ def _url(context: Context, api: ServeApi, options: Options) -> str:
 
 def _wait(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
     """Wait until Serve is content and every replica says that it serves the model; raises Failure."""
-    address = f"{url}{models_path(family.ROUTE_PREFIX)}"
+    address = f"{url}{models_path(family.route_prefix)}"
     deadline = time.monotonic() + timeout_s
     seen = "nothing answers yet"
     while time.monotonic() < deadline:
-        state = api.details()["applications"].get(family.NAME, {})
+        state = api.details()["applications"].get(family.name, {})
         status = state.get("status", "not there yet")
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise Failure(f"version {model.version} did not start: {_reason(state)}")
@@ -261,7 +260,7 @@ def _serves(info: Mapping[str, Any], model: PinnedModel) -> bool:
 
 def _ask_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
     """Ask the golden request over HTTP; raises Failure when the answer is another."""
-    address = f"{url}{family.ENDPOINTS[0].path}"
+    address = f"{url}{family.endpoints[0].path}"
     try:
         answer = read_json(address, expected["request"])
     except OSError as error:
@@ -284,7 +283,7 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
     served = [user_config(config, family) for config in configs]
     named = {each.get(key) for each in served for key in ("bundle", "index")}
     for kind in ("models", "indexes"):
-        for directory in (store.serve / kind / family.NAME).glob("[!.]*"):
+        for directory in (store.serve / kind / family.name).glob("[!.]*"):
             if str(directory) in named:
                 continue
             try:

@@ -15,15 +15,17 @@ import numpy as np
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
-from jobs.evaluation.bootstrap import Comparison, Interval, compare, intervals
+from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
 from jobs.evaluation.report_page import Evaluation, SliceScore, render
-from jobs.evaluation.scoring import Model, Scores, baselines, load_model, one_thread, score
+from jobs.evaluation.scoring import baselines, load_model, one_thread, score
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle
-from models.family import Family, HasReport
+from models.evaluate import Model, Scores
+from models.family import Family
 from models.files import write_text
+from models.prepared import Prepared
 from models.report import Section
 
 REPORT = "report.html"
@@ -57,10 +59,10 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Judge one model; raises UsageFailure when there is no such model or no prepared data."""
     assert family is not None
-    data = context.store.current_data(family.NAME)
+    data = context.store.current_data(family.name)
     tracking = Tracking(context)
     tracking.deliver_spool()
-    located = locate_model(context, options.model or champion_uri(family.NAME), tracking=tracking)
+    located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     evaluation = evaluate(context, family, located, data=data, options=options)
     directory = _directory(context, evaluation, located, options)
     write_text(directory / REPORT, render(evaluation))
@@ -75,75 +77,72 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     return Outcome(run_id=located.run_id, metrics=metrics, details=_details(evaluation, directory))
 
 
-def evaluate(context: Context, family: Family, located: LocatedModel, *, data: Path, options: Options) -> Evaluation:
+def evaluate(
+    context: Context, family: Family, located: LocatedModel, *, data: Prepared, options: Options
+) -> Evaluation:
     """Score a model and the family's baselines on a split of prepared data."""
-    schema = family.Schema.model_validate(bundle.read_json(data / "schema.json"))
-    metric = family.METRIC.name
+    schema = data.schema(family.Schema, family.files)
     model = load_model(located.directory, family)
     scores = _score(context, "the model", model, data=data, options=options)
     metrics = _intervals(family, model, scores, options)
-    if metric not in metrics:
-        raise UsageFailure(f"no example of the {options.split} split can be judged by {metric}; prepare more data")
+    if family.metric.name not in metrics:
+        raise UsageFailure(
+            f"no example of the {options.split} split counts for {family.metric.name}; prepare more data"
+        )
     others: dict[str, Scores] = {}
     measured: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
         others[name] = _score(context, name, other, data=data, options=options)
         measured[name] = _intervals(family, other, others[name], options)
     evaluation = Evaluation(
-        family=family.NAME,
+        family=family.name,
         model=located.uri,
         digest=bundle.verify(located.directory),
         run_id=located.run_id,
         split=options.split,
         data_fingerprint=schema.fingerprint,
         num_examples=scores.num_examples,
-        metric=metric,
-        mode=family.METRIC.mode,
+        metric=family.metric.name,
+        mode=family.metric.mode,
         metrics=metrics,
         baselines=measured,
         comparisons={name: _comparison(family, scores, other, options) for name, other in others.items()},
         slices={},
-        card=bundle.read_json(data / "card.json"),
+        card=data.card(),
         config=dataclasses.asdict(model.config),
         num_resamples=options.bootstrap,
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sections=_sections(family, model, data, options.split),
+        known_metrics=family.all_metrics,
+        caveat=family.caveat,
     )
     best = others.get(evaluation.best_baseline or "")
     return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))
 
 
-def share_of(scores: Scores, metric: str) -> tuple[Any, Any]:
-    """Numerators and denominators [N] of one metric."""
-    return scores.numerators[metric], scores.denominators[metric]
-
-
 def _comparison(family: Family, scores: Scores, other: Scores, options: Options) -> Comparison:
-    name, mode = family.METRIC.name, family.METRIC.mode
-    pair = share_of(scores, name), share_of(other, name)
-    return compare(*pair, mode=mode, num_resamples=options.bootstrap, seed=options.seed)
+    return compare_scores(family.metric, scores, other, num_resamples=options.bootstrap, seed=options.seed)
 
 
-def _score(context: Context, name: str, model: Model, *, data: Path, options: Options) -> Scores:
+def _score(context: Context, name: str, model: Model, *, data: Prepared, options: Options) -> Scores:
     log.info("scoring %s on the %s split", name, options.split)
     return score(context, model, data=data, split=options.split, num_workers=options.workers)
 
 
 def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
     """Every metric with its interval; metrics of the whole have none."""
-    found = intervals(scores.numerators, scores.denominators, num_resamples=options.bootstrap, seed=options.seed)
-    exact = {name: dataclasses.replace(found[name], value=value) for name, value in scores.metrics().items()}
-    whole = family.summarise(scores.tallies, model.schema)
+    exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
+    whole = family.summarise(scores.accumulators, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 
 
-def _sections(family: Family, model: Model, data: Path, split: str) -> Sequence[Section]:
-    if not isinstance(family, HasReport):
+def _sections(family: Family, model: Model, data: Prepared, split: str) -> Sequence[Section]:
+    if family.report is None:
         return ()
     log.info("looking closer at the %s split", split)
     with one_thread():
-        return family.sections(model.network, data, split, schema=model.schema, config=model.config)
+        return family.report(model.network, data, split, schema=model.schema, config=model.config)
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
@@ -155,19 +154,17 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _slices(family: Family, scores: Scores, best: Scores | None, options: Options) -> dict[str, list[SliceScore]]:
-    metric = family.METRIC.name
+    metric = family.metric
     found: dict[str, list[SliceScore]] = {}
     for dimension, labels in scores.slices.items():
         rows = []
         for label in np.unique(labels):
             among = labels == label
-            value = scores.metric(metric, among)
-            if math.isnan(value):
+            if math.isnan(scores.value(metric, among)):
                 continue
-            numerators, denominators = ({metric: part[among]} for part in share_of(scores, metric))
-            score = intervals(numerators, denominators, num_resamples=options.bootstrap, seed=options.seed)[metric]
-            baseline = math.nan if best is None else best.metric(metric, among)
-            rows.append(SliceScore(str(label), int(among.sum()), dataclasses.replace(score, value=value), baseline))
+            score = metric_interval(scores, metric, among=among, num_resamples=options.bootstrap, seed=options.seed)
+            baseline = math.nan if best is None else best.value(metric, among)
+            rows.append(SliceScore(str(label), int(among.sum()), score, baseline))
         found[dimension] = sorted(rows, key=lambda row: -row.num_examples)
     return found
 
@@ -175,7 +172,7 @@ def _slices(family: Family, scores: Scores, best: Scores | None, options: Option
 def _command(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
     flags = {"model": located.uri, "split": options.split, "bootstrap": options.bootstrap, "seed": options.seed}
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
-    return f"shopkeeper evaluate {family.NAME} {given} --store {shlex.quote(str(context.store.root))}"
+    return f"shopkeeper evaluate {family.name} {given} --store {shlex.quote(str(context.store.root))}"
 
 
 def _directory(context: Context, evaluation: Evaluation, located: LocatedModel, options: Options) -> Path:

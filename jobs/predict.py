@@ -19,14 +19,16 @@ import pyarrow.parquet as pq
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
-from jobs.prediction.answer_table import ERROR, Answerer, Recipe, answer_schema
+from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer, answer_schema
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle
-from models.family import DataRejected, Family, RawBody
+from models.errors import DataRejected
+from models.family import Family, RawBody
 from models.features import write_store
 from models.files import leftovers, put_directory, replace_file, sha256
+from models.json_files import read_json
 
 ROWS_PER_PART = 10_000
 FILES_PER_PART = 200
@@ -98,7 +100,7 @@ class PartAnswerer:
     """Answers parts and writes each aside, then under its name; one per process."""
 
     def __init__(self, recipe: Recipe, parts: Sequence[Part], directory: Path) -> None:
-        self._answerer = Answerer(recipe)
+        self._answerer = TableAnswerer(recipe)
         self._parts = parts
         self._directory = directory
 
@@ -121,7 +123,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     started = time.monotonic()
     source = Path(options.input)
     files = _input_files(family, source)
-    raw = family.ENDPOINTS[0].raw
+    raw = family.endpoints[0].raw
     if raw is not None and source.is_dir() and files[0].suffix != PARQUET:
         parts = plan_files(source.absolute(), files, raw)
     else:
@@ -129,7 +131,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         parts = plan_parts(files)
     tracking = Tracking(context)
     tracking.deliver_spool()
-    located = locate_model(context, options.model or champion_uri(family.NAME), tracking=tracking)
+    located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     key = plan_key(context, family, located, options)
     output = Path(options.output).absolute()
     details = {"model": located.uri, "output": str(output), "parts": len(parts)}
@@ -179,13 +181,11 @@ def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
-    data = context.store.current_data(family.NAME)
-    features = context.store.root / family.NAME / f"features-{data.name}.sqlite"
-    if not features.is_file():
-        log.info("filling %s from the prepared data", features.name)
-        write_store(features, family.FEATURES, data)
+    features = None
+    if any(feature.rows is not None for feature in family.features):
+        features = _filled(context, family)
     return Recipe(
-        family=family.NAME,
+        family=family.name,
         model=located.directory,
         model_version=located.name,
         features=features,
@@ -194,12 +194,22 @@ def make_recipe(context: Context, family: Family, located: LocatedModel, options
     )
 
 
+def _filled(context: Context, family: Family) -> Path:
+    """A feature store of the current data, filled once for each fingerprint."""
+    data = context.store.current_data(family.name)
+    features = context.store.root / family.name / f"features-{data.name}.sqlite"
+    if not features.is_file():
+        log.info("filling %s from the prepared data", features.name)
+        write_store(features, family.features, data)
+    return features
+
+
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
     """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
-        "data": context.store.current_data(family.NAME).name,
+        "data": context.store.current_data(family.name).name if family.features else None,
         "set": sorted(options.set),
         "input": [sha256(path) for path in _input_files(family, Path(options.input))],
     }
@@ -271,13 +281,13 @@ def _key_of(output: Path) -> str | None:
     if output.is_dir() and any(output.iterdir()):
         if output.suffix == ".parquet" or not (output / PLAN).is_file():
             raise UsageFailure(f"{output} is a directory that predict did not write; name another --output")
-        return str(bundle.read_json(output / PLAN).get("plan"))
+        return str(read_json(output / PLAN).get("plan"))
     return None
 
 
 def _input_files(family: Family, path: Path) -> list[Path]:
     files = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path]
-    if not files and family.ENDPOINTS[0].raw is not None:
+    if not files and family.endpoints[0].raw is not None:
         below = (file for file in path.rglob("*") if file.is_file() and file.suffix != PARQUET)
         files = sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files or not files[0].is_file():
@@ -296,7 +306,7 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
         if not schema.equals(first):
             raise DataRejected(f"{path} has other columns or types than {files[0]}; make them equal")
     assert first is not None
-    endpoint = family.ENDPOINTS[0]
+    endpoint = family.endpoints[0]
     known = set(endpoint.Request.model_fields)
     if not known & set(first.names):
         raise UsageFailure(
@@ -311,7 +321,7 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
 
 def _setting(family: Family, entry: str) -> tuple[str, Any]:
     name, _, text = entry.partition("=")
-    known = family.ENDPOINTS[0].Request.model_fields
+    known = family.endpoints[0].Request.model_fields
     if name not in known:
         raise UsageFailure(f"--set {entry}: a request has no field {name!r}; it has {', '.join(sorted(known))}")
     try:

@@ -14,7 +14,8 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cluster.executor import executor
-from models.family import DataRejected, Family
+from models.errors import DataRejected
+from models.family import Family
 from models.files import add_directory, directory_aside, leftovers, write_text
 
 NAME_LENGTH = 16
@@ -33,7 +34,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """
     assert family is not None and config is not None, "prepare works on a family, with the family's PrepareConfig"
     started = time.monotonic()
-    data = context.store.data(family.NAME)
+    data = context.store.data(family.name)
     with _aside(data, is_dry_run=context.dry_run) as out:
         schema = _prepared(context, family, config, out)
         card = json.loads((out / "card.json").read_text(encoding="utf-8"))

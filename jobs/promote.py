@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
-from jobs.evaluation.scoring import Model, Scores, baselines, load_model, score
+from jobs.evaluation.scoring import baselines, load_model, score
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from models import bundle
-from models.family import BundleRejected, Family
+from models.errors import BundleRejected
+from models.evaluate import Model, Scores
+from models.family import Family
+from models.prepared import Prepared
 
 EVIDENCE = "promotion.json"
 MAX_TAG_LENGTH = 5000
@@ -58,7 +61,7 @@ class _Trial:
     champion_model: Model | None
     previous: str | None
     """Version that the alias points at, which is the champion's unless that cannot be loaded."""
-    data: Path
+    data: Prepared
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -75,7 +78,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     scores = _score(context, "the candidate", trial.model, trial.data, options)
     checks = _check(context, family, trial, scores, options)
     failed = [check.message for check in checks if not check.passed]
-    metrics = {f"test_{name}": value for name, value in scores.metrics().items()}
+    metrics = {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
     if failed and not options.force:
         raise GateNotMet(_refusal(family, trial, failed), failed=failed, metrics=metrics, candidate=trial.candidate.uri)
     for message in failed:
@@ -87,7 +90,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         metrics=metrics,
         details={
             "version": version,
-            "model": f"models:/{family.NAME}/{version}",
+            "model": f"models:/{family.name}/{version}",
             "previous_version": trial.previous,
             "forced": bool(failed),
             "checks": [check.message for check in checks],
@@ -96,14 +99,14 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 
 
 def _prepare(context: Context, family: Family, tracking: Tracking, options: Options) -> _Trial:
-    data = context.store.current_data(family.NAME)
+    data = context.store.current_data(family.name)
     uri = options.model or _best_run(family, tracking, data)
     candidate = locate_model(context, uri, tracking=tracking)
     champion, champion_model = None, None
-    previous = Registry(tracking).get_alias(family.NAME, CHAMPION)
+    previous = Registry(tracking).get_alias(family.name, CHAMPION)
     if previous is not None:
         try:
-            champion = locate_model(context, f"models:/{family.NAME}/{previous}", tracking=tracking)
+            champion = locate_model(context, f"models:/{family.name}/{previous}", tracking=tracking)
             champion_model = load_model(champion.directory, family)
         except BundleRejected as error:
             if not options.force:
@@ -114,19 +117,19 @@ def _prepare(context: Context, family: Family, tracking: Tracking, options: Opti
     return _Trial(candidate, load_model(candidate.directory, family), champion, champion_model, previous, data)
 
 
-def _best_run(family: Family, tracking: Tracking, data: Path) -> str:
-    fingerprint = str(bundle.read_json(data / "schema.json")["fingerprint"])
-    metric = f"val_{family.METRIC.name}"
-    best = tracking.find_best_run(family.NAME, metric, family.METRIC.mode, fingerprint)
+def _best_run(family: Family, tracking: Tracking, data: Prepared) -> str:
+    fingerprint = data.fingerprint
+    metric = f"val_{family.metric.name}"
+    best = tracking.find_best_run(family.name, metric, family.metric.mode, fingerprint)
     if best is None:
         raise UsageFailure(
-            f"no finished run of {family.NAME} on the current data ({fingerprint[:16]}) has a model and {metric}; "
-            f"run `shopkeeper train {family.NAME}` first, or name a model with --model"
+            f"no finished run of {family.name} on the current data ({fingerprint[:16]}) has a model and {metric}; "
+            f"run `shopkeeper train {family.name}` first, or name a model with --model"
         )
     return f"runs:/{best.run_id}"
 
 
-def _score(context: Context, name: str, model: Model, data: Path, options: Options) -> Scores:
+def _score(context: Context, name: str, model: Model, data: Prepared, options: Options) -> Scores:
     log.info("scoring %s on the test split", name)
     return score(context, model, data=data, split="test", num_workers=options.workers)
 
@@ -138,21 +141,21 @@ def _check(context: Context, family: Family, trial: _Trial, scores: Scores, opti
         resamples = options.bootstrap
         return check_better(family, scores, other, than=than, p_value=options.p_value, num_resamples=resamples)
 
-    if family.METRIC.name not in scores.metrics():
-        raise UsageFailure(f"no example of the test split can be judged by {family.METRIC.name}; prepare more data")
+    if math.isnan(scores.value(family.metric)):
+        raise UsageFailure(f"no example of the test split counts for {family.metric.name}; prepare more data")
     checks = []
     if trial.champion_model is not None:
         champion = _score(context, "the champion", trial.champion_model, trial.data, options)
         checks += [better(champion, f"champion {trial.previous}"), *check_slices(family, scores, champion)]
     else:
-        schema = family.Schema.model_validate(bundle.read_json(trial.data / "schema.json"))
+        schema = trial.data.schema(family.Schema, family.files)
         for name, model in baselines(family, trial.data, schema):
             checks.append(better(_score(context, name, model, trial.data, options), name))
     return [*checks, check_latency(family, trial.model), check_size(family, trial.candidate.directory)]
 
 
 def _refusal(family: Family, trial: _Trial, failed: list[str]) -> str:
-    stays = f"models:/{family.NAME}@{CHAMPION} stays at version {trial.champion.version}" if trial.champion else ""
+    stays = f"models:/{family.name}@{CHAMPION} stays at version {trial.champion.version}" if trial.champion else ""
     return (
         f"{trial.candidate.uri} was not promoted: {'; '.join(failed)}. "
         f"{stays or 'There is still no champion'}; --force --reason TEXT promotes all the same"
@@ -171,7 +174,7 @@ def _sign_off(
     registry = Registry(tracking)
     facts: dict[str, Any] = {
         TAG_PREVIOUS: trial.previous or "",
-        TAG_FINGERPRINT: str(bundle.read_json(trial.data / "schema.json")["fingerprint"]),
+        TAG_FINGERPRINT: trial.data.fingerprint,
         "candidate": trial.candidate.uri,
         "digest": bundle.verify(trial.candidate.directory),
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -186,16 +189,16 @@ def _sign_off(
         "options": dataclasses.asdict(options),
     }
     version = registry.register(
-        family.NAME,
+        family.name,
         trial.candidate.run_id,
         trial.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
     )
-    if registry.get_alias(family.NAME, CHAMPION) != trial.previous:
-        raise Failure(f"the champion of {family.NAME} changed meanwhile; run promote again")
-    registry.set_alias(family.NAME, CHAMPION, version)
-    log.info("models:/%s@%s is now version %s", family.NAME, CHAMPION, version)
+    if registry.get_alias(family.name, CHAMPION) != trial.previous:
+        raise Failure(f"the champion of {family.name} changed meanwhile; run promote again")
+    registry.set_alias(family.name, CHAMPION, version)
+    log.info("models:/%s@%s is now version %s", family.name, CHAMPION, version)
     return version
 
 

@@ -27,19 +27,19 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     tracking = Tracking(context)
     tracking.deliver_spool()
     registry = Registry(tracking)
-    current = registry.get_alias(family.NAME, CHAMPION)
+    current = registry.get_alias(family.name, CHAMPION)
     if current is None:
-        raise UsageFailure(f"{family.NAME} has no champion; `shopkeeper promote {family.NAME}` makes one")
-    previous = registry.version_info(family.NAME, current).tags.get(TAG_PREVIOUS)
+        raise UsageFailure(f"{family.name} has no champion; `shopkeeper promote {family.name}` makes one")
+    previous = registry.version_info(family.name, current).tags.get(TAG_PREVIOUS)
     if not previous:
-        raise UsageFailure(f"version {current} is the first champion of {family.NAME}; there is none to go back to")
+        raise UsageFailure(f"version {current} is the first champion of {family.name}; there is none to go back to")
     # A champion that cannot be loaded is worse than one that disappoints.
-    located = locate_model(context, f"models:/{family.NAME}/{previous}", tracking=tracking)
-    registry.set_alias(family.NAME, CHAMPION, previous)
-    log.info("models:/%s@%s is version %s again", family.NAME, CHAMPION, previous)
+    located = locate_model(context, f"models:/{family.name}/{previous}", tracking=tracking)
+    registry.set_alias(family.name, CHAMPION, previous)
+    log.info("models:/%s@%s is version %s again", family.name, CHAMPION, previous)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     registry.set_version_tags(
-        family.NAME, current, {"rolled_back": now, "rolled_back_to": previous, "rollback_reason": options.reason or ""}
+        family.name, current, {"rolled_back": now, "rolled_back_to": previous, "rollback_reason": options.reason or ""}
     )
     return Outcome(
         status="rolled back", run_id=located.run_id, details={"version": previous, "previous_version": current}

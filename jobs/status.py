@@ -32,7 +32,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     families = [family] if family is not None else list(FAMILIES.values())
     details: dict[str, Any] = {
         "store": str(context.store.root),
-        "families": {one.NAME: _family(context, one, options) for one in families},
+        "families": {one.name: _family(context, one, options) for one in families},
         "cluster": _cluster(context),
         "mlflow": running_ui(context.store) or context.tracking_uri,
     }
@@ -53,23 +53,22 @@ def _family(context: Context, family: Family, options: Options) -> dict[str, Any
 
 def _prepared(context: Context, family: Family) -> dict[str, Any] | None:
     try:
-        data = context.store.current_data(family.NAME)
-        schema = json.loads((data / "schema.json").read_text(encoding="utf-8"))
-        card = json.loads((data / "card.json").read_text(encoding="utf-8"))
+        data = context.store.current_data(family.name)
+        schema, card = data.schema(family.Schema).model_dump(mode="json"), data.card()
     except (Failure, OSError, ValueError):
         return None
     return {
         "fingerprint": schema.get("fingerprint"),
-        "data": str(data),
+        "data": str(data.path),
         "rows": card.get("rows"),
         "splits": schema.get("num_examples"),
     }
 
 
 def _tracked(tracking: Tracking, family: Family, options: Options) -> dict[str, Any]:
-    metric = family.METRIC.name
-    running = tracking.list_runs(family.NAME, where="attributes.status = 'RUNNING'")
-    finished = tracking.list_runs(family.NAME, limit=options.runs, where="attributes.status != 'RUNNING'")
+    metric = family.metric.name
+    running = tracking.list_runs(family.name, where="attributes.status = 'RUNNING'")
+    finished = tracking.list_runs(family.name, limit=options.runs, where="attributes.status != 'RUNNING'")
     return {
         "running": [_run(info, metric) for info in running],
         "finished": [_run(info, metric) for info in finished],
@@ -90,10 +89,10 @@ def _run(info: RunInfo, metric: str) -> dict[str, Any]:
 
 
 def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
-    version = registry.get_alias(family.NAME, CHAMPION)
+    version = registry.get_alias(family.name, CHAMPION)
     if version is None:
         return None
-    info = registry.version_info(family.NAME, version)
+    info = registry.version_info(family.name, version)
     try:
         metrics = json.loads(info.tags.get("test_metrics", "{}"))
     except ValueError:  # too long for a tag
@@ -121,7 +120,7 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
     url = f"http://{host}:{listens['port']}"
     version = told["version"]
     try:
-        answering = read_json(f"{url}{models_path(family.ROUTE_PREFIX)}")
+        answering = read_json(f"{url}{models_path(family.route_prefix)}")
         health = "ok" if answering["version"] == version else f"version {answering['version']} answers"
     except Failure as error:
         answering, health = None, str(error)

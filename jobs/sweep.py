@@ -26,7 +26,9 @@ from jobs.training import trials
 from jobs.training.distributed import Place
 from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training.loop import run_training
-from models.family import Choice, Family, LogUniform, Range
+from models.config import Choice, LogUniform, Range
+from models.family import Family
+from models.prepared import Prepared
 
 SECONDS_PER_MINUTE = 60
 REDUCTION = 3
@@ -66,7 +68,7 @@ class Search:
     config: Any
     """What every trial starts from."""
     space: Mapping[str, Range]
-    data: Path
+    data: Prepared
     directory: Path
     num_trials: int
     num_concurrent: int
@@ -77,7 +79,7 @@ class Search:
     @property
     def metric(self) -> str:
         """What trials are compared by: the best validation score of a trial so far."""
-        return f"best_val_{self.family.METRIC.name}"
+        return f"best_val_{self.family.metric.name}"
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -93,10 +95,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         places = place_trials(plan.options)
     else:
         places = place_trials(options)
-        name, tags = options.name or f"sweep {family.NAME}", {"job": "sweep"}
+        name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
     search = _search(family, plan, *places)
-    with ended(tracked, f"`shopkeeper sweep {family.NAME} --resume {plan.run_id}` continues it"):
+    with ended(tracked, f"`shopkeeper sweep {family.name} --resume {plan.run_id}` continues it"):
         with _ctrl_c_as_exception():
             _tuner(search, context, plan).fit()
         return _conclude(search, plan, tracked)
@@ -120,9 +122,9 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
         name = name.replace("-", "_")
         config = dataclasses.replace(config, **{name: _setting(family, name, text)})
         fixed.add(name)
-    space = {name: dimension for name, dimension in family.SPACE.items() if name not in fixed}
+    space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
     if not space:
-        raise UsageFailure(f"every setting of {family.NAME} is fixed, there is nothing to search; use `train`")
+        raise UsageFailure(f"every setting of {family.name} is fixed, there is nothing to search; use `train`")
     return space, config
 
 
@@ -155,8 +157,8 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
     stored = plan.directory / TUNE
     if tune.Tuner.can_restore(stored):
         return tune.Tuner.restore(str(stored), trainable=trainable, resume_unfinished=True, restart_errored=False)
-    mode, epochs = search.family.METRIC.mode, max(1, search.config.epochs)
-    logger = trials.TrialLogger(context, search.family.NAME, plan.run_id, plan.directory)
+    mode, epochs = search.family.metric.mode, max(1, search.config.epochs)
+    logger = trials.TrialLogger(context, search.family.name, plan.run_id, plan.directory)
     return tune.Tuner(
         trainable,
         param_space={name: _domain(dimension) for name, dimension in search.space.items()},
@@ -190,7 +192,7 @@ def _optuna(search: Search) -> OptunaSearch:
     usual = {name: getattr(search.config, name) for name in search.space}
     return OptunaSearch(
         metric=search.metric,
-        mode=search.family.METRIC.mode,
+        mode=search.family.metric.mode,
         # The first trial is what `train` would do, so a sweep cannot end below it.
         points_to_evaluate=[usual] if all(_inside(usual[name], search.space[name]) for name in usual) else None,
         sampler=TPESampler(
@@ -248,8 +250,8 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     best = good[0]
     for row in good[1:]:
         assert row.score is not None and best.score is not None
-        best = row if search.family.METRIC.better(row.score, best.score) else best
-    trials.write_report(plan.directory / "search", table, search.space, search.family.METRIC)
+        best = row if search.family.metric.better(row.score, best.score) else best
+    trials.write_report(plan.directory / "search", table, search.space, search.family.metric)
     tracked.log_artifacts(plan.directory / "search", "search")
     tracked.log_artifacts(best.bundle, BUNDLE)
     failed = sum(row.error is not None for row in table)

@@ -39,9 +39,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     else:
         workers = place_workers(options.workers, gpu=options.gpu)
         tags = {"world_size": str(workers.num)}
-        name = options.name or f"train {family.NAME}"
+        name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    with ended(tracked, f"`shopkeeper train {family.NAME} --resume {plan.run_id}` continues it"):
+    with ended(tracked, f"`shopkeeper train {family.name} --resume {plan.run_id}` continues it"):
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(
             family,

@@ -5,7 +5,4 @@ from __future__ import annotations
 from models import image, recommender
 from models.family import Family
 
-FAMILIES: dict[str, Family] = {
-    "recommender": recommender,
-    "image": image,
-}
+FAMILIES: dict[str, Family] = {family.name: family for family in (recommender.FAMILY, image.FAMILY)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.family import BundleRejected
-from models.files import replace_directory
+from models.errors import BundleRejected
+from models.family import Family
+from models.files import replace_directory, sha256
+from models.json_files import read_json
+from models.prepared import with_files
 
 MANIFEST = "MANIFEST.json"
+FORMAT = 1
+"""Of the model directory; a release reads its own and all earlier ones."""
 REQUIRED = ("config.json", "schema.json", "model.safetensors", "metrics.json", "golden.json")
-MAX_JSON_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,18 @@ class Bundle:
 
 
 def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write JSON `files` and safetensors `tensors` with a manifest, aside, then rename to `directory`.
+    """Write `files` (bytes, or JSON of all else) and safetensors `tensors` with a manifest, aside, then rename.
 
     A reader sees the old directory or the new one, never a half-written one.
     """
     with replace_directory(directory) as aside:
         for name, content in files.items():
-            (aside / name).write_text(json.dumps(content, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+            encoded = (
+                content
+                if isinstance(content, bytes)
+                else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+            )
+            (aside / name).write_bytes(encoded)
         for name, named in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
         seal(aside)
@@ -54,11 +62,11 @@ def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[
 def seal(directory: Path) -> None:
     """Write MANIFEST.json with the size and sha256 of every other file of `directory`."""
     listed = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(directory.iterdir())
         if path.name != MANIFEST
     }
-    (directory / MANIFEST).write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
+    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1), encoding="utf-8")
 
 
 def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
@@ -70,40 +78,42 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:5]) or "nothing"
         raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a model of ours")
     try:
-        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        written_as, listed = int(content["format"]), content["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleRejected(f"{manifest} is not readable: {error}") from None
+    if written_as > FORMAT:
+        raise BundleRejected(
+            f"{manifest} has format {written_as}, and this release reads up to {FORMAT}; upgrade Shopkeeper"
+        )
     missing = [name for name in required if name not in expected]
     if missing:
         raise BundleRejected(f"{directory} lacks {', '.join(missing)}; train the model again")
-    for name, (num_bytes, sha256) in expected.items():
+    for name, (num_bytes, digest) in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise BundleRejected(f"{directory}: {name!r} of the manifest is not there")
-        if path.stat().st_size != num_bytes or _sha256(path) != sha256:
+        if path.stat().st_size != num_bytes or sha256(path) != digest:
             raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
-    return _sha256(manifest)
+    return sha256(manifest)
 
 
-def load(directory: Path, *, device: torch.device | str = "cpu") -> Bundle:
-    """Verify and load a model directory; raises BundleRejected when anything about it is wrong."""
-    from models import FAMILIES  # the table of families imports this module
-
-    digest = verify(directory)
+def load(directory: Path, family: Family, *, device: torch.device | str = "cpu") -> Bundle:
+    """Verify and load a model directory of a family; raises BundleRejected when anything about it is wrong."""
+    digest = verify(directory, (*REQUIRED, *family.files))
     schema_json = read_json(directory / "schema.json")
-    family = FAMILIES.get(schema_json.get("family", ""))
-    if family is None:
-        raise BundleRejected(f"{directory} is of the unknown family {schema_json.get('family')!r}")
+    if schema_json.get("family") != family.name:
+        raise BundleRejected(f"{directory} is of the family {schema_json.get('family')!r}, not {family.name!r}")
     try:
-        schema = family.Schema.model_validate(schema_json)
+        schema = with_files(family.Schema.model_validate(schema_json), directory, family.files)
         config = config_from_dict(family.Config, read_json(directory / "config.json"))
         network = family.build(config, schema)
         load_tensors(network, directory / "model.safetensors")
     except (ValidationError, ValueError, TypeError, KeyError) as error:
         raise BundleRejected(f"{directory} does not fit together: {error}") from error
     return Bundle(
-        family=family.NAME,
+        family=family.name,
         config=config,
         schema=schema,
         network=network.to(device).eval(),
@@ -113,6 +123,12 @@ def load(directory: Path, *, device: torch.device | str = "cpu") -> Bundle:
     )
 
 
+def family_name(directory: Path) -> str:
+    """Name of the family that a model directory is of; raises BundleRejected when it is no model directory."""
+    verify(directory)
+    return str(read_json(directory / "schema.json").get("family"))
+
+
 def load_tensors(network: nn.Module, path: Path) -> None:
     """Load safetensors into a network; raises BundleRejected when names or shapes differ, or it is a pickle."""
     try:
@@ -120,19 +136,6 @@ def load_tensors(network: nn.Module, path: Path) -> None:
         network.load_state_dict(tensors, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise BundleRejected(f"{path} does not hold this network's weights: {error}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises BundleRejected."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise BundleRejected(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleRejected(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BundleRejected(f"{path} holds a {type(content).__name__}, not an object")
-    return content
 
 
 def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
@@ -147,8 +150,3 @@ def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
 def size_mb(directory: Path) -> float:
     """Size of all files of a model directory, in MB."""
     return sum(path.stat().st_size for path in directory.iterdir() if path.is_file()) / 1e6
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

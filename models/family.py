@@ -1,116 +1,24 @@
-"""The contract between a family of models and the jobs and the service that work on any family."""
+"""The contract between a family of models and the jobs and the service that work on any family: one typed value."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import TypeVar
 
+from models.config import LogUniform, Range, TrainConfig
+from models.metrics import BatchMetrics, Metric
+from models.prepared import Prepared
 from models.report import Section
-from models.settings import Share, check_settings
-
-
-class DataRejected(ValueError):
-    """Raw data that cannot be prepared; the message names the value and the remedy."""
-
-
-class BundleRejected(ValueError):
-    """A model directory that is damaged, foreign or not ours; the message says which file and why."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What sweeps and promotion follow, e.g. `Metric("ndcg_at_10", "max")`."""
-
-    name: str
-    mode: Literal["max", "min"]
-
-    def better(self, value: float, than: float) -> bool:
-        """Whether `value` beats `than`; a NaN beats nothing."""
-        return value > than if self.mode == "max" else value < than
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A metric of a batch as two vectors of shape [B]: summed over all examples, divided once.
-
-    An example whose denominator is 0 does not take part.
-    """
-
-    numerator: Tensor
-    denominator: Tensor
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a network says of a batch of held-out examples."""
-
-    metrics: Mapping[str, Ratio]
-    """Name -> a ratio of two tensors of shape [B]."""
-    tallies: Mapping[str, Tensor]
-    """Tensors that add up over batches and workers for metrics of the whole, such as coverage; may be empty."""
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """A range of a sweep, even on a logarithmic scale."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """A range of a sweep, even on a linear scale."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The options of a sweep's dimension."""
-
-    options: tuple[Any, ...]
-
-
-Range = LogUniform | Uniform | Choice
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the one training loop needs of every family; a family's `Config` adds its own fields.
-
-    Raises ValueError, which names the flag, for a value that its type does not allow.
-    """
-
-    seed: NonNegativeInt = 0
-    """Seed of every random number; the same seed, data and versions give the same run."""
-    epochs: PositiveInt = 10
-    """Passes over the training split at the most."""
-    batch_size: PositiveInt = 64
-    """Training examples in one optimiser step, over all workers together."""
-    learning_rate: PositiveFloat = 3e-3
-    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
-    warmup_fraction: Share = 0.1
-    """Share of all steps in which the learning rate rises from zero."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW's decay of matrices; vectors, biases and embeddings are not decayed."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm."""
-    patience: NonNegativeInt = 3
-    """Stop after this many epochs in a row without a better validation score; 0 never stops early."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; auto is bf16 where the processor multiplies it natively."""
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 class Schema(BaseModel):
@@ -119,61 +27,92 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: str
-    """Name of the family in `FAMILIES`."""
+    """Name of the family."""
     fingerprint: str
     """sha256 of the prepared rows and split rule; equal rows give an equal fingerprint."""
     num_shards: int
     """The prepared data lies in shards 0 .. num_shards - 1; a worker reads every world-size-th one."""
     num_examples: dict[str, int]
     """Examples in each split: `train` (rows of events, say), `val`, `test`."""
+    files: Mapping[str, bytes] = Field(default_factory=dict, exclude=True, repr=False)
+    """Contents of the family's `files`, such as a tokeniser, which lie beside the schema and not in its JSON."""
 
 
-class Dataset(Protocol):
+class Batch(Protocol):
+    """What `collate` makes of examples; a tensor is one."""
+
+    def to(self, device: torch.device | str, /) -> Self:
+        """The same batch on a device."""
+        ...
+
+
+PrepareConfigT = TypeVar("PrepareConfigT", default=Any)
+ConfigT = TypeVar("ConfigT", bound=TrainConfig, default=Any)
+SchemaT = TypeVar("SchemaT", bound=Schema, default=Any)
+ExampleT = TypeVar("ExampleT", default=Any)
+BatchT = TypeVar("BatchT", bound=Batch, default=Any)
+NetworkT = TypeVar("NetworkT", bound=nn.Module, default=Any)
+RequestT = TypeVar("RequestT", bound=BaseModel, default=Any)
+ResponseT = TypeVar("ResponseT", bound=BaseModel, default=Any)
+PredictionT = TypeVar("PredictionT", default=Any)
+StateT = TypeVar("StateT", default=Any)
+ConfigT_contra = TypeVar("ConfigT_contra", bound=TrainConfig, contravariant=True, default=Any)
+SchemaT_contra = TypeVar("SchemaT_contra", bound=Schema, contravariant=True, default=Any)
+NetworkT_contra = TypeVar("NetworkT_contra", bound=nn.Module, contravariant=True)
+ExampleT_co = TypeVar("ExampleT_co", covariant=True, default=Any)
+
+
+class Dataset(Protocol[ExampleT_co]):
     """Map-style examples of some shards of one split; memory-mapped, so that making one is cheap."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int, /) -> ExampleT_co: ...
 
 
-@runtime_checkable
-class Network(Protocol):
-    """A torch module that is trained, judged and served; `batch` is what the family's `collate` makes.
+class OpenDataset(Protocol[ConfigT_contra, SchemaT_contra, ExampleT_co]):
+    """Opens the examples of some shards of one split."""
 
-    `forward` gives the scalar loss of a batch, a mean over its targets.
-    """
-
-    def forward(self, batch: Any) -> Tensor: ...
-
-    def judge(self, batch: Any) -> Judgement:
-        """Metrics of each example and tallies of all of them, from one pass over the batch."""
-        ...
-
-    def calibration(self, batch: Any) -> Tensor | None:
-        """Sums over a validation batch from which `calibrate` chooses, e.g. hits per blend weight; None if nothing."""
-        ...
-
-    def calibrate(self, sums: Tensor) -> None:
-        """Set what is chosen on validation data, given `calibration` summed over all batches and workers."""
-        ...
-
-    def predict(self, batch: Any) -> list[Any]:
-        """One answer per example, plain Python or numpy values."""
+    def __call__(
+        self,
+        data: Prepared,
+        split: str,
+        shards: Sequence[int],
+        *,
+        schema: SchemaT_contra,
+        config: ConfigT_contra,
+        epoch: int,
+    ) -> Dataset[ExampleT_co]:
+        """`schema` is the model's, which may be older than the data's; training epochs count from 1, others are 0."""
         ...
 
 
-@dataclass(frozen=True)
-class Feature:
-    """Something a request needs from the feature store before `encode`, e.g. a shopper's history."""
+class Report(Protocol[NetworkT_contra, ConfigT_contra, SchemaT_contra]):
+    """Adds to the report of an evaluation what a family has to say of a model beyond its metrics."""
 
-    name: str
-    keys: Callable[[Any], Sequence[str]]
-    """The keys that a request asks for; empty when it brings everything itself."""
-    rows: Callable[[Path], Iterable[tuple[str, Any]]]
-    """All (key, JSON value) pairs of a prepared data directory; `deploy` fills the store with them."""
+    def __call__(
+        self, network: NetworkT_contra, data: Prepared, split: str, *, schema: SchemaT_contra, config: ConfigT_contra
+    ) -> Sequence[Section]:
+        """Parts of the report, in order; `network` is in evaluation mode, `schema` and `config` are the model's.
+
+        Bounded in time and size whatever the split's, and the same for the same model and data.
+        """
+        ...
 
 
 Features = Mapping[str, Mapping[str, Any]]
 """Feature name -> key -> value, for the keys of one request that the store knows."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something a request needs from the feature store before `encode`, e.g. a user's history."""
+
+    name: str
+    keys: Callable[[Any], Sequence[str]]
+    """The keys that a request asks for; empty when it brings everything itself."""
+    rows: Callable[[Prepared], Iterable[tuple[str, Any]]] | None = None
+    """All (key, JSON value) pairs of prepared data, which `deploy` fills the store with. None for a feature that the
+    endpoints write themselves, see `Endpoint.update`; `deploy` leaves it as it is."""
 
 
 @dataclass(frozen=True)
@@ -188,22 +127,56 @@ class RawBody:
     """A larger body, of JSON too, is refused before it is read."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Media(BaseModel):
+    """A response that is a file, such as speech; the service sends its content under its media type."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    content: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
     """One path of the service; the first of a family is also what batch prediction runs."""
 
     path: str
     summary: str
-    Request: type[BaseModel]
-    Response: type[BaseModel]
-    encode: Callable[[Any, Any, Features], Any]
-    """(request, schema, features) -> example; ValueError becomes HTTP 422, or an error row in batch."""
-    predict: Callable[[Any, Any], list[Any]]
-    """(network, batch) -> one prediction per example."""
-    answer: Callable[[Any, Any, Any, str], BaseModel]
-    """(request, prediction, schema, model_version) -> Response."""
+    Request: type[RequestT]
+    Response: type[ResponseT]
+    """`Media`, or a subclass, where the answer is a file."""
+    encode: Callable[[RequestT, SchemaT, Features], Sequence[ExampleT_co]]
+    """The examples of a request: one, or several, such as the items of a basket. ValueError becomes HTTP 422, or an
+    error row in batch prediction."""
+    predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
+    """One prediction per example of a batch, in which the examples of several requests may stand."""
+    answer: Callable[[RequestT, Sequence[PredictionT], SchemaT, str], ResponseT]
+    """(request, its predictions in the order of its examples, schema, model version) -> response."""
     raw: RawBody | None = None
-    """For a request that is mostly one file; its `encode` is run beside the other requests, for decoding takes time."""
+    """For a request that is mostly one file; its `encode` runs beside the other requests, for decoding takes time."""
+    answer_timeout_s: float | None = None
+    """For an `answer` that takes long, such as an optimizer of prices: it runs beside the other requests, and one that
+    takes longer than this is answered 504. None is for an `answer` of microseconds."""
+    update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
+    """What the request writes to features without `rows`, e.g. a dialogue's state. A value is written only if it is
+    still what the request has read; else the request is done again with the new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
+    """A WebSocket of the service: messages from the client, messages back, and a state for each connection."""
+
+    path: str
+    summary: str
+    open: Callable[[SchemaT, str], StateT]
+    """(schema, model version) -> the state of a new connection, which keeps this model until it is closed."""
+    encode: Callable[[StateT, str | bytes, SchemaT], Sequence[ExampleT_co]]
+    """The examples of one message, none while there is not enough to go by; ValueError is sent back as a problem."""
+    predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
+    answer: Callable[[StateT, Sequence[PredictionT], SchemaT], Sequence[BaseModel | bytes]]
+    """The messages that go back: JSON for a model, as they are for bytes; may change the state."""
+    max_message_bytes: int = 1 << 20
+    """A connection that sends more at once is closed with code 1009."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +191,26 @@ class Gate:
     """Median time to answer the golden request, one thread."""
     max_size_mb: float = 500.0
     """Size of the model directory."""
+
+
+@dataclass(frozen=True)
+class Calibration(Generic[BatchT, NetworkT]):
+    """What a network chooses on validation data after each epoch, such as a temperature or the weight of a blend."""
+
+    sums: Callable[[NetworkT, BatchT], Tensor | None]
+    """Sums over a validation batch, which add up over batches and workers; None where this network chooses nothing."""
+    choose: Callable[[NetworkT, Tensor], None]
+    """Set what is chosen, given `sums` added up over the whole validation split."""
+
+
+@dataclass(frozen=True)
+class Index(Generic[SchemaT, NetworkT]):
+    """What a network makes of the prepared catalogue, for answers that name its entries."""
+
+    write: Callable[[NetworkT, Prepared, SchemaT, Path], int]
+    """Write it into a directory; returns the number of entries."""
+    attach: Callable[[NetworkT, Path], None]
+    """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -241,132 +234,109 @@ class Sample:
     questions: Sequence[Question]
 
 
-@runtime_checkable
-class HasSample(Protocol):
-    """A family that can make up a raw log; optional, `demo` needs it."""
-
-    def sample(self, directory: Path) -> Sample:
-        """Write the raw log into a directory."""
-        ...
+def _no_slices(batch: Any, schema: Any) -> Mapping[str, Sequence[str]]:
+    return {}
 
 
-@runtime_checkable
-class HasOptimizer(Protocol):
-    """A network that some of its settings train better with another optimiser than the loop's AdamW; optional."""
-
-    def optimizer(self) -> Optimizer | None:
-        """The optimiser, or None for the loop's own.
-
-        The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
-        optimiser's state must be tensors.
-        """
-        ...
+def _no_summary(accumulators: Mapping[str, Tensor], schema: Any) -> Mapping[str, float]:
+    return {}
 
 
-@runtime_checkable
-class HasIndex(Protocol):
-    """A family whose answers name entries of a catalogue that the network itself has read; optional."""
-
-    def write_index(self, network: Any, data: Path, schema: Any, directory: Path) -> int:
-        """Write what a network makes of the prepared catalogue into a directory; returns the number of entries."""
-        ...
-
-    def attach_index(self, network: Any, directory: Path) -> None:
-        """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
-        ...
+def _nothing_to_initialise(network: Any, data: Prepared, schema: Any) -> None:
+    return None
 
 
-@runtime_checkable
-class HasReport(Protocol):
-    """A family that has more to say of a model than its metrics; optional, `evaluate` puts it into the report."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, NetworkT]):
+    """A kind of model that a shop needs; the members without a default are what every family has.
 
-    def sections(self, network: Any, data: Path, split: str, *, schema: Any, config: Any) -> Sequence[Section]:
-        """Parts of the report, in order; `network` is in evaluation mode, `schema` and `config` are the model's.
+    Raises ValueError, at import, for members that do not fit together.
+    """
 
-        Bounded in time and size whatever the split's, and the same for the same model and data.
-        """
-        ...
+    name: str
+    """As on the command line, `shopkeeper train recommender`."""
+    metric: Metric
+    """What sweeps and promotion follow: a ratio that `evaluate` gives, or a metric with a `compute`."""
+    PrepareConfig: type[PrepareConfigT]
+    """Frozen dataclass of the flags of `prepare`; has at least `raw: str`."""
+    Config: type[ConfigT]
+    """Frozen dataclass on TrainConfig; a docstring under each field is the flag's help."""
+    Schema: type[SchemaT]
+    prepare: Callable[[PrepareConfigT, Path, Executor], SchemaT]
+    """Read the raw data once and fill an empty directory; returns the schema.
 
+    Writes schema.json, card.json (counts for people: rows, bad rows by reason), quarantine/, the shards and `files`.
+    Raises DataRejected when too much is bad; the caller removes the directory.
+    """
+    dataset: OpenDataset[ConfigT, SchemaT, ExampleT]
+    collate: Callable[[Sequence[ExampleT]], BatchT]
+    """The only place that makes tensors."""
+    build: Callable[[ConfigT, SchemaT], NetworkT]
+    """An untrained network; ValueError for settings that do not fit."""
+    loss: Callable[[NetworkT, BatchT], Tensor]
+    """The scalar loss of a training batch, a mean over its targets."""
+    evaluate: Callable[[NetworkT, BatchT], BatchMetrics]
+    """What a network scores on a batch of held-out examples."""
+    endpoints: Sequence[Endpoint[Any, Any, SchemaT, ExampleT, BatchT, NetworkT, Any]]
+    golden_request: Callable[[SchemaT], BaseModel]
+    """A request to the first endpoint that every model of a schema can answer without the feature store."""
 
-@runtime_checkable
-class HasStatistics(Protocol):
-    """A family whose networks hold numbers that follow from their weights and the data, with no gradient; optional."""
+    space: Mapping[str, Range] = field(default_factory=lambda: {"learning_rate": LogUniform(3e-4, 3e-2)})
+    """Field of Config -> the range that a sweep searches."""
+    baselines: Mapping[str, ConfigT] = field(default_factory=dict)
+    """Name -> a network that needs no training, which a first champion has to beat."""
+    metrics: Sequence[Metric] = ()
+    """The others, or all: how people are told of them, and those of the whole split with their `compute`. `accuracy`
+    also describes `accuracy_colour`."""
+    slices: Callable[[BatchT, SchemaT], Mapping[str, Sequence[str]]] = _no_slices
+    """Slice dimension -> one label per example, for evaluation by groups."""
+    summarise: Callable[[Mapping[str, Tensor], SchemaT], Mapping[str, float]] = _no_summary
+    """Metrics of the whole split from the summed accumulators, e.g. catalogue coverage."""
+    initialise: Callable[[NetworkT, Prepared, SchemaT], None] = _nothing_to_initialise
+    """Set what is learnt without gradients (priors, spectral starts); runs once, on one worker."""
+    update_statistics: Callable[[NetworkT, Prepared, SchemaT], None] | None = None
+    """Re-estimate after each epoch what follows from weights and training data without a gradient, such as batch-norm
+    statistics; runs on one worker, and the others get its buffers."""
+    calibration: Calibration[BatchT, NetworkT] | None = None
+    optimizer: Callable[[NetworkT], Optimizer | None] | None = None
+    """The optimizer of a network that the loop's AdamW does not suit, or None for AdamW.
 
-    def settle(self, network: Any, data: Path, schema: Any) -> None:
-        """Set them from training examples; runs after each epoch on one worker, and the others get its buffers."""
-        ...
+    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
+    optimizer's state must be tensors.
+    """
+    lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
+    """Length of each training example; given, batches hold examples of similar length, so that little is padded."""
+    features: Sequence[Feature] = ()
+    streams: Sequence[Stream[Any, SchemaT, ExampleT, BatchT, NetworkT, Any]] = ()
+    files: tuple[str, ...] = ()
+    """Names of files that `prepare` writes beside the schema, such as a tokeniser; every bundle carries them, with
+    their sha256, and `Schema.files` has their contents."""
+    index: Index[SchemaT, NetworkT] | None = None
+    report: Report[NetworkT, ConfigT, SchemaT] | None = None
+    caveat: str = ""
+    """What an evaluation on past data cannot tell, for people who read the report."""
+    gate: Gate = Gate()
+    route_prefix: str = "/"
+    """Where the family's application is mounted; the paths of its endpoints start with it."""
+    sample: Callable[[Path], Sample] | None = None
+    """Write a made-up raw log into a directory; `demo` needs it."""
 
-
-class Family(Protocol):
-    """A module (or package) of `models/` that the jobs and the service can work with."""
+    def __post_init__(self) -> None:
+        settings = {each.name for each in dataclasses.fields(self.Config)}
+        if unknown := sorted(set(self.space) - settings):
+            raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is no field of its Config")
+        if not self.endpoints:
+            raise ValueError(f"{self.name} has no endpoint; the first one is also what `predict` runs")
+        paths = [each.path for each in self.endpoints] + [each.path for each in self.streams]
+        prefix = self.route_prefix.rstrip("/") + "/"
+        for path in paths:
+            if not path.startswith(prefix) or paths.count(path) > 1:
+                raise ValueError(f"the path {path} of {self.name} must start with {prefix} and be there once")
+        names = [each.name for each in self.all_metrics]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{self.name} has more than one metric {repeated[0]!r}")
 
     @property
-    def NAME(self) -> str: ...
-    @property
-    def METRIC(self) -> Metric: ...
-    @property
-    def SPACE(self) -> Mapping[str, Range]: ...
-    @property
-    def GATE(self) -> Gate: ...
-    @property
-    def ROUTE_PREFIX(self) -> str:
-        """Where the family's application is mounted, e.g. "/"; the paths of its endpoints start with it."""
-        ...
-
-    @property
-    def ENDPOINTS(self) -> Sequence[Endpoint]: ...
-    @property
-    def FEATURES(self) -> Sequence[Feature]: ...
-    @property
-    def BASELINES(self) -> Mapping[str, Mapping[str, Any]]:
-        """Name -> fields of Config: networks that need no training, which a first champion has to beat."""
-        ...
-
-    @property
-    def Config(self) -> Any:
-        """Frozen dataclass on TrainConfig; a docstring under each field is the flag's help."""
-        ...
-
-    @property
-    def PrepareConfig(self) -> Any:
-        """Frozen dataclass of the flags of `prepare`; has at least `raw: str`."""
-        ...
-
-    @property
-    def Schema(self) -> type[Schema]: ...
-
-    def prepare(self, config: Any, out: Path, executor: Executor) -> Any:
-        """Read the raw data once and fill the empty directory `out`; returns the Schema.
-
-        Writes schema.json, card.json (counts for people: rows, bad rows by reason), quarantine/ and the shards.
-        Raises DataRejected when too much is bad; the caller removes `out`.
-        """
-        ...
-
-    def dataset(self, data: Path, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int) -> Any:
-        """Examples of some shards; `schema` is the model's, which may be older than the data's."""
-        ...
-
-    def build(self, config: Any, schema: Any) -> Any:
-        """An untrained Network."""
-        ...
-
-    def initialise(self, network: Any, data: Path, schema: Any) -> None:
-        """Set what is learnt without gradients (priors, spectral starts); runs once, on one worker."""
-        ...
-
-    def collate(self, examples: Sequence[Any]) -> Any:
-        """The only place that makes tensors; a batch has `.to(device)`."""
-        ...
-
-    def slices(self, batch: Any, schema: Any) -> Mapping[str, Sequence[str]]:
-        """Slice dimension -> one label per example, for judging by groups."""
-        ...
-
-    def summarise(self, tallies: Mapping[str, Tensor], schema: Any) -> Mapping[str, float]:
-        """Metrics of the whole from the summed tallies, e.g. catalogue coverage."""
-        ...
-
-    def golden_request(self, schema: Any) -> BaseModel:
-        """A request that every model of this schema can answer without the feature store."""
-        ...
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """The metric that is followed, then the others."""
+        return (self.metric, *(each for each in self.metrics if each != self.metric))

@@ -11,6 +11,7 @@ from typing import Any
 
 from models.family import Feature, Features
 from models.files import replace_file
+from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
 
@@ -71,13 +72,13 @@ class FeatureStore:
         return written
 
 
-def write_store(path: Path, features: Sequence[Feature], data: Path) -> dict[str, int]:
+def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
     """Write a store with every feature of a family, or replace the one there is; returns rows per feature."""
     # The last to close a store leaves one file, without a write-ahead log.
     with replace_file(path) as aside, closing(FeatureStore(aside)) as store:
         return fill(store, features, data)
 
 
-def fill(store: FeatureStore, features: Sequence[Feature], data: Path) -> dict[str, int]:
-    """Fill a store with every feature of a family from a prepared data directory; returns rows per feature."""
-    return {feature.name: store.replace(feature.name, feature.rows(data)) for feature in features}
+def fill(store: FeatureStore, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
+    """Fill a store with every feature that comes from prepared data; returns rows per feature."""
+    return {each.name: store.replace(each.name, each.rows(data)) for each in features if each.rows is not None}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from pydantic import BaseModel
 
-from models.family import BundleRejected, Family
+from models.ask import Answerer
+from models.errors import BundleRejected
+from models.family import Family, Media
 
 RELATIVE_TOLERANCE = 1e-3
 ABSOLUTE_TOLERANCE = 1e-5
@@ -26,11 +28,18 @@ def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
 
 def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> None:
     """Ask the golden request again; raises BundleRejected when the answer differs beyond rounding."""
-    request = family.ENDPOINTS[0].Request.model_validate(golden["request"])
+    request = family.endpoints[0].Request.model_validate(golden["request"])
     answer = _answer(family, network, schema, request, "1")
     found = difference(golden, answer)
     if found:
         raise BundleRejected(f"the model no longer gives its golden answer: {found}; use another copy")
+
+
+def as_json(response: BaseModel) -> Any:
+    """A response as it is compared: JSON, and of a file its media type and size."""
+    if isinstance(response, Media):
+        return {"media_type": response.media_type, "num_bytes": float(len(response.content))}
+    return response.model_dump(mode="json")
 
 
 def difference(golden: Mapping[str, Any], answer: Any) -> str | None:
@@ -39,15 +48,11 @@ def difference(golden: Mapping[str, Any], answer: Any) -> str | None:
 
 
 def _answer(family: Family, network: Any, schema: Any, request: Any, version: str) -> Any:
-    endpoint = family.ENDPOINTS[0]
-    tensor = next(iter(network.state_dict().values()), torch.empty(0))
     training = network.training
     network.eval()
-    with torch.inference_mode():
-        batch = family.collate([endpoint.encode(request, schema, {})]).to(tensor.device)
-        prediction = endpoint.predict(network, batch)[0]
+    response = Answerer(family, family.endpoints[0], network, schema, version)(request)
     network.train(training)
-    return endpoint.answer(request, prediction, schema, version).model_dump(mode="json")
+    return as_json(response)
 
 
 def _stable(first: Any, second: Any) -> Any:

@@ -1,16 +1,83 @@
-"""Metrics as ratios of two sums, per example: their value does not depend on how many workers computed them."""
+"""Metrics of held-out examples: ratios of two sums, or of the whole split; the same on any number of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from models.family import Ratio
-
+Kept = Mapping[str, NDArray[Any]]
+"""What an evaluation keeps of each example for metrics of the whole split: name -> [N, ...]."""
 NUM_BINS = 15
 """Confidence bins of the expected calibration error."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good a model is, and how people are told of it.
+
+    Most metrics are ratios of two sums over the examples, which `evaluate` gives by their name. One that is not, such
+    as AUROC or macro F1, has a `compute`.
+    """
+
+    name: str
+    """Plain words joined by underscores, e.g. `ndcg_at_10`."""
+    mode: Literal["max", "min"]
+    title: str = ""
+    """For people, e.g. `NDCG@10`; none is made of the name."""
+    meaning: str = ""
+    """One plain sentence that says what it measures."""
+    compute: Callable[[Kept], float] | None = None
+    """The metric of any examples from what `evaluate` kept of them; NaN where it is not defined. Its interval comes
+    from resampled examples."""
+    curve: tuple[str, str, int] | None = None
+    """For one of several metrics that differ by a number, such as a cutoff: (what they are called without it, what the
+    number is, the number), e.g. `("NDCG", "length of the list", 10)`."""
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether `value` beats `than`; a NaN beats nothing."""
+        return value > than if self.mode == "max" else value < than
+
+
+def described(name: str, known: Sequence[Metric]) -> Metric:
+    """The metric of a name among those `known`, or, of `accuracy_colour`, what is known of `accuracy` with the rest."""
+    exact = [metric for metric in known if metric.name == name]
+    if exact:
+        return exact[0]
+    starts = [metric for metric in known if name.startswith(f"{metric.name}_")]
+    if not starts:
+        return Metric(name, "max", name.replace("_", " ").capitalize())
+    metric = max(starts, key=lambda one: len(one.name))
+    rest = name.removeprefix(f"{metric.name}_").replace("_", " ")
+    return dataclasses.replace(metric, name=name, title=f"{metric.title or metric.name}, {rest}", curve=None)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric of a batch as two vectors of shape [B]: summed over all examples, divided once.
+
+    An example whose denominator is 0 does not take part.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+
+@dataclass(frozen=True)
+class BatchMetrics:
+    """What a network scores on a batch of B held-out examples."""
+
+    ratios: Mapping[str, Ratio]
+    """Metric -> a ratio of two tensors of shape [B]."""
+    accumulators: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors that add up over batches and workers, from which `summarise` makes metrics of the whole split."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    """What is kept of each example, [B, ...], for metrics with a `compute`."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:

@@ -67,7 +67,8 @@ async def _read_json(request: Request) -> Any:
 
 def _validated(endpoint: Endpoint, fields: Any) -> BaseModel:
     try:
-        return endpoint.Request.model_validate(fields)
+        request: BaseModel = endpoint.Request.model_validate(fields)
+        return request
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False)
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in mistakes]) from None

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
-from models.family import BundleRejected, Endpoint, Family, Features, HasIndex
+from models.ask import Answerer
+from models.errors import BundleRejected
+from models.family import Endpoint, Family, Features
 from models.features import FeatureStore
 from serve.batching import Batcher, Predict
 from serve.bodies import raw_openapi, raw_route
@@ -77,7 +78,7 @@ class StoredFeatures:
             before = self._store
             self._open()
             before.close()
-        return self._store.lookup(family.FEATURES, request)
+        return self._store.lookup(family.features, request)
 
     def _open(self) -> None:
         self._store = FeatureStore(self._path, read_only=True)
@@ -91,6 +92,8 @@ class Loaded:
     settings: Settings
     model: bundle.Bundle
     features: StoredFeatures | None
+    answerers: dict[str, Answerer]
+    """Path of an endpoint -> the model there."""
     predicts: dict[str, Predict]
     """Path of an endpoint -> what runs a batch of its examples."""
     loaded_at: str
@@ -134,14 +137,14 @@ class Service:
                 log.error("version %s stays, %s was refused: %s", self.info().version, settings.version, error)
                 return
             self._current, self._failed = loaded, None
-            log.info("%s version %s answers now", self.family.NAME, settings.version)
+            log.info("%s version %s answers now", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
         """What is served now; it must be ready."""
         loaded = self._current
         assert loaded is not None, "no model is loaded"
         return ModelInfo(
-            family=self.family.NAME,
+            family=self.family.name,
             version=loaded.settings.version,
             digest=loaded.model.digest,
             network=str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__)),
@@ -154,53 +157,56 @@ class Service:
         """Answer one request; raises RequestRefused when the family's `encode` cannot make an example of it."""
         loaded = self._current
         assert loaded is not None, "no model is loaded"
-        schema = loaded.model.schema
+        answerer = loaded.answerers[endpoint.path]
         features = loaded.features.lookup(self.family, request) if loaded.features else {}
         try:
             if endpoint.raw is None:
-                example = endpoint.encode(request, schema, features)
+                examples = answerer.encode(request, features)
             else:
                 running = asyncio.get_running_loop()
-                example = await running.run_in_executor(self._decoder, endpoint.encode, request, schema, features)
+                examples = await running.run_in_executor(self._decoder, answerer.encode, request, features)
         except ValueError as error:
             raise RequestRefused(str(error)) from error
-        prediction = await self.batcher.submit(loaded.predicts[endpoint.path], example)
-        return endpoint.answer(request, prediction, schema, loaded.settings.version)
+        predict = loaded.predicts[endpoint.path]
+        predictions = await asyncio.gather(*(self.batcher.submit(predict, example) for example in examples))
+        return answerer.answer(request, predictions)
 
     def _load(self, settings: Settings) -> Loaded:
-        model = bundle.load(settings.bundle, device=self._device)
-        if model.family != self.family.NAME:
-            raise BundleRejected(f"{settings.bundle} is of the family {model.family!r}, not {self.family.NAME!r}")
+        model = bundle.load(settings.bundle, self.family, device=self._device)
         if settings.digest not in (None, model.digest):
             raise BundleRejected(f"{settings.bundle} has the digest {model.digest}, not {settings.digest}")
         golden.check(self.family, model.network, model.schema, model.golden)
         if settings.index is not None:
-            assert isinstance(self.family, HasIndex), f"{self.family.NAME} has no index"
-            self.family.attach_index(model.network, settings.index)
+            assert self.family.index is not None, f"{self.family.name} has no index"
+            self.family.index.attach(model.network, settings.index)
+        answerers = {
+            endpoint.path: Answerer(self.family, endpoint, model.network, model.schema, settings.version)
+            for endpoint in self.family.endpoints
+        }
         return Loaded(
             settings=settings,
             model=model,
             features=StoredFeatures(settings.feature_store) if settings.feature_store else None,
-            predicts={endpoint.path: self._predict(endpoint, model, settings) for endpoint in self.family.ENDPOINTS},
+            answerers=answerers,
+            predicts={path: self._predict(path, answerer) for path, answerer in answerers.items()},
             loaded_at=_now(),
         )
 
-    def _predict(self, endpoint: Endpoint, model: bundle.Bundle, settings: Settings) -> Predict:
+    def _predict(self, path: str, answerer: Answerer) -> Predict:
         def predict(examples: Sequence[Any]) -> list[Any]:
-            self._observe(endpoint.path, settings.version, len(examples))
-            with torch.inference_mode():
-                return endpoint.predict(model.network, self.family.collate(examples).to(self._device))
+            self._observe(path, answerer.model_version, len(examples))
+            return answerer.predict(examples)
 
         return predict
 
 
 def make_app(service: Service) -> FastAPI:
     """The HTTP application of a service: a route for each endpoint of its family, what is served, health, OpenAPI."""
-    prefix = service.family.ROUTE_PREFIX.rstrip("/")
-    app = FastAPI(title=f"Shopkeeper: {service.family.NAME}", version="1")
-    raws = [endpoint.raw for endpoint in service.family.ENDPOINTS if endpoint.raw is not None]
+    prefix = service.family.route_prefix.rstrip("/")
+    app = FastAPI(title=f"Shopkeeper: {service.family.name}", version="1")
+    raws = [endpoint.raw for endpoint in service.family.endpoints if endpoint.raw is not None]
     install(app, max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]))
-    for endpoint in service.family.ENDPOINTS:
+    for endpoint in service.family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
 
     @app.get("/models" if prefix else "/v1/models", summary="Which model answers")

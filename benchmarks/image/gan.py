@@ -146,7 +146,7 @@ def tested(network: object, data: Path, schema: Schema, arguments: argparse.Name
     with torch.inference_mode():
         for start in range(0, len(examples), BLOCK):
             batch = collate([examples[row] for row in range(start, min(start + BLOCK, len(examples)))])
-            counts += network.judge(batch).tallies[f"confusion/{head}"]  # type: ignore[attr-defined]
+            counts += network.evaluate(batch).accumulators[f"confusion/{head}"]  # type: ignore[attr-defined]
     scores = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp_min(1)
     others = [place for place in range(len(scores)) if place not in arguments.rare]
     return {

@@ -19,7 +19,8 @@ from jobs.cli.context import Context, Store
 from jobs.evaluation.scoring import Model, load_model, score
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
-from jobs.training.loop import Task, run_training, validate
+from jobs.training.loop import run_training
+from jobs.training.validation import Task, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.family import Family
@@ -126,7 +127,7 @@ def num_targets(arguments: argparse.Namespace, family: Family, config: Any) -> i
     schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
     dataset = family.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
     rows = range(min(arguments.rows or len(dataset), len(dataset)))
-    if family.NAME != "recommender":
+    if family.name != "recommender":
         return len(rows)
     return sum(int((family.collate([dataset[row]]).targets != 0).sum()) for row in rows)
 
@@ -138,7 +139,7 @@ def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None
     started = protocol.start()
     family.initialise(network, arguments.data, schema)
     network.eval()
-    model = Model(family.NAME, config, schema, network)
+    model = Model(family.name, config, schema, network)
     task = Task(family, config, schema, arguments.data, arguments.work, Place())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
@@ -172,7 +173,7 @@ def fit(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     run_training(watched, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
-    best = {"best_val": reports[-1][f"best_val_{family.METRIC.name}"], "epochs": len(reports) - 1}
+    best = {"best_val": reports[-1][f"best_val_{family.metric.name}"], "epochs": len(reports) - 1}
     answer = {"done": True, **best, **so_far, "targets": num_targets(arguments, family, config)}
     answer["versions"] = protocol.versions("torch", "numpy")
     if arguments.validated is None:
@@ -203,7 +204,7 @@ def served(directory: Path, family: Family, arguments: argparse.Namespace) -> di
             model.network.predict(family.collate([example]))
             request_ms.append({name: 1000 * value for name, value in started.so_far().items()})
         started = protocol.start()
-        model.network.judge(family.collate(examples))
+        model.network.evaluate(family.collate(examples))
         judged = started.so_far()
     return {
         "bundle_mb": bundle.size_mb(directory),

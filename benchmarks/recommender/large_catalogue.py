@@ -19,7 +19,7 @@ from benchmarks.kit.made_up_log import write_log
 from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
 from models import FAMILIES
-from models.bundle import read_json
+from models.json_files import read_json
 
 SAMPLED = ["loss=sampled", "num_negatives=4096"]
 RATE_FIXED = ["blend=false", "spectral_start=false"]

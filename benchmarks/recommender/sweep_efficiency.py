@@ -27,7 +27,7 @@ from benchmarks.kit.measure import Worker
 from benchmarks.kit.page import Spread, Table, write_page
 from models import FAMILIES
 from models.bundle import config_from_dict
-from models.family import Choice, LogUniform, Range
+from models.config import Choice, LogUniform, Range
 
 FAMILY = FAMILIES["recommender"]
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -76,7 +76,7 @@ def swept(config: Any, store: Path, arguments: argparse.Namespace) -> dict[str, 
     wall_s = time.monotonic() - started
     ray.shutdown()
     assert outcome.run_id is not None
-    directory = context.store.run_directory(FAMILY.NAME, outcome.run_id)
+    directory = context.store.run_directory(FAMILY.name, outcome.run_id)
     epochs = []
     seen: set[tuple[str, int]] = set()
     for line in map(json.loads, (directory / trials.HISTORY).read_text(encoding="utf-8").splitlines()):
@@ -148,7 +148,7 @@ def curve_of(epochs: Sequence[Mapping[str, float]], threads: int) -> Curve:
     spent_s = 0.0
     for epoch in epochs:
         spent_s += threads * epoch["seconds"]
-        score = float(epoch[f"val_{FAMILY.METRIC.name}"])
+        score = float(epoch[f"val_{FAMILY.metric.name}"])
         curve.append((spent_s, max(score, curve[-1][1]) if curve else score))
     return curve
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from models import FAMILIES
 from models.family import Family
+from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
 
@@ -66,15 +67,15 @@ class Store:
         """Where prepared data of a family lies, one directory per fingerprint, and the file CURRENT."""
         return self.root / family / "data"
 
-    def current_data(self, family: str) -> Path:
-        """The prepared data directory in use; raises UsageFailure when there is none."""
+    def current_data(self, family: str) -> Prepared:
+        """The prepared data in use; raises UsageFailure when there is none."""
         pointer = self.data(family) / "CURRENT"
         if not pointer.is_file():
             raise UsageFailure(
                 f"no prepared data for {family!r} in {self.root}; "
                 f"run `shopkeeper prepare {family} --raw PATH --store {self.root}` first"
             )
-        return self.data(family) / pointer.read_text(encoding="utf-8").strip()
+        return Prepared(self.data(family) / pointer.read_text(encoding="utf-8").strip())
 
     def run_directory(self, family: str, run_id: str) -> Path:
         """Checkpoints and bundle of one training run."""

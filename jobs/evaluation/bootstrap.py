@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluate import Scores, rows_of
+from models.metrics import Kept, Metric
+
 MAX_UNITS = 10_000
 """More examples than this are dealt at random into so many groups, which are resampled instead of them: the interval is
 the same but for a hundredth of its width, and its cost does not grow with the data."""
 CHUNK = 128
+MAX_COMPUTED = 1000
+"""Resamples at the most of a metric with a `compute`, which is computed anew for each of them."""
 LEVEL = 0.95
 
 Floats = NDArray[np.float64]
@@ -38,11 +45,62 @@ class Comparison:
     """Share of resamples in which the candidate is not better: one-sided."""
 
 
+def score_intervals(scores: Scores, metrics: Sequence[Metric], *, num_resamples: int, seed: int) -> dict[str, Interval]:
+    """The value and interval of every ratio, and of every one of `metrics` with a `compute`."""
+    found = intervals(scores.numerators, scores.denominators, num_resamples=num_resamples, seed=seed)
+    found = {name: dataclasses.replace(one, value=scores.ratio(name)) for name, one in found.items()}
+    for metric in metrics:
+        if metric.compute is not None and not math.isnan(scores.value(metric)):
+            found[metric.name] = metric_interval(scores, metric, num_resamples=num_resamples, seed=seed)
+    return found
+
+
+def metric_interval(
+    scores: Scores, metric: Metric, *, among: NDArray[np.bool_] | None = None, num_resamples: int, seed: int
+) -> Interval:
+    """The value and interval of one metric, of all examples or `among` some of which at least one takes part."""
+    value = scores.value(metric, among)
+    if metric.compute is not None:
+        kept = scores.kept if among is None else rows_of(scores.kept, among)
+        (drawn,) = _computed(metric, [kept], num_resamples=num_resamples, seed=seed)
+        return Interval(value, *_ends(drawn))
+    chosen = slice(None) if among is None else among
+    above, below = ({metric.name: part[metric.name][chosen]} for part in (scores.numerators, scores.denominators))
+    found = intervals(above, below, num_resamples=num_resamples, seed=seed)[metric.name]
+    return dataclasses.replace(found, value=value)
+
+
+def compare_scores(
+    metric: Metric,
+    candidate: Scores,
+    other: Scores,
+    *,
+    among: NDArray[np.bool_] | None = None,
+    num_resamples: int,
+    seed: int,
+) -> Comparison:
+    """Compare a metric of two models on the same examples, all of them or `among` some."""
+    assert candidate.num_examples == other.num_examples, "both models must be scored on the same examples"
+    if metric.compute is None:
+        chosen = slice(None) if among is None else among
+        pairs = [
+            (part.numerators[metric.name][chosen], part.denominators[metric.name][chosen])
+            for part in (candidate, other)
+        ]
+        return compare(*pairs, mode=metric.mode, num_resamples=num_resamples, seed=seed)
+    kept = [part.kept if among is None else rows_of(part.kept, among) for part in (candidate, other)]
+    first, second = _computed(metric, kept, num_resamples=num_resamples, seed=seed)
+    point = candidate.value(metric, among) - other.value(metric, among)
+    return _comparison(point, first - second, mode=metric.mode)
+
+
 def intervals(
     numerators: Mapping[str, Floats], denominators: Mapping[str, Floats], *, num_resamples: int, seed: int
 ) -> dict[str, Interval]:
     """The interval of every metric, given each example's share in it [N]."""
     names = [name for name in numerators if denominators[name].any()]
+    if not names:
+        return {}
     above, below = (_units([part[name] for name in names], seed) for part in (numerators, denominators))
     drawn = np.concatenate(
         [_divided(weights @ above, weights @ below) for weights in _draws(len(above), num_resamples, seed)]
@@ -69,18 +127,37 @@ def compare(
     drawn = np.concatenate(
         [_divided(weights @ above, weights @ below) for weights in _draws(len(above), num_resamples, seed)]
     )
-    differences = drawn[:, 0] - drawn[:, 1]
-    gains = differences if mode == "max" else -differences
     points = _divided(above.sum(0), below.sum(0))
-    low, high = np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return _comparison(float(points[0] - points[1]), drawn[:, 0] - drawn[:, 1], mode=mode)
+
+
+def _comparison(difference: float, drawn: Floats, *, mode: Literal["max", "min"]) -> Comparison:
+    """From the differences in the resamples."""
+    gains = drawn if mode == "max" else -drawn
+    low, high = _ends(drawn)
     # A NaN, where nobody took part, is not a gain.
-    num_not_better = num_resamples - int((gains > 0).sum())
-    return Comparison(
-        difference=float(points[0] - points[1]),
-        low=float(low),
-        high=float(high),
-        p_value=(1 + num_not_better) / (1 + num_resamples),
-    )
+    num_not_better = len(drawn) - int((gains > 0).sum())
+    return Comparison(difference, low, high, p_value=(1 + num_not_better) / (1 + len(drawn)))
+
+
+def _ends(drawn: Floats) -> tuple[float, float]:
+    if np.isnan(drawn).all():
+        return math.nan, math.nan
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed: int) -> list[Floats]:
+    """A metric with a `compute` of each of several models in the same resamples of the examples."""
+    assert metric.compute is not None
+    num_examples = len(next(iter(kept[0].values()), ()))
+    generator = np.random.default_rng([seed, 2])
+    found: list[list[float]] = [[] for _ in kept]
+    for _ in range(min(num_resamples, MAX_COMPUTED) if num_examples else 0):
+        rows = generator.integers(0, num_examples, size=num_examples)
+        for values, each in zip(found, kept, strict=True):
+            values.append(float(metric.compute(rows_of(each, rows))))
+    return [np.asarray(values or [math.nan]) for values in found]
 
 
 def _units(columns: list[Floats], seed: int) -> Floats:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from jobs.evaluation.bootstrap import compare
-from jobs.evaluation.scoring import Model, Scores, one_thread
+from jobs.evaluation.bootstrap import compare_scores
+from jobs.evaluation.scoring import one_thread
 from models import bundle
+from models.ask import Answerer
+from models.evaluate import Model, Scores
 from models.family import Family
 
 NUM_WARMUPS = 5
@@ -38,12 +39,10 @@ def check_better(
     family: Family, candidate: Scores, other: Scores, *, than: str, p_value: float, num_resamples: int
 ) -> Check:
     """Whether the candidate's METRIC beats another's on the same examples by more than chance."""
-    metric = family.METRIC.name
-    pairs = [(scores.numerators[metric], scores.denominators[metric]) for scores in (candidate, other)]
-    assert candidate.num_examples == other.num_examples, "both models must be scored on the same examples"
-    found = compare(*pairs, mode=family.METRIC.mode, num_resamples=num_resamples, seed=0)
-    value, beaten = candidate.metric(metric), other.metric(metric)
-    passed = family.METRIC.better(value, beaten) and found.p_value < p_value
+    metric = family.metric.name
+    found = compare_scores(family.metric, candidate, other, num_resamples=num_resamples, seed=0)
+    value, beaten = candidate.value(family.metric), other.value(family.metric)
+    passed = family.metric.better(value, beaten) and found.p_value < p_value
     relation = "is better than" if passed else "is not surely better than"
     return Check(
         name=f"better than {than}",
@@ -66,41 +65,43 @@ def check_slices(family: Family, candidate: Scores, champion: Scores) -> list[Ch
 
 def check_size(family: Family, directory: Path) -> Check:
     """Whether the model directory is small enough."""
-    size, limit = bundle.size_mb(directory), family.GATE.max_size_mb
+    size, limit = bundle.size_mb(directory), family.gate.max_size_mb
     return Check("size", size <= limit, f"the model has {size:.1f} MB (limit {limit:g})", {"size_mb": size})
 
 
 def check_latency(family: Family, model: Model) -> Check:
     """Whether the golden request is answered fast enough, in the median, on one thread."""
-    latency, limit = median_latency_ms(family, model), family.GATE.max_latency_ms
+    latency, limit = median_latency_ms(family, model), family.gate.max_latency_ms
     message = f"the golden request takes {latency:.2f} ms (limit {limit:g})"
     return Check("latency", latency <= limit, message, {"latency_ms": latency})
 
 
 def median_latency_ms(family: Family, model: Model) -> float:
     """Median time to answer the golden request, from request to response, on one thread."""
-    endpoint, request = family.ENDPOINTS[0], family.golden_request(model.schema)
+    request = family.golden_request(model.schema)
+    answerer = Answerer(family, family.endpoints[0], model.network, model.schema, "candidate")
     timings = []
-    with one_thread(), torch.inference_mode():
+    with one_thread():
         for _ in range(NUM_WARMUPS + NUM_TIMINGS):
             started = time.perf_counter()
-            batch = family.collate([endpoint.encode(request, model.schema, {})])
-            prediction = endpoint.predict(model.network, batch)[0]
-            endpoint.answer(request, prediction, model.schema, "candidate")
+            answerer(request)
             timings.append(time.perf_counter() - started)
     return statistics.median(timings[NUM_WARMUPS:]) * 1000
 
 
 def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: Any, name: str) -> Check | None:
-    metric, gate = family.METRIC.name, family.GATE
-    num_examples = int((candidate.denominators[metric][among] > 0).sum())
+    metric, gate = family.metric.name, family.gate
+    counted = among if family.metric.compute is not None else among & (candidate.denominators[metric] > 0)
+    num_examples = int(counted.sum())
     if num_examples < gate.min_slice_examples:
         return None
-    now, before = candidate.metric(metric, among), champion.metric(metric, among)
-    fall = _relative_fall(now, before, family.METRIC.mode)
+    now, before = candidate.value(family.metric, among), champion.value(family.metric, among)
+    fall = _relative_fall(now, before, family.metric.mode)
     # A hundred examples fall by a tenth by chance often enough to block every good model; so the fall must be sure.
-    pairs = [(scores.numerators[metric][among], scores.denominators[metric][among]) for scores in (champion, candidate)]
-    chance = compare(*pairs, mode=family.METRIC.mode, num_resamples=SLICE_RESAMPLES, seed=0).p_value if fall else 1.0
+    chance = 1.0
+    if fall:
+        resampled = {"among": among, "num_resamples": SLICE_RESAMPLES, "seed": 0}
+        chance = compare_scores(family.metric, champion, candidate, **resampled).p_value
     return Check(
         name=f"slice {name}",
         passed=not (fall > gate.slice_tolerance and chance < SLICE_P_VALUE),

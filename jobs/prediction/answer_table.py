@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 from pydantic import BaseModel, ValidationError
 
 from models import FAMILIES, bundle
+from models.ask import Answerer
 from models.family import Endpoint
 from models.features import FeatureStore
 from models.nn.memory import keep_freed_memory
@@ -32,24 +32,24 @@ class Recipe:
     model: Path
     """Model directory."""
     model_version: str
-    features: Path
-    """SQLite file of the feature store."""
+    features: Path | None
+    """SQLite file of the feature store; None for a family without features."""
     fixed: Mapping[str, Any]
     """Fields that every request has."""
     batch_size: int
 
 
-class Answerer:
+class TableAnswerer:
     """A loaded model that answers tables; one per process."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
-        self._endpoint: Endpoint = self._family.ENDPOINTS[0]
-        self._features = FeatureStore(recipe.features, read_only=True)
-        loaded = bundle.load(recipe.model)
+        self._endpoint: Endpoint = self._family.endpoints[0]
+        self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
+        loaded = bundle.load(recipe.model, self._family)
         keep_freed_memory()
-        self._network, self._schema = loaded.network, loaded.schema
+        self._answerer = Answerer(self._family, self._endpoint, loaded.network, loaded.schema, recipe.model_version)
 
     def answer(self, table: pa.Table) -> pa.Table:
         """The table with the columns of the answers and `error`, which is null where there is an answer."""
@@ -72,8 +72,8 @@ class Answerer:
         for place, row in enumerate(rows):
             try:
                 request = self._request(row)
-                features = self._features.lookup(self._family.FEATURES, request)
-                encoded.append((place, request, self._endpoint.encode(request, self._schema, features)))
+                features = self._features.lookup(self._family.features, request) if self._features else {}
+                encoded.append((place, request, self._answerer.encode(request, features)))
             except ValueError as error:
                 answered[place] = {ERROR: _reason(error)}
         for place, answer in self._answer_examples(encoded):
@@ -83,15 +83,21 @@ class Answerer:
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields
         given = {name: _fitting(value, fields[name].annotation) for name, value in row.items() if name in fields}
-        return self._endpoint.Request(**{**self._recipe.fixed, **{n: v for n, v in given.items() if v is not None}})
+        given = {name: value for name, value in given.items() if value is not None}
+        request: BaseModel = self._endpoint.Request(**{**self._recipe.fixed, **given})
+        return request
 
-    def _answer_examples(self, encoded: Sequence[tuple[int, Any, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _answer_examples(
+        self, encoded: Sequence[tuple[int, BaseModel, list[Any]]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         if not encoded:
             return
         try:
-            with torch.inference_mode():
-                batch = self._family.collate([example for _, _, example in encoded])
-                predictions = self._endpoint.predict(self._network, batch)
+            predictions = iter(self._answerer.predict([example for _, _, examples in encoded for example in examples]))
+            answers = [
+                self._answerer.answer(request, [next(predictions) for _ in examples])
+                for _, request, examples in encoded
+            ]
         except ValueError as error:
             # One row must not cost the others their answers.
             if len(encoded) == 1:
@@ -101,9 +107,8 @@ class Answerer:
                     yield from self._answer_examples([one])
             return
         version = self._recipe.model_version
-        for (place, request, _), prediction in zip(encoded, predictions, strict=True):
-            answer = self._endpoint.answer(request, prediction, self._schema, version).model_dump(mode="json")
-            yield place, {MODEL_VERSION: version, **_texts(answer, self._endpoint.Response)}
+        for (place, _, _), answer in zip(encoded, answers, strict=True):
+            yield place, {MODEL_VERSION: version, **_cells(answer)}
 
 
 def answer_schema(response: type[BaseModel]) -> pa.Schema:
@@ -114,7 +119,13 @@ def answer_schema(response: type[BaseModel]) -> pa.Schema:
 
 def _arrow_type(annotation: Any) -> pa.DataType:
     """The column type of a pydantic field; what a table cannot hold becomes JSON text."""
-    plain: dict[Any, pa.DataType] = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    plain: dict[Any, pa.DataType] = {
+        str: pa.string(),
+        bool: pa.bool_(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bytes: pa.binary(),
+    }
     if annotation in plain:
         return plain[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -131,15 +142,16 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     return pa.string()
 
 
-def _texts(answer: dict[str, Any], response: type[BaseModel]) -> dict[str, Any]:
-    """The answer, with JSON text where the column is text and the value is not."""
-    text_columns = {field.name for field in answer_schema(response) if field.type == pa.string()}
-    return {
-        name: json.dumps(value, ensure_ascii=False)
-        if name in text_columns and value is not None and not isinstance(value, str)
-        else value
-        for name, value in answer.items()
-    }
+def _cells(answer: BaseModel) -> dict[str, Any]:
+    """An answer as the cells of a row: bytes as they are, JSON text where the column is text and the value is not."""
+    columns = {field.name: field.type for field in answer_schema(type(answer))}
+    cells: dict[str, Any] = answer.model_dump(mode="json")
+    for name, value in cells.items():
+        if columns[name] == pa.binary():
+            cells[name] = getattr(answer, name)
+        elif columns[name] == pa.string() and value is not None and not isinstance(value, str):
+            cells[name] = json.dumps(value, ensure_ascii=False)
+    return cells
 
 
 def _fitting(value: Any, annotation: Any) -> Any:

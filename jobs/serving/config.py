@@ -72,10 +72,10 @@ def application(
         "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
     }
     return {
-        "name": family.NAME,
-        "route_prefix": family.ROUTE_PREFIX,
+        "name": family.name,
+        "route_prefix": family.route_prefix,
         "import_path": BUILDER,
-        "args": {"family": family.NAME, "num_threads": max(1, int(size.cpus))},
+        "args": {"family": family.name, "num_threads": max(1, int(size.cpus))},
         "deployments": [deployment],
     }
 
@@ -105,7 +105,7 @@ def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dic
 def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
     """What a config tells the replicas of a family; empty where it has none."""
     for one in (config or {}).get("applications", ()):
-        if one["name"] == family.NAME:
+        if one["name"] == family.name:
             found: dict[str, Any] = one["deployments"][0]["user_config"]
             return found
     return {}

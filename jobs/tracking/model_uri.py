@@ -12,7 +12,7 @@ from jobs.cli.context import Context, UsageFailure
 from jobs.tracking.client import BUNDLE, Tracking
 from jobs.tracking.registry import Registry
 from models import bundle
-from models.family import BundleRejected
+from models.errors import BundleRejected
 from models.files import name_aside, put_directory, remove_directory
 
 FORMS = "runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory"

@@ -15,9 +15,11 @@ from jobs.cli.context import Context, UsageFailure, log
 from jobs.cli.flags import flag_name
 from jobs.cluster.local_head import PROJECT_ROOT
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
-from models.bundle import config_from_dict, read_json
+from models.bundle import config_from_dict
 from models.family import Family
 from models.files import write_text
+from models.json_files import read_json
+from models.prepared import Prepared
 
 PLAN = "plan.json"
 
@@ -27,7 +29,7 @@ class Plan:
     """What a run was asked to do."""
 
     run_id: str
-    data: Path
+    data: Prepared
     """Prepared data directory."""
     directory: Path
     """Where checkpoints and the bundle go."""
@@ -39,17 +41,15 @@ def open_run(
     context: Context, family: Family, *, name: str, config: Any, options: Any, tags: dict[str, str]
 ) -> tuple[Plan, Run]:
     """Open a tracked run on the current data and store its plan; raises DependencyDown when tracking is down."""
-    data = context.store.current_data(family.NAME)
-    card = (data / "card.json").read_text(encoding="utf-8")
-    fingerprint = read_json(data / "schema.json")["fingerprint"]
+    data = context.store.current_data(family.name)
     run = Tracking(context).start_run(
-        family.NAME,
+        family.name,
         name=name,
         params=dataclasses.asdict(config),
-        tags={TAG_FINGERPRINT: fingerprint, "git_commit": git_commit(), **_job_tags(), **tags},
+        tags={TAG_FINGERPRINT: data.fingerprint, "git_commit": git_commit(), **_job_tags(), **tags},
     )
-    run.log_text(card, "data/card.json")
-    directory = context.store.run_directory(family.NAME, run.run_id)
+    run.log_text(json.dumps(data.card(), ensure_ascii=False), "data/card.json")
+    directory = context.store.run_directory(family.name, run.run_id)
     plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
     content = {"data": data.name, "config": dataclasses.asdict(config), "options": dataclasses.asdict(options)}
     write_text(directory / PLAN, json.dumps(content, indent=1))
@@ -60,23 +60,23 @@ def open_run(
 def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -> tuple[Plan, Run]:
     """The run that `options.resume` names, with its plan; raises UsageFailure when a given flag contradicts it."""
     run_id = options.resume
-    directory = context.store.run_directory(family.NAME, run_id)
+    directory = context.store.run_directory(family.name, run_id)
     if Path(run_id).name != run_id or not (directory / PLAN).is_file():
         known = ", ".join(sorted(path.parent.name for path in directory.parent.glob(f"*/{PLAN}"))[:5]) or "none"
-        raise UsageFailure(f"no run {run_id!r} of {family.NAME} to resume in {context.store.root}; there are: {known}")
+        raise UsageFailure(f"no run {run_id!r} of {family.name} to resume in {context.store.root}; there are: {known}")
     stored = read_json(directory / PLAN)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["options"].items()}
     plan = Plan(
         run_id=run_id,
-        data=context.store.data(family.NAME) / stored["data"],
+        data=Prepared(context.store.data(family.name) / stored["data"]),
         directory=directory,
         config=config_from_dict(family.Config, stored["config"]),
         options=config_from_dict(type(options), {**values, "resume": run_id}),
     )
     _refuse_contradictions(config, plan.config, run_id)
     _refuse_contradictions(options, plan.options, run_id)
-    if not plan.data.is_dir():
-        raise UsageFailure(f"the data of run {run_id} is gone from {plan.data}; prepare it again, then resume")
+    if not plan.data.path.is_dir():
+        raise UsageFailure(f"the data of run {run_id} is gone from {plan.data.path}; prepare it again, then resume")
     log.info("resuming run %s in %s", run_id, directory)
     return plan, Tracking(context).resume_run(run_id, reopen=True)
 

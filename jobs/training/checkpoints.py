@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 
 from jobs.cli.context import log
 from models import bundle
-from models.family import BundleRejected
+from models.errors import BundleRejected
 from models.files import write_text
+from models.json_files import read_json
 
 NUM_KEPT = 3
 STATE = "state.json"
@@ -88,7 +89,7 @@ def write(
 
 def read_progress(directory: Path, epoch: int) -> Progress:
     """The progress stored with a checkpoint."""
-    return Progress(**bundle.read_json(path_of(directory, epoch) / STATE))
+    return Progress(**read_json(path_of(directory, epoch) / STATE))
 
 
 def read_reports(directory: Path) -> list[dict[str, float | int]]:
@@ -140,11 +141,11 @@ def _holds(path: Path, epoch: int) -> bool:
         bundle.verify(path)
     except BundleRejected:
         return False
-    return bundle.read_json(path / "metrics.json").get("epoch") == epoch
+    return read_json(path / "metrics.json").get("epoch") == epoch
 
 
 def _copy_bundle(source: Path, target: Path) -> None:
-    files = {name: bundle.read_json(source / name) for name in bundle.REQUIRED if name.endswith(".json")}
+    files = {name: read_json(source / name) for name in bundle.REQUIRED if name.endswith(".json")}
     bundle.write_directory(target, files, {MODEL: load_file(source / MODEL)})
 
 

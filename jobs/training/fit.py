@@ -27,6 +27,7 @@ from jobs.training.distributed import Place
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
 from models.files import write_text
+from models.prepared import Prepared
 
 MAX_FAILURES = 3
 """How often a training is continued after losing a worker."""
@@ -58,7 +59,7 @@ def fit(
     family: Family,
     *,
     config: Any,
-    data: Path,
+    data: Prepared,
     directory: Path,
     workers: Workers,
     callbacks: Sequence[Any] = (),
@@ -78,7 +79,7 @@ def fit(
         ),
         run_config=ray.train.RunConfig(
             # A name of its own: Ray would take a run of the same name for finished. Our checkpoints are in `directory`.
-            name=f"{family.NAME}-{directory.name}-{uuid.uuid4().hex[:8]}",
+            name=f"{family.name}-{directory.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str((directory / "ray").absolute()),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             callbacks=list(callbacks),

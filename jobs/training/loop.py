@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,23 @@ from jobs.training import checkpoints
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from jobs.training.optimizer import clip, optimizer_of
+from jobs.training.validation import Task, validate
 from models import bundle
-from models.family import Family, HasStatistics
+from models.family import Family
 from models.golden import golden
+from models.json_files import read_json
 from models.nn.memory import keep_freed_memory
 from models.nn.precision import autocast_dtype, use_fast_products
+from models.prepared import Prepared
 
 FINAL_RATE = 0.01
 """Share of the highest learning rate at the end of the cosine."""
 MIN_RATE_SCALE = 0.25
 """Two halvings; a run that diverges at this scale is given up."""
-BLOCK_SIZE = 512
-"""Examples in one step of evaluation; a block never crosses a shard, so it is the same on any number of workers."""
 STEPS_PER_CHECK = 100
 """How often the accumulated gradient norm is looked at within an epoch; each look waits for the device."""
 
 Report = Callable[[dict[str, float | int]], None]
-Measure = Callable[[Any, Any], dict[str, Tensor]]
 
 
 class TrainingDiverged(ValueError):
@@ -56,21 +56,17 @@ class Result:
     """Validation metrics of the best epoch."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What all parts of the loop need to know."""
+class Loss(nn.Module):
+    """A family's loss as a module, which is what DistributedDataParallel wraps."""
 
-    family: Family
-    config: Any
-    schema: Any
-    data: Path
-    directory: Path
-    place: Place
+    def __init__(self, loss: Callable[[Any, Any], Tensor], network: nn.Module) -> None:
+        super().__init__()
+        self._loss = loss
+        self.network = network
 
-    @property
-    def metric(self) -> str:
-        """The validation metric that decides which epoch is best."""
-        return f"val_{self.family.METRIC.name}"
+    def forward(self, batch: Any) -> Tensor:
+        """The scalar loss of a batch."""
+        return self._loss(self.network, batch)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,9 @@ class _Epoch:
     seconds: float
 
 
-def run_training(family: Family, *, config: Any, data: Path, directory: Path, place: Place, report: Report) -> Result:
+def run_training(
+    family: Family, *, config: Any, data: Prepared, directory: Path, place: Place, report: Report
+) -> Result:
     """Train a network of a family on prepared data, or go on where `directory` stopped.
 
     `report` gets plain numbers after each epoch, on every worker; epoch 0 is the model before training. A resumed
@@ -91,7 +89,7 @@ def run_training(family: Family, *, config: Any, data: Path, directory: Path, pl
     more than one worker the default process group must exist. Raises ValueError for settings that do not fit and
     TrainingDiverged when the loss does not stay finite.
     """
-    schema = family.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    schema = data.schema(family.Schema, family.files)
     _check(config, schema, place)
     task = Task(family, config, schema, data, directory, place)
     use_fast_products(place.device)
@@ -102,29 +100,13 @@ def run_training(family: Family, *, config: Any, data: Path, directory: Path, pl
     report(progress.reports[-1])
     if _trains(network):
         progress = _train(task, network, progress, report)
-    metrics = bundle.read_json(checkpoints.best_of(directory) / "metrics.json")
+    metrics = read_json(checkpoints.best_of(directory) / "metrics.json")
     return Result(
         best=checkpoints.best_of(directory),
         best_epoch=progress.best_epoch,
         epochs=progress.epoch,
         metrics={name: value for name, value in metrics.items() if name.startswith("val_")},
     )
-
-
-def validate(task: Task, network: Any, *, epoch: int) -> dict[str, float]:
-    """Calibrate the network on the validation split and judge it there, each example exactly once.
-
-    Sums are kept by shard and added exactly, so the result does not depend on the number of workers.
-    """
-    network.eval()
-    sums = _sum_by_shard(task, _calibration, network, epoch)
-    if sums:
-        network.calibrate(sums["calibration"].to(task.place.device))
-    ratios = _sum_by_shard(task, _metrics, network, epoch)
-    if task.family.METRIC.name not in ratios:
-        raise ValueError(f"no example of the validation split in {task.data} can be judged; prepare more data")
-    totals = {name: ratio.tolist() for name, ratio in ratios.items()}
-    return {f"val_{name}": above / below for name, (above, below) in totals.items() if below}
 
 
 def learning_rate(config: Any, step: int, total_steps: int) -> float:
@@ -160,7 +142,7 @@ def _write_epoch_0(task: Task, network: Any) -> None:
     task.family.initialise(network, task.data, task.schema)
     network.to(task.place.device)
     alone = dataclasses.replace(task, place=Place(device=task.place.device))
-    metrics = validate(alone, network, epoch=0)
+    metrics = validate(alone, network)
     if not _finite(metrics):
         raise TrainingDiverged(f"the model is not finite before training: {metrics}; check the prepared data")
     score = metrics[task.metric]
@@ -171,17 +153,17 @@ def _write_epoch_0(task: Task, network: Any) -> None:
 
 def _train(task: Task, network: Any, progress: Progress, report: Report) -> Progress:
     """Train epoch after epoch until the last one or until patience ends."""
-    config, optimizer = task.config, optimizer_of(network, task.config)
+    config, optimizer = task.config, optimizer_of(task.family, network, task.config)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    module = distribute(network, task.place)
+    module = distribute(Loss(task.family.loss, network), task.place)
     while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
         started = time.monotonic()
         progress = _schedule(task, progress)
         trained = _train_epoch(task, module, optimizer, progress)
-        if task.place.rank == 0 and isinstance(task.family, HasStatistics):
-            task.family.settle(network, task.data, task.schema)
+        if task.place.rank == 0 and task.family.update_statistics is not None:
+            task.family.update_statistics(network, task.data, task.schema)
         equalise_buffers(network, task.place)
-        metrics = validate(task, network, epoch=progress.epoch + 1) if math.isfinite(trained.loss) else {}
+        metrics = validate(task, network) if math.isfinite(trained.loss) else {}
         if not metrics or not _finite(metrics):
             progress = _fall_back(task, network, optimizer, progress)
             continue
@@ -258,8 +240,8 @@ def _schedule(task: Task, progress: Progress) -> Progress:
 def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str, float], seconds: float) -> Progress:
     """The progress after a good epoch, with its report."""
     epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics[task.metric]
-    better = task.family.METRIC.better(score, progress.best_score)
-    worse = task.family.METRIC.better(progress.best_score, score)
+    better = task.family.metric.better(score, progress.best_score)
+    worse = task.family.metric.better(progress.best_score, score)
     best_score = score if better else progress.best_score
     rate = progress.rate_scale * learning_rate(task.config, step - 1, progress.total_steps)
     report = {**metrics, f"best_{task.metric}": best_score, "epoch": epoch, "train_loss": trained.loss}
@@ -300,53 +282,9 @@ def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | 
         "schema.json": task.schema.model_dump(mode="json"),
         "metrics.json": {"epoch": progress.epoch, **scores},
         "golden.json": golden(task.family, on_cpu, task.schema),
+        **task.schema.files,
     }
     checkpoints.write(task.directory, progress, files, network, optimizer)
-
-
-def _sum_by_shard(task: Task, measure: Measure, network: Any, epoch: int) -> dict[str, Tensor]:
-    """Sums of what `measure` finds in the validation split: within a shard, then over shards in their order."""
-    own: dict[int, dict[str, Tensor]] = {}
-    for shard in range(task.place.rank, task.schema.num_shards, task.place.world_size):
-        with torch.inference_mode():
-            sums: dict[str, Tensor] = {}
-            for batch in _blocks(task, shard, epoch):
-                found = measure(network, batch)
-                if not found:
-                    break
-                _add(sums, found)
-            own[shard] = {name: value.cpu() for name, value in sums.items()}
-    by_shard: dict[int, dict[str, Tensor]] = {}
-    for part in share(own, task.place):
-        by_shard |= part
-    totals: dict[str, Tensor] = {}
-    for shard in sorted(by_shard):
-        _add(totals, by_shard[shard])
-    return totals
-
-
-def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
-    for name, value in more.items():
-        sums[name] = sums[name] + value if name in sums else value
-
-
-def _blocks(task: Task, shard: int, epoch: int) -> Iterator[Any]:
-    dataset = task.family.dataset(task.data, "val", [shard], schema=task.schema, config=task.config, epoch=epoch)
-    for start in range(0, len(dataset), BLOCK_SIZE):
-        examples = [dataset[row] for row in range(start, min(start + BLOCK_SIZE, len(dataset)))]
-        yield task.family.collate(examples).to(task.place.device)
-
-
-def _calibration(network: Any, batch: Any) -> dict[str, Tensor]:
-    sums = network.calibration(batch)
-    return {} if sums is None else {"calibration": sums.double()}
-
-
-def _metrics(network: Any, batch: Any) -> dict[str, Tensor]:
-    return {
-        name: torch.stack([ratio.numerator.double().sum(), ratio.denominator.double().sum()])
-        for name, ratio in network.judge(batch).metrics.items()
-    }
 
 
 def _check(config: Any, schema: Any, place: Place) -> None:
@@ -358,9 +296,9 @@ def _check(config: Any, schema: Any, place: Place) -> None:
 
 def _check_same_run(task: Task, epoch: int) -> None:
     source = checkpoints.path_of(task.directory, epoch)
-    if bundle.config_from_dict(task.family.Config, bundle.read_json(source / "config.json")) != task.config:
+    if bundle.config_from_dict(task.family.Config, read_json(source / "config.json")) != task.config:
         raise ValueError(f"{task.directory} holds checkpoints of another configuration; use an empty directory")
-    if bundle.read_json(source / "schema.json")["fingerprint"] != task.schema.fingerprint:
+    if read_json(source / "schema.json")["fingerprint"] != task.schema.fingerprint:
         raise ValueError(f"{task.directory} holds checkpoints of other data; use an empty directory")
 
 

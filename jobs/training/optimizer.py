@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from models.family import HasOptimizer
+from models.family import Family
 
 BETAS = (0.9, 0.98)
 
@@ -50,9 +50,9 @@ class RowwiseAdamW(AdamW):
         table.index_add_(0, rows, mean.div_(deviation), alpha=-rate / (1 - betas[0] ** num_steps))
 
 
-def optimizer_of(network: nn.Module, config: Any) -> Optimizer:
-    """The network's own choice, or AdamW that decays matrices only: not vectors, biases and embeddings."""
-    chosen = network.optimizer() if isinstance(network, HasOptimizer) else None
+def optimizer_of(family: Family, network: nn.Module, config: Any) -> Optimizer:
+    """The family's own choice, or AdamW that decays matrices only: not vectors, biases and embeddings."""
+    chosen = None if family.optimizer is None else family.optimizer(network)
     if chosen is not None:
         return chosen
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}

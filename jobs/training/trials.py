@@ -19,9 +19,10 @@ from jobs.cli.context import Context, DependencyDown, log
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.fit import log_epochs, reason
-from models.bundle import read_json
-from models.family import Choice, LogUniform, Metric, Range
+from models.config import Choice, LogUniform, Range
 from models.files import write_text
+from models.json_files import read_json
+from models.metrics import Metric
 
 RECORD = "trial.json"
 HISTORY = "history.jsonl"

@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
-from models.family import Gate, Metric
-from models.image.codec import colour_card, encode_png
+from models.family import Calibration, Family, Index
 from models.image.config import BASELINES, SPACE, Config
 from models.image.data import collate, dataset
-from models.image.endpoints import ENDPOINTS, FEATURES, RecognitionRequest
-from models.image.networks.build import build, initialise, settle
+from models.image.endpoints import ENDPOINTS, golden_request
+from models.image.networks.build import (
+    build,
+    calibrate,
+    calibration,
+    evaluate,
+    initialise,
+    loss,
+    optimizer,
+    update_statistics,
+)
 from models.image.prepare.pipeline import PrepareConfig, prepare
-from models.image.report.contents import sections
+from models.image.report.contents import report
+from models.image.report.metrics import ACCURACY, METRICS
 from models.image.report.slices import slices
 from models.image.report.summary import summarise
 from models.image.sample import sample
 from models.image.schema import Schema
 from models.image.similarity_index import attach_index, write_index
 
-NAME = "image"
-METRIC = Metric("accuracy", "max")
-GATE = Gate()
-ROUTE_PREFIX = "/v1/images"
+FAMILY = Family(
+    name="image",
+    metric=ACCURACY,
+    metrics=METRICS,
+    PrepareConfig=PrepareConfig,
+    Config=Config,
+    Schema=Schema,
+    prepare=prepare,
+    dataset=dataset,
+    collate=collate,
+    build=build,
+    initialise=initialise,
+    loss=loss,
+    evaluate=evaluate,
+    update_statistics=update_statistics,
+    calibration=Calibration(calibration, calibrate),
+    optimizer=optimizer,
+    endpoints=ENDPOINTS,
+    golden_request=golden_request,
+    route_prefix="/v1/images",
+    index=Index(write_index, attach_index),
+    space=SPACE,
+    baselines=BASELINES,
+    slices=slices,
+    summarise=summarise,
+    report=report,
+    sample=sample,
+)
 
-
-def golden_request(schema: Schema) -> RecognitionRequest:
-    """A picture of stripes and shades, of the size that the model takes."""
-    return RecognitionRequest(image=encode_png(colour_card(schema.size, channels=schema.channels)))
-
-
-__all__ = [
-    "BASELINES",
-    "ENDPOINTS",
-    "FEATURES",
-    "GATE",
-    "METRIC",
-    "NAME",
-    "ROUTE_PREFIX",
-    "SPACE",
-    "Config",
-    "PrepareConfig",
-    "Schema",
-    "attach_index",
-    "build",
-    "collate",
-    "dataset",
-    "golden_request",
-    "initialise",
-    "prepare",
-    "sample",
-    "sections",
-    "settle",
-    "slices",
-    "summarise",
-    "write_index",
-]
+__all__ = ["FAMILY"]

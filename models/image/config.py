@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from models.family import Choice, LogUniform, Range, TrainConfig
+from models.config import Choice, LogUniform, Range, TrainConfig
 from models.settings import Share
 
 
@@ -76,4 +76,4 @@ SPACE: dict[str, Range] = {
     "cut_out": Choice((0, 8)),
 }
 
-BASELINES: dict[str, dict[str, str]] = {"prior": {"network": "prior"}, "linear": {"network": "linear"}}
+BASELINES = {"prior": Config(network="prior"), "linear": Config(network="linear")}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from models.image.codec import Pixels, fit
 from models.image.schema import MISSING, UNKNOWN, Schema
+from models.prepared import Prepared
 
 SPLITS = ("train", "val", "test")
 GOLDEN_RATIO = 0.618034
@@ -64,24 +63,24 @@ class Shard:
     titles: Labels | None = None
 
     @classmethod
-    def open(cls, data: Path, shard: int) -> Self:
+    def open(cls, data: Prepared, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
-        directory = data / "shards" / f"{shard:05d}"
+        directory = data.shard(shard)
         # Plain arrays on the maps: indexing a memmap itself costs ten times as much.
         names = ["pictures", "labels", *(["titles"] if (directory / "titles.npy").exists() else [])]
         maps = [np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in names]
         return cls(*maps)
 
 
-def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
+def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int) -> Pictures:
     """The pictures of some shards of one split, with sizes and classes as in `schema`.
 
     An epoch of training, from the first, has as many pictures as there are, but of the classes as `balance` says.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
-    own = _describe(data)
-    indices = [np.load(data / "shards" / f"{shard:05d}" / f"{split}.npy") for shard in shards]
+    own = data.schema(Schema)
+    indices = [np.load(data.shard(shard) / f"{split}.npy") for shard in shards]
     opened = [Shard.open(data, shard) for shard in shards]
     shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
     row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
@@ -176,19 +175,19 @@ def balanced(labels: Labels, counts: Sequence[int], *, balance: float, epoch: in
     return places
 
 
-def catalogue(data: Path) -> Iterator[tuple[list[str], Pixels]]:
+def catalogue(data: Prepared) -> Iterator[tuple[list[str], Pixels]]:
     """Item ids and pixels [N, C, S, S] of all pictures of each shard that belong to a product, labelled or not."""
-    for directory in sorted((data / "shards").iterdir()):
+    for directory in data.shards():
         items = pq.read_table(directory / "ids.parquet", columns=["item_id"])["item_id"].to_pylist()
         pixels = Shard.open(data, int(directory.name)).pixels
         rows = [row for row, item in enumerate(items) if item is not None]
         yield [items[row] for row in rows], pixels[rows]
 
 
-def titles(data: Path, split: str) -> list[str | None]:
+def titles(data: Prepared, split: str) -> list[str | None]:
     """What the shop calls each picture of a split, in the order of `dataset`; None where it has no title."""
     found: list[str | None] = []
-    for directory in sorted((data / "shards").iterdir()):
+    for directory in data.shards():
         known = pq.read_table(directory / "ids.parquet").to_pydict()
         rows = np.load(directory / f"{split}.npy").tolist()
         found += [known["title"][row] if "title" in known else None for row in rows]
@@ -208,8 +207,3 @@ def _balance(config: Any) -> float:
     if config.balance is None:
         return 1.0 if config.network == "gan" else 0.0
     return float(config.balance)
-
-
-@lru_cache(maxsize=8)
-def _describe(data: Path) -> Schema:
-    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))

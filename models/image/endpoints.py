@@ -6,17 +6,19 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from models.family import Endpoint, Feature, Features, RawBody
-from models.image.codec import MAX_BYTES, decode
+from models.family import Endpoint, Features, RawBody
+from models.image.codec import MAX_BYTES, colour_card, decode, encode_png
 from models.image.data import Picture
 from models.image.networks.anomaly import Strangeness
+from models.image.networks.build import predict, predict_similar
+from models.image.networks.classifier import Recognition
 from models.image.schema import MISSING, Schema
-from models.image.similarity_index import MAX_NEIGHBOURS, Comparison, compare
+from models.image.similarity_index import MAX_NEIGHBOURS, Comparison
 from models.image.text.describe import THRESHOLD, Description, Phrase, describe, entitled, held_attributes
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -43,12 +45,17 @@ EncodedPicture = Annotated[
 """The bytes of a picture file; in JSON, which has no bytes, they are base64."""
 
 
-class RecognitionRequest(BaseModel):
-    """A picture, and how much is wanted to be known of it."""
+class PictureRequest(BaseModel):
+    """A picture to be asked about."""
 
     model_config = ConfigDict(extra="forbid")
 
     image: EncodedPicture
+
+
+class RecognitionRequest(PictureRequest):
+    """A picture, and how much is wanted to be known of it."""
+
     count: int = Field(default=3, ge=1, le=MAX_COUNT)
     """Classes to name for each attribute, most likely first."""
     threshold: float = Field(default=0.5, ge=0, le=1)
@@ -84,12 +91,9 @@ class RecognitionResponse(BaseModel):
     """How unlike the catalogue it is, where the network can say: the autoencoder."""
 
 
-class DescriptionRequest(BaseModel):
+class DescriptionRequest(PictureRequest):
     """A picture to put into words."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    image: EncodedPicture
     threshold: float = Field(default=THRESHOLD, ge=0, le=1)
     """An attribute less likely than this is not mentioned."""
     writer: Literal["template", "learnt"] = "template"
@@ -125,12 +129,9 @@ class DescriptionResponse(BaseModel):
     zh: Writing
 
 
-class SimilarRequest(BaseModel):
+class SimilarRequest(PictureRequest):
     """A picture to find products like it."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    image: EncodedPicture
     count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
 
 
@@ -150,13 +151,18 @@ class SimilarResponse(BaseModel):
     items: list[SimilarProduct]
 
 
-def encode(request: Any, schema: Schema, features: Features) -> Picture:
+def golden_request(schema: Schema) -> RecognitionRequest:
+    """A picture of stripes and shades, of the size that the model takes."""
+    return RecognitionRequest(image=encode_png(colour_card(schema.size, channels=schema.channels)))
+
+
+def encode(request: PictureRequest, schema: Schema, features: Features) -> list[Picture]:
     """The example of a request with a picture; PictureRejected, a ValueError, when it cannot be decoded."""
     pixels = decode(request.image, size=schema.size, channels=schema.channels)
-    return Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))
+    return [Picture(pixels, np.full(len(schema.heads), MISSING, np.int16))]
 
 
-def encode_description(request: Any, schema: Schema, features: Features) -> Picture:
+def encode_description(request: DescriptionRequest, schema: Schema, features: Features) -> list[Picture]:
     """The example of a picture to put into words; ValueError too where titles are asked for that were not learnt."""
     if request.writer == "template":
         return encode(request, schema, features)
@@ -165,13 +171,14 @@ def encode_description(request: Any, schema: Schema, features: Features) -> Pict
             "writer is 'learnt', but this model has learnt no titles; use 'template', or prepare the pictures with "
             "their titles, --columns title=NAME, and train again"
         )
-    return replace(encode(request, schema, features), threshold=request.threshold)
+    return [replace(picture, threshold=request.threshold) for picture in encode(request, schema, features)]
 
 
 def answer_recognition(
-    request: RecognitionRequest, prediction: Any, schema: Schema, model_version: str
+    request: RecognitionRequest, predictions: Sequence[Recognition], schema: Schema, model_version: str
 ) -> RecognitionResponse:
     """The response to one prediction."""
+    (prediction,) = predictions
     attributes = []
     for head, classes in schema.heads.items():
         best = _best(classes, prediction.probabilities[head], count=request.count)
@@ -194,9 +201,10 @@ def answer_recognition(
 
 
 def answer_description(
-    request: DescriptionRequest, prediction: Any, schema: Schema, model_version: str
+    request: DescriptionRequest, predictions: Sequence[Recognition], schema: Schema, model_version: str
 ) -> DescriptionResponse:
     """The response to one prediction, in words."""
+    (prediction,) = predictions
     held = held_attributes(schema.heads, prediction.probabilities, request.threshold)
     learnt = prediction.title if request.writer == "learnt" else None
     return DescriptionResponse(
@@ -207,9 +215,10 @@ def answer_description(
 
 
 def answer_similar(
-    request: SimilarRequest, prediction: Comparison, schema: Schema, model_version: str
+    request: SimilarRequest, predictions: Sequence[Comparison], schema: Schema, model_version: str
 ) -> SimilarResponse:
     """The response to one comparison with the catalogue."""
+    (prediction,) = predictions
     nearest = prediction.neighbours[: request.count]
     return SimilarResponse(
         model_version=model_version,
@@ -218,8 +227,6 @@ def answer_similar(
     )
 
 
-FEATURES: tuple[Feature, ...] = ()
-
 ENDPOINTS = (
     Endpoint(
         path="/v1/images/recognise",
@@ -227,7 +234,7 @@ ENDPOINTS = (
         Request=RecognitionRequest,
         Response=RecognitionResponse,
         encode=encode,
-        predict=lambda network, batch: network.predict(batch),
+        predict=predict,
         answer=answer_recognition,
         raw=RAW,
     ),
@@ -237,7 +244,7 @@ ENDPOINTS = (
         Request=DescriptionRequest,
         Response=DescriptionResponse,
         encode=encode_description,
-        predict=lambda network, batch: network.predict(batch),
+        predict=predict,
         answer=answer_description,
         raw=RAW,
     ),
@@ -247,7 +254,7 @@ ENDPOINTS = (
         Request=SimilarRequest,
         Response=SimilarResponse,
         encode=encode,
-        predict=compare,
+        predict=predict_similar,
         answer=answer_similar,
         raw=RAW,
     ),

@@ -14,6 +14,8 @@ from torch import Tensor
 from models import bundle
 from models.image.data import Batch, Picture, catalogue, collate, fitted
 from models.image.schema import MISSING, Schema
+from models.json_files import read_json
+from models.prepared import Prepared
 
 INDEX, EMBEDDINGS = "index.json", "index.safetensors"
 MAX_NEIGHBOURS = 100
@@ -63,7 +65,7 @@ class Comparison:
     num_products: int
 
 
-def write_index(network: Any, data: Path, schema: Schema, directory: Path) -> int:
+def write_index(network: Any, data: Prepared, schema: Schema, directory: Path) -> int:
     """Embed every picture of a prepared catalogue that belongs to a product; returns the number of products."""
     names: list[str] = []
     parts: list[Tensor] = []
@@ -90,7 +92,7 @@ def attach_index(network: Any, directory: Path) -> None:
     tensors = load_file(directory / EMBEDDINGS)
     device = next(iter(network.state_dict().values())).device
     network.catalogue = Catalogue(
-        item_ids=bundle.read_json(directory / INDEX)["item_ids"],
+        item_ids=read_json(directory / INDEX)["item_ids"],
         item_of=tensors["item_of"].to(device),
         embeddings=torch.nn.functional.normalize(tensors["embeddings"].float(), dim=1).to(device),
     )

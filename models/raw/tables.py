@@ -22,7 +22,7 @@ import pyarrow.fs
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.quarantine import rows_as_json
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from models.family import Gate, Metric
+from models.family import Calibration, Family
 from models.recommender.config import BASELINES, SPACE, Config
 from models.recommender.data import collate, dataset
-from models.recommender.endpoints import ENDPOINTS, FEATURES, RecommendationRequest
-from models.recommender.networks.build import build, initialise
+from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.recommender.networks.build import build, calibrate, calibration, evaluate, initialise, loss
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.report.metrics import METRICS, NDCG_AT_10
 from models.recommender.report.slices import slices
 from models.recommender.report.summary import summarise
 from models.recommender.sample import sample
 from models.recommender.schema import Schema
 
-NAME = "recommender"
-METRIC = Metric("ndcg_at_10", "max")
-GATE = Gate()
-ROUTE_PREFIX = "/"
+FAMILY = Family(
+    name="recommender",
+    metric=NDCG_AT_10,
+    metrics=METRICS,
+    PrepareConfig=PrepareConfig,
+    Config=Config,
+    Schema=Schema,
+    prepare=prepare,
+    dataset=dataset,
+    collate=collate,
+    build=build,
+    initialise=initialise,
+    loss=loss,
+    evaluate=evaluate,
+    calibration=Calibration(calibration, calibrate),
+    endpoints=ENDPOINTS,
+    golden_request=golden_request,
+    features=FEATURES,
+    space=SPACE,
+    baselines=BASELINES,
+    slices=slices,
+    summarise=summarise,
+    caveat="Past behaviour was shaped by what the shop showed then: a better score here is a reason to try a model, "
+    "not proof of more sales.",
+    sample=sample,
+)
 
-
-def golden_request(schema: Schema) -> RecommendationRequest:
-    """A shopper with the first and the last item of the vocabulary in their history."""
-    return RecommendationRequest(history=[schema.items[0], schema.items[-1]], count=5)
-
-
-__all__ = [
-    "BASELINES",
-    "ENDPOINTS",
-    "FEATURES",
-    "GATE",
-    "METRIC",
-    "NAME",
-    "ROUTE_PREFIX",
-    "SPACE",
-    "Config",
-    "PrepareConfig",
-    "Schema",
-    "build",
-    "collate",
-    "dataset",
-    "golden_request",
-    "initialise",
-    "prepare",
-    "sample",
-    "slices",
-    "summarise",
-]
+__all__ = ["FAMILY"]

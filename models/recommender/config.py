@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from models.family import Choice, LogUniform, Range, TrainConfig, Uniform
+from models.config import Choice, LogUniform, Range, TrainConfig, Uniform
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,4 @@ SPACE: dict[str, Range] = {
     "num_blocks": Choice((1, 2)),
 }
 
-BASELINES: dict[str, dict[str, str]] = {
-    "popularity": {"network": "popularity"},
-    "item_knn": {"network": "item_knn"},
-}
+BASELINES = {name: Config(network=name) for name in ("popularity", "item_knn")}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.family import Dataset
+from models.prepared import Prepared
+from models.recommender.config import Config
 from models.recommender.schema import PADDING, Schema
 
 Ints = NDArray[np.int32]
@@ -112,8 +113,8 @@ class Histories:
 
 
 def dataset(
-    data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Any, epoch: int
-) -> TrainingRows | Judgements:
+    data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int
+) -> Dataset[Row | Example]:
     """Examples of some shards of one split, with the items numbered as in `schema`."""
     logs = [ShardLog.open(data, shard) for shard in shards]
     remap = _remap(data, schema)
@@ -121,11 +122,11 @@ def dataset(
         return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
     if split not in ("val", "test"):
         raise ValueError(f"unknown split {split!r}; there are train, val and test")
-    described = _describe(data)
+    described = data.schema(Schema)
     num_scores = described.num_examples["val"] * described.num_items
     every = -(-num_scores // MAX_VALIDATION_SCORES) if split == "val" else 1
     several = described.split == "held-out-users"
-    return Judgements(logs, remap=remap, split=split, several=several, every=max(1, every))
+    return HeldOutExamples(logs, remap=remap, split=split, several=several, every=max(1, every))
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,9 @@ class ShardLog:
     """(train_end, val_start, test_start) of each user, from their first event; see partitions.split_users."""
 
     @classmethod
-    def open(cls, data: Path, shard: int) -> Self:
+    def open(cls, data: Prepared, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
-        directory = data / "shards" / f"{shard:05d}"
+        directory = data.shard(shard)
         # Plain views: a memmap costs microseconds each time it is cut.
         parts = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits"))
         log = cls(*map(np.asarray, parts))
@@ -194,7 +195,7 @@ class TrainingRows:
         return Row(items, targets, segments)
 
 
-class Judgements:
+class HeldOutExamples:
     """One example per `every`-th user with an event in the split: the events before one, or, `several`, before all.
 
     Which one is drawn at random, the same each time: in a log of baskets the first would hardly ever be told by the
@@ -242,7 +243,7 @@ class Judgements:
         return (distinct if self._remap is None else self._remap[distinct]).tolist(), before.tolist()
 
 
-def collate(examples: Sequence[Row] | Sequence[Example]) -> Rows | Histories:
+def collate(examples: Sequence[Row | Example]) -> Rows | Histories:
     """The only place that makes tensors; see Rows and Histories for the shapes."""
     if isinstance(examples[0], Row):
         return Rows(
@@ -263,10 +264,10 @@ def collate(examples: Sequence[Row] | Sequence[Example]) -> Rows | Histories:
     )
 
 
-def history_rows(data: Path) -> Iterator[tuple[str, list[str]]]:
+def history_rows(data: Prepared) -> Iterator[tuple[str, list[str]]]:
     """Every user's most recent item ids, oldest first, for the feature store."""
-    items = pq.read_table(data / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
-    for directory in sorted((data / "shards").iterdir()):
+    items = pq.read_table(data.path / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
+    for directory in data.shards():
         log = ShardLog.open(data, int(directory.name))
         users = pq.read_table(directory / "users.parquet", columns=["user_id"]).column("user_id").to_pylist()
         for user_id, begin, end in zip(users, log.offsets[:-1].tolist(), log.offsets[1:].tolist(), strict=True):
@@ -274,9 +275,9 @@ def history_rows(data: Path) -> Iterator[tuple[str, list[str]]]:
             yield user_id, [items[item - 1] for item in recent]
 
 
-def items_with_rows(data: Path) -> Iterator[tuple[str, str, list[str]]]:
+def items_with_rows(data: Prepared) -> Iterator[tuple[str, str, list[str]]]:
     """(attribute, value, item ids) for every attribute of the item table and every value it takes."""
-    table = pq.read_table(data / "items.parquet")
+    table = pq.read_table(data.path / "items.parquet")
     item_ids = table.column("item_id").to_pylist()
     for name in table.column_names:
         if name == "item_id" or pa.types.is_list(table.schema.field(name).type):
@@ -312,14 +313,9 @@ def _padded(sequences: Sequence[Sequence[int]], *, fill: int = PADDING) -> Tenso
     return torch.from_numpy(padded)
 
 
-@lru_cache(maxsize=8)
-def _describe(data: Path) -> Schema:
-    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-
-
-def _remap(data: Path, schema: Schema) -> Ints | None:
+def _remap(data: Prepared, schema: Schema) -> Ints | None:
     """Data item index -> model item index (PADDING if the model does not know it); None where they are the same."""
-    own = _describe(data)
+    own = data.schema(Schema)
     if own.fingerprint == schema.fingerprint or own.items == schema.items:
         return None
     return np.array([PADDING] + [schema.index.get(item, PADDING) for item in own.items], dtype=np.int32)

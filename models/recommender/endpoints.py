@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
+from models.prepared import Prepared
 from models.recommender.data import Example, history_rows, items_with_rows
+from models.recommender.networks.build import predict, predict_similar
+from models.recommender.networks.recommender import Prediction
 from models.recommender.schema import Schema
 
 MAX_COUNT = 1000
@@ -76,37 +78,45 @@ class SimilarItemsResponse(BaseModel):
     items: list[RecommendedItem]
 
 
-def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> Example:
+def golden_request(schema: Schema) -> RecommendationRequest:
+    """A user with the first and the last item of the vocabulary in their history."""
+    return RecommendationRequest(history=[schema.items[0], schema.items[-1]], count=5)
+
+
+def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> list[Example]:
     """The example of a recommendation request; unknown items of a history are left out."""
     history: Sequence[str] = request.history or []
     if request.history is None and request.user_id is not None:
         history = features.get("history", {}).get(request.user_id, [])
     known = _known(history, schema)
-    return Example(
+    example = Example(
         history=known,
         count=request.count,
         excluded=sorted({*_known(request.exclude, schema), *(known if request.exclude_seen else [])}),
         allowed=_allowed(request.filter, schema, features),
     )
+    return [example]
 
 
-def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Features) -> Example:
+def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Features) -> list[Example]:
     """The example of a similar-items request; ValueError when the item is unknown to the model."""
     if request.item_id not in schema.index:
         raise ValueError(f"item_id {request.item_id!r} is unknown to this model; it knows {schema.num_items} items")
     item = schema.index[request.item_id]
-    return Example(
+    example = Example(
         history=[item],
         count=request.count,
         excluded=sorted({item, *_known(request.exclude, schema)}),
         allowed=_allowed(request.filter, schema, features),
     )
+    return [example]
 
 
 def answer_recommendation(
-    request: RecommendationRequest, prediction: Any, schema: Schema, model_version: str
+    request: RecommendationRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> RecommendationResponse:
     """The response to one prediction."""
+    (prediction,) = predictions
     return RecommendationResponse(
         recommendation_id=str(uuid4()),
         model_version=model_version,
@@ -116,9 +126,10 @@ def answer_recommendation(
 
 
 def answer_similar(
-    request: SimilarItemsRequest, prediction: Any, schema: Schema, model_version: str
+    request: SimilarItemsRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> SimilarItemsResponse:
     """The response to one prediction of similar items."""
+    (prediction,) = predictions
     return SimilarItemsResponse(
         recommendation_id=str(uuid4()), model_version=model_version, items=_items(prediction, schema)
     )
@@ -135,7 +146,7 @@ def history_keys(request: Any) -> list[str]:
     return [user_id] if user_id is not None and request.history is None else []
 
 
-def filter_rows(data: Path) -> Iterable[tuple[str, list[str]]]:
+def filter_rows(data: Prepared) -> Iterable[tuple[str, list[str]]]:
     """Inverted index of the item table: `attribute=value` -> item ids."""
     for name, value, items in items_with_rows(data):
         yield _filter_key(name, value), items
@@ -153,7 +164,7 @@ ENDPOINTS = (
         Request=RecommendationRequest,
         Response=RecommendationResponse,
         encode=encode_recommendation,
-        predict=lambda network, batch: network.predict(batch),
+        predict=predict,
         answer=answer_recommendation,
     ),
     Endpoint(
@@ -162,7 +173,7 @@ ENDPOINTS = (
         Request=SimilarItemsRequest,
         Response=SimilarItemsResponse,
         encode=encode_similar,
-        predict=lambda network, batch: network.predict_similar(batch),
+        predict=predict_similar,
         answer=answer_similar,
     ),
 )
@@ -183,7 +194,7 @@ def _allowed(wanted: dict[str, str | list[str]], schema: Schema, features: Featu
     return sorted(_known(list(set.intersection(*matching)), schema))
 
 
-def _items(prediction: Any, schema: Schema) -> list[RecommendedItem]:
+def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:
     return [
         RecommendedItem(item_id=schema.items[item - 1], score=score, reason=_reason(because, schema))
         for item, score, because in zip(prediction.items, prediction.scores, prediction.because, strict=True)

@@ -130,7 +130,7 @@ def test_the_kubernetes_service_serves_what_serve_understands() -> None:
     (application,) = config["applications"]
     (deployment,) = application["deployments"]
     assert application["import_path"] == "serve.app:build"
-    assert application["route_prefix"] == FAMILIES[application["name"]].ROUTE_PREFIX
+    assert application["route_prefix"] == FAMILIES[application["name"]].route_prefix
     assert Settings.model_validate(deployment["user_config"]).bundle.is_relative_to("/store")
 
 

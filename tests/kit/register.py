@@ -6,7 +6,7 @@ from models import FAMILIES
 from models.family import Family
 from tests.kit import toy
 
-TOY: Family = toy
+TOY: Family = toy.FAMILY
 
 
 def register() -> None:

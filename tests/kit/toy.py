@@ -1,4 +1,4 @@
-"""A complete family in under 100 lines of code: which colour a visitor picks, given two numbers."""
+"""A complete family in under 130 lines of code: which colour a visitor picks, given two numbers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-import models.family
-from models.family import Choice, DataRejected, Endpoint, Feature, Features, Gate, LogUniform, Metric, Range, Ratio
+from models.config import Choice, LogUniform, TrainConfig
+from models.errors import DataRejected
+from models.family import Dataset, Endpoint, Family, Feature, Features, Schema
+from models.metrics import BatchMetrics, Metric, Ratio
+from models.prepared import Prepared
 
-NAME, METRIC, GATE, ROUTE_PREFIX = "toy", Metric("accuracy", "max"), Gate(), "/"
-SPACE: dict[str, Range] = {"learning_rate": LogUniform(1e-3, 1e-1), "network": Choice(("linear", "hidden"))}
-BASELINES: dict[str, dict[str, Any]] = {"majority": {"network": "majority"}}
 COLOURS, SPLITS, NUM_SHARDS = ("blue", "green", "red"), ("train", "val", "test"), 4
-
-
-Schema = models.family.Schema
+Visitor = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class Config(models.family.TrainConfig):
+class Config(TrainConfig):
     network: Literal["linear", "hidden", "majority"] = "linear"
     """Which network: one layer, two layers, or the most frequent colour for everybody."""
 
@@ -43,30 +42,25 @@ class Config(models.family.TrainConfig):
 class Network(nn.Module):
     """A batch is float32 [B, 3]: warmth, brightness, and the index of the colour or -1."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.register_buffer("prior", torch.zeros(3))
         hidden = [nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)]
-        self.layers = {"linear": nn.Linear(2, 3), "hidden": nn.Sequential(*hidden), "majority": None}[network]
+        self.layers = {"linear": nn.Linear(2, 3), "hidden": nn.Sequential(*hidden), "majority": None}[config.network]
 
     def logits(self, batch: Tensor) -> Tensor:
         return self.get_buffer("prior") + (0.0 * batch if self.layers is None else self.layers(batch[:, :2]))
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def loss(self, batch: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.logits(batch), batch[:, 2].long())
 
-    def judge(self, batch: Tensor) -> models.family.Judgement:
+    def evaluate(self, batch: Tensor) -> BatchMetrics:
         picked = self.logits(batch).argmax(1)
         accuracy = Ratio((picked == batch[:, 2]).float(), (batch[:, 2] >= 0).float())
-        return models.family.Judgement({"accuracy": accuracy}, {"picked": torch.bincount(picked, minlength=3)})
-
-    def calibration(self, batch: Tensor) -> Tensor | None:
-        return None
-
-    def calibrate(self, sums: Tensor) -> None: ...
+        return BatchMetrics({"accuracy": accuracy}, {"picked": torch.bincount(picked, minlength=3)})
 
     def predict(self, batch: Tensor) -> list[int]:
-        return self.logits(batch).argmax(1).tolist()
+        return [int(colour) for colour in self.logits(batch).argmax(1)]
 
 
 class Request(BaseModel, extra="forbid"):
@@ -92,7 +86,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         np.save(out / f"{split}-{shard}.npy", np.array(numbers, dtype=np.float32))
     sizes = {name: sum(len(part) for key, part in parts.items() if key[0] == name) for name in SPLITS}
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    schema = Schema(family=NAME, fingerprint=digest, num_shards=NUM_SHARDS, num_examples=sizes)
+    schema = Schema(family="toy", fingerprint=digest, num_shards=NUM_SHARDS, num_examples=sizes)
     (out / "quarantine").mkdir()
     (out / "schema.json").write_text(schema.model_dump_json())
     (out / "card.json").write_text(json.dumps({"rows": len(rows), "bad": {}, "examples": sizes}))
@@ -100,21 +94,20 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     return schema
 
 
-def dataset(data: Path, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int) -> Any:
-    found = [np.load(path) for shard in shards for path in data.glob(f"{split}-{shard}.npy")]
-    return np.concatenate([np.empty((0, 3), np.float32), *found])
+def dataset(
+    data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int
+) -> Dataset[Visitor]:
+    found = [np.load(path) for shard in shards for path in data.path.glob(f"{split}-{shard}.npy")]
+    return [*np.concatenate([np.empty((0, 3), np.float32), *found])]
 
 
-def build(config: Config, schema: Schema) -> Network:
-    return Network(config.network)
-
-
-def initialise(network: Network, data: Path, schema: Schema) -> None:
+def initialise(network: Network, data: Prepared, schema: Schema) -> None:
     rows = dataset(data, "train", range(NUM_SHARDS), schema=schema, config=Config(), epoch=0)
-    network.get_buffer("prior").copy_(torch.bincount(collate(rows)[:, 2].long(), minlength=3).add(0.5).log())
+    colours = collate([rows[row] for row in range(len(rows))])[:, 2].long()
+    network.get_buffer("prior").copy_(torch.bincount(colours, minlength=3).add(0.5).log())
 
 
-def collate(examples: Sequence[Any]) -> Tensor:
+def collate(examples: Sequence[Visitor]) -> Tensor:
     return torch.from_numpy(np.stack(examples))
 
 
@@ -122,31 +115,60 @@ def slices(batch: Tensor, schema: Schema) -> Mapping[str, Sequence[str]]:
     return {"warmth": ["warm" if warm else "cold" for warm in batch[:, 0] > 0]}
 
 
-def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> Mapping[str, float]:
-    return {"colours_picked": float((tallies["picked"] > 0).float().mean())}
+def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> Mapping[str, float]:
+    return {"colours_picked": float((accumulators["picked"] > 0).float().mean())}
 
 
 def golden_request(schema: Schema) -> Request:
     return Request(numbers=(0.5, -0.5))
 
 
-def encode(request: Request, schema: Schema, features: Features) -> Any:
+def encode(request: Request, schema: Schema, features: Features) -> list[Visitor]:
     if not (numbers := request.numbers or features.get("visitor", {}).get(request.visitor_id or "")):
         raise ValueError(f"visitor_id {request.visitor_id!r} is unknown; send numbers")
-    return np.array([*numbers, -1], dtype=np.float32)
+    return [np.array([*numbers, -1], dtype=np.float32)]
 
 
-def visitor_rows(data: Path) -> Iterable[tuple[str, Any]]:
-    yield from json.loads((data / "visitors.json").read_text()).items()
-
-
-def answer(request: Request, prediction: int, schema: Schema, model_version: str) -> Response:
-    return Response(colour=COLOURS[prediction], model_version=model_version)
+def answer(request: Request, predictions: Sequence[int], schema: Schema, model_version: str) -> Response:
+    return Response(colour=COLOURS[predictions[0]], model_version=model_version)
 
 
 def asked_visitor(request: Request) -> list[str]:
     return [] if request.visitor_id is None or request.numbers else [request.visitor_id]
 
 
-FEATURES = (Feature(name="visitor", keys=asked_visitor, rows=visitor_rows),)
-ENDPOINTS = (Endpoint("/v1/colours", "Guess a visitor's colour", Request, Response, encode, Network.predict, answer),)
+def visitor_rows(data: Prepared) -> Iterable[tuple[str, list[float]]]:
+    yield from json.loads((data.path / "visitors.json").read_text()).items()
+
+
+FAMILY = Family(
+    name="toy",
+    metric=Metric("accuracy", "max", "Accuracy", "Share of visitors whose colour is guessed."),
+    PrepareConfig=PrepareConfig,
+    Config=Config,
+    Schema=Schema,
+    prepare=prepare,
+    dataset=dataset,
+    collate=collate,
+    build=Network,
+    loss=Network.loss,
+    evaluate=Network.evaluate,
+    endpoints=[
+        Endpoint(
+            path="/v1/colours",
+            summary="Guess a visitor's colour",
+            Request=Request,
+            Response=Response,
+            encode=encode,
+            predict=Network.predict,
+            answer=answer,
+        )
+    ],
+    golden_request=golden_request,
+    initialise=initialise,
+    slices=slices,
+    summarise=summarise,
+    features=[Feature(name="visitor", keys=asked_visitor, rows=visitor_rows)],
+    space={"learning_rate": LogUniform(1e-3, 1e-1), "network": Choice(("linear", "hidden"))},
+    baselines={"majority": Config(network="majority")},
+)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs.cli.context import Context, DependencyDown, GateNotMet, Interrupted, Outcome
-from models.family import DataRejected, Family
+from models.errors import DataRejected
+from models.family import Family
 
 
 @dataclass(frozen=True)

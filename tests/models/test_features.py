@@ -11,12 +11,13 @@ import pytest
 
 from models.family import Feature
 from models.features import FeatureStore, write_store
+from models.prepared import Prepared
 
 
 def feature(text: str, *, is_disk_full: bool = False) -> Feature:
     """A feature of one row, whose disk may fill up behind it."""
 
-    def rows(data: Path) -> Iterable[tuple[str, Any]]:
+    def rows(data: Prepared) -> Iterable[tuple[str, Any]]:
         yield "ann", text
         if is_disk_full:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -26,11 +27,11 @@ def feature(text: str, *, is_disk_full: bool = False) -> Feature:
 
 def test_a_store_that_is_written_anew_is_one_file_and_old_readers_keep_theirs(tmp_path: Path) -> None:
     path = tmp_path / "shop" / "features.sqlite"
-    write_store(path, [feature("old")], tmp_path)
+    write_store(path, [feature("old")], Prepared(tmp_path))
     before = FeatureStore(path, read_only=True)
     assert before.lookup([feature("")], None) == {"history": {"ann": "old"}}
 
-    counts = write_store(path, [feature("new")], tmp_path)
+    counts = write_store(path, [feature("new")], Prepared(tmp_path))
 
     after = FeatureStore(path, read_only=True)
     found = [store.lookup([feature("")], None)["history"]["ann"] for store in (before, after)]
@@ -42,10 +43,10 @@ def test_a_store_that_is_written_anew_is_one_file_and_old_readers_keep_theirs(tm
 
 def test_a_full_disk_leaves_the_old_store_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "features.sqlite"
-    write_store(path, [feature("old")], tmp_path)
+    write_store(path, [feature("old")], Prepared(tmp_path))
 
     with pytest.raises(OSError, match="No space left"):
-        write_store(path, [feature("new", is_disk_full=True)], tmp_path)
+        write_store(path, [feature("new", is_disk_full=True)], Prepared(tmp_path))
 
     store = FeatureStore(path, read_only=True)
     found = store.lookup([feature("")], None)

@@ -18,7 +18,8 @@ from fastapi.testclient import TestClient
 from ray.serve.schema import ServeDeploySchema
 
 from models import FAMILIES, bundle, golden, recommender
-from models.family import BundleRejected, Endpoint, Family
+from models.errors import BundleRejected
+from models.family import Endpoint, Family
 from models.features import FeatureStore, fill
 from serve.app import build
 from serve.problems import MAX_BODY_BYTES
@@ -237,7 +238,7 @@ def test_the_example_config_is_valid_and_names_families_that_exist() -> None:
     for application in config.applications:
         assert application.import_path == "serve.app:build"
         assert application.args["family"] == application.name
-        assert application.route_prefix == FAMILIES[application.name].ROUTE_PREFIX
+        assert application.route_prefix == FAMILIES[application.name].route_prefix
         assert [deployment.name for deployment in application.deployments] == ["Model"]
         Settings.model_validate(application.deployments[0].user_config)
 
@@ -350,7 +351,7 @@ def test_similar_items_leave_out_the_item_itself(shop_client: TestClient) -> Non
 
 def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path) -> None:
     service = loaded("recommender", version="3", bundle=shop_bundle(tmp_path / "v3"))
-    recommend, similar = recommender.ENDPOINTS
+    recommend, similar = recommender.endpoints
 
     async def ask() -> list[Any]:
         requests: list[tuple[Endpoint, Any]] = [
@@ -367,5 +368,5 @@ def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path
 def write_features(path: Path, visitors: dict[str, list[float]]) -> None:
     (path.parent / "visitors.json").write_text(json.dumps(visitors))
     store = FeatureStore(path)
-    fill(store, FAMILIES["toy"].FEATURES, path.parent)
+    fill(store, FAMILIES["toy"].features, path.parent)
     store.close()

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.family import Judgement, Ratio
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks.anomaly import NUM_EDGES, STRANGE, Ranks, Spread, Strangeness, Typical, edges, residual
@@ -32,6 +30,8 @@ from models.image.networks.classifier import (
 from models.image.networks.encoder import Decoder, Encoder, Frozen
 from models.image.schema import Schema
 from models.image.similarity_index import Catalogue
+from models.metrics import BatchMetrics, Ratio
+from models.prepared import Prepared
 from models.sampling import evenly
 
 WATCHED_PICTURES = 32
@@ -90,9 +90,9 @@ class Autoencoder(nn.Module):
         loss: Tensor = F.mse_loss(found.float(), pictures) + self.reader(batch)
         return loss
 
-    def judge(self, batch: Batch) -> Judgement:
+    def evaluate(self, batch: Batch) -> BatchMetrics:
         """What the reader scores, the share of the pixels' variance that is lost, and of pictures that are strange."""
-        read = self.reader.judge(batch)
+        read = self.reader.evaluate(batch)
         pictures = self.normalise(batch.pixels)
         latents = self.encoder(channels_last(pictures))
         found = self.decoder(latents)
@@ -104,7 +104,7 @@ class Autoencoder(nn.Module):
             "strange_share_pca": self.principal_ranks(anomaly.pca) > STRANGE,
         }
         metrics = {name: Ratio(value.double(), ones) for name, value in added.items()}
-        return Judgement({**read.metrics, **metrics}, read.tallies)
+        return BatchMetrics({**read.ratios, **metrics}, read.accumulators)
 
     def calibration(self, batch: Batch) -> Tensor:
         """Log loss [H * T] of the reader for each temperature, and pictures [2 * N] by the bin of both scores."""
@@ -175,7 +175,7 @@ class Autoencoder(nn.Module):
             self.edge_error.update(_mean_square(edges(pictures_BCSS) - edges(found)))
 
 
-def fit_statistics(network: Autoencoder, data: Path, schema: Schema) -> None:
+def fit_statistics(network: Autoencoder, data: Prepared, schema: Schema) -> None:
     """Set what needs no network: the spread of the outlines, and the principal components to compare with."""
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     pixels = collate(evenly(examples, LINEAR_PICTURES)).pixels

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
-from models.family import Judgement, Ratio
 from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks import augment
@@ -30,9 +29,10 @@ from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.similarity_index import Catalogue
 from models.image.text.describe import Phrase
 from models.image.text.writer import Writer
-from models.metrics import accuracy, confusion, reliability
+from models.metrics import BatchMetrics, Ratio, accuracy, confusion, reliability
 from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
+from models.prepared import Prepared
 from models.sampling import evenly
 
 FILTER_RATE_SCALE = 50 / 3
@@ -121,14 +121,14 @@ class Recogniser(nn.Module):
         others = [each for each in self.parameters() if each.requires_grad and id(each) not in chosen]
         return Muon(filters, others, lr=self.config.learning_rate, filter_rate_scale=FILTER_RATE_SCALE)
 
-    def judge(self, batch: Batch) -> Judgement:
+    def evaluate(self, batch: Batch) -> BatchMetrics:
         """Accuracy and log loss of the first head, and the accuracy of every head where there are several."""
         scores, labels = self._judged(batch.pixels), batch.labels.unbind(1)
         found = {"accuracy": _accuracy(scores[0], labels[0]), "log_loss": _log_loss(scores[0], labels[0])}
         if len(scores) > 1:
             for head, head_scores, head_labels in zip(self.head_sizes, scores, labels, strict=True):
                 found[f"accuracy_{head}"] = _accuracy(head_scores, head_labels)
-        return Judgement(found, self._tallies(scores, labels))
+        return BatchMetrics(found, self._tallies(scores, labels))
 
     def _tallies(self, scores_by_head: Sequence[Tensor], labels_by_head: Sequence[Tensor]) -> dict[str, Tensor]:
         """Of each head: confusion [K, K] by label and prediction, reliability of the confidence, see models.metrics."""
@@ -257,7 +257,7 @@ def build(config: Config, schema: Schema) -> Recogniser:
             raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
 
 
-def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
+def initialise(network: Recogniser, data: Prepared, schema: Schema) -> None:
     """Set the whitening of a resnet or fit a baseline, from training pictures, or read a backbone; no training."""
     with torch.no_grad():
         match network.trunk:
@@ -277,7 +277,7 @@ def initialise(network: Recogniser, data: Path, schema: Schema) -> None:
                 network.classifier.bias.copy_(torch.cat([(each + 0.5).log() for each in counts]))
 
 
-def settle(network: Recogniser, data: Path, schema: Schema) -> None:
+def update_statistics(network: Recogniser, data: Prepared, schema: Schema) -> None:
     """Set the statistics of a resnet's norms to those of training pictures as they are.
 
     In training they are those of the last few batches, whose pictures are cut, blended and maybe small, which no
@@ -310,7 +310,7 @@ def _counted(network: Recogniser) -> Recogniser:
     return network
 
 
-def _training_pictures(network: Recogniser, data: Path, schema: Schema, at_most: int) -> Batch:
+def _training_pictures(network: Recogniser, data: Prepared, schema: Schema, at_most: int) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     return collate(evenly(examples, at_most))
 

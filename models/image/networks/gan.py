@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import AdamW, Optimizer
 
-from models.family import Judgement, Ratio
 from models.image.config import Config
 from models.image.data import Batch
 from models.image.networks.classifier import Recogniser, Recognition, channels_last
@@ -33,6 +32,7 @@ from models.image.networks.frechet import moments
 from models.image.networks.generator import Discriminator, Generator, Kind, disturbed
 from models.image.schema import MISSING, Schema
 from models.image.similarity_index import Catalogue
+from models.metrics import BatchMetrics, Ratio
 
 MIN_SIDE, MAX_SIDE = 18, 64
 RATE_SCALE = 0.2
@@ -104,22 +104,22 @@ class Gan(nn.Module):
         ]
         return AdamW(groups, lr=self.config.learning_rate, fused=True)
 
-    def judge(self, batch: Batch) -> Judgement:
+    def evaluate(self, batch: Batch) -> BatchMetrics:
         """What the pupil scores, whether as many made pictures are recognised, and moments of the features of both.
 
         The made pictures have the classes of the real ones, and are the same for the same real ones.
         """
-        judged = self.pupil.judge(batch)
+        judged = self.pupil.evaluate(batch)
         labels = batch.labels[:, 0]
         made = self.make(labels.clamp_min(0), seed=int(batch.pixels.sum(dtype=torch.int64)))
         features, said = self.read(made)
         known = labels >= 0
         recognised = Ratio((known & (said == labels)).double(), known.double())
-        tallies = {
+        accumulators = {
             "moments/real": moments(self.read(batch.pixels)[0][known]),
             "moments/made": moments(features[known]),
         }
-        return Judgement({**judged.metrics, "class_fidelity": recognised}, {**judged.tallies, **tallies})
+        return BatchMetrics({**judged.ratios, "class_fidelity": recognised}, {**judged.accumulators, **accumulators})
 
     def calibration(self, batch: Batch) -> Tensor | None:
         """See Recogniser.calibration, of the pupil."""

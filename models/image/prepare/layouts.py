@@ -11,7 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar_names
 from models.image.prepare.sources import SPLIT_NAMES, CifarBatch, Columns, Folder, IdxPair, Part, Table, read_bytes
 from models.raw.tables import Source, find, list_files, read, without_secrets

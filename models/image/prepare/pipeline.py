@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.image.prepare.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
 from models.image.prepare.shards import (
     PHRASES,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from models.family import DataRejected
+from models.errors import DataRejected
 
 IDX_UINT8 = 8
 CIFAR_SIDE = 32

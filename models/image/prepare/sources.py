@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.raw.tables import Source, decode, opened, read

@@ -5,12 +5,10 @@ Shapes: N pictures, K classes of a head.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from models.image.config import Config
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.classifier import Recogniser
 from models.image.networks.gan import Gan
@@ -24,6 +22,7 @@ from models.image.report.thumbnails import thumbnail
 from models.image.report.titles import writers_section
 from models.image.schema import Schema
 from models.metrics import calibration_error, confusion, reliability
+from models.prepared import Prepared
 from models.report import Cell, Content, Gallery, Matrix, Picture, Plot, Section, Table
 
 MAX_MATRIX = 30
@@ -38,7 +37,9 @@ MIN_BIN = 10
 SURE = 0.9
 
 
-def sections(network: Any, data: Path, split: str, *, schema: Schema, config: Any) -> list[Section]:
+def report(
+    network: Recogniser | Autoencoder | Gan, data: Prepared, split: str, *, schema: Schema, config: Config
+) -> list[Section]:
     """The sections of a recogniser, or what a gan has made; nothing for what answers without looking at the picture."""
     if isinstance(network, Gan):
         return [made_section(network, data, split, schema=schema)]

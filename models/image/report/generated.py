@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from models.image.networks.gan import BLOCK, Gan
 from models.image.report.predictions import words
 from models.image.report.thumbnails import thumbnail
 from models.image.schema import Schema
+from models.prepared import Prepared
 from models.report import Cell, Content, Picture, Section, Table
 from models.sampling import evenly
 
@@ -70,7 +70,7 @@ def copy_rate(made_MF: Tensor, training_NF: Tensor, held_VF: Tensor) -> float:
     return float((_nearest(made_MF, training_NF)[0] < usual).float().mean())
 
 
-def made_classes(network: Gan, data: Path, split: str, *, schema: Schema, seed: int = 0) -> list[MadeClass]:
+def made_classes(network: Gan, data: Prepared, split: str, *, schema: Schema, seed: int = 0) -> list[MadeClass]:
     """Make pictures of each class, rarest first, and compare them with those of a split and of training."""
     training, held = (_Seen.of_split(network, data, each, schema) for each in ("train", split))
     head, names = next(iter(schema.heads.items()))
@@ -84,7 +84,7 @@ def made_classes(network: Gan, data: Path, split: str, *, schema: Schema, seed: 
     ]
 
 
-def made_section(network: Gan, data: Path, split: str, *, schema: Schema) -> Section:
+def made_section(network: Gan, data: Prepared, split: str, *, schema: Schema) -> Section:
     """A row of made pictures of every class with what they are worth, and those most like a training picture."""
     found = made_classes(network, data, split, schema=schema)
     head = words(next(iter(schema.heads)))
@@ -131,7 +131,7 @@ class _Seen:
     said: Tensor
 
     @classmethod
-    def of_split(cls, network: Gan, data: Path, split: str, schema: Schema) -> _Seen:
+    def of_split(cls, network: Gan, data: Prepared, split: str, schema: Schema) -> _Seen:
         """Every picture, or every n-th where there are more than MAX_TRAINING."""
         # As in epoch 0, in which every picture comes once.
         pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)

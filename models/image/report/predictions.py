@@ -6,7 +6,7 @@ Shapes: N pictures, H heads, K classes of a head, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from models.image.data import Batch, Pictures, collate, dataset, titles
 from models.image.networks.classifier import Recogniser
 from models.image.prepare.layouts import PICTURES
 from models.image.schema import Schema
+from models.prepared import Prepared
 from models.sampling import evenly
 
 MAX_PICTURES = 10_000
@@ -90,7 +91,7 @@ class Answers:
         return [Mistake(place, int(labels[place]), int(said[place]), float(confidence[place])) for place in order]
 
 
-def answers(network: Recogniser, data: Path, split: str, *, schema: Schema) -> Answers:
+def answers(network: Recogniser, data: Prepared, split: str, *, schema: Schema) -> Answers:
     """Ask a network about the pictures of a split, evenly chosen where there are more than MAX_PICTURES."""
     pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     rows = evenly(range(len(pictures)), MAX_PICTURES)
@@ -123,11 +124,11 @@ def words(head: str) -> str:
     return head.replace("_", " ")
 
 
-def _names(data: Path, split: str, num_shards: int) -> list[str]:
+def _names(data: Prepared, split: str, num_shards: int) -> list[str]:
     """For each picture of a split, in the order of the dataset, the shortest name that leads back to it."""
     found = []
     for shard in range(num_shards):
-        directory = data / "shards" / f"{shard:05d}"
+        directory = data.shard(shard)
         rows = pq.read_table(directory / "ids.parquet", columns=["picture_id", "item_id", "source"])
         for row in rows.take(np.load(directory / f"{split}.npy")).to_pylist():
             file = PurePosixPath(row["source"])

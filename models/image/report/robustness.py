@@ -112,7 +112,7 @@ def _accuracy(network: Recogniser, batch: Batch) -> float:
     with torch.inference_mode():
         for start in range(0, len(batch.labels), BLOCK):
             block = Batch(batch.pixels[start : start + BLOCK], batch.labels[start : start + BLOCK])
-            share = network.judge(block).metrics["accuracy"]
+            share = network.evaluate(block).ratios["accuracy"]
             right += float(share.numerator.sum())
             total += float(share.denominator.sum())
     return right / total

@@ -11,14 +11,14 @@ from models.image.schema import Schema
 from models.metrics import calibration_error
 
 
-def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
+def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
     """Macro F1 over the classes that occur and the expected calibration error of every head; of a gan also the FID."""
     found = {}
     for head in schema.heads:
-        found[f"macro_f1_{head}"] = _macro_f1(tallies[f"confusion/{head}"])
-        found[f"calibration_error_{head}"] = calibration_error(tallies[f"reliability/{head}"])
-    if "moments/made" in tallies:
-        found["fid"] = frechet(tallies["moments/real"], tallies["moments/made"])
+        found[f"macro_f1_{head}"] = _macro_f1(accumulators[f"confusion/{head}"])
+        found[f"calibration_error_{head}"] = calibration_error(accumulators[f"reliability/{head}"])
+    if "moments/made" in accumulators:
+        found["fid"] = frechet(accumulators["moments/real"], accumulators["moments/made"])
     return found
 
 

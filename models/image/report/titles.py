@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from models.image.schema import MISSING, UNKNOWN, Schema
 from models.image.text.describe import THRESHOLD, Attribute, describe, entitled, held_attributes, role_of
 from models.image.text.titles import Lexicon, stem, words_of
 from models.image.text.writer import Writer
+from models.prepared import Prepared
 from models.report import Cell, Section, Table
 
 NUM_EXAMPLES = 12
@@ -58,7 +58,7 @@ class Case:
 
 
 def compare_writers(
-    network: Recogniser, found: Answers, data: Path, *, threshold: float = THRESHOLD
+    network: Recogniser, found: Answers, data: Prepared, *, threshold: float = THRESHOLD
 ) -> WriterComparison:
     """Let both writers write a title for each picture that was answered and has one by the shop.
 
@@ -80,7 +80,7 @@ def compare_writers(
     )
 
 
-def writers_section(network: Recogniser, found: Answers, data: Path) -> Section | None:
+def writers_section(network: Recogniser, found: Answers, data: Prepared) -> Section | None:
     """The comparison as a part of a report; None where no titles were learnt or there are none to compare with."""
     if network.writer is None or not any(found.titles):
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from models.prepared import Prepared
 from models.recommender.data import Histories, ShardLog
 from models.recommender.networks.transitions import Transitions, popularity_of
 from models.recommender.schema import Schema
@@ -35,7 +34,7 @@ class Popularity(nn.Module):
         return self.popularity.expand(len(batch.lengths), -1).clone()
 
 
-def count_neighbours(data: Path, schema: Schema, network: Transitions) -> None:
+def count_neighbours(data: Prepared, schema: Schema, network: Transitions) -> None:
     """Item-kNN: cosine of the sets of shoppers of two items, the nearest kept, every event weighing the same.
 
     Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
+from models.metrics import BatchMetrics
+from models.prepared import Prepared
 from models.recommender.config import Config
+from models.recommender.data import Histories, Rows
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
 from models.recommender.networks.item_features import ItemFeatures, find_stand_ins
 from models.recommender.networks.next_item import NextItem
-from models.recommender.networks.recommender import Learner, Recommender
+from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer
 from models.recommender.networks.transitions import Transitions, add_stand_ins, count_and_choose, count_pairs
 from models.recommender.networks.two_tower import TwoTower
@@ -66,7 +67,7 @@ def build(config: Config, schema: Schema) -> Recommender:
     return Recommender(config, schema, learner=learner, prior=prior)
 
 
-def initialise(network: Recommender, data: Path, schema: Schema) -> None:
+def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
     """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
     features = ItemFeatures.open(data) if schema.num_features else None
     if features is not None:
@@ -108,3 +109,39 @@ def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:
     embeddings[:, :rank] = left * np.sqrt(values)
     embeddings /= max(float(embeddings.std()), 1e-9) * dim**0.5
     return torch.from_numpy(embeddings)
+
+
+def loss(network: Recommender, batch: Rows | Histories) -> Tensor:
+    """The network's loss of training rows."""
+    assert isinstance(batch, Rows), "a recommender trains on rows"
+    return network.forward(batch)
+
+
+def evaluate(network: Recommender, batch: Rows | Histories) -> BatchMetrics:
+    """What the network scores on held-out histories."""
+    return network.evaluate(_histories(batch))
+
+
+def calibration(network: Recommender, batch: Rows | Histories) -> Tensor | None:
+    """Sums over validation histories from which the network chooses its blend."""
+    return network.calibration(_histories(batch))
+
+
+def calibrate(network: Recommender, sums: Tensor) -> None:
+    """Let the network choose, given the sums over the validation split."""
+    network.calibrate(sums)
+
+
+def predict(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
+    """The best items for each history."""
+    return network.predict(_histories(batch))
+
+
+def predict_similar(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
+    """The items most like the only one of each history."""
+    return network.predict_similar(_histories(batch))
+
+
+def _histories(batch: Rows | Histories) -> Histories:
+    assert isinstance(batch, Histories), "a recommender is evaluated and asked on histories"
+    return batch

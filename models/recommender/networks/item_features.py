@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from models.prepared import Prepared
 from models.recommender.prepare.item_table import VALUE_SEPARATOR
 
 MIN_ITEMS = 2
@@ -46,9 +47,9 @@ class ItemFeatures:
     places: NDArray[np.int32]
 
     @classmethod
-    def open(cls, data: Path) -> Self:
+    def open(cls, data: Prepared) -> Self:
         """Those of a prepared data directory."""
-        with np.load(data / "features.npz") as stored:
+        with np.load(data.path / "features.npz") as stored:
             return cls(stored["names"].tolist(), stored["starts"], stored["places"])
 
     def save(self, data: Path) -> None:

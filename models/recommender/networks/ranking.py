@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.family import Ratio
-from models.metrics import rank_of, rank_without, ranking, set_ranking
+from models.metrics import Ratio, rank_of, rank_without, ranking, set_ranking
 from models.recommender.data import NO_TARGET, Histories
 from models.recommender.schema import PADDING
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.family import Judgement, Ratio
+from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
@@ -30,7 +30,7 @@ BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
 CALIBRATION_EXAMPLES = 192
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
-TALLY_COUNT = 10
+COVERAGE_CUTOFF = 10
 """Places of an answer that count for coverage."""
 
 
@@ -75,7 +75,7 @@ class Recommender(nn.Module):
         scores = self._mixed(*self._both_scores(batch))
         return scores if self.newcomers is None else self.newcomers.place(scores, batch)
 
-    def judge(self, batch: Histories) -> Judgement:
+    def evaluate(self, batch: Histories) -> BatchMetrics:
         """Full ranking, seen items filtered and (`_unfiltered`) not, see judging.judge.
 
         Tallied is how often each item [V] stands in the first ten places, seen items filtered.
@@ -86,7 +86,7 @@ class Recommender(nn.Module):
                 scores = self.scores(part)
             parts.append(judge(part, scores))
             scores.scatter_(1, part.excluded, -torch.inf)
-            recommended.append(scores.topk(min(TALLY_COUNT, scores.shape[1] - 1)).indices.flatten())
+            recommended.append(scores.topk(min(COVERAGE_CUTOFF, scores.shape[1] - 1)).indices.flatten())
         metrics = {
             name: Ratio(
                 torch.cat([part[name].numerator for part in parts]),
@@ -95,7 +95,7 @@ class Recommender(nn.Module):
             for name in parts[0]
         }
         counts = torch.bincount(torch.cat(recommended), minlength=self.num_rows)
-        return Judgement(metrics, {"recommended": counts.double()})
+        return BatchMetrics(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
         """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.recommender.data import Histories, Judgements, ShardLog, collate, dataset
+from models.prepared import Prepared
+from models.recommender.config import Config
+from models.recommender.data import HeldOutExamples, Histories, ShardLog, collate, dataset
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
 from models.sampling import evenly
@@ -162,11 +163,11 @@ class Transitions(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def count_and_choose(data: Path, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
+def count_and_choose(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
     """Count the training split and choose the shape by NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
-    judgements = dataset(data, "val", range(schema.num_shards), schema=schema, config=None, epoch=0)
-    assert isinstance(judgements, Judgements)
+    judgements = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
+    assert isinstance(judgements, HeldOutExamples)
     examples = evenly(judgements, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
@@ -191,7 +192,7 @@ def popularity_of(schema: Schema) -> NDArray[Any]:
     return np.asarray(counts / counts.sum())
 
 
-def count_pairs(data: Path, schema: Schema, *, window: int) -> sp.csr_array:
+def count_pairs(data: Prepared, schema: Schema, *, window: int) -> sp.csr_array:
     """T [V, V]: sum of 1 / distance over ordered pairs of one shopper's training events at most `window` apart."""
     size = schema.num_items + 1
     total = sp.csr_array((size, size), dtype=np.float32)
@@ -207,7 +208,7 @@ def count_pairs(data: Path, schema: Schema, *, window: int) -> sp.csr_array:
     return total  # type: ignore[return-value]
 
 
-def _training_events(data: Path, schema: Schema) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _training_events(data: Prepared, schema: Schema) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Items and users of the training split, some shards at a time: few sparse sums, bounded memory."""
     items: list[NDArray[Any]] = []
     users: list[NDArray[Any]] = []

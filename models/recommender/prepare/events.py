@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.tables import LINE, decode
 
 REQUIRED = ("user_id", "item_id", "timestamp")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, read
 from models.recommender.prepare.events import as_text

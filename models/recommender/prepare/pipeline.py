@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
 from models.recommender.networks.item_features import read_features

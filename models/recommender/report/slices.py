@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.recommender.data import Histories
+from models.recommender.data import Histories, Rows
 from models.recommender.schema import Schema
 
 
-def slices(batch: Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
+def slices(batch: Rows | Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
     """Labels of each example: how long its history is, how popular and how old its target is."""
+    assert isinstance(batch, Histories), "slices are of held-out histories"
     counts = np.concatenate([[0], np.asarray(schema.item_counts)])
     first_seen = np.concatenate([[0], np.asarray(schema.item_first_seen)])
     targets = batch.targets.cpu().numpy()

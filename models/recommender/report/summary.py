@@ -11,9 +11,9 @@ from models.metrics import gini
 from models.recommender.schema import Schema
 
 
-def summarise(tallies: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
+def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
     """Coverage, Gini and the tail's share of what was recommended; tail as in data.slices."""
-    recommended = tallies["recommended"][1:]
+    recommended = accumulators["recommended"][1:]
     counts = torch.tensor(schema.item_counts, dtype=torch.float64)
     order = counts.argsort(descending=True, stable=True)
     tail = order[(counts[order].cumsum(0) / counts.sum().clamp_min(1)) > 0.9]

@@ -163,9 +163,9 @@ def test_a_stored_model_gives_its_golden_answer_and_its_tallies_are_summarised(t
 
     golden.check(FAMILIES["image"], loaded.network, loaded.schema, loaded.golden)
     with torch.inference_mode():
-        judgement = loaded.network.judge(patterned(50, seed=9))
+        judgement = loaded.network.evaluate(patterned(50, seed=9))
 
-    assert set(summarise(judgement.tallies, loaded.schema)) == {
+    assert set(summarise(judgement.accumulators, loaded.schema)) == {
         f"{name}_{head}" for name in ("macro_f1", "calibration_error") for head in HEADS
     }
     assert {len(ratio.numerator) for ratio in judgement.metrics.values()} == {50}

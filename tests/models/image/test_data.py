@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from models import image
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.image.data import Picture, catalogue
 from models.image.schema import MISSING, UNKNOWN, Schema
 from tests.kit.pictures import (
@@ -272,13 +272,13 @@ def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Pat
     found = image.dataset(data, "train", range(32), schema=older, config=None, epoch=0)
     batch = image.collate([found[place] for place in range(len(found))])
 
-    ratio = network.judge(batch).metrics["accuracy"]
+    ratio = network.evaluate(batch).metrics["accuracy"]
     is_green = batch.labels[:, 0] == UNKNOWN
 
     assert is_green.any()
     assert (ratio.denominator == 1).all() and (ratio.numerator[is_green] == 0).all()
     assert set(image.slices(batch, older)["colour"]) == {"blue", "red", "unknown to the model"}
-    assert int(network.judge(batch).tallies["confusion/colour"].sum()) == int((~is_green).sum())
+    assert int(network.evaluate(batch).accumulators["confusion/colour"].sum()) == int((~is_green).sum())
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def client(service: Service) -> Iterator[TestClient]:
 
 
 def path(endpoint: str) -> str:
-    return endpoint.removeprefix(image.ROUTE_PREFIX)
+    return endpoint.removeprefix(image.route_prefix)
 
 
 def post(
@@ -192,7 +192,7 @@ def test_a_query_cannot_stand_in_for_the_picture(client: TestClient) -> None:
 
 
 def test_bad_pictures_of_a_batch_do_not_harm_the_others(service: Service) -> None:
-    endpoint = image.ENDPOINTS[0]
+    endpoint = image.endpoints[0]
     contents = [bomb(), encoded(drawn("bar", "red", seed=904)), b"", encoded(drawn("disc", "blue", seed=905))] * 8
 
     async def ask() -> list[Any]:
@@ -257,9 +257,9 @@ def test_every_statement_rests_on_an_attribute_that_is_held() -> None:
     schema = Schema.model_construct(heads={"type": ["Shirts", "Ties"], "colour": ["Red", "Blue"], "season": ["Fall"]})
     prediction = type("Recognition", (), {})()
     prediction.probabilities = {"type": [0.9, 0.1], "colour": [0.55, 0.45], "season": [0.71]}
-    request = image.ENDPOINTS[1].Request(image=encoded(half_red()), threshold=0.7)
+    request = image.endpoints[1].Request(image=encoded(half_red()), threshold=0.7)
 
-    answer: Any = image.ENDPOINTS[1].answer(request, prediction, schema, "1")
+    answer: Any = image.endpoints[1].answer(request, prediction, schema, "1")
 
     assert answer.en.description == "Shirts for the fall season."
     assert {phrase.attribute: phrase.confidence for phrase in answer.en.phrases} == {"type": 0.9, "season": 0.71}

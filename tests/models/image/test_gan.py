@@ -189,16 +189,16 @@ def test_the_distance_is_0_for_the_same_pictures_and_grows_with_every_difference
 def test_the_measures_of_the_whole_are_the_same_however_the_pictures_are_cut(trained: Any) -> None:
     network, batch = trained[2].network, banded(60, seed=9)
     with torch.inference_mode():
-        first, again = network.judge(batch), network.judge(batch)
-        parts = [network.judge(Batch(batch.pixels[rows], batch.labels[rows])) for rows in (slice(25), slice(25, 60))]
+        first, again = network.evaluate(batch), network.evaluate(batch)
+        parts = [network.evaluate(Batch(batch.pixels[rows], batch.labels[rows])) for rows in (slice(25), slice(25, 60))]
 
-    found = summarise(first.tallies, trained[2].schema)
+    found = summarise(first.accumulators, trained[2].schema)
 
-    assert found == summarise(again.tallies, trained[2].schema)
+    assert found == summarise(again.accumulators, trained[2].schema)
     assert set(found) == {"fid", *(f"{name}_{head}" for name in ("macro_f1", "calibration_error") for head in HEADS)}
     assert found["fid"] > 0
-    added = sum(part.tallies["moments/real"] for part in parts)
-    assert torch.allclose(first.tallies["moments/real"], added)
+    added = sum(part.accumulators["moments/real"] for part in parts)
+    assert torch.allclose(first.accumulators["moments/real"], added)
     assert {len(ratio.numerator) for ratio in first.metrics.values()} == {60}
 
 

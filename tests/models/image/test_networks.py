@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from jobs.training.distributed import Place
-from jobs.training.loop import Task, run_training, validate
+from jobs.training.loop import run_training
+from jobs.training.validation import Task, validate
 from models import bundle, image
 from models.family import HasOptimizer
 from models.image.config import Config
@@ -276,11 +277,11 @@ def test_a_temperature_is_found_for_each_head_that_has_labels() -> None:
     with torch.no_grad():
         model.classifier.weight *= 100
     with torch.inference_mode():
-        before = _mean(model.judge(batch).metrics["log_loss"])
+        before = _mean(model.evaluate(batch).metrics["log_loss"])
         sums = model.calibration(batch)
         assert sums is not None
         model.calibrate(sums)
-        after = _mean(model.judge(batch).metrics["log_loss"])
+        after = _mean(model.evaluate(batch).metrics["log_loss"])
 
     assert float(model.temperatures[0]) > 2
     assert float(model.temperatures[1]) == 1
@@ -294,11 +295,11 @@ def _mean(ratio: Any) -> float:
 def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
     confusion = torch.tensor([[8.0, 2.0, 0.0], [0.0, 0.0, 0.0], [4.0, 0.0, 6.0]])
     reliability = torch.tensor([[10.0, 6.0, 5.0], [10.0, 9.0, 9.5]])
-    tallies = {f"confusion/{head}": confusion for head in HEADS} | {
+    accumulators = {f"confusion/{head}": confusion for head in HEADS} | {
         f"reliability/{head}": reliability for head in HEADS
     }
 
-    found = summarise(tallies, schema_of(patterned(8, seed=0)))
+    found = summarise(accumulators, schema_of(patterned(8, seed=0)))
 
     assert found["macro_f1_pattern"] == pytest.approx((16 / 22 + 12 / 16) / 2)
     assert found["calibration_error_colour"] == pytest.approx((1 + 0.5) / 20)
@@ -307,16 +308,18 @@ def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
 def test_tallies_count_every_labelled_picture_once() -> None:
     model, batch = built("cnn"), patterned(50, seed=8)
     with torch.inference_mode():
-        judgement = model.judge(batch)
-    tallies, ratios = judgement.tallies, judgement.metrics
+        judgement = model.evaluate(batch)
+    accumulators, ratios = judgement.accumulators, judgement.metrics
 
     for place, head in enumerate(HEADS):
         num_labels = int((batch.labels[:, place] != MISSING).sum())
         assert (
-            int(tallies[f"confusion/{head}"].sum()) == num_labels == int(ratios[f"accuracy_{head}"].denominator.sum())
+            int(accumulators[f"confusion/{head}"].sum())
+            == num_labels
+            == int(ratios[f"accuracy_{head}"].denominator.sum())
         )
-        hits = tallies[f"confusion/{head}"].diagonal().sum()
-        assert hits == tallies[f"reliability/{head}"][:, 2].sum() == ratios[f"accuracy_{head}"].numerator.sum()
+        hits = accumulators[f"confusion/{head}"].diagonal().sum()
+        assert hits == accumulators[f"reliability/{head}"][:, 2].sum() == ratios[f"accuracy_{head}"].numerator.sum()
 
 
 @pytest.mark.parametrize("network", TRAINED)

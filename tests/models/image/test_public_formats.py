@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.family import DataRejected
+from models.errors import DataRejected
 from tests.kit.pictures import all_ids, prepared
 
 

@@ -174,7 +174,7 @@ def test_changes_do_what_they_say() -> None:
 
 def test_accuracy_under_changes_starts_with_that_of_the_metric(shop: Shop, found: Answers) -> None:
     section = robustness(shop.network, found)
-    share = shop.network.judge(found.batch(list(range(len(found.rows))))).metrics["accuracy"]
+    share = shop.network.evaluate(found.batch(list(range(len(found.rows))))).metrics["accuracy"]
     rows = part(section, Table).rows
     assert rows[0][1] == pytest.approx(float(share.numerator.sum() / share.denominator.sum()))
     assert len(rows) == 1 + len(CHANGES) == 1 + len(section.numbers)

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from jobs.cli.context import Store
 from jobs.deploy import _index
 from models import FAMILIES, bundle, image
-from models.family import BundleRejected
+from models.errors import BundleRejected
 from models.image.similarity_index import EMBEDDINGS, Catalogue
 from serve.service import Service, Settings, make_app
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import models.raw.tables
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, rows_as_json
 from models.raw.tables import Format, find, parse_mapping, read
 

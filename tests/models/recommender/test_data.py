@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.cli.context import Store
-from models.recommender.data import Judgements, ShardLog, dataset
+from models.recommender.data import HeldOutExamples, ShardLog, dataset
 from models.recommender.schema import NUM_SHARDS, Schema
 from tests.kit.logs import make_log, prepared, write_csv
 
@@ -61,7 +61,7 @@ def test_the_same_event_is_judged_each_time_whatever_the_worker_holds(raw: Path,
     alone = [
         judgements[place]
         for shard in range(NUM_SHARDS)
-        for judgements in [Judgements([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
+        for judgements in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
         for place in range(len(judgements))
     ]
     found = [[(len(example.history), example.target) for example in examples] for examples in (whole, again, alone)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import recommender
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.metrics import set_ranking
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, ShardLog, collate

@@ -16,7 +16,7 @@ import torch
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
 from models import bundle, recommender
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.raw.quarantine import Quarantine
 from models.raw.tables import find
 from models.recommender.config import Config

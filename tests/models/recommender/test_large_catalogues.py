@@ -132,13 +132,13 @@ def test_a_catalogue_cut_into_parts_is_judged_and_answered_as_a_whole(
     for scores in (ranking.MAX_SCORES, 7 * schema.num_items + 7):
         monkeypatch.setattr(ranking, "MAX_SCORES", scores)
         with torch.inference_mode():
-            found.append((model.judge(batch), model.predict(batch)))
+            found.append((model.evaluate(batch), model.predict(batch)))
 
     (whole, answers), (parts, part_answers) = found
     for name, ratio in whole.metrics.items():
         assert torch.allclose(ratio.numerator, parts.metrics[name].numerator)
         assert torch.equal(ratio.denominator, parts.metrics[name].denominator)
-    assert torch.equal(whole.tallies["recommended"], parts.tallies["recommended"])
+    assert torch.equal(whole.accumulators["recommended"], parts.accumulators["recommended"])
     assert [answer.items for answer in answers] == [answer.items for answer in part_answers]
 
 

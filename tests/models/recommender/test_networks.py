@@ -312,7 +312,7 @@ def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Path, 
     examples: list[Any] = [judged[place] for place in range(len(judged))]
     model = recommender.build(dataclasses.replace(SMALL, network="popularity"), older)
 
-    metrics = model.judge(histories(examples)).metrics
+    metrics = model.evaluate(histories(examples)).metrics
 
     unknown = [example.target == 0 for example in examples]
     assert 0.2 < np.mean(unknown) < 0.8

@@ -18,7 +18,7 @@ import pytest
 
 import jobs.prepare
 from jobs.cli.context import Context, Store
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.recommender.prepare.events import hash_ids
 from models.recommender.prepare.pipeline import PrepareConfig
 from models.recommender.schema import NUM_SHARDS, Schema

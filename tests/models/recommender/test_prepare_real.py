@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.context import Store
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.recommender.prepare.pipeline import PrepareConfig
 from tests.kit.logs import contents, nothing_is_left, prepare, prepared
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.context import Store, UsageFailure
-from models.family import DataRejected
+from models.errors import DataRejected
 from models.recommender.prepare.pipeline import PrepareConfig
 from tests.kit.logs import (
     Row,

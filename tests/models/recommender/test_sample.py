@@ -57,7 +57,7 @@ def test_the_sample_of_the_family_fits_its_configs(tmp_path: Path) -> None:
     offered = sample(tmp_path)
     PrepareConfig(**offered.prepare)
     recommender.Config(**offered.train)
-    assert [recommender.ENDPOINTS[0].Request(**question.request) for question in offered.questions]
+    assert [recommender.endpoints[0].Request(**question.request) for question in offered.questions]
 
 
 def test_a_shop_that_is_too_small_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Prepared data on disk: the one place that knows where its schema, card, shards and files lie."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from models.json_files import read_json
+
+if TYPE_CHECKING:
+    from models.family import Schema
+
+SCHEMA, CARD = "schema.json", "card.json"
+SchemaT = TypeVar("SchemaT", bound="Schema")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A directory that `prepare` has filled; two with equal fingerprints hold equal rows."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the directory: the start of the fingerprint."""
+        return self.path.name
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the prepared rows and the split rule."""
+        return str(read_json(self.path / SCHEMA)["fingerprint"])
+
+    @property
+    def num_shards(self) -> int:
+        """Shards 0 .. num_shards - 1."""
+        return int(read_json(self.path / SCHEMA)["num_shards"])
+
+    def schema(self, schema_class: type[SchemaT], files: tuple[str, ...] = ()) -> SchemaT:
+        """The schema, with the contents of those `files` that lie beside it."""
+        schema: SchemaT = _schema(self.path, schema_class, files)
+        return schema
+
+    def card(self) -> dict[str, Any]:
+        """Counts for people: rows, bad rows by reason."""
+        return read_json(self.path / CARD)
+
+    def shard(self, number: int) -> Path:
+        """Directory of one shard."""
+        return self.path / "shards" / f"{number:05d}"
+
+    def shards(self) -> list[Path]:
+        """Directories of all shards, in order."""
+        return sorted((self.path / "shards").iterdir())
+
+
+def with_files(schema: SchemaT, directory: Path, files: tuple[str, ...]) -> SchemaT:
+    """The schema with the contents of files that lie in a directory."""
+    if not files:
+        return schema
+    return schema.model_copy(update={"files": {name: (directory / name).read_bytes() for name in files}})
+
+
+@functools.lru_cache(maxsize=8)
+def _schema(path: Path, schema_class: type[SchemaT], files: tuple[str, ...]) -> SchemaT:
+    schema = schema_class.model_validate_json((path / SCHEMA).read_text(encoding="utf-8"))
+    return with_files(schema, path, files)

@@ -1,0 +1,48 @@
+"""How people are told of the recommender's metrics."""
+
+from __future__ import annotations
+
+from models.metrics import Metric
+from models.recommender.networks.ranking import CUTOFFS, SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS
+
+MEANINGS = {
+    "ndcg": "How high the right item stands in the list, from 0 to 1: 1 at the top, less the further down, 0 beyond "
+    "the cutoff (normalised discounted cumulative gain).",
+    "hit_rate": "Share of users whose next item is among the first places.",
+    "mrr": "One divided by the place of the right item, on average (mean reciprocal rank); 0 beyond the cutoff.",
+    "recall": "Share of the items a user took that are among the first places.",
+}
+TITLES = {"ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "recall": "Recall"}
+UNFILTERED = " Items that the user has had already may be recommended again."
+AXIS = "length of the list"
+
+
+def _at(name: str, cutoff: int) -> list[Metric]:
+    """A metric at a cutoff, with seen items filtered and not."""
+    title, meaning = f"{TITLES[name]}@{cutoff}", MEANINGS[name]
+    plain = Metric(f"{name}_at_{cutoff}", "max", title, meaning, curve=(TITLES[name], AXIS, cutoff))
+    return [plain, Metric(f"{name}_at_{cutoff}_unfiltered", "max", f"{title}, unfiltered", meaning + UNFILTERED)]
+
+
+_CUTOFFS = {
+    "ndcg": sorted({*CUTOFFS, *SET_NDCG_CUTOFFS}),
+    "hit_rate": CUTOFFS,
+    "mrr": CUTOFFS,
+    "recall": SET_RECALL_CUTOFFS,
+}
+
+METRICS = (
+    *(metric for name, cutoffs in _CUTOFFS.items() for cutoff in cutoffs for metric in _at(name, cutoff)),
+    Metric("coverage_at_10", "max", "Coverage@10", "Share of the catalogue that is in somebody's first ten places."),
+    Metric(
+        "gini_at_10", "min", "Gini@10", "How unevenly items share the first ten places: 0 is evenly, 1 is all on one."
+    ),
+    Metric(
+        "tail_share_at_10",
+        "max",
+        "Tail share@10",
+        "Share of the first ten places that rare items have: the tenth of all events that the rarest items make up.",
+    ),
+)
+
+NDCG_AT_10 = next(metric for metric in METRICS if metric.name == "ndcg_at_10")
