@@ -85,10 +85,6 @@ def evaluate(
     model = load_model(located.directory, family)
     scores = _score(context, "the model", model, data=data, options=options)
     metrics = _intervals(family, model, scores, options)
-    if family.metric.name not in metrics:
-        raise UsageFailure(
-            f"no example of the {options.split} split counts for {family.metric.name}; prepare more data"
-        )
     others: dict[str, Scores] = {}
     measured: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
@@ -133,6 +129,9 @@ def _score(context: Context, name: str, model: Model, *, data: Prepared, options
 def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
     """Every metric with its interval; metrics of the whole have none."""
     exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
+    if family.metric.name not in exact:
+        name = family.metric.name
+        raise UsageFailure(f"no example of the {options.split} split counts for {name}; prepare more data")
     whole = family.summarise(scores.accumulators, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from jobs.cli.context import log
 from jobs.training import checkpoints
+from jobs.training.batches import batches, training_split
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from jobs.training.optimizer import clip, optimizer_of
@@ -180,24 +181,23 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
     """One pass over this worker's training examples, cut into the same number of steps on every worker."""
     config, place, epoch = task.config, task.place, progress.epoch + 1
     started = time.monotonic()
-    dataset, steps = _training_split(task, epoch)
+    split = training_split(task, epoch)
     seed_everything(config.seed, epoch, place.rank)
-    order = torch.randperm(len(dataset)).tolist()
+    order = batches(task, split)
     device = torch.device(place.device)
     dtype = autocast_dtype(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     module.train()
-    for step in range(steps):
-        rows = _rows(order, step, steps)
-        batch = task.family.collate([dataset[row] for row in rows]).to(device)
+    for step, rows in enumerate(order):
+        batch = task.family.collate([split.dataset[row] for row in rows]).to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)
-        loss.backward()
+        (loss * split.weight if split.weight != 1 else loss).backward()
         norm_sum += clip(parameters, config.max_grad_norm)
         optimizer.step()
         loss_sum += loss.detach() * len(rows)
@@ -205,35 +205,15 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break
     finite = math.isfinite(norm_sum.item())
-    sums = share((loss_sum.item() if finite else math.nan, len(order)), place)
-    examples = sum(count for _, count in sums)
-    loss = sum(loss for loss, _ in sums) / max(examples, 1)
-    return _Epoch(loss=loss, examples=examples, steps=steps, seconds=time.monotonic() - started)
-
-
-def _training_split(task: Task, epoch: int) -> tuple[Any, int]:
-    """This worker's training examples and how many steps every worker makes with its own."""
-    place = task.place
-    shards = range(place.rank, task.schema.num_shards, place.world_size)
-    dataset = task.family.dataset(task.data, "train", shards, schema=task.schema, config=task.config, epoch=epoch)
-    sizes = share(len(dataset), place)
-    if not all(sizes):
-        raise ValueError(f"worker {sizes.index(0)} of {place.world_size} has no training example; use fewer workers")
-    rows = task.config.batch_size // place.world_size
-    return dataset, max(math.ceil(size / rows) for size in sizes)
-
-
-def _rows(order: list[int], step: int, steps: int) -> list[int]:
-    """The examples of a step: equal parts, so none is left over; a worker with fewer than `steps` repeats some."""
-    size = len(order)
-    return order[size * step // steps : size * (step + 1) // steps] or [order[step % size]]
+    loss = sum(share(loss_sum.item() if finite else math.nan, place)) / split.num_examples
+    return _Epoch(loss=loss, examples=split.num_examples, steps=split.steps, seconds=time.monotonic() - started)
 
 
 def _schedule(task: Task, progress: Progress) -> Progress:
     """Fix the length of the learning-rate schedule before the first step."""
     if progress.total_steps:
         return progress
-    _, steps = _training_split(task, 1)
+    steps = training_split(task, 1).steps
     return dataclasses.replace(progress, total_steps=steps * task.config.epochs)
 
 
