@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,12 @@ from jobs.serving.config import (
     write_config,
 )
 from jobs.tracking.model_uri import LocatedModel, locate_model
-from jobs.tracking.registry import CHAMPION
+from jobs.tracking.registry import champion_uri
 from models import bundle, golden
 from models.errors import BundleRejected
 from models.family import Family
-from models.features import FeatureStore, fill
+from models.features import write_store
+from models.files import remove_directory, replace_directory
 
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
@@ -79,7 +79,7 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
     assert family is not None, "deploy works on a family"
-    located = locate_model(context, options.model or f"models:/{family.name}@{CHAMPION}")
+    located = locate_model(context, options.model or champion_uri(family.name))
     loaded = _checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
@@ -111,11 +111,9 @@ def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
     digest = bundle.verify(located.directory)
     directory = store.serve / "models" / family.name / located.name
     if not _has_digest(directory, digest):
-        aside = directory.with_name(f".{located.name}.{uuid.uuid4().hex[:8]}")
-        shutil.copytree(located.directory, aside)
-        bundle.verify(aside)
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.replace(directory)
+        with replace_directory(directory) as aside:
+            shutil.copytree(located.directory, aside, dirs_exist_ok=True)
+            bundle.verify(aside)
     return PinnedModel(version=located.name, directory=directory, digest=digest)
 
 
@@ -137,21 +135,12 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
-    """Write the feature store aside from the current data and rename it into place; returns rows per feature."""
+    """Write the feature store anew from the current data; returns rows per feature."""
     if not family.features:
         return {}
     data = store.current_data(family.name)
-    path = store.feature_store(family.name)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     log.info("filling the feature store from %s", data.path)
-    try:
-        features = FeatureStore(aside)
-        counts = fill(features, family.features, data)
-        features.close()  # the last to close it leaves one file, without a write-ahead log
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return counts
+    return write_store(store.feature_store(family.name), family.features, data)
 
 
 def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -298,8 +287,7 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
             if str(directory) in named:
                 continue
             try:
-                # Out of sight first: half an index would be taken for a whole one.
-                shutil.rmtree(directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")))
+                remove_directory(directory)
             except OSError as error:  # what is deployed answers all the same
                 log.warning("%s is not needed any more and could not be removed: %s", directory, error)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from models.family import Feature, Features
+from models.files import replace_file
 from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
@@ -68,6 +70,13 @@ class FeatureStore:
         written = len(chunk)
         chunk.clear()
         return written
+
+
+def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
+    """Write a store with every feature of a family, or replace the one there is; returns rows per feature."""
+    # The last to close a store leaves one file, without a write-ahead log.
+    with replace_file(path) as aside, closing(FeatureStore(aside)) as store:
+        return fill(store, features, data)
 
 
 def fill(store: FeatureStore, features: Sequence[Feature], data: Prepared) -> dict[str, int]:

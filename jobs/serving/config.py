@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.cli.context import Failure, Store, UsageFailure
 from models.family import Family
+from models.files import write_text
 
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
@@ -146,11 +146,8 @@ def read_config(path: Path) -> dict[str, Any] | None:
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write the config aside and rename it into place."""
     check_config(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     header = "# Written by `shopkeeper deploy`; what is applied to the cluster.\n"
-    aside.write_text(header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:
