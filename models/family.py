@@ -324,6 +324,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
             raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is no field of its Config")
         if not self.endpoints:
             raise ValueError(f"{self.name} has no endpoint; the first one is also what `predict` runs")
+        if any(each.update for each in self.endpoints) and all(each.rows for each in self.features):
+            raise ValueError(f"{self.name} has an endpoint that updates features, and no feature without rows to write")
         paths = [each.path for each in self.endpoints] + [each.path for each in self.streams]
         prefix = self.route_prefix.rstrip("/") + "/"
         for path in paths:
