@@ -43,7 +43,13 @@ class Size:
 
 
 def application(
-    family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
+    family: Family,
+    model: PinnedModel,
+    *,
+    feature_store: Path | None,
+    size: Size,
+    index: Path | None = None,
+    live_feature_store: Path | None = None,
 ) -> dict[str, Any]:
     """The config of one family's application."""
     told = {
@@ -51,6 +57,7 @@ def application(
         "bundle": str(model.directory),
         "digest": model.digest,
         "feature_store": None if feature_store is None else str(feature_store),
+        "live_feature_store": None if live_feature_store is None else str(live_feature_store),
         "index": None if index is None else str(index),
     }
     deployment = {
@@ -84,7 +91,8 @@ def empty_config(*, host: str, port: int) -> dict[str, Any]:
     """A config without applications."""
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": host, "port": port, "request_timeout_s": 30.0, "keep_alive_timeout_s": 75},
+        # Serve's own time limit of a request would end WebSockets too; `serve` has one that does not.
+        "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 75},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [],
     }
