@@ -24,7 +24,7 @@ from jobs.tracking.model_uri import LocatedModel, locate_model
 from models import bundle
 from models.errors import DataRejected
 from models.family import Family, RawBody
-from models.features import FeatureStore, fill
+from models.features import FeatureStore, fill, live
 from models.json_files import read_json
 
 ROWS_PER_PART = 10_000
@@ -195,17 +195,26 @@ def make_recipe(context: Context, family: Family, located: LocatedModel, options
         model=located.directory,
         model_version=located.name,
         features=features,
+        live_features=_live_features(context, family),
         fixed=dict(_setting(family, entry) for entry in options.set),
         batch_size=options.batch_size,
     )
 
 
+def _live_features(context: Context, family: Family) -> Path | None:
+    """The store of the features that endpoints write, where a deployment has made one."""
+    path = context.store.live_feature_store(family.name)
+    return path if live(family.features) and path.is_file() else None
+
+
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
-    """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
+    """Names what the answers depend on: the model, the input's bytes, the features, the settings."""
+    path = _live_features(context, family)
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
         "data": context.store.current_data(family.name).name,
+        **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
         "set": sorted(options.set),
         "input": [_sha256(path) for path in _input_files(family, Path(options.input))],
     }
