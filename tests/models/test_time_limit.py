@@ -32,11 +32,11 @@ def test_threads_that_are_stuck_are_not_joined_by_more_and_work_again_when_their
     assert all(entered.acquire(timeout=60) for _ in stuck)
     with pytest.raises(TimeoutError, match="no room"):
         threads.call(lambda: ran.append("never"), timeout_s=0.05)
-    assert threads.are_all_stuck
-
+    before = threads.are_all_stuck
     release.set()
     assert all(future.result(60) for future in stuck)
-    assert not threads.are_all_stuck
+
+    assert (before, threads.are_all_stuck) == (True, False)
     assert threads.call(lambda: "again", timeout_s=60) == "again"
     assert ran == [], "a call that nobody waits for any more was run"
 

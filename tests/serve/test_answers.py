@@ -16,13 +16,14 @@ import pytest
 from torch.multiprocessing.spawn import spawn
 
 from models import FAMILIES
-from models.family import Family, Features
+from models.family import Endpoint, Family, Features, Media
 from models.features import FeatureStore, create_live_store
 from models.prepared import Prepared
 from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
 from serve.service import Service, Settings, make_app
 from tests.kit import toy_extras
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
+from tests.kit.toy import visitor_rows
 from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, first, slow
 from tests.serve.test_service import assert_problem, client_of, write_bundle
 
@@ -104,10 +105,11 @@ def test_a_file_is_sent_under_its_media_type(serve: Serve) -> None:
 
 
 def test_a_text_file_is_sent_under_exactly_its_media_type(serve: Serve) -> None:
-    def answer(request: Any, predictions: Sequence[int], schema: Any, model_version: str) -> toy_extras.Media:
-        return toy_extras.Media(content=b"\xff", media_type="text/csv")
+    def answer(request: Any, predictions: Sequence[int], schema: Any, model_version: str) -> Media:
+        return Media(content=b"\xff", media_type="text/csv")
 
-    table = dataclasses.replace(SOUNDS, path="/v1/table", Response=toy_extras.Media, answer=answer)
+    sounds: Endpoint = SOUNDS
+    table = dataclasses.replace(sounds, path="/v1/table", Response=Media, answer=answer)
     client = client_of(serve(first(table)))
 
     response = client.post("/v1/table", json={"numbers": [1, 2]})
@@ -285,10 +287,10 @@ def test_live_features_and_filled_ones_are_read_together(serve: Serve, tmp_path:
     serve(toy_extras.FAMILY)
     (tmp_path / "visitors.json").write_text('{"ann": [2.0, 2.0]}')
     store = FeatureStore(tmp_path / "features.sqlite")
-    store.replace("visitor", toy_extras.toy.visitor_rows(Prepared(tmp_path)))
+    store.replace("visitor", visitor_rows(Prepared(tmp_path)))
     service = Service("toy")
-    stores = {"feature_store": store.path, "live_feature_store": live_store}
-    asyncio.run(service.load(Settings(version="1", bundle=tmp_path / "v1", **stores)))
+    settings = Settings(version="1", bundle=tmp_path / "v1", feature_store=store.path, live_feature_store=live_store)
+    asyncio.run(service.load(settings))
     client = client_of(service)
 
     assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 200

@@ -21,6 +21,7 @@ from serve import streams
 from serve.service import Service, Settings, make_app
 from serve.streams import FAILED, TOO_FAST, TOO_LARGE, TRY_AGAIN_LATER, Streams
 from tests.kit import toy_extras
+from tests.kit.toy import COLOURS
 from tests.kit.toy_extras import TALK
 from tests.serve.test_service import write_bundle
 
@@ -90,7 +91,7 @@ def test_answers_come_in_the_order_of_the_messages_and_bytes_as_bytes(client: Te
     for pairs, (heard, colours) in zip(messages, answers, strict=True):
         expected = client.post("/v1/baskets", json={"items": pairs.tolist()}).json()["colours"]
         assert [each["colour"] for each in heard] == expected
-        assert [toy_extras.COLOURS[colour] for colour in colours] == expected
+        assert [COLOURS[colour] for colour in colours] == expected
     numbers = [each["number"] for heard, _ in answers for each in heard]
     assert numbers == list(range(1, 17))
 
