@@ -81,12 +81,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a model and the family's baselines on a split of prepared data."""
     schema = data.schema(family.Schema, family.files)
-    metric = family.metric.name
     model = load_model(located.directory, family)
     scores = _score(context, "the model", model, data=data, options=options)
     metrics = _intervals(family, model, scores, options)
-    if metric not in metrics:
-        raise UsageFailure(f"no example of the {options.split} split counts for {metric}; prepare more data")
     others: dict[str, Scores] = {}
     measured: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
@@ -100,7 +97,7 @@ def evaluate(
         split=options.split,
         data_fingerprint=schema.fingerprint,
         num_examples=scores.num_examples,
-        metric=metric,
+        metric=family.metric.name,
         mode=family.metric.mode,
         metrics=metrics,
         baselines=measured,
@@ -112,6 +109,8 @@ def evaluate(
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sections=_sections(family, model, data, options.split),
+        known_metrics=family.all_metrics,
+        caveat=family.caveat,
     )
     best = others.get(evaluation.best_baseline or "")
     return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))
@@ -129,6 +128,9 @@ def _score(context: Context, name: str, model: Model, *, data: Prepared, options
 def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
     """Every metric with its interval; metrics of the whole have none."""
     exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
+    if family.metric.name not in exact:
+        name = family.metric.name
+        raise UsageFailure(f"no example of the {options.split} split counts for {name}; prepare more data")
     whole = family.summarise(scores.accumulators, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 

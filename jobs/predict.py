@@ -24,7 +24,7 @@ from jobs.tracking.model_uri import LocatedModel, locate_model
 from models import bundle
 from models.errors import DataRejected
 from models.family import Family, RawBody
-from models.features import FeatureStore, fill, live
+from models.features import FeatureStore, fill, filled, live
 from models.json_files import read_json
 
 ROWS_PER_PART = 10_000
@@ -181,15 +181,7 @@ def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
-    data = context.store.current_data(family.name)
-    features = context.store.root / family.name / f"features-{data.name}.sqlite"
-    if not features.is_file():
-        log.info("filling %s from the prepared data", features.name)
-        aside = features.with_name(f".{features.name}.{os.getpid()}")
-        store = FeatureStore(aside)
-        fill(store, family.features, data)
-        store.close()
-        aside.replace(features)
+    features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
         model=located.directory,
@@ -207,13 +199,27 @@ def _live_features(context: Context, family: Family) -> Path | None:
     return path if live(family.features) and path.is_file() else None
 
 
+def _filled_features(context: Context, family: Family) -> Path:
+    """A feature store of the current data, filled once for each fingerprint."""
+    data = context.store.current_data(family.name)
+    features = context.store.root / family.name / f"features-{data.name}.sqlite"
+    if not features.is_file():
+        log.info("filling %s from the prepared data", features.name)
+        aside = features.with_name(f".{features.name}.{os.getpid()}")
+        store = FeatureStore(aside)
+        fill(store, family.features, data)
+        store.close()
+        aside.replace(features)
+    return features
+
+
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
     """Names what the answers depend on: the model, the input's bytes, the features, the settings."""
     path = _live_features(context, family)
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
-        "data": context.store.current_data(family.name).name,
+        "data": context.store.current_data(family.name).name if filled(family.features) else None,
         **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
         "set": sorted(options.set),
         "input": [_sha256(path) for path in _input_files(family, Path(options.input))],

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 class Model:
     """What evaluation needs of a model, whether it was trained or only counted."""
 
-    family: str
+    family: Family
     config: Any
     schema: Any
     network: Any
@@ -87,10 +87,10 @@ def blocks(
 
 @torch.inference_mode()
 def evaluate_shard(
-    family: Family, model: Model, data: Prepared, split: str, shard: int, *, device: torch.device | str = "cpu"
+    model: Model, data: Prepared, split: str, shard: int, *, device: torch.device | str = "cpu"
 ) -> Scores | None:
     """What the examples of a shard score, or None for one without examples; the network is in evaluation mode."""
-    parts = []
+    family, parts = model.family, []
     for batch, size in blocks(family, data, split, shard, schema=model.schema, config=model.config):
         # Slices first: a network may write into its batch.
         slices = {name: np.asarray(labels, np.str_) for name, labels in family.slices(batch, model.schema).items()}

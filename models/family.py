@@ -286,7 +286,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     baselines: Mapping[str, ConfigT] = field(default_factory=dict)
     """Name -> a network that needs no training, which a first champion has to beat."""
     metrics: Sequence[Metric] = ()
-    """The other metrics: how people are told of them, and those of the whole split with their `compute`."""
+    """The others, or all: how people are told of them, and those of the whole split with their `compute`. `accuracy`
+    also describes `accuracy_colour`."""
     slices: Callable[[BatchT, SchemaT], Mapping[str, Sequence[str]]] = _no_slices
     """Slice dimension -> one label per example, for evaluation by groups."""
     summarise: Callable[[Mapping[str, Tensor], SchemaT], Mapping[str, float]] = _no_summary
@@ -312,6 +313,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     their sha256, and `Schema.files` has their contents."""
     index: Index[SchemaT, NetworkT] | None = None
     report: Report[NetworkT, ConfigT, SchemaT] | None = None
+    caveat: str = ""
+    """What an evaluation on past data cannot tell, for people who read the report."""
     gate: Gate = Gate()
     route_prefix: str = "/"
     """Where the family's application is mounted; the paths of its endpoints start with it."""
@@ -338,4 +341,4 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
         """The metric that is followed, then the others."""
-        return (self.metric, *(each for each in self.metrics if each is not self.metric))
+        return (self.metric, *(each for each in self.metrics if each != self.metric))

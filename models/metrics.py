@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,12 +35,26 @@ class Metric:
     compute: Callable[[Kept], float] | None = None
     """The metric of any examples from what `evaluate` kept of them; NaN where it is not defined. Its interval comes
     from resampled examples."""
-    curve: tuple[str, int] | None = None
-    """For one of several metrics that differ by a number, such as a cutoff: what the number is, and the number."""
+    curve: tuple[str, str, int] | None = None
+    """For one of several metrics that differ by a number, such as a cutoff: (what they are called without it, what the
+    number is, the number), e.g. `("NDCG", "length of the list", 10)`."""
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` beats `than`; a NaN beats nothing."""
         return value > than if self.mode == "max" else value < than
+
+
+def described(name: str, known: Sequence[Metric]) -> Metric:
+    """The metric of a name among those `known`, or, of `accuracy_colour`, what is known of `accuracy` with the rest."""
+    exact = [metric for metric in known if metric.name == name]
+    if exact:
+        return exact[0]
+    starts = [metric for metric in known if name.startswith(f"{metric.name}_")]
+    if not starts:
+        return Metric(name, "max", name.replace("_", " ").capitalize())
+    metric = max(starts, key=lambda one: len(one.name))
+    rest = name.removeprefix(f"{metric.name}_").replace("_", " ")
+    return dataclasses.replace(metric, name=name, title=f"{metric.title or metric.name}, {rest}", curve=None)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from jobs.cli.context import Context, Store  # noqa: E402
 from jobs.tracking.client import Tracking  # noqa: E402
 from models import FAMILIES  # noqa: E402
 from models.family import Family  # noqa: E402
+from models.prepared import Prepared  # noqa: E402
 from tests.kit.register import TOY, register  # noqa: E402
 
 
@@ -108,7 +109,7 @@ def toy_raw(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def toy_data(toy: Family, store: Store, toy_raw: Path) -> Path:
+def toy_data(toy: Family, store: Store, toy_raw: Path) -> Prepared:
     """Prepared data of the toy family; it is the current one of `store`."""
     aside = store.data("toy") / "aside"
     aside.mkdir(parents=True)
@@ -116,7 +117,7 @@ def toy_data(toy: Family, store: Store, toy_raw: Path) -> Path:
         schema = toy.prepare(toy.PrepareConfig(raw=str(toy_raw)), aside, executor)
     data = aside.rename(store.data("toy") / schema.fingerprint[:16])
     (store.data("toy") / "CURRENT").write_text(data.name, encoding="utf-8")
-    return data
+    return Prepared(data)
 
 
 @pytest.fixture(scope="session")

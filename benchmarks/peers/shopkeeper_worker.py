@@ -19,7 +19,8 @@ from jobs.cli.context import Context, Store
 from jobs.evaluation.scoring import Model, load_model, score
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
-from jobs.training.loop import Task, run_training, validate
+from jobs.training.loop import run_training
+from jobs.training.validation import Task, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.family import Family

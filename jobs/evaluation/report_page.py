@@ -14,23 +14,8 @@ from jobs.evaluation.bootstrap import Comparison, Interval
 from jobs.evaluation.charts import Bar, bars, lines
 from jobs.evaluation.section_html import STYLE as SECTION_STYLE
 from jobs.evaluation.section_html import section_html, section_json
+from models.metrics import Metric, described
 from models.report import Section
-
-ACRONYMS = ("ndcg", "mrr", "map", "auc", "wape", "mape", "rmse", "mae", "wer", "cer", "hr", "f1", "fid", "r2")
-
-MEANINGS = {
-    "ndcg": "How high the right answer stands in the list, from 0 to 1: 1 at the top, less the further down, 0 beyond "
-    "the cutoff (normalised discounted cumulative gain).",
-    "hit_rate": "Share of examples whose right answer is among the first places.",
-    "recall": "Share of the right answers that are among the first places.",
-    "precision": "Share of the first places that are right answers.",
-    "mrr": "One divided by the place of the right answer, on average (mean reciprocal rank); 0 beyond the cutoff.",
-    "accuracy": "Share of examples that were answered correctly.",
-    "coverage": "Share of the whole catalogue that appears in somebody's answer.",
-    "gini": "How unevenly answers are spread over the catalogue: 0 is evenly, 1 is all on one.",
-    "tail_share": "Share of the answers that come from the rare end of the catalogue.",
-    "wape": "Sum of all errors divided by the sum of all true values.",
-}
 
 MAX_GROUPS = 15
 """Of each dimension, the largest ones, before the others are folded away."""
@@ -105,6 +90,10 @@ class Evaluation:
     """RFC 3339."""
     sections: Sequence[Section] = ()
     """What the family says itself."""
+    known_metrics: Sequence[Metric] = ()
+    """How people are told of the metrics."""
+    caveat: str = ""
+    """What the numbers cannot tell."""
 
     @property
     def best_baseline(self) -> str | None:
@@ -112,10 +101,15 @@ class Evaluation:
         chosen = max if self.mode == "max" else min
         return chosen(self.baselines, key=lambda name: self.baselines[name][self.metric].value, default=None)
 
+    def describe(self, metric: str) -> Metric:
+        """How people are told of a metric."""
+        return described(metric, self.known_metrics)
+
     def to_json(self) -> str:
         """The same numbers for programs."""
         # The pictures of the sections stay in the page.
-        plain = dataclasses.asdict(dataclasses.replace(self, sections=()))
+        plain = dataclasses.asdict(dataclasses.replace(self, sections=(), known_metrics=()))
+        del plain["known_metrics"]
         plain["sections"] = [section_json(section) for section in self.sections]
         return json.dumps(_without_nan(plain), ensure_ascii=False, indent=1, allow_nan=False)
 
@@ -134,14 +128,6 @@ def render(evaluation: Evaluation) -> str:
     )
 
 
-def metric_title(name: str) -> str:
-    """A metric's name for people: `ndcg_at_10_unfiltered` -> `NDCG@10, unfiltered`."""
-    base, qualifier = (name.removesuffix("_unfiltered"), ", unfiltered") if name.endswith("_unfiltered") else (name, "")
-    head, _, cutoff = base.partition("_at_")
-    words = head.upper() if head in ACRONYMS else head.replace("_", " ").capitalize()
-    return words + (f"@{cutoff}" if cutoff else "") + qualifier
-
-
 def _without_nan(content: Any) -> Any:
     """JSON knows no NaN; a missing number is null there."""
     if isinstance(content, dict):
@@ -157,15 +143,14 @@ def _head(evaluation: Evaluation) -> str:
     best = evaluation.best_baseline
     if best is not None:
         against = f"<p>{escape(_verdict(evaluation, best))}</p>"
-    base = evaluation.metric.partition("_at_")[0]
     return (
         f"<h1>{escape(evaluation.family.capitalize())} on the {escape(evaluation.split)} split</h1>"
         f'<p class="soft">Model <code>{escape(evaluation.model)}</code>, judged {escape(evaluation.created)} on '
         f"{evaluation.num_examples:,} examples that it was not trained on.</p>"
-        f'<div class="card"><div class="soft">{escape(metric_title(evaluation.metric))}</div>'
+        f'<div class="card"><div class="soft">{escape(evaluation.describe(evaluation.metric).title)}</div>'
         f'<div class="big">{score.value:.4f}</div>'
         f'<p class="soft">between {score.low:.4f} and {score.high:.4f} with 95 % confidence</p>{against}'
-        f'<p class="small soft">{escape(MEANINGS.get(base, ""))}</p></div>'
+        f'<p class="small soft">{escape(evaluation.describe(evaluation.metric).meaning)}</p></div>'
     )
 
 
@@ -187,7 +172,7 @@ def _baseline_picture(evaluation: Evaluation) -> str:
     rows = [_bar("this model", evaluation.metrics[evaluation.metric], "model")]
     for name, metrics in evaluation.baselines.items():
         rows.append(_bar(name.replace("_", " "), metrics[evaluation.metric], "baseline"))
-    title = f"{metric_title(evaluation.metric)} of the model and of simple methods"
+    title = f"{evaluation.describe(evaluation.metric).title} of the model and of simple methods"
     return (
         f"<h2>Against simple methods</h2>{bars(rows, title=title, text='{:.4f}')}"
         '<p class="small soft">Thin lines are 95 % intervals. All were scored on the same examples.</p>'
@@ -199,23 +184,23 @@ def _bar(label: str, score: Interval, style: str) -> Bar:
 
 
 def _curves(evaluation: Evaluation) -> str:
-    base, _, rest = evaluation.metric.partition("_at_")
-    if not rest.isdigit():
+    curve = evaluation.describe(evaluation.metric).curve
+    if curve is None:
         return ""
+    name, axis, _ = curve
     everyone = {"this model": evaluation.metrics} | evaluation.baselines
     series = {
-        name.replace("_", " "): {
-            int(cutoff): score.value
+        label.replace("_", " "): {
+            each[2]: score.value
             for metric, score in metrics.items()
-            for head, _, cutoff in [metric.partition("_at_")]
-            if head == base and cutoff.isdigit()
+            if (each := evaluation.describe(metric).curve) is not None and each[:2] == (name, axis)
         }
-        for name, metrics in everyone.items()
+        for label, metrics in everyone.items()
     }
     if len(series["this model"]) < 2:
         return ""
-    title = f"{metric_title(base)} by length of the list"
-    return f"<h2>{escape(title)}</h2>{lines(series, title=title, axis='places of the list that count')}"
+    title = f"{name} by {axis}"
+    return f"<h2>{escape(title)}</h2>{lines(series, title=title, axis=axis)}"
 
 
 def _table(evaluation: Evaluation) -> str:
@@ -225,7 +210,7 @@ def _table(evaluation: Evaluation) -> str:
     for metric, score in evaluation.metrics.items():
         others = [evaluation.baselines[name].get(metric) for name in names]
         cells = [
-            _cell(metric_title(metric)),
+            _cell(evaluation.describe(metric).title),
             _cell(f"{score.value:.4f}", "best"),
             # A metric of the whole has no share of each example, so nothing to resample.
             _cell("" if score.low != score.low else f"{score.low:.4f} to {score.high:.4f}", "soft"),
@@ -253,7 +238,7 @@ def _slices(evaluation: Evaluation) -> str:
             for score in scores
         ]
         name = dimension.replace("_", " ")
-        title = f"{metric_title(evaluation.metric)} by {name}"
+        title = f"{evaluation.describe(evaluation.metric).title} by {name}"
         largest, smaller = rows[:MAX_GROUPS], rows[MAX_GROUPS:]
         parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', beside=smaller)}")
         if smaller:
@@ -261,7 +246,7 @@ def _slices(evaluation: Evaluation) -> str:
             parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{picture}</details>")
     key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best simple method. '
     return (
-        f"<h2>For whom it works</h2><p>{escape(metric_title(evaluation.metric))} for groups of examples. "
+        f"<h2>For whom it works</h2><p>{escape(evaluation.describe(evaluation.metric).title)} for groups of examples. "
         f"A wide interval means that there are few of them.</p>{''.join(parts)}"
         f'<p class="small soft">{key}Groups come from the prepared data and are the same for every model.</p>'
     )
@@ -280,13 +265,13 @@ def _data(evaluation: Evaluation) -> str:
 
 
 def _method(evaluation: Evaluation) -> str:
-    bases = {name.removesuffix("_unfiltered").partition("_at_")[0] for name in evaluation.metrics}
+    titles: dict[str, list[str]] = {}
+    for name in evaluation.metrics:
+        metric = evaluation.describe(name)
+        titles.setdefault(metric.meaning, []).append(metric.title)
     terms = "".join(
-        f"<dt>{escape(metric_title(base))}</dt><dd>{escape(MEANINGS[base])}</dd>"
-        for base in sorted(bases & set(MEANINGS))
+        f"<dt>{escape('; '.join(named))}</dt><dd>{escape(meaning)}</dd>" for meaning, named in titles.items() if meaning
     )
-    if any(name.endswith("_unfiltered") for name in evaluation.metrics):
-        terms += "<dt>Unfiltered</dt><dd>What somebody has had already may be answered again; else it may not.</dd>"
     origin = {
         "model": evaluation.model,
         "sha256 of its manifest": evaluation.digest,
@@ -298,8 +283,7 @@ def _method(evaluation: Evaluation) -> str:
         "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, "
         "so it does not depend on how many workers computed it. Intervals are percentiles of "
         f"{evaluation.num_resamples:,} resamples of the examples. They say how far chance in the choice of examples "
-        "reaches; they do not know of seasons, new ranges or another training run. Past behaviour was shaped by what "
-        "the shop showed then: a better score here is a reason to try a model, not proof of more sales.</p>"
+        f"reaches; they do not know of seasons, new ranges or another training run. {escape(evaluation.caveat)}</p>"
         f"<dl>{terms}</dl><h2>Do it again</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"
     )
 

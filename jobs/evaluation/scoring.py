@@ -12,7 +12,7 @@ import torch
 
 from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
-from models import FAMILIES, bundle
+from models import bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
 from models.family import Family
 from models.nn.memory import keep_freed_memory
@@ -29,7 +29,7 @@ def load_model(directory: Path, family: Family) -> Model:
     if found != family.name:
         raise UsageFailure(f"{directory} holds a model of {found}, not of {family.name}; name another --model")
     loaded = bundle.load(directory, family)
-    return Model(loaded.family, loaded.config, loaded.schema, loaded.network)
+    return Model(family, loaded.config, loaded.schema, loaded.network)
 
 
 def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str, Model]]:
@@ -38,7 +38,7 @@ def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str
         network = family.build(config, schema)
         with torch.inference_mode():
             family.initialise(network, data, schema)
-        yield name, Model(family.name, config, schema, network)
+        yield name, Model(family, config, schema, network)
 
 
 def score(context: Context, model: Model, *, data: Prepared, split: str, num_workers: int = 1) -> Scores:
@@ -59,15 +59,12 @@ def score(context: Context, model: Model, *, data: Prepared, split: str, num_wor
 
 def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]) -> dict[int, Scores | None]:
     """Score some shards, side by side in as many threads as torch may use; None for one without examples."""
-    family = FAMILIES[model.family]
     model.network.eval()
     use_fast_products("cpu")
     keep_freed_memory()
     num_threads = min(torch.get_num_threads(), MAX_THREADS)
     with one_thread(), ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return dict(
-            zip(shards, pool.map(lambda shard: evaluate_shard(family, model, data, split, shard), shards), strict=True)
-        )
+        return dict(zip(shards, pool.map(lambda shard: evaluate_shard(model, data, split, shard), shards), strict=True))
 
 
 @contextmanager

@@ -38,8 +38,8 @@ class Recipe:
     model: Path
     """Model directory."""
     model_version: str
-    features: Path
-    """SQLite file of the feature store."""
+    features: Path | None
+    """SQLite file of the features that jobs fill; None for a family without such."""
     live_features: Path | None
     """SQLite file of the features that endpoints write, where there is one."""
     fixed: Mapping[str, Any]
@@ -57,7 +57,7 @@ class TableAnswerer:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
         self._endpoint: Endpoint = self._family.endpoints[0]
-        self._features = FeatureStore(recipe.features, read_only=True)
+        self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
         self._live_features = FeatureStore(recipe.live_features, read_only=True) if recipe.live_features else None
         self._threads = TimedThreads(NUM_LONG_ANSWERS)
         loaded = bundle.load(recipe.model, self._family)
@@ -93,10 +93,13 @@ class TableAnswerer:
         return answered
 
     def _lookup(self, request: BaseModel) -> Features:
-        features = self._features.lookup(filled(self._family.features), request)
-        if self._live_features is None:
-            return features
-        return {**features, **self._live_features.lookup(live(self._family.features), request)}
+        known = self._family.features
+        features: dict[str, Mapping[str, Any]] = {}
+        if self._features is not None:
+            features.update(self._features.lookup(filled(known), request))
+        if self._live_features is not None:
+            features.update(self._live_features.lookup(live(known), request))
+        return features
 
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jobs.cli.context import log
 from jobs.training import checkpoints
+from jobs.training.batches import batches, training_split
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
 from jobs.training.optimizer import clip, optimizer_of
+from jobs.training.validation import Task, validate
 from models import bundle
-from models.evaluate import Model, blocks, evaluate_shard
 from models.family import Family
 from models.golden import golden
 from models.json_files import read_json
@@ -40,7 +38,6 @@ STEPS_PER_CHECK = 100
 """How often the accumulated gradient norm is looked at within an epoch; each look waits for the device."""
 
 Report = Callable[[dict[str, float | int]], None]
-Found = TypeVar("Found")
 
 
 class TrainingDiverged(ValueError):
@@ -58,23 +55,6 @@ class Result:
     """Epochs done, which early stopping can make fewer than the config asks for."""
     metrics: dict[str, float]
     """Validation metrics of the best epoch."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all parts of the loop need to know."""
-
-    family: Family
-    config: Any
-    schema: Any
-    data: Prepared
-    directory: Path
-    place: Place
-
-    @property
-    def metric(self) -> str:
-        """The validation metric that decides which epoch is best."""
-        return f"val_{self.family.metric.name}"
 
 
 class Loss(nn.Module):
@@ -128,30 +108,6 @@ def run_training(
         epochs=progress.epoch,
         metrics={name: value for name, value in metrics.items() if name.startswith("val_")},
     )
-
-
-def validate(task: Task, network: Any) -> dict[str, float]:
-    """Calibrate the network on the validation split and evaluate it there, each example exactly once.
-
-    Sums are kept by shard and added in their order, so the result does not depend on the number of workers.
-    """
-    network.eval()
-    _calibrate(task, network)
-    metrics = [metric for metric in task.family.all_metrics if metric.compute is not None]
-    scores = [part for part in _by_shard(task, lambda shard: _validate_shard(task, network, shard)) if part]
-    above = _added([part.above for part in scores])
-    below = _added([part.below for part in scores])
-    found = {name: above[name] / below[name] for name in above if below[name]}
-    if metrics and scores:
-        names = scores[0].kept
-        kept = {name: np.concatenate([part.kept[name] for part in scores]) for name in names}
-        found |= {metric.name: float(metric.compute(kept)) for metric in metrics if metric.compute is not None}
-    if not scores or math.isnan(found.get(task.family.metric.name, math.nan)):
-        raise ValueError(
-            f"no example of the validation split in {task.data.path} counts for {task.family.metric.name}; "
-            "prepare more data"
-        )
-    return {f"val_{name}": value for name, value in found.items()}
 
 
 def learning_rate(config: Any, step: int, total_steps: int) -> float:
@@ -225,24 +181,23 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
     """One pass over this worker's training examples, cut into the same number of steps on every worker."""
     config, place, epoch = task.config, task.place, progress.epoch + 1
     started = time.monotonic()
-    dataset, steps = _training_split(task, epoch)
+    split = training_split(task, epoch)
     seed_everything(config.seed, epoch, place.rank)
-    order = torch.randperm(len(dataset)).tolist()
+    order = batches(task, split)
     device = torch.device(place.device)
     dtype = autocast_dtype(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     module.train()
-    for step in range(steps):
-        rows = _rows(order, step, steps)
-        batch = task.family.collate([dataset[row] for row in rows]).to(device)
+    for step, rows in enumerate(order):
+        batch = task.family.collate([split.dataset[row] for row in rows]).to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)
-        loss.backward()
+        (loss * split.weight if split.weight != 1 else loss).backward()
         norm_sum += clip(parameters, config.max_grad_norm)
         optimizer.step()
         loss_sum += loss.detach() * len(rows)
@@ -250,35 +205,15 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break
     finite = math.isfinite(norm_sum.item())
-    sums = share((loss_sum.item() if finite else math.nan, len(order)), place)
-    examples = sum(count for _, count in sums)
-    loss = sum(loss for loss, _ in sums) / max(examples, 1)
-    return _Epoch(loss=loss, examples=examples, steps=steps, seconds=time.monotonic() - started)
-
-
-def _training_split(task: Task, epoch: int) -> tuple[Any, int]:
-    """This worker's training examples and how many steps every worker makes with its own."""
-    place = task.place
-    shards = range(place.rank, task.schema.num_shards, place.world_size)
-    dataset = task.family.dataset(task.data, "train", shards, schema=task.schema, config=task.config, epoch=epoch)
-    sizes = share(len(dataset), place)
-    if not all(sizes):
-        raise ValueError(f"worker {sizes.index(0)} of {place.world_size} has no training example; use fewer workers")
-    rows = task.config.batch_size // place.world_size
-    return dataset, max(math.ceil(size / rows) for size in sizes)
-
-
-def _rows(order: list[int], step: int, steps: int) -> list[int]:
-    """The examples of a step: equal parts, so none is left over; a worker with fewer than `steps` repeats some."""
-    size = len(order)
-    return order[size * step // steps : size * (step + 1) // steps] or [order[step % size]]
+    loss = sum(share(loss_sum.item() if finite else math.nan, place)) / split.num_examples
+    return _Epoch(loss=loss, examples=split.num_examples, steps=split.steps, seconds=time.monotonic() - started)
 
 
 def _schedule(task: Task, progress: Progress) -> Progress:
     """Fix the length of the learning-rate schedule before the first step."""
     if progress.total_steps:
         return progress
-    _, steps = _training_split(task, 1)
+    steps = training_split(task, 1).steps
     return dataclasses.replace(progress, total_steps=steps * task.config.epochs)
 
 
@@ -330,59 +265,6 @@ def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | 
         **task.schema.files,
     }
     checkpoints.write(task.directory, progress, files, network, optimizer)
-
-
-@dataclass(frozen=True)
-class _ShardScores:
-    """What the examples of a validation shard add to each metric."""
-
-    above: dict[str, float]
-    below: dict[str, float]
-    kept: dict[str, NDArray[Any]]
-
-
-def _validate_shard(task: Task, network: Any, shard: int) -> _ShardScores | None:
-    model = Model(task.family.name, task.config, task.schema, network)
-    scores = evaluate_shard(task.family, model, task.data, "val", shard, device=task.place.device)
-    if scores is None:
-        return None
-    above = {name: math.fsum(values) for name, values in scores.numerators.items()}
-    below = {name: math.fsum(values) for name, values in scores.denominators.items()}
-    return _ShardScores(above, below, scores.kept)
-
-
-def _calibrate(task: Task, network: Any) -> None:
-    calibration = task.family.calibration
-    if calibration is None:
-        return
-    shards = _by_shard(task, lambda shard: _calibration_sums(task, network, shard))
-    sums = [part for part in shards if part is not None]
-    if sums:
-        calibration.choose(network, functools.reduce(torch.add, sums).to(task.place.device))
-
-
-@torch.inference_mode()
-def _calibration_sums(task: Task, network: Any, shard: int) -> Tensor | None:
-    assert task.family.calibration is not None
-    total: Tensor | None = None
-    for batch, _ in blocks(task.family, task.data, "val", shard, schema=task.schema, config=task.config):
-        sums = task.family.calibration.sums(network, batch.to(task.place.device))
-        if sums is None:
-            return None
-        total = sums.double().cpu() if total is None else total + sums.double().cpu()
-    return total
-
-
-def _by_shard(task: Task, measure: Callable[[int], Found]) -> list[Found]:
-    """What `measure` finds in each validation shard, in their order; each worker measures its own."""
-    place = task.place
-    own = {shard: measure(shard) for shard in range(place.rank, task.schema.num_shards, place.world_size)}
-    found = {shard: value for part in share(own, place) for shard, value in part.items()}
-    return [found[shard] for shard in sorted(found)]
-
-
-def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: math.fsum(part[name] for part in parts) for name in (parts[0] if parts else ())}
 
 
 def _check(config: Any, schema: Any, place: Place) -> None:

@@ -36,6 +36,8 @@ FAMILY = Family(
     baselines=BASELINES,
     slices=slices,
     summarise=summarise,
+    caveat="Past behaviour was shaped by what the shop showed then: a better score here is a reason to try a model, "
+    "not proof of more sales.",
     sample=sample,
 )
 

@@ -44,7 +44,7 @@ def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path) -> None:
 
 
 def test_a_family_that_makes_up_no_log_has_no_demo(store: Store, toy: Family) -> None:
-    with pytest.raises(UsageFailure, match="toy cannot make up a log; add a function `sample`"):
+    with pytest.raises(UsageFailure, match="toy cannot make up a log; add a `sample`"):
         demo.run(Context(store=store), toy, demo.Options(), None)
 
 

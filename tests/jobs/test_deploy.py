@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from jobs import deploy, status, stop, submit
@@ -37,36 +36,12 @@ from jobs.serving.config import (
     write_config,
 )
 from models import FAMILIES, bundle
-from models.family import Family
+from models.prepared import Prepared
 from serve.service import Settings
 from tests.kit.register import TOY
-from tests.serve.test_service import write_bundle
+from tests.kit.shop import SHOP, prepare_shop, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOP = FAMILIES["recommender"]
-
-
-def prepare_shop(store: Store) -> Path:
-    """A little log, prepared as the current data of a store."""
-    log = store.root / "log.txt"
-    store.root.mkdir(parents=True, exist_ok=True)
-    log.write_text("\n".join(f"u{user} item-{(user + place) % 20}" for user in range(40) for place in range(6)))
-    data = store.data("recommender") / "little"
-    data.mkdir(parents=True)
-    with ThreadPoolExecutor(1) as executor:
-        SHOP.prepare(SHOP.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
-    (store.data("recommender") / "CURRENT").write_text(data.name)
-    return data
-
-
-def write_model(family: Family, data: Path, directory: Path, **fields: Any) -> Path:
-    """A model that needs no training."""
-    schema = family.Schema.model_validate_json((data / "schema.json").read_text())
-    config = family.Config(**fields)
-    torch.manual_seed(0)
-    network = family.build(config, schema)
-    family.initialise(network, data, schema)
-    return write_bundle(family, directory, network=network.eval(), schema=schema, config=config)
 
 
 def free_port() -> int:
@@ -211,7 +186,7 @@ class Shop:
 
     context: Context
     info: ClusterInfo
-    data: Path
+    data: Prepared
     port: int
     models: Path
 
@@ -255,7 +230,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(shop: Shop, monkeypatch: p
     with ThreadPoolExecutor(1) as executor:
         TOY.prepare(TOY.PrepareConfig(raw=str(raw)), data, executor)
     (store.data("toy") / "CURRENT").write_text(data.name)
-    model = write_model(TOY, data, shop.models / "toy-1", network="linear")
+    model = write_model(TOY, Prepared(data), shop.models / "toy-1", network="linear")
 
     with pytest.raises(Failure, match="unknown family 'toy'"):
         deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port), None)
@@ -306,12 +281,13 @@ def test_a_malformed_request_gets_its_problem_through_the_proxy(shop: Shop) -> N
 @pytest.mark.ray
 def test_a_second_family_is_served_beside_the_first_and_both_stay(shop: Shop) -> None:
     image, data = FAMILIES["image"], shop.context.store.data("image") / "drawings"
-    sample = image.sample(shop.models / "drawings")  # type: ignore[attr-defined]
+    assert image.sample is not None
+    sample = image.sample(shop.models / "drawings")
     data.mkdir(parents=True)
     with ThreadPoolExecutor(1) as executor:
         image.prepare(image.PrepareConfig(**sample.prepare), data, executor)
     (data.parent / "CURRENT").write_text(data.name)
-    model = write_model(image, data, shop.models / "image-1", network="prior")
+    model = write_model(image, Prepared(data), shop.models / "image-1", network="prior")
 
     deploy.run(shop.context, image, Options(model=str(model), port=shop.port), None)
     shop.deploy("v2")

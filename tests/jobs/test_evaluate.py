@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -17,11 +18,15 @@ from jobs import evaluate
 from jobs.cli.context import Context, UsageFailure
 from jobs.evaluation.bootstrap import MAX_UNITS, compare, intervals
 from jobs.evaluation.charts import Bar, bars
-from jobs.evaluation.report_page import metric_title
-from jobs.evaluation.scoring import Scores, load_model, score
+from jobs.evaluation.scoring import load_model, score
+from models import FAMILIES
 from models.errors import BundleRejected
+from models.evaluate import Scores
 from models.family import Family
+from models.metrics import described
+from models.prepared import Prepared
 from models.report import Content, Gallery, Matrix, Picture, Plot, Section, Table
+from tests.kit.register import TOY
 from tests.kit.toy_models import write_toy_model
 
 DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
@@ -29,25 +34,25 @@ DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4
 
 
 @pytest.fixture
-def model(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+def model(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "model")
 
 
 def test_a_model_is_judged_on_every_example_of_the_split_once(
-    context: Context, toy: Family, toy_data: Path, model: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
     scores = score(context, load_model(model, toy), data=toy_data, split="test")
-    schema = json.loads((toy_data / "schema.json").read_text())
-    rows = np.concatenate([np.load(toy_data / f"test-{shard}.npy") for shard in range(4)])
+    schema = toy_data.schema(toy.Schema)
+    rows = np.concatenate([np.load(toy_data.path / f"test-{shard}.npy") for shard in range(4)])
     answers = (rows[:, :2] @ np.array([[0, -1], [-1, 1], [1, 1]]).T + [0.3, 0, 0]).argmax(1)
-    assert scores.num_examples == schema["num_examples"]["test"] == len(rows)
-    assert scores.metric("accuracy") == pytest.approx((answers == rows[:, 2]).mean())
+    assert scores.num_examples == schema.num_examples["test"] == len(rows)
+    assert scores.ratio("accuracy") == pytest.approx((answers == rows[:, 2]).mean())
     assert int(scores.accumulators["picked"].sum()) == len(rows)
 
 
 @pytest.mark.ray
 def test_one_two_and_three_workers_give_the_same_bits(
-    context: Context, toy: Family, toy_data: Path, model: Path, ray_cluster: None
+    context: Context, toy: Family, toy_data: Prepared, model: Path, ray_cluster: None
 ) -> None:
     loaded = load_model(model, toy)
     alone, two, three = (score(context, loaded, data=toy_data, split="val", num_workers=n) for n in (1, 2, 3))
@@ -55,7 +60,9 @@ def test_one_two_and_three_workers_give_the_same_bits(
     assert_same_bits(alone, three)
 
 
-def test_one_and_three_threads_give_the_same_bits(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+def test_one_and_three_threads_give_the_same_bits(
+    context: Context, toy: Family, toy_data: Prepared, model: Path
+) -> None:
     found = []
     for num_threads in (1, 3):
         torch.set_num_threads(num_threads)
@@ -70,7 +77,7 @@ def test_one_and_three_threads_give_the_same_bits(context: Context, toy: Family,
 
 def assert_same_bits(one: Scores, other: Scores) -> None:
     """Fails when two scorings of the toy differ anywhere."""
-    assert one.metrics() == other.metrics()
+    assert one.values(TOY.all_metrics) == other.values(TOY.all_metrics)
     for name, share in one.numerators.items():
         assert np.array_equal(share, other.numerators[name])
     assert all((one.slices[name] == other.slices[name]).all() for name in one.slices)
@@ -78,9 +85,9 @@ def assert_same_bits(one: Scores, other: Scores) -> None:
 
 
 def test_an_example_without_a_denominator_does_not_take_part() -> None:
-    scores = Scores({"m": np.array([1.0, 0.0, 5.0])}, {"m": np.array([1.0, 1.0, 0.0])}, {}, {})
-    assert scores.metric("m", np.array([True, True, False])) == 0.5
-    assert math.isnan(scores.metric("m", np.array([False, False, True])))
+    scores = Scores({"m": np.array([1.0, 0.0, 5.0])}, {"m": np.array([1.0, 1.0, 0.0])}, {}, {}, {}, 3)
+    assert scores.ratio("m", np.array([True, True, False])) == 0.5
+    assert math.isnan(scores.ratio("m", np.array([False, False, True])))
 
 
 @pytest.mark.parametrize("num_examples", [400, 3 * MAX_UNITS])
@@ -116,7 +123,7 @@ def test_a_small_but_steady_gain_is_told_from_chance_and_noise_is_not() -> None:
 
 
 def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     options = evaluate.Options(model=str(model), bootstrap=200, report=str(tmp_path / "report"))
     outcome = evaluate.run(context, toy, options, None)
@@ -131,10 +138,11 @@ def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
 
 
 def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
-    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
-    monkeypatch.setattr(toy, "sections", sections, raising=False)
-    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    outcome = evaluate.run(
+        context, dataclasses.replace(toy, report=sections), evaluate.Options(model=str(model), bootstrap=100), None
+    )
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
     (found,) = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["sections"]
     assert outcome.metrics["test_hue"] == found["numbers"]["hue"] == 0.25
@@ -147,9 +155,11 @@ def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
     assert not re.search(r"<script|<link|href=|url\(|src=(?!\"data:image/)", page)
 
 
-def sections(network: Any, data: Path, split: str, *, schema: Any, config: Any) -> list[Section]:
+def sections(network: Any, data: Prepared, split: str, *, schema: Any, config: Any) -> list[Section]:
     """What a family may say, with every kind of content and with names that are no HTML."""
-    assert (split, config.network) == ("test", "linear") and not network.training and (data / "schema.json").is_file()
+    assert (
+        (split, config.network) == ("test", "linear") and not network.training and (data.path / "schema.json").is_file()
+    )
     picture = Picture(DOT, 'a "dot"', "one <dot>")
     content: list[Content] = [
         Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, (picture,)]]),
@@ -161,7 +171,7 @@ def sections(network: Any, data: Path, split: str, *, schema: Any, config: Any) 
     return [Section("Hues & more", "Read it from the left.", content, {"hue": 0.25})]
 
 
-def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=|url\(|@import|<script|<link""", page)
@@ -169,7 +179,7 @@ def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy
 
 
 def test_the_same_evaluation_twice_gives_the_same_numbers(
-    context: Context, toy: Family, toy_data: Path, model: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
     options = evaluate.Options(model=str(model), split="val", bootstrap=100)
     first, second = (
@@ -178,7 +188,7 @@ def test_the_same_evaluation_twice_gives_the_same_numbers(
     assert {**first, "created": ""} == {**second, "created": ""}
 
 
-def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Path, model: Path) -> None:
+def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -188,7 +198,7 @@ def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Pa
 
 
 def test_a_pickle_where_a_model_should_be_is_refused(
-    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "model.pkl").write_bytes(b"\x80\x04.")
@@ -196,7 +206,7 @@ def test_a_pickle_where_a_model_should_be_is_refused(
         evaluate.run(context, toy, evaluate.Options(model=str(tmp_path / "old")), None)
 
 
-def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, toy_data: Path) -> None:
+def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, toy_data: Prepared) -> None:
     with pytest.raises(UsageFailure, match="no directory 'nowhere'"):
         evaluate.run(context, toy, evaluate.Options(model="nowhere"), None)
 
@@ -205,8 +215,13 @@ def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, t
     ("name", "title"),
     [("ndcg_at_10", "NDCG@10"), ("hit_rate_at_5_unfiltered", "Hit rate@5, unfiltered"), ("tail_share", "Tail share")],
 )
-def test_metric_names_are_written_for_people(name: str, title: str) -> None:
-    assert metric_title(name) == title
+def test_metrics_have_a_title_for_people(name: str, title: str) -> None:
+    assert described(name, FAMILIES["recommender"].all_metrics).title == title
+
+
+def test_a_metric_of_a_label_is_described_by_the_metric_it_starts_with() -> None:
+    found = described("accuracy_main_colour", FAMILIES["image"].all_metrics)
+    assert (found.title, found.mode) == ("Accuracy, main colour", "max")
 
 
 def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
@@ -217,13 +232,14 @@ def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
 
 
 def test_many_groups_are_folded_away_behind_the_largest(
-    context: Context, toy: Family, toy_data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
     def by_warmth(batch: Any, schema: Any) -> dict[str, list[str]]:
         return {"warmth": [f"about {round(10 * float(warmth))}" for warmth in batch[:, 0]]}
 
-    monkeypatch.setattr(toy, "slices", by_warmth)
-    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    outcome = evaluate.run(
+        context, dataclasses.replace(toy, slices=by_warmth), evaluate.Options(model=str(model), bootstrap=100), None
+    )
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
     groups = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["slices"]["warmth"]
     shown, folded = page.split(f"<summary>{len(groups) - 15} smaller groups</summary>")

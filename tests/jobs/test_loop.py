@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
-from jobs.training.loop import Result, Task, TrainingDiverged, learning_rate, run_training, validate
+from jobs.training.loop import Result, TrainingDiverged, learning_rate, run_training
 from jobs.training.optimizer import optimizer_of
+from jobs.training.validation import Task, validate
 from models import bundle
 from models.family import Family
 from models.golden import check, golden
+from models.prepared import Prepared
 from tests.kit import toy as toy_module
 from tests.kit.gloo import together
 from tests.kit.register import TOY, register
@@ -34,7 +36,7 @@ class Interruption(Exception):
 
 def train(
     family: Family,
-    data: Path,
+    data: Prepared,
     directory: Path,
     *,
     place: Place | None = None,
@@ -59,21 +61,21 @@ def train(
     return reports, result
 
 
-def with_forward(change: Callable[[Any, Tensor], Tensor]) -> Any:
+def with_loss(change: Callable[[Any, Tensor], Tensor]) -> Any:
     """The toy family with a network whose loss goes through `change(network, loss)`."""
 
     class Changed(toy_module.Network):
         calls = 0
 
-        def forward(self, batch: Tensor) -> Tensor:
+        def loss(self, batch: Tensor) -> Tensor:
             self.calls += 1
-            return change(self, super().forward(batch))
+            return change(self, super().loss(batch))
 
-    return SimpleNamespace(**{**vars(toy_module), "build": lambda config, schema: Changed(config.network)})
+    return dataclasses.replace(TOY, build=Changed, loss=Changed.loss)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
-    toy: Family, toy_data: Path, tmp_path: Path
+    toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     first, _ = train(toy, toy_data, tmp_path / "a")
     second, _ = train(toy, toy_data, tmp_path / "b")
@@ -83,7 +85,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     assert first[1]["train_loss"] != other[1]["train_loss"]
 
 
-def test_training_beats_the_model_before_training(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_training_beats_the_model_before_training(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", learning_rate=0.03, epochs=6)
 
     assert result is not None
@@ -92,7 +94,7 @@ def test_training_beats_the_model_before_training(toy: Family, toy_data: Path, t
     assert result.metrics["val_accuracy"] == reports[-1]["best_val_accuracy"]
 
 
-def test_every_report_holds_plain_finite_numbers(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_every_report_holds_plain_finite_numbers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, _ = train(toy, toy_data, tmp_path / "run")
 
     assert all(type(value) in (int, float) and math.isfinite(value) for report in reports for value in report.values())
@@ -100,7 +102,7 @@ def test_every_report_holds_plain_finite_numbers(toy: Family, toy_data: Path, tm
 
 @pytest.mark.parametrize("stop_after", [0, 2])
 def test_a_resumed_run_reproduces_the_uninterrupted_one(
-    toy: Family, toy_data: Path, tmp_path: Path, stop_after: int
+    toy: Family, toy_data: Prepared, tmp_path: Path, stop_after: int
 ) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "whole")
 
@@ -114,7 +116,7 @@ def test_a_resumed_run_reproduces_the_uninterrupted_one(
 
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "state lost", "manifest flipped"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    toy: Family, toy_data: Path, tmp_path: Path, damage: str
+    toy: Family, toy_data: Prepared, tmp_path: Path, damage: str
 ) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "whole")
     train(toy, toy_data, tmp_path / "run", stop_after=2)
@@ -126,7 +128,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert weights(tmp_path / "whole") == weights(tmp_path / "run")
 
 
-def test_a_run_without_a_good_checkpoint_starts_over(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_good_checkpoint_starts_over(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "run", stop_after=1)
     for epoch in (0, 1):
         spoil(checkpoints.path_of(tmp_path / "run", epoch), "truncated")
@@ -136,7 +138,7 @@ def test_a_run_without_a_good_checkpoint_starts_over(toy: Family, toy_data: Path
     assert again == whole
 
 
-def test_a_lost_best_bundle_is_made_again_from_its_checkpoint(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_a_lost_best_bundle_is_made_again_from_its_checkpoint(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run")
     best = weights(tmp_path / "run")
     spoil(tmp_path / "run" / "best", "bit flipped")
@@ -146,14 +148,14 @@ def test_a_lost_best_bundle_is_made_again_from_its_checkpoint(toy: Family, toy_d
     assert weights(tmp_path / "run") == best
 
 
-def test_another_configuration_is_not_continued(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_another_configuration_is_not_continued(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run", stop_after=1)
 
     with pytest.raises(ValueError, match="another configuration"):
         train(toy, toy_data, tmp_path / "run", learning_rate=0.5)
 
 
-def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     _, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=0)
 
     assert result is not None
@@ -162,7 +164,7 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data
     assert kept == [f"epoch_{epoch:04d}" for epoch in (result.best_epoch, 6, 7, 8)]
 
 
-def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
     again, _ = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
 
@@ -171,7 +173,7 @@ def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Path, t
     assert again == reports[-1:]
 
 
-def test_of_equal_epochs_the_later_is_best_and_is_no_gain(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_of_equal_epochs_the_later_is_best_and_is_no_gain(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=2)
 
     assert result is not None
@@ -179,16 +181,16 @@ def test_of_equal_epochs_the_later_is_best_and_is_no_gain(toy: Family, toy_data:
     assert (result.epochs, result.best_epoch) == (2, 2)
 
 
-def test_a_network_without_parameters_reports_once(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_a_network_without_parameters_reports_once(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", network="majority")
 
     assert [report["epoch"] for report in reports] == [0]
     assert result is not None
-    assert bundle.load(result.best).config.network == "majority"
+    assert bundle.load(result.best, TOY).config.network == "majority"
 
 
-def test_a_loss_that_is_not_finite_once_halves_the_rate(toy_data: Path, tmp_path: Path) -> None:
-    broken = with_forward(lambda network, loss: loss * math.nan if network.calls == 12 else loss)
+def test_a_loss_that_is_not_finite_once_halves_the_rate(toy_data: Prepared, tmp_path: Path) -> None:
+    broken = with_loss(lambda network, loss: loss * math.nan if network.calls == 12 else loss)
     steady, _ = train(TOY, toy_data, tmp_path / "steady")
 
     reports, _ = train(broken, toy_data, tmp_path / "run")
@@ -200,9 +202,9 @@ def test_a_loss_that_is_not_finite_once_halves_the_rate(toy_data: Path, tmp_path
     assert checkpoints.read_progress(tmp_path / "run", 4).rate_scale == 0.5
 
 
-def test_gradients_that_are_not_finite_count_as_divergence(toy_data: Path, tmp_path: Path) -> None:
+def test_gradients_that_are_not_finite_count_as_divergence(toy_data: Prepared, tmp_path: Path) -> None:
     # The square root of an exact zero has a finite value and an infinite slope.
-    broken = with_forward(lambda network, loss: loss + (loss - loss).sqrt() if network.calls == 3 else loss)
+    broken = with_loss(lambda network, loss: loss + (loss - loss).sqrt() if network.calls == 3 else loss)
 
     train(broken, toy_data, tmp_path / "run", epochs=1)
 
@@ -210,41 +212,41 @@ def test_gradients_that_are_not_finite_count_as_divergence(toy_data: Path, tmp_p
 
 
 def test_a_loss_that_stays_not_finite_fails_after_two_halvings_and_is_never_best(
-    toy_data: Path, tmp_path: Path
+    toy_data: Prepared, tmp_path: Path
 ) -> None:
-    broken = with_forward(lambda network, loss: loss * math.nan if network.calls > 12 else loss)
+    broken = with_loss(lambda network, loss: loss * math.nan if network.calls > 12 else loss)
 
     with pytest.raises(TrainingDiverged, match=r"epoch 2.*two halvings.*--learning-rate"):
         train(broken, toy_data, tmp_path / "run")
 
     assert checkpoints.newest(tmp_path / "run") == 1
     assert all(
-        tensor.isfinite().all() for tensor in bundle.load(tmp_path / "run" / "best").network.state_dict().values()
+        tensor.isfinite().all() for tensor in bundle.load(tmp_path / "run" / "best", TOY).network.state_dict().values()
     )
 
 
-def test_the_best_bundle_loads_and_gives_its_golden_answer(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_the_best_bundle_loads_and_gives_its_golden_answer(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     _, result = train(toy, toy_data, tmp_path / "run", epochs=1)
 
     assert result is not None
-    loaded = bundle.load(result.best)
+    loaded = bundle.load(result.best, TOY)
     check(toy, loaded.network, loaded.schema, loaded.golden)
     assert loaded.golden["response"].keys() == {"colour"}, "the model's version is not part of the answer"
     assert not (result.best / checkpoints.OPTIMIZER).exists()
 
 
-def test_a_changed_model_fails_its_golden_check(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_a_changed_model_fails_its_golden_check(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     _, result = train(toy, toy_data, tmp_path / "run", epochs=1)
     assert result is not None
-    loaded = bundle.load(result.best)
+    loaded = bundle.load(result.best, TOY)
     other = next(colour for colour in toy_module.COLOURS if colour != loaded.golden["response"]["colour"])
 
     with pytest.raises(ValueError, match=r"response\.colour"):
         check(toy, loaded.network, loaded.schema, {**loaded.golden, "response": {"colour": other}})
 
 
-def test_golden_leaves_the_network_in_its_mode(toy: Family, toy_data: Path) -> None:
-    schema = toy.Schema.model_validate_json((toy_data / "schema.json").read_text())
+def test_golden_leaves_the_network_in_its_mode(toy: Family, toy_data: Prepared) -> None:
+    schema = toy_data.schema(toy.Schema)
     network = toy.build(toy_module.Config(), schema).train()
 
     golden(toy, network, schema)
@@ -266,48 +268,48 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
 def test_matrices_decay_but_vectors_and_embeddings_do_not() -> None:
     network = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
 
-    groups = optimizer_of(network, toy_module.Config(weight_decay=0.5)).param_groups
+    groups = optimizer_of(TOY, network, toy_module.Config(weight_decay=0.5)).param_groups
 
     assert [[len(group["params"]), group["weight_decay"]] for group in groups] == [[1, 0.5], [2, 0.0]]
 
 
 @pytest.mark.parametrize(("fields", "message"), [({"batch_size": 1}, "batch_size 1"), ({}, "4 shards")])
 def test_more_workers_than_the_work_can_be_cut_into_are_refused(
-    toy: Family, toy_data: Path, tmp_path: Path, fields: dict[str, int], message: str
+    toy: Family, toy_data: Prepared, tmp_path: Path, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train(toy, toy_data, tmp_path / "run", place=Place(rank=0, world_size=5), **fields)
 
 
-def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data: Path, tmp_path: Path) -> None:
+def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run", epochs=1)
-    alone = judge(toy_data, tmp_path / "run", Place())
+    alone = validate_best(toy_data, tmp_path / "run", Place())
 
     for world_size in (2, 3):
         together(partial(work, toy_data), world_size, tmp_path)
 
         found = [json.loads((tmp_path / f"{rank}-of-{world_size}.json").read_text()) for rank in range(world_size)]
-        assert [one["judged"] for one in found] == [alone] * world_size
+        assert [one["validated"] for one in found] == [alone] * world_size
         assert all(one["reports"] == found[0]["reports"] for one in found)
         assert [report["epoch"] for report in found[0]["reports"]] == [0, 1, 2]
         assert found[0]["reports"][-1]["best_val_accuracy"] > 0.5
 
 
-def work(data: Path, rank: int, world_size: int, directory: Path) -> None:
-    """One of so many workers, who judge the checkpoint of `run` and then train together."""
+def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
+    """One of so many workers, who validate the checkpoint of `run` and then train together."""
     register()
     place = Place(rank=rank, world_size=world_size)
-    judged = judge(data, directory / "run", place)
+    validated = validate_best(data, directory / "run", place)
     reports, _ = train(TOY, data, directory / f"run-{world_size}", place=place, epochs=2, learning_rate=0.03)
-    found = {"judged": judged, "reports": reports}
+    found = {"validated": validated, "reports": reports}
     (directory / f"{rank}-of-{world_size}.json").write_text(json.dumps(found))
 
 
-def judge(data: Path, directory: Path, place: Place) -> dict[str, float]:
+def validate_best(data: Prepared, directory: Path, place: Place) -> dict[str, float]:
     """Validation metrics of a run's best bundle."""
-    loaded = bundle.load(directory / "best")
+    loaded = bundle.load(directory / "best", TOY)
     task = Task(TOY, loaded.config, loaded.schema, data, directory, place)
-    return validate(task, loaded.network, epoch=1)
+    return validate(task, loaded.network)
 
 
 def weights(directory: Path) -> bytes:

@@ -12,6 +12,7 @@ from jobs.training.distributed import Place, distribute
 from jobs.training.optimizer import BETAS, clip, optimizer_of
 from models.config import TrainConfig
 from tests.kit.gloo import together
+from tests.kit.register import TOY
 
 CONFIG = TrainConfig(learning_rate=0.1, weight_decay=0.5)
 
@@ -34,7 +35,7 @@ class Table(nn.Module):
 
 
 def trained(network: Table, batches: list[Tensor]) -> tuple[Table, list[float]]:
-    optimizer, norms = optimizer_of(network, CONFIG), []
+    optimizer, norms = optimizer_of(TOY, network, CONFIG), []
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
@@ -74,10 +75,10 @@ def test_a_resumed_table_goes_on_as_it_would_have() -> None:
     batches = [torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]), torch.tensor([1, 4, 5])]
     whole, _ = trained(Table(sparse=True), batches)
     network = Table(sparse=True)
-    optimizer = optimizer_of(network, CONFIG)
+    optimizer = optimizer_of(TOY, network, CONFIG)
     for place, batch in enumerate(batches):
         if place == 2:
-            state, optimizer = optimizer.state_dict(), optimizer_of(network, CONFIG)
+            state, optimizer = optimizer.state_dict(), optimizer_of(TOY, network, CONFIG)
             optimizer.load_state_dict(state)
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
@@ -100,7 +101,7 @@ def work(rank: int, world_size: int, directory: Path) -> None:
     """Two steps of one of two workers, whose batches have other rows."""
     network = Table(sparse=True)
     module = distribute(network, Place(rank=rank, world_size=world_size))
-    optimizer = optimizer_of(network, CONFIG)
+    optimizer = optimizer_of(TOY, network, CONFIG)
     for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
         optimizer.zero_grad(set_to_none=True)
         module(batch).backward()

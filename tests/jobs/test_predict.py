@@ -18,23 +18,24 @@ from jobs.prediction.answer_table import answer_schema
 from jobs.tracking.model_uri import locate_model
 from models.errors import DataRejected
 from models.family import Family
+from models.prepared import Prepared
 from models.recommender.endpoints import RecommendationResponse
 from tests.kit.toy_models import write_toy_model
 
 
 @pytest.fixture
-def model(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+def model(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "model")
 
 
 def test_each_row_has_its_answer_in_the_order_of_the_input(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     visitors = [f"v{place:05d}" for place in range(0, 800, 7)]
     users = _table(tmp_path / "users.parquet", {"visitor_id": visitors, "segment": list(range(len(visitors)))})
     outcome = _predict(context, toy, model, users, tmp_path / "out.parquet")
     answers = pq.read_table(tmp_path / "out.parquet").to_pydict()
-    numbers = json.loads((toy_data / "visitors.json").read_text())
+    numbers = json.loads((toy_data.path / "visitors.json").read_text())
     assert answers["visitor_id"] == visitors
     assert answers["segment"] == list(range(len(visitors)))
     assert answers["colour"] == [_colour(*numbers[visitor]) for visitor in visitors]
@@ -43,7 +44,7 @@ def test_each_row_has_its_answer_in_the_order_of_the_input(
 
 
 def test_a_bad_row_gets_an_error_and_the_others_their_answers(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     rows = {"visitor_id": ["v00000", "nobody", None, "v00001"], "numbers": [None, None, [1.0], None]}
     users = _table(tmp_path / "users.parquet", rows)
@@ -56,7 +57,7 @@ def test_a_bad_row_gets_an_error_and_the_others_their_answers(
 
 
 def test_ids_that_a_table_holds_as_numbers_are_read_as_text(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": [17850, 17851.0]})
     _predict(context, toy, model, users, tmp_path / "out.parquet")
@@ -65,7 +66,7 @@ def test_ids_that_a_table_holds_as_numbers_are_read_as_text(
 
 
 def test_a_rerun_skips_the_parts_that_an_interrupted_run_left(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "ROWS_PER_PART", 10)
     users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{place:05d}" for place in range(35)]})
@@ -87,7 +88,7 @@ def test_a_rerun_skips_the_parts_that_an_interrupted_run_left(
 
 
 def test_a_finished_output_is_not_computed_again_unless_the_model_or_the_input_changed(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
     other = write_toy_model(toy, toy_data, tmp_path / "other", sharpness=0.0)
@@ -104,7 +105,7 @@ def test_a_finished_output_is_not_computed_again_unless_the_model_or_the_input_c
 def test_two_workers_write_what_one_writes(
     context: Context,
     toy: Family,
-    toy_data: Path,
+    toy_data: Prepared,
     model: Path,
     tmp_path: Path,
     ray_cluster: None,
@@ -119,7 +120,7 @@ def test_two_workers_write_what_one_writes(
 
 
 def test_a_table_without_rows_becomes_one_with_the_answers_columns(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "users.parquet"
     pq.write_table(pa.schema([("visitor_id", pa.string())]).empty_table(), path)
@@ -139,7 +140,7 @@ def test_a_table_without_rows_becomes_one_with_the_answers_columns(
     ],
 )
 def test_columns_that_do_not_fit_are_named(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path, rows: dict[str, Any], message: str
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, rows: dict[str, Any], message: str
 ) -> None:
     users = _table(tmp_path / "users.parquet", rows)
     with pytest.raises(UsageFailure, match=message):
@@ -147,7 +148,7 @@ def test_columns_that_do_not_fit_are_named(
 
 
 def test_a_truncated_parquet_file_is_rejected_with_its_name(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"] * 100})
     users.write_bytes(users.read_bytes()[:-20])
@@ -157,7 +158,7 @@ def test_a_truncated_parquet_file_is_rejected_with_its_name(
 
 
 def test_somebody_elses_directory_is_not_overwritten(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
     (tmp_path / "out").mkdir()
@@ -168,7 +169,7 @@ def test_somebody_elses_directory_is_not_overwritten(
 
 
 def test_a_field_for_every_request_must_be_one_of_the_request(
-    context: Context, toy: Family, toy_data: Path, model: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": [None, "v00000"]})
     _predict(context, toy, model, users, tmp_path / "out.parquet", fields=("numbers=[3,3]",))

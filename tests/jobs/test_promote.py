@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,23 +14,23 @@ from numpy.typing import NDArray
 from jobs import promote, rollback
 from jobs.cli.context import Context, DependencyDown, GateNotMet, Outcome, UsageFailure
 from jobs.evaluation.gate import check_slices
-from jobs.evaluation.scoring import Scores
 from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import CHAMPION, Registry
 from models.errors import BundleRejected
+from models.evaluate import Scores
 from models.family import Family, Gate
-from tests.kit import toy as toy_module
+from models.prepared import Prepared
 from tests.kit.toy_models import write_toy_model
 
 
 @pytest.fixture
-def good(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+def good(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "good")
 
 
 @pytest.fixture
-def middling(toy: Family, toy_data: Path, tmp_path: Path) -> Path:
+def middling(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "middling", tilt=1.0)
 
 
@@ -44,7 +45,7 @@ def test_the_first_model_is_promoted_when_it_beats_every_baseline(context: Conte
 
 
 def test_the_first_model_is_refused_when_a_baseline_is_as_good(
-    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     useless = write_toy_model(toy, toy_data, tmp_path / "useless", sharpness=0.0)
     with pytest.raises(GateNotMet, match="not surely better than majority") as refused:
@@ -80,7 +81,7 @@ def test_a_large_group_may_not_fall_by_more_than_the_tolerance(toy: Family) -> N
     champion = _scores(groups, {"grew": 0.5, "fell a little": 0.5, "fell a lot": 0.5, "few": 0.5})
     candidate = _scores(groups, {"grew": 0.9, "fell a little": 0.46, "fell a lot": 0.44, "few": 0.0})
     checks = {check.name: check for check in check_slices(toy, candidate, champion)}
-    assert candidate.metric("accuracy") > champion.metric("accuracy")
+    assert candidate.ratio("accuracy") > champion.ratio("accuracy")
     assert {name: check.passed for name, check in checks.items()} == {
         "slice group = grew": True,
         "slice group = fell a little": True,
@@ -98,15 +99,15 @@ def test_a_group_that_may_have_fallen_by_chance_does_not_stop_a_promotion(toy: F
 
     [check] = check_slices(toy, candidate, champion)
 
-    assert (champion.metric("accuracy"), candidate.metric("accuracy"), check.passed) == (0.2, 0.17, True)
+    assert (champion.ratio("accuracy"), candidate.ratio("accuracy"), check.passed) == (0.2, 0.17, True)
 
 
 def test_a_model_that_is_too_slow_and_too_large_is_refused_with_both_numbers(
-    context: Context, toy: Family, good: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, toy: Family, good: Path
 ) -> None:
-    monkeypatch.setattr(toy_module, "GATE", Gate(max_latency_ms=0.0, max_size_mb=0.0))
+    strict = dataclasses.replace(toy, gate=Gate(max_latency_ms=0.0, max_size_mb=0.0))
     with pytest.raises(GateNotMet) as refused:
-        _promote(context, toy, good)
+        _promote(context, strict, good)
     assert [text.rpartition("(")[2] for text in refused.value.details["failed"]] == ["limit 0)", "limit 0)"]
 
 
@@ -144,9 +145,9 @@ def test_promoting_the_champion_again_changes_nothing(context: Context, toy: Fam
 
 
 def test_without_a_model_the_best_finished_run_on_this_data_is_the_candidate(
-    context: Context, toy: Family, toy_data: Path, good: Path, middling: Path
+    context: Context, toy: Family, toy_data: Prepared, good: Path, middling: Path
 ) -> None:
-    fingerprint = json.loads((toy_data / "schema.json").read_text())["fingerprint"]
+    fingerprint = toy_data.fingerprint
     best = _run(context, good, fingerprint, 0.8)
     _run(context, middling, fingerprint, 0.7)
     _run(context, middling, "other data", 0.9)
@@ -155,7 +156,7 @@ def test_without_a_model_the_best_finished_run_on_this_data_is_the_candidate(
     assert _promote(context, toy, None).run_id == best
 
 
-def test_without_any_run_the_remedy_is_named(context: Context, toy: Family, toy_data: Path) -> None:
+def test_without_any_run_the_remedy_is_named(context: Context, toy: Family, toy_data: Prepared) -> None:
     with pytest.raises(UsageFailure, match="run `shopkeeper train toy` first"):
         _promote(context, toy, None)
 
@@ -217,7 +218,7 @@ def _promote(
 
 def _scores(groups: NDArray[np.str_], shares: dict[str, float]) -> Scores:
     hits = np.array([shares[group] for group in groups])
-    return Scores({"accuracy": hits}, {"accuracy": np.ones(len(groups))}, {"group": groups}, {})
+    return Scores({"accuracy": hits}, {"accuracy": np.ones(len(groups))}, {"group": groups}, {}, {}, len(groups))
 
 
 def _champion(context: Context) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +19,9 @@ from models import bundle
 from models.config import Choice, LogUniform, Range
 from models.family import Family
 from models.metrics import Metric
+from models.prepared import Prepared
 from tests.kit import toy as toy_module
+from tests.kit.register import TOY
 
 
 def failing_once(marker: Path) -> Any:
@@ -35,14 +37,14 @@ def failing_once(marker: Path) -> Any:
                 pass
             if marker.read_text() == repr(config.learning_rate):
                 raise ValueError("this setting is poisoned")
-        return toy_module.build(config, schema)
+        return TOY.build(config, schema)
 
-    return SimpleNamespace(**{**vars(toy_module), "build": build})
+    return dataclasses.replace(TOY, build=build)
 
 
 @pytest.mark.ray
 def test_a_failed_trial_does_not_end_the_sweep(
-    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+    ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     family = failing_once(tmp_path / "poisoned")
 
@@ -55,7 +57,7 @@ def test_a_failed_trial_does_not_end_the_sweep(
     assert sorted(child.status for child in children) == ["FAILED", "FINISHED", "FINISHED"]
     best = max(child.metrics.get("best_val_accuracy", 0.0) for child in children)
     assert best == outcome.metrics["val_accuracy"] > 0.4
-    model = bundle.load(tracking.download(f"runs:/{outcome.run_id}/bundle", tmp_path / "download"))
+    model = bundle.load(tracking.download(f"runs:/{outcome.run_id}/bundle", tmp_path / "download"), TOY)
     assert model.metrics["val_accuracy"] == best
     report = tracking.download(f"runs:/{outcome.run_id}/search", tmp_path / "download")
     assert (report / "search.svg").read_text().startswith("<?xml")
@@ -66,12 +68,12 @@ def test_a_failed_trial_does_not_end_the_sweep(
 
 @pytest.mark.ray
 def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
-    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+    ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     def build(config: Any, schema: Any) -> Any:
         raise ValueError("nothing works")
 
-    family = SimpleNamespace(**{**vars(toy_module), "build": build})
+    family = dataclasses.replace(TOY, build=build)
 
     with pytest.raises(Failure, match=r"no trial of 2 .*nothing works") as failure:
         sweep.run(context, family, Options(trials=2), None)
@@ -82,7 +84,7 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 @pytest.mark.ray
 @pytest.mark.parametrize("options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3)])
 def test_an_impossible_sweep_is_refused_at_once(
-    ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
+    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
     with pytest.raises(UsageFailure, match="cluster has 2 CPUs and 0 GPUs"):
         sweep.run(context, toy, options, None)

@@ -19,6 +19,7 @@ from jobs.tracking.registry import Registry
 from jobs.tracking.spool import Spool
 from models.errors import BundleRejected
 from models.family import Family
+from models.prepared import Prepared
 from tests.kit.toy_models import write_toy_model
 
 NOBODY = "http://127.0.0.1:9"
@@ -126,7 +127,7 @@ def test_a_run_goes_on_while_tracking_is_down_and_the_next_verb_delivers(context
 
 
 def test_a_verb_delivers_the_spool_when_it_starts(
-    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     run = _start(context)
     Tracking(_at(context, NOBODY)).resume_run(run.run_id).log_metrics({"loss": 0.5}, step=4)
@@ -164,7 +165,7 @@ def test_a_trial_is_a_child_of_its_sweep_and_artifacts_lie_in_the_store(context:
 
 
 def test_every_way_to_name_a_model_leads_to_the_same_bundle(
-    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
     run = _start(context)
@@ -180,7 +181,7 @@ def test_every_way_to_name_a_model_leads_to_the_same_bundle(
 
 
 def test_a_model_that_was_tampered_with_in_the_registry_is_refused(
-    context: Context, toy: Family, toy_data: Path, tmp_path: Path
+    context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
     Registry(Tracking(context)).register("toy", None, directory, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,30 +24,29 @@ from jobs.train import Options
 from jobs.training.fit import place_workers
 from models import bundle
 from models.family import Family
+from models.prepared import Prepared
 from tests.conftest import CHECKOUT
 from tests.kit import toy as toy_module
+from tests.kit.register import TOY
 
 COMMAND = (
     "import sys; from tests.kit.register import register; register(); from jobs.__main__ import main; sys.exit(main())"
 )
 
 
-def with_forward(change: Any) -> Any:
+def with_loss(change: Any) -> Any:
     """The toy family with a network whose loss goes through `change(network, loss)`, also in other processes."""
 
     def build(config: Any, schema: Any) -> Any:
-        network: Any = toy_module.build(config, schema)
-        plain = network.forward
+        network: Any = TOY.build(config, schema)
         network.calls = 0
-
-        def forward(batch: Tensor) -> Any:
-            network.calls += 1
-            return change(network, plain(batch))
-
-        network.forward = forward
         return network
 
-    return SimpleNamespace(**{**vars(toy_module), "build": build})
+    def loss(network: Any, batch: Tensor) -> Any:
+        network.calls += 1
+        return change(network, TOY.loss(network, batch))
+
+    return dataclasses.replace(TOY, build=build, loss=loss)
 
 
 def steps_logged(context: Context, run_id: str, metric: str) -> list[int]:
@@ -59,7 +58,7 @@ def steps_logged(context: Context, run_id: str, metric: str) -> list[int]:
 
 @pytest.mark.ray
 def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
-    ray_cluster: None, toy_data: Path, context: Context, tmp_path: Path
+    ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
 
@@ -70,7 +69,7 @@ def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
         return loss
 
     config = toy_module.Config(epochs=4, learning_rate=0.03)
-    outcome = train.run(context, with_forward(kill_once_in_the_second_epoch), Options(workers=2), config)
+    outcome = train.run(context, with_loss(kill_once_in_the_second_epoch), Options(workers=2), config)
 
     assert killed.exists()
     assert outcome.run_id is not None
@@ -78,12 +77,14 @@ def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
     info = Tracking(context).run_info(outcome.run_id)
     assert (info.status, info.tags["world_size"], info.params["learning_rate"]) == ("FINISHED", "2", "0.03")
     downloaded = Tracking(context).download(f"runs:/{outcome.run_id}/bundle", tmp_path / "download")
-    assert bundle.load(downloaded).metrics["val_accuracy"] == outcome.metrics["val_accuracy"] > 0.6
+    assert bundle.load(downloaded, TOY).metrics["val_accuracy"] == outcome.metrics["val_accuracy"] > 0.6
 
 
 @pytest.mark.ray
-def test_a_loss_that_stays_not_finite_fails_with_a_remedy(ray_cluster: None, toy_data: Path, context: Context) -> None:
-    broken = with_forward(lambda network, loss: loss * math.nan)
+def test_a_loss_that_stays_not_finite_fails_with_a_remedy(
+    ray_cluster: None, toy_data: Prepared, context: Context
+) -> None:
+    broken = with_loss(lambda network, loss: loss * math.nan)
 
     with pytest.raises(Failure, match="--learning-rate") as failure:
         train.run(context, broken, Options(), toy_module.Config())
@@ -94,7 +95,7 @@ def test_a_loss_that_stays_not_finite_fails_with_a_remedy(ray_cluster: None, toy
 
 @pytest.mark.ray
 def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
-    ray_cluster: None, toy_data: Path, context: Context, toy: Family
+    ray_cluster: None, toy_data: Prepared, context: Context, toy: Family
 ) -> None:
     command = [sys.executable, "-c", COMMAND, "train", "toy", "--store", str(context.store.root), "--json"]
     process = subprocess.Popen(
@@ -126,7 +127,7 @@ def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
 @pytest.mark.ray
 @pytest.mark.parametrize("options", [Options(workers=3), Options(gpu=True), Options(workers=0)])
 def test_an_impossible_request_is_refused_at_once(
-    ray_cluster: None, toy: Family, toy_data: Path, context: Context, options: Options
+    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
     with pytest.raises(UsageFailure, match=r"cannot place .* the cluster has 2 CPUs and 0 GPUs") as failure:
         train.run(context, toy, options, None)
@@ -141,7 +142,9 @@ def test_one_worker_gets_all_processors_of_the_cluster(ray_cluster: None) -> Non
     assert place_workers(2, gpu=False).cpus_each == 1
 
 
-def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(toy: Family, toy_data: Path, context: Context) -> None:
+def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
+    toy: Family, toy_data: Prepared, context: Context
+) -> None:
     from jobs.tracking.runs import open_run
 
     config = toy_module.Config(epochs=7)

@@ -1,4 +1,4 @@
-"""A complete family in under 100 lines of code: which colour a visitor picks, given two numbers."""
+"""A complete family in under 130 lines of code: which colour a visitor picks, given two numbers."""
 
 from __future__ import annotations
 

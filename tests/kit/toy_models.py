@@ -10,18 +10,19 @@ import torch
 
 from models import bundle
 from models.family import Family
+from models.prepared import Prepared
 
 DIRECTIONS = ((0.0, -1.0), (-1.0, 1.0), (1.0, 1.0))
 """What tells blue, green and red apart in the toy's data, as weights of warmth and brightness."""
 BEND = ((0.0, 0.0), (0.6, 0.0), (-0.6, 0.0))
 
 
-def write_toy_model(toy: Family, data: Path, directory: Path, *, sharpness: float = 1.0, tilt: float = 0.0) -> Path:
+def write_toy_model(toy: Family, data: Prepared, directory: Path, *, sharpness: float = 1.0, tilt: float = 0.0) -> Path:
     """Write a bundle that knows the rule of the toy's data.
 
     `sharpness` 0 answers the same to everybody, and `tilt` bends the rule for green and red.
     """
-    schema = toy.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    schema = data.schema(toy.Schema)
     config = toy.Config(network="linear")
     network = toy.build(config, schema)
     with torch.no_grad():

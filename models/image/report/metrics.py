@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.metrics import Metric
 
-ACCURACY = Metric("accuracy", "max", "Accuracy", "Share of pictures whose first label is recognised.")
+ACCURACY = Metric("accuracy", "max", "Accuracy", "Share of pictures whose label is recognised.")
 
 METRICS = (
     ACCURACY,

@@ -20,7 +20,7 @@ AXIS = "length of the list"
 def _at(name: str, cutoff: int) -> list[Metric]:
     """A metric at a cutoff, with seen items filtered and not."""
     title, meaning = f"{TITLES[name]}@{cutoff}", MEANINGS[name]
-    plain = Metric(f"{name}_at_{cutoff}", "max", title, meaning, curve=(AXIS, cutoff))
+    plain = Metric(f"{name}_at_{cutoff}", "max", title, meaning, curve=(TITLES[name], AXIS, cutoff))
     return [plain, Metric(f"{name}_at_{cutoff}_unfiltered", "max", f"{title}, unfiltered", meaning + UNFILTERED)]
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from jobs.training.distributed import Place
-from jobs.training.loop import Task, run_training, validate
+from jobs.training.loop import run_training
+from jobs.training.validation import Task, validate
 from models import bundle, image
 from models.family import HasOptimizer
 from models.image.config import Config

@@ -1,0 +1,80 @@
+"""Which examples a step takes: the global batch is the same on any number of workers, and lengths stay together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.training.batches import batches, training_split
+from jobs.training.distributed import Place
+from jobs.training.validation import Task
+from models.family import Dataset, Family
+from models.prepared import Prepared
+from tests.kit import toy as toy_module
+from tests.kit.gloo import together
+from tests.kit.register import TOY
+from tests.kit.toy import Visitor
+
+BATCH_SIZE = 48
+
+
+def task_of(family: Family, data: Prepared, directory: Path, place: Place) -> Task:
+    """A training of the toy."""
+    config = toy_module.Config(batch_size=BATCH_SIZE)
+    return Task(family, config, data.schema(family.Schema), data, directory, place)
+
+
+def write_rows_of_each_step(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
+    """Write how many examples of one worker each step has, and how often it sees each of its own."""
+    task = task_of(TOY, data, directory, Place(rank=rank, world_size=world_size))
+    split = training_split(task, 1)
+    order = batches(task, split)
+    seen = np.bincount([row for rows in order for row in rows], minlength=len(split.dataset))
+    sizes = [len(rows) for rows in order]
+    np.savez(directory / f"{rank}-of-{world_size}.npz", sizes=sizes, seen=seen, weight=split.weight)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_global_batch_is_the_same_on_any_number_of_workers(
+    toy: Family, toy_data: Prepared, tmp_path: Path, world_size: int
+) -> None:
+    together(partial(write_rows_of_each_step, toy_data), world_size, tmp_path)
+
+    parts = [np.load(tmp_path / f"{rank}-of-{world_size}.npz") for rank in range(world_size)]
+    num_examples = toy_data.schema(toy.Schema).num_examples["train"]
+    assert (np.concatenate([part["seen"] for part in parts]) == np.ones(num_examples)).all(), "each example once"
+    assert {len(part["sizes"]) for part in parts} == {math.ceil(num_examples / BATCH_SIZE)}
+    global_sizes = np.sum([part["sizes"] for part in parts], axis=0)
+    assert global_sizes.max() - global_sizes.min() <= world_size and global_sizes.max() <= BATCH_SIZE + world_size
+    each = [float(part["weight"]) / world_size / len(part["seen"]) for part in parts]
+    assert each == pytest.approx([1 / num_examples] * world_size), "each example has the same weight"
+
+
+def lengths_of(dataset: Dataset[Visitor]) -> Sequence[int]:
+    """Stands for the length of a text: how warm a visitor is."""
+    return [round(1000 * float(dataset[row][0])) for row in range(len(dataset))]
+
+
+def test_examples_of_similar_length_share_a_step_and_none_is_lost(
+    toy: Family, toy_data: Prepared, tmp_path: Path
+) -> None:
+    spread = {}
+    for name, family in {"random": toy, "by length": dataclasses.replace(toy, lengths=lengths_of)}.items():
+        task = task_of(family, toy_data, tmp_path, Place())
+        split = training_split(task, 1)
+        torch.manual_seed(0)
+        order = batches(task, split)
+        assert sorted(row for rows in order for row in rows) == list(range(len(split.dataset)))
+        lengths = lengths_of(split.dataset)
+        spread[name] = np.mean([np.ptp([lengths[row] for row in rows]) for rows in order])
+        shortest = [min(lengths[row] for row in rows) for rows in order]
+        assert shortest != sorted(shortest), "the steps come in a random order"
+
+    assert spread["by length"] < 0.3 * spread["random"]

@@ -1,0 +1,40 @@
+"""A little shop for the tests of deployment: its prepared log and models that need no training."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.cli.context import Store
+from models import FAMILIES
+from models.family import Family
+from models.prepared import Prepared
+from tests.serve.test_service import write_bundle
+
+SHOP = FAMILIES["recommender"]
+
+
+def prepare_shop(store: Store) -> Prepared:
+    """A little log, prepared as the current data of a store."""
+    log = store.root / "log.txt"
+    store.root.mkdir(parents=True, exist_ok=True)
+    log.write_text("\n".join(f"u{user} item-{(user + place) % 20}" for user in range(40) for place in range(6)))
+    data = store.data("recommender") / "little"
+    data.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as executor:
+        SHOP.prepare(SHOP.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
+    (store.data("recommender") / "CURRENT").write_text(data.name)
+    return Prepared(data)
+
+
+def write_model(family: Family, data: Prepared, directory: Path, **fields: Any) -> Path:
+    """A model that needs no training."""
+    schema = data.schema(family.Schema, family.files)
+    config = family.Config(**fields)
+    torch.manual_seed(0)
+    network = family.build(config, schema)
+    family.initialise(network, data, schema)
+    return write_bundle(family, directory, network=network.eval(), schema=schema, config=config)
