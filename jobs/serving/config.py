@@ -52,22 +52,18 @@ def application(
     live_feature_store: Path | None = None,
 ) -> dict[str, Any]:
     """The config of one family's application."""
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
     told = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
-        "feature_store": None if feature_store is None else str(feature_store),
-        "live_feature_store": None if live_feature_store is None else str(live_feature_store),
-        "index": None if index is None else str(index),
+        **{name: str(path) if path else None for name, path in paths.items()},
     }
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
         "user_config": told,
-        "autoscaling_config": {
-            "min_replicas": size.min_replicas,
-            "max_replicas": size.max_replicas,
-            "target_ongoing_requests": REQUESTS_PER_REPLICA,
-        },
+        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         # New replicas start before old ones stop when the code changes; a new model alone needs no new replicas.

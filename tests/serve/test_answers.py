@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import threading
 import wave
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from torch.multiprocessing.spawn import spawn
 
 from models import FAMILIES
@@ -180,8 +182,26 @@ def test_an_answer_that_takes_too_long_is_a_504_problem_and_stuck_ones_are_bound
     gate.is_open.set()
 
     assert all("longer than 0.01 s" in assert_problem(response, 504)["detail"] for response in stuck)
-    assert "no room" in assert_problem(refused, 503)["detail"]
+    assert "try again later" in assert_problem(refused, 503)["detail"], "it was not refused at once"
     assert other.status_code == 200
+
+
+def test_a_request_that_takes_longer_than_requests_may_is_a_504_problem(serve: Serve) -> None:
+    release = threading.Event()
+
+    def wait(network: Any, batch: Any) -> list[int]:
+        assert release.wait(60)
+        return [0] * len(batch)
+
+    colours, *others = toy_extras.FAMILY.endpoints
+    waiting = dataclasses.replace(colours, path="/v1/waiting", predict=wait)
+    service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[colours, waiting, *others]))
+
+    with TestClient(make_app(service, timeout_s=0.01)) as client:
+        content = assert_problem(client.post("/v1/waiting", json={"numbers": [1, 2]}), 504)
+        release.set()
+
+    assert "within 0.01 s" in content["detail"]
 
 
 # What requests write

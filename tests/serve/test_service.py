@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,27 +160,6 @@ def test_a_service_without_a_model_is_not_healthy_and_refuses_requests(toy: Fami
 
     assert_problem(client.get("/healthz"), 503)
     assert_problem(client.post("/v1/colours", json={"numbers": [1, 2]}), 503)
-
-
-def test_a_request_that_takes_too_long_is_a_504_problem(
-    toy: Family, toy_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = threading.Event()
-
-    def wait(network: Any, batch: Any) -> list[int]:
-        assert release.wait(60)
-        return [0] * len(batch)
-
-    bundle_directory = toy_bundle("v1")
-    waiting = dataclasses.replace(toy.endpoints[0], path="/v1/waiting", predict=wait)
-    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(toy, endpoints=[*toy.endpoints, waiting]))
-    service = loaded("toy", version="1", bundle=bundle_directory)
-
-    with TestClient(make_app(service, timeout_s=0.01)) as client:
-        content = assert_problem(client.post("/v1/waiting", json={"numbers": [1, 2]}), 504)
-        release.set()
-
-    assert "within 0.01 s" in content["detail"]
 
 
 def test_features_come_from_the_store_and_a_replaced_store_is_noticed(
