@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import time
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
-from jobs.serving.api import ServeApi, models_path, read_json
+from jobs.serving.api import ServeApi, models_path, read_file, read_json
 from jobs.serving.config import (
     PinnedModel,
     Size,
@@ -31,8 +32,8 @@ from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
 from models.errors import BundleRejected
-from models.family import Family
-from models.features import write_store
+from models.family import Family, Media
+from models.features import create_live_store, filled, live, write_store
 from models.files import remove_directory, replace_directory
 
 POLL_S = 0.25
@@ -135,8 +136,13 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
-    """Write the feature store anew from the current data; returns rows per feature."""
-    if not family.features:
+    """Write the feature store anew from the current data; returns rows per feature.
+
+    The store of the features that endpoints write is made where there is none, and is otherwise left alone.
+    """
+    if live(family.features):
+        create_live_store(store.live_feature_store(family.name))
+    if not filled(family.features):
         return {}
     data = store.current_data(family.name)
     log.info("filling the feature store from %s", data.path)
@@ -167,8 +173,15 @@ def _wanted(
 ) -> dict[str, Any]:
     cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
     size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
-    feature_store = context.store.feature_store(family.name) if family.features else None
-    added = application(family, model, feature_store=feature_store, size=size, index=index)
+    store, features = context.store, family.features
+    added = application(
+        family,
+        model,
+        feature_store=store.feature_store(family.name) if filled(features) else None,
+        live_feature_store=store.live_feature_store(family.name) if live(features) else None,
+        size=size,
+        index=index,
+    )
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
@@ -262,10 +275,11 @@ def _ask_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
     """Ask the golden request over HTTP; raises Failure when the answer is another."""
     address = f"{url}{family.endpoints[0].path}"
     try:
-        answer = read_json(address, expected["request"])
+        answer = read_file(address, expected["request"])
     except OSError as error:
         raise Failure(f"{address} does not answer: {error}") from error
-    difference = golden.difference(expected, answer)
+    is_file = issubclass(family.endpoints[0].Response, Media)
+    difference = golden.difference(expected, golden.as_json(answer) if is_file else json.loads(answer.content))
     if difference:
         raise Failure(f"{address} does not give the golden answer: {difference}")
 

@@ -26,7 +26,7 @@ from jobs.tracking.registry import champion_uri
 from models import bundle
 from models.errors import DataRejected
 from models.family import Family, RawBody
-from models.features import write_store
+from models.features import FeatureStore, filled, live, write_store
 from models.files import leftovers, put_directory, replace_file, sha256
 from models.json_files import read_json
 
@@ -181,20 +181,25 @@ def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
-    features = None
-    if any(feature.rows is not None for feature in family.features):
-        features = _filled(context, family)
+    features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
         model=located.directory,
         model_version=located.name,
         features=features,
+        live_features=_live_features(context, family),
         fixed=dict(_setting(family, entry) for entry in options.set),
         batch_size=options.batch_size,
     )
 
 
-def _filled(context: Context, family: Family) -> Path:
+def _live_features(context: Context, family: Family) -> Path | None:
+    """The store of the features that endpoints write, where a deployment has made one."""
+    path = context.store.live_feature_store(family.name)
+    return path if live(family.features) and path.is_file() else None
+
+
+def _filled_features(context: Context, family: Family) -> Path:
     """A feature store of the current data, filled once for each fingerprint."""
     data = context.store.current_data(family.name)
     features = context.store.root / family.name / f"features-{data.name}.sqlite"
@@ -205,11 +210,13 @@ def _filled(context: Context, family: Family) -> Path:
 
 
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
-    """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
+    """Names what the answers depend on: the model, the input's bytes, the features, the settings."""
+    path = _live_features(context, family)
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
-        "data": context.store.current_data(family.name).name if family.features else None,
+        "data": context.store.current_data(family.name).name if filled(family.features) else None,
+        **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
         "set": sorted(options.set),
         "input": [sha256(path) for path in _input_files(family, Path(options.input))],
     }

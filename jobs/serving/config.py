@@ -43,24 +43,27 @@ class Size:
 
 
 def application(
-    family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
+    family: Family,
+    model: PinnedModel,
+    *,
+    feature_store: Path | None,
+    size: Size,
+    index: Path | None = None,
+    live_feature_store: Path | None = None,
 ) -> dict[str, Any]:
     """The config of one family's application."""
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
     told = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
-        "feature_store": None if feature_store is None else str(feature_store),
-        "index": None if index is None else str(index),
+        **{name: str(path) if path else None for name, path in paths.items()},
     }
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
         "user_config": told,
-        "autoscaling_config": {
-            "min_replicas": size.min_replicas,
-            "max_replicas": size.max_replicas,
-            "target_ongoing_requests": REQUESTS_PER_REPLICA,
-        },
+        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         # New replicas start before old ones stop when the code changes; a new model alone needs no new replicas.
@@ -84,7 +87,8 @@ def empty_config(*, host: str, port: int) -> dict[str, Any]:
     """A config without applications."""
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": host, "port": port, "request_timeout_s": 30.0, "keep_alive_timeout_s": 75},
+        # Serve's own time limit of a request would end WebSockets too; `serve` has one that does not.
+        "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 75},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [],
     }
