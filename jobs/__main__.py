@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Under `uv run` it would upload the directory one is in, and every worker would search that first.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -347,5 +349,13 @@ def _stdout_for_results() -> Iterator[TextIO]:
         yield results
 
 
+def _search_own_packages_first() -> None:
+    """Undoes what `python -m jobs` does: it puts the working directory first, which may hold another `models`."""
+    own = Path(__file__).resolve().parents[1]
+    if not sys.flags.safe_path and Path(sys.path[0]).resolve() == Path.cwd() != own:
+        del sys.path[0]
+
+
 if __name__ == "__main__":
+    _search_own_packages_first()
     sys.exit(main())

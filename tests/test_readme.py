@@ -17,6 +17,7 @@ SHORT = {
     "requirements.txt": "the versions that were tried together",
     "benchmarks/": "one script and one dated page per claim",
     "docs/": "architecture, adding a family, operations, decisions, log",
+    "stubs/": "what mypy knows of pyarrow, which has no types of its own",
     "tests/": "mirrors the packages; `kit/toy.py` is a small family",
 }
 CAPTION_LENGTH = 95
