@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import Parser, UsageError, flag_name
+from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
@@ -111,7 +110,7 @@ def _check(options: Options) -> None:
     least = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
     for name, value in least.items():
         if getattr(options, name) < value:
-            raise UsageFailure(f"--{name.replace('_', '-')} {getattr(options, name)} is less than {value}")
+            raise UsageFailure(f"{flag_name(name)} {getattr(options, name)} is less than {value}")
     if options.minutes is not None and not options.minutes > 0:
         raise UsageFailure(f"--minutes {options.minutes} leaves no time; use more than 0")
 
@@ -305,14 +304,8 @@ def _inside(value: Any, dimension: Range) -> bool:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Tune answers Ctrl-C by saving its state and returning as if it were done; here it is a KeyboardInterrupt too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
+    with sigint_kept() as is_in_place:
         yield
         # Tune's own handler stays where it was not needed, and gives way to the one before it where it was.
-        if signal.getsignal(signal.SIGINT) is before:
+        if is_in_place():
             raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, before)

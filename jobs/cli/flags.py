@@ -84,6 +84,13 @@ def flag_name(field_name: str) -> str:
     return f"--{field_name.replace('_', '-')}"
 
 
+def check_at_least(options: Any, **least: int) -> None:
+    """Raises ValueError, which names the flag, for a field of `options` that is below what is given for it."""
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise ValueError(f"{flag_name(name)} {getattr(options, name)} is too few; use {value} or more")
+
+
 def field_docstrings(config_class: Any) -> dict[str, str]:
     """Field name -> the string literal under it; a field of a parent keeps the parent's unless it has its own."""
     parents = [parent for parent in reversed(config_class.__mro__) if dataclasses.is_dataclass(parent)]

@@ -123,6 +123,11 @@ class Registry:
         return sorted(infos, key=lambda info: int(info.version), reverse=True)
 
 
+def champion_uri(family: str) -> str:
+    """The model that is used where none is named."""
+    return f"models:/{family}@{CHAMPION}"
+
+
 def _version_info(version: ModelVersion, aliases: list[str] | None = None) -> VersionInfo:
     return VersionInfo(
         family=version.name,

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Context, UsageFailure, log
+from jobs.cli.flags import flag_name
 from jobs.cluster import connection
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
 from models.bundle import config_from_dict
 from models.family import Family
+from models.files import write_text
 from models.json_files import read_json
 from models.prepared import Prepared
 
@@ -48,9 +50,8 @@ def open_run(
     run.log_text(json.dumps(data.card(), ensure_ascii=False), "data/card.json")
     directory = context.store.run_directory(family.name, run.run_id)
     plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
-    directory.mkdir(parents=True, exist_ok=True)
     content = {"data": data.name, "config": dataclasses.asdict(config), "options": dataclasses.asdict(options)}
-    (directory / PLAN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(directory / PLAN, json.dumps(content, indent=1))
     log.info("run %s in %s", run.run_id, directory)
     return plan, run
 
@@ -106,5 +107,5 @@ def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
     for field in dataclasses.fields(given):
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
-            flag = f"--{field.name.replace('_', '-')}"
+            flag = flag_name(field.name)
             raise UsageFailure(f"{flag} {value} differs from run {run_id}, which has {was}; leave {flag} out")

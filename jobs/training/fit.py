@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import threading
 import uuid
@@ -26,12 +25,14 @@ from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
+from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
+from models.files import write_text
 from models.prepared import Prepared
 
 MAX_FAILURES = 3
@@ -132,7 +133,7 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
     logged = int(marker.read_text(encoding="utf-8")) if marker.exists() else -1
     for report in checkpoints.read_reports(directory)[logged + 1 : last + 1]:
         tracked.log_metrics(report, step=int(report["epoch"]))
-        marker.write_text(str(report["epoch"]), encoding="utf-8")
+        write_text(marker, str(report["epoch"]))
 
 
 @contextmanager
@@ -198,13 +199,10 @@ def _work(settings: dict[str, Any]) -> Result | Exception:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Ray Train ends the process on Ctrl-C and leaves its signal handler behind; here it is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with sigint_kept():
+        try:
+            yield
+        except SystemExit:
+            if threading.current_thread() is not threading.main_thread():
+                raise
+            raise KeyboardInterrupt from None

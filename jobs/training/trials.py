@@ -21,6 +21,7 @@ from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.fit import log_epochs, reason
 from models.config import Choice, LogUniform, Range
+from models.files import write_text
 from models.json_files import read_json
 from models.metrics import Metric
 
@@ -112,9 +113,8 @@ class TrialLogger(tune.Callback):
 
     def _write(self, trial: TuneTrial, run: Run | None, error: str | None) -> None:
         record = directory_of(self._directory, trial.trial_id) / RECORD
-        record.parent.mkdir(parents=True, exist_ok=True)
         content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config, "error": error}
-        record.write_text(json.dumps(content, default=str), encoding="utf-8")
+        write_text(record, json.dumps(content, default=str))
 
 
 def directory_of(sweep: Path, trial_id: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,15 @@ class Quarantine:
         self._writer.write_table(pa.table([reasons, sources, pa.array(rows, pa.large_string())], schema=self.SCHEMA))
         for entry in pc.value_counts(reasons).to_pylist():
             self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
+
+
+def remedy(bad_fraction: float, *, is_any_good: bool) -> str:
+    """What to do about too many bad rows, to end a sentence with: which --max-bad-fraction would accept them."""
+    if not is_any_good:
+        return "mend them"
+    # Rounded up, or the share that is shown would not be enough; a product with 100 may be a bit above it.
+    enough = math.ceil(round(bad_fraction * 100, 9)) / 100
+    return f"mend them, or accept them with --max-bad-fraction {enough:g}"
 
 
 def rows_as_json(rows: pa.Table) -> list[str]:

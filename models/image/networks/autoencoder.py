@@ -9,7 +9,6 @@ Shapes: B images, C channels, S side, D latent size, H heads, T temperatures, N 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +42,7 @@ from models.image.similarity_index import Catalogue
 from models.metrics import BatchMetrics, Ratio
 from models.nn.state_dict import rename_on_load
 from models.prepared import Prepared
+from models.sampling import evenly
 
 STATISTICS_IMAGES = 32
 """Running statistics use the first images of each training batch, without noise."""
@@ -192,8 +192,7 @@ class Autoencoder(nn.Module):
 def fit_statistics(network: Autoencoder, data: Prepared, schema: Schema) -> None:
     """Fit what does not depend on the encoder: the statistics of the edge histograms and the PCA baseline."""
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    step = max(1, math.ceil(len(examples) / LINEAR_BASELINE_IMAGES))
-    pixels = collate([examples[index] for index in range(0, len(examples), step)]).pixels
+    pixels = collate(evenly(examples, LINEAR_BASELINE_IMAGES)).pixels
     principal = network.principal
     with torch.no_grad():
         # In blocks: as floats, large images would take gigabytes.

@@ -34,6 +34,7 @@ from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
 from models.nn.state_dict import rename_on_load
 from models.prepared import Prepared
+from models.sampling import evenly
 
 FILTER_RATE_SCALE = 50 / 3
 """Muon's steps are relative to the norm of a filter: its rate is 0.1 if that of the other parameters is 0.006."""
@@ -311,8 +312,7 @@ def _frozen(network: Classifier) -> Classifier:
 
 def _training_images(network: Classifier, data: Prepared, schema: Schema, at_most: int) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    step = max(1, math.ceil(len(examples) / at_most))
-    return collate([examples[place] for place in range(0, len(examples), step)])
+    return collate(evenly(examples, at_most))
 
 
 def _fit_heads(network: Classifier, features_BD: Tensor, labels_BH: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.image.report.predictions import SplitPredictions, words
 from models.report import Plot, Section
+from models.sampling import evenly
 
 MAX_IMAGES = 1000
 MIN_IMAGES = 30
@@ -22,8 +23,7 @@ def embedding_map(predictions: SplitPredictions) -> Section | None:
     """The embeddings in two dimensions by t-SNE (van der Maaten and Hinton, 2008); None if too few or all equal."""
     head = predictions.heads[0]
     classes = predictions.schema.heads[head]
-    known = predictions.known(head)
-    chosen = known[:: max(1, math.ceil(len(known) / MAX_IMAGES))]
+    chosen = evenly(predictions.known(head).tolist(), MAX_IMAGES)
     embeddings, labels = predictions.embeddings[chosen], predictions.labels_of(head)[chosen]
     if len(chosen) < MIN_IMAGES or float(embeddings.var(0).sum()) < 1e-9:
         return None

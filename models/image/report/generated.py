@@ -22,6 +22,7 @@ from models.image.report.thumbnails import thumbnail
 from models.image.schema import Schema
 from models.prepared import Prepared
 from models.report import Cell, Content, Picture, Section, Table
+from models.sampling import evenly
 
 MAX_CLASSES = 20
 """With more classes, half of these are the rarest and half the most frequent."""
@@ -137,7 +138,7 @@ class _Features:
         """Every image, or every n-th if there are more than MAX_TRAINING."""
         # In epoch 0 the images are not resampled.
         images = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-        rows = list(range(0, len(images), max(1, math.ceil(len(images) / MAX_TRAINING))))
+        rows = evenly(range(len(images)), MAX_TRAINING)
         parts = []
         for start in range(0, len(rows), BLOCK):
             batch = collate([images[row] for row in rows[start : start + BLOCK]])
@@ -147,8 +148,8 @@ class _Features:
 
     def of(self, index: int, *, at_most: int | None = None) -> _Features:
         """The images of a class, sampled at regular intervals if there are more than `at_most`."""
-        chosen = (self.labels == index).nonzero().squeeze(1)
-        chosen = chosen[:: max(1, math.ceil(len(chosen) / at_most))] if at_most else chosen
+        chosen = (self.labels == index).nonzero().flatten().tolist()
+        chosen = evenly(chosen, at_most) if at_most else chosen
         parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.predicted))
         return _Features(self.images, *parts)
 

@@ -5,7 +5,6 @@ Shapes: N images, H heads, K classes of a head, D features.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -20,6 +19,7 @@ from models.image.networks.classifier import Classifier
 from models.image.prepare.layouts import IMAGE_SUFFIXES
 from models.image.schema import Schema
 from models.prepared import Prepared
+from models.sampling import evenly
 
 MAX_IMAGES = 10_000
 """A larger split is sampled at regular intervals."""
@@ -97,7 +97,7 @@ class SplitPredictions:
 def predict_split(network: Classifier, data: Prepared, split: str, *, schema: Schema) -> SplitPredictions:
     """Predict the images of a split, sampled at regular intervals if there are more than MAX_IMAGES."""
     images = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    rows = list(range(0, len(images), max(1, math.ceil(len(images) / MAX_IMAGES))))
+    rows = evenly(range(len(images)), MAX_IMAGES)
     predicted: list[dict[str, list[float]]] = []
     embeddings: list[list[float]] = []
     labels = []

@@ -17,6 +17,7 @@ from models.image.networks.classifier import Classifier
 from models.image.report.predictions import BLOCK, SplitPredictions, words
 from models.image.report.thumbnails import as_image, as_pixels, thumbnail
 from models.report import Cell, Section, Table
+from models.sampling import evenly
 
 MAX_IMAGES = 1000
 REFERENCE_SIDE = 112
@@ -79,7 +80,7 @@ def robustness(network: Classifier, predictions: SplitPredictions) -> Section:
     head = next(iter(predictions.schema.heads))
     known = predictions.known(head).tolist()
     num_images = max(MIN_IMAGES, min(MAX_IMAGES, round(MAX_IMAGES * (REFERENCE_SIDE / predictions.schema.size) ** 2)))
-    indices = known[:: max(1, math.ceil(len(known) / num_images))]
+    indices = evenly(known, num_images)
     batch = predictions.batch(indices)
     images = [as_image(pixels) for pixels in batch.pixels.numpy()]
     shown = next((index for index, row in enumerate(indices) if _is_correct(predictions, head, row)), 0)
