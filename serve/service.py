@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from models import FAMILIES, bundle, golden
 from models.ask import Answerer
 from models.errors import BundleRejected
-from models.family import Endpoint, Family, Features
+from models.family import AnyEndpoint, Family, Features
 from models.features import FeatureStore
 from serve.batching import Batcher, Predict
 from serve.bodies import raw_openapi, raw_route
@@ -153,7 +153,7 @@ class Service:
             last_failed_reload=self._failed,
         )
 
-    async def answer(self, endpoint: Endpoint, request: BaseModel) -> BaseModel:
+    async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """Answer one request; raises RequestRefused when the family's `encode` cannot make an example of it."""
         loaded = self._current
         assert loaded is not None, "no model is loaded"
@@ -222,7 +222,7 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: str) -> None:
+def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
     if endpoint.raw is not None:
         route = raw_route(endpoint, endpoint.raw, service.answer)
         extra, statuses = raw_openapi(endpoint, endpoint.raw), documented(415)
@@ -234,7 +234,7 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: s
     add(route)
 
 
-def _json_route(endpoint: Endpoint, service: Service) -> Callable[[Any], Awaitable[Response]]:
+def _json_route(endpoint: AnyEndpoint, service: Service) -> Callable[[Any], Awaitable[Response]]:
     async def post(request: Any) -> Response:
         answer = await service.answer(endpoint, request)
         return Response(answer.model_dump_json(), media_type="application/json")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from models import FAMILIES, bundle
 from models.ask import Answerer
-from models.family import Endpoint
+from models.family import AnyEndpoint
 from models.features import FeatureStore
 from models.nn.memory import keep_freed_memory
 
@@ -45,7 +45,7 @@ class TableAnswerer:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
-        self._endpoint: Endpoint = self._family.endpoints[0]
+        self._endpoint: AnyEndpoint = self._family.endpoints[0]
         self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
         loaded = bundle.load(recipe.model, self._family)
         keep_freed_memory()
