@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
-from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, suggestion
+from jobs.cli.flags import Parser, UsageError, suggestion
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 
@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Under `uv run` it would upload the directory one is in, and every worker would search that first.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -64,20 +66,30 @@ class Verb:
     """Whatever is no flag of the verb becomes `command` of its options."""
 
 
-VERBS = {
-    "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
-    "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
-    "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
-    "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
-    "promote": Verb("jobs.promote", "make a model the champion if it is better"),
-    "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
-    "predict": Verb("jobs.predict", "table of requests -> table of answers"),
-    "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
-    "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
-    "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
-    "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-    "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+VERB_GROUPS = {
+    "Data and training": {
+        "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
+        "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
+        "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
+    },
+    "Evaluation": {
+        "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
+        "promote": Verb("jobs.promote", "make a model the champion if it is better"),
+        "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
+    },
+    "Serving": {
+        "predict": Verb("jobs.predict", "table of requests -> table of answers"),
+        "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
+    },
+    "Cluster and operations": {
+        "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
+        "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
+        "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
+        "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+    },
 }
+"""Under which heading the overview lists a verb."""
+VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(quiet="--quiet" in given, debug="--debug" in given)
     try:
         invocation = read(given)
-    except SystemExit:  # argparse has printed the help
+    except SystemExit:  # the help is printed
         return 0
     except UsageError as error:
         named = [word for word in given[:2] if not word.startswith("-")] + [None, None]
@@ -147,20 +159,18 @@ def read(given: Sequence[str]) -> Invocation:
     if family_name is not None and family_name not in _families():
         close = suggestion(family_name, _families())
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
-    options_class, config_class = _dataclasses(name, family_name)
     parser = parser_of(name, family_name)
     if verb.takes_command:
-        values, command = parser.parse_known_args(rest)
-        options = dataclasses.replace(collect(values, options_class), command=tuple(command))
+        (options, *config, everywhere), command = parser.read_known(rest)
+        options = dataclasses.replace(options, command=tuple(command))
     else:
-        values = parser.read(rest)
-        options = collect(values, options_class)
+        options, *config, everywhere = parser.read(rest)
     return Invocation(
         verb=name,
         family_name=family_name,
-        everywhere=_everywhere(values),
+        everywhere=_with_environment(everywhere),
         options=options,
-        config=collect(values, config_class) if config_class else None,
+        config=config[0] if config else None,
     )
 
 
@@ -168,17 +178,19 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     """The parser of what comes after a verb and its family."""
     verb = VERBS[name]
     options_class, config_class = _dataclasses(name, family_name)
-    place = {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
-    parser = Parser(
+    about, place = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
+    if not family_name and verb.takes_family != "no":
+        about += f"\n\nFAMILY is one of {', '.join(_families())}."
+    if not family_name and verb.config:
+        about += f" `shopkeeper {name} FAMILY --help` lists its flags too."
+    configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
+    return Parser(
+        {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
         prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
-        description=verb.summary,
+        description=about,
         epilog=EPILOG,
+        without=("command",) if verb.takes_command else (),
     )
-    add_dataclass(parser, options_class, title=f"flags of {name}", without=("command",) if verb.takes_command else ())
-    if config_class:
-        add_dataclass(parser, config_class, title=f"flags of {name} {family_name}")
-    add_dataclass(parser, Everywhere, title="flags of every verb")
-    return parser
 
 
 def run(invocation: Invocation) -> Result:
@@ -256,9 +268,8 @@ def _masked(value: Any) -> Any:
             return value
 
 
-def _everywhere(values: Any) -> Everywhere:
+def _with_environment(given: Everywhere) -> Everywhere:
     """Flags of every verb; where one was not given, the environment decides."""
-    given: Everywhere = collect(values, Everywhere)
     unset = Everywhere()
     return dataclasses.replace(
         given,
@@ -273,8 +284,12 @@ def _overview(given: Sequence[str]) -> NoReturn:
     if given[0] == "--version":
         sys.stdout.write(f"shopkeeper {importlib.metadata.version('shopkeeper')}\n")
     elif given[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items())
-        sys.stdout.write(f"usage: shopkeeper VERB [FAMILY] [--flags]\n\n{verbs}\n\n{EPILOG}\n")
+        width = max(map(len, VERBS))
+        groups = [
+            "\n".join([f"{title}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())])
+            for title, verbs in VERB_GROUPS.items()
+        ]
+        sys.stdout.write("\n\n".join(["Usage: shopkeeper VERB [FAMILY] [--flags]", *groups, EPILOG]) + "\n")
     else:
         raise UsageError(f"the verb comes first, flags after it; got {given[0]!r}; see `shopkeeper --help`")
     raise SystemExit(0)
@@ -334,5 +349,13 @@ def _stdout_for_results() -> Iterator[TextIO]:
         yield results
 
 
+def _search_own_packages_first() -> None:
+    """Undoes what `python -m jobs` does: it puts the working directory first, which may hold another `models`."""
+    own = Path(__file__).resolve().parents[1]
+    if not sys.flags.safe_path and Path(sys.path[0]).resolve() == Path.cwd() != own:
+        del sys.path[0]
+
+
 if __name__ == "__main__":
+    _search_own_packages_first()
     sys.exit(main())

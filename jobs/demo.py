@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs import deploy, prepare, promote, sweep, train
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
+from jobs.cluster import connection
 from jobs.cluster.local_head import start_head, stop_head
 from jobs.tracking.mlflow_ui import free_port, start_ui, stop_ui
 from models import FAMILIES
@@ -143,8 +144,6 @@ def _clear(store: Store) -> None:
 
 
 def _stop(store: Store) -> None:
-    import ray
-
-    ray.shutdown()
+    connection.disconnect()
     stop_ui(store)
     stop_head(store)

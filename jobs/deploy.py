@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
-from jobs.serving.api import ServeApi, models_path, read_json
+from jobs.serving.api import ServeApi, models_path, read_file, read_json
 from jobs.serving.config import (
     PinnedModel,
     Size,
@@ -29,11 +29,12 @@ from jobs.serving.config import (
     write_config,
 )
 from jobs.tracking.model_uri import LocatedModel, locate_model
-from jobs.tracking.registry import CHAMPION
+from jobs.tracking.registry import champion_uri
 from models import bundle, golden
 from models.errors import BundleRejected
-from models.family import Family
-from models.features import FeatureStore, fill
+from models.family import Family, Media
+from models.features import create_live_store, filled, live, write_store
+from models.files import remove_directory, replace_directory
 
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
@@ -79,7 +80,7 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
     assert family is not None, "deploy works on a family"
-    located = locate_model(context, options.model or f"models:/{family.name}@{CHAMPION}")
+    located = locate_model(context, options.model or champion_uri(family.name))
     loaded = _checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
@@ -111,11 +112,9 @@ def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
     digest = bundle.verify(located.directory)
     directory = store.serve / "models" / family.name / located.name
     if not _has_digest(directory, digest):
-        aside = directory.with_name(f".{located.name}.{uuid.uuid4().hex[:8]}")
-        shutil.copytree(located.directory, aside)
-        bundle.verify(aside)
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.replace(directory)
+        with replace_directory(directory) as aside:
+            shutil.copytree(located.directory, aside, dirs_exist_ok=True)
+            bundle.verify(aside)
     return PinnedModel(version=located.name, directory=directory, digest=digest)
 
 
@@ -137,21 +136,17 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
-    """Write the feature store aside from the current data and rename it into place; returns rows per feature."""
-    if not family.features:
+    """Write the feature store anew from the current data; returns rows per feature.
+
+    The store of the features that endpoints write is made where there is none, and is otherwise left alone.
+    """
+    if live(family.features):
+        create_live_store(store.live_feature_store(family.name))
+    if not filled(family.features):
         return {}
     data = store.current_data(family.name)
-    path = store.feature_store(family.name)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     log.info("filling the feature store from %s", data.path)
-    try:
-        features = FeatureStore(aside)
-        counts = fill(features, family.features, data)
-        features.close()  # the last to close it leaves one file, without a write-ahead log
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return counts
+    return write_store(store.feature_store(family.name), family.features, data)
 
 
 def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -178,8 +173,15 @@ def _wanted(
 ) -> dict[str, Any]:
     cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
     size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
-    feature_store = context.store.feature_store(family.name) if family.features else None
-    added = application(family, model, feature_store=feature_store, size=size, index=index)
+    store, features = context.store, family.features
+    added = application(
+        family,
+        model,
+        feature_store=store.feature_store(family.name) if filled(features) else None,
+        live_feature_store=store.live_feature_store(family.name) if live(features) else None,
+        size=size,
+        index=index,
+    )
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
@@ -273,10 +275,11 @@ def _ask_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
     """Ask the golden request over HTTP; raises Failure when the answer is another."""
     address = f"{url}{family.endpoints[0].path}"
     try:
-        answer = read_json(address, expected["request"])
+        answer = read_file(address, expected["request"])
     except OSError as error:
         raise Failure(f"{address} does not answer: {error}") from error
-    difference = golden.difference(expected, answer)
+    is_file = issubclass(family.endpoints[0].Response, Media)
+    difference = golden.difference(expected, golden.as_json(answer) if is_file else json.loads(answer.content))
     if difference:
         raise Failure(f"{address} does not give the golden answer: {difference}")
 
@@ -298,8 +301,7 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
             if str(directory) in named:
                 continue
             try:
-                # Out of sight first: half an index would be taken for a whole one.
-                shutil.rmtree(directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")))
+                remove_directory(directory)
             except OSError as error:  # what is deployed answers all the same
                 log.warning("%s is not needed any more and could not be removed: %s", directory, error)
 

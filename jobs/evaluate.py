@@ -14,14 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.flags import check_at_least
 from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
 from jobs.evaluation.report_page import Evaluation, SliceScore, render
 from jobs.evaluation.scoring import baselines, load_model, one_thread, score
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
+from jobs.tracking.registry import champion_uri
 from models import bundle
 from models.evaluate import Model, Scores
 from models.family import Family
+from models.files import write_text
 from models.prepared import Prepared
 from models.report import Section
 
@@ -48,8 +51,7 @@ class Options:
     """Directory for the page and the numbers; none is one in the store."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is too few; use 1 or more")
+        check_at_least(self, workers=1)
         if self.bootstrap < 100:
             raise ValueError(f"--bootstrap {self.bootstrap} is too few for an interval; use 100 or more")
 
@@ -60,12 +62,11 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     data = context.store.current_data(family.name)
     tracking = Tracking(context)
     tracking.deliver_spool()
-    located = locate_model(context, options.model or f"models:/{family.name}@champion", tracking=tracking)
+    located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     evaluation = evaluate(context, family, located, data=data, options=options)
     directory = _directory(context, evaluation, located, options)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / REPORT).write_text(render(evaluation), encoding="utf-8")
-    (directory / NUMBERS).write_text(evaluation.to_json(), encoding="utf-8")
+    write_text(directory / REPORT, render(evaluation))
+    write_text(directory / NUMBERS, evaluation.to_json())
     metrics = _metrics(evaluation)
     if located.run_id is not None:
         tracked = tracking.resume_run(located.run_id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -17,14 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer, answer_schema
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
+from jobs.tracking.registry import champion_uri
 from models import bundle
 from models.errors import DataRejected
 from models.family import Family, RawBody
-from models.features import FeatureStore, fill
+from models.features import FeatureStore, filled, live, write_store
+from models.files import leftovers, put_directory, replace_file, sha256
 from models.json_files import read_json
 
 ROWS_PER_PART = 10_000
@@ -59,9 +62,7 @@ class Options:
     """Processes that share the work; more than one run on the cluster."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few; use 1 or more")
+        check_at_least(self, batch_size=1, workers=1)
         for entry in self.set:
             if "=" not in entry:
                 raise ValueError(f"--set {entry!r} is not NAME=VALUE; write count=20, say")
@@ -111,10 +112,9 @@ class PartAnswerer:
 
     def write(self, part: Part) -> None:
         """Answer one part."""
-        rows = _read(part)
-        aside = self._directory / f".{part.file_name}.{os.getpid()}"
-        pq.write_table(self._answerer.answer(rows), aside)
-        aside.replace(self._directory / part.file_name)
+        answers = self._answerer.answer(_read(part))
+        with replace_file(self._directory / part.file_name) as aside:
+            pq.write_table(answers, aside)
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -131,7 +131,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         parts = plan_parts(files)
     tracking = Tracking(context)
     tracking.deliver_spool()
-    located = locate_model(context, options.model or f"models:/{family.name}@champion", tracking=tracking)
+    located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     key = plan_key(context, family, located, options)
     output = Path(options.output).absolute()
     details = {"model": located.uri, "output": str(output), "parts": len(parts)}
@@ -181,41 +181,44 @@ def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
     """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
-    features = None
-    if any(feature.rows is not None for feature in family.features):
-        features = _filled(context, family)
+    features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
         model=located.directory,
         model_version=located.name,
         features=features,
+        live_features=_live_features(context, family),
         fixed=dict(_setting(family, entry) for entry in options.set),
         batch_size=options.batch_size,
     )
 
 
-def _filled(context: Context, family: Family) -> Path:
+def _live_features(context: Context, family: Family) -> Path | None:
+    """The store of the features that endpoints write, where a deployment has made one."""
+    path = context.store.live_feature_store(family.name)
+    return path if live(family.features) and path.is_file() else None
+
+
+def _filled_features(context: Context, family: Family) -> Path:
     """A feature store of the current data, filled once for each fingerprint."""
     data = context.store.current_data(family.name)
     features = context.store.root / family.name / f"features-{data.name}.sqlite"
     if not features.is_file():
         log.info("filling %s from the prepared data", features.name)
-        aside = features.with_name(f".{features.name}.{os.getpid()}")
-        store = FeatureStore(aside)
-        fill(store, family.features, data)
-        store.close()
-        aside.replace(features)
+        write_store(features, family.features, data)
     return features
 
 
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
-    """Names what the answers depend on: the model, the input's bytes, the data behind the features, the settings."""
+    """Names what the answers depend on: the model, the input's bytes, the features, the settings."""
+    path = _live_features(context, family)
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
-        "data": context.store.current_data(family.name).name if family.features else None,
+        "data": context.store.current_data(family.name).name if filled(family.features) else None,
+        **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
         "set": sorted(options.set),
-        "input": [_sha256(path) for path in _input_files(family, Path(options.input))],
+        "input": [sha256(path) for path in _input_files(family, Path(options.input))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -259,21 +262,20 @@ def _answer_parts(
 def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> None:
     """Make the parts the output in one rename; a reader sees the old answers or the new."""
     if output.suffix == ".parquet":
-        aside = directory / ".whole"
         schema = pq.read_schema(directory / parts[0].file_name)
         schema = schema.with_metadata({**(schema.metadata or {}), PLAN_KEY: key.encode()})
-        with pq.ParquetWriter(aside, schema) as writer:
+        with replace_file(output) as aside, pq.ParquetWriter(aside, schema) as writer:
             for part in parts:
                 writer.write_table(pq.read_table(directory / part.file_name).replace_schema_metadata(schema.metadata))
-        aside.replace(output)
     else:
         (directory / PLAN).write_text(json.dumps({"plan": key}), encoding="utf-8")
-        if output.is_dir():
-            shutil.rmtree(output)
-        directory.rename(output)
-    for left in output.parent.glob(f".{output.name}.*"):
+        put_directory(directory, output)
+    name = glob.escape(f".{output.name}.")
+    for left in output.parent.glob(f"{name}*"):
         if left.is_dir():
             shutil.rmtree(left)
+    for left in leftovers(output.parent, name + "[0-9a-f]" * 8):
+        left.unlink()
 
 
 def _key_of(output: Path) -> str | None:
@@ -366,8 +368,3 @@ def _count(directory: Path, parts: Sequence[Part]) -> PartsDone:
 def _reasons(directory: Path, parts: Sequence[Part]) -> Iterator[list[str | None]]:
     for part in parts:
         yield pq.read_table(directory / part.file_name, columns=[ERROR]).column(ERROR).to_pylist()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

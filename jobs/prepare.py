@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,11 +16,10 @@ from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cluster.executor import executor
 from models.errors import DataRejected
 from models.family import Family
+from models.files import add_directory, directory_aside, leftovers, write_text
 
 NAME_LENGTH = 16
 """Characters of the fingerprint that name a prepared data directory."""
-LEFTOVER_AGE_S = 24 * 3600
-"""What a killed prepare has left is removed when nothing in it has changed for this long."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,11 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         schema = _prepared(context, family, config, out)
         card = json.loads((out / "card.json").read_text(encoding="utf-8"))
         directory = data / schema.fingerprint[:NAME_LENGTH]
-        is_new = not directory.exists() if context.dry_run else _publish(out, directory)
+        if context.dry_run:
+            is_new = not directory.exists()
+        else:
+            is_new = add_directory(out, directory)
+            write_text(data / "CURRENT", directory.name + "\n")
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)
     log.info("%s", _summary(card, directory, status=status, seconds=seconds))
@@ -72,46 +73,25 @@ def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
             yield out
         return
     made = [parent for parent in (data, *data.parents) if not parent.exists()]
-    aside = data / f".{uuid.uuid4().hex}"
-    aside.mkdir(parents=True)
-    _remove_leftovers(data)
     try:
-        yield aside
+        with directory_aside(data / "new") as aside:
+            _remove_leftovers(data)
+            yield aside
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         for parent in made:
             with suppress(OSError):  # not empty: the data, or something else, is there to stay
                 parent.rmdir()
 
 
 def _remove_leftovers(data: Path) -> None:
-    """Remove what killed runs of prepare have left; one that still runs has changed its files lately."""
-    for path in data.glob(".*"):
-        with suppress(OSError):  # another run ends just now, and removes its own
-            newest = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
-            if time.time() - newest < LEFTOVER_AGE_S:
-                continue
-            log.info("removing %s, which an earlier prepare left unfinished", path)
+    """Remove what killed runs of prepare have left."""
+    for path in leftovers(data):
+        log.info("removing %s, which an earlier prepare left unfinished", path)
+        with suppress(OSError):  # another run removes it just now
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def _publish(out: Path, directory: Path) -> bool:
-    """Rename finished data into place and point CURRENT to it; returns whether its rows are new to the store."""
-    is_new = True
-    try:
-        out.rename(directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        is_new = False
-    pointer = directory.parent / "CURRENT"
-    beside = pointer.with_name(f".CURRENT.{uuid.uuid4().hex}")
-    beside.write_text(directory.name + "\n", encoding="utf-8")
-    beside.replace(pointer)
-    return is_new
 
 
 def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: float) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
+from jobs.cli.flags import check_at_least
 from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
 from jobs.evaluation.scoring import baselines, load_model, score
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
@@ -47,8 +48,7 @@ class Options:
             raise ValueError(f"--p-value {self.p_value} is no probability; use a number between 0 and 1, such as 0.05")
         if self.bootstrap < 1000:
             raise ValueError(f"--bootstrap {self.bootstrap} is too few to tell p = {self.p_value}; use 1000 or more")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is too few; use 1 or more")
+        check_at_least(self, workers=1)
 
 
 @dataclass(frozen=True)

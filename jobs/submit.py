@@ -7,16 +7,21 @@ import json
 import logging
 import shlex
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import PROJECT_ROOT
+from jobs.cluster.packages import copy_packages
 from models.family import Family
+
+if TYPE_CHECKING:  # seconds to import
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 POLL_S = 0.3
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -37,6 +42,16 @@ class Options:
     """Cores reserved for the verb's own process; its workers ask for theirs."""
 
 
+class JobReader(Protocol):
+    """What is asked of Ray's client about a job that was submitted."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """The log in pieces, as it comes."""
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        """How the job is getting on."""
+
+
 class JobFailed(Failure):
     """The verb failed on the cluster; has the exit code that it had there."""
 
@@ -52,15 +67,17 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     client = _client(url, headers)
     job_id = f"shopkeeper-{options.command[0]}-{uuid.uuid4().hex[:8]}"
     how_to_stop = f"{_token_setting(context)}ray job stop {job_id} --address {url}"
-    try:
-        client.submit_job(
-            entrypoint=_entrypoint(context, options.command),
-            submission_id=job_id,
-            runtime_env=_runtime_env(context),
-            entrypoint_num_cpus=options.entrypoint_cpus or None,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise Failure(f"the cluster at {url} did not take the job: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="shop-") as code:
+        copy_packages(Path(code))
+        try:
+            client.submit_job(
+                entrypoint=_entrypoint(context, options.command),
+                submission_id=job_id,
+                runtime_env=_runtime_env(context, code),
+                entrypoint_num_cpus=options.entrypoint_cpus or None,
+            )
+        except (ConnectionError, RuntimeError) as error:
+            raise Failure(f"the cluster at {url} did not take the job: {error}") from error
     log.info("submitted %s to %s; `%s` stops it", job_id, url, how_to_stop)
     place = {"job_id": job_id, "dashboard_url": url, "submitted": shlex.join(options.command)}
     if not options.wait:
@@ -80,7 +97,7 @@ def _check(command: tuple[str, ...]) -> None:
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; leave out `submit`")
 
 
-def _client(url: str, headers: Mapping[str, str]) -> Any:
+def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in CHATTY:
@@ -105,16 +122,16 @@ def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
     return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), "--json"])
 
 
-def _runtime_env(context: Context) -> dict[str, Any]:
-    # Ray leaves out what .gitignore and .rayignore name.
+def _runtime_env(context: Context, code: str) -> dict[str, Any]:
+    # Uploaded as the job is submitted: what is edited here while it runs changes nothing there.
     settings = {"MLFLOW_TRACKING_URI": context.tracking_uri} if context.tracking_uri else {}
-    return {"working_dir": str(PROJECT_ROOT), "env_vars": settings}
+    return {"working_dir": code, "env_vars": settings}
 
 
-async def _follow(client: Any, job_id: str) -> dict[str, Any] | None:
+async def _follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
     """Show the job's log on stderr as it comes; returns the JSON line that ends it."""
     line, rest = None, ""
-    async for chunk in client.tail_job_logs(job_id):
+    async for chunk in jobs.tail_job_logs(job_id):
         *complete, rest = (rest + chunk).split("\n")
         for text in complete:
             line = _shown(text) or line
@@ -136,10 +153,10 @@ def _shown(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _exit_code(client: Any, job_id: str) -> int:
+def _exit_code(jobs: JobReader, job_id: str) -> int:
     """The job's exit code, once it has one; EXIT_FAILED for a job that was stopped."""
     while True:
-        info = client.get_job_info(job_id)
+        info = jobs.get_job_info(job_id)
         status = str(getattr(info.status, "value", info.status))
         if status == "SUCCEEDED":
             return 0

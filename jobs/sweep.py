@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +15,11 @@ from optuna.samplers import TPESampler
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.cli.flags import Parser, UsageError, add_dataclass, collect, flag_name
+from jobs.cli.flags import Parser, UsageError, flag_name
+from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
@@ -27,6 +27,7 @@ from jobs.training import trials
 from jobs.training.distributed import Place
 from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training.loop import run_training
+from models.bundle import former_names
 from models.config import Choice, LogUniform, Range
 from models.family import Family
 from models.prepared import Prepared
@@ -109,7 +110,7 @@ def _check(options: Options) -> None:
     least = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
     for name, value in least.items():
         if getattr(options, name) < value:
-            raise UsageFailure(f"--{name.replace('_', '-')} {getattr(options, name)} is less than {value}")
+            raise UsageFailure(f"{flag_name(name)} {getattr(options, name)} is less than {value}")
     if options.minutes is not None and not options.minutes > 0:
         raise UsageFailure(f"--minutes {options.minutes} leaves no time; use more than 0")
 
@@ -119,9 +120,9 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
     usual = family.Config()
     fixed = {name for name, value in vars(config).items() if value != getattr(usual, name)}
     for entry in fix:
-        name, _, text = entry.partition("=")
-        name = name.replace("-", "_")
-        config = dataclasses.replace(config, **{name: _setting(family, name, text)})
+        given, _, text = entry.partition("=")
+        name, value = _setting(family, given.replace("-", "_"), text)
+        config = dataclasses.replace(config, **{name: value})
         fixed.add(name)
     space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
     if not space:
@@ -210,7 +211,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         if workers.num > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            callbacks = [TuneReportCallback()]
+            callbacks = [TuneReportCallback()]  # type: ignore[no-untyped-call]
             fit(
                 search.family,
                 config=config,
@@ -265,30 +266,33 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     return Outcome(run_id=plan.run_id, metrics=best.metrics, details=details)
 
 
-def _setting(family: Family, name: str, text: str) -> Any:
-    """The value of `--fix name=text`, read as the flag of that name would be."""
+def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
+    """Name and value of the field that `--fix given=text` names, read as the flag of that name would be."""
     fields = {field.name: field for field in dataclasses.fields(family.Config)}
+    name, _ = former_names(family.Config).get(given, (given, ""))
     if name not in fields or not text:
-        raise UsageFailure(f"--fix {name}={text} does not name a setting; there are {', '.join(sorted(fields))}")
-    parser = Parser(prog="shopkeeper sweep --fix", description="")
-    add_dataclass(parser, family.Config, title="settings")
-    words = [flag_name(name), text]
+        raise UsageFailure(f"--fix {given}={text} does not name a setting; there are {', '.join(sorted(fields))}")
+    word = f"{flag_name(given)}={text}"
     if isinstance(fields[name].default, bool):
-        words = [flag_name(name if text.lower() in ("true", "yes", "1") else f"no_{name}")]
+        word = flag_name(given if text.lower() in ("true", "yes", "1") else f"no_{given}")
     try:
-        return getattr(collect(parser.read(words), family.Config), name)
+        prog = f"shopkeeper sweep {family.name}"
+        (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([word])
     except UsageError as error:
-        raise UsageFailure(f"--fix {name}={text}: {error}") from error
+        raise UsageFailure(f"--fix {given}={text}: {error}") from error
+    return name, getattr(config, name)
 
 
-def _domain(dimension: Range) -> Any:
+def _domain(dimension: Range) -> Domain:
+    domain: Domain  # Tune says so in its documentation only
     match dimension:
         case Choice(options):
-            return tune.choice(list(options))
+            domain = tune.choice(list(options))
         case LogUniform(low, high):
-            return tune.loguniform(low, high)
+            domain = tune.loguniform(low, high)
         case _:
-            return tune.uniform(dimension.low, dimension.high)
+            domain = tune.uniform(dimension.low, dimension.high)
+    return domain
 
 
 def _inside(value: Any, dimension: Range) -> bool:
@@ -300,14 +304,8 @@ def _inside(value: Any, dimension: Range) -> bool:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Tune answers Ctrl-C by saving its state and returning as if it were done; here it is a KeyboardInterrupt too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
+    with sigint_kept() as is_in_place:
         yield
         # Tune's own handler stays where it was not needed, and gives way to the one before it where it was.
-        if signal.getsignal(signal.SIGINT) is before:
+        if is_in_place():
             raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from models.errors import BundleRejected
 from models.family import Family
+from models.files import replace_directory, sha256
 from models.json_files import read_json
 from models.prepared import with_files
 
@@ -48,28 +46,23 @@ def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[
 
     A reader sees the old directory or the new one, never a half-written one.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
-    for name, content in files.items():
-        encoded = (
-            content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
-        )
-        (aside / name).write_bytes(encoded)
-    for name, named in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
-    seal(aside)
-    replaced = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.old")
-    if directory.exists():
-        directory.replace(replaced)
-    aside.replace(directory)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with replace_directory(directory) as aside:
+        for name, content in files.items():
+            encoded = (
+                content
+                if isinstance(content, bytes)
+                else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+            )
+            (aside / name).write_bytes(encoded)
+        for name, named in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
+        seal(aside)
 
 
 def seal(directory: Path) -> None:
     """Write MANIFEST.json with the size and sha256 of every other file of `directory`."""
     listed = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(directory.iterdir())
         if path.name != MANIFEST
     }
@@ -97,13 +90,13 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
     missing = [name for name in required if name not in expected]
     if missing:
         raise BundleRejected(f"{directory} lacks {', '.join(missing)}; train the model again")
-    for name, (num_bytes, sha256) in expected.items():
+    for name, (num_bytes, digest) in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise BundleRejected(f"{directory}: {name!r} of the manifest is not there")
-        if path.stat().st_size != num_bytes or _sha256(path) != sha256:
+        if path.stat().st_size != num_bytes or sha256(path) != digest:
             raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
-    return _sha256(manifest)
+    return sha256(manifest)
 
 
 def load(directory: Path, family: Family, *, device: torch.device | str = "cpu") -> Bundle:
@@ -146,7 +139,9 @@ def load_tensors(network: nn.Module, path: Path) -> None:
 
 
 def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """A Config from its JSON; raises ValueError for an unknown field."""
+    """A Config from its JSON, in which a field may have its former name; raises ValueError for an unknown field."""
+    now = {was: name for was, (name, _) in former_names(config_class).items() if name not in values}
+    values = {now.get(name, name): value for name, value in values.items()}
     known = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -154,11 +149,22 @@ def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
     return config_class(**values)
 
 
+def former_names(config_class: Any) -> dict[str, tuple[str, str]]:
+    """Former name of a renamed field -> its name now and the release that no longer knows the former.
+
+    A field says so by `field(default=..., metadata={"was": "passes", "until": "0.3.0"})`; that of a parent holds for
+    the classes below it too.
+    """
+    renamed = [
+        (field.metadata["was"], (field.name, field.metadata["until"]))
+        for parent in reversed(config_class.__mro__)
+        if dataclasses.is_dataclass(parent)
+        for field in dataclasses.fields(parent)
+        if "was" in field.metadata
+    ]
+    return dict(renamed)
+
+
 def size_mb(directory: Path) -> float:
     """Size of all files of a model directory, in MB."""
     return sum(path.stat().st_size for path in directory.iterdir() if path.is_file()) / 1e6
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -155,7 +155,9 @@ class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     """For a request that is mostly one file; its `encode` runs beside the other requests, for decoding takes time."""
     answer_timeout_s: float | None = None
     """For an `answer` that takes long, such as an optimizer of prices: it runs beside the other requests, and one that
-    takes longer than this is answered 504. None is for an `answer` of microseconds."""
+    takes longer than this is answered 504, an error row in batch prediction. It should end by itself then: it goes on
+    in its thread, there are few, and when all of them are stuck the next such request is answered 503 at once. None is
+    for an `answer` of microseconds."""
     update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
 
 
@@ -170,15 +172,16 @@ class Endpoint(
     Response: type[ResponseT]
     """`Media`, or a subclass, where the answer is a file."""
     encode: Callable[[RequestT, SchemaT, Features], Sequence[ExampleT_co]]
-    """The examples of a request: one, or several, such as the items of a basket. ValueError becomes HTTP 422, or an
-    error row in batch prediction."""
+    """The examples of a request: one, several, such as the items of a basket, or none. ValueError becomes HTTP 422, or
+    an error row in batch prediction."""
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
     """One prediction per example of a batch, in which the examples of several requests may stand."""
     answer: Callable[[RequestT, Sequence[PredictionT], SchemaT, str], ResponseT]
     """(request, its predictions in the order of its examples, schema, model version) -> response."""
     update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
-    """What the request writes to features without `rows`, e.g. a dialogue's state. A value is written only if it is
-    still what the request has read; else the request is done again with the new one."""
+    """What the request writes to features without `rows`, e.g. a dialogue's state, under keys that the feature's `keys`
+    name for it. All is written after `answer`, and only if each value is still what the request has read; else the
+    request is done again with the new ones, a few times, and then answered 409. Batch prediction writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +195,7 @@ class AnyStream(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     predict: Callable[[NetworkT, BatchT], Sequence[Any]]
     answer: Callable[[Any, Sequence[Any], SchemaT], Sequence[BaseModel | bytes]]
     max_message_bytes: int = 1 << 20
-    """A connection that sends more at once is closed with code 1009."""
+    """A connection that sends more at once is closed with code 1009; the server itself takes 16 MiB at the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +206,8 @@ class Stream(
     """A WebSocket of the service: messages from the client, messages back, and a state for each connection."""
 
     open: Callable[[SchemaT, str], StateT]
-    """(schema, model version) -> the state of a new connection, which keeps this model until it is closed."""
+    """(schema, model version) -> the state of a new connection, which keeps this model until it is closed. What it is
+    used for runs one after the other, though not always in one thread."""
     encode: Callable[[StateT, str | bytes, SchemaT], Sequence[ExampleT_co]]
     """The examples of one message, none while there is not enough to go by; ValueError is sent back as a problem."""
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
@@ -359,6 +363,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
             raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is no field of its Config")
         if not self.endpoints:
             raise ValueError(f"{self.name} has no endpoint; the first one is also what `predict` runs")
+        if any(each.update for each in self.endpoints) and all(each.rows for each in self.features):
+            raise ValueError(f"{self.name} has an endpoint that updates features, and no feature without rows to write")
         paths = [each.path for each in self.endpoints] + [each.path for each in self.streams]
         prefix = self.route_prefix.rstrip("/") + "/"
         for path in paths:

@@ -1,45 +1,79 @@
-"""The feature store: what requests need before `encode`, in one SQLite file; filled by jobs, read by serve."""
+"""The feature store: what requests need before `encode`, in an SQLite file that jobs fill or endpoints write."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.family import Feature, Features
+from models.files import replace_file
 from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
+BUSY_TIMEOUT_S = 5.0
+"""How long a writer waits for another one."""
+ABSENT = 0
+"""Version of a key that is not there."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a request has read: one state of the store."""
+
+    values: Features
+    versions: Mapping[tuple[str, str], int]
+    """Version of each (feature name, key) that the request asks for; ABSENT for one that is not there."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value to be written, if its key has still this version."""
+
+    name: str
+    key: str
+    value: Any
+    version: int
 
 
 class FeatureStore:
-    """Reads and writes JSON values by (feature name, key); one instance per thread or replica."""
+    """Reads and writes JSON values by (feature name, key); one instance per thread.
+
+    Several processes of one host may write a file at once: SQLite's write-ahead log does not work over a network.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         if read_only:
             if not path.is_file():
                 raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
-            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+            self._connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, check_same_thread=False)
+            self._connection = _connect(path.absolute().as_uri())
             self._connection.execute("PRAGMA journal_mode=WAL")
+            # What was written last may be lost with the power, but the file stays whole; no write waits for the disk.
+            self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS feature "
-                "(name TEXT, key TEXT, value TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
+                "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
             )
+        columns = [row[1] for row in self._connection.execute("PRAGMA table_info(feature)")]
+        # Files that release 0.1 has written have no versions.
+        self._version = "version" if "version" in columns else "1"
 
     def replace(self, name: str, rows: Iterable[tuple[str, Any]]) -> int:
         """Replace all values of one feature in one transaction (readers see the old or the new); returns how many."""
         written = 0
         chunk: list[tuple[str, str, str]] = []
-        with self._connection:
+        with self._transaction("IMMEDIATE"):
             self._connection.execute("DELETE FROM feature WHERE name = ?", (name,))
             for key, value in rows:
-                chunk.append((name, key, json.dumps(value, ensure_ascii=False)))
+                chunk.append((name, key, _json(value)))
                 if len(chunk) == WRITE_CHUNK:
                     written += self._insert(chunk)
             written += self._insert(chunk)
@@ -47,29 +81,102 @@ class FeatureStore:
 
     def lookup(self, features: Sequence[Feature], request: Any) -> Features:
         """The values that a request asks for; unknown keys are absent."""
-        found: dict[str, dict[str, Any]] = {}
-        for feature in features:
-            values: dict[str, Any] = {}
-            for key in feature.keys(request):
+        return self.read(features, request).values
+
+    def read(self, features: Sequence[Feature], request: Any) -> Found:
+        """The values that a request asks for with their versions, all of one moment."""
+        values: dict[str, dict[str, Any]] = {feature.name: {} for feature in features}
+        versions: dict[tuple[str, str], int] = {}
+        select = f"SELECT value, {self._version} FROM feature WHERE name = ? AND key = ?"
+        with self._transaction("DEFERRED"):
+            for feature in features:
+                for key in feature.keys(request):
+                    row = self._connection.execute(select, (feature.name, key)).fetchone()
+                    versions[feature.name, key] = ABSENT if row is None else row[1]
+                    if row is not None:
+                        values[feature.name][key] = json.loads(row[0])
+        return Found(values, versions)
+
+    def compare_and_set(self, name: str, key: str, value: Any, version: int) -> bool:
+        """Write a value if its key has still this version, which `read` gives; returns whether it was written."""
+        return self.compare_and_set_all([Change(name, key, value, version)])
+
+    def compare_and_set_all(self, changes: Sequence[Change]) -> bool:
+        """Write all values or, when one of the keys has another version than its change says, none."""
+        with self._transaction("IMMEDIATE"):
+            for change in changes:
                 row = self._connection.execute(
-                    "SELECT value FROM feature WHERE name = ? AND key = ?", (feature.name, key)
+                    "SELECT version FROM feature WHERE name = ? AND key = ?", (change.name, change.key)
                 ).fetchone()
-                if row is not None:
-                    values[key] = json.loads(row[0])
-            found[feature.name] = values
-        return found
+                if change.version != (ABSENT if row is None else row[0]):
+                    return False
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO feature (name, key, value, version) VALUES (?, ?, ?, ?)",
+                [(each.name, each.key, _json(each.value), each.version + 1) for each in changes],
+            )
+        return True
+
+    def state(self) -> tuple[int, int]:
+        """Number of values and sum of their versions: another one after each write of an endpoint."""
+        row = self._connection.execute(f"SELECT COUNT(*), COALESCE(SUM({self._version}), 0) FROM feature").fetchone()
+        return int(row[0]), int(row[1])
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def _insert(self, chunk: list[tuple[str, str, str]]) -> int:
-        self._connection.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", chunk)
+        self._connection.executemany("INSERT OR REPLACE INTO feature (name, key, value) VALUES (?, ?, ?)", chunk)
         written = len(chunk)
         chunk.clear()
         return written
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        self._connection.execute(f"BEGIN {kind}")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
+    """Write a store with every feature of a family, or replace the one there is; returns rows per feature."""
+    # The last to close a store leaves one file, without a write-ahead log.
+    with replace_file(path) as aside, closing(FeatureStore(aside)) as store:
+        return fill(store, features, data)
 
 
 def fill(store: FeatureStore, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
     """Fill a store with every feature that comes from prepared data; returns rows per feature."""
     return {each.name: store.replace(each.name, each.rows(data)) for each in features if each.rows is not None}
+
+
+def filled(features: Sequence[Feature]) -> list[Feature]:
+    """The features that `deploy` fills a store with."""
+    return [each for each in features if each.rows is not None]
+
+
+def live(features: Sequence[Feature]) -> list[Feature]:
+    """The features that endpoints write while they answer; they lie in a store of their own."""
+    return [each for each in features if each.rows is None]
+
+
+def create_live_store(path: Path) -> None:
+    """Make an empty store for the features that endpoints write, for its owner's eyes only; one that is there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The files that SQLite makes beside it get the same rights.
+    path.touch(mode=0o600)
+    FeatureStore(path).close()
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    # Without an isolation level, a transaction begins where this file says so and not before each write.
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ray.serve
 import torch
 from fastapi import FastAPI
+from ray.serve import Application, Deployment
 from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
@@ -17,15 +18,15 @@ from serve.service import Service, Settings, make_app
 ARGUMENTS = {"family", "num_threads"}
 
 
-def build(args: dict[str, Any]) -> Any:
+def build(args: dict[str, Any]) -> Application:
     """The application of one family; args: `family`, and `num_threads` of torch in each replica (default 1)."""
     unknown = sorted(set(args) - ARGUMENTS)
     if unknown:
         raise ValueError(f"unknown argument {unknown[0]!r}; there are {', '.join(sorted(ARGUMENTS))}")
     if args.get("family") not in FAMILIES:
         raise ValueError(f"unknown family {args.get('family')!r}; there are {', '.join(sorted(FAMILIES))}")
-    deployment: Any = Model
-    return deployment.bind(args["family"], int(args.get("num_threads", 1)))
+    # Ray annotates its decorator as one that gives a function.
+    return cast("Deployment", Model).bind(args["family"], int(args.get("num_threads", 1)))
 
 
 @ray.serve.deployment
@@ -57,7 +58,8 @@ class _Metrics:
     """Counts predictions and batch sizes by model version; Ray exports them to Prometheus."""
 
     def __init__(self, family_name: str) -> None:
-        tags = ("family", "path", "model_version")
+        # Ray's own annotation is of a tuple of one.
+        tags: Any = ("family", "path", "model_version")
         self._family = family_name
         self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
         self._batches = Histogram(

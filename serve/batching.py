@@ -42,6 +42,10 @@ class Batcher:
             self._start_next()
         return await future
 
+    async def submit_all(self, predict: Predict, examples: Sequence[Any]) -> list[Any]:
+        """The predictions for the examples of one request, in their order; raises what the first that fails raises."""
+        return await asyncio.gather(*(self.submit(predict, example) for example in examples))
+
     def _start_next(self) -> None:
         batch = self._take()
         self._is_busy = bool(batch)

@@ -12,12 +12,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint, RawBody
-
-JSON = "application/json"
+from serve.answers import JSON
 
 
 def raw_route(
-    endpoint: AnyEndpoint, raw: RawBody, answer: Callable[[AnyEndpoint, BaseModel], Awaitable[BaseModel]]
+    endpoint: AnyEndpoint, raw: RawBody, answer: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     """The route of an endpoint that takes a file; a body of another type is answered 415."""
 
@@ -30,8 +29,7 @@ def raw_route(
         else:
             wanted = ", ".join((*raw.media_types, JSON))
             raise HTTPException(415, f"the body's type is {kind or 'not given'!r}; send Content-Type: one of {wanted}")
-        answered = await answer(endpoint, _validated(endpoint, fields))
-        return Response(answered.model_dump_json(), media_type=JSON)
+        return await answer(endpoint, _validated(endpoint, fields))
 
     return post
 

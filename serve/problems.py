@@ -1,7 +1,8 @@
-"""Errors as `application/problem+json` (RFC 9457), and the limit on how much a client may send."""
+"""Errors as `application/problem+json` (RFC 9457), and the limits on how much a client may send and wait for."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
+REQUEST_TIMEOUT_S = 30.0
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
 """A long list with a mistake in every place gets no longer answer than this."""
@@ -42,6 +44,10 @@ class Problem(BaseModel):
 
 class RequestRefused(Exception):
     """A request that is well formed but cannot be answered; the message is for the client."""
+
+    def __init__(self, detail: str, *, status: int = 422) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class BodyLimit:
@@ -74,26 +80,63 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
+class TimeLimit:
+    """ASGI middleware that answers 504 when a request, the arrival of its body included, takes too long.
+
+    Serve's own limit would also end WebSockets, which may stay open as long as they like.
+    """
+
+    def __init__(self, app: ASGIApp, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.app = app
+        self.timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self.timeout_s) as limit:
+                await self.app(scope, receive, noted)
+        except TimeoutError:
+            if has_begun or not limit.expired():
+                raise
+            await problem(504, f"the request was not answered within {self.timeout_s:g} s")(scope, receive, send)
+
+
+def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
+    """A problem with the title that its status has."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
+
+
 def problem(status: int, detail: str, *, errors: list[FieldError] | None = None) -> JSONResponse:
     """A problem+json response."""
-    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
-    return JSONResponse(content.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE)
+    content = problem_of(status, detail, errors=errors).model_dump(exclude_none=True)
+    return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-    """Make an application answer every error with a problem and refuse bodies over the limit."""
+def install(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    """Make an application answer every error with a problem, and refuse bodies and times over the limits."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(TimeLimit, timeout_s=timeout_s)
 
 
 def documented(*more: int) -> dict[int | str, dict[str, Any]]:
     """The error responses of an endpoint, for OpenAPI; `more` are statuses that not all endpoints have."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content} for status in (413, *more, 422, 500, 503)
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in (*more, 413, 422, 500, 503, 504)
     }
 
 
@@ -106,7 +149,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
-    return problem(422, str(error))
+    assert isinstance(error, RequestRefused)
+    return problem(error.status, str(error))
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Response, WebSocket
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
-from models.ask import Answerer
 from models.errors import BundleRejected
-from models.family import AnyEndpoint, Family, Features
-from models.features import FeatureStore
-from serve.batching import Batcher, Predict
+from models.family import AnyEndpoint, AnyStream, Media
+from serve.answers import Answers, http_response, media_types
+from serve.batching import Batcher
 from serve.bodies import raw_openapi, raw_route
-from serve.problems import MAX_BODY_BYTES, RequestRefused, documented, install, log, problem
-
-Observer = Callable[[str, str, int], None]
-"""Told (path, model version, batch size) of every batch."""
+from serve.loaded import Loaded, Observer, make_loaded
+from serve.problems import (
+    MAX_BODY_BYTES,
+    REQUEST_TIMEOUT_S,
+    RequestRefused,
+    documented,
+    install,
+    log,
+    problem,
+)
+from serve.stored_features import StoredFeatures
+from serve.streams import Streams
 
 
 class Settings(BaseModel):
@@ -36,6 +42,9 @@ class Settings(BaseModel):
     digest: str | None = None
     """sha256 of the bundle's manifest: other files under the same path are refused."""
     feature_store: Path | None = None
+    """The features that `deploy` fills, which is replaced as a whole."""
+    live_feature_store: Path | None = None
+    """The features that endpoints write, for a family that has such; stays from one model to the next."""
     index: Path | None = None
     """What the model made of the catalogue, for a family that has such an index."""
 
@@ -61,44 +70,6 @@ class ModelInfo(BaseModel):
     last_failed_reload: FailedReload | None = None
 
 
-class StoredFeatures:
-    """Looks features up in the SQLite file that `deploy` fills, and notices when it is replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._open()
-
-    def lookup(self, family: Family, request: Any) -> Features:
-        """The values that a request asks for."""
-        try:
-            is_replaced = _identity(self._path) != self._identity
-        except FileNotFoundError:  # between two files, or gone: the open one still answers
-            is_replaced = False
-        if is_replaced:
-            before = self._store
-            self._open()
-            before.close()
-        return self._store.lookup(family.features, request)
-
-    def _open(self) -> None:
-        self._store = FeatureStore(self._path, read_only=True)
-        self._identity = _identity(self._path)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is ready, with all that a request needs; a request sees one from start to end."""
-
-    settings: Settings
-    model: bundle.Bundle
-    features: StoredFeatures | None
-    answerers: dict[str, Answerer]
-    """Path of an endpoint -> the model there."""
-    predicts: dict[str, Predict]
-    """Path of an endpoint -> what runs a batch of its examples."""
-    loaded_at: str
-
-
 class Service:
     """Answers a family's requests with the model it was last given."""
 
@@ -107,13 +78,19 @@ class Service:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
+        self.answers = Answers(self.batcher)
+        self.streams = Streams(self.batcher)
         self._device = device
         self._observe = observe or (lambda path, version, size: None)
         self._current: Loaded | None = None
+        self._settings: Settings | None = None
         self._failed: FailedReload | None = None
         self._reloading = asyncio.Lock()
-        # One, so that no more than one large file is unpacked at a time.
-        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    @property
+    def current(self) -> Loaded | None:
+        """The model that answers now."""
+        return self._current
 
     @property
     def is_ready(self) -> bool:
@@ -126,17 +103,17 @@ class Service:
         When that fails the model before goes on and `info` shows the error; without one it raises BundleRejected.
         """
         async with self._reloading:
-            if self._current is not None and self._current.settings == settings:
+            if self._settings == settings:
                 return
             try:
                 loaded = await asyncio.to_thread(self._load, settings)
-            except (BundleRejected, OSError) as error:
+            except (ValueError, OSError) as error:
                 self._failed = FailedReload(version=settings.version, error=str(error), at=_now())
                 if self._current is None:
                     raise
                 log.error("version %s stays, %s was refused: %s", self.info().version, settings.version, error)
                 return
-            self._current, self._failed = loaded, None
+            self._current, self._settings, self._failed = loaded, settings, None
             log.info("%s version %s answers now", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
@@ -145,7 +122,7 @@ class Service:
         assert loaded is not None, "no model is loaded"
         return ModelInfo(
             family=self.family.name,
-            version=loaded.settings.version,
+            version=loaded.version,
             digest=loaded.model.digest,
             network=str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__)),
             data_fingerprint=loaded.model.schema.fingerprint,
@@ -154,22 +131,10 @@ class Service:
         )
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
-        """Answer one request; raises RequestRefused when the family's `encode` cannot make an example of it."""
-        loaded = self._current
-        assert loaded is not None, "no model is loaded"
-        answerer = loaded.answerers[endpoint.path]
-        features = loaded.features.lookup(self.family, request) if loaded.features else {}
-        try:
-            if endpoint.raw is None:
-                examples = answerer.encode(request, features)
-            else:
-                running = asyncio.get_running_loop()
-                examples = await running.run_in_executor(self._decoder, answerer.encode, request, features)
-        except ValueError as error:
-            raise RequestRefused(str(error)) from error
-        predict = loaded.predicts[endpoint.path]
-        predictions = await asyncio.gather(*(self.batcher.submit(predict, example) for example in examples))
-        return answerer.answer(request, predictions)
+        """Answer one request; raises RequestRefused when it cannot be answered."""
+        if self._current is None:
+            raise RequestRefused("no model is loaded yet; try again later", status=503)
+        return await self.answers.answer(self._current, endpoint, request)
 
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)
@@ -179,35 +144,33 @@ class Service:
         if settings.index is not None:
             assert self.family.index is not None, f"{self.family.name} has no index"
             self.family.index.attach(model.network, settings.index)
-        answerers = {
-            endpoint.path: Answerer(self.family, endpoint, model.network, model.schema, settings.version)
-            for endpoint in self.family.endpoints
-        }
-        return Loaded(
-            settings=settings,
-            model=model,
-            features=StoredFeatures(settings.feature_store) if settings.feature_store else None,
-            answerers=answerers,
-            predicts={path: self._predict(path, answerer) for path, answerer in answerers.items()},
-            loaded_at=_now(),
+        features = StoredFeatures(
+            self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
+        )
+        return make_loaded(
+            self.family, model, version=settings.version, features=features, observe=self._observe, loaded_at=_now()
         )
 
-    def _predict(self, path: str, answerer: Answerer) -> Predict:
-        def predict(examples: Sequence[Any]) -> list[Any]:
-            self._observe(path, answerer.model_version, len(examples))
-            return answerer.predict(examples)
 
-        return predict
+def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
+    """The HTTP application of a service: its family's endpoints and streams, what is served, health, OpenAPI.
 
-
-def make_app(service: Service) -> FastAPI:
-    """The HTTP application of a service: a route for each endpoint of its family, what is served, health, OpenAPI."""
-    prefix = service.family.route_prefix.rstrip("/")
-    app = FastAPI(title=f"Shopkeeper: {service.family.name}", version="1")
-    raws = [endpoint.raw for endpoint in service.family.endpoints if endpoint.raw is not None]
-    install(app, max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]))
-    for endpoint in service.family.endpoints:
+    A request may take `timeout_s`, and as much longer as the family gives the slowest of its answers.
+    """
+    family = service.family
+    prefix = family.route_prefix.rstrip("/")
+    streams = "".join(f"\n\nWebSocket {stream.path}: {stream.summary}" for stream in family.streams)
+    app = FastAPI(title=f"Shopkeeper: {family.name}", version="1", description=streams.strip())
+    raws = [endpoint.raw for endpoint in family.endpoints if endpoint.raw is not None]
+    install(
+        app,
+        max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]),
+        timeout_s=timeout_s + max(endpoint.answer_timeout_s or 0.0 for endpoint in family.endpoints),
+    )
+    for endpoint in family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    for stream in family.streams:
+        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 
     @app.get("/models" if prefix else "/v1/models", summary="Which model answers")
     async def models() -> ModelInfo:
@@ -223,30 +186,41 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
-    if endpoint.raw is not None:
-        route = raw_route(endpoint, endpoint.raw, service.answer)
-        extra, statuses = raw_openapi(endpoint, endpoint.raw), documented(415)
-    else:
-        route, extra, statuses = _json_route(endpoint, service), None, documented()
+    async def respond(endpoint: AnyEndpoint, request: BaseModel) -> Response:
+        return http_response(await service.answer(endpoint, request))
+
+    statuses = documented(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
+    is_file = issubclass(endpoint.Response, Media)
+    if is_file:
+        content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types(endpoint.Response)}
+        statuses[200] = {"description": "The file", "content": content}
     add = app.post(
-        path, summary=endpoint.summary, response_model=endpoint.Response, responses=statuses, openapi_extra=extra
+        path,
+        summary=endpoint.summary,
+        response_model=None if is_file else endpoint.Response,
+        response_class=Response if is_file else JSONResponse,
+        responses=statuses,
+        openapi_extra=raw_openapi(endpoint, endpoint.raw) if endpoint.raw else None,
     )
-    add(route)
+    add(raw_route(endpoint, endpoint.raw, respond) if endpoint.raw else _json_route(endpoint, respond))
 
 
-def _json_route(endpoint: AnyEndpoint, service: Service) -> Callable[[Any], Awaitable[Response]]:
+def _json_route(
+    endpoint: AnyEndpoint, respond: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
+) -> Callable[[Any], Awaitable[Response]]:
     async def post(request: Any) -> Response:
-        answer = await service.answer(endpoint, request)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        return await respond(endpoint, request)
 
     # FastAPI reads the body's type from here; it differs from endpoint to endpoint.
     post.__annotations__["request"] = endpoint.Request
     return post
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def _connection(service: Service, stream: AnyStream) -> Callable[[WebSocket], Awaitable[None]]:
+    async def connection(socket: WebSocket) -> None:
+        await service.streams.serve(stream, service.current, socket)
+
+    return connection
 
 
 def _now() -> str:

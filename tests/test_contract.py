@@ -232,7 +232,7 @@ def predicted(line: Line, requests: list[dict[str, Any]]) -> list[dict[str, Any]
     raw = line.family.endpoints[0].raw
     if raw is not None:
         requests = [{**each, raw.field: base64.b64decode(each[raw.field])} for each in requests]
-    recipe = Recipe(line.family.name, line.model, VERSION, line.features, fixed={}, batch_size=16)
+    recipe = Recipe(line.family.name, line.model, VERSION, line.features, None, fixed={}, batch_size=16)
     # The columns of all rows: from_pylist alone would take those of the first.
     names = sorted({name for request in requests for name in request})
     table = pa.table({name: [request.get(name) for request in requests] for name in names})

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,14 @@ from benchmarks.kit.page import Spread, Table, write_page
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import FAMILIES, bundle
+from models import bundle
 from models.bundle import config_from_dict
+from models.image import FAMILY
 from models.image.data import collate, dataset
+from models.image.networks.gan import Gan
 from models.image.report.generated import made_classes
 from models.image.schema import Schema
+from models.prepared import Prepared
 
 GAN = ("network=gan", "epochs=3", "batch_size=64")
 RECOGNISER = ("network=cnn", "epochs=4")
@@ -54,19 +58,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     found: list[Answer] = []
     with measure.workspace(arguments) as work:
-        data = measure.prepared(arguments.data, arguments, work, family_name="image")
+        data = Prepared(measure.prepared(arguments.data, arguments, work, family_name="image"))
         for seed in arguments.seeds:
             found.append(measured(data, work / f"seed-{seed}", seed, arguments))
             print(found[-1], file=sys.stderr)
     write_page("image-gan", __doc__, arguments, tabulate(found, arguments), {"measured": found})
 
 
-def measured(data: Path, work: Path, seed: int, arguments: argparse.Namespace) -> Answer:
+def measured(data: Prepared, work: Path, seed: int, arguments: argparse.Namespace) -> Answer:
     """What the gan's pictures are like with one seed, and what each way of training reaches."""
-    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-    few = write_few(data, schema, work / "few", seed, arguments)
+    few = write_few(data, data.schema(Schema), work / "few", seed, arguments)
     gan, cpu_s = trained(few, [*GAN, *arguments.config, f"seed={seed}"])
-    own = Schema.model_validate_json((few / "schema.json").read_text(encoding="utf-8"))
+    own = few.schema(Schema)
     rare = {next(iter(own.heads.values()))[place] for place in arguments.rare}
     with torch.inference_mode():
         classes = made_classes(gan, few, "test", schema=own, seed=1000 * seed)
@@ -94,7 +97,7 @@ def measured(data: Path, work: Path, seed: int, arguments: argparse.Namespace) -
     return {"seed": seed, "pictures": pictures, "ways": ways}
 
 
-def write_few(data: Path, schema: Schema, out: Path, seed: int, arguments: argparse.Namespace) -> Path:
+def write_few(data: Prepared, schema: Schema, out: Path, seed: int, arguments: argparse.Namespace) -> Prepared:
     """Prepared data with few training pictures of the rare classes; the other splits stay whole."""
     rows, labels = _training(data)
     draw = np.random.default_rng(seed)
@@ -102,20 +105,22 @@ def write_few(data: Path, schema: Schema, out: Path, seed: int, arguments: argpa
     for place in arguments.rare:
         of_class = np.flatnonzero(labels == place)
         kept[draw.permutation(of_class)[arguments.kept :]] = False
-    for shard in sorted((data / "shards").iterdir()):
+    for shard in data.shards():
         own = rows[:, 0] == int(shard.name)
         _write_shard(out, shard, {"train": rows[own & kept, 1]})
     return _write_schema(out, schema, labels[kept], f"f{seed}")
 
 
-def write_made(few: Path, schema: Schema, gan: object, out: Path, seed: int, arguments: argparse.Namespace) -> Path:
+def write_made(
+    few: Prepared, schema: Schema, gan: Gan, out: Path, seed: int, arguments: argparse.Namespace
+) -> Prepared:
     """The same with made pictures of the rare classes, whose real ones are repeated until they are as many."""
     repeats = arguments.made // arguments.kept
     rows, labels = _training(few)
     rows = rows.repeat(np.where(np.isin(labels, arguments.rare), repeats, 1), 0)
     made_labels = np.repeat(arguments.rare, arguments.made)
-    pixels = gan.make(torch.from_numpy(made_labels), seed=1000 * seed + 999).numpy()  # type: ignore[attr-defined]
-    for shard in sorted((few / "shards").iterdir()):
+    pixels = gan.make(torch.from_numpy(made_labels), seed=1000 * seed + 999).numpy()
+    for shard in few.shards():
         arrays = {"train": rows[rows[:, 0] == int(shard.name), 1]}
         if int(shard.name) == 0:
             real, known = np.load(shard / "pictures.npy"), np.load(shard / "labels.npy")
@@ -124,29 +129,27 @@ def write_made(few: Path, schema: Schema, gan: object, out: Path, seed: int, arg
             arrays["train"] = np.concatenate([arrays["train"], len(real) + np.arange(len(pixels))])
             arrays |= {"pictures": np.concatenate([real, pixels]), "labels": np.concatenate([known, added])}
         _write_shard(out, shard, arrays)
-    return _write_schema(out, schema, _training(out)[1], f"m{seed}")
+    return _write_schema(out, schema, _training(Prepared(out))[1], f"m{seed}")
 
 
-def trained(data: Path, settings: Sequence[str]) -> tuple[object, float]:
+def trained(data: Prepared, settings: Sequence[str]) -> tuple[Any, float]:
     """The network after the last epoch, and the core-seconds of its training."""
-    family = FAMILIES["image"]
-    config = config_from_dict(family.Config, measure.overrides(settings))
-    started, directory = time.process_time(), data / f"run-{len(list(data.glob('run-*')))}"
-    result = run_training(family, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
+    config = config_from_dict(FAMILY.Config, measure.overrides(settings))
+    started, directory = time.process_time(), data.path / f"run-{len(list(data.path.glob('run-*')))}"
+    result = run_training(FAMILY, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
     seconds = time.process_time() - started
-    return bundle.load(checkpoints.path_of(directory, result.epochs)).network, seconds
+    return bundle.load(checkpoints.path_of(directory, result.epochs), FAMILY).network, seconds
 
 
-def tested(network: object, data: Path, schema: Schema, arguments: argparse.Namespace) -> Answer:
+def tested(network: Any, data: Prepared, schema: Schema, arguments: argparse.Namespace) -> Answer:
     """Mean F1 over the rare classes and over the others, and accuracy, on the test split."""
-    config = network.config  # type: ignore[attr-defined]
-    examples = dataset(data, "test", range(schema.num_shards), schema=schema, config=config, epoch=0)
+    examples = dataset(data, "test", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     head = next(iter(schema.heads))
     counts = torch.zeros(len(schema.heads[head]), len(schema.heads[head]), dtype=torch.float64)
     with torch.inference_mode():
         for start in range(0, len(examples), BLOCK):
             batch = collate([examples[row] for row in range(start, min(start + BLOCK, len(examples)))])
-            counts += network.evaluate(batch).accumulators[f"confusion/{head}"]  # type: ignore[attr-defined]
+            counts += FAMILY.evaluate(network, batch).accumulators[f"confusion/{head}"]
     scores = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp_min(1)
     others = [place for place in range(len(scores)) if place not in arguments.rare]
     return {
@@ -178,10 +181,10 @@ def tabulate(found: list[Answer], arguments: argparse.Namespace) -> list[Table]:
     ]
 
 
-def _training(data: Path) -> tuple[np.ndarray, np.ndarray]:
+def _training(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
     """(shard, row) of each training picture [N, 2] and its class [N]."""
     rows, labels = [], []
-    for shard in sorted((data / "shards").iterdir()):
+    for shard in data.shards():
         own = np.load(shard / "train.npy")
         rows.append(np.stack([np.full(len(own), int(shard.name)), own], 1))
         labels.append(np.load(shard / "labels.npy")[own, 0])
@@ -199,7 +202,7 @@ def _write_shard(out: Path, source: Path, arrays: dict[str, np.ndarray]) -> None
             (target / f"{name}.npy").symlink_to((source / f"{name}.npy").resolve())
 
 
-def _write_schema(out: Path, schema: Schema, labels: np.ndarray, tag: str) -> Path:
+def _write_schema(out: Path, schema: Schema, labels: np.ndarray, tag: str) -> Prepared:
     head, names = next(iter(schema.heads.items()))
     counts = np.bincount(labels, minlength=len(names)).tolist()
     own = schema.model_copy(
@@ -210,7 +213,7 @@ def _write_schema(out: Path, schema: Schema, labels: np.ndarray, tag: str) -> Pa
         }
     )
     (out / "schema.json").write_text(own.model_dump_json(), encoding="utf-8")
-    return out
+    return Prepared(out)
 
 
 if __name__ == "__main__":

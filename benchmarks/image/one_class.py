@@ -27,10 +27,12 @@ from benchmarks.kit.page import Spread, Table, write_page
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import FAMILIES, bundle
+from models import bundle
 from models.bundle import config_from_dict
+from models.image import FAMILY
 from models.image.data import collate, dataset
 from models.image.schema import Schema
+from models.prepared import Prepared
 
 SETTINGS = ("network=autoencoder", "epochs=5", "batch_size=125", "learning_rate=0.003")
 SPLITS = ("train", "val")
@@ -56,8 +58,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     found: dict[str, list[Answer]] = {}
     with measure.workspace(arguments) as work:
-        data = measure.prepared(arguments.data, arguments, work, family_name="image")
-        schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+        data = Prepared(measure.prepared(arguments.data, arguments, work, family_name="image"))
+        schema = data.schema(Schema)
         for place, name in enumerate(next(iter(schema.heads.values()))):
             if arguments.classes and name not in arguments.classes:
                 continue
@@ -68,10 +70,10 @@ def main() -> None:
     write_page("image-one-class", __doc__, arguments, tables, {"measured": found})
 
 
-def write_class(data: Path, schema: Schema, place: int, out: Path) -> Path:
+def write_class(data: Prepared, schema: Schema, place: int, out: Path) -> Prepared:
     """Prepared data whose training and validation pictures are those of one class; the test split stays whole."""
     counts, pictures = dict.fromkeys(SPLITS, 0), []
-    for shard in sorted((data / "shards").iterdir()):
+    for shard in data.shards():
         target = out / "shards" / shard.name
         target.mkdir(parents=True)
         for name in ("pictures", "labels", "test"):
@@ -94,17 +96,16 @@ def write_class(data: Path, schema: Schema, place: int, out: Path) -> Path:
         }
     )
     (out / "schema.json").write_text(own.model_dump_json(), encoding="utf-8")
-    return out
+    return Prepared(out)
 
 
-def scored(data: Path, place: int, seed: int, arguments: argparse.Namespace) -> Answer:
+def scored(data: Prepared, place: int, seed: int, arguments: argparse.Namespace) -> Answer:
     """The AUROC of both scores after a training on one class, and its core-seconds."""
-    family = FAMILIES["image"]
-    config = config_from_dict(family.Config, measure.overrides([*SETTINGS, *arguments.config, f"seed={seed}"]))
-    started, directory = time.process_time(), data / f"run-{seed}"
-    result = run_training(family, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
+    config = config_from_dict(FAMILY.Config, measure.overrides([*SETTINGS, *arguments.config, f"seed={seed}"]))
+    started, directory = time.process_time(), data.path / f"run-{seed}"
+    result = run_training(FAMILY, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
     cpu_s = time.process_time() - started
-    loaded = bundle.load(checkpoints.path_of(directory, result.epochs))
+    loaded = bundle.load(checkpoints.path_of(directory, result.epochs), FAMILY)
     schema = loaded.schema
     examples = dataset(data, "test", range(schema.num_shards), schema=schema, config=config, epoch=0)
     parts, labels = [], []

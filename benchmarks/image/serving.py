@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import torch
 
 from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
@@ -26,13 +28,13 @@ from jobs import deploy
 from jobs.cli.context import Context, Store
 from jobs.cluster.local_head import stop_head
 from jobs.tracking.mlflow_ui import free_port
-from jobs.training import checkpoints
-from jobs.training.distributed import Place
-from jobs.training.loop import run_training
-from models import FAMILIES
+from models import bundle, golden
 from models.bundle import config_from_dict
+from models.image import FAMILY
 from models.image.codec import encode_png
 from models.image.data import Shard
+from models.image.schema import Schema
+from models.prepared import Prepared
 
 OURS, BARE = "ours", "bare FastAPI and torch"
 NUM_PICTURES = 64
@@ -51,31 +53,38 @@ def main() -> None:
     if arguments.quick:
         arguments.repeats, arguments.requests = 2, 200
     with measure.workspace(arguments) as work:
-        data = measure.prepared(arguments.data, arguments, work, family_name="image")
+        data = Prepared(measure.prepared(arguments.data, arguments, work, family_name="image"))
         model = write_model(data, work / "model", arguments)
         found = alternate(data, model, arguments)
     tables = [tabulate(found, arguments)]
     write_page("image-serving", __doc__, arguments, tables, {"measured": found})
 
 
-def write_model(data: Path, work: Path, arguments: argparse.Namespace) -> Path:
-    """The bundle of a network before its first epoch."""
-    config = config_from_dict(FAMILIES["image"].Config, {**measure.overrides(arguments.config), "epochs": 0})
-    run_training(
-        FAMILIES["image"], config=config, data=data, directory=work, place=Place(), report=lambda numbers: None
-    )
-    return checkpoints.best_of(work)
+def write_model(data: Prepared, directory: Path, arguments: argparse.Namespace) -> Path:
+    """The bundle of a network that was started and not trained."""
+    config, schema = config_from_dict(FAMILY.Config, measure.overrides(arguments.config)), data.schema(Schema)
+    torch.manual_seed(config.seed)
+    network = FAMILY.build(config, schema)
+    FAMILY.initialise(network, data, schema)
+    files = {
+        "config.json": dataclasses.asdict(config),
+        "schema.json": schema.model_dump(mode="json"),
+        "metrics.json": {},
+        "golden.json": golden.golden(FAMILY, network, schema),
+    }
+    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
+    return directory
 
 
-def alternate(data: Path, model: Path, arguments: argparse.Namespace) -> dict[str, list[Answer]]:
+def alternate(data: Prepared, model: Path, arguments: argparse.Namespace) -> dict[str, list[Answer]]:
     """Rounds against both, A B A B; both are up all the time, one is idle while the other works."""
-    store = Store(data.parent.parent.parent)
+    store = Store(data.path.parents[2])
     ours, bare = free_port(8000), free_port(8100)
     command = [sys.executable, "-m", "benchmarks.peers.bare_serving_worker", "--bundle", str(model)]
     other = subprocess.Popen([*command, "--port", str(bare)], cwd=measure.ROOT)
     try:
         options = deploy.Options(model=str(model), port=ours, max_replicas=1)
-        deploy.run(Context(store=store), FAMILIES["image"], options, None)
+        deploy.run(Context(store=store), FAMILY, options, None)
         urls = {OURS: f"http://127.0.0.1:{ours}/v1/images/recognise", BARE: f"http://127.0.0.1:{bare}/recognise"}
         pictures = some_pictures(data)
         found: dict[str, list[Answer]] = {name: [] for name in urls}
@@ -92,7 +101,7 @@ def alternate(data: Path, model: Path, arguments: argparse.Namespace) -> dict[st
         stop_head(store)
 
 
-def some_pictures(data: Path) -> list[bytes]:
+def some_pictures(data: Prepared) -> list[bytes]:
     """Prepared pictures as PNG files."""
     pixels = Shard.open(data, 0).pixels
     return [encode_png(np.asarray(pixels[place % len(pixels)])) for place in range(NUM_PICTURES)]

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from models import bundle
+from models.image import FAMILY
 from models.image.data import Batch
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = bundle.load(arguments.bundle)
+    loaded = bundle.load(arguments.bundle, FAMILY)
     app, size = FastAPI(), loaded.schema.size
     mode = "L" if loaded.schema.channels == 1 else "RGB"
     no_labels = torch.zeros(1, len(loaded.schema.heads), dtype=torch.int64)

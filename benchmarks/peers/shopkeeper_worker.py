@@ -16,14 +16,16 @@ import torch
 from benchmarks.kit.measure import overrides
 from benchmarks.peers import protocol
 from jobs.cli.context import Context, Store
-from jobs.evaluation.scoring import Model, load_model, score
+from jobs.evaluation.scoring import load_model, score
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
 from jobs.training.validation import Task, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
-from models.family import Family
+from models.evaluate import Model
+from models.family import Dataset, Family
+from models.prepared import Prepared
 
 VALIDATED_PER_SHARD = 4
 """Validation examples while the speed of training is measured, of which validation is no part."""
@@ -35,20 +37,21 @@ class Watched:
     def __init__(self, family: Family, limits: dict[str, int | None]) -> None:
         self.asked: list[tuple[str, protocol.Started]] = []
         self.initialised: dict[str, float] = {}
+        self.family = dataclasses.replace(family, dataset=self._dataset, initialise=self._initialise)
+        """What the loop is to train."""
         self._family = family
         self._limits = limits
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._family, name)
-
-    def dataset(self, data: Path, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int) -> Any:
+    def _dataset(
+        self, data: Prepared, split: str, shards: Sequence[int], *, schema: Any, config: Any, epoch: int
+    ) -> Dataset:
         """The examples of some shards, or the first of them."""
         self.asked.append((split, protocol.start()))
         whole = self._family.dataset(data, split, shards, schema=schema, config=config, epoch=epoch)
         limit = self._limits.get(split)
         return whole if limit is None or len(whole) <= limit else First(whole, limit)
 
-    def initialise(self, network: Any, data: Path, schema: Any) -> None:
+    def _initialise(self, network: Any, data: Prepared, schema: Any) -> None:
         """Count and start as the family does, and note how long that took."""
         started = protocol.start()
         self._family.initialise(network, data, schema)
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=0, help="fit: requests to time on the best model, one by one")
     parser.add_argument("--test-each-epoch", action="store_true", help="fit: test NDCG after each epoch, not timed")
     arguments = parser.parse_args()
+    arguments.data = Prepared(arguments.data)
     family = FAMILIES[arguments.family]
     config = config_from_dict(family.Config, overrides(arguments.config))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -113,7 +117,7 @@ def train(arguments: argparse.Namespace, family: Family, config: Any) -> None:
             sys.exit()
 
     run_training(
-        watched,
+        watched.family,
         config=dataclasses.replace(config, patience=0, epochs=1000),
         data=arguments.data,
         directory=arguments.work / "run",
@@ -124,7 +128,7 @@ def train(arguments: argparse.Namespace, family: Family, config: Any) -> None:
 
 def num_targets(arguments: argparse.Namespace, family: Family, config: Any) -> int:
     """Pictures of an epoch, or next events that its rows hold: every event of the training split but a user's first."""
-    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    schema = arguments.data.schema(family.Schema, family.files)
     dataset = family.dataset(arguments.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
     rows = range(min(arguments.rows or len(dataset), len(dataset)))
     if family.name != "recommender":
@@ -134,21 +138,21 @@ def num_targets(arguments: argparse.Namespace, family: Family, config: Any) -> i
 
 def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None:
     """Rank every item for every example once for each request: as the verb `evaluate`, and as after an epoch."""
-    schema = family.Schema.model_validate_json((arguments.data / "schema.json").read_text(encoding="utf-8"))
+    schema = arguments.data.schema(family.Schema, family.files)
     network = family.build(config, schema)
     started = protocol.start()
     family.initialise(network, arguments.data, schema)
     network.eval()
-    model = Model(family.name, config, schema, network)
+    model = Model(family, config, schema, network)
     task = Task(family, config, schema, arguments.data, arguments.work, Place())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
     for _ in protocol.asked():
         started = protocol.start()
         scores = score(context, model, data=arguments.data, split="test")
-        whole = {**started.so_far(), "users": scores.num_examples, "metrics": scores.metrics()}
+        whole = {**started.so_far(), "users": scores.num_examples, "metrics": scores.values(family.all_metrics)}
         started = protocol.start()
-        validate(task, network, epoch=0)
+        validate(task, network)
         protocol.say({**whole, "validate": started.so_far()})
 
 
@@ -170,7 +174,8 @@ def fit(arguments: argparse.Namespace, family: Family, config: Any) -> None:
         training = {"training": watched.last_training()} if numbers["epoch"] else {"initialise": watched.initialised}
         protocol.say({**numbers, **so_far, **test, **training, "at": time.time()})
 
-    run_training(watched, config=config, data=arguments.data, directory=directory, place=Place(), report=report)
+    data: Prepared = arguments.data
+    run_training(watched.family, config=config, data=data, directory=directory, place=Place(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
     best = {"best_val": reports[-1][f"best_val_{family.metric.name}"], "epochs": len(reports) - 1}
@@ -187,13 +192,13 @@ def tested(directory: Path, family: Family, arguments: argparse.Namespace) -> di
     """Test metrics of a bundle, by the names that the loop gives to those of validation."""
     model = load_model(directory, family)
     scores = score(Context(store=Store(arguments.work)), model, data=arguments.data, split="test")
-    return {f"test_{name}": value for name, value in scores.metrics().items()}
+    return {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
 
 
 def served(directory: Path, family: Family, arguments: argparse.Namespace) -> dict[str, Any]:
     """Size of a bundle, seconds to load it, and the processor time of one request and of one user's ranking."""
     started = protocol.start()
-    model = bundle.load(directory)
+    model = bundle.load(directory, family)
     loaded = started.so_far()
     dataset = family.dataset(arguments.data, "test", [0], schema=model.schema, config=model.config, epoch=0)
     examples = [dataset[place] for place in range(min(len(dataset), arguments.asked))]
@@ -201,16 +206,16 @@ def served(directory: Path, family: Family, arguments: argparse.Namespace) -> di
     with torch.inference_mode():
         for example in examples:
             started = protocol.start()
-            model.network.predict(family.collate([example]))
+            family.endpoints[0].predict(model.network, family.collate([example]))
             request_ms.append({name: 1000 * value for name, value in started.so_far().items()})
         started = protocol.start()
-        model.network.evaluate(family.collate(examples))
-        judged = started.so_far()
+        family.evaluate(model.network, family.collate(examples))
+        evaluated = started.so_far()
     return {
         "bundle_mb": bundle.size_mb(directory),
         "load": loaded,
         "request_ms": request_ms[1:],
-        "judged": {name: value / len(examples) for name, value in judged.items()},
+        "evaluated": {name: value / len(examples) for name, value in evaluated.items()},
     }
 
 

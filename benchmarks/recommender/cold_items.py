@@ -24,10 +24,12 @@ from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
 from benchmarks.recommender.quality import item_table
 from jobs.cli.context import Context, Store
-from jobs.evaluation.scoring import Scores, load_model, score
+from jobs.evaluation.scoring import load_model, score
 from jobs.training import checkpoints
 from models import FAMILIES
+from models.evaluate import Scores
 from models.metrics import rank_of, rank_without
+from models.prepared import Prepared
 from models.recommender.networks.item_features import ItemFeatures, weigh
 
 FAMILY = FAMILIES["recommender"]
@@ -39,7 +41,7 @@ ATTRIBUTES = "attributes of the last item"
 
 
 def main() -> None:
-    """Train with every seed, judge the new items and the others apart, and write the page."""
+    """Train with every seed, evaluate the new items and the others apart, and write the page."""
     parser = measure.flags(__doc__)
     parser.add_argument("--attributes", required=True, help="S3Rec's item2attributes.json.gz of --data")
     parser.add_argument("--new", type=float, default=0.05, help="share of the items that are taken out")
@@ -53,9 +55,9 @@ def main() -> None:
             log = without_new_items(Path(arguments.data), work / "raw" / "log.txt", share=arguments.new, seed=seed)
             data = measure.prepared(str(log), arguments, work, more=item_table(arguments.attributes, work))
             for network in NETWORKS:
-                for system, answer in judged(data, network, seed, arguments, work).items():
+                for system, answer in evaluated(data, network, seed, arguments, work).items():
                     found.setdefault(system, []).append(answer)
-            found.setdefault(ATTRIBUTES, []).append(by_attributes(data))
+            found.setdefault(ATTRIBUTES, []).append(by_attributes(Prepared(data)))
         # After each seed, so that a long run that ends early has said something.
         write_page("cold-items", __doc__, arguments, [tabulate(found, arguments)], {"measured": found})
 
@@ -75,8 +77,8 @@ def without_new_items(raw: Path, out: Path, *, share: float, seed: int) -> Path:
     return out
 
 
-def judged(data: Path, network: str, seed: int, arguments: argparse.Namespace, work: Path) -> dict[str, Answer]:
-    """Train one network and judge its best epoch, with the new items and without them."""
+def evaluated(data: Path, network: str, seed: int, arguments: argparse.Namespace, work: Path) -> dict[str, Answer]:
+    """Train one network and evaluate its best epoch, with the new items and without them."""
     config = [f"network={network}", *arguments.config, f"seed={seed}"]
     worker = Worker(network, measure.shopkeeper("fit", data, work / network, config=config), threads=arguments.threads)
     if not any(answer.get("done") for answer in worker.answers()):
@@ -85,7 +87,7 @@ def judged(data: Path, network: str, seed: int, arguments: argparse.Namespace, w
     model = load_model(checkpoints.best_of(work / network / "run"), FAMILY)
     answers = {}
     for system in (f"ours {network}", f"ours {network}, new items left out"):
-        scores = score(Context(store=Store(work)), model, data=data, split="test")
+        scores = score(Context(store=Store(work)), model, data=Prepared(data), split="test")
         new = scores.slices["popularity"] == NEW
         answers[system] = shares(scores, new, "new") | shares(scores, ~new, "others")
         model.network.newcomers.offset.fill_(-torch.inf)
@@ -95,12 +97,12 @@ def judged(data: Path, network: str, seed: int, arguments: argparse.Namespace, w
 def shares(scores: Scores, among: NDArray[np.bool_], name: str) -> Answer:
     """Metrics among some examples, and how many these are."""
     metrics = ["ndcg_at_10", *(f"hit_rate_at_{cutoff}" for cutoff in CUTOFFS)]
-    return {"num_" + name: int(among.sum())} | {f"{name}_{metric}": scores.metric(metric, among) for metric in metrics}
+    return {"num_" + name: int(among.sum())} | {f"{name}_{metric}": scores.ratio(metric, among) for metric in metrics}
 
 
-def by_attributes(data: Path) -> Answer:
+def by_attributes(data: Prepared) -> Answer:
     """The same, ranked by the attributes that an item shares with the last one of the history."""
-    schema = FAMILY.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    schema = data.schema(FAMILY.Schema)
     shards = range(schema.num_shards)
     dataset: Any = FAMILY.dataset(data, "test", shards, schema=schema, config=FAMILY.Config(), epoch=0)
     examples = [dataset[place] for place in range(len(dataset))]

@@ -2,7 +2,7 @@
 
 The logs are made up (benchmarks/kit/made_up_log.py): topics, five successors of each item, favourite topics of each
 shopper. The ideal predictor knows that law and the favourites. Leave-one-out; NDCG@10 on the validation events of the
-first shoppers of each shard, ranked among all items, seen items filtered. The networks are judged without the prior,
+first shoppers of each shard, ranked among all items, seen items filtered. The networks are evaluated without the prior,
 which would hide the difference between losses, unless said otherwise. Core-seconds are processor time of the process.
 One system trains for more epochs, to about the core-seconds of the full loss; the rate falls to its end in each.
 """
@@ -18,8 +18,8 @@ from benchmarks.kit import measure
 from benchmarks.kit.made_up_log import write_log
 from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
-from models import FAMILIES
-from models.json_files import read_json
+from models.prepared import Prepared
+from models.recommender.schema import Schema
 
 SAMPLED = ["loss=sampled", "num_negatives=4096"]
 RATE_FIXED = ["blend=false", "spectral_start=false"]
@@ -141,7 +141,7 @@ def fit_row(name: str, said: list[Answer]) -> list[str]:
 
 
 def million(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answer]:
-    """What training, judging and serving cost where there are a million items."""
+    """What training, evaluation and serving cost where there are a million items."""
     num_items = (arguments.items or [1_250_000])[0]
     data, ideal = made_up(arguments, work, num_items, arguments.users or 250_000)
 
@@ -154,8 +154,8 @@ def million(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Ans
         found = dict(zip(MILLION, pool.map(fit, MILLION), strict=True))
     rows = [fit_row(name, said) for name, said in found.items()]
     rows.append(["ideal predictor", "-", "-", "-", f"{ideal['ndcg_at_10']:.4f}", f"{ideal['hit_rate_at_10']:.4f}", "-"])
-    judged = 32 * arguments.validated
-    title = f"{num_items:,} made-up items, of which {ideal['items']:,} have an event; NDCG@10 of {judged:,} shoppers"
+    validated = 32 * arguments.validated
+    title = f"{num_items:,} made-up items, of which {ideal['items']:,} have an event; NDCG@10 of {validated:,} shoppers"
     if arguments.rows:
         title += f", after the first {arguments.rows:,} rows of an epoch: a speed, no quality"
     served = Table("The same in use", SERVED_HEADER, [served_row(name, said) for name, said in found.items()])
@@ -184,7 +184,7 @@ def served_row(name: str, said: list[Answer]) -> list[str]:
         f"{said[0]['initialise']['cpu_s']:,.0f}",
         f"{said[0]['val_ndcg_at_10']:.4f}",
         *(Spread.of(ms[clock] for ms in last["request_ms"]).text(".1f") for clock in ("cpu_s", "wall_s")),
-        f"{1000 * last['judged']['cpu_s']:.1f}",
+        f"{1000 * last['evaluated']['cpu_s']:.1f}",
         f"{last['bundle_mb']:,.0f}",
         f"{last['load']['wall_s']:.1f}",
     ]
@@ -211,10 +211,7 @@ def made_up(arguments: argparse.Namespace, work: Path, num_items: int, num_users
     raw = work / f"made-up-{num_items}.parquet"
     ideal = write_log(raw, num_items=num_items, num_users=num_users, events_per_user=EVENTS_PER_USER)
     data = measure.prepared(str(raw), arguments, work)
-    return data, {
-        **ideal,
-        "items": FAMILIES["recommender"].Schema.model_validate(read_json(data / "schema.json")).num_items,
-    }
+    return data, {**ideal, "items": Prepared(data).schema(Schema).num_items}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Ours is trained on the training events, its best epoch and its blend weight are chosen on validation, and the test
 split is looked at once. implicit's ALS and BPR are fitted on training and validation events together, which favours
-them, with 64 factors and otherwise their defaults. All systems are judged by the same definition: the rank of the one
-held-out item among all items; equal scores rank by index. The median over seeds, [lowest, highest].
+them, with 64 factors and otherwise their defaults. All systems are evaluated by the same definition: the rank of the
+one held-out item among all items; equal scores rank by index. The median over seeds, [lowest, highest].
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     for raw, attributes in itertools.zip_longest(arguments.data, arguments.attributes):
         with measure.workspace(arguments) as work:
             data = measure.prepared(raw, arguments, work, more=item_table(attributes, work) if attributes else {})
-            found = judged(data, arguments, work)
+            found = evaluated(data, arguments, work)
         tables.append(tabulate(raw, found))
         measured[measure.label(raw)] = found
         # After each file, so that a long run that ends early has said something.
@@ -56,7 +56,7 @@ def item_table(attributes: str, work: Path) -> dict[str, str]:
     return {"items": str(table)}
 
 
-def judged(data: Path, arguments: argparse.Namespace, work: Path) -> dict[str, list[Answer]]:
+def evaluated(data: Path, arguments: argparse.Namespace, work: Path) -> dict[str, list[Answer]]:
     """What each system reached with each seed on prepared data."""
     found: dict[str, list[Answer]] = {}
     for network in arguments.networks:

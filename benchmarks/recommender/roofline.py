@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +22,7 @@ from benchmarks.kit.page import Spread, Table, write_page
 from models import FAMILIES
 from models.bundle import config_from_dict
 from models.nn.layers import chunk_tokens
+from models.prepared import Prepared
 
 FAMILY = FAMILIES["recommender"]
 BEST = "2048 cubed"
@@ -65,7 +65,7 @@ def main() -> None:
     config = config_from_dict(FAMILY.Config, measure.overrides(chosen))
     with measure.workspace(arguments) as work:
         data = measure.prepared(arguments.data, arguments, work)
-        context, num_items, counted = look(data, config)
+        context, num_items, counted = look(Prepared(data), config)
         parts = needed(config, num_items, context)
         rows = ["--rows", str(QUICK_ROWS)] if arguments.quick else []
         shapes = {BEST: (1, 2048, 2048, 2048)} | {
@@ -90,9 +90,9 @@ def main() -> None:
     write_page("roofline", __doc__, arguments, tables, raw)
 
 
-def look(data: Path, config: Any) -> tuple[float, int, float]:
+def look(data: Prepared, config: Any) -> tuple[float, int, float]:
     """Mean places that a target looks at, the number of items, and the FLOPs a target that torch counts in one step."""
-    schema: Any = FAMILY.Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+    schema: Any = data.schema(FAMILY.Schema)
     shards = range(schema.num_shards)
     dataset = FAMILY.dataset(data, "train", shards, schema=schema, config=config, epoch=1)
     batch = FAMILY.collate([dataset[row] for row in range(min(config.batch_size, len(dataset)))])
@@ -100,7 +100,7 @@ def look(data: Path, config: Any) -> tuple[float, int, float]:
     there = batch.targets != 0
     network = FAMILY.build(config, schema).train()
     with FlopCounterMode(display=False) as counter:
-        network(batch).backward()
+        FAMILY.loss(network, batch).backward()
     total = float(counter.get_total_flops())
     return float(same.sum(2)[there].float().mean()), schema.num_items, total / int(there.sum())
 

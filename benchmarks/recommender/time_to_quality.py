@@ -2,8 +2,8 @@
 
 A schedule of the learning rate has an end, so every budget of epochs is a training of its own. The time is all
 processor time from the first line of the training loop: counting the prior, the spectral start, every step, every
-validation and every checkpoint. Preparing the data, starting Python and judging on the test split are not in it. Each
-training is judged at its best epoch on validation; the mark is checked on validation and on test.
+validation and every checkpoint. Preparing the data, starting Python and evaluation on the test split are not in it.
+Each training is evaluated at its best epoch on validation; the mark is checked on validation and on test.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from benchmarks.kit.measure import Worker
 from benchmarks.kit.page import Spread, Table, write_page
 from models import FAMILIES
 from models.bundle import config_from_dict
+from models.prepared import Prepared
 
 BARE, ONE, TWO, BOTH = "bare loop", "fit(), 1 worker", "fit(), 2 workers", "two bare loops at once"
 Times = list[float]
@@ -98,7 +99,7 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
     fit(
         family,
         config=config_from_dict(family.Config, measure.overrides(settings(arguments))),
-        data=data,
+        data=Prepared(data),
         directory=work / "run",
         workers=Workers(num=num, cpus_each=arguments.threads),
         callbacks=[Clock(str(clock))],

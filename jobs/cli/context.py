@@ -85,6 +85,10 @@ class Store:
         """The SQLite file that deploy fills and serve reads."""
         return self.root / family / "features.sqlite"
 
+    def live_feature_store(self, family: str) -> Path:
+        """The SQLite file of the features that endpoints write; deploy makes it once and leaves what it holds."""
+        return self.root / family / "live-features.sqlite"
+
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"

@@ -1,52 +1,76 @@
-"""Command-line flags from dataclasses: a field is a flag, its type the check, the docstring under it the help."""
+"""Command-line flags from dataclasses: a field is a flag, its type the check, its docstring the help; by cyclopts."""
 
 from __future__ import annotations
 
-import argparse
-import ast
 import dataclasses
 import difflib
 import inspect
+import logging
 import re
-import textwrap
-import types
 import typing
-from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter, Token
+from docstring_parser import parse_from_object
+
+log = logging.getLogger("shopkeeper")
 
 
 class UsageError(Exception):
     """A command line that cannot be read; the message is for the person who typed it."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UsageError instead of ending the process, and knows no abbreviations."""
+class Parser:
+    """Reads the flags of several dataclasses, which help shows by the titles they are given under."""
 
-    def __init__(self, *, prog: str, description: str, epilog: str | None = None) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    def __init__(
+        self, groups: Mapping[str, Any], *, prog: str, description: str, epilog: str = "", without: Sequence[str] = ()
+    ) -> None:
+        """A flag for each field but those `without`; raises ValueError when two fields have one name."""
+        self.prog = prog
+        self.classes = list(groups.values())
+        parameters = [
+            parameter
+            for place, (title, config_class) in enumerate(groups.items())
+            for parameter in _parameters(config_class, Group(title, sort_key=place))
+            if parameter.name not in without
+        ]
+        self.app = App(
+            name=prog,
+            help=description,
+            help_epilogue=epilog,
+            help_format="plaintext",
+            version_flags=(),
+            result_action="return_value",
+            default_parameter=Parameter(negative_iterable="", negative_none="", allow_repeating=True),
+            group_commands=Group("Help"),
         )
+        self.app.default(_taking(parameters))
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse all of `arguments`; an unknown flag is answered with the nearest known one."""
-        values, unknown = self.parse_known_args(list(arguments))
+    def read(self, arguments: Sequence[str]) -> list[Any]:
+        """The dataclasses from all of `arguments`; prints help and raises SystemExit, or raises UsageError."""
+        values, unknown = self.read_known(arguments)
         if unknown:
-            raise UsageError(self._unknown(unknown[0]))
+            known = [name for argument in self.app.assemble_argument_collection() for name in argument.names]
+            given = unknown[0].partition("=")[0]
+            kind = "unknown flag" if given.startswith("-") else "unexpected argument"
+            raise UsageError(f"{kind} {given}{suggestion(given, known)}; see `{self.prog} --help`")
         return values
 
-    def _unknown(self, argument: str) -> str:
-        flag = argument.partition("=")[0]
-        if not flag.startswith("-"):
-            return f"unexpected argument {argument!r}; see `{self.prog} --help`"
-        known = [option for action in self._actions for option in action.option_strings]
-        return f"unknown flag {flag}{suggestion(flag, known)}; see `{self.prog} --help`"
+    def read_known(self, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
+        """The dataclasses, and the arguments that are no flag of theirs; fields not given keep their default."""
+        try:
+            command, bound, unknown, _ = self.app.parse_known_args(_respelt(arguments, self.classes))
+            if command is not self.app.default_command:
+                command(*bound.args, **bound.kwargs)
+                raise SystemExit(0)
+            return [_built(config_class, bound.arguments) for config_class in self.classes], unknown
+        except CycloptsError as error:
+            error.verbose = False
+            raise UsageError(f"{' '.join(str(error).split()).rstrip('.')}; see `{self.prog} --help`") from None
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
 
 def suggestion(given: str, known: Sequence[str]) -> str:
@@ -55,150 +79,101 @@ def suggestion(given: str, known: Sequence[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def add_dataclass(
-    parser: argparse.ArgumentParser, config_class: Any, *, title: str, without: Sequence[str] = ()
-) -> None:
-    """Give a parser one flag for each field of a dataclass, but for those `without`.
-
-    Raises TypeError for a field type that has no flag: only str, int, float, bool, Literal of strings or numbers,
-    one of these or None, and tuple[str, ...] have.
-    """
-    group = parser.add_argument_group(title)
-    hints = typing.get_type_hints(config_class)
-    helps = field_docstrings(config_class)
-    for field in dataclasses.fields(config_class):
-        if field.name in without:
-            continue
-        settings = _settings(hints[field.name], f"{config_class.__qualname__}.{field.name}")
-        default = _default(field)
-        required = default is dataclasses.MISSING
-        shown = "required" if required else f"default: {_shown(default)}"
-        group.add_argument(
-            flag_name(field.name),
-            dest=_destination(config_class, field.name),
-            default=argparse.SUPPRESS,
-            required=required,
-            help=f"{helps.get(field.name, '')} ({shown})".replace("%", "%%").strip(),
-            **settings,
-        )
-
-
-def collect(values: argparse.Namespace, config_class: Any) -> Any:
-    """The dataclass from parsed flags; fields whose flag was not given keep their default. Raises UsageError."""
-    given = vars(values)
-    chosen: dict[str, Any] = {}
-    for field in dataclasses.fields(config_class):
-        destination = _destination(config_class, field.name)
-        if destination in given:
-            value = given[destination]
-            chosen[field.name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return config_class(**chosen)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def flag_name(field_name: str) -> str:
     """`max_bad_fraction` -> `--max-bad-fraction`."""
     return f"--{field_name.replace('_', '-')}"
 
 
+def check_at_least(options: Any, **least: int) -> None:
+    """Raises ValueError, which names the flag, for a field of `options` that is below what is given for it."""
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise ValueError(f"{flag_name(name)} {getattr(options, name)} is too few; use {value} or more")
+
+
 def field_docstrings(config_class: Any) -> dict[str, str]:
     """Field name -> the string literal under it; a field of a parent keeps the parent's unless it has its own."""
-    found: dict[str, str] = {}
-    parents: list[type] = [parent for parent in config_class.__mro__ if "__dataclass_fields__" in vars(parent)]
-    for parent in reversed(parents):
-        source = inspect.getsource(parent)
-        (definition,) = ast.parse(textwrap.dedent(source)).body
-        assert isinstance(definition, ast.ClassDef)
-        for statement, following in zip(definition.body, definition.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                text = _literal(following)
-                if text:
-                    found[statement.target.id] = re.sub(r"\s+", " ", text).strip()
-    return found
+    parents = [parent for parent in reversed(config_class.__mro__) if dataclasses.is_dataclass(parent)]
+    documented = [entry for parent in parents for entry in parse_from_object(parent).params]
+    return {entry.arg_name: re.sub(r"\s+", " ", entry.description or "").strip() for entry in documented}
 
 
-def _literal(statement: ast.stmt) -> str:
-    match statement:
-        case ast.Expr(value=ast.Constant(value=str(text))):
-            return text
-        case _:
-            return ""
+def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
+    """One for each field: cyclopts cannot read a dataclass whose parent is in another module (its issue 439)."""
+    hints, helps = typing.get_type_hints(config_class), field_docstrings(config_class)
+    parameters = []
+    for field in dataclasses.fields(config_class):
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        several = hints[field.name] == tuple[str, ...]
+        shown = Parameter(
+            group=group,
+            help=helps.get(field.name, ""),
+            metavar="A,B,..." if several else None,
+            show_default=default not in (None, (), ""),
+            converter=_converter(hints[field.name]),
+            n_tokens=1 if several else None,
+        )
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+                annotation=Annotated[hints[field.name], shown],
+            )
+        )
+    return parameters
 
 
-def _settings(hint: Any, where: str) -> dict[str, Any]:
-    """The arguments of `add_argument` for a field's type."""
-    hint = _without_none(hint)
-    origin = typing.get_origin(hint)
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if hint in (int, float, str):
-        return {"type": _READERS[hint], "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
-    if origin is Literal:
-        options = typing.get_args(hint)
-        return {"type": _choice(options), "metavar": "{" + ",".join(str(option) for option in options) + "}"}
-    if origin is tuple and typing.get_args(hint) == (str, Ellipsis):
-        return {"type": _words, "action": "extend", "metavar": "A,B,..."}
-    raise TypeError(f"{where} is of type {hint}, for which there is no flag")
+def _taking(parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """A function with these parameters, which cyclopts makes a command of."""
+
+    def command(**_: Any) -> None:
+        """Nothing: what was given is taken from the parsed arguments."""
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        rest = [part for part in typing.get_args(hint) if part is not type(None)]
-        if len(rest) == 1:
-            return rest[0]
-    return hint
+def _converter(hint: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
+    """How text becomes a value where cyclopts reads it otherwise: it would round 3.7 to a whole number."""
+    if hint == tuple[str, ...]:
+        return lambda _, tokens: tuple(
+            word.strip() for token in tokens for word in token.value.split(",") if word.strip()
+        )
+    if int in (hint, *typing.get_args(hint)):
+        return lambda _, tokens: _whole(tokens[-1].value)
+    return None
 
 
 def _whole(text: str) -> int:
     try:
-        return int(text.replace("_", ""))
+        return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+def _built(config_class: Any, given: Mapping[str, Any]) -> Any:
+    return config_class(
+        **{field.name: given[field.name] for field in dataclasses.fields(config_class) if field.name in given}
+    )
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _respelt(arguments: Sequence[str], classes: Sequence[Any]) -> list[str]:
+    """The arguments with each former name of a flag replaced by its name now, and a warning for each."""
+    from models.bundle import former_names  # with torch, which `shopkeeper --help` does without
 
-
-def _choice(options: Sequence[Any]) -> Any:
-    by_text = {str(option): option for option in options}
-
-    def read(text: str) -> Any:
-        if text not in by_text:
-            listed = ", ".join(by_text)
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {listed}{suggestion(text, list(by_text))}")
-        return by_text[text]
-
-    return read
-
-
-_READERS: dict[Any, Any] = {int: _whole, float: _number, str: str}
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-
-
-def _shown(default: Any) -> str:
-    match default:
-        case None | () | "":
-            return "none"
-        case bool():
-            return "yes" if default else "no"
-        case tuple():
-            return ",".join(str(part) for part in default)
-        case _:
-            return str(default)
-
-
-def _destination(config_class: Any, field_name: str) -> str:
-    return f"{config_class.__module__}.{config_class.__qualname__}.{field_name}"
+    now = {
+        flag_name(prefix + was): (flag_name(prefix + name), until)
+        for config_class in classes
+        for was, (name, until) in former_names(config_class).items()
+        for prefix in ("", "no_")
+    }
+    respelt = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in now:
+            log.warning("%s is now %s; the old name goes in release %s", flag, *now[flag])
+            flag = now[flag][0]
+        respelt.append(f"{flag}{equals}{value}")
+    return respelt

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_LINE_LENGTH = 100
+FORMER_KEYS: dict[str, str] = {}
+"""Former name of a renamed key of the JSON line -> its name now; the value is there under both for one release, which
+a comment names."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Result:
         if self.error:
             head["error"] = self.error
         rest = {name: value for name, value in self.details.items() if name not in head}
-        return json.dumps(_without_nan({**head, **rest}), ensure_ascii=False, default=str)
+        return json.dumps(_readable({**head, **rest}), ensure_ascii=False, default=str)
 
     def to_text(self) -> str:
         """A few lines for people."""
@@ -45,15 +48,17 @@ class Result:
         return "\n".join([f"{title}: {self.status}", *_outline({**head, **shown, **self.details})])
 
 
-def _without_nan(content: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
+def _readable(content: Any) -> Any:
+    """What a program can read: null for NaN and infinity, which JSON lacks, and former keys beside the keys now."""
     match content:
         case float():
             return content if math.isfinite(content) else None
         case dict():
-            return {str(name): _without_nan(value) for name, value in content.items()}
+            named = {str(name): _readable(value) for name, value in content.items()}
+            former = {was: named[name] for was, name in FORMER_KEYS.items() if name in named}
+            return {**former, **named}
         case list() | tuple():
-            return [_without_nan(value) for value in content]
+            return [_readable(value) for value in content]
         case _:
             return content
 

@@ -1,10 +1,10 @@
-"""SIGTERM as an interruption like Ctrl-C, also while Ray is in the process."""
+"""SIGTERM as an interruption like Ctrl-C, and our handlers of both kept while Ray is in the process."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -29,6 +29,19 @@ def sigterm_interrupts() -> Iterator[threading.Event]:
         yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigint_kept() -> Iterator[Callable[[], bool]]:
+    """Puts the handler of Ctrl-C back at the end that Ray replaces; what it yields says whether it is in place now."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield lambda: signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

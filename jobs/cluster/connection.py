@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.cli.signals import sigterm_kept
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
+from jobs.cluster.packages import job_config
 
 CONNECT_TIMEOUT_S = 8.0
 
@@ -35,14 +38,18 @@ def connect(context: Context) -> None:
     else:
         use_token(token_file(context.store))
         address = "local"
-    fresh: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    settings: dict[str, Any] = {}
+    if address == "local":
+        settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    if not address.startswith("ray://"):  # there the driver proper is a process of the cluster
+        settings["job_config"] = job_config()
     try:
         with sigterm_kept():
             ray.init(
                 address=address,
-                logging_level="WARNING",
+                logging_level=logging.WARNING,
                 logging_config=ray.LoggingConfig(log_level="ERROR"),
-                **(fresh if address == "local" else {}),
+                **settings,
             )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise DependencyDown(
@@ -51,11 +58,46 @@ def connect(context: Context) -> None:
         ) from error
 
 
+def disconnect() -> None:
+    """End this process's connection, and the cluster with it if it was of this process alone."""
+    import ray
+
+    ray.shutdown()
+
+
+def job_id() -> str | None:
+    """The Ray job that this process is; None when it is not connected."""
+    import ray
+
+    return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
+
+
 def resources() -> dict[str, float]:
     """What the connected cluster has in all, e.g. {"CPU": 8.0, "GPU": 1.0}."""
     import ray
 
-    return {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    return _amounts(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free_resources() -> dict[str, float]:
+    """What nobody uses now of the connected cluster; what is all in use is left out."""
+    import ray
+
+    return _amounts(ray.available_resources())  # type: ignore[no-untyped-call]
+
+
+def node_resources() -> list[dict[str, float]]:
+    """What each node of the connected cluster that is alive has."""
+    import ray
+
+    return [_amounts(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def own_resources() -> dict[str, float]:
+    """What Ray has given this process, a worker of it, to work with."""
+    import ray
+
+    return _amounts(ray.get_runtime_context().get_assigned_resources())  # type: ignore[no-untyped-call]
 
 
 def dashboard(context: Context) -> tuple[str, dict[str, str]]:
@@ -86,11 +128,16 @@ def use_token(token_path: Path) -> None:
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _amounts(found: Mapping[str, float]) -> dict[str, float]:
+    """Ray's answers about resources, which it does not annotate, by a name each."""
+    return {name: float(amount) for name, amount in found.items()}
+
+
 def _dashboard_of_connected(context: Context) -> str:
     connect(context)
     from ray._private.worker import get_dashboard_url
 
-    url = get_dashboard_url()
+    url: str | None = get_dashboard_url()  # type: ignore[no-untyped-call]
     if not url:
         raise UsageFailure(
             f"the cluster at {context.address} has no dashboard, which deploy and submit need; "

@@ -6,10 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from jobs.cli.context import Context
 from jobs.cluster.connection import connect
+
+if TYPE_CHECKING:  # seconds to import
+    import ray
 
 MAX_THREADS = 8
 """Each holds a partition in memory, so more would only cost memory."""
@@ -22,7 +25,7 @@ class RayExecutor(Executor):
     """A standard executor whose calls are Ray tasks of one CPU each."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Any, Future[Any]]] = []
+        self._pending: list[tuple[ray.ObjectRef[Any], Future[Any]]] = []
 
     def submit(
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import secrets
@@ -19,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.cli.context import Failure, Store, log
+from jobs.cluster.packages import search_path
+from jobs.cluster.processes import created_s, end_tree, running_process
+from models.files import create_text, write_text
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 1024**3
@@ -61,7 +61,7 @@ def running_head(store: Store) -> ClusterInfo | None:
     except (ValueError, TypeError):
         log.warning("%s is not readable; taken as no cluster", recorded)
         return None
-    return info if _is_alive(info) else None
+    return info if running_process(info.pid, info.started_s) is not None else None
 
 
 def start_head(store: Store) -> ClusterInfo:
@@ -87,7 +87,7 @@ def start_head(store: Store) -> ClusterInfo:
         address="",
         dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
         pid=process.pid,
-        started_s=_created_s(process.pid),
+        started_s=created_s(process.pid),
         temp_dir=str(temp_dir),
         token_path=str(token_path),
         ports=ports,
@@ -95,10 +95,10 @@ def start_head(store: Store) -> ClusterInfo:
     try:
         info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
     except BaseException:
-        _kill_tree(info)
+        end_tree(info.pid, timeout_s=STOP_TIMEOUT_S)
         shutil.rmtree(temp_dir, ignore_errors=True)
         raise
-    _write_record(store, info)
+    write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
     return info
 
 
@@ -107,7 +107,7 @@ def stop_head(store: Store) -> bool:
     recorded = store.cluster / "cluster.json"
     info = running_head(store)
     if info:
-        _kill_tree(info)
+        end_tree(info.pid, timeout_s=STOP_TIMEOUT_S)
         shutil.rmtree(info.temp_dir, ignore_errors=True)
     recorded.unlink(missing_ok=True)
     return info is not None
@@ -121,18 +121,8 @@ def headers(info: ClusterInfo) -> dict[str, str]:
 def token_file(store: Store) -> Path:
     """The store's own token file, readable by its owner only."""
     path = store.cluster / "token"
-    store.cluster.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        aside = path.with_name(f"token.{os.getpid()}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(aside, path)  # fails where another process was first; its token stands
-        except FileExistsError:
-            pass
-        finally:
-            aside.unlink()
+        create_text(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
@@ -179,12 +169,12 @@ def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
 
 def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
-    search_path = [str(PROJECT_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
+    searched = [*search_path(), *filter(None, [inherited.get("PYTHONPATH")])]
     haproxy = temp_dir / "haproxy"
     haproxy.mkdir()
     return {
         **inherited,
-        "PYTHONPATH": os.pathsep.join(search_path),
+        "PYTHONPATH": os.pathsep.join(searched),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -229,47 +219,3 @@ def _answers(url: str, request_headers: dict[str, str]) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _write_record(store: Store, info: ClusterInfo) -> None:
-    aside = store.cluster / ".cluster.json"
-    aside.write_text(json.dumps(dataclasses.asdict(info), indent=1), encoding="utf-8")
-    aside.chmod(0o600)
-    aside.replace(store.cluster / "cluster.json")
-
-
-def _created_s(pid: int) -> float:
-    return float(_psutil().Process(pid).create_time())
-
-
-def _is_alive(info: ClusterInfo) -> bool:
-    psutil = _psutil()
-    try:
-        process = psutil.Process(info.pid)
-        return bool(abs(process.create_time() - info.started_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _kill_tree(info: ClusterInfo) -> None:
-    psutil = _psutil()
-    try:
-        head = psutil.Process(info.pid)
-        family = [head, *head.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    head.terminate()
-    psutil.wait_procs([head], timeout=STOP_TIMEOUT_S)
-    left = [process for process in family if process.is_running()]
-    for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
-
-
-def _psutil() -> Any:
-    import ray  # noqa: F401  it brings psutil along and puts it on the search path
-
-    return importlib.import_module("psutil")

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,18 @@ from pydantic import BaseModel, ValidationError
 
 from models import FAMILIES, bundle
 from models.ask import Answerer
-from models.family import AnyEndpoint
-from models.features import FeatureStore
+from models.family import AnyEndpoint, Features
+from models.features import FeatureStore, filled, live
 from models.nn.memory import keep_freed_memory
+from models.time_limit import TimedThreads
 
 ERROR = "error"
 MODEL_VERSION = "model_version"
 UNION = (typing.Union, types.UnionType)
+NUM_LONG_ANSWERS = 4
+"""So many answers that never end may be left behind; rows after them get an error."""
+Encoded = tuple[int, BaseModel, list[Any]]
+"""Place of a row, its request, and the examples of that."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,27 @@ class Recipe:
     """Model directory."""
     model_version: str
     features: Path | None
-    """SQLite file of the feature store; None for a family without features."""
+    """SQLite file of the features that jobs fill; None for a family without such."""
+    live_features: Path | None
+    """SQLite file of the features that endpoints write, where there is one."""
     fixed: Mapping[str, Any]
     """Fields that every request has."""
     batch_size: int
 
 
 class TableAnswerer:
-    """A loaded model that answers tables; one per process."""
+    """A loaded model that answers tables; one per process.
+
+    It reads the features that endpoints write and writes none: an endpoint's `update` is left out.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
         self._endpoint: AnyEndpoint = self._family.endpoints[0]
         self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
+        self._live_features = FeatureStore(recipe.live_features, read_only=True) if recipe.live_features else None
+        self._threads = TimedThreads(NUM_LONG_ANSWERS)
         loaded = bundle.load(recipe.model, self._family)
         keep_freed_memory()
         self._answerer = Answerer(self._family, self._endpoint, loaded.network, loaded.schema, recipe.model_version)
@@ -72,13 +85,21 @@ class TableAnswerer:
         for place, row in enumerate(rows):
             try:
                 request = self._request(row)
-                features = self._features.lookup(self._family.features, request) if self._features else {}
-                encoded.append((place, request, self._answerer.encode(request, features)))
+                encoded.append((place, request, self._answerer.encode(request, self._lookup(request))))
             except ValueError as error:
                 answered[place] = {ERROR: _reason(error)}
-        for place, answer in self._answer_examples(encoded):
-            answered[place] = answer
+        for place, request, predictions in self._predict(encoded):
+            answered[place] = self._answer(request, predictions)
         return answered
+
+    def _lookup(self, request: BaseModel) -> Features:
+        known = self._family.features
+        features: dict[str, Mapping[str, Any]] = {}
+        if self._features is not None:
+            features.update(self._features.lookup(filled(known), request))
+        if self._live_features is not None:
+            features.update(self._live_features.lookup(live(known), request))
+        return features
 
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields
@@ -87,28 +108,32 @@ class TableAnswerer:
         request: BaseModel = self._endpoint.Request(**{**self._recipe.fixed, **given})
         return request
 
-    def _answer_examples(
-        self, encoded: Sequence[tuple[int, BaseModel, list[Any]]]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        if not encoded:
-            return
+    def _predict(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, BaseModel, Sequence[Any] | ValueError]]:
+        """The predictions for the examples of each request, or why there are none."""
         try:
             predictions = iter(self._answerer.predict([example for _, _, examples in encoded for example in examples]))
-            answers = [
-                self._answerer.answer(request, [next(predictions) for _ in examples])
-                for _, request, examples in encoded
-            ]
         except ValueError as error:
             # One row must not cost the others their answers.
-            if len(encoded) == 1:
-                yield encoded[0][0], {ERROR: _reason(error)}
-            else:
+            if len(encoded) > 1:
                 for one in encoded:
-                    yield from self._answer_examples([one])
+                    yield from self._predict([one])
+            else:
+                yield from ((place, request, error) for place, request, _ in encoded)
             return
-        version = self._recipe.model_version
-        for (place, _, _), answer in zip(encoded, answers, strict=True):
-            yield place, {MODEL_VERSION: version, **_cells(answer)}
+        for place, request, examples in encoded:
+            yield place, request, [next(predictions) for _ in examples]
+
+    def _answer(self, request: BaseModel, predictions: Sequence[Any] | ValueError) -> dict[str, Any]:
+        """The cells that a row gets."""
+        if isinstance(predictions, ValueError):
+            return {ERROR: _reason(predictions)}
+        timeout_s = self._endpoint.answer_timeout_s
+        answer = partial(self._answerer.answer, request, predictions)
+        try:
+            response = answer() if timeout_s is None else self._threads.call(answer, timeout_s=timeout_s)
+        except (ValueError, TimeoutError) as error:
+            return {ERROR: _reason(error)}
+        return {MODEL_VERSION: self._recipe.model_version, **_cells(response)}
 
 
 def answer_schema(response: type[BaseModel]) -> pa.Schema:
@@ -175,7 +200,7 @@ def _leaves(annotation: Any) -> set[Any]:
     return {leaf for part in parts for leaf in _leaves(part)}
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: ValueError | TimeoutError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors())

@@ -1,4 +1,4 @@
-"""Ray Serve's REST interface on a cluster's dashboard, and the JSON that an endpoint answers."""
+"""Ray Serve's REST interface on a cluster's dashboard, and what an endpoint answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.cli.context import DependencyDown, Failure
+from models.family import Media
 
 REQUEST_TIMEOUT_S = 10.0
 
@@ -37,10 +38,9 @@ class ServeApi:
     def details(self) -> dict[str, Any]:
         """What Serve runs now; raises DependencyDown."""
         try:
-            details: dict[str, Any] = self._client.get_serve_details()
+            return self._client.get_serve_details()
         except (ConnectionError, RuntimeError) as error:
             raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
-        return details
 
 
 def models_path(family_route_prefix: str) -> str:
@@ -51,11 +51,16 @@ def models_path(family_route_prefix: str) -> str:
 
 def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
     """GET, or POST a JSON body; raises OSError when nobody answers, Failure for an error status."""
+    return json.loads(read_file(url, body).content)
+
+
+def read_file(url: str, body: Mapping[str, Any] | None = None) -> Media:
+    """The same for an answer of any type."""
     data = None if body is None else json.dumps(body).encode("utf-8")
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
-            return json.load(response)
+            return Media(content=response.read(), media_type=response.headers["Content-Type"])
     except urllib.error.HTTPError as error:
         text = error.read(500).decode("utf-8", errors="replace")
         raise Failure(f"{url} answered {error.code}: {text}") from None

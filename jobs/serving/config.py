@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.cli.context import Failure, Store, UsageFailure
 from models.family import Family
+from models.files import write_text
 
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
@@ -43,24 +43,27 @@ class Size:
 
 
 def application(
-    family: Family, model: PinnedModel, *, feature_store: Path | None, size: Size, index: Path | None = None
+    family: Family,
+    model: PinnedModel,
+    *,
+    feature_store: Path | None,
+    size: Size,
+    index: Path | None = None,
+    live_feature_store: Path | None = None,
 ) -> dict[str, Any]:
     """The config of one family's application."""
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
     told = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
-        "feature_store": None if feature_store is None else str(feature_store),
-        "index": None if index is None else str(index),
+        **{name: str(path) if path else None for name, path in paths.items()},
     }
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
         "user_config": told,
-        "autoscaling_config": {
-            "min_replicas": size.min_replicas,
-            "max_replicas": size.max_replicas,
-            "target_ongoing_requests": REQUESTS_PER_REPLICA,
-        },
+        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         # New replicas start before old ones stop when the code changes; a new model alone needs no new replicas.
@@ -84,7 +87,8 @@ def empty_config(*, host: str, port: int) -> dict[str, Any]:
     """A config without applications."""
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": host, "port": port, "request_timeout_s": 30.0, "keep_alive_timeout_s": 75},
+        # Serve's own time limit of a request would end WebSockets too; `serve` has one that does not.
+        "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 75},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [],
     }
@@ -146,11 +150,8 @@ def read_config(path: Path) -> dict[str, Any] | None:
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write the config aside and rename it into place."""
     check_config(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     header = "# Written by `shopkeeper deploy`; what is applied to the cluster.\n"
-    aside.write_text(header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:

@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.tracking.spool import Call, CallRejected, Spool
+
+if TYPE_CHECKING:  # seconds to import
+    from mlflow import MlflowClient, entities
+    from mlflow.entities.model_registry import ModelVersion as ModelVersion
 
 BUNDLE = "bundle"
 """Name of a run's artifact that holds its model directory."""
@@ -117,7 +121,7 @@ class Tracking:
         self.uri = context.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
         self.spool = Spool(context.store.spool)
         self._artifacts = context.store.artifacts.absolute()
-        self._lazy_client: Any = None
+        self._lazy_client: MlflowClient | None = None
         self._was_down = False
 
     # Runs
@@ -134,7 +138,7 @@ class Tracking:
         """Open a run in the family's experiment; raises DependencyDown when the server does not answer."""
         parent = {TAG_PARENT: parent_run_id} if parent_run_id else {}
         with self.reached():
-            experiment = self.experiment_id(family, create=True)
+            experiment = self.make_experiment(family)
             created = self.client.create_run(experiment, run_name=name, tags={**tags, **parent})
         run = Run(self, created.info.run_id)
         run.log_params(params)
@@ -163,7 +167,7 @@ class Tracking:
     def list_runs(self, family: str, *, limit: int = 20, where: str = "") -> list[RunInfo]:
         """Runs of a family, newest first; `where` is an MLflow filter such as `status = 'FINISHED'`."""
         with self.reached():
-            experiment = self.experiment_id(family, create=False)
+            experiment = self.experiment_id(family)
             if experiment is None:
                 return []
             order = ["attributes.start_time DESC"]
@@ -274,7 +278,7 @@ class Tracking:
         return self.uri.startswith(("http://", "https://"))
 
     @property
-    def client(self) -> Any:
+    def client(self) -> MlflowClient:
         """MLflow's own client, made at the first use; call it inside `reached`."""
         if self._lazy_client is None:
             for name, value in SETTINGS.items():
@@ -335,28 +339,31 @@ class Tracking:
         parts = urllib.parse.urlsplit(self.uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
 
-    def experiment_id(self, family: str, *, create: bool) -> str | None:
-        """The experiment of a family, which bears its name; call it inside `reached`."""
-        from mlflow.exceptions import MlflowException
-
+    def experiment_id(self, family: str) -> str | None:
+        """The experiment of a family, which bears its name, if there is one; call it inside `reached`."""
         found = self.client.get_experiment_by_name(family)
-        if found is None and create:
-            # A server decides where its artifacts go; a bare database would put them into the working directory.
-            location = None if self.is_remote else self._artifacts.as_uri()
-            try:
-                return str(self.client.create_experiment(family, artifact_location=location))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            found = self.client.get_experiment_by_name(family)
         if found is not None and found.lifecycle_stage == "deleted":
             raise UsageFailure(
                 f"experiment {family!r} is deleted in {self.shown_uri}; `mlflow experiments restore` brings it back"
             )
         return None if found is None else str(found.experiment_id)
 
+    def make_experiment(self, family: str) -> str:
+        """The experiment of a family, made where there is none yet; call it inside `reached`."""
+        from mlflow.exceptions import MlflowException
 
-def _log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
+        # A server decides where its artifacts go; a bare database would put them into the working directory.
+        location = None if self.is_remote else self._artifacts.as_uri()
+        try:
+            return self.experiment_id(family) or self.client.create_experiment(family, artifact_location=location)
+        except MlflowException as error:
+            made_meanwhile = self.experiment_id(family) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+            if made_meanwhile is None:
+                raise
+            return made_meanwhile
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
     entries = [Param(name, value) for name, value in params.items()]
@@ -364,14 +371,14 @@ def _log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
         client.log_batch(run_id, params=entries[start : start + MAX_PARAMS_PER_CALL])
 
 
-def _log_metrics(client: Any, run_id: str, call: Call) -> None:
+def _log_metrics(client: MlflowClient, run_id: str, call: Call) -> None:
     from mlflow.entities import Metric
 
     metrics = [Metric(name, value, call["time_ms"], call["step"]) for name, value in call["metrics"].items()]
     client.log_batch(run_id, metrics=metrics)
 
 
-def _run_info(run: Any) -> RunInfo:
+def _run_info(run: entities.Run) -> RunInfo:
     return RunInfo(
         run_id=run.info.run_id,
         name=run.info.run_name or "",

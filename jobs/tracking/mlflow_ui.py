@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import socket
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Failure, Store
+from jobs.cluster.processes import created_s, end_tree, running_process
+from models.files import write_text
 
 PREFERRED_PORT = 5000
 START_TIMEOUT_S = 60.0
@@ -35,8 +36,8 @@ def start_ui(store: Store) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    record = {"url": url, "pid": process.pid, "started_s": _psutil().Process(process.pid).create_time()}
-    _record(store).write_text(json.dumps(record), encoding="utf-8")
+    record = {"url": url, "pid": process.pid, "started_s": created_s(process.pid)}
+    write_text(_record(store), json.dumps(record))
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
@@ -56,12 +57,7 @@ def stop_ui(store: Store) -> bool:
     """Stop the pages of a store and nothing else; returns whether they were running."""
     process = _process(store)
     if process is not None:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, left = _psutil().wait_procs(family, timeout=STOP_TIMEOUT_S)
-        for survivor in left:
-            with contextlib.suppress(_psutil().NoSuchProcess):
-                survivor.kill()
+        end_tree(process.pid, timeout_s=STOP_TIMEOUT_S)
     _record(store).unlink(missing_ok=True)
     return process is not None
 
@@ -91,19 +87,8 @@ def _command(store: Store, *, port: str) -> list[str]:
 
 
 def _process(store: Store) -> Any:
-    """The recorded process, or None; a later process with the same pid is not ours."""
+    """The recorded process if it still runs, else None."""
     if not _record(store).is_file():
         return None
     recorded = json.loads(_record(store).read_text(encoding="utf-8"))
-    psutil = _psutil()
-    try:
-        process = psutil.Process(recorded["pid"])
-        return process if abs(process.create_time() - recorded["started_s"]) < 1.0 else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _psutil() -> Any:
-    import ray  # noqa: F401  Ray brings psutil along and puts it on the search path
-
-    return importlib.import_module("psutil")
+    return running_process(recorded["pid"], recorded["started_s"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jobs.tracking.client import BUNDLE, Tracking
 from jobs.tracking.registry import Registry
 from models import bundle
 from models.errors import BundleRejected
+from models.files import name_aside, put_directory, remove_directory
 
 FORMS = "runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory"
 
@@ -100,14 +100,16 @@ def _fetch(context: Context, tracking: Tracking, uri: str, name: str) -> Path:
         try:
             bundle.verify(cached)
         except BundleRejected:
-            shutil.rmtree(cached)
+            remove_directory(cached)
         else:
             return cached
-    aside = cached.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
-    found = tracking.download(uri, aside)
-    bundle.verify(found)
-    if aside not in (found, *found.parents):
-        return found
-    found.rename(cached)
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = name_aside(cached)
+    try:
+        found = tracking.download(uri, aside)
+        bundle.verify(found)
+        if aside not in (found, *found.parents):
+            return found
+        put_directory(found, cached)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return cached

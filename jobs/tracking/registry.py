@@ -6,11 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobs.cli.context import UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.spool import CallRejected
+
+if TYPE_CHECKING:
+    from jobs.tracking.client import ModelVersion
 
 CHAMPION = "champion"
 TAG_PREVIOUS = "previous_champion"
@@ -25,7 +28,7 @@ class VersionInfo:
     version: str
     run_id: str | None
     created_ms: int
-    source: str
+    source: str | None
     tags: dict[str, str]
     aliases: list[str] = field(default_factory=list)
 
@@ -49,7 +52,7 @@ class Registry:
         `evidence` are text files by name that are stored beside the model.
         """
         with self._tracking.reached():
-            experiment = self._tracking.experiment_id(family, create=True)
+            experiment = self._tracking.make_experiment(family)
             if not self._tracking.client.search_registered_models(f"name = '{family}'"):
                 self._tracking.client.create_registered_model(family)
             model = self._tracking.client.create_logged_model(
@@ -120,7 +123,12 @@ class Registry:
         return sorted(infos, key=lambda info: int(info.version), reverse=True)
 
 
-def _version_info(version: Any, aliases: list[str] | None = None) -> VersionInfo:
+def champion_uri(family: str) -> str:
+    """The model that is used where none is named."""
+    return f"models:/{family}@{CHAMPION}"
+
+
+def _version_info(version: ModelVersion, aliases: list[str] | None = None) -> VersionInfo:
     return VersionInfo(
         family=version.name,
         version=str(version.version),

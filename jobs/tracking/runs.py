@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from jobs.cli.context import Context, UsageFailure, log
+from jobs.cli.flags import flag_name
+from jobs.cluster import connection
 from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
 from models.bundle import config_from_dict
 from models.family import Family
+from models.files import write_text
 from models.json_files import read_json
 from models.prepared import Prepared
 
 PLAN = "plan.json"
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+THIS_FILE = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,8 @@ def open_run(
     run.log_text(json.dumps(data.card(), ensure_ascii=False), "data/card.json")
     directory = context.store.run_directory(family.name, run.run_id)
     plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
-    directory.mkdir(parents=True, exist_ok=True)
     content = {"data": data.name, "config": dataclasses.asdict(config), "options": dataclasses.asdict(options)}
-    (directory / PLAN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(directory / PLAN, json.dumps(content, indent=1))
     log.info("run %s in %s", run.run_id, directory)
     return plan, run
 
@@ -80,21 +80,26 @@ def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -
     return plan, Tracking(context).resume_run(run_id, reopen=True)
 
 
-def git_commit() -> str:
-    """The commit of this checkout, with "+changes" where files differ; "unknown" outside of a repository."""
+def git_commit(source: Path = THIS_FILE) -> str:
+    """The commit of the repository that tracks a source file, with "+changes" where files differ; else "unknown".
+
+    A repository that merely surrounds the file is not meant: that of a user whose environment has us installed.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=source.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        return f"{_git('rev-parse', 'HEAD')}{'+changes' if _git('status', '--porcelain') else ''}"
+        git("ls-files", "--error-unmatch", source.name)
+        return f"{git('rev-parse', 'HEAD')}{'+changes' if git('status', '--porcelain') else ''}"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
 def _job_tags() -> dict[str, str]:
-    return {"ray_job_id": ray.get_runtime_context().get_job_id()} if ray.is_initialized() else {}
+    job_id = connection.job_id()
+    return {} if job_id is None else {"ray_job_id": job_id}
 
 
 def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
@@ -102,5 +107,5 @@ def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
     for field in dataclasses.fields(given):
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
-            flag = f"--{field.name.replace('_', '-')}"
+            flag = flag_name(field.name)
             raise UsageFailure(f"{flag} {value} differs from run {run_id}, which has {was}; leave {flag} out")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import DependencyDown, Failure, log
+from models.files import write_text
 
 Call = dict[str, Any]
 
@@ -81,9 +82,7 @@ class Spool:
         if not lines:
             self._file(run_id).unlink()
             return
-        aside = self._file(run_id).with_suffix(".aside")
-        aside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        aside.replace(self._file(run_id))
+        write_text(self._file(run_id), "".join(line + "\n" for line in lines))
 
     def _file(self, run_id: str) -> Path:
         return self.directory / f"{run_id}.jsonl"

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from jobs.cli.context import log
 from models import bundle
 from models.errors import BundleRejected
+from models.files import write_text
 from models.json_files import read_json
 
 NUM_KEPT = 3
@@ -82,7 +83,7 @@ def write(
     bundle.write_directory(target, {**files, STATE: dataclasses.asdict(progress)}, tensors)
     if progress.best_epoch == progress.epoch:
         _copy_bundle(target, best_of(directory))
-    _write_reports(directory, progress)
+    write_text(directory / REPORTS, json.dumps(progress.reports))
     _prune(directory, progress)
 
 
@@ -133,12 +134,6 @@ def remove(directory: Path) -> None:
 def _epochs(directory: Path) -> list[int]:
     found = (directory / "checkpoints").glob("epoch_*")
     return [int(path.name.removeprefix("epoch_")) for path in found if path.name.removeprefix("epoch_").isdigit()]
-
-
-def _write_reports(directory: Path, progress: Progress) -> None:
-    aside = directory / f".{REPORTS}"
-    aside.write_text(json.dumps(progress.reports), encoding="utf-8")
-    aside.replace(directory / REPORTS)
 
 
 def _holds(path: Path, epoch: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import threading
 import uuid
@@ -14,18 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
+import ray.train.torch
 import torch
-from ray.train.torch import TorchTrainer
+
+# `ray.train` has these too, but to a type checker they are those of Train's first version there.
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.result import Result as TrainResult
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
+from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import Place
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
+from models.files import write_text
 from models.prepared import Prepared
 
 MAX_FAILURES = 3
@@ -41,14 +48,14 @@ class Workers:
     gpu: bool = False
 
 
-class EpochLogger(ray.train.UserCallback):  # type: ignore[misc]
+class EpochLogger(UserCallback):
     """Logs each epoch once to the tracked run, from the controller of a training, also after a restart."""
 
     def __init__(self, context: Context, run_id: str, directory: Path) -> None:
         self._context, self._run_id, self._directory = context, run_id, directory
         self._tracked: Run | None = None  # opened in the controller, where it is needed
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
         """Called by Ray when every worker has reported an epoch."""
         self._tracked = self._tracked or Tracking(self._context).resume_run(self._run_id)
         log_epochs(self._tracked, self._directory, metrics[0]["epoch"])
@@ -61,7 +68,7 @@ def fit(
     data: Prepared,
     directory: Path,
     workers: Workers,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[UserCallback] = (),
 ) -> Result:
     """Run the training loop on Ray workers, through lost workers, from where `directory` stopped.
 
@@ -71,29 +78,25 @@ def fit(
     trainer = TorchTrainer(
         _work,
         train_loop_config={"family": family, "config": config, "data": data, "directory": directory},
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ScalingConfig(
             num_workers=workers.num,
             use_gpu=workers.gpu,
             resources_per_worker={"CPU": workers.cpus_each} | ({"GPU": 1} if workers.gpu else {}),
         ),
-        run_config=ray.train.RunConfig(
+        run_config=RunConfig(
             # A name of its own: Ray would take a run of the same name for finished. Our checkpoints are in `directory`.
             name=f"{family.name}-{directory.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str((directory / "ray").absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             callbacks=list(callbacks),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     with _ctrl_c_as_exception():
         try:
-            found = trainer.fit().return_value
-        except ray.train.TrainingFailedError as error:
+            return _returned(trainer.fit())
+        except TrainingFailedError as error:
             raise Failure(f"training failed after {MAX_FAILURES} retries: {reason(error)}") from error
-    if isinstance(found, Exception):
-        raise found
-    assert isinstance(found, Result)
-    return found
 
 
 def place_workers(num: int, *, gpu: bool) -> Workers:
@@ -112,7 +115,7 @@ def place_workers(num: int, *, gpu: bool) -> Workers:
     fitting = 1
     while num_places(fitting + 1, gpu=gpu) >= num:
         fitting += 1
-    free = int(ray.available_resources().get("CPU", 0)) // num
+    free = int(connection.free_resources().get("CPU", 0)) // num
     if not free:
         log.warning("all CPUs of the cluster are in use; training waits for its %d", num)
     return Workers(num=num, cpus_each=max(1, min(fitting, free)), gpu=gpu)
@@ -120,7 +123,7 @@ def place_workers(num: int, *, gpu: bool) -> Workers:
 
 def num_places(cpus: int, *, gpu: bool) -> int:
     """How many workers of `cpus` CPUs (and a GPU) fit on the nodes of the cluster, were nothing else there."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = connection.node_resources()
     return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else math.inf)) for node in nodes)
 
 
@@ -130,7 +133,7 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
     logged = int(marker.read_text(encoding="utf-8")) if marker.exists() else -1
     for report in checkpoints.read_reports(directory)[logged + 1 : last + 1]:
         tracked.log_metrics(report, step=int(report["epoch"]))
-        marker.write_text(str(report["epoch"]), encoding="utf-8")
+        write_text(marker, str(report["epoch"]))
 
 
 @contextmanager
@@ -167,10 +170,20 @@ def log_to_stderr() -> None:
         log.propagate = False
 
 
+def _returned(trained: object) -> Result:
+    """What the first worker returned; raises what it returned instead of raising."""
+    assert isinstance(trained, TrainResult)
+    found: object = trained.return_value
+    if isinstance(found, Exception):
+        raise found
+    assert isinstance(found, Result)
+    return found
+
+
 def _work(settings: dict[str, Any]) -> Result | Exception:
     """One worker's share of a training."""
     log_to_stderr()
-    torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    torch.set_num_threads(int(connection.own_resources().get("CPU", 1)))
     session = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     place = Place(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
@@ -186,13 +199,10 @@ def _work(settings: dict[str, Any]) -> Result | Exception:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Ray Train ends the process on Ctrl-C and leaves its signal handler behind; here it is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with sigint_kept():
+        try:
+            yield
+        except SystemExit:
+            if threading.current_thread() is not threading.main_thread():
+                raise
+            raise KeyboardInterrupt from None

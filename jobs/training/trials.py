@@ -14,12 +14,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 
 from jobs.cli.context import Context, DependencyDown, log
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.fit import log_epochs, reason
 from models.config import Choice, LogUniform, Range
+from models.files import write_text
 from models.json_files import read_json
 from models.metrics import Metric
 
@@ -47,7 +49,7 @@ class Trial:
     error: str | None
 
 
-class TrialLogger(tune.Callback):  # type: ignore[misc]
+class TrialLogger(tune.Callback):
     """Logs each trial as a child run of the sweep; lives in the driver and keeps what matters on disk."""
 
     def __init__(self, context: Context, family_name: str, parent_run_id: str, directory: Path) -> None:
@@ -60,7 +62,7 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]
         return {**vars(self), "_tracking": None}
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial finished an epoch."""
         if "epoch" in result:
@@ -71,17 +73,17 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]
             with (self._directory / HISTORY).open("a", encoding="utf-8") as history:
                 history.write(json.dumps(line) + "\n")
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial came to its end, or was stopped because others are better."""
         self._end(trial, "FINISHED", None)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial failed for good; the file is Tune's own, whose copy in the storage may come later."""
         file = trial.error_file
         said = Path(file).read_text(encoding="utf-8") if file else "lost"
         self._end(trial, "FAILED", reason(RuntimeError(said)))
 
-    def _run(self, trial: Any) -> Run | None:
+    def _run(self, trial: TuneTrial) -> Run | None:
         """The child run of a trial, opened when tracking first allows; epochs until then are logged with the next."""
         self._tracking = self._tracking or Tracking(self._context)
         record = directory_of(self._directory, trial.trial_id) / RECORD
@@ -101,7 +103,7 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]
         self._write(trial, run, None)
         return run
 
-    def _end(self, trial: Any, status: Status, error: str | None) -> None:
+    def _end(self, trial: TuneTrial, status: Status, error: str | None) -> None:
         run = self._run(trial)
         if run and error:
             run.set_tags({"error": error})
@@ -109,11 +111,10 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]
             run.end(status)
         self._write(trial, run, error)
 
-    def _write(self, trial: Any, run: Run | None, error: str | None) -> None:
+    def _write(self, trial: TuneTrial, run: Run | None, error: str | None) -> None:
         record = directory_of(self._directory, trial.trial_id) / RECORD
-        record.parent.mkdir(parents=True, exist_ok=True)
         content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config, "error": error}
-        record.write_text(json.dumps(content, default=str), encoding="utf-8")
+        write_text(record, json.dumps(content, default=str))
 
 
 def directory_of(sweep: Path, trial_id: str) -> Path:

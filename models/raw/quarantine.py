@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -32,7 +32,7 @@ class Quarantine:
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict)
-    _writer: Any = None
+    _writer: pq.ParquetWriter | None = None
 
     SCHEMA = pa.schema([("reason", pa.string()), ("source", pa.string()), ("row", pa.large_string())])
 
@@ -64,6 +64,15 @@ class Quarantine:
             self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
 
 
+def remedy(bad_fraction: float, *, is_any_good: bool) -> str:
+    """What to do about too many bad rows, to end a sentence with: which --max-bad-fraction would accept them."""
+    if not is_any_good:
+        return "mend them"
+    # Rounded up, or the share that is shown would not be enough; a product with 100 may be a bit above it.
+    enough = math.ceil(round(bad_fraction * 100, 9)) / 100
+    return f"mend them, or accept them with --max-bad-fraction {enough:g}"
+
+
 def rows_as_json(rows: pa.Table) -> list[str]:
     """Each row as one JSON object, whatever its columns are."""
     if rows.num_rows == 0:
@@ -77,7 +86,7 @@ def rows_as_json(rows: pa.Table) -> list[str]:
 
 def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
-    if pa.types.is_dictionary(kind):
+    if isinstance(kind, pa.DictionaryType):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         try:

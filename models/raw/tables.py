@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,7 @@ def read(source: Source) -> Iterator[Chunk]:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Any]:
+def opened(source: Source) -> Iterator[pa.NativeFile]:
     """The plain bytes of a file as a stream; gzip is known by its first bytes."""
     with source.filesystem.open_input_stream(source.path, compression=None) as stream:
         is_gzip = stream.read(2) == _GZIP
@@ -147,7 +147,7 @@ def parse_mapping(text: str, *, names: Sequence[str] | None = None) -> dict[str,
     return mapping
 
 
-def decode(array: pa.ChunkedArray | pa.Array) -> tuple[Any, Any]:
+def decode(array: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Bytes as text: the string array, null where it is not UTF-8, and a boolean array of those places."""
     try:
         text = array.cast(pa.string())
@@ -182,7 +182,7 @@ def _format_of(path: str, format: Format) -> str:
 
 def _read_parquet(source: Source) -> Iterator[Chunk]:
     with tempfile.TemporaryFile() as plain, source.filesystem.open_input_file(source.path) as file:
-        seekable: Any = file
+        seekable: pa.NativeFile = file
         if file.read(2) == _GZIP:  # Parquet needs seeking, which a gzip stream cannot do
             with opened(source) as stream:
                 shutil.copyfileobj(stream, plain)
@@ -225,16 +225,21 @@ def _csv_names(source: Source, delimiter: str) -> list[str] | None:
     """The header's names, or None where there is no row below it."""
     with opened(source) as stream:
         try:
-            names: list[str] = _open_csv(stream, delimiter, broken=[]).schema.names
+            return _open_csv(stream, delimiter, broken=[]).schema.names
         except pa.ArrowInvalid as error:
             if "Empty CSV file" in str(error):
                 return None
             raise
-    return names
 
 
-def _open_csv(stream: Any, delimiter: str, *, broken: list[str], convert_options: Any = None) -> Any:
-    def keep(row: Any) -> str:
+def _open_csv(
+    stream: pa.NativeFile,
+    delimiter: str,
+    *,
+    broken: list[str],
+    convert_options: pyarrow.csv.ConvertOptions | None = None,
+) -> pyarrow.csv.CSVStreamingReader:
+    def keep(row: pyarrow.csv.InvalidRow) -> Literal["skip"]:
         broken.append(row.text)
         return "skip"
 

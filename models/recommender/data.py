@@ -1,4 +1,4 @@
-"""Prepared behaviour logs as examples and batches: packed rows to train on, one history a shopper to judge on."""
+"""Prepared behaviour logs as examples and batches: packed rows to train on, one history a shopper to evaluate on."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class ShardLog:
         parts = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits"))
         log = cls(*map(np.asarray, parts))
         if log.splits.shape[1] != NUM_CUTS:
-            raise ValueError(f"{data} was prepared by an older version; prepare it again")
+            raise ValueError(f"{data.path} was prepared by an older version; prepare it again")
         return log
 
     @property
@@ -213,8 +213,8 @@ class HeldOutExamples:
             starts, ends = (val_start, test_start) if split == "val" else (test_start, np.diff(log.offsets))
             for user in np.flatnonzero(starts < ends)[::every]:
                 first, start, end = (int(value) for value in (log.offsets[user], starts[user], ends[user]))
-                judged = start if several else start + _drawn(first + start, end - start)
-                self._places.append((log, first, first + judged, first + end))
+                target = start if several else start + _drawn(first + start, end - start)
+                self._places.append((log, first, first + target, first + end))
 
     def __len__(self) -> int:
         return len(self._places)

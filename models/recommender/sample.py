@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +146,7 @@ def _purchases(
     return taken
 
 
-def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator) -> Any:
+def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator) -> pa.Table:
     names = [CATEGORIES[number] for number in category]
     brands = draw.choice(BRANDS, len(category))
     styles = draw.choice(STYLES, len(category))
@@ -165,7 +164,7 @@ def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.
 
 def _event_table(
     users: Numbers, items: Numbers, seconds: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator
-) -> Any:
+) -> pa.Table:
     """The events in no order, a few of them dirty as in a real log."""
     count = len(users)
     user_ids = np.array([_user(user) for user in users], dtype=object)

@@ -20,7 +20,7 @@ class Schema(models.family.Schema):
     """The vocabulary and statistics of a prepared behaviour log."""
 
     split: Split
-    """What is judged. time: one event a user, drawn from those after a global time; leave-one-out: each user's last
+    """What is evaluated. time: one event a user, drawn from those after a global time; leave-one-out: each user's last
     events; held-out-users: the last fifth of the events of users who are not trained on, given the others (strong
     generalisation)."""
     items: list[str]

@@ -10,14 +10,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import Argument
 
-from jobs.__main__ import VERBS, Verb, main, parser_of, read
-from jobs.cli.flags import UsageError, collect, field_docstrings
+from jobs.__main__ import VERBS, Verb, _log_to_stderr, main, parser_of, read
+from jobs.cli.flags import Parser, UsageError, field_docstrings
+from jobs.cli.result import FORMER_KEYS, Result
 from models import FAMILIES
+from models.bundle import config_from_dict
 from models.family import Family
 from tests.conftest import CHECKOUT, write_visitors
 from tests.kit.verbs import Options
@@ -46,6 +50,38 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
     assert all(f"  {verb} " in shown.stdout for verb in VERBS)
 
 
+def test_the_help_lists_verbs_by_what_they_are_for_in_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    verbs = [line for line in lines if line.startswith("  ")]
+    assert headings == ["Data and training:", "Evaluation:", "Serving:", "Cluster and operations:"]
+    assert [line.split()[0] for line in verbs] == list(VERBS)
+    assert len({line.index(VERBS[line.split()[0]].summary) for line in verbs}) == 1
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_help_of_a_verb_without_a_family_says_which_families_there_are(
+    toy: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"FAMILY is one of {', '.join(sorted(FAMILIES))}." in shown
+    assert "--workers" in shown
+    assert "--batch-size" not in shown
+
+
+def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
+    toy: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "toy", "--help"]) == 0
+    shown = capsys.readouterr().out
+    titles = ["Flags of train ", "Flags of train toy ", "Flags of every verb "]
+    assert sorted(titles, key=shown.index) == titles
+    assert "one optimiser step" in shown
+    assert "exit codes: 0 done" in shown
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
@@ -58,10 +94,14 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
         ("prepare toy --rwa x", "--raw"),
         ("play --shrae 1", "unknown flag --shrae, did you mean --share?"),
         ("play --sha 1", "unknown flag --sha"),
-        ("play --limit many", "'many' is not a whole number"),
-        ("play --how gats", "did you mean gate?"),
+        ("play --limit many", "--limit: 'many' is not a whole number"),
+        ("play --limit 3.7", "--limit: '3.7' is not a whole number"),
+        ("play --share much", "--share"),
+        ("play --limit", "--limit requires an argument"),
+        ("play --how gats", 'Did you mean "gate"?'),
         ("play --share 2", "--share 2.0 is above 1; use a fraction"),
-        ("play toy more", "unexpected argument 'more'"),
+        ("play toy more", "unexpected argument more"),
+        ("play --no-names", "unknown flag --no-names"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_says_what_was_meant(
@@ -70,7 +110,7 @@ def test_a_wrong_command_line_exits_2_and_says_what_was_meant(
     assert main(line.split()) == 2
     shown = capsys.readouterr()
     assert answer in shown.err
-    assert "Traceback" not in shown.err
+    assert shown.err.count("\n") == 1
     assert shown.out == ""
 
 
@@ -219,21 +259,93 @@ def test_every_command_in_the_documents_can_be_read(document: str) -> None:
             pytest.fail(f"{command!r} in {document}: {error}")
 
 
-def test_collect_keeps_defaults_where_no_flag_was_given(play: None) -> None:
-    values = parser_of("play", None).read(["--limit", "1_000"])
-    assert collect(values, Options) == Options(limit=1000)
+def test_fields_keep_their_default_where_no_flag_was_given(play: None) -> None:
+    options, _ = parser_of("play", None).read(["--limit", "1_000"])
+    assert options == Options(limit=1000)
+
+
+def test_the_last_of_a_flag_given_twice_counts(play: None) -> None:
+    options, _ = parser_of("play", None).read(["--limit", "1", "--gpu", "--limit=-2", "--no-gpu"])
+    assert options == Options(limit=-2, gpu=False)
+
+
+def test_what_is_no_flag_of_submit_is_the_command_that_it_submits() -> None:
+    invocation = read(shlex.split("submit --address h train toy --workers 8 --no-wait --name=a --gpu"))
+    assert invocation.options.command == ("train", "toy", "--workers", "8", "--name=a", "--gpu")
+    assert not invocation.options.wait
+    assert invocation.everywhere.address == "h"
+
+
+@dataclass(frozen=True)
+class Before:
+    epochs: int = field(default=5, metadata={"was": "passes", "until": "0.3.0"})
+    """How long."""
+
+
+@dataclass(frozen=True)
+class Renamed(Before):
+    epochs: int = 20
+    blend: bool = field(default=True, metadata={"was": "mix", "until": "0.4.0"})
+    raw: str = field(default="", metadata={"was": "log", "until": "0.3.0"})
+
+
+@pytest.mark.parametrize(
+    ("line", "meant", "warning"),
+    [
+        ("--passes 3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
+        ("--passes=3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
+        ("--no-mix", Renamed(blend=False), "--no-mix is now --no-blend; the old name goes in release 0.4.0"),
+        ("--epochs 3 --raw x", Renamed(epochs=3, raw="x"), ""),
+    ],
+)
+def test_a_renamed_flag_keeps_its_old_spelling_and_warns(
+    line: str, meant: Renamed, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _log_to_stderr(quiet=True, debug=False)
+    assert Parser({"flags": Renamed}, prog="play", description="").read(line.split()) == [meant]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(warning)
+    assert all(shown.endswith(warning) for shown in lines)
+
+
+def test_the_old_spelling_of_a_flag_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Parser({"flags": Renamed}, prog="play", description="").read(["--help"])
+    shown = capsys.readouterr().out
+    assert "--epochs" in shown
+    assert "--passes" not in shown
+
+
+def test_a_stored_config_with_the_old_name_of_a_field_still_loads() -> None:
+    assert config_from_dict(Renamed, {"passes": 3, "mix": False}) == Renamed(epochs=3, blend=False)
+    with pytest.raises(ValueError, match="unknown field 'passes'"):
+        config_from_dict(Renamed, {"passes": 3, "epochs": 4})
+    with pytest.raises(ValueError, match="unknown field 'steps'"):
+        config_from_dict(Renamed, {"steps": 3})
+
+
+def test_a_renamed_key_of_the_json_line_is_there_under_its_old_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMER_KEYS, "hit_rate", "recall")
+    result = Result(0, "evaluate", "toy", metrics={"recall": 0.5}, details={"slices": [{"recall": 0.25}], "rows": 7})
+    answer = json.loads(result.to_json())
+    assert answer["metrics"] == {"recall": 0.5, "hit_rate": 0.5}
+    assert answer["slices"] == [{"recall": 0.25, "hit_rate": 0.25}]
+    assert answer["rows"] == 7
+    assert "hit_rate" not in result.to_text()
 
 
 def _flags(verb: str) -> list[str]:
     family = "recommender" if VERBS[verb].config else None
-    actions = parser_of(verb, family)._actions
-    lines = [f"{action.option_strings[0]} {action.metavar or ''}".strip() for action in actions]
-    return sorted(f"{line} {_default(action.help or '')}" for line, action in zip(lines, actions, strict=True))
+    return sorted(_flag(argument) for argument in parser_of(verb, family).app.assemble_argument_collection())
 
 
-def _default(text: str) -> str:
-    found = re.search(r"\((required|default: [^()]*)\)$", text)
-    return found.group(0) if found else ""
+def _flag(argument: Argument) -> str:
+    """`--cell {gru,lstm} (default: gru)`."""
+    options = argument.get_choices()
+    of_type = argument.hint.__name__ if isinstance(argument.hint, type) else argument.hint
+    kind = "{" + ",".join(options) + "}" if options else of_type
+    shown = "required" if argument.required else f"default: {argument.field_info.default}"
+    return f"{', '.join(argument.names)} {kind} ({shown})"
 
 
 def _commands(document: Path) -> list[str]:

@@ -91,13 +91,6 @@ def test_the_dashboard_of_the_cluster_listens_on_loopback_only() -> None:
     assert "0.0.0.0" not in text
 
 
-def test_the_upload_leaves_out_what_a_cluster_does_not_need() -> None:
-    ignored = (ROOT / ".rayignore").read_text(encoding="utf-8").split()
-
-    assert {".venv/", "store/", "tests/"} <= set(ignored)
-    assert not any(name.startswith(("jobs", "models", "serve")) for name in ignored)
-
-
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
 def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
     content, started = load(KUBERNETES / name), ray_cluster_of(name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,12 +15,14 @@ from jobs.cli.context import Context, Store, UsageFailure
 from jobs.cluster.local_head import running_head
 from jobs.tracking.mlflow_ui import free_port, running_ui, start_ui, stop_ui
 from models.family import Family
-from tests.conftest import CHECKOUT
+from tests.kit.foreign import imported, run_in, write_foreign_packages
 
 
 @pytest.mark.ray
 def test_the_demo_ends_with_right_answers_and_nothing_running(tmp_path: Path) -> None:
+    write_foreign_packages(tmp_path)
     code, said = _demo(tmp_path, "--trials", "2")
+    assert imported(tmp_path) == ""
     assert code == 0, said
     old, new, anonymous = said["answers"].values()
     first = new["answer"]["items"][0]["item_id"]
@@ -73,12 +73,10 @@ def test_mlflows_pages_come_up_and_go_with_the_store(context: Context) -> None:
     assert not _answers(url)
 
 
-def _demo(store: Path, *flags: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "jobs", "demo", "--json", "--store", str(store), *flags]
-    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert ended.stdout, ended.stderr[-3000:]
-    said: dict[str, Any] = json.loads(ended.stdout)
-    return ended.returncode, said
+def _demo(folder: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    """Run the demo in a folder, with its store there, as a user does."""
+    shopkeeper = Path(sysconfig.get_path("scripts")) / "shopkeeper"
+    return run_in(folder, [shopkeeper, "demo", "--json", "--store", ".", *flags])
 
 
 def _answers(url: str) -> bool:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from jobs import deploy, status, stop, submit
 from jobs.cli.context import Context, Failure, Store, UsageFailure
@@ -38,8 +40,9 @@ from jobs.serving.config import (
 from models import FAMILIES, bundle
 from models.prepared import Prepared
 from serve.service import Settings
+from tests.kit import served_toy
 from tests.kit.register import TOY
-from tests.kit.shop import SHOP, prepare_shop, write_model
+from tests.kit.shop import SHOP, prepare_shop, prepare_toy, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -223,14 +226,8 @@ def test_a_head_is_found_again_and_its_token_is_private(shop: Shop) -> None:
 def test_a_first_deployment_that_fails_leaves_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     # The cluster's processes do not know the toy family, so its replicas cannot start.
     monkeypatch.setitem(FAMILIES, "toy", TOY)
-    raw, store = shop.models / "visitors.csv", shop.context.store
-    raw.write_text("visitor_id,warmth,brightness,colour\n" + "\n".join(f"v{n},{n}.0,1.0,red" for n in range(50)))
-    data = store.data("toy") / "toy"
-    data.mkdir(parents=True)
-    with ThreadPoolExecutor(1) as executor:
-        TOY.prepare(TOY.PrepareConfig(raw=str(raw)), data, executor)
-    (store.data("toy") / "CURRENT").write_text(data.name)
-    model = write_model(TOY, Prepared(data), shop.models / "toy-1", network="linear")
+    store = shop.context.store
+    model = write_model(TOY, prepare_toy(store), shop.models / "toy-1", network="linear")
 
     with pytest.raises(Failure, match="unknown family 'toy'"):
         deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port), None)
@@ -321,6 +318,30 @@ def test_the_store_keeps_what_is_served_and_what_was_served_before(shop: Shop) -
     assert deployed("image-2") == ({"image-1", "image-2"}, digests("image-1", "image-2"))
     assert deployed("image-3") == ({"image-2", "image-3"}, digests("image-2", "image-3"))
     assert {path.name for path in (store.serve / "models" / "recommender").iterdir()} >= {"v2"}
+
+
+@pytest.mark.ray
+def test_a_file_a_stream_and_a_live_feature_are_served_through_the_proxy(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.serving.config.BUILDER", served_toy.BUILDER)
+    monkeypatch.setitem(FAMILIES, "toy", served_toy.FAMILY)
+    data = prepare_toy(shop.context.store)
+    model = write_model(served_toy.FAMILY, data, shop.models / "toy-2", network="linear")
+
+    deploy.run(shop.context, served_toy.FAMILY, Options(model=str(model), port=shop.port), None)
+
+    assert [shop.ask("/v1/toy/visits", {"visitor_id": "v1"})["number"] for _ in range(2)] == [1, 2]
+    with connect(f"ws://127.0.0.1:{shop.port}/v1/toy/talk") as client:
+        client.send("2")
+        client.send("2")
+        assert json.loads(client.recv(10))["model_version"] == "toy-2"
+        assert len(client.recv(10)) == 1
+        client.send("warm")
+        assert json.loads(client.recv(10))["status"] == 422
+        client.send("x" * 1025)
+        with pytest.raises(ConnectionClosed, match="1009"):
+            client.recv(10)
 
 
 @pytest.mark.ray

@@ -15,7 +15,9 @@ import pytest
 from jobs import submit
 from jobs.__main__ import read
 from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailure
+from jobs.cluster.packages import copy_packages
 from jobs.submit import Options
+from tests.conftest import CHECKOUT
 
 LINE = {"verb": "train", "family": "toy", "status": "ok", "run_id": "abc", "metrics": {"val_x": 0.5}, "exit_code": 0}
 
@@ -58,10 +60,18 @@ def test_the_entrypoint_names_the_store_and_is_safe_to_quote(tmp_path: Path) -> 
 
 
 def test_the_tracking_server_is_handed_on(tmp_path: Path) -> None:
-    found = submit._runtime_env(context(tmp_path, tracking_uri="http://mlflow:5000"))
+    found = submit._runtime_env(context(tmp_path, tracking_uri="http://mlflow:5000"), "/tmp/code")
 
     assert found["env_vars"] == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-    assert (Path(found["working_dir"]) / "jobs" / "submit.py").is_file()
+
+
+def test_what_is_uploaded_are_our_packages_with_all_their_modules(tmp_path: Path) -> None:
+    copy_packages(tmp_path)
+
+    copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.parts[0] for path in copied} == {"jobs", "models", "serve"}
+    assert copied >= {path.relative_to(CHECKOUT) for path in (CHECKOUT / "jobs").rglob("*.py")}
+    assert not [path for path in copied if path.suffix == ".pyc"]
 
 
 def test_the_log_is_shown_and_the_last_line_kept(capsys: pytest.CaptureFixture[str]) -> None:

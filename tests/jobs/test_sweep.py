@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,21 @@ def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
     assert (list(space), config.network) == (["learning_rate"], "hidden")
 
 
+@dataclass(frozen=True)
+class Renamed(toy_module.Config):
+    epochs: int = field(default=3, metadata={"was": "passes", "until": "0.3.0"})
+
+
+def test_a_fixed_setting_may_have_its_old_name(toy: Family) -> None:
+    _, config = search_space(dataclasses.replace(toy, Config=Renamed), Renamed(), ("passes=7",))
+    assert config == Renamed(epochs=7)
+
+
 @pytest.mark.parametrize(
     ("fix", "message"),
     [
         ("colour=red", "'?colour=red"),
-        ("network=tree", "none of linear, hidden"),
+        ("network=tree", 'Choose from: "linear", "hidden"'),
         ("epochs", "does not name"),
         ("epochs=x", "whole"),
     ],

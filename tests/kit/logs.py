@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import jobs.prepare
 from jobs.cli.context import Context, Outcome, Store
 from models import FAMILIES
+from models.prepared import Prepared
 from models.recommender.prepare.pipeline import PrepareConfig
 
 RECOMMENDER = FAMILIES["recommender"]
@@ -41,7 +42,7 @@ def make_log(num_events: int = 600, *, seed: int = 0) -> list[Row]:
     return rows
 
 
-def shop_of_kinds(directory: Path) -> Path:
+def shop_of_kinds(directory: Path) -> Prepared:
     """The prepared log of a shop whose shoppers stay with one kind of item, as its item table says."""
     draw = random.Random(0)
     items = [{"item_id": f"{kind}{place}", "kind": [kind]} for kind in KINDS for place in range(ITEMS_OF_KIND)]
@@ -71,16 +72,16 @@ def prepare(store: Store, config: PrepareConfig, *, is_dry_run: bool = False) ->
     return jobs.prepare.run(Context(store=store, dry_run=is_dry_run), RECOMMENDER, jobs.prepare.Options(), config)
 
 
-def prepared(store: Store, raw: Path, **settings: Any) -> Path:
-    """Directory of the data prepared from a log; `settings` are fields of PrepareConfig."""
-    return Path(prepare(store, PrepareConfig(raw=str(raw), **settings)).details["data"])
+def prepared(store: Store, raw: Path, **settings: Any) -> Prepared:
+    """The data prepared from a log; `settings` are fields of PrepareConfig."""
+    return Prepared(Path(prepare(store, PrepareConfig(raw=str(raw), **settings)).details["data"]))
 
 
-def histories(data: Path) -> dict[str, list[tuple[str, int]]]:
+def histories(data: Prepared) -> dict[str, list[tuple[str, int]]]:
     """user -> (item, time) in order, read back from the shards."""
-    items = pq.read_table(data / "items.parquet")["item_id"].to_pylist()
+    items = pq.read_table(data.path / "items.parquet")["item_id"].to_pylist()
     found: dict[str, list[tuple[str, int]]] = {}
-    for shard in sorted((data / "shards").iterdir()):
+    for shard in data.shards():
         events, times, offsets = (np.load(shard / f"{name}.npy") for name in ("items", "timestamps", "offsets"))
         for place, user in enumerate(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()):
             span = slice(offsets[place], offsets[place + 1])
@@ -88,15 +89,15 @@ def histories(data: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def quarantined(data: Path) -> list[Row]:
+def quarantined(data: Prepared) -> list[Row]:
     """The bad rows, in the order of the log."""
-    return [row for path in sorted((data / "quarantine").iterdir()) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted((data.path / "quarantine").iterdir()) for row in pq.read_table(path).to_pylist()]
 
 
-def contents(data: Path) -> dict[str, bytes]:
+def contents(data: Prepared) -> dict[str, bytes]:
     """Every file that must not depend on anything but the set of rows."""
-    names = [*data.glob("shards/*/*"), data / "schema.json", data / "items.parquet"]
-    return {str(path.relative_to(data)): path.read_bytes() for path in names}
+    paths = [*data.path.glob("shards/*/*"), data.path / "schema.json", data.path / "items.parquet"]
+    return {str(path.relative_to(data.path)): path.read_bytes() for path in paths}
 
 
 def nothing_is_left(store: Store) -> bool:

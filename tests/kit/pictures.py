@@ -15,8 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import image as family
+from models.image.prepare.pipeline import PrepareConfig, prepare
 from models.image.schema import Schema
+from models.prepared import Prepared
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 SHAPES = ("bar", "disc")
@@ -65,17 +66,17 @@ def table(num_pictures: int = 60) -> pa.Table:
 TABLE_FLAGS: dict[str, Any] = {"labels": ("shape", "colour=paint"), "columns": "image=photo,item_id=sku"}
 
 
-def prepared(tmp_path: Path, raw: Path, *, workers: int = 2, **fields: Any) -> tuple[Path, Schema]:
+def prepared(tmp_path: Path, raw: Path, *, workers: int = 2, **fields: Any) -> tuple[Prepared, Schema]:
     """Prepare into a fresh directory."""
     out = tmp_path / f"out-{len(list(tmp_path.glob('out-*')))}"
     out.mkdir()
     with ThreadPoolExecutor(workers) as executor:
-        schema = family.prepare(family.PrepareConfig(raw=str(raw), **fields), out, executor)
-    return out, schema
+        schema = prepare(PrepareConfig(raw=str(raw), **fields), out, executor)
+    return Prepared(out), schema
 
 
-def all_ids(data: Path) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(path) for path in sorted((data / "shards").glob("*/ids.parquet"))])
+def all_ids(data: Prepared) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(shard / "ids.parquet") for shard in data.shards()])
 
 
 def half_red(width: int = 40, height: int = 20) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A little shop for the tests of deployment: its prepared log and models that need no training."""
+"""A little shop for the tests of deployment: its prepared data and models that need no training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jobs.cli.context import Store
 from models import FAMILIES
 from models.family import Family
 from models.prepared import Prepared
+from tests.kit.register import TOY
 from tests.serve.test_service import write_bundle
 
 SHOP = FAMILIES["recommender"]
@@ -27,6 +28,19 @@ def prepare_shop(store: Store) -> Prepared:
     with ThreadPoolExecutor(1) as executor:
         SHOP.prepare(SHOP.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
     (store.data("recommender") / "CURRENT").write_text(data.name)
+    return Prepared(data)
+
+
+def prepare_toy(store: Store) -> Prepared:
+    """A few visitors, prepared as the current data of the toy family."""
+    data = store.data("toy") / "toy"
+    if not data.is_dir():
+        raw = store.root / "visitors.csv"
+        raw.write_text("visitor_id,warmth,brightness,colour\n" + "\n".join(f"v{n},{n}.0,1.0,red" for n in range(50)))
+        data.mkdir(parents=True)
+        with ThreadPoolExecutor(1) as executor:
+            TOY.prepare(TOY.PrepareConfig(raw=str(raw)), data, executor)
+        (store.data("toy") / "CURRENT").write_text(data.name)
     return Prepared(data)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.cli.flags import Parser, UsageError, add_dataclass, collect
+from jobs.cli.flags import Parser, UsageError
 from jobs.deploy import Options
 from models import FAMILIES
 from models.bundle import config_from_dict
@@ -80,8 +80,7 @@ def test_preparation_states_its_ranges_too(family: str, name: str, value: Any) -
     ],
 )
 def test_a_deployment_without_sense_is_refused_with_the_flag(arguments: list[str], said: str) -> None:
-    parser = Parser(prog="shopkeeper deploy", description="")
-    add_dataclass(parser, Options, title="options")
+    parser = Parser({"Options": Options}, prog="shopkeeper deploy", description="")
 
     with pytest.raises(UsageError, match=re.escape(said)):
-        collect(parser.read(arguments), Options)
+        parser.read(arguments)

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import yaml
 from fastapi.testclient import TestClient
 from ray.serve.schema import ServeDeploySchema
 
-from models import FAMILIES, bundle, golden, recommender
+from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
-from models.family import Endpoint, Family
+from models.family import AnyEndpoint, Family
 from models.features import FeatureStore, fill
+from models.prepared import Prepared
 from serve.app import build
 from serve.problems import MAX_BODY_BYTES
 from serve.service import Service, Settings, make_app
@@ -137,22 +138,28 @@ def test_a_wrong_path_and_a_wrong_method_are_problems(toy_client: TestClient) ->
     assert response.headers["allow"] == "POST"
 
 
-def test_a_failure_inside_does_not_show_its_reason(toy: Family, toy_bundle: Callable[..., Path]) -> None:
-    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
-
-    def fail(examples: Sequence[Any]) -> list[Any]:
+def test_a_failure_inside_does_not_show_its_reason(
+    toy: Family, toy_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: Any, batch: Any) -> list[int]:
         raise RuntimeError("the secret path /srv/models")
 
-    assert service._current is not None
-    service._current.predicts["/v1/colours"] = fail
-    response = client_of(service).post("/v1/colours", json={"numbers": [1, 2]})
+    bundle_directory = toy_bundle("v1")
+    failing = dataclasses.replace(toy.endpoints[0], path="/v1/failing", predict=fail)
+    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(toy, endpoints=[*toy.endpoints, failing]))
+    service = loaded("toy", version="1", bundle=bundle_directory)
+
+    response = client_of(service).post("/v1/failing", json={"numbers": [1, 2]})
 
     assert_problem(response, 500)
     assert "secret" not in response.text
 
 
-def test_a_service_without_a_model_is_not_healthy(toy: Family) -> None:
-    assert_problem(client_of(Service("toy")).get("/healthz"), 503)
+def test_a_service_without_a_model_is_not_healthy_and_refuses_requests(toy: Family) -> None:
+    client = client_of(Service("toy"))
+
+    assert_problem(client.get("/healthz"), 503)
+    assert_problem(client.post("/v1/colours", json={"numbers": [1, 2]}), 503)
 
 
 def test_features_come_from_the_store_and_a_replaced_store_is_noticed(
@@ -255,7 +262,7 @@ def shop_bundle(directory: Path) -> Path:
         schema = family.prepare(family.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
     config = family.Config(network="transitions")
     network = family.build(config, schema)
-    family.initialise(network, data, schema)
+    family.initialise(network, Prepared(data), schema)
     return write_bundle(family, directory, network=network.eval(), schema=schema, config=config)
 
 
@@ -351,10 +358,10 @@ def test_similar_items_leave_out_the_item_itself(shop_client: TestClient) -> Non
 
 def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path) -> None:
     service = loaded("recommender", version="3", bundle=shop_bundle(tmp_path / "v3"))
-    recommend, similar = recommender.endpoints
+    recommend, similar = FAMILIES["recommender"].endpoints
 
     async def ask() -> list[Any]:
-        requests: list[tuple[Endpoint, Any]] = [
+        requests: list[tuple[AnyEndpoint, Any]] = [
             (recommend, recommend.Request(history=["item-1"], count=2)),
             (similar, similar.Request(item_id="item-2", count=3)),
             (recommend, recommend.Request(history=["item-3"], count=4)),
@@ -368,5 +375,5 @@ def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path
 def write_features(path: Path, visitors: dict[str, list[float]]) -> None:
     (path.parent / "visitors.json").write_text(json.dumps(visitors))
     store = FeatureStore(path)
-    fill(store, FAMILIES["toy"].features, path.parent)
+    fill(store, FAMILIES["toy"].features, Prepared(path.parent))
     store.close()

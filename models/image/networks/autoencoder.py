@@ -9,7 +9,6 @@ Shapes: B pictures, C channels, S side, D latent numbers, H heads, T temperature
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +32,7 @@ from models.image.schema import Schema
 from models.image.similarity_index import Catalogue
 from models.metrics import BatchMetrics, Ratio
 from models.prepared import Prepared
+from models.sampling import evenly
 
 WATCHED_PICTURES = 32
 """Pictures of each training batch, the first ones, without noise, from which the running statistics are taken."""
@@ -178,8 +178,7 @@ class Autoencoder(nn.Module):
 def fit_statistics(network: Autoencoder, data: Prepared, schema: Schema) -> None:
     """Set what needs no network: the spread of the outlines, and the principal components to compare with."""
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    step = max(1, math.ceil(len(examples) / LINEAR_PICTURES))
-    pixels = collate([examples[place] for place in range(0, len(examples), step)]).pixels
+    pixels = collate(evenly(examples, LINEAR_PICTURES)).pixels
     principal = network.principal
     with torch.no_grad():
         # Block by block: as floats, large pictures would take gigabytes.

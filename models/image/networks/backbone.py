@@ -6,7 +6,6 @@ commonly stored. Shapes: B pictures, C channels, S side, D features.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from models.files import sha256
 
 MIN_SIDE = 32
 """Pictures are halved five times."""
@@ -124,9 +125,7 @@ class Backbone(nn.Module):
         found = load_file(path)
         # Counts of batches are of no use here, and older files do not have them.
         self.load_state_dict({name: found.get(name, value) for name, value in self.state_dict().items()})
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        self.sha256.copy_(torch.tensor(list(digest), dtype=torch.uint8))
+        self.sha256.copy_(torch.tensor(list(bytes.fromhex(sha256(path))), dtype=torch.uint8))
 
     def _check(self, path: Path, found: Mapping[str, Any]) -> None:
         """Compare names, shapes and kinds before anything is read."""

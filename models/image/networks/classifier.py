@@ -33,6 +33,7 @@ from models.metrics import BatchMetrics, Ratio, accuracy, confusion, reliability
 from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
 from models.prepared import Prepared
+from models.sampling import evenly
 
 FILTER_RATE_SCALE = 50 / 3
 """A step of Muon is relative to a filter's norm: 0.1 where Adam's rate for other networks is 0.006."""
@@ -311,8 +312,7 @@ def _counted(network: Recogniser) -> Recogniser:
 
 def _training_pictures(network: Recogniser, data: Prepared, schema: Schema, at_most: int) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    step = max(1, math.ceil(len(examples) / at_most))
-    return collate([examples[place] for place in range(0, len(examples), step)])
+    return collate(evenly(examples, at_most))
 
 
 def _fit_heads(network: Recogniser, features_BD: Tensor, labels_BH: Tensor) -> None:

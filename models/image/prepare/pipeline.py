@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections import Counter
@@ -35,6 +34,7 @@ from models.image.prepare.shards import (
 from models.image.prepare.sources import SPLITS, label_texts
 from models.image.schema import MISSING, NUM_SHARDS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
+from models.raw.quarantine import remedy
 from models.raw.tables import find, parse_mapping, read, without_secrets
 from models.settings import Share, check_settings
 
@@ -175,12 +175,10 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
         return
     examples = {reason: example for part in scanned for reason, example in part.examples.items()}
     reasons = "; ".join(f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common(3))
-    remedy = "mend them"
-    if bad.total() < total:
-        remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
         f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} pictures ({fraction:.1%}) are bad, more than "
-        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
+        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, "
+        f"{remedy(fraction, is_any_good=bad.total() < total)}"
     )
 
 

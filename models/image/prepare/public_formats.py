@@ -6,10 +6,11 @@ import math
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from models.errors import DataRejected
 
@@ -40,7 +41,7 @@ class _Foreign:
     state: Any = None
 
 
-def read_idx(stream: BinaryIO, *, path: str) -> Bytes:
+def read_idx(stream: pa.NativeFile, *, path: str) -> Bytes:
     """An IDX file of bytes, whatever its dimensions; raises DataRejected."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] != IDX_UINT8 or not 1 <= head[3] <= 3:

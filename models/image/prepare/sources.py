@@ -191,9 +191,9 @@ def label_texts(rows: pa.Table, name: str | None) -> list[str | None]:
     """A column as trimmed text, None where it says nothing; of a column that is not there, None in every row."""
     if name is None or name not in rows.column_names:
         return [None] * rows.num_rows
-    column = rows[name]
+    column: pa.Array | pa.ChunkedArray = rows[name]
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        column, _ = decode(column)
+        column, _ = decode(rows[name].combine_chunks())
     return [_text(value) for value in column.to_pylist()]
 
 

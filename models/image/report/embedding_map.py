@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.image.report.predictions import Answers, words
 from models.report import Plot, Section
+from models.sampling import evenly
 
 MAX_PICTURES = 1000
 MIN_PICTURES = 30
@@ -22,8 +23,7 @@ def embedding_map(found: Answers) -> Section | None:
     """A plane of the embeddings by t-SNE (van der Maaten and Hinton, 2008); None where there is little to see."""
     head = found.heads[0]
     classes = found.schema.heads[head]
-    known = found.known(head)
-    chosen = known[:: max(1, math.ceil(len(known) / MAX_PICTURES))]
+    chosen = evenly(found.known(head).tolist(), MAX_PICTURES)
     embeddings, labels = found.embeddings[chosen], found.labels_of(head)[chosen]
     if len(chosen) < MIN_PICTURES or float(embeddings.var(0).sum()) < 1e-9:
         return None

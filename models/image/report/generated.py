@@ -22,6 +22,7 @@ from models.image.report.thumbnails import thumbnail
 from models.image.schema import Schema
 from models.prepared import Prepared
 from models.report import Cell, Content, Picture, Section, Table
+from models.sampling import evenly
 
 MAX_CLASSES = 20
 """Of more classes the rarest half and the most frequent half of so many are looked at."""
@@ -134,7 +135,7 @@ class _Seen:
         """Every picture, or every n-th where there are more than MAX_TRAINING."""
         # As in epoch 0, in which every picture comes once.
         pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-        rows = list(range(0, len(pictures), max(1, math.ceil(len(pictures) / MAX_TRAINING))))
+        rows = evenly(range(len(pictures)), MAX_TRAINING)
         parts = []
         for start in range(0, len(rows), BLOCK):
             batch = collate([pictures[row] for row in rows[start : start + BLOCK]])
@@ -144,8 +145,8 @@ class _Seen:
 
     def of(self, place: int, *, at_most: int | None = None) -> _Seen:
         """Those of a class, evenly chosen where there are more than wanted."""
-        chosen = (self.labels == place).nonzero().squeeze(1)
-        chosen = chosen[:: max(1, math.ceil(len(chosen) / at_most))] if at_most else chosen
+        chosen = (self.labels == place).nonzero().flatten().tolist()
+        chosen = evenly(chosen, at_most) if at_most else chosen
         parts = (part[chosen] for part in (self.rows, self.labels, self.features, self.said))
         return _Seen(self.pictures, *parts)
 

@@ -5,7 +5,6 @@ Shapes: N pictures, H heads, K classes of a head, D features.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -20,6 +19,7 @@ from models.image.networks.classifier import Recogniser
 from models.image.prepare.layouts import PICTURES
 from models.image.schema import Schema
 from models.prepared import Prepared
+from models.sampling import evenly
 
 MAX_PICTURES = 10_000
 """Of a larger split every n-th picture is looked at."""
@@ -94,7 +94,7 @@ class Answers:
 def answers(network: Recogniser, data: Prepared, split: str, *, schema: Schema) -> Answers:
     """Ask a network about the pictures of a split, evenly chosen where there are more than MAX_PICTURES."""
     pictures = dataset(data, split, range(schema.num_shards), schema=schema, config=network.config, epoch=0)
-    rows = list(range(0, len(pictures), max(1, math.ceil(len(pictures) / MAX_PICTURES))))
+    rows = evenly(range(len(pictures)), MAX_PICTURES)
     said: list[dict[str, list[float]]] = []
     embeddings: list[list[float]] = []
     labels = []

@@ -17,6 +17,7 @@ from models.image.networks.classifier import Recogniser
 from models.image.report.predictions import BLOCK, Answers, words
 from models.image.report.thumbnails import as_image, as_pixels, thumbnail
 from models.report import Cell, Section, Table
+from models.sampling import evenly
 
 MAX_PICTURES = 1000
 USUAL_SIDE = 112
@@ -79,7 +80,7 @@ def robustness(network: Recogniser, found: Answers) -> Section:
     head = next(iter(found.schema.heads))
     known = found.known(head).tolist()
     room = max(MIN_PICTURES, min(MAX_PICTURES, round(MAX_PICTURES * (USUAL_SIDE / found.schema.size) ** 2)))
-    places = known[:: max(1, math.ceil(len(known) / room))]
+    places = evenly(known, room)
     batch = found.batch(places)
     images = [as_image(pixels) for pixels in batch.pixels.numpy()]
     shown = next((place for place, row in enumerate(places) if _is_right(found, head, row)), 0)

@@ -71,7 +71,7 @@ def compare_writers(
     brands = brand_stems([title for each in ("train", "val", "test") for title in titles(data, each) if title], lexicon)
     cases = list(_cases(network.writer, found, threshold))
     if not cases:
-        raise ValueError(f"no picture of the split in {data} has a title; see --columns title=NAME of prepare")
+        raise ValueError(f"no picture of the split in {data.path} has a title; see --columns title=NAME of prepare")
     step = max(1, len(cases) // NUM_EXAMPLES)
     return WriterComparison(
         num_pictures=len(cases),

@@ -146,7 +146,7 @@ def _principal_components(column: pa.Array) -> list[pa.Array]:
     there = ~column.is_null().to_numpy(zero_copy_only=False)
     if not there.any():
         return []
-    vectors = np.stack(column.drop_null().to_numpy(zero_copy_only=False)).astype(np.float64)
+    vectors = np.stack(list(column.drop_null().to_numpy(zero_copy_only=False))).astype(np.float64)
     vectors -= vectors.mean(0)
     variances, directions = np.linalg.eigh(vectors.T @ vectors)
     share = np.cumsum(variances[::-1]) / max(float(variances.sum()), 1e-12)

@@ -1,4 +1,4 @@
-"""How an answer is judged against what the shopper took next: one item, or several for held-out users."""
+"""How scores are evaluated against what the shopper took next: one item, or several for held-out users."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def rows_at_once(num_items: int) -> int:
     return max(1, MAX_SCORES // num_items)
 
 
-def judge(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
+def evaluate(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
     """Full ranking by `scores` [B, V], seen items filtered and (`_unfiltered`) not; may write into `scores`.
 
     One item: NDCG, hit rate and MRR. Several: NDCG and recall. What was seen before cannot be recommended once seen
     items are filtered; it takes part in `_unfiltered` only.
     """
     if batch.target_sets is not None:
-        return _judge_sets(batch, batch.target_sets, scores)
+        return _evaluate_sets(batch, batch.target_sets, scores)
     rank = rank_of(batch.targets, scores)
     filtered = rank_without(batch.excluded, batch.targets, scores, rank)
     everyone = torch.ones_like(batch.target_seen)
@@ -44,7 +44,7 @@ def judge(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
 
 
 def gains(batch: Histories, scores: Tensor) -> Tensor:
-    """NDCG@10 [B] with seen items filtered; 0 for an example that cannot be judged so."""
+    """NDCG@10 [B] with seen items filtered; 0 for an example that takes no part in it."""
     if batch.target_sets is not None:
         return _rank_sets(batch, batch.target_sets, scores)[f"ndcg_at_{CHOOSING_CUTOFF}"].numerator
     rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
@@ -80,7 +80,7 @@ def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: S
     return torch.stack(sums)
 
 
-def _judge_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:
+def _evaluate_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:
     unfiltered = set_ranking(scores, targets, ndcg_cutoffs=SET_NDCG_CUTOFFS, recall_cutoffs=SET_RECALL_CUTOFFS)
     return _rank_sets(batch, targets, scores) | _unfiltered(unfiltered)
 

@@ -15,11 +15,11 @@ from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
+from models.recommender.networks import ranking
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.cold_start import Newcomers
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.next_item import NextItem
-from models.recommender.networks.ranking import gains_of_blends, judge, rows_at_once
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema
 
@@ -76,7 +76,7 @@ class Recommender(nn.Module):
         return scores if self.newcomers is None else self.newcomers.place(scores, batch)
 
     def evaluate(self, batch: Histories) -> BatchMetrics:
-        """Full ranking, seen items filtered and (`_unfiltered`) not, see judging.judge.
+        """Full ranking, seen items filtered and (`_unfiltered`) not, see ranking.evaluate.
 
         Tallied is how often each item [V] stands in the first ten places, seen items filtered.
         """
@@ -84,7 +84,7 @@ class Recommender(nn.Module):
         for part in self._parts(batch):
             with self._arithmetic_of_training(part):
                 scores = self.scores(part)
-            parts.append(judge(part, scores))
+            parts.append(ranking.evaluate(part, scores))
             scores.scatter_(1, part.excluded, -torch.inf)
             recommended.append(scores.topk(min(COVERAGE_CUTOFF, scores.shape[1] - 1)).indices.flatten())
         metrics = {
@@ -101,7 +101,7 @@ class Recommender(nn.Module):
         """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""
         if self.newcomers is None and not self._blends:
             return None
-        batch = batch.first(min(CALIBRATION_EXAMPLES, rows_at_once(self.num_rows)))
+        batch = batch.first(min(CALIBRATION_EXAMPLES, ranking.rows_at_once(self.num_rows)))
         sums = []
         with self._arithmetic_of_training(batch):
             network, prior = self._both_scores(batch)
@@ -109,7 +109,7 @@ class Recommender(nn.Module):
                 if self.newcomers is not None:
                     network[:, self.newcomers.items] = -torch.inf
                     prior[:, self.newcomers.items] = -torch.inf
-                sums.append(gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
+                sums.append(ranking.gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
             if self.newcomers is not None:
                 sums.append(self.newcomers.room(self._mixed(network, prior), batch).flatten())
         return torch.cat(sums)
@@ -148,7 +148,7 @@ class Recommender(nn.Module):
 
     def _parts(self, batch: Histories) -> list[Histories]:
         """The batch, cut where there are so many items that its scores would take gigabytes."""
-        return batch.parts(rows_at_once(self.num_rows))
+        return batch.parts(ranking.rows_at_once(self.num_rows))
 
     def _answers(self, batch: Histories, scores: Tensor) -> list[Prediction]:
         for row, example in enumerate(batch.examples):

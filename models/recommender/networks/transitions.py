@@ -18,6 +18,7 @@ from models.recommender.config import Config
 from models.recommender.data import HeldOutExamples, Histories, ShardLog, collate, dataset
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
+from models.sampling import evenly
 
 LAST_EVENTS = 30
 """Events of a history that are looked at."""
@@ -165,8 +166,9 @@ class Transitions(nn.Module):
 def count_and_choose(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
     """Count the training split and choose the shape by NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
-    judgements = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
-    examples = _some_judgements(judgements, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
+    held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
+    assert isinstance(held_out, HeldOutExamples)
+    examples = evenly(held_out, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
     for shape in SHAPES:
@@ -254,12 +256,6 @@ def _strongest(matrix: sp.csr_array) -> sp.csr_array:
         keep[begin + weakest] = False
     row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
     return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
-
-
-def _some_judgements(judgements: Any, count: int) -> list[Any]:
-    assert isinstance(judgements, HeldOutExamples)
-    step = max(1, -(-len(judgements) // count))
-    return [judgements[place] for place in range(0, len(judgements), step)]
 
 
 def _ndcg(weights: sp.csr_array, popularity: NDArray[Any], shape: Shape, examples: list[Any]) -> float:

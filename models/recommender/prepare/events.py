@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +55,7 @@ class Verdict:
     def __post_init__(self) -> None:
         self.codes: npt.NDArray[np.int16] = np.zeros(self.num_rows, np.int16)
 
-    def against(self, bad: Any, reason: str, *, values: Any = None) -> None:
+    def against(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None) -> None:
         """Hold `reason` against the rows of the boolean array `bad` that nothing was held against before."""
         new = _mask(bad) & (self.codes == 0)
         if not new.any():
@@ -99,13 +98,13 @@ def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
 
 def validate(
     rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float
-) -> tuple[Any, Verdict]:
+) -> tuple[pa.Table, Verdict]:
     """The good rows as a table of SPILL_SCHEMA, and the verdict on all rows.
 
     A naive time is UTC. Numbers are epoch seconds or milliseconds, told apart value by value.
     """
     verdict = Verdict(rows.num_rows)
-    get = {ours: _flat(rows[theirs]) for ours, theirs in columns.items()}
+    get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
     user = _identifier(get["user_id"], "user_id", verdict, required=True)
     item = _identifier(get["item_id"], "item_id", verdict, required=True)
     verdict.against(_isin(item, excluded), "excluded_item", values=item)
@@ -145,7 +144,7 @@ def validate_sequences(
     `user item` lines are the same with one item; a user's lines follow one another. There are no times: `time_us` is
     the event's place in the file, counted from `first_place`.
     """
-    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(_flat(rows[LINE])))
+    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(rows[LINE].combine_chunks()))
     num_words = pc.list_value_length(words).to_numpy(zero_copy_only=False)
     flat = words.flatten()
     starts = np.concatenate([[0], np.cumsum(num_words)[:-1]]).astype(np.int64)
@@ -157,7 +156,9 @@ def validate_sequences(
     item = pc.if_else(pa.array(num_words[line_of] == 1), pa.scalar(None, pa.string()), item)
     table = pa.table({"user_id": flat.take(pa.array(starts[line_of])), "item_id": item})
     verdict = Verdict(table.num_rows)
-    user, items = (_identifier(_flat(table[name]), name, verdict, required=True) for name in table.column_names)
+    user, items = (
+        _identifier(table[name].combine_chunks(), name, verdict, required=True) for name in table.column_names
+    )
     verdict.against(_isin(items, excluded), "excluded_item", values=items)
     place = np.arange(first_place, first_place + table.num_rows, dtype=np.int64)
     nothing = pa.nulls(table.num_rows, pa.string())
@@ -181,7 +182,7 @@ def explain(reason: str, example: str | None) -> str:
     return shown
 
 
-def as_text(column: Any) -> tuple[Any, Any]:
+def as_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     """A column of any plain type as trimmed text, null where nothing is said; and where it cannot be read exactly.
 
     Whole numbers have no decimals: 17850.0 is 17850, in a float column as in a CSV file.
@@ -205,13 +206,13 @@ def as_text(column: Any) -> tuple[Any, Any]:
     return text, unreadable
 
 
-def _identifier(column: Any, name: str, verdict: Verdict, *, required: bool) -> Any:
+def _identifier(column: pa.Array, name: str, verdict: Verdict, *, required: bool) -> pa.DictionaryArray:
     """Text of each row as a dictionary array, cleaned once per distinct value."""
-    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    encoded = column if isinstance(column, pa.DictionaryArray) else pc.dictionary_encode(column)
     text, unreadable = as_text(encoded.dictionary)
     codes = encoded.indices
 
-    def spread(flags: Any) -> Any:
+    def spread(flags: pa.Array) -> pa.Array:
         return pc.fill_null(pc.take(flags, codes), False)
 
     verdict.against(spread(unreadable), f"unreadable_{name}")
@@ -224,7 +225,7 @@ def _identifier(column: Any, name: str, verdict: Verdict, *, required: bool) -> 
     return pa.DictionaryArray.from_arrays(codes, text)
 
 
-def _times(column: Any, verdict: Verdict, *, now_s: float) -> Any:
+def _times(column: pa.Array, verdict: Verdict, *, now_s: float) -> pa.Array:
     """Microseconds since 1970 of each row; null where a row is bad."""
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -247,7 +248,7 @@ def _times(column: Any, verdict: Verdict, *, now_s: float) -> Any:
     return time_us
 
 
-def _clock_us(column: Any) -> Any:
+def _clock_us(column: pa.Array) -> pa.Array:
     """Arrow times and dates; what does not fit into 64 bits of microseconds is pushed to the year 1."""
     try:
         return column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
@@ -256,7 +257,7 @@ def _clock_us(column: Any) -> Any:
         return pa.array(np.full(len(seconds), np.iinfo(np.int64).min), mask=_mask(pc.is_null(column)))
 
 
-def _epoch_us(numbers: Any) -> Any:
+def _epoch_us(numbers: pa.Array) -> pa.Array:
     """Epoch seconds or milliseconds: their plausible ranges do not meet, so each value says which it is."""
     values = numbers.to_numpy(zero_copy_only=False)
     with np.errstate(invalid="ignore"):
@@ -266,7 +267,7 @@ def _epoch_us(numbers: Any) -> Any:
     return pa.array(np.rint(np.where(known, scaled, 0)).astype(np.int64), mask=~known)
 
 
-def _rfc3339_us(text: Any) -> Any:
+def _rfc3339_us(text: pa.Array) -> pa.Array:
     shaped = pc.fill_null(pc.match_substring_regex(text, _TIME), False)
     text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
     for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
@@ -279,7 +280,7 @@ def _rfc3339_us(text: Any) -> Any:
     return pa.array(parsed.dt.tz_localize(None).dt.as_unit("us"), pa.timestamp("us")).cast(pa.int64())
 
 
-def _number(column: Any, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
+def _number(column: pa.Array, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
     """Check a numeric column and hash it; null is allowed: not every event has one."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
@@ -299,7 +300,7 @@ def _number(column: Any, name: str, verdict: Verdict, *, is_zero_allowed: bool) 
     return hashes
 
 
-def _currency(column: Any, verdict: Verdict) -> Hashes:
+def _currency(column: pa.Array, verdict: Verdict) -> Hashes:
     text, unreadable = as_text(column)
     text = pc.utf8_upper(text)
     wrong = pc.fill_null(pc.invert(pc.match_substring_regex(text, "^[A-Z]{3}$")), False)
@@ -307,7 +308,7 @@ def _currency(column: Any, verdict: Verdict) -> Hashes:
     return _hash_text(pc.dictionary_encode(text))
 
 
-def _hash_text(encoded: Any) -> Hashes:
+def _hash_text(encoded: pa.DictionaryArray) -> Hashes:
     """A hash of each text of a dictionary array, 0 for null."""
     text = encoded.dictionary
     hashes = np.append(hash_ids(pc.fill_null(text, "")) * _mask(pc.is_valid(text)), np.uint64(0))
@@ -323,7 +324,7 @@ def _mix(hashes: Mapping[str, Hashes], num_rows: int) -> Hashes:
     return mixed
 
 
-def _float_text(column: Any) -> tuple[Any, Any]:
+def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     values = column.to_numpy(zero_copy_only=False).astype(np.float64)
     known = np.isfinite(values)
     inexact = known & (np.abs(values) >= _MAX_EXACT)
@@ -358,25 +359,17 @@ def _unit_remedy(value: str) -> str:
     return "times lie between 1990 and tomorrow, in epoch seconds or milliseconds"
 
 
-def _isin(encoded: Any, wanted: Iterable[str]) -> Any:
+def _isin(encoded: pa.DictionaryArray, wanted: Iterable[str]) -> pa.Array:
     listed = pa.array(sorted(wanted), pa.string())
     return pc.fill_null(pc.take(pc.is_in(encoded.dictionary, value_set=listed), encoded.indices), False)
 
 
-def _plain(array: Any) -> Any:
-    return array.dictionary.take(array.indices) if pa.types.is_dictionary(array.type) else array
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary.take(array.indices) if isinstance(array, pa.DictionaryArray) else array
 
 
-def _flat(column: pa.ChunkedArray) -> Any:
-    array = column.combine_chunks()
-    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-
-
-def _mask(flags: Any) -> Mask:
+def _mask(flags: pa.Array | Mask) -> Mask:
     if isinstance(flags, np.ndarray):
         return flags
-    array = pc.fill_null(flags, False)
-    if isinstance(array, pa.ChunkedArray):
-        array = _flat(array)
-    result: Mask = array.to_numpy(zero_copy_only=False).astype(bool)
+    result: Mask = pc.fill_null(flags, False).to_numpy(zero_copy_only=False).astype(bool)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -104,7 +103,7 @@ def _summed(pairs: pa.Table) -> pa.Table:
     return grouped.rename_columns({"rows_sum": "rows"}).select(["item_id", "value", "rows"]).cast(_COUNTS)
 
 
-def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> Any:
+def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> pa.Array:
     ordered = _summed(pairs).sort_by([("item_id", "ascending"), ("rows", "descending"), ("value", "ascending")])
     place = pc.index_in(vocabulary, value_set=ordered["item_id"].combine_chunks())  # index_in gives the first of equals
     values = ordered["value"].combine_chunks().take(place)
@@ -132,14 +131,13 @@ def _vectors(values: pa.Array) -> pa.Array:
     return vectors
 
 
-def _flat(column: pa.ChunkedArray) -> Any:
+def _flat(column: pa.ChunkedArray) -> pa.Array:
     """One array of a column; lists become text with VALUE_SEPARATOR between their values."""
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         values = pc.list_flatten(array).cast(pa.string())
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
         return pc.binary_join(texts, VALUE_SEPARATOR)
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+    return array.cast(kind.value_type) if isinstance(kind, pa.DictionaryType) else array

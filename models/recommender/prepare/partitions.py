@@ -170,8 +170,8 @@ def scan(task: Scan) -> Scanned:
 def keep_one_of_each_event(work: Path, partition: int) -> int:
     """Keep the smallest row of each event_id, spill it by user, and return how many rows were dropped."""
     table = _load(work / "identified" / f"{partition:05d}")
-    codes = pc.dictionary_encode(table["event_id"].combine_chunks())
-    codes = (codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes).indices.to_numpy(zero_copy_only=False)
+    encoded = pc.dictionary_encode(table["event_id"].combine_chunks())
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
     repeated = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, bool)
     single = table.filter(pa.array(~repeated))
     several = table.filter(pa.array(repeated)).sort_by(
@@ -301,7 +301,6 @@ def _spill(rows: pa.Table, by: str, spill: Spill) -> None:
     if rows.num_rows == 0:
         return
     encoded = pc.dictionary_encode(rows[by].combine_chunks())
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     partition = (hash_ids(encoded.dictionary) % NUM_SHARDS).astype(np.uint8)
     spill.add(rows, partition[encoded.indices.to_numpy(zero_copy_only=False)])
 
@@ -319,7 +318,6 @@ def _batches(directory: Path) -> Iterator[pa.Table]:
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
     """The distinct texts in ascending order, and for each row the place of its text there; null is -1."""
     encoded = pc.dictionary_encode(column.combine_chunks())
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     rank = np.empty(len(order) + 1, np.int64)
     rank[order] = np.arange(len(order))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import DataRejected
-from models.raw.quarantine import Quarantine
+from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
@@ -205,12 +204,10 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
         raise DataRejected(
             f"{without_secrets(config.raw)}: every row is of an item in --exclude-items; nothing is left"
         )
-    remedy = "mend them"
-    if sum(scanned.bad.values()) < scanned.num_rows:
-        remedy += f", or accept them with --max-bad-fraction {math.ceil(round(fraction * 100, 9)) / 100:g}"
     raise DataRejected(
         f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
-        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, {remedy}"
+        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, "
+        f"{remedy(fraction, is_any_good=sum(scanned.bad.values()) < scanned.num_rows)}"
     )
 
 

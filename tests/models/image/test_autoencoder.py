@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import FAMILIES, bundle, golden, image
+from models import bundle, golden
+from models.ask import Answerer
+from models.image import FAMILY
 from models.image.config import Config
 from models.image.data import Batch
-from models.image.endpoints import ENDPOINTS, RecognitionRequest
+from models.image.endpoints import ENDPOINTS, golden_request
 from models.image.networks.anomaly import Ranks, Spread, edges, residual
 from models.image.networks.autoencoder import Autoencoder
 from models.image.networks.build import build
@@ -36,9 +38,9 @@ SETTINGS: dict[str, Any] = {"network": "autoencoder", "latent": 16, "learning_ra
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model of stripes and checks in three colours."""
     directory = tmp_path_factory.mktemp("autoencoder")
-    write_prepared(directory / "data")
-    result = train(directory / "data", directory / "run", epochs=12, **SETTINGS)
-    return directory / "data", result, bundle.load(result.best)
+    data, _ = write_prepared(directory / "data")
+    result = train(data, directory / "run", epochs=12, **SETTINGS)
+    return data, result, bundle.load(result.best, FAMILY)
 
 
 def built(**changes: Any) -> Autoencoder:
@@ -136,12 +138,10 @@ def test_look_alikes_lie_near_each_other_without_labels(trained: Any) -> None:
 
 def test_recognise_says_how_strange_a_picture_is_and_other_networks_say_nothing(trained: Any, tmp_path: Path) -> None:
     data, _, loaded = trained
-    request = image.golden_request(loaded.schema)
-    recogniser = train(data, tmp_path / "prior", network="prior")
+    request = golden_request(loaded.schema)
+    other = bundle.load(train(data, tmp_path / "prior", network="prior").best, FAMILY)
 
-    answer = ENDPOINTS[0].answer(request, _prediction(loaded, request), loaded.schema, "1")
-    other = bundle.load(recogniser.best)
-    silent = ENDPOINTS[0].answer(request, _prediction(other, request), other.schema, "1")
+    answer, silent = (Answerer(FAMILY, ENDPOINTS[0], one.network, one.schema, "1")(request) for one in (loaded, other))
 
     parts = ("reconstruction", "latent", "outline")
     anomaly: Any = answer.model_dump()["anomaly"]
@@ -152,23 +152,17 @@ def test_recognise_says_how_strange_a_picture_is_and_other_networks_say_nothing(
     assert silent.model_dump()["anomaly"] is None
 
 
-def _prediction(loaded: Any, request: RecognitionRequest) -> Any:
-    with torch.inference_mode():
-        batch = image.collate([ENDPOINTS[0].encode(request, loaded.schema, {})])
-        return ENDPOINTS[0].predict(loaded.network, batch)[0]
-
-
 def test_a_stored_model_gives_its_golden_answer_and_its_tallies_are_summarised(trained: Any) -> None:
     loaded = trained[2]
 
-    golden.check(FAMILIES["image"], loaded.network, loaded.schema, loaded.golden)
+    golden.check(FAMILY, loaded.network, loaded.schema, loaded.golden)
     with torch.inference_mode():
-        judgement = loaded.network.evaluate(patterned(50, seed=9))
+        found = loaded.network.evaluate(patterned(50, seed=9))
 
-    assert set(summarise(judgement.accumulators, loaded.schema)) == {
+    assert set(summarise(found.accumulators, loaded.schema)) == {
         f"{name}_{head}" for name in ("macro_f1", "calibration_error") for head in HEADS
     }
-    assert {len(ratio.numerator) for ratio in judgement.metrics.values()} == {50}
+    assert {len(ratio.numerator) for ratio in found.ratios.values()} == {50}
 
 
 def test_the_first_losses_are_what_they_were() -> None:

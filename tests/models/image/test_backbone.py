@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models import FAMILIES, bundle, image
+from models import bundle
+from models.image import FAMILY
+from models.image.config import Config
 from models.image.data import Batch, collate, dataset
 from models.image.networks.backbone import LAYERS, MEAN, Backbone
-from models.image.networks.build import build
+from models.image.networks.build import build, initialise
 from models.image.networks.classifier import Recogniser
 from models.image.schema import Schema
+from models.prepared import Prepared
 from tests.kit.pictures import TABLE_FLAGS, prepared, table
 from tests.serve.test_service import write_bundle
 
@@ -55,13 +58,13 @@ def file(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Tensor]) -
 
 
 @pytest.fixture(scope="module")
-def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Schema]:
+def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Schema]:
     directory = tmp_path_factory.mktemp("backbone")
     pq.write_table(table(), directory / "t.parquet")
     return prepared(directory, directory / "t.parquet", size=SIZE, **TABLE_FLAGS)
 
 
-def pictures_of(data: Path, schema: Schema) -> Batch:
+def pictures_of(data: Prepared, schema: Schema) -> Batch:
     examples = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
     return collate([examples[row] for row in range(16)])
 
@@ -93,10 +96,10 @@ def test_the_weights_are_those_of_the_file(tmp_path: Path, weights: dict[str, Te
     assert network(torch.rand(2, 3, SIZE, SIZE)).shape == (2, 512)
 
 
-def test_only_the_heads_learn(file: Path, prepared_data: tuple[Path, Schema]) -> None:
+def test_only_the_heads_learn(file: Path, prepared_data: tuple[Prepared, Schema]) -> None:
     data, schema = prepared_data
-    network = build(image.Config(network="backbone", backbone=str(file), flip=False, shift=0), schema)
-    image.initialise(network, data, schema)
+    network = build(Config(network="backbone", backbone=str(file), flip=False, shift=0), schema)
+    initialise(network, data, schema)
     before, batch = state(network.train()), pictures_of(data, schema)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
 
@@ -114,19 +117,19 @@ def test_only_the_heads_learn(file: Path, prepared_data: tuple[Path, Schema]) ->
 
 
 def test_the_bundle_holds_the_weights_and_says_where_they_are_from(
-    tmp_path: Path, weights: dict[str, Tensor], prepared_data: tuple[Path, Schema]
+    tmp_path: Path, weights: dict[str, Tensor], prepared_data: tuple[Prepared, Schema]
 ) -> None:
     data, schema = prepared_data
     path = write(tmp_path, weights)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    config = image.Config(network="backbone", backbone=str(path))
+    config = Config(network="backbone", backbone=str(path))
     network = build(config, schema)
-    image.initialise(network, data, schema)
+    initialise(network, data, schema)
     parts = {"network": network.eval(), "schema": schema, "config": config}
-    directory = write_bundle(FAMILIES["image"], tmp_path / "bundle", **parts)
+    directory = write_bundle(FAMILY, tmp_path / "bundle", **parts)
     path.unlink()
 
-    loaded = bundle.load(directory).network
+    loaded = bundle.load(directory, FAMILY).network
 
     batch = pictures_of(data, schema)
     assert isinstance(loaded, Recogniser) and isinstance(loaded.trunk, Backbone)
@@ -135,10 +138,10 @@ def test_the_bundle_holds_the_weights_and_says_where_they_are_from(
     assert torch.equal(loaded.mean.flatten(), torch.tensor(MEAN))
 
 
-def test_grey_pictures_are_seen_in_three_colours(prepared_data: tuple[Path, Schema]) -> None:
+def test_grey_pictures_are_seen_in_three_colours(prepared_data: tuple[Prepared, Schema]) -> None:
     _, schema = prepared_data
     grey = schema.model_copy(update={"channels": 1, "mean": [0.5], "std": [0.5]})
-    network = build(image.Config(network="backbone", backbone="x.safetensors"), grey).eval()
+    network = build(Config(network="backbone", backbone="x.safetensors"), grey).eval()
 
     batch = Batch(torch.randint(0, 256, (2, 1, SIZE, SIZE), dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64))
 
@@ -181,10 +184,10 @@ def test_a_tensor_of_another_shape_or_kind_is_named(tmp_path: Path, wrong: Tenso
     ("network", "path"), [("backbone", ""), ("resnet", "w.safetensors"), ("autoencoder", "w.safetensors")]
 )
 def test_the_network_and_the_file_are_given_together(
-    prepared_data: tuple[Path, Schema], network: str, path: str
+    prepared_data: tuple[Prepared, Schema], network: str, path: str
 ) -> None:
     with pytest.raises(ValueError, match="takes both --network backbone and --backbone PATH"):
-        build(image.Config(network=network, backbone=path), prepared_data[1])  # type: ignore[arg-type]
+        build(Config(network=network, backbone=path), prepared_data[1])  # type: ignore[arg-type]
 
 
 def test_pictures_that_are_too_small_are_refused() -> None:

@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models import image
 from models.errors import DataRejected
-from models.image.data import Picture, catalogue
+from models.image.config import Config
+from models.image.data import Picture, catalogue, collate, dataset
+from models.image.networks.build import build
+from models.image.report.slices import slices
 from models.image.schema import MISSING, UNKNOWN, Schema
+from models.prepared import Prepared
 from tests.kit.pictures import (
     SHAPES,
     TABLE_FLAGS,
@@ -32,20 +35,15 @@ from tests.kit.pictures import (
 )
 
 
-def pictures(data: Path, schema: Schema, split: str) -> list[Picture]:
-    found = image.dataset(data, split, range(schema.num_shards), schema=schema, config=None, epoch=0)
+def pictures(data: Prepared, schema: Schema, split: str) -> list[Picture]:
+    found = dataset(data, split, range(schema.num_shards), schema=schema, config=None, epoch=0)
     return [found[place] for place in range(len(found))]
 
 
-def card(data: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((data / "card.json").read_text())
-    return content
-
-
-def contents(data: Path) -> dict[str, bytes]:
+def contents(data: Prepared) -> dict[str, bytes]:
     """Every file that a network or an endpoint reads."""
-    files = [data / "schema.json", *sorted((data / "shards").rglob("*.npy"))]
-    return {str(path.relative_to(data)): path.read_bytes() for path in files}
+    files = [data.path / "schema.json", *sorted((data.path / "shards").rglob("*.npy"))]
+    return {str(path.relative_to(data.path)): path.read_bytes() for path in files}
 
 
 # Layouts
@@ -90,8 +88,8 @@ def test_a_table_with_bytes_has_several_heads_and_missing_labels(tmp_path: Path)
     data, schema = prepared(tmp_path, tmp_path / "t.parquet", **TABLE_FLAGS)
 
     assert schema.heads == {"shape": ["bar", "disc"], "colour": ["blue", "green", "red"]}
-    assert card(data)["missing_labels"] == {"shape": 0, "colour": 6}
-    labels = np.concatenate([np.load(path) for path in (data / "shards").glob("*/labels.npy")])
+    assert data.card()["missing_labels"] == {"shape": 0, "colour": 6}
+    labels = np.concatenate([np.load(shard / "labels.npy") for shard in data.shards()])
     assert (labels[:, 1] == MISSING).sum() == 6
     assert sum(schema.label_counts["shape"]) == schema.num_examples["train"]
 
@@ -147,8 +145,8 @@ def test_every_kind_of_bad_picture_goes_to_quarantine_with_its_reason(tmp_path: 
     (raw / "bar" / "notes.txt").write_text("not counted")
     data, schema = prepared(tmp_path, raw, max_bad_fraction=0.2)
 
-    quarantine = pd.concat([pd.read_parquet(path) for path in (data / "quarantine").glob("*.parquet")])
-    assert card(data)["bad"] == {**dict.fromkeys(bad, 1), "missing_class": 1}
+    quarantine = pd.concat([pd.read_parquet(path) for path in (data.path / "quarantine").glob("*.parquet")])
+    assert data.card()["bad"] == {**dict.fromkeys(bad, 1), "missing_class": 1}
     assert sorted(quarantine["reason"]) == sorted([*bad, "missing_class"])
     for row in quarantine.itertuples():
         assert row.reason == "missing_class" or str(row.source).endswith(f"{row.reason}.jpg")
@@ -171,7 +169,7 @@ def test_a_table_s_missing_files_and_unknown_splits_are_bad_rows(tmp_path: Path)
     (tmp_path / "t.csv").write_text("\n".join(["image,shape,split", *lines]))
     data, _ = prepared(tmp_path, tmp_path / "t.csv", labels=("shape",), max_bad_fraction=0.1)
 
-    assert card(data)["bad"] == {"missing_file": 1, "missing_picture": 1, "unknown_split": 1}
+    assert data.card()["bad"] == {"missing_file": 1, "missing_picture": 1, "unknown_split": 1}
 
 
 def test_the_same_picture_never_stands_in_two_splits(tmp_path: Path) -> None:
@@ -184,8 +182,8 @@ def test_the_same_picture_never_stands_in_two_splits(tmp_path: Path) -> None:
     ids = all_ids(data)
     assert ids["picture_id"].is_unique
     assert schema.num_examples["test"] == 12
-    assert card(data)["duplicates"] == 2
-    duplicates = pd.read_parquet(data / "quarantine" / "duplicates.parquet")
+    assert data.card()["duplicates"] == 2
+    duplicates = pd.read_parquet(data.path / "quarantine" / "duplicates.parquet")
     assert {Path(source).name for source in duplicates["source"]} == {"copy.png", "copy.webp"}
 
 
@@ -195,8 +193,8 @@ def test_copies_that_disagree_on_a_label_leave_it_missing(tmp_path: Path) -> Non
     pq.write_table(pa.Table.from_pandas(pd.concat([rows, other])), tmp_path / "t.parquet")
     data, _ = prepared(tmp_path, tmp_path / "t.parquet", **TABLE_FLAGS)
 
-    assert card(data)["missing_labels"]["shape"] == 1
-    assert card(data)["missing_labels"]["colour"] == 6
+    assert data.card()["missing_labels"]["shape"] == 1
+    assert data.card()["missing_labels"]["colour"] == 6
 
 
 # What it depends on
@@ -240,8 +238,8 @@ def test_a_picture_is_read_as_an_older_model_knows_it(tmp_path: Path) -> None:
             "channels": 1,
         }
     )
-    new = image.dataset(data, "train", range(32), schema=own, config=None, epoch=0)
-    old = image.dataset(data, "train", range(32), schema=older, config=None, epoch=0)
+    new = dataset(data, "train", range(32), schema=own, config=None, epoch=0)
+    old = dataset(data, "train", range(32), schema=older, config=None, epoch=0)
 
     for place in range(len(new)):
         names = {
@@ -268,16 +266,16 @@ def test_a_class_that_the_model_is_too_old_for_counts_as_a_mistake(tmp_path: Pat
     pq.write_table(table(), tmp_path / "t.parquet")
     data, own = prepared(tmp_path, tmp_path / "t.parquet", labels=("colour=paint",), columns="image=photo,item_id=sku")
     older = own.model_copy(update={"fingerprint": "0" * 64, "heads": {"colour": ["blue", "red"]}})
-    network = image.build(image.Config(network="prior"), older)
-    found = image.dataset(data, "train", range(32), schema=older, config=None, epoch=0)
-    batch = image.collate([found[place] for place in range(len(found))])
+    network = build(Config(network="prior"), older)
+    found = dataset(data, "train", range(32), schema=older, config=None, epoch=0)
+    batch = collate([found[place] for place in range(len(found))])
 
-    ratio = network.evaluate(batch).metrics["accuracy"]
+    ratio = network.evaluate(batch).ratios["accuracy"]
     is_green = batch.labels[:, 0] == UNKNOWN
 
     assert is_green.any()
     assert (ratio.denominator == 1).all() and (ratio.numerator[is_green] == 0).all()
-    assert set(image.slices(batch, older)["colour"]) == {"blue", "red", "unknown to the model"}
+    assert set(slices(batch, older)["colour"]) == {"blue", "red", "unknown to the model"}
     assert int(network.evaluate(batch).accumulators["confusion/colour"].sum()) == int((~is_green).sum())
 
 
@@ -341,6 +339,6 @@ def test_fashion_products_are_prepared_with_their_published_counts(tmp_path: Pat
         size=32,
     )
 
-    assert card(data)["duplicates"] == 122
-    assert card(data)["kept"] == 9461
+    assert data.card()["duplicates"] == 122
+    assert data.card()["kept"] == 9461
     assert len(schema.heads["type"]) == 74  # of the 75, one is only on a copy with two types

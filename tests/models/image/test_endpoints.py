@@ -15,8 +15,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from models import FAMILIES, golden, image
+from models import golden
+from models.image import FAMILY
 from models.image.codec import MAX_BYTES, MAX_PIXELS
+from models.image.config import Config
+from models.image.endpoints import ENDPOINTS
+from models.image.networks.build import build, initialise
 from models.image.schema import Schema
 from models.image.text.describe import Attribute, describe
 from serve.service import Service, Settings, make_app
@@ -36,10 +40,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, schema = prepared(
         directory, directory / "t.parquet", **{**TABLE_FLAGS, "labels": ("type=shape", "colour=paint")}
     )
-    config = image.Config(network="linear")
-    network = image.build(config, schema)
-    image.initialise(network, data, schema)
-    return write_bundle(FAMILIES["image"], directory / "bundle", network=network.eval(), schema=schema, config=config)
+    config = Config(network="linear")
+    network = build(config, schema)
+    initialise(network, data, schema)
+    return write_bundle(FAMILY, directory / "bundle", network=network.eval(), schema=schema, config=config)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def client(service: Service) -> Iterator[TestClient]:
 
 
 def path(endpoint: str) -> str:
-    return endpoint.removeprefix(image.route_prefix)
+    return endpoint.removeprefix(FAMILY.route_prefix)
 
 
 def post(
@@ -124,8 +128,8 @@ def test_a_description_names_the_evidence_of_each_phrase(client: TestClient) -> 
 def test_the_golden_request_is_answered_as_when_the_model_was_written(bundle: Path) -> None:
     from models.bundle import load
 
-    loaded = load(bundle)
-    golden.check(FAMILIES["image"], loaded.network, loaded.schema, loaded.golden)
+    loaded = load(bundle, FAMILY)
+    golden.check(FAMILY, loaded.network, loaded.schema, loaded.golden)
 
 
 def test_openapi_describes_the_body_in_each_type_and_the_query(client: TestClient) -> None:
@@ -192,7 +196,7 @@ def test_a_query_cannot_stand_in_for_the_picture(client: TestClient) -> None:
 
 
 def test_bad_pictures_of_a_batch_do_not_harm_the_others(service: Service) -> None:
-    endpoint = image.endpoints[0]
+    endpoint = ENDPOINTS[0]
     contents = [bomb(), encoded(drawn("bar", "red", seed=904)), b"", encoded(drawn("disc", "blue", seed=905))] * 8
 
     async def ask() -> list[Any]:
@@ -257,9 +261,9 @@ def test_every_statement_rests_on_an_attribute_that_is_held() -> None:
     schema = Schema.model_construct(heads={"type": ["Shirts", "Ties"], "colour": ["Red", "Blue"], "season": ["Fall"]})
     prediction = type("Recognition", (), {})()
     prediction.probabilities = {"type": [0.9, 0.1], "colour": [0.55, 0.45], "season": [0.71]}
-    request = image.endpoints[1].Request(image=encoded(half_red()), threshold=0.7)
+    request = ENDPOINTS[1].Request(image=encoded(half_red()), threshold=0.7)
 
-    answer: Any = image.endpoints[1].answer(request, prediction, schema, "1")
+    answer: Any = ENDPOINTS[1].answer(request, [prediction], schema, "1")
 
     assert answer.en.description == "Shirts for the fall season."
     assert {phrase.attribute: phrase.confidence for phrase in answer.en.phrases} == {"type": 0.9, "season": 0.71}

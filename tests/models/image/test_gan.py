@@ -15,16 +15,19 @@ from torch import Tensor
 
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import FAMILIES, bundle, golden, image
+from models import bundle, golden
+from models.image import FAMILY
 from models.image.config import Config
 from models.image.data import Batch, balanced, dataset
 from models.image.networks.build import build
 from models.image.networks.frechet import frechet, moments
 from models.image.networks.gan import Gan
 from models.image.networks.generator import disturbed
+from models.image.report.contents import report
 from models.image.report.generated import USUAL, copy_rate
 from models.image.report.summary import summarise
 from models.image.schema import MISSING
+from models.prepared import Prepared
 from models.report import Table
 from tests.kit.gloo import together
 from tests.models.image.test_networks import (
@@ -54,9 +57,9 @@ def banded(num_pictures: int, *, seed: int) -> Batch:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model of bands, whose second label it is not asked for."""
     directory = tmp_path_factory.mktemp("gan")
-    write_prepared(directory / "data", banded(600, seed=5))
-    result = train(directory / "data", directory / "run", epochs=20, **SETTINGS)
-    return directory / "data", result, bundle.load(result.best)
+    data, _ = write_prepared(directory / "data", banded(600, seed=5))
+    result = train(data, directory / "run", epochs=20, **SETTINGS)
+    return data, result, bundle.load(result.best, FAMILY)
 
 
 def built(**changes: Any) -> Gan:
@@ -199,7 +202,7 @@ def test_the_measures_of_the_whole_are_the_same_however_the_pictures_are_cut(tra
     assert found["fid"] > 0
     added = sum(part.accumulators["moments/real"] for part in parts)
     assert torch.allclose(first.accumulators["moments/real"], added)
-    assert {len(ratio.numerator) for ratio in first.metrics.values()} == {60}
+    assert {len(ratio.numerator) for ratio in first.ratios.values()} == {60}
 
 
 def test_labels_that_are_not_made_are_answered_with_their_frequencies(trained: Any) -> None:
@@ -216,15 +219,13 @@ def test_labels_that_are_not_made_are_answered_with_their_frequencies(trained: A
 def test_a_stored_model_gives_its_golden_answer(trained: Any) -> None:
     loaded = trained[2]
 
-    golden.check(FAMILIES["image"], loaded.network, loaded.schema, loaded.golden)
+    golden.check(FAMILY, loaded.network, loaded.schema, loaded.golden)
 
 
 def test_the_report_shows_made_pictures_of_every_class_beside_their_worth(trained: Any) -> None:
     data, _, loaded = trained
 
-    first, again = (
-        image.sections(loaded.network, data, "val", schema=loaded.schema, config=loaded.config) for _ in range(2)
-    )
+    first, again = (report(loaded.network, data, "val", schema=loaded.schema, config=loaded.config) for _ in range(2))
 
     (section,) = first
     rows, pairs = (part for part in section.content if isinstance(part, Table))
@@ -260,10 +261,10 @@ def test_balancing_shows_every_class_equally_often_and_in_time_every_picture() -
 def test_only_training_pictures_are_balanced_and_only_where_it_is_asked_for(tmp_path: Path) -> None:
     batch = banded(600, seed=5)
     batch.labels[60:, 0].clamp_min_(1)
-    schema = write_prepared(tmp_path, batch)
+    data, schema = write_prepared(tmp_path, batch)
 
     def rows(split: str, epoch: int, **fields: Any) -> list[bytes]:
-        found = dataset(tmp_path, split, range(2), schema=schema, config=Config(**fields), epoch=epoch)
+        found = dataset(data, split, range(2), schema=schema, config=Config(**fields), epoch=epoch)
         return [found[place].pixels.tobytes() for place in range(len(found))]
 
     plain = rows("train", 1)
@@ -290,7 +291,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(trained: Any, tmp_path: P
     parts = train(trained[0], tmp_path / "parts", **settings)
 
     assert parts.metrics == whole.metrics
-    loaded = [bundle.load(result.best).network.state_dict() for result in (whole, parts)]
+    loaded = [bundle.load(result.best, FAMILY).network.state_dict() for result in (whole, parts)]
     assert all(torch.equal(loaded[0][name], loaded[1][name]) for name in loaded[0])
 
 
@@ -304,12 +305,12 @@ def test_two_workers_train_one_network_together(trained: Any, tmp_path: Path) ->
     assert first[1]["val_class_fidelity"] > 0
 
 
-def work(data: Path, rank: int, world_size: int, directory: Path) -> None:
+def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of two workers."""
     config = dataclasses.replace(SMALL, **SETTINGS, epochs=1)
     reports: list[dict[str, float | int]] = []
     place = Place(rank=rank, world_size=world_size)
-    run_training(image, config=config, data=data, directory=directory / "run", place=place, report=reports.append)
+    run_training(FAMILY, config=config, data=data, directory=directory / "run", place=place, report=reports.append)
     kept = [
         {name: value for name, value in report.items() if name not in ("seconds", "examples_per_s")}
         for report in reports

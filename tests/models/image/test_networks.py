@@ -16,16 +16,19 @@ from torch.nn import functional
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
 from jobs.training.validation import Task, validate
-from models import bundle, image
-from models.family import HasOptimizer
+from models import bundle
+from models.image import FAMILY
 from models.image.config import Config
-from models.image.data import Batch
+from models.image.data import Batch, collate, dataset
 from models.image.networks import augment
+from models.image.networks.build import optimizer as optimizer_of
 from models.image.networks.classifier import Recogniser, build, channels_last
 from models.image.networks.resnet import ResNet, Whitening
 from models.image.report.summary import summarise
 from models.image.schema import MISSING, Schema
+from models.json_files import read_json
 from models.nn.muon import orthogonalised
+from models.prepared import Prepared
 from tests.conftest import CHECKOUT
 from tests.kit.gloo import together
 
@@ -68,7 +71,7 @@ def schema_of(batch: Batch, **changes: Any) -> Schema:
     return plain.model_copy(update=changes)
 
 
-def write_prepared(out: Path, batch: Batch | None = None) -> Schema:
+def write_prepared(out: Path, batch: Batch | None = None) -> tuple[Prepared, Schema]:
     """A prepared directory of 600 pictures in two shards, of which a third is for validation."""
     batch = batch or patterned(600, seed=5)
     for shard, rows in enumerate(torch.arange(600).reshape(2, 300)):
@@ -80,14 +83,12 @@ def write_prepared(out: Path, batch: Batch | None = None) -> Schema:
             np.save(directory / f"{split}.npy", np.array(places, np.int64))
     schema = schema_of(batch, num_examples={"train": 400, "val": 200, "test": 0})
     (out / "schema.json").write_text(schema.model_dump_json())
-    return schema
+    return Prepared(out), schema
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data")
-    write_prepared(out)
-    return out
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return write_prepared(tmp_path_factory.mktemp("data"))[0]
 
 
 def built(network: Any, **changes: Any) -> Recogniser:
@@ -127,7 +128,7 @@ def test_pictures_are_not_moved_by_more_than_their_side(flag: str) -> None:
     config = dataclasses.replace(SMALL, **moved)
 
     with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} is 400, but the pictures have a side of"):
-        image.build(config, schema_of(patterned(9, seed=1)))
+        FAMILY.build(config, schema_of(patterned(9, seed=1)))
 
 
 def test_a_prediction_is_the_mean_over_its_views() -> None:
@@ -186,15 +187,14 @@ def test_a_resnet_begins_without_an_opinion(width: float) -> None:
     assert float(network.train()(batch).detach()) == pytest.approx(np.log(3), rel=0.1)
 
 
-def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Path, tmp_path: Path) -> None:
+def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Prepared, tmp_path: Path) -> None:
     """And not those of the last batches, which are cut and blended."""
     result = train(data, tmp_path / "run", cut_out=10, mixup=1.0, epochs=1)
-    model = bundle.load(result.best).network
+    model = bundle.load(result.best, FAMILY).network
     norm = model.trunk.groups[0].norms[0]
 
-    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-    pictures = image.dataset(data, "train", range(2), schema=schema, config=model.config, epoch=0)
-    pixels = image.collate([pictures[place] for place in range(len(pictures))]).pixels
+    pictures = dataset(data, "train", range(2), schema=data.schema(Schema), config=model.config, epoch=0)
+    pixels = collate([pictures[place] for place in range(len(pictures))]).pixels
     with torch.no_grad():
         whitened = functional.gelu(model.trunk.whitening(model.normalise(pixels)))
         pooled = functional.max_pool2d(model.trunk.groups[0].convolutions[0](whitened), 2)
@@ -202,18 +202,18 @@ def test_a_trained_resnet_has_the_statistics_of_pictures_as_they_are(data: Path,
     torch.testing.assert_close(norm.running_var, pooled.var((0, 2, 3)), rtol=0.02, atol=0.01)
 
 
-def test_two_workers_are_judged_with_the_same_statistics(data: Path, tmp_path: Path) -> None:
+def test_two_workers_are_judged_with_the_same_statistics(data: Prepared, tmp_path: Path) -> None:
     together(partial(work, data), 2, tmp_path)
 
     config = dataclasses.replace(SMALL, epochs=1)
-    loaded = bundle.load(tmp_path / "run" / "best")
-    task = Task(image, config, loaded.schema, data, tmp_path / "run", Place())
-    alone = validate(task, loaded.network, epoch=1)
-    said = bundle.read_json(tmp_path / "run" / "best" / "metrics.json")
+    loaded = bundle.load(tmp_path / "run" / "best", FAMILY)
+    task = Task(FAMILY, config, loaded.schema, data, tmp_path / "run", Place())
+    alone = validate(task, loaded.network)
+    said = read_json(tmp_path / "run" / "best" / "metrics.json")
     assert alone == {name: pytest.approx(said[name], rel=1e-6) for name in alone}
 
 
-def work(data: Path, rank: int, world_size: int, directory: Path) -> None:
+def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of two workers."""
     train(data, directory / "run", place=Place(rank=rank, world_size=world_size), epochs=1)
 
@@ -277,11 +277,11 @@ def test_a_temperature_is_found_for_each_head_that_has_labels() -> None:
     with torch.no_grad():
         model.classifier.weight *= 100
     with torch.inference_mode():
-        before = _mean(model.evaluate(batch).metrics["log_loss"])
+        before = _mean(model.evaluate(batch).ratios["log_loss"])
         sums = model.calibration(batch)
         assert sums is not None
         model.calibrate(sums)
-        after = _mean(model.evaluate(batch).metrics["log_loss"])
+        after = _mean(model.evaluate(batch).ratios["log_loss"])
 
     assert float(model.temperatures[0]) > 2
     assert float(model.temperatures[1]) == 1
@@ -308,8 +308,8 @@ def test_macro_f1_and_calibration_error_come_from_the_summed_tallies() -> None:
 def test_tallies_count_every_labelled_picture_once() -> None:
     model, batch = built("cnn"), patterned(50, seed=8)
     with torch.inference_mode():
-        judgement = model.evaluate(batch)
-    accumulators, ratios = judgement.accumulators, judgement.metrics
+        found = model.evaluate(batch)
+    accumulators, ratios = found.accumulators, found.ratios
 
     for place, head in enumerate(HEADS):
         num_labels = int((batch.labels[:, place] != MISSING).sum())
@@ -330,8 +330,7 @@ def test_the_first_losses_are_what_they_were(network: Any) -> None:
 def assert_golden_losses(name: str, model: Any) -> None:
     """Golden numbers: a change of the science shows here first. To renew them, copy the losses from the failure."""
     torch.manual_seed(0)
-    chosen = model.optimizer() if isinstance(model, HasOptimizer) else None
-    optimizer = chosen or torch.optim.AdamW(model.parameters())
+    optimizer = optimizer_of(model) or torch.optim.AdamW(model.parameters())
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group.get("rate_scale", 1.0)
     losses = []
@@ -348,7 +347,7 @@ def assert_golden_losses(name: str, model: Any) -> None:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_a_network_learns_what_is_obvious_and_the_prior_does_not(network: Any, data: Path, tmp_path: Path) -> None:
+def test_a_network_learns_what_is_obvious_and_the_prior_does_not(network: Any, data: Prepared, tmp_path: Path) -> None:
     more: dict[str, Any] = {"width": 1.0, "epochs": 15, "flip": False} if network == "cnn" else {}
     scores = {name: train(data, tmp_path / name, network=name, **more).metrics for name in (network, "prior")}
 
@@ -357,14 +356,14 @@ def test_a_network_learns_what_is_obvious_and_the_prior_does_not(network: Any, d
     assert scores["prior"]["val_accuracy"] < 0.5
 
 
-def test_the_linear_baseline_knows_colours_without_training(data: Path, tmp_path: Path) -> None:
+def test_the_linear_baseline_knows_colours_without_training(data: Prepared, tmp_path: Path) -> None:
     result = train(data, tmp_path / "run", network="linear")
 
     assert result.epochs == 0
     assert result.metrics["val_accuracy_colour"] > 0.9
 
 
-def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Prepared, tmp_path: Path) -> None:
     class Stopped(Exception): ...
 
     def stop_after_two(report: dict[str, float | int]) -> None:
@@ -377,12 +376,12 @@ def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Path, t
     parts = train(data, tmp_path / "parts", network="resnet", small_fraction=0.5)
 
     assert parts.metrics == whole.metrics
-    loaded = [bundle.load(result.best).network.state_dict() for result in (whole, parts)]
+    loaded = [bundle.load(result.best, FAMILY).network.state_dict() for result in (whole, parts)]
     assert all(torch.equal(loaded[0][name], loaded[1][name]) for name in loaded[0])
 
 
 def train(
-    data: Path, directory: Path, *, place: Place | None = None, report: Any = lambda _: None, **changes: Any
+    data: Prepared, directory: Path, *, place: Place | None = None, report: Any = lambda _: None, **changes: Any
 ) -> Any:
     config = dataclasses.replace(SMALL, **changes)
-    return run_training(image, config=config, data=data, directory=directory, place=place or Place(), report=report)
+    return run_training(FAMILY, config=config, data=data, directory=directory, place=place or Place(), report=report)

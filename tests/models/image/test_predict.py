@@ -10,37 +10,38 @@ import pytest
 
 from jobs import predict
 from jobs.cli.context import Context, UsageFailure
-from models import FAMILIES, image
+from models.image import FAMILY
+from models.image.config import Config
+from models.image.networks.build import build, initialise
+from models.prepared import Prepared
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder
 from tests.serve.test_service import write_bundle
 
-IMAGE = FAMILIES["image"]
-
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Path]:
     """Prepared data, and a model that needs no training."""
     directory = tmp_path_factory.mktemp("shop")
     pq.write_table(table(), directory / "t.parquet")
     data, schema = prepared(directory, directory / "t.parquet", **TABLE_FLAGS)
-    config = image.Config(network="linear")
-    network = image.build(config, schema)
-    image.initialise(network, data, schema)
-    return data, write_bundle(IMAGE, directory / "model", network=network.eval(), schema=schema, config=config)
+    config = Config(network="linear")
+    network = build(config, schema)
+    initialise(network, data, schema)
+    return data, write_bundle(FAMILY, directory / "model", network=network.eval(), schema=schema, config=config)
 
 
 @pytest.fixture
-def ready(context: Context, shop: tuple[Path, Path]) -> Context:
+def ready(context: Context, shop: tuple[Prepared, Path]) -> Context:
     """A store with these data as the current ones."""
     context.store.data("image").mkdir(parents=True)
-    (context.store.data("image") / "here").symlink_to(shop[0])
+    (context.store.data("image") / "here").symlink_to(shop[0].path)
     (context.store.data("image") / "CURRENT").write_text("here")
     return context
 
 
 def answers(context: Context, model: Path, source: Path, **options: object) -> pa.Table:
     out = source.with_name("answers.parquet")
-    predict.run(context, IMAGE, predict.Options(str(source), str(out), model=str(model), **options), None)  # type: ignore[arg-type]
+    predict.run(context, FAMILY, predict.Options(str(source), str(out), model=str(model), **options), None)  # type: ignore[arg-type]
     return pq.read_table(out)
 
 
@@ -49,7 +50,7 @@ def shape_of(row: dict[str, list[dict[str, str]]]) -> str:
 
 
 def test_a_table_of_pictures_is_answered_and_exports_embeddings(
-    ready: Context, shop: tuple[Path, Path], tmp_path: Path
+    ready: Context, shop: tuple[Prepared, Path], tmp_path: Path
 ) -> None:
     pictures = [encoded(drawn(SHAPES[place % 2], "blue", seed=700 + place)) for place in range(6)]
     rows = {"sku": [f"n-{place}" for place in range(7)], "image": [*pictures, b"%PDF"]}
@@ -66,7 +67,7 @@ def test_a_table_of_pictures_is_answered_and_exports_embeddings(
 
 
 def test_a_folder_of_pictures_is_answered_file_by_file(
-    ready: Context, shop: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: Context, shop: tuple[Prepared, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "FILES_PER_PART", 4)
     folder = write_folder(tmp_path / "new", num_pictures=10)
@@ -84,7 +85,7 @@ def test_a_folder_of_pictures_is_answered_file_by_file(
         )
 
 
-def test_an_empty_folder_is_the_user_s_mistake(ready: Context, shop: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_empty_folder_is_the_user_s_mistake(ready: Context, shop: tuple[Prepared, Path], tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
 
     with pytest.raises(UsageFailure, match="--input"):

@@ -17,17 +17,21 @@ from PIL import Image
 
 from jobs import evaluate
 from jobs.cli.context import Context
-from models import FAMILIES, image
+from models.image import FAMILY
+from models.image.config import Config
+from models.image.data import collate, dataset
 from models.image.networks.autoencoder import Autoencoder
+from models.image.networks.build import build, initialise
 from models.image.networks.classifier import Recogniser, Recognition
 from models.image.report import predictions as asking
-from models.image.report.contents import confidence, each_class, mixed_up, sections, worst_mistakes
+from models.image.report.contents import confidence, each_class, mixed_up, report, worst_mistakes
 from models.image.report.embedding_map import REST, embedding_map
 from models.image.report.predictions import Answers, answers
 from models.image.report.robustness import CHANGES, Change, robustness
 from models.image.report.saliency import OUTLINE, attribution, half_of, outlined, saliency
 from models.image.report.thumbnails import MAX_SIDE, as_image, as_pixels, thumbnail
 from models.image.schema import MISSING, UNKNOWN, Schema
+from models.prepared import Prepared
 from models.report import Gallery, Matrix, Plot, Section, Table
 from tests.kit.pictures import TABLE_FLAGS, prepared, table
 from tests.serve.test_service import write_bundle
@@ -42,7 +46,7 @@ HEADINGS = (
 class Shop:
     """Prepared pictures of bars and discs in three colours, and a model that needs no training."""
 
-    data: Path
+    data: Prepared
     schema: Schema
     network: Recogniser
 
@@ -52,8 +56,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     directory = tmp_path_factory.mktemp("shop")
     pq.write_table(table(200), directory / "t.parquet")
     data, schema = prepared(directory, directory / "t.parquet", **TABLE_FLAGS)
-    network = image.build(image.Config(network="linear"), schema)
-    image.initialise(network, data, schema)
+    network = build(Config(network="linear"), schema)
+    initialise(network, data, schema)
     assert isinstance(network, Recogniser)
     return Shop(data, schema, network.eval())
 
@@ -82,8 +86,8 @@ def part(section: Section, kind: type[Any]) -> Any:
 
 
 def test_answers_are_those_of_the_network_in_the_order_of_the_split(shop: Shop, found: Answers) -> None:
-    pictures = image.dataset(shop.data, "train", range(32), schema=shop.schema, config=None, epoch=0)
-    batch = image.collate([pictures[row] for row in range(len(pictures))])
+    pictures = dataset(shop.data, "train", range(32), schema=shop.schema, config=None, epoch=0)
+    batch = collate([pictures[row] for row in range(len(pictures))])
     expected = shop.network.predict(batch)
     assert len(found.rows) == len(pictures) > 100 and found.labels.equal(batch.labels)
     for head in ("shape", "colour"):
@@ -174,7 +178,7 @@ def test_changes_do_what_they_say() -> None:
 
 def test_accuracy_under_changes_starts_with_that_of_the_metric(shop: Shop, found: Answers) -> None:
     section = robustness(shop.network, found)
-    share = shop.network.evaluate(found.batch(list(range(len(found.rows))))).metrics["accuracy"]
+    share = shop.network.evaluate(found.batch(list(range(len(found.rows))))).ratios["accuracy"]
     rows = part(section, Table).rows
     assert rows[0][1] == pytest.approx(float(share.numerator.sum() / share.denominator.sum()))
     assert len(rows) == 1 + len(CHANGES) == 1 + len(section.numbers)
@@ -211,10 +215,10 @@ def test_half_of_the_weight_is_in_as_few_pixels_as_can_be() -> None:
 
 
 def test_nothing_is_said_of_what_an_answer_rests_on_where_nothing_matters(shop: Shop, found: Answers) -> None:
-    blind = image.build(image.Config(network="prior"), shop.schema)
+    blind = build(Config(network="prior"), shop.schema)
     assert isinstance(blind, Recogniser)
     assert saliency(blind.eval(), found) is None
-    assert sections(blind, shop.data, "test", schema=shop.schema, config=blind.config) == []
+    assert report(blind, shop.data, "test", schema=shop.schema, config=blind.config) == []
 
 
 def test_the_map_is_the_same_each_time_and_tells_heaps_apart(found: Answers) -> None:
@@ -234,10 +238,10 @@ def test_the_map_is_the_same_each_time_and_tells_heaps_apart(found: Answers) -> 
 
 
 def test_the_strangest_pictures_of_an_autoencoder_come_first(shop: Shop) -> None:
-    network = image.build(image.Config(network="autoencoder", width=0.25, latent=4), shop.schema)
+    network = build(Config(network="autoencoder", width=0.25, latent=4), shop.schema)
     assert isinstance(network, Autoencoder)
-    image.initialise(network, shop.data, shop.schema)
-    made = sections(network.eval(), shop.data, "test", schema=shop.schema, config=network.config)
+    initialise(network, shop.data, shop.schema)
+    made = report(network.eval(), shop.data, "test", schema=shop.schema, config=network.config)
     assert tuple(section.title for section in made) == (*HEADINGS, "Strange pictures")
     found = answers(network.reader, shop.data, "test", schema=shop.schema)
     with torch.inference_mode():
@@ -258,7 +262,7 @@ def test_pictures_of_a_report_are_small_files(side: int, kind: str, shown: int) 
 def test_a_class_that_the_model_does_not_know_is_left_out(shop: Shop) -> None:
     heads = {"shape": ["bar", "ring"], "colour": shop.schema.heads["colour"]}
     older = shop.schema.model_copy(update={"fingerprint": "older", "heads": heads})
-    made = sections(shop.network, shop.data, "test", schema=older, config=shop.network.config)
+    made = report(shop.network, shop.data, "test", schema=older, config=shop.network.config)
     assert tuple(section.title for section in made)[:5] == HEADINGS[:5]
     assert sum(part(made[0], Matrix).counts[0]) > 0 and part(made[0], Matrix).counts[1] == [0, 0]
 
@@ -270,15 +274,15 @@ def test_evaluate_shows_it_all_in_one_page_that_loads_nothing(context: Context, 
     raw = raw.set_column(raw.column_names.index("shape"), "shape", [shapes])
     pq.write_table(raw, tmp_path / "t.parquet")
     data, schema = prepared(tmp_path, tmp_path / "t.parquet", **TABLE_FLAGS)
-    family, config = FAMILIES["image"], image.Config(network="linear")
-    network = image.build(config, schema)
-    image.initialise(network, data, schema)
-    model = write_bundle(family, tmp_path / "model", network=network.eval(), schema=schema, config=config)
+    config = Config(network="linear")
+    network = build(config, schema)
+    initialise(network, data, schema)
+    model = write_bundle(FAMILY, tmp_path / "model", network=network.eval(), schema=schema, config=config)
     context.store.data("image").mkdir(parents=True)
-    (context.store.data("image") / "here").symlink_to(data)
+    (context.store.data("image") / "here").symlink_to(data.path)
     (context.store.data("image") / "CURRENT").write_text("here")
 
-    outcome = evaluate.run(context, family, evaluate.Options(model=str(model), bootstrap=100), None)
+    outcome = evaluate.run(context, FAMILY, evaluate.Options(model=str(model), bootstrap=100), None)
 
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
     found = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["sections"]

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import FAMILIES, image
+from models.image import FAMILY
+from models.image.config import Config
+from models.image.sample import sample as write_sample
 from tests.kit.pictures import prepared
 
 
 def test_the_made_up_catalogue_is_the_same_each_time_and_has_known_dirt(tmp_path: Path) -> None:
-    first, second = image.sample(tmp_path / "a"), image.sample(tmp_path / "b")
+    first, second = write_sample(tmp_path / "a"), write_sample(tmp_path / "b")
 
     assert Path(first.prepare["raw"]).read_bytes() == Path(second.prepare["raw"]).read_bytes()
     data, schema = prepared(tmp_path, Path(first.prepare["raw"]), labels=first.prepare["labels"])
-    card = json.loads((data / "card.json").read_text())
+    card = data.card()
     assert card["bad"] == {"truncated": 4}
     assert card["duplicates"] == 6
     assert schema.heads["type"] == ["Bags", "Shirts", "Shoes", "Trousers"]
 
 
 def test_a_network_learns_what_the_linear_baseline_cannot(tmp_path: Path) -> None:
-    sample = image.sample(tmp_path / "raw")
+    sample = write_sample(tmp_path / "raw")
     data, _ = prepared(tmp_path, Path(sample.prepare["raw"]), labels=sample.prepare["labels"])
-    config = image.Config(**{**sample.train, "epochs": 6})
+    config = Config(**{**sample.train, "epochs": 6})
     accuracy = {}
     for name, chosen in (("trained", config), ("linear", dataclasses.replace(config, network="linear"))):
         result = run_training(
-            FAMILIES["image"],
+            FAMILY,
             config=chosen,
             data=data,
             directory=tmp_path / name,

@@ -13,24 +13,28 @@ from fastapi.testclient import TestClient
 
 from jobs.cli.context import Store
 from jobs.deploy import _index
-from models import FAMILIES, bundle, image
+from models import FAMILIES, bundle
 from models.errors import BundleRejected
-from models.image.similarity_index import EMBEDDINGS, Catalogue
+from models.image import FAMILY
+from models.image.config import Config
+from models.image.networks.build import build, initialise
+from models.image.similarity_index import EMBEDDINGS, Catalogue, write_index
+from models.prepared import Prepared
 from serve.service import Service, Settings, make_app
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder
 from tests.serve.test_service import assert_problem, write_bundle
 
-Shop = tuple[Path, Path, Path]
+Shop = tuple[Prepared, Path, Path]
 
 
 def shop(directory: Path, raw: Path, **flags: Any) -> Shop:
     """Prepared data, a model that needs no training, and the index of both."""
     data, schema = prepared(directory, raw, **flags)
-    config = image.Config(network="linear")
-    network = image.build(config, schema)
-    image.initialise(network, data, schema)
-    model = write_bundle(FAMILIES["image"], directory / "bundle", network=network.eval(), schema=schema, config=config)
-    image.write_index(network, data, schema, directory / "index")
+    config = Config(network="linear")
+    network = build(config, schema)
+    initialise(network, data, schema)
+    model = write_bundle(FAMILY, directory / "bundle", network=network.eval(), schema=schema, config=config)
+    write_index(network, data, schema, directory / "index")
     return data, model, directory / "index"
 
 
@@ -98,9 +102,9 @@ def test_the_nearest_of_several_pictures_speaks_for_a_product() -> None:
 
 def test_a_damaged_index_does_not_take_over(products: Shop, tmp_path: Path) -> None:
     data, model, index = products
-    loaded = bundle.load(model)
+    loaded = bundle.load(model, FAMILY)
     damaged = tmp_path / "index"
-    image.write_index(loaded.network, data, loaded.schema, damaged)
+    write_index(loaded.network, data, loaded.schema, damaged)
     (damaged / EMBEDDINGS).write_bytes(b"\0" * 100)
 
     with pytest.raises(BundleRejected, match=EMBEDDINGS):
@@ -115,13 +119,13 @@ def test_a_damaged_index_does_not_take_over(products: Shop, tmp_path: Path) -> N
 def test_deploy_makes_the_index_of_a_model_and_its_data_once(products: Shop, store: Store) -> None:
     data, model, index = products
     store.data("image").mkdir(parents=True)
-    (store.data("image") / "here").symlink_to(data)
+    (store.data("image") / "here").symlink_to(data.path)
     (store.data("image") / "CURRENT").write_text("here")
-    loaded = bundle.load(model)
+    loaded = bundle.load(model, FAMILY)
 
-    made = _index(store, FAMILIES["image"], loaded)
+    made = _index(store, FAMILY, loaded)
     assert made is not None and (made / EMBEDDINGS).read_bytes() == (index / EMBEDDINGS).read_bytes()
     before = (made / EMBEDDINGS).stat().st_mtime_ns
-    assert _index(store, FAMILIES["image"], loaded) == made
+    assert _index(store, FAMILY, loaded) == made
     assert (made / EMBEDDINGS).stat().st_mtime_ns == before
     assert _index(store, FAMILIES["recommender"], loaded) is None

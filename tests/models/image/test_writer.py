@@ -14,9 +14,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from models import FAMILIES, image
 from models import bundle as bundles
+from models.image import FAMILY
+from models.image.config import Config
 from models.image.data import collate, dataset
+from models.image.networks.build import build, initialise
 from models.image.networks.classifier import Recogniser
 from models.image.report.predictions import answers
 from models.image.report.titles import Case, brand_stems, compare_writers, score_titles, writers_section
@@ -24,6 +26,7 @@ from models.image.schema import Schema
 from models.image.text.describe import Attribute
 from models.image.text.titles import END, PADDING, Form, Labels, Lexicon, learn_forms
 from models.image.text.writer import Writer
+from models.prepared import Prepared
 from serve.service import Service, Settings, make_app
 from tests.kit.pictures import TABLE_FLAGS, drawn, encoded, prepared, table
 from tests.serve.test_service import assert_problem, write_bundle
@@ -59,18 +62,18 @@ def write_titled(directory: Path, rows: pa.Table | None = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     directory = tmp_path_factory.mktemp("titles")
     return prepared(directory, write_titled(directory), size=20, **FLAGS)[0]
 
 
 @pytest.fixture(scope="module")
-def directory(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a network that has learnt the pictures and their titles."""
-    config = image.Config(network="cnn", shift=1, precision="fp32")
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    config = Config(network="cnn", shift=1, precision="fp32")
+    schema = data.schema(Schema)
     torch.manual_seed(0)
-    network = image.build(config, schema)
+    network = build(config, schema)
     pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(120):
@@ -78,12 +81,12 @@ def directory(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         network(collate([pictures[row] for row in torch.randint(len(pictures), (32,)).tolist()])).backward()
         optimizer.step()
     parts = {"network": network.eval(), "schema": schema, "config": config}
-    return write_bundle(FAMILIES["image"], tmp_path_factory.mktemp("learnt") / "bundle", **parts)
+    return write_bundle(FAMILY, tmp_path_factory.mktemp("learnt") / "bundle", **parts)
 
 
 @pytest.fixture(scope="module")
 def bundle(directory: Path) -> bundles.Bundle:
-    return bundles.load(directory)
+    return bundles.load(directory, FAMILY)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +175,8 @@ def test_what_the_labels_of_the_product_contradict_is_left_out_of_its_title() ->
 # From the raw table into the bundle
 
 
-def test_titles_become_phrases_in_the_order_of_the_shop(data: Path) -> None:
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+def test_titles_become_phrases_in_the_order_of_the_shop(data: Prepared) -> None:
+    schema = data.schema(Schema)
     texts = {END: "", PADDING: ""} | {number: form.text for number, form in enumerate(schema.forms, 1)}
 
     pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=None, epoch=0)
@@ -201,12 +204,12 @@ def test_data_without_titles_has_no_writer(tmp_path: Path) -> None:
         tmp_path, write_titled(tmp_path, titled(60)), size=20, **{**FLAGS, "columns": TABLE_FLAGS["columns"]}
     )
 
-    assert schema.forms == [] and not list(out.glob("shards/*/titles.npy"))
-    assert image.build(image.Config(network="cnn"), schema).writer is None
+    assert schema.forms == [] and not list(out.path.glob("shards/*/titles.npy"))
+    assert build(Config(network="cnn"), schema).writer is None
 
 
-def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Path) -> None:
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Prepared) -> None:
+    schema = data.schema(Schema)
     older = schema.model_copy(update={"forms": schema.forms[1:], "fingerprint": "1" * 64})
 
     pictures = dataset(data, "test", range(schema.num_shards), schema=older, config=None, epoch=0)
@@ -217,10 +220,10 @@ def test_an_older_model_does_not_take_newer_titles_for_its_own(data: Path) -> No
 # The writer
 
 
-def test_the_recogniser_learns_nothing_from_titles(data: Path) -> None:
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+def test_the_recogniser_learns_nothing_from_titles(data: Prepared) -> None:
+    schema = data.schema(Schema)
     torch.manual_seed(0)
-    network = image.build(image.Config(network="cnn", shift=0, flip=False), schema)
+    network = build(Config(network="cnn", shift=0, flip=False), schema)
     pictures = dataset(data, "train", range(schema.num_shards), schema=schema, config=network.config, epoch=0)
     batch = collate([pictures[row] for row in range(32)])
 
@@ -324,14 +327,14 @@ def test_the_learnt_writer_is_silent_above_what_is_held(client: TestClient) -> N
 
 
 def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
-    tmp_path: Path, data: Path, bundle: bundles.Bundle
+    tmp_path: Path, data: Prepared, bundle: bundles.Bundle
 ) -> None:
-    config = image.Config(network="linear")
+    config = Config(network="linear")
     untitled = bundle.schema.model_copy(update={"forms": []})
     for name, schema in (("untitled", untitled), ("titled", bundle.schema)):
-        network = image.build(config, schema)
-        image.initialise(network, data, schema)
-        write_bundle(FAMILIES["image"], tmp_path / name, network=network.eval(), schema=schema, config=config)
+        network = build(config, schema)
+        initialise(network, data, schema)
+        write_bundle(FAMILY, tmp_path / name, network=network.eval(), schema=schema, config=config)
 
     with serving(tmp_path / "untitled") as client:
         problem = assert_problem(described(client, "disc", "blue", writer="learnt"), 422)
@@ -345,7 +348,7 @@ def test_a_model_without_titles_says_so_and_a_baseline_falls_back(
 # Both writers side by side
 
 
-def test_both_writers_are_compared_on_the_pictures_with_titles(data: Path, bundle: bundles.Bundle) -> None:
+def test_both_writers_are_compared_on_the_pictures_with_titles(data: Prepared, bundle: bundles.Bundle) -> None:
     said = answers(bundle.network, data, "test", schema=bundle.schema)
 
     found = compare_writers(bundle.network, said, data, threshold=0.5)
@@ -360,9 +363,9 @@ def test_both_writers_are_compared_on_the_pictures_with_titles(data: Path, bundl
     assert section is not None and section.numbers["titles_learnt_brand"] == 0
 
 
-def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Path, bundle: bundles.Bundle) -> None:
+def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Prepared, bundle: bundles.Bundle) -> None:
     schema = bundle.schema.model_copy(update={"forms": []})
-    network = image.build(bundle.config, schema).eval()
+    network = build(bundle.config, schema).eval()
     assert isinstance(network, Recogniser)
     said = answers(network, data, "test", schema=schema)
 
@@ -371,7 +374,7 @@ def test_a_network_or_data_without_titles_has_nothing_to_compare(data: Path, bun
         compare_writers(network, said, data)
     untitled = dataclasses.replace(said, titles=[None] * len(said.rows))
     assert writers_section(bundle.network, untitled, data) is None
-    with pytest.raises(ValueError, match="no picture of the split"):
+    with pytest.raises(ValueError, match=f"no picture of the split in {data.path} has a title"):
         compare_writers(bundle.network, untitled, data)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from models import recommender
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, Rows, collate
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
+from models.recommender.networks.build import build
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.recommender import Recommender
 from tests.models.recommender.test_networks import habitual_rows, plain_schema
@@ -25,7 +25,7 @@ def built(network: Any) -> Recommender:
     torch.manual_seed(0)
     # Dropout cuts its masks from a pool, so that two calls differ although the seed is the same.
     config = Config(network=network, dim=8, max_length=20, dropout=0.0, blend=False, precision="fp32")
-    return recommender.build(config, plain_schema(num_items=NUM_ITEMS))
+    return build(config, plain_schema(num_items=NUM_ITEMS))
 
 
 def test_a_bag_holds_the_events_of_one_shopper_of_a_row_once_with_the_last_target() -> None:

@@ -13,9 +13,12 @@ import torch
 
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import bundle, recommender
+from models import bundle
+from models.prepared import Prepared
+from models.recommender import FAMILY
 from models.recommender.config import Config
 from models.recommender.data import Example, Histories, collate
+from models.recommender.networks.build import build
 from models.recommender.networks.cold_start import MAX_LOSS, OFFSETS, Newcomers
 from models.recommender.networks.item_features import NEIGHBOURS, StandIns
 from models.recommender.networks.ranking import gains
@@ -24,13 +27,13 @@ from tests.kit.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return shop_of_kinds(tmp_path_factory.mktemp("kinds"))
 
 
 @pytest.fixture(scope="module")
-def schema(data: Path) -> Schema:
-    return Schema.model_validate_json((data / "schema.json").read_text())
+def schema(data: Prepared) -> Schema:
+    return data.schema(Schema)
 
 
 def newcomers(schema: Schema, alike: dict[int, dict[int, float]]) -> Newcomers:
@@ -63,13 +66,11 @@ def some_scores(schema: Schema, num_examples: int) -> tuple[torch.Tensor, Histor
     ("network", "blend"), [("transformer", True), ("transformer", False), ("autoencoder", True), ("transitions", True)]
 )
 def test_what_nobody_has_taken_is_among_the_first_for_those_who_take_its_like(
-    network: Any, blend: bool, data: Path, tmp_path: Path
+    network: Any, blend: bool, data: Prepared, tmp_path: Path
 ) -> None:
     config = Config(network=network, blend=blend, dim=16, max_length=10, batch_size=16, epochs=6, precision="fp32")
-    trained = run_training(
-        recommender, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None
-    )
-    loaded = bundle.load(trained.best)
+    trained = run_training(FAMILY, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None)
+    loaded = bundle.load(trained.best, FAMILY)
     schema: Schema = loaded.schema
 
     for kind in KINDS:
@@ -150,7 +151,7 @@ def test_there_are_none_where_every_item_has_events_or_nothing_is_said_of_them(s
     taken = schema.model_copy(update={"item_counts": [count + 1 for count in schema.item_counts]})
     silent = schema.model_copy(update={"num_features": 0})
 
-    assert recommender.build(Config(), schema).newcomers is not None
-    assert recommender.build(Config(), taken).newcomers is None
-    assert recommender.build(Config(), silent).newcomers is None
-    assert recommender.build(Config(network="item_knn"), schema).newcomers is None
+    assert build(Config(), schema).newcomers is not None
+    assert build(Config(), taken).newcomers is None
+    assert build(Config(), silent).newcomers is None
+    assert build(Config(network="item_knn"), schema).newcomers is None

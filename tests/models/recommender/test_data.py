@@ -1,25 +1,26 @@
-"""What the recommender is judged on: of each user one event of the window, drawn the same way each time."""
+"""What the recommender is evaluated on: of each user one event of the window, drawn the same way each time."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from jobs.cli.context import Store
-from models.recommender.data import HeldOutExamples, ShardLog, dataset
+from models.prepared import Prepared
+from models.recommender.config import Config
+from models.recommender.data import Example, HeldOutExamples, ShardLog, dataset
 from models.recommender.schema import NUM_SHARDS, Schema
 from tests.kit.logs import make_log, prepared, write_csv
 
 SPLITS = ("val", "test")
 
 
-def judged(data: Path, split: str) -> tuple[list[Any], list[tuple[list[int], int, int]]]:
+def held_out(data: Prepared, split: str) -> tuple[list[Example], list[tuple[list[int], int, int]]]:
     """The examples of a split, and beside each the user's events and the window, from its start to its end."""
-    schema = Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
-    examples = dataset(data, split, range(NUM_SHARDS), schema=schema, config=None, epoch=0)
+    schema = data.schema(Schema)
+    opened = dataset(data, split, range(NUM_SHARDS), schema=schema, config=Config(), epoch=0)
     windows = []
     for shard in range(NUM_SHARDS):
         log = ShardLog.open(data, shard)
@@ -29,7 +30,9 @@ def judged(data: Path, split: str) -> tuple[list[Any], list[tuple[list[int], int
             start, end = (val_start, test_start) if split == "val" else (test_start, len(events))
             if start < end:
                 windows.append((events, start, end))
-    return [examples[place] for place in range(len(examples))], windows
+    examples = [example for place in range(len(opened)) if isinstance(example := opened[place], Example)]
+    assert len(examples) == len(opened)
+    return examples, windows
 
 
 @pytest.fixture
@@ -38,10 +41,8 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_judged_event_is_drawn_from_the_window_with_all_before_it_as_history(
-    raw: Path, store: Store, split: str
-) -> None:
-    examples, windows = judged(prepared(store, raw), split)
+def test_the_target_is_drawn_from_the_window_with_all_before_it_as_history(raw: Path, store: Store, split: str) -> None:
+    examples, windows = held_out(prepared(store, raw), split)
     assert len(examples) == len(windows) > 20
     shares = []
     for example, (events, start, end) in zip(examples, windows, strict=True):
@@ -55,29 +56,29 @@ def test_the_judged_event_is_drawn_from_the_window_with_all_before_it_as_history
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_same_event_is_judged_each_time_whatever_the_worker_holds(raw: Path, store: Store, split: str) -> None:
+def test_the_target_is_the_same_each_time_whatever_the_worker_holds(raw: Path, store: Store, split: str) -> None:
     data = prepared(store, raw)
-    whole, again = judged(data, split)[0], judged(data, split)[0]
+    whole, again = held_out(data, split)[0], held_out(data, split)[0]
     alone = [
-        judgements[place]
+        examples[place]
         for shard in range(NUM_SHARDS)
-        for judgements in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
-        for place in range(len(judgements))
+        for examples in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
+        for place in range(len(examples))
     ]
     found = [[(len(example.history), example.target) for example in examples] for examples in (whole, again, alone)]
     assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(("split", "from_the_end"), [("val", 2), ("test", 1)])
-def test_leave_one_out_judges_the_last_events(raw: Path, store: Store, split: str, from_the_end: int) -> None:
-    examples, windows = judged(prepared(store, raw, split="leave-one-out"), split)
+def test_leave_one_out_evaluates_on_the_last_events(raw: Path, store: Store, split: str, from_the_end: int) -> None:
+    examples, windows = held_out(prepared(store, raw, split="leave-one-out"), split)
     assert [(list(example.history), example.target) for example in examples] == [
         (events[:-from_the_end], events[-from_the_end]) for events, _, _ in windows
     ]
 
 
-def test_held_out_users_are_judged_on_all_of_the_window(raw: Path, store: Store) -> None:
-    examples, windows = judged(prepared(store, raw, split="held-out-users"), "test")
+def test_held_out_users_are_evaluated_on_all_of_the_window(raw: Path, store: Store) -> None:
+    examples, windows = held_out(prepared(store, raw, split="held-out-users"), "test")
     assert [(list(example.history), list(example.targets)) for example in examples] == [
         (events[:start], list(dict.fromkeys(events[start:end]))) for events, start, end in windows
     ]

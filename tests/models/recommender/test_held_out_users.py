@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models import recommender
 from models.errors import DataRejected
 from models.metrics import set_ranking
+from models.prepared import Prepared
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, ShardLog, collate
-from models.recommender.networks.ranking import judge
+from models.recommender.data import Example, Histories, ShardLog, collate, dataset
+from models.recommender.networks import ranking
+from models.recommender.prepare.pipeline import PrepareConfig, prepare
 from models.recommender.schema import Schema
 
 
-def prepared(tmp_path: Path, *, num_users: int = 300, length: int = 12) -> tuple[Path, Schema]:
+def prepared(tmp_path: Path, *, num_users: int = 300, length: int = 12) -> tuple[Prepared, Schema]:
     """User u takes the items u, u + 1, ... of twenty, from 4 events for user 0 on."""
     lines = [
         f"u{user},i{(user + place) % 20:02d},{1_700_000_000 + place}"
@@ -30,16 +32,16 @@ def prepared(tmp_path: Path, *, num_users: int = 300, length: int = 12) -> tuple
     raw.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n", encoding="utf-8")
     out.mkdir()
     with ThreadPoolExecutor(1) as executor:
-        config = recommender.PrepareConfig(raw=str(raw), split="held-out-users")
-        return out, recommender.prepare(config, out, executor)
+        config = PrepareConfig(raw=str(raw), split="held-out-users")
+        return Prepared(out), prepare(config, out, executor)
 
 
-def users_by_split(data: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def users_by_split(data: Prepared) -> dict[str, dict[str, tuple[int, int]]]:
     """Split -> user -> (events, events of history)."""
     found: dict[str, dict[str, tuple[int, int]]] = {"train": {}, "val": {}, "test": {}}
     for shard in range(32):
         log = ShardLog.open(data, shard)
-        users = pq.read_table(data / "shards" / f"{shard:05d}" / "users.parquet")["user_id"].to_pylist()
+        users = pq.read_table(data.shard(shard) / "users.parquet")["user_id"].to_pylist()
         for user, length, (train_end, val_start, test_start) in zip(
             users, np.diff(log.offsets).tolist(), log.splits.tolist(), strict=True
         ):
@@ -70,7 +72,7 @@ def test_held_out_users_have_five_events_and_the_last_fifth_of_them_is_to_be_fou
 
 def test_examples_hold_every_new_item_of_the_last_fifth(tmp_path: Path) -> None:
     data, schema = prepared(tmp_path)
-    examples = recommender.dataset(data, "test", range(32), schema=schema, config=Config(), epoch=0)
+    examples = dataset(data, "test", range(32), schema=schema, config=Config(), epoch=0)
 
     assert len(examples) == schema.num_examples["test"]
     for place in range(len(examples)):
@@ -88,10 +90,10 @@ def test_a_log_with_too_few_users_is_rejected_with_the_rule(tmp_path: Path) -> N
 
 def test_data_of_the_old_layout_asks_to_be_prepared_again(tmp_path: Path) -> None:
     data, _ = prepared(tmp_path)
-    path = data / "shards" / "00003" / "splits.npy"
+    path = data.shard(3) / "splits.npy"
     np.save(path, np.load(path)[:, 1:])
 
-    with pytest.raises(ValueError, match="prepare it again"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(data.path))} was prepared by .*; prepare it again"):
         ShardLog.open(data, 3)
 
 
@@ -124,7 +126,7 @@ def test_an_item_taken_before_counts_only_where_seen_items_are_not_filtered() ->
     batch = collate([example, only_seen])
     assert isinstance(batch, Histories)
 
-    found = judge(batch, torch.tensor([[-torch.inf, 0.0, 0.0, 9.0, 5.0]]).repeat(2, 1))
+    found = ranking.evaluate(batch, torch.tensor([[-torch.inf, 0.0, 0.0, 9.0, 5.0]]).repeat(2, 1))
 
     assert found["ndcg_at_10"].numerator.tolist() == [1.0, 0.0]
     assert found["ndcg_at_10"].denominator.tolist() == [1.0, 0.0]

@@ -15,12 +15,15 @@ import torch
 
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import bundle, recommender
+from models import bundle
 from models.errors import DataRejected
+from models.prepared import Prepared
 from models.raw.quarantine import Quarantine
 from models.raw.tables import find
+from models.recommender import FAMILY
 from models.recommender.config import Config
 from models.recommender.data import Example, collate
+from models.recommender.networks.build import build, initialise
 from models.recommender.networks.item_features import find_stand_ins, read_features
 from models.recommender.prepare.item_table import read_items
 from models.recommender.schema import Schema
@@ -100,20 +103,18 @@ def test_vectors_of_two_lengths_or_with_words_are_rejected(vectors: list[Any], t
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return shop_of_kinds(tmp_path_factory.mktemp("kinds"))
 
 
 @pytest.mark.parametrize("network", ["transformer", "two_tower", "transitions"])
 @pytest.mark.parametrize("blend", [True, False])
 def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like(
-    network: Any, blend: bool, data: Path, tmp_path: Path
+    network: Any, blend: bool, data: Prepared, tmp_path: Path
 ) -> None:
     config = Config(network=network, blend=blend, dim=16, max_length=10, batch_size=16, epochs=4, precision="fp32")
-    trained = run_training(
-        recommender, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None
-    )
-    loaded = bundle.load(trained.best)
+    trained = run_training(FAMILY, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None)
+    loaded = bundle.load(trained.best, FAMILY)
     schema: Schema = loaded.schema
 
     for kind in KINDS:
@@ -127,12 +128,12 @@ def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like
         assert place < ITEMS_OF_KIND + 2, f"the new item of {kind} stands at place {place}"
 
 
-def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_table_of_them(data: Path) -> None:
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
-    bare = recommender.build(Config(), schema.model_copy(update={"num_features": 0}))
-    rich = recommender.build(Config(), schema)
+def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_table_of_them(data: Prepared) -> None:
+    schema = data.schema(Schema)
+    bare = build(Config(), schema.model_copy(update={"num_features": 0}))
+    rich = build(Config(), schema)
     torch.manual_seed(0)
-    recommender.initialise(rich, data, schema)
+    initialise(rich, data, schema)
 
     assert not any("features" in name for name in bare.state_dict())
     assert bare.learner.items.table() is bare.learner.items.weight  # type: ignore[union-attr]

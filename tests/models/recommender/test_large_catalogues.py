@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from jobs.cli.context import Store
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import recommender
 from models.nn.layers import chunk_tokens, linear_cross_entropy
+from models.prepared import Prepared
+from models.recommender import FAMILY
 from models.recommender import data as module_of_data
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, collate
+from models.recommender.data import Example, Histories, collate, dataset
 from models.recommender.networks import ranking, transitions
+from models.recommender.networks.build import build, initialise
 from models.recommender.networks.negatives import SharedNegatives
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.transitions import Shape
@@ -32,15 +34,15 @@ SMALL = Config(dim=16, max_length=20, batch_size=16, epochs=3, precision="fp32")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     shop = write_sample(tmp_path_factory.mktemp("shop"), num_users=400, num_items=120, num_events=12_000, seed=3)
     store = Store(tmp_path_factory.mktemp("store"))
     return prepared(store, shop.events, items=str(shop.items), split="leave-one-out")
 
 
 @pytest.fixture(scope="module")
-def schema(data: Path) -> Schema:
-    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+def schema(data: Prepared) -> Schema:
+    return data.schema(Schema)
 
 
 def test_shared_negatives_stand_for_all_items_without_bias() -> None:
@@ -60,12 +62,12 @@ def test_shared_negatives_stand_for_all_items_without_bias() -> None:
     assert abs(np.mean(sums) / float(logits.exp().sum()) - 1) < 0.02
 
 
-def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Path, schema: Schema, tmp_path: Path) -> None:
+def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Prepared, schema: Schema, tmp_path: Path) -> None:
     scores = []
     for loss in ("full", "sampled"):
         config = dataclasses.replace(SMALL, epochs=4, loss=loss, num_negatives=64, blend=False, spectral_start=False)
         result = run_training(
-            recommender, config=config, data=data, directory=tmp_path / loss, place=Place(), report=lambda _: None
+            FAMILY, config=config, data=data, directory=tmp_path / loss, place=Place(), report=lambda _: None
         )
         scores.append(result.metrics["val_ndcg_at_10"])
 
@@ -89,7 +91,7 @@ def test_the_loss_and_the_updates_go_by_the_size_of_the_catalogue(
     counts = {"items": [str(item) for item in range(num_items)], "item_counts": [1] * num_items}
     large = {**counts, "num_features": num_features}
 
-    learner = recommender.build(Config(dim=2, loss=loss), schema.model_copy(update=large)).learner
+    learner = build(Config(dim=2, loss=loss), schema.model_copy(update=large)).learner
 
     assert isinstance(learner, NextItem)
     assert (learner.negatives is not None, learner.items.sparse) == (sampled, rowwise)
@@ -118,14 +120,14 @@ def test_many_small_chunks_give_the_loss_and_gradients_of_torch() -> None:
         assert torch.allclose(ours, theirs, atol=1e-7)
 
 
-def test_a_catalogue_cut_into_parts_is_judged_and_answered_as_a_whole(
-    data: Path, schema: Schema, monkeypatch: pytest.MonkeyPatch
+def test_a_catalogue_cut_into_parts_is_evaluated_and_answered_as_a_whole(
+    data: Prepared, schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    model = recommender.build(SMALL, schema).eval()
-    recommender.initialise(model, data, schema)
-    dataset = recommender.dataset(data, "val", range(8), schema=schema, config=SMALL, epoch=0)
-    examples = [example for place in range(40) if isinstance(example := dataset[place], Example)]
+    model = build(SMALL, schema).eval()
+    initialise(model, data, schema)
+    held_out = dataset(data, "val", range(8), schema=schema, config=SMALL, epoch=0)
+    examples = [example for place in range(40) if isinstance(example := held_out[place], Example)]
     batch = collate(examples)
     assert isinstance(batch, Histories)
     found = []
@@ -135,9 +137,9 @@ def test_a_catalogue_cut_into_parts_is_judged_and_answered_as_a_whole(
             found.append((model.evaluate(batch), model.predict(batch)))
 
     (whole, answers), (parts, part_answers) = found
-    for name, ratio in whole.metrics.items():
-        assert torch.allclose(ratio.numerator, parts.metrics[name].numerator)
-        assert torch.equal(ratio.denominator, parts.metrics[name].denominator)
+    for name, ratio in whole.ratios.items():
+        assert torch.allclose(ratio.numerator, parts.ratios[name].numerator)
+        assert torch.equal(ratio.denominator, parts.ratios[name].denominator)
     assert torch.equal(whole.accumulators["recommended"], parts.accumulators["recommended"])
     assert [answer.items for answer in answers] == [answer.items for answer in part_answers]
 
@@ -154,11 +156,10 @@ def test_of_a_large_catalogue_fewer_followers_are_kept_and_the_strongest(monkeyp
 
 
 def test_a_large_log_is_validated_on_some_shoppers_and_tested_on_all(
-    data: Path, schema: Schema, monkeypatch: pytest.MonkeyPatch
+    data: Prepared, schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def num_examples(split: str) -> list[int]:
-        opened = [recommender.dataset(data, split, [s], schema=schema, config=SMALL, epoch=0) for s in range(32)]
-        return [len(dataset) for dataset in opened]
+        return [len(dataset(data, split, [s], schema=schema, config=SMALL, epoch=0)) for s in range(32)]
 
     validated, tested = num_examples("val"), num_examples("test")
     monkeypatch.setattr(module_of_data, "MAX_VALIDATION_SCORES", sum(validated) * schema.num_items // 3 + 1)

@@ -16,11 +16,14 @@ import torch.nn.functional as F
 from jobs.cli.context import Store
 from jobs.training.distributed import Place
 from jobs.training.loop import run_training
-from models import bundle, recommender
+from models import bundle
 from models.metrics import gini, rank_of, rank_without
 from models.nn.layers import Dropout, linear_cross_entropy
+from models.prepared import Prepared
+from models.recommender import FAMILY
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, Row, Rows, collate
+from models.recommender.data import Example, Histories, Row, Rows, ShardLog, collate, dataset
+from models.recommender.networks.build import build, initialise
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.ranking import CUTOFFS, gains, gains_of_blends
 from models.recommender.networks.recommender import BLEND_WEIGHTS, Recommender, _blend
@@ -42,19 +45,19 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.fixture(scope="module")
-def data(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     store = Store(tmp_path_factory.mktemp("store"))
     return prepared(store, shop.events, items=str(shop.items), split="leave-one-out")
 
 
 @pytest.fixture(scope="module")
-def schema(data: Path) -> Schema:
-    return Schema.model_validate_json((data / "schema.json").read_text(encoding="utf-8"))
+def schema(data: Prepared) -> Schema:
+    return data.schema(Schema)
 
 
-def rows(data: Path, schema: Schema, config: Config, *, epoch: int = 1) -> list[Row]:
-    dataset = recommender.dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=epoch)
-    return [dataset[place] for place in range(len(dataset))]  # type: ignore[misc]
+def rows(data: Prepared, schema: Schema, config: Config, *, epoch: int = 1) -> list[Row]:
+    opened = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=epoch)
+    return [row for place in range(len(opened)) if isinstance(row := opened[place], Row)]
 
 
 def plain_schema(*, num_items: int) -> Schema:
@@ -86,23 +89,23 @@ def histories(examples: Sequence[Example]) -> Histories:
     return batch
 
 
-def built(network: Any, schema: Schema, data: Path, **changes: Any) -> Recommender:
+def built(network: Any, schema: Schema, data: Prepared, **changes: Any) -> Recommender:
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, network=network, **changes)
-    model = recommender.build(config, schema)
-    recommender.initialise(model, data, schema)
+    model = build(config, schema)
+    initialise(model, data, schema)
     return model.eval()
 
 
 def test_an_epoch_holds_every_pair_of_events_once_and_less_than_five_percent_padding(
-    data: Path, schema: Schema
+    data: Prepared, schema: Schema
 ) -> None:
     packed = rows(data, schema, SMALL)
 
     pairs = [pair for row in packed for pair in zip(row.items, row.targets, strict=True) if pair[1]]
     expected = []
     for shard in range(schema.num_shards):
-        log = recommender.data.ShardLog.open(data, shard)
+        log = ShardLog.open(data, shard)
         for user in range(log.num_users):
             events = log.items[log.offsets[user] : log.offsets[user] + log.splits[user, 0]]
             expected += list(itertools.pairwise(events))
@@ -110,7 +113,7 @@ def test_an_epoch_holds_every_pair_of_events_once_and_less_than_five_percent_pad
     assert sum(int((row.segments == 0).sum()) for row in packed) < 0.05 * len(packed) * SMALL.max_length
 
 
-def test_epochs_differ_in_order_and_a_repeated_epoch_does_not(data: Path, schema: Schema) -> None:
+def test_epochs_differ_in_order_and_a_repeated_epoch_does_not(data: Prepared, schema: Schema) -> None:
     first, again, second = (rows(data, schema, SMALL, epoch=epoch) for epoch in (1, 1, 2))
 
     assert all((one.items == other.items).all() for one, other in zip(first, again, strict=True))
@@ -119,7 +122,7 @@ def test_epochs_differ_in_order_and_a_repeated_epoch_does_not(data: Path, schema
 
 @pytest.mark.parametrize("network", SEQUENTIAL)
 def test_a_hidden_state_depends_on_nothing_later_and_on_no_other_shopper(
-    network: str, data: Path, schema: Schema
+    network: str, data: Prepared, schema: Schema
 ) -> None:
     model = built(network, schema, data).learner
     assert isinstance(model, NextItem)
@@ -138,7 +141,7 @@ def test_a_hidden_state_depends_on_nothing_later_and_on_no_other_shopper(
 
 @pytest.mark.parametrize("network", SEQUENTIAL)
 def test_the_state_at_the_last_event_is_the_same_in_training_and_in_prediction(
-    network: str, data: Path, schema: Schema
+    network: str, data: Prepared, schema: Schema
 ) -> None:
     model = built(network, schema, data).learner
     assert isinstance(model, NextItem)
@@ -156,7 +159,7 @@ def test_the_state_at_the_last_event_is_the_same_in_training_and_in_prediction(
 def test_the_first_losses_are_the_golden_ones(network: Any) -> None:
     schema = plain_schema(num_items=50)
     torch.manual_seed(0)
-    model = recommender.build(dataclasses.replace(SMALL, network=network, blend=False), schema).train()
+    model = build(dataclasses.replace(SMALL, network=network, blend=False), schema).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(20):
@@ -172,20 +175,20 @@ def test_the_first_losses_are_the_golden_ones(network: Any) -> None:
 
 @pytest.mark.parametrize("network", [*TRAINED, "transitions"])
 def test_a_network_learns_the_habits_of_the_made_up_shop(
-    network: Any, shop: Shop, data: Path, schema: Schema, tmp_path: Path
+    network: Any, shop: Shop, data: Prepared, schema: Schema, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, network=network, epochs=6)
     popularity = dataclasses.replace(SMALL, network="popularity")
 
     result = run_training(
-        recommender, config=config, data=data, directory=tmp_path / "a", place=Place(), report=lambda _: None
+        FAMILY, config=config, data=data, directory=tmp_path / "a", place=Place(), report=lambda _: None
     )
     floor = run_training(
-        recommender, config=popularity, data=data, directory=tmp_path / "b", place=Place(), report=lambda _: None
+        FAMILY, config=popularity, data=data, directory=tmp_path / "b", place=Place(), report=lambda _: None
     )
 
     assert result.metrics["val_ndcg_at_10"] > 2 * floor.metrics["val_ndcg_at_10"]
-    model = bundle.load(result.best).network
+    model = bundle.load(result.best, FAMILY).network
     known = [item for item in shop.followers if item in schema.index][:40]
     answers = model.predict(histories([Example(history=[schema.index[item]], count=5) for item in known]))
     right = [
@@ -239,10 +242,10 @@ def test_the_rank_is_that_of_a_stable_sort_with_and_without_left_out_items() -> 
         assert float(filtered[row]) == (place[0] + 1 if len(place) else np.inf)
 
 
-def test_the_gains_of_all_blends_are_those_of_each(data: Path, schema: Schema) -> None:
+def test_the_gains_of_all_blends_are_those_of_each(data: Prepared, schema: Schema) -> None:
     model = built("two_tower", schema, data)
-    judgements = recommender.dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
-    batch = collate([judgements[place] for place in range(200)])  # type: ignore[arg-type]
+    held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
+    batch = collate([held_out[place] for place in range(200)])
     assert isinstance(batch, Histories)
     network, prior = model._both_scores(batch)
     assert network is not None and prior is not None
@@ -259,7 +262,7 @@ def test_gini_is_zero_for_equal_shares_and_near_one_for_a_single_winner() -> Non
     assert gini(torch.tensor([0.0] * 99 + [1.0])) > 0.98
 
 
-def test_transitions_sum_decayed_weights_whether_dense_or_sparse(data: Path, schema: Schema) -> None:
+def test_transitions_sum_decayed_weights_whether_dense_or_sparse(data: Prepared, schema: Schema) -> None:
     prior = built("transitions", schema, data).prior
     assert isinstance(prior, Transitions)
     history = [*range(1, 50), 7, 7]
@@ -277,7 +280,7 @@ def test_transitions_sum_decayed_weights_whether_dense_or_sparse(data: Path, sch
     assert dense[1].argmax() == prior.popularity.argmax()
 
 
-def test_an_answer_keeps_to_the_rules_of_its_request(data: Path, schema: Schema) -> None:
+def test_an_answer_keeps_to_the_rules_of_its_request(data: Prepared, schema: Schema) -> None:
     model = built("transformer", schema, data)
     allowed = list(range(1, 30))
     ask = Example(history=[1, 2, 3], count=10, excluded=[1, 2, 3, 4], allowed=allowed)
@@ -292,7 +295,7 @@ def test_an_answer_keeps_to_the_rules_of_its_request(data: Path, schema: Schema)
     assert set(strict.because) <= {0, 1, 2, 3}
 
 
-def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Path, schema: Schema) -> None:
+def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Prepared, schema: Schema) -> None:
     model = built("gru", schema, data)
     alone = model.predict(histories([Example(history=[1, 2, 3])]))[0]
     among = model.predict(histories([Example(history=list(range(1, 60))), Example(history=[1, 2, 3]), Example([])]))[1]
@@ -301,22 +304,22 @@ def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Path, schem
     assert np.allclose(alone.scores, among.scores, atol=1e-4)
 
 
-def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Path, schema: Schema) -> None:
+def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Prepared, schema: Schema) -> None:
     fewer = schema.items[::2]
     older = schema.model_copy(
         update={"items": fewer, "item_counts": schema.item_counts[::2], "item_first_seen": schema.item_first_seen[::2]}
     )
     older = Schema.model_validate({**older.model_dump(), "fingerprint": "0" * 64})
     shards = range(schema.num_shards)
-    judged = recommender.dataset(data, "test", shards, schema=older, config=SMALL, epoch=0)
-    examples: list[Any] = [judged[place] for place in range(len(judged))]
-    model = recommender.build(dataclasses.replace(SMALL, network="popularity"), older)
+    held_out = dataset(data, "test", shards, schema=older, config=SMALL, epoch=0)
+    examples: list[Any] = [held_out[place] for place in range(len(held_out))]
+    model = build(dataclasses.replace(SMALL, network="popularity"), older)
 
-    metrics = model.evaluate(histories(examples)).metrics
+    ratios = model.evaluate(histories(examples)).ratios
 
     unknown = [example.target == 0 for example in examples]
     assert 0.2 < np.mean(unknown) < 0.8
-    hits = metrics[f"hit_rate_at_{CUTOFFS[-1]}_unfiltered"].numerator
+    hits = ratios[f"hit_rate_at_{CUTOFFS[-1]}_unfiltered"].numerator
     assert not hits[torch.tensor(unknown)].any()
     assert len(hits) == len(examples)
 

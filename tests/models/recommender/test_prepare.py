@@ -19,6 +19,7 @@ import pytest
 import jobs.prepare
 from jobs.cli.context import Context, Store
 from models.errors import DataRejected
+from models.prepared import Prepared
 from models.recommender.prepare.events import hash_ids
 from models.recommender.prepare.pipeline import PrepareConfig
 from models.recommender.schema import NUM_SHARDS, Schema
@@ -50,13 +51,13 @@ def test_events_are_ordered_split_and_sharded_by_user(tmp_path: Path, store: Sto
         user: sorted(events) for user, events in expected.items()
     }
     assert all(time <= later for events in found.values() for (time, _), (later, _) in pairwise(events))
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    schema = data.schema(Schema)
     assert schema.items == sorted({row["item_id"] for row in rows})
     cuts = [
         np.datetime64(text.removesuffix("Z")).astype(int) for text in (schema.val_from or "", schema.test_from or "")
     ]
     for shard in range(NUM_SHARDS):
-        directory = data / "shards" / f"{shard:05d}"
+        directory = data.shard(shard)
         users = pq.read_table(directory / "users.parquet")["user_id"]
         assert users.to_pylist() == sorted(users.to_pylist())
         assert all(hash_ids(users.combine_chunks()) % NUM_SHARDS == shard)
@@ -80,7 +81,7 @@ def test_statistics_of_the_schema_come_from_the_training_split_only(tmp_path: Pa
     ]
     rows.append({"user_id": "u0", "item_id": "late", "timestamp": 1_700_000_000 + 99 * 3600})
     data = prepared(store, write_csv(tmp_path / "log.csv", rows))
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    schema = data.schema(Schema)
     late = schema.index["late"] - 1
     assert (schema.item_counts[late], schema.item_first_seen[late]) == (0, 0)
     assert sum(schema.item_counts) == schema.num_examples["train"] < 101
@@ -96,7 +97,7 @@ def test_leave_one_out_takes_the_last_two_events_of_those_with_three(tmp_path: P
     ]
     data = prepared(store, write_csv(tmp_path / "log.csv", rows), split="leave-one-out")
     found: dict[str, list[int]] = {}
-    for shard in sorted((data / "shards").iterdir()):
+    for shard in data.shards():
         users = pq.read_table(shard / "users.parquet")["user_id"].to_pylist()
         found |= dict(zip(users, np.load(shard / "splits.npy").tolist(), strict=True))
     assert found == {"u1": [1, 1, 1], "u2": [2, 2, 2], "u3": [1, 1, 2], "u4": [2, 2, 3], "u5": [3, 3, 4]}
@@ -157,7 +158,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path, sto
     two = prepared(store, tmp_path / "log")
     (tmp_path / "out").mkdir()
     RECOMMENDER.prepare(PrepareConfig(raw=str(tmp_path / "log")), tmp_path / "out", executor)
-    assert contents(two) == contents(tmp_path / "out")
+    assert contents(two) == contents(Prepared(tmp_path / "out"))
 
 
 @pytest.mark.ray
@@ -167,7 +168,7 @@ def test_the_partitions_run_as_ray_tasks_with_the_same_result(tmp_path: Path, st
     local = prepared(store, raw)
     context = Context(store=Store(tmp_path / "cluster"), address="auto")
     outcome = jobs.prepare.run(context, RECOMMENDER, jobs.prepare.Options(), PrepareConfig(raw=str(raw)))
-    assert contents(local) == contents(Path(outcome.details["data"]))
+    assert contents(local) == contents(Prepared(Path(outcome.details["data"])))
     with pytest.raises(DataRejected, match="no column"):
         config = PrepareConfig(raw=str(raw), columns="user_id=shopper")
         jobs.prepare.run(context, RECOMMENDER, jobs.prepare.Options(), config)
@@ -181,15 +182,15 @@ def test_a_second_run_over_equal_rows_changes_nothing_and_says_so(tmp_path: Path
     assert (first.status, second.status) == ("ok", "unchanged")
     assert first.details["fingerprint"] == second.details["fingerprint"]
     assert {path: path.stat().st_mtime_ns for path in Path(first.details["data"]).rglob("*")} == before
-    assert store.current_data("recommender") == Path(first.details["data"])
+    assert store.current_data("recommender") == Prepared(Path(first.details["data"]))
 
 
 def test_the_newest_data_becomes_current_and_the_old_stays(tmp_path: Path, store: Store) -> None:
     old = prepared(store, write_csv(tmp_path / "old.csv", make_log(seed=1)))
     new = prepared(store, write_csv(tmp_path / "new.csv", make_log(seed=2)))
-    assert old.is_dir() and old != new
+    assert old.path.is_dir() and old != new
     assert store.current_data("recommender") == new
-    assert {path.name for path in new.parent.iterdir()} == {old.name, new.name, "CURRENT"}
+    assert {path.name for path in new.path.parent.iterdir()} == {old.name, new.name, "CURRENT"}
 
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path, store: Store) -> None:
@@ -220,7 +221,7 @@ def test_a_repeated_event_id_counts_once_as_its_smallest_row(tmp_path: Path) -> 
     second = Store(tmp_path / "b"), write_csv(tmp_path / "b.csv", [*same, *reversed(changed), *rows])
     data = prepared(*first)
     assert contents(data) == contents(prepared(*second))
-    card = json.loads((data / "card.json").read_text())
+    card = data.card()
     assert (card["kept"], card["duplicates"]) == (202, 30)
     assert not any(user.startswith("z") for user in histories(data))
 
@@ -262,7 +263,7 @@ def test_json_lines_need_not_name_what_they_do_not_know(tmp_path: Path, store: S
     lines = [json.dumps(row) for row in rows]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines, *broken]), encoding="utf-8")
     data = prepared(store, tmp_path / "log.jsonl", max_bad_fraction=0.02)
-    card = json.loads((data / "card.json").read_text())
+    card = data.card()
     assert card["bad"] == {"broken_json": 2, "missing_user_id": 1}
     assert [json.loads(row["row"]).get("line") for row in quarantined(data)[:2]] == broken[:2]
 
@@ -287,13 +288,13 @@ def test_both_kinds_of_sequence_file_give_the_same_data(tmp_path: Path) -> None:
     other = prepared(Store(tmp_path / "b"), tmp_path / "pairs.txt.gz", split="leave-one-out", format="sequences")
     assert histories(lists)["u1"] == [("a", 0), ("b", 1), ("a", 2), ("c", 3)]
     assert contents(lists) == contents(other)
-    assert Schema.model_validate_json((lists / "schema.json").read_text()).train_until == 4
+    assert lists.schema(Schema).train_until == 4
 
 
 def test_cut_times_can_be_given(tmp_path: Path, store: Store) -> None:
     raw = write_csv(tmp_path / "log.csv", make_log())
     data = prepared(store, raw, val_from="2024-04-15", test_from="2024-04-20T12:00:00+01:00")
-    schema = Schema.model_validate_json((data / "schema.json").read_text())
+    schema = data.schema(Schema)
     assert (schema.val_from, schema.test_from) == ("2024-04-15T00:00:00Z", "2024-04-20T11:00:00Z")
     with pytest.raises(DataRejected, match="test split has no events"):
         prepared(store, raw, val_from="2024-04-15", test_from="2025-01-01")
@@ -314,7 +315,7 @@ def test_the_item_table_has_the_most_frequent_value_of_each_attribute(tmp_path: 
     columns = "item_id=sku,name=title,price=price,code=code"
     raw = write_csv(tmp_path / "log.csv", make_log())
     data = prepared(store, raw, items=str(items), item_columns=columns, exclude_items=("banned",))
-    table = pq.read_table(data / "items.parquet")
+    table = pq.read_table(data.path / "items.parquet")
     assert table["item_id"].to_pylist() == ["elsewhere", *sorted(f"i{place}" for place in range(12))]
     table = table.slice(1)
     assert table["name"].to_pylist()[:3] == ["Lamp", "a", None]

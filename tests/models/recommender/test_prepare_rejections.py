@@ -74,7 +74,7 @@ def test_every_kind_of_bad_row_is_quarantined_with_reason_and_original(tmp_path:
     expected = [(row, reason) for row, (_, reason) in zip(odd, BAD, strict=True) if reason]
     found = [(json.loads(row["row"]), row["reason"]) for row in quarantined(data)]
     assert found == [({name: value or None for name, value in row.items()}, reason) for row, reason in expected]
-    card = json.loads((data / "card.json").read_text())
+    card = data.card()
     assert card["kept"] + card["duplicates"] + sum(card["bad"].values()) == card["rows"] == len(rows) + len(odd)
     assert len(histories(data)["odd"]) == len(odd) - len(expected)
 
@@ -110,7 +110,7 @@ def test_too_many_bad_rows_are_rejected_with_examples_and_the_way_on(tmp_path: P
     with pytest.raises(DataRejected, match=r"5 of 100 rows \(5.0%\).*negative_price.*'-7.25'.*--max-bad-fraction 0.05"):
         prepared(store, raw)
     assert nothing_is_left(store)
-    assert json.loads((prepared(store, raw, max_bad_fraction=0.05) / "card.json").read_text())["kept"] == 95
+    assert prepared(store, raw, max_bad_fraction=0.05).card()["kept"] == 95
 
 
 def one_user() -> list[Row]:
@@ -184,7 +184,7 @@ def test_a_truncated_gzip_after_many_good_rows_leaves_nothing_behind(tmp_path: P
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataRejected, match=r"log\.csv\.gz.*damaged"):
         prepared(store, path)
-    assert {entry.name for entry in old.parent.iterdir()} == {old.name, "CURRENT"}
+    assert {entry.name for entry in old.path.parent.iterdir()} == {old.name, "CURRENT"}
     assert store.current_data("recommender") == old
 
 

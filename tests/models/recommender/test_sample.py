@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from models import recommender
+from models.recommender.config import Config
+from models.recommender.endpoints import ENDPOINTS
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
 from models.recommender.sample import sample, write_sample
 
@@ -56,8 +57,8 @@ def test_prepare_counts_the_dirt_by_reason_and_accepts_the_rest(tmp_path: Path) 
 def test_the_sample_of_the_family_fits_its_configs(tmp_path: Path) -> None:
     offered = sample(tmp_path)
     PrepareConfig(**offered.prepare)
-    recommender.Config(**offered.train)
-    assert [recommender.endpoints[0].Request(**question.request) for question in offered.questions]
+    Config(**offered.train)
+    assert [ENDPOINTS[0].Request(**question.request) for question in offered.questions]
 
 
 def test_a_shop_that_is_too_small_is_refused(tmp_path: Path) -> None:

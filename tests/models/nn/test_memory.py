@@ -1,4 +1,4 @@
-"""Settings of a process that computes."""
+"""What becomes of the memory of freed tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 MAKE_TENSORS = """
 import resource, sys, threading, torch
-from models.nn.precision import keep_freed_memory
+from models.nn.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def work():

@@ -1,0 +1,52 @@
+"""Processes that outlive the one that started them: found again by their number and age, and ended with their children.
+
+They are psutil's, which Ray brings along.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import suppress
+from typing import Any
+
+MAX_AGE_DIFFERENCE_S = 1.0
+
+
+def created_s(pid: int) -> float:
+    """When a process was created, epoch seconds."""
+    return float(_psutil().Process(pid).create_time())
+
+
+def running_process(pid: int, started_s: float) -> Any:
+    """The process that was created then under that number, or None; a later one with the same number is not ours."""
+    psutil = _psutil()
+    try:
+        process = psutil.Process(pid)
+        is_ours = abs(process.create_time() - started_s) < MAX_AGE_DIFFERENCE_S
+        return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def end_tree(pid: int, *, timeout_s: float) -> None:
+    """Ask a process to end, wait for it, and kill what is left of it and of all that descend from it."""
+    psutil = _psutil()
+    try:
+        process = psutil.Process(pid)
+        tree = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+    psutil.wait_procs([process], timeout=timeout_s)
+    left = [one for one in tree if one.is_running()]
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=timeout_s)
+
+
+def _psutil() -> Any:
+    import ray  # noqa: F401  it puts its psutil on the search path
+
+    return importlib.import_module("psutil")

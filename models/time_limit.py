@@ -1,0 +1,82 @@
+"""Calls that may take too long: a few threads run them, and whoever waits for one gives up after a time."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Call:
+    run: Callable[[], Any]
+    future: Future[Any]
+    deadline_s: float
+
+
+class TimedThreads:
+    """Threads for calls with a time limit; a call that never ends keeps its thread, and there are no more of them.
+
+    The threads do not hold up the end of the process, as those of a ThreadPoolExecutor do.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._num_started = 0
+        self._waiting: SimpleQueue[_Call] = SimpleQueue()
+        self._deadlines_s: dict[int, float] = {}
+        """Thread -> when what it runs should have ended."""
+
+    @property
+    def are_all_stuck(self) -> bool:
+        """Whether each thread runs a call whose time is over."""
+        deadlines = list(self._deadlines_s.values())
+        now = time.monotonic()
+        return len(deadlines) == self._num_threads and all(deadline <= now for deadline in deadlines)
+
+    def submit(self, run: Callable[[], T], *, timeout_s: float) -> Future[T]:
+        """Run a call when a thread is free; its time begins now, and it is for the caller to wait no longer."""
+        future: Future[T] = Future()
+        self._waiting.put(_Call(run, future, time.monotonic() + timeout_s))
+        if self._num_started < self._num_threads:
+            threading.Thread(target=self._work, args=(self._num_started,), daemon=True, name="timed").start()
+            self._num_started += 1
+        return future
+
+    def call(self, run: Callable[[], T], *, timeout_s: float) -> T:
+        """What a call returns; raises TimeoutError when it takes longer, or finds no thread in that time."""
+        future = self.submit(run, timeout_s=timeout_s)
+        concurrent.futures.wait([future], timeout=timeout_s)
+        if not future.done():
+            raise TimeoutError(overdue(timeout_s, has_begun=not future.cancel()))
+        return future.result()
+
+    def _work(self, number: int) -> None:
+        while True:
+            call = self._waiting.get()
+            if not call.future.set_running_or_notify_cancel():
+                continue
+            self._deadlines_s[number] = call.deadline_s
+            try:
+                result = call.run()
+            except BaseException as error:  # noqa: BLE001  handed to the one who waits
+                del self._deadlines_s[number]
+                call.future.set_exception(error)
+            else:
+                del self._deadlines_s[number]
+                call.future.set_result(result)
+            del call  # not kept until the next one comes
+
+
+def overdue(timeout_s: float, *, has_begun: bool) -> str:
+    """What to say of a call that did not end in time."""
+    if has_begun:
+        return f"the answer took longer than {timeout_s:g} s"
+    return f"other answers that take long left no room for this one within {timeout_s:g} s"

@@ -1,0 +1,122 @@
+"""From a request to its response: what is stored of it, examples, predictions, the answer, what it writes back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import typing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal
+
+from fastapi import Response
+from pydantic import BaseModel
+
+from models.ask import Answerer
+from models.family import AnyEndpoint, Media
+from models.features import Change, Found
+from models.time_limit import TimedThreads, overdue
+from serve.batching import Batcher
+from serve.loaded import Loaded
+from serve.problems import RequestRefused
+
+JSON = "application/json"
+MAX_ATTEMPTS = 5
+"""A request whose features others keep writing is answered this often before it is refused."""
+NUM_LONG_ANSWERS = 4
+"""Answers with a time limit that run at once in a replica."""
+
+
+class Answers:
+    """Answers the requests of one replica with the model that they are given."""
+
+    def __init__(self, batcher: Batcher, *, num_long_answers: int = NUM_LONG_ANSWERS) -> None:
+        self._batcher = batcher
+        # One, so that no more than one large file is unpacked at a time.
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        # One, for SQLite takes one write at a time; off the event loop, for a write may wait for other replicas.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._long = TimedThreads(num_long_answers)
+
+    async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
+        """The response to one request.
+
+        Raises RequestRefused, and has written nothing then: 422 when `encode` cannot make examples of it, 504 when its
+        `answer` takes too long, 503 when no thread is left for that, 409 when others wrote each time what it had read.
+        """
+        answerer = loaded.answerers[endpoint.path]
+        for _ in range(MAX_ATTEMPTS):
+            found = loaded.features.read(request)
+            examples = await self._encode(answerer, endpoint, request, found)
+            predictions = await self._batcher.submit_all(loaded.predicts[endpoint.path], examples)
+            response = await self._answer(endpoint, partial(answerer.answer, request, predictions))
+            changes = _changes(answerer, endpoint, request, predictions, found)
+            if not changes or await self._write(loaded, changes):
+                return response
+        raise RequestRefused("other requests keep writing what this one has read; send it again", status=409)
+
+    async def _encode(self, answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, found: Found) -> list[Any]:
+        try:
+            if endpoint.raw is None:
+                return answerer.encode(request, found.values)
+            running = asyncio.get_running_loop()
+            return await running.run_in_executor(self._decoder, answerer.encode, request, found.values)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
+
+    async def _answer(self, endpoint: AnyEndpoint, answer: Callable[[], BaseModel]) -> BaseModel:
+        timeout_s = endpoint.answer_timeout_s
+        if timeout_s is None:
+            return answer()
+        if self._long.are_all_stuck:
+            raise RequestRefused("answers that take too long leave no room for this one; try again later", status=503)
+        future = self._long.submit(answer, timeout_s=timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            if not limit.expired():  # its own
+                raise
+            # Waiting no longer has cancelled it, unless it runs.
+            has_begun = not future.cancelled()
+            raise RequestRefused(overdue(timeout_s, has_begun=has_begun), status=504 if has_begun else 503) from None
+
+    async def _write(self, loaded: Loaded, changes: Sequence[Change]) -> bool:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, loaded.features.write, changes)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise RequestRefused("other replicas keep the feature store busy; try again later", status=503) from error
+
+
+def http_response(answer: BaseModel) -> Response:
+    """An answer as it is sent: the content of a file under its media type, anything else as JSON."""
+    if isinstance(answer, Media):
+        return Response(answer.content, headers={"Content-Type": answer.media_type})
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+def media_types(response: type[Media]) -> tuple[str, ...]:
+    """What OpenAPI says of an answer that is a file: the literals that a subclass allows, or any type."""
+    annotation = response.model_fields["media_type"].annotation
+    if typing.get_origin(annotation) is Literal:
+        return tuple(str(each) for each in typing.get_args(annotation))
+    return ("*/*",)
+
+
+def _changes(
+    answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, predictions: Sequence[Any], found: Found
+) -> list[Change]:
+    """What the request writes, with the versions that it has read."""
+    if endpoint.update is None:
+        return []
+    updated = endpoint.update(request, predictions, answerer.schema, found.values)
+    changes = []
+    for name, values in updated.items():
+        for key, value in values.items():
+            version = found.versions.get((name, key))
+            assert version is not None, f"{endpoint.path} writes {name} {key!r}, which is not among the keys it reads"
+            changes.append(Change(name, key, value, version))
+    return changes

@@ -1,0 +1,43 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from . import DataType, NativeFile, RecordBatch, Schema, Table
+
+class InvalidRow:
+    @property
+    def text(self) -> str: ...
+
+class ReadOptions:
+    def __init__(self, *, block_size: int | None = None) -> None: ...
+
+class ParseOptions:
+    def __init__(
+        self,
+        delimiter: str | None = None,
+        *,
+        newlines_in_values: bool | None = None,
+        invalid_row_handler: Callable[[InvalidRow], Literal["skip", "error"]] | None = None,
+    ) -> None: ...
+
+class ConvertOptions:
+    def __init__(
+        self,
+        *,
+        column_types: dict[str, DataType] | None = None,
+        null_values: list[str] | None = None,
+        strings_can_be_null: bool | None = None,
+    ) -> None: ...
+
+class CSVStreamingReader:
+    @property
+    def schema(self) -> Schema: ...
+    def __iter__(self) -> Iterator[RecordBatch]: ...
+
+def open_csv(
+    input_file: NativeFile,
+    read_options: ReadOptions | None = None,
+    parse_options: ParseOptions | None = None,
+    convert_options: ConvertOptions | None = None,
+) -> CSVStreamingReader: ...
+def write_csv(data: Table, output_file: Path) -> None: ...

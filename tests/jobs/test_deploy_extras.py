@@ -1,0 +1,106 @@
+"""What deploy does for coming families: live features, and a golden answer that is a file."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from jobs import deploy
+from jobs.cli.context import Context, Failure, Store
+from jobs.serving.config import PinnedModel, user_config
+from models import FAMILIES
+from models.family import Family
+from models.features import ABSENT, FeatureStore, create_live_store
+from models.prepared import Prepared
+from serve.service import Service, Settings, make_app
+from tests.kit import toy_extras
+from tests.kit.shop import write_model
+from tests.kit.toy_extras import NOTES, SOUNDS, VISITS, Visit, first
+
+
+def test_live_features_are_made_once_and_what_they_hold_stays(toy_data: Prepared, store: Store) -> None:
+    deploy._fill_features(store, toy_extras.FAMILY)
+    live = FeatureStore(store.live_feature_store("toy"))
+    live.compare_and_set("notes", "ann", ["a"], ABSENT)
+
+    counts = deploy._fill_features(store, toy_extras.FAMILY)
+
+    assert counts == {"visitor": 800}
+    assert live.lookup([NOTES], Visit(visitor_id="ann")) == {"notes": {"ann": ["a"]}}
+    filled = FeatureStore(store.feature_store("toy"), read_only=True)
+    assert filled.lookup([NOTES], Visit(visitor_id="ann")) == {"notes": {}}
+
+
+@pytest.mark.parametrize(("endpoints_write", "is_told"), [(True, True), (False, False)])
+def test_replicas_are_told_the_live_store_of_a_family_that_has_one(
+    toy: Family, store: Store, endpoints_write: bool, is_told: bool
+) -> None:
+    family = toy_extras.FAMILY if endpoints_write else toy
+    model = PinnedModel(version="1", directory=Path("models/1"), digest="d" * 64)
+
+    config = deploy._wanted(Context(store=store), family, deploy.Options(), model, None, index=None)
+
+    told = Settings.model_validate(user_config(config, family))
+    assert told.live_feature_store == (store.live_feature_store("toy") if is_told else None)
+    assert told.feature_store == store.feature_store("toy")
+
+
+@pytest.fixture
+def sounding(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """The golden answer of a model whose answers are sounds, and the address where it is served."""
+    family = first(SOUNDS)
+    monkeypatch.setitem(FAMILIES, "toy", family)
+    create_live_store(tmp_path / "live.sqlite")
+    model = write_model(family, toy_data, tmp_path / "sounds")
+    service = Service("toy")
+    asyncio.run(service.load(Settings(version="1", bundle=model, live_feature_store=tmp_path / "live.sqlite")))
+    assert service.current is not None
+    client = TestClient(make_app(service))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = client.post(self.path, content=body, headers={"Content-Type": self.headers["Content-Type"]})
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *arguments: Any) -> None:
+            """Nothing; a test's output is its failures."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield service.current.model.golden, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_golden_answer_that_is_a_file_is_asked_over_http(sounding: tuple[Any, str]) -> None:
+    expected, url = sounding
+
+    deploy._ask_golden(first(SOUNDS), expected, url)
+
+    assert expected["response"]["media_type"] == "audio/wav"
+    for name, wrong in (("media_type", "audio/ogg"), ("num_bytes", 45.0)):
+        other = {**expected, "response": {**expected["response"], name: wrong}}
+        with pytest.raises(Failure, match=f"does not give the golden answer: response.{name} was"):
+            deploy._ask_golden(first(SOUNDS), other, url)
+
+
+def test_a_golden_request_that_is_refused_over_http_is_a_failure(sounding: tuple[Any, str]) -> None:
+    expected, url = sounding
+
+    with pytest.raises(Failure, match="422"):
+        deploy._ask_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
+    assert VISITS.update is not None

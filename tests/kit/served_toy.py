@@ -1,0 +1,43 @@
+"""The toy family with its extras as an application of a cluster whose processes do not know it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from models import FAMILIES
+from models.family import Family
+from serve.app import Model
+from tests.kit.toy_extras import SOUNDS, first
+
+BUILDER = "tests.kit.served_toy:build"
+PREFIX = "/v1/toy"
+
+
+def _below_prefix(family: Family) -> Family:
+    def moved(each: Any) -> Any:
+        return dataclasses.replace(each, path=each.path.replace("/v1", PREFIX))
+
+    endpoints, streams = [moved(each) for each in family.endpoints], [moved(each) for each in family.streams]
+    return dataclasses.replace(family, route_prefix=PREFIX, endpoints=endpoints, streams=streams)
+
+
+FAMILY = _below_prefix(first(SOUNDS))
+
+
+class FamilyName(str):
+    """The family's name; brings the family along to each process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (str(self),)
+
+
+def _arrived(name: str) -> FamilyName:
+    FAMILIES[name] = FAMILY
+    return FamilyName(name)
+
+
+def build(args: dict[str, Any]) -> Any:
+    """What `serve.app:build` is for families that all processes know."""
+    deployment: Any = Model
+    return deployment.bind(FamilyName(FAMILY.name), 1)

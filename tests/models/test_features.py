@@ -1,0 +1,112 @@
+"""The feature store: what was read is written over only while it is what is there."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from models.family import Feature
+from models.features import ABSENT, Change, FeatureStore, create_live_store, fill, filled, live
+from models.prepared import Prepared
+
+ASKED = Feature(name="notes", keys=lambda request: list(request))
+
+
+def test_a_value_is_written_only_while_its_version_is_the_one_that_was_read(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+    before = store.read([ASKED], ["ann"])
+    assert before.versions == {("notes", "ann"): ABSENT}
+
+    assert store.compare_and_set("notes", "ann", [1], before.versions["notes", "ann"])
+    assert not store.compare_and_set("notes", "ann", [2], before.versions["notes", "ann"])
+
+    after = store.read([ASKED], ["ann"])
+    assert after.values == {"notes": {"ann": [1]}}
+    assert store.compare_and_set("notes", "ann", None, after.versions["notes", "ann"])
+    assert store.lookup([ASKED], ["ann"]) == {"notes": {"ann": None}}
+
+
+def test_of_several_values_all_are_written_or_none(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+    store.compare_and_set("notes", "bob", "old", ABSENT)
+
+    assert not store.compare_and_set_all([Change("notes", "ann", "new", ABSENT), Change("notes", "bob", "new", ABSENT)])
+    assert store.lookup([ASKED], ["ann", "bob"]) == {"notes": {"bob": "old"}}
+
+    assert store.compare_and_set_all([Change("notes", "ann", "new", ABSENT), Change("notes", "bob", "new", 1)])
+    assert store.lookup([ASKED], ["ann", "bob"]) == {"notes": {"ann": "new", "bob": "new"}}
+
+
+def test_a_value_that_is_not_json_is_refused_and_leaves_the_store_usable(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+
+    with pytest.raises(TypeError):
+        store.compare_and_set("notes", "ann", object(), ABSENT)
+
+    assert store.compare_and_set("notes", "ann", 1, ABSENT)
+
+
+def test_writers_of_one_file_lose_no_value_between_them(tmp_path: Path) -> None:
+    path = tmp_path / "live.sqlite"
+    create_live_store(path)
+
+    def append(writer: int) -> None:
+        store = FeatureStore(path)
+        for number in range(50):
+            is_written = False
+            while not is_written:
+                found = store.read([ASKED], ["ann"])
+                notes = [*found.values["notes"].get("ann", []), [writer, number]]
+                is_written = store.compare_and_set("notes", "ann", notes, found.versions["notes", "ann"])
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(append, range(4)))
+
+    notes = FeatureStore(path, read_only=True).lookup([ASKED], ["ann"])["notes"]["ann"]
+    assert sorted(notes) == [[writer, number] for writer in range(4) for number in range(50)]
+
+
+def test_a_live_store_is_for_its_owner_only_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "shop" / "live.sqlite"
+    create_live_store(path)
+    store = FeatureStore(path)
+    store.compare_and_set("notes", "ann", 1, ABSENT)
+
+    create_live_store(path)
+
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    assert len(list(path.parent.iterdir())) == 3, "a write-ahead log and its index lie beside it"
+    assert store.lookup([ASKED], ["ann"]) == {"notes": {"ann": 1}}
+
+
+def test_its_state_is_another_one_after_each_write(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+    states = [store.state()]
+    for key, version in (("ann", ABSENT), ("ann", 1), ("bob", ABSENT)):
+        assert store.compare_and_set("notes", key, "same", version)
+        states.append(store.state())
+
+    assert len(set(states)) == 4
+
+
+def test_only_features_that_come_from_prepared_data_are_filled(tmp_path: Path) -> None:
+    prepared = Feature(name="history", keys=lambda request: list(request), rows=lambda data: [("ann", data.name)])
+    store = FeatureStore(tmp_path / "features.sqlite")
+
+    assert (filled([ASKED, prepared]), live([ASKED, prepared])) == ([prepared], [ASKED])
+    assert fill(store, [ASKED, prepared], Prepared(tmp_path / "data")) == {"history": 1}
+    assert store.lookup([ASKED, prepared], ["ann"]) == {"notes": {}, "history": {"ann": "data"}}
+
+
+def test_a_store_of_the_release_before_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "features.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute("CREATE TABLE feature (name TEXT, key TEXT, value TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID")
+        old.execute("INSERT INTO feature VALUES ('notes', 'ann', '[1]')")
+    old.close()
+
+    assert FeatureStore(path, read_only=True).lookup([ASKED], ["ann"]) == {"notes": {"ann": [1]}}

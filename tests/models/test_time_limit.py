@@ -1,0 +1,57 @@
+"""Calls with a time limit: who waits gives up, and what never ends does not become more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from models.time_limit import TimedThreads
+
+
+def test_a_call_in_time_gives_its_value_or_its_error() -> None:
+    threads = TimedThreads(1)
+
+    assert threads.call(lambda: 7, timeout_s=60) == 7
+    with pytest.raises(ZeroDivisionError):
+        threads.call(lambda: 1 // 0, timeout_s=60)
+    assert not threads.are_all_stuck
+
+
+def test_threads_that_are_stuck_are_not_joined_by_more_and_work_again_when_their_calls_end() -> None:
+    threads, entered, release = TimedThreads(2), threading.Semaphore(0), threading.Event()
+    ran: list[str] = []
+
+    def wait() -> bool:
+        entered.release()
+        return release.wait(60)
+
+    stuck = [threads.submit(wait, timeout_s=0.0) for _ in range(2)]
+    assert all(entered.acquire(timeout=60) for _ in stuck)
+    with pytest.raises(TimeoutError, match="no room"):
+        threads.call(lambda: ran.append("never"), timeout_s=0.05)
+    before = threads.are_all_stuck
+    release.set()
+    assert all(future.result(60) for future in stuck)
+
+    assert (before, threads.are_all_stuck) == (True, False)
+    assert threads.call(lambda: "again", timeout_s=60) == "again"
+    assert ran == [], "a call that nobody waits for any more was run"
+
+
+def test_a_call_that_takes_too_long_is_given_up() -> None:
+    threads, release = TimedThreads(1), threading.Event()
+
+    with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
+        threads.call(lambda: release.wait(60), timeout_s=0.5)
+    release.set()
+
+
+def test_a_call_that_never_ends_does_not_hold_up_the_end_of_the_process() -> None:
+    script = (
+        "import threading; from models.time_limit import TimedThreads; entered = threading.Event();"
+        "TimedThreads(1).submit(lambda: (entered.set(), threading.Event().wait()), timeout_s=0); entered.wait()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0

@@ -1,0 +1,328 @@
+"""Answers that are more than one prediction as JSON: baskets, files, ones that take long, and what requests write."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import threading
+import wave
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from torch.multiprocessing.spawn import spawn
+
+from models import FAMILIES
+from models.family import Endpoint, Family, Features, Media
+from models.features import FeatureStore, create_live_store
+from models.prepared import Prepared
+from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
+from serve.service import Service, Settings, make_app
+from tests.kit import toy_extras
+from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
+from tests.kit.toy import visitor_rows
+from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, first, slow
+from tests.serve.test_service import assert_problem, client_of, write_bundle
+
+Serve = Callable[[Family], Service]
+NOBODY_WAITS_S = 600.0
+
+
+@pytest.fixture
+def live_store(tmp_path: Path) -> Path:
+    path = tmp_path / "live-features.sqlite"
+    create_live_store(path)
+    return path
+
+
+@pytest.fixture
+def serve(tmp_path: Path, live_store: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Makes replicas of a family, with one model and one live store."""
+
+    def started(family: Family) -> Service:
+        monkeypatch.setitem(FAMILIES, "toy", family)
+        schema = family.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
+        config = family.Config()
+        if not (tmp_path / "v1").is_dir():
+            network = family.build(config, schema)
+            write_bundle(family, tmp_path / "v1", network=network, schema=schema, config=config)
+        return replica(tmp_path / "v1", live_store)
+
+    return started
+
+
+def requests_to(service: Service) -> httpx.AsyncClient:
+    """A client whose requests share one event loop, as in a replica."""
+    transport = httpx.ASGITransport(app=make_app(service), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://replica")
+
+
+# Several examples for one request
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 3])
+def test_a_basket_gets_one_colour_for_each_item_in_order(serve: Serve, num_items: int) -> None:
+    client = client_of(serve(toy_extras.FAMILY))
+    items = [[2.0, 2.0], [-2.0, -2.0], [-5.0, 5.0]][:num_items]
+    alone = [client.post("/v1/colours", json={"numbers": item}).json()["colour"] for item in items]
+
+    together = client.post(BASKETS.path, json={"items": items})
+
+    assert together.status_code == 200
+    assert together.json()["colours"] == alone
+
+
+def test_a_bad_item_harms_its_own_basket_only(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+    sizes: list[int] = []
+    serve(toy_extras.FAMILY)
+    service = replica(tmp_path / "v1", live_store, sizes=sizes)
+    good, bad = {"items": [[1, 1], [-1, -1]]}, {"items": [[1, 1], [5000, 1]]}
+
+    async def ask() -> list[httpx.Response]:
+        async with requests_to(service) as client:
+            return await asyncio.gather(*(client.post(BASKETS.path, json=basket) for basket in (good, bad, good)))
+
+    responses = asyncio.run(ask())
+
+    assert [response.status_code for response in responses] == [200, 500, 200]
+    assert [len(response.json()["colours"]) for response in (responses[0], responses[2])] == [2, 2]
+    assert max(sizes) > 2, "the requests did not share a batch"
+
+
+# An answer that is a file
+
+
+def test_a_file_is_sent_under_its_media_type(serve: Serve) -> None:
+    response = client_of(serve(first(SOUNDS))).post(SOUNDS.path, json={"numbers": [1, 2]})
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "audio/wav"
+    with wave.open(io.BytesIO(response.content)) as sound:
+        assert sound.getnframes() in (80, 160, 240)
+
+
+def test_a_text_file_is_sent_under_exactly_its_media_type(serve: Serve) -> None:
+    def answer(request: Any, predictions: Sequence[int], schema: Any, model_version: str) -> Media:
+        return Media(content=b"\xff", media_type="text/csv")
+
+    sounds: Endpoint = SOUNDS
+    table = dataclasses.replace(sounds, path="/v1/table", Response=Media, answer=answer)
+    client = client_of(serve(first(table)))
+
+    response = client.post("/v1/table", json={"numbers": [1, 2]})
+
+    assert (response.headers["content-type"], response.content) == ("text/csv", b"\xff")
+    described = client.get("/openapi.json").json()["paths"]["/v1/table"]["post"]["responses"]["200"]
+    assert list(described["content"]) == ["*/*"]
+
+
+def test_an_endpoint_with_files_still_answers_problems_and_openapi_says_both(serve: Serve) -> None:
+    client = client_of(serve(first(SOUNDS)))
+
+    assert_problem(client.post(SOUNDS.path, json={"visitor_id": "nobody"}), 422)
+    assert_problem(client.post(SOUNDS.path, json={"colour": "red"}), 422)
+    responses = client.get("/openapi.json").json()["paths"][SOUNDS.path]["post"]["responses"]
+    assert responses["200"]["content"] == {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}
+    assert list(responses["422"]["content"]) == ["application/problem+json"]
+
+
+def test_a_model_whose_golden_answer_is_another_file_is_refused(serve: Serve, tmp_path: Path) -> None:
+    serve(first(SOUNDS))
+    replica_model = tmp_path / "v1"
+
+    def louder(*arguments: Any) -> Jingle:
+        return Jingle(content=b"RIFF")
+
+    changed = first(dataclasses.replace(SOUNDS, answer=louder))
+    with pytest.raises(ValueError, match=r"response\.num_bytes was"):
+        serve(changed)
+    assert replica_model.is_dir()
+
+
+# An answer that takes long
+
+
+def test_others_are_answered_while_one_answer_takes_long(serve: Serve) -> None:
+    gate = Gate()
+    long = slow(gate, timeout_s=NOBODY_WAITS_S)
+    service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[*toy_extras.FAMILY.endpoints, long]))
+
+    async def ask() -> tuple[list[int], int]:
+        async with requests_to(service) as client:
+            waiting = asyncio.create_task(client.post(long.path, json={"numbers": [1, 0]}))
+            assert await asyncio.to_thread(gate.entered.acquire, timeout=60)
+            others = [
+                await client.post("/v1/colours", json={"numbers": [1, 0]}),
+                await client.post(long.path, json={"numbers": [-1, 0]}),
+            ]
+            assert not waiting.done()
+            gate.is_open.set()
+            return [other.status_code for other in others], (await waiting).status_code
+
+    assert asyncio.run(ask()) == ([200, 200], 200)
+
+
+def test_an_answer_that_takes_too_long_is_a_504_problem_and_stuck_ones_are_bounded(serve: Serve) -> None:
+    gate = Gate()
+    long = slow(gate, timeout_s=0.01)
+    service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[*toy_extras.FAMILY.endpoints, long]))
+    client = client_of(service)
+
+    stuck = []
+    for _ in range(NUM_LONG_ANSWERS):
+        stuck.append(client.post(long.path, json={"numbers": [1, 0]}))
+        assert gate.entered.acquire(timeout=60)
+    refused = client.post(long.path, json={"numbers": [-1, 0]})
+    other = client.post("/v1/colours", json={"numbers": [-1, 0]})
+    gate.is_open.set()
+
+    assert all("longer than 0.01 s" in assert_problem(response, 504)["detail"] for response in stuck)
+    assert "try again later" in assert_problem(refused, 503)["detail"], "it was not refused at once"
+    assert other.status_code == 200
+
+
+def test_a_request_that_takes_longer_than_requests_may_is_a_504_problem(serve: Serve) -> None:
+    release = threading.Event()
+
+    def wait(network: Any, batch: Any) -> list[int]:
+        assert release.wait(60)
+        return [0] * len(batch)
+
+    colours, *others = toy_extras.FAMILY.endpoints
+    waiting = dataclasses.replace(colours, path="/v1/waiting", predict=wait)
+    service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[colours, waiting, *others]))
+
+    with TestClient(make_app(service, timeout_s=0.01)) as client:
+        content = assert_problem(client.post("/v1/waiting", json={"numbers": [1, 2]}), 504)
+        release.set()
+
+    assert "within 0.01 s" in content["detail"]
+
+
+# What requests write
+
+
+def notes_of(path: Path, visitor: str = "ann") -> list[str]:
+    notes: list[str] = (
+        FeatureStore(path).lookup([toy_extras.NOTES], Visit(visitor_id=visitor))["notes"].get(visitor, [])
+    )
+    return notes
+
+
+def test_what_a_request_writes_the_next_one_reads(serve: Serve, live_store: Path) -> None:
+    client = client_of(serve(toy_extras.FAMILY))
+
+    numbers = [client.post(VISITS.path, json={"visitor_id": "ann", "note": note}).json()["number"] for note in "abc"]
+
+    assert numbers == [1, 2, 3]
+    assert notes_of(live_store) == ["a", "b", "c"]
+    assert notes_of(live_store, "bob") == []
+
+
+def test_nothing_is_written_when_the_answer_fails(serve: Serve, live_store: Path) -> None:
+    client = client_of(serve(toy_extras.FAMILY))
+
+    assert_problem(client.post(VISITS.path, json={"visitor_id": "ann", "is_lost": True}), 500)
+
+    assert notes_of(live_store) == []
+
+
+@dataclasses.dataclass
+class Rival:
+    """Another replica that writes each time between this one's reading and writing, so many times."""
+
+    store: FeatureStore
+    num_left: int
+    num_updates: int = 0
+
+    def in_the_way(self) -> Family:
+        """The family, with visits during which the rival writes."""
+        visits = dataclasses.replace(VISITS, update=self.update)
+        return first(visits, golden_request=Visit(visitor_id="nobody"))
+
+    def update(self, request: Visit, predictions: Sequence[int], schema: Any, features: Features) -> Features:
+        """What the visit writes, after the rival has written."""
+        self.num_updates += 1
+        if self.num_left:
+            self.num_left -= 1
+            found = self.store.read([toy_extras.NOTES], request)
+            rivals = [*found.values["notes"].get("ann", []), "rival"]
+            assert self.store.compare_and_set("notes", "ann", rivals, found.versions["notes", "ann"])
+        return toy_extras.update_notes(request, predictions, schema, features)
+
+
+def test_a_request_that_lost_a_race_is_done_again_with_what_the_winner_wrote(serve: Serve, live_store: Path) -> None:
+    rival = Rival(FeatureStore(live_store), num_left=2)
+    client = client_of(
+        serve(first(dataclasses.replace(VISITS, update=rival.update), golden_request=Visit(visitor_id="")))
+    )
+
+    response = client.post(VISITS.path, json={"visitor_id": "ann", "note": "mine"})
+
+    assert response.json() == {"number": 3}
+    assert notes_of(live_store) == ["rival", "rival", "mine"]
+
+
+def test_a_request_that_loses_each_race_is_a_409_problem_and_writes_nothing(serve: Serve, live_store: Path) -> None:
+    rival = Rival(FeatureStore(live_store), num_left=1000)
+    client = client_of(
+        serve(first(dataclasses.replace(VISITS, update=rival.update), golden_request=Visit(visitor_id="")))
+    )
+
+    assert_problem(client.post(VISITS.path, json={"visitor_id": "ann", "note": "mine"}), 409)
+
+    assert rival.num_updates == MAX_ATTEMPTS
+    assert notes_of(live_store) == ["rival"] * MAX_ATTEMPTS
+
+
+def test_two_replicas_lose_no_visit_between_them(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+    replicas = [serve(toy_extras.FAMILY), replica(tmp_path / "v1", live_store)]
+
+    async def ask() -> list[int]:
+        asked = (visit_until_answered(replicas[number % 2], str(number)) for number in range(24))
+        return await asyncio.gather(*asked)
+
+    assert sorted(asyncio.run(ask())) == list(range(1, 25))
+    assert sorted(notes_of(live_store), key=int) == [str(number) for number in range(24)]
+
+
+def test_replicas_in_two_processes_lose_no_visit_between_them(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+    serve(toy_extras.FAMILY)  # writes the model
+
+    together = get_context("spawn").Barrier(2)
+    spawn(visit_in_a_process, (together, tmp_path / "v1", live_store, 100), nprocs=2)  # type: ignore[no-untyped-call]
+
+    notes = notes_of(live_store)
+    assert sorted(notes) == sorted(f"{rank}-{number}" for rank in range(2) for number in range(100))
+    for rank in range(2):
+        assert [note for note in notes if note.startswith(f"{rank}-")] == [f"{rank}-{number}" for number in range(100)]
+
+
+def test_live_features_and_filled_ones_are_read_together(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+    serve(toy_extras.FAMILY)
+    (tmp_path / "visitors.json").write_text('{"ann": [2.0, 2.0]}')
+    store = FeatureStore(tmp_path / "features.sqlite")
+    store.replace("visitor", visitor_rows(Prepared(tmp_path)))
+    service = Service("toy")
+    settings = Settings(version="1", bundle=tmp_path / "v1", feature_store=store.path, live_feature_store=live_store)
+    asyncio.run(service.load(settings))
+    client = client_of(service)
+
+    assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 200
+    assert client.post(VISITS.path, json={"visitor_id": "ann"}).json() == {"number": 1}
+
+
+def test_a_family_that_writes_features_is_refused_without_its_live_store(serve: Serve, tmp_path: Path) -> None:
+    serve(toy_extras.FAMILY)
+    model = tmp_path / "v1"
+
+    with pytest.raises(ValueError, match="no live_feature_store; deploy it again"):
+        asyncio.run(Service("toy").load(Settings(version="1", bundle=model)))
+    with pytest.raises(FileNotFoundError, match=r"gone\.sqlite"):
+        gone = Settings(version="1", bundle=model, live_feature_store=tmp_path / "gone.sqlite")
+        asyncio.run(Service("toy").load(gone))

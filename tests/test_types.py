@@ -1,0 +1,77 @@
+"""The types of the libraries below are real: none is skipped, and our own stubs of pyarrow say what pyarrow has."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pyarrow as pa
+import pytest
+
+from tests.conftest import CHECKOUT
+
+UNTYPED = {"captum": "models/image/report/saliency.py", "sklearn": "models/image/report/embedding_map.py"}
+"""Libraries without types, and the one file that calls each and says what comes back."""
+STUBS = {
+    ".".join(path.relative_to(CHECKOUT / "stubs").with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((CHECKOUT / "stubs").rglob("*.pyi"))
+}
+
+
+def test_mypy_follows_every_library_that_has_types() -> None:
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    everywhere = {name: value for name, value in settings.items() if name != "overrides"}
+    assert settings["disallow_any_unimported"]
+    assert not {"ignore_missing_imports", "follow_imports", "disable_error_code"} & everywhere.keys()
+    assert settings["overrides"] == [{"module": [f"{name}.*" for name in UNTYPED], "ignore_missing_imports": True}]
+
+
+@pytest.mark.parametrize(("library", "home"), UNTYPED.items())
+def test_a_library_without_types_is_called_in_one_file(library: str, home: str) -> None:
+    sources = [path for package in ("models", "jobs", "serve") for path in (CHECKOUT / package).rglob("*.py")]
+    users = [path for path in sources if re.search(rf"^\s*(import|from) {library}\b", path.read_text("utf-8"), re.M)]
+    assert [str(path.relative_to(CHECKOUT)) for path in users] == [home]
+
+
+@pytest.mark.parametrize("name", STUBS)
+def test_a_stub_has_only_what_the_library_has(name: str) -> None:
+    tree = ast.parse(STUBS[name].read_text(encoding="utf-8"))
+    assert not list(_invented(tree, importlib.import_module(name), name))
+
+
+def test_combining_chunks_gives_one_array_as_the_stub_says() -> None:
+    words = pa.chunked_array([["a"], ["b", "a"]])
+
+    assert isinstance(words.combine_chunks(), pa.Array)
+    assert isinstance(pa.chunked_array([], pa.string()).combine_chunks(), pa.Array)
+    assert isinstance(words.combine_chunks().dictionary_encode(), pa.DictionaryArray)
+
+
+def _invented(tree: ast.Module | ast.ClassDef, real: ModuleType | type, where: str) -> Iterator[str]:
+    """Names of a stub that the library lacks, and parameters that a function of it does not have."""
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+            continue
+        found = getattr(real, node.name, None)
+        if found is None:
+            yield f"{where}.{node.name}"
+        elif isinstance(node, ast.ClassDef):
+            yield from _invented(node, found, f"{where}.{node.name}")
+        elif not node.decorator_list:
+            yield from (f"{where}.{node.name}({name})" for name in _lacking(node, found))
+
+
+def _lacking(stub: ast.FunctionDef, function: Callable[..., object]) -> set[str]:
+    """Parameters that a function does not have; of some that are written in C nothing can be told."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return set()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return set()
+    return {argument.arg for argument in [*stub.args.args, *stub.args.kwonlyargs]} - parameters.keys()
