@@ -79,7 +79,7 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         family = FAMILIES[request.param]
         assert family.sample is not None, f"{family.name} has no sample to go the line with"
         sample = family.sample(directory / "raw")
-        _shorten(Path(sample.prepare["raw"]))
+        shorten(Path(sample.prepare["raw"]))
         data = prepared(family, sample, directory / "data", num_threads=2)
         reports: list[dict[str, float | int]] = []
         result = run_training(
@@ -264,6 +264,6 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, relati
     return {place: (one, found.get(place)) for place, one in expected.items() if not alike(one, found.get(place))}
 
 
-def _shorten(raw: Path) -> None:
+def shorten(raw: Path, *, num_rows: int = NUM_ROWS) -> None:
     if raw.suffix == ".parquet":
-        pq.write_table(pq.read_table(raw).slice(0, NUM_ROWS), raw)
+        pq.write_table(pq.read_table(raw).slice(0, num_rows), raw)
