@@ -1,4 +1,4 @@
-"""What the science refuses: raw data, model directories and packages of others that it cannot use."""
+"""What the science refuses: raw data that cannot be prepared, models that cannot be loaded, packages of others."""
 
 from __future__ import annotations
 
