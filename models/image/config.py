@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from models.config import Choice, LogUniform, Range, TrainConfig
+from models.plugins import network_names
 from models.settings import Share
+
+NETWORKS = ("resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior")
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[network_names("image", NETWORKS)]
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
     """How to train an image network."""
 
-    network: Literal["resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior"] = "resnet"
+    network: NetworkName = "resnet"
     """Architecture. resnet is the most accurate; cnn is the small network of common tutorials; backbone trains only
     linear heads on a frozen pretrained network; autoencoder learns embeddings without labels, for similar products and
     anomaly detection; gan generates images of each class of the first label; linear (logistic regression on principal

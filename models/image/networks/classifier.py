@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from models.metrics import BatchMetrics, Ratio, accuracy, confusion, reliability
 from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
 from models.nn.state_dict import rename_on_load
+from models.plugins import network_of, require
 from models.prepared import Prepared
 from models.sampling import evenly
 
@@ -46,8 +48,8 @@ CALIBRATION_EXAMPLES = 128
 STATISTICS_IMAGES = 2000
 """Training images, sampled at regular intervals, for the whitening and the batch-norm statistics of a resnet."""
 BLOCK_SIZE = 500
-TRAINABLE = ResNet | Cnn | Backbone
-"""Trunks whose network is trained by gradient descent."""
+UNTRAINED = Projection | Constant | FrozenEncoder
+"""Trunks that are not trained by gradient descent, nor used with augmentation or titles."""
 LINEAR_BASELINE_IMAGES = 20_000
 """Training images, sampled at regular intervals, to fit the linear baseline."""
 
@@ -65,6 +67,16 @@ class Prediction:
     """Set by the autoencoder only."""
 
 
+class Trunk(Protocol):
+    """A torch module that maps images to features: one of this family, or a network of another package."""
+
+    dim: int
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Normalised images [B, C, S, S] -> features [B, dim]."""
+        ...
+
+
 class Classifier(nn.Module):
     """Satisfies models.family.Network; built by `build`."""
 
@@ -75,9 +87,7 @@ class Classifier(nn.Module):
     catalogue: Catalogue | None = None
     """Index of the products to search, if it is served with one."""
 
-    def __init__(
-        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | FrozenEncoder
-    ) -> None:
+    def __init__(self, config: Config, schema: Schema, trunk: Trunk) -> None:
         super().__init__()
         self.config = config
         self.head_sizes = {head: len(classes) for head, classes in schema.heads.items()}
@@ -94,7 +104,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        has_titles = bool(schema.forms) and isinstance(trunk, TRAINABLE)
+        has_titles = bool(schema.forms) and not isinstance(trunk, UNTRAINED)
         self.title_generator = TitleGenerator(trunk.dim, schema) if has_titles else None
         rename_on_load(self, {"writer.": "title_generator."})
 
@@ -220,7 +230,7 @@ class Classifier(nn.Module):
         """Features [B, D, V] of each image's views for test-time augmentation; the first view is the original."""
         views = [self.normalise(pixels_BCSS)]
         # The linear baseline was fitted without augmentation and would lose accuracy.
-        if isinstance(self.trunk, TRAINABLE):
+        if not isinstance(self.trunk, UNTRAINED):
             views = augment.tta_views(views[0], flip=self.config.flip, distance=self.config.test_shift)
         return torch.stack([self.trunk(channels_last(view)) for view in views], 2)
 
@@ -253,8 +263,10 @@ def build(config: Config, schema: Schema) -> Classifier:
             return _frozen(Classifier(config, schema, Projection(channels=channels, size=size)))
         case "prior":
             return _frozen(Classifier(config, schema, Constant()))
-        case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for the choices")
+        case name:
+            trunk = network_of("image", name)(config, schema)
+            require(trunk, "dim", of=name)
+            return Classifier(config, schema, trunk)
 
 
 def initialise(network: Classifier, data: Prepared, schema: Schema) -> None:
