@@ -35,7 +35,7 @@ def started(name: str) -> tuple[Network, Optimizer]:
     """A network with titles where it can use them, and its optimiser."""
     torch.manual_seed(0)
     forms = [Form(text=value, names=(("colour", value),)) for value in HEADS["colour"]]
-    config = Config(network=name, latent=8, width=0.25, precision="fp32")  # type: ignore[arg-type]
+    config = Config(network=name, latent=8, width=0.25, precision="fp32")
     network = build(config, schema_of(patterned(64, seed=1), forms=forms)).train()
     return network, optimizer(network) or torch.optim.AdamW(network.parameters(), lr=1e-3)
 
