@@ -30,7 +30,7 @@ from models import FAMILIES
 from models.evaluate import Scores
 from models.metrics import rank_of, rank_without
 from models.prepared import Prepared
-from models.recommender.networks.item_features import ItemFeatures, weigh
+from models.recommender.networks.item_features import ItemFeatures, tf_idf
 
 FAMILY = FAMILIES["recommender"]
 NEW = "never trained on"
@@ -90,7 +90,7 @@ def evaluated(data: Path, network: str, seed: int, arguments: argparse.Namespace
         scores = score(Context(store=Store(work)), model, data=Prepared(data), split="test")
         new = scores.slices["popularity"] == NEW
         answers[system] = shares(scores, new, "new") | shares(scores, ~new, "others")
-        model.network.newcomers.offset.fill_(-torch.inf)
+        model.network.cold_start.offset.fill_(-torch.inf)
     return answers
 
 
@@ -108,7 +108,7 @@ def by_attributes(data: Prepared) -> Answer:
     examples = [dataset[place] for place in range(len(dataset))]
     is_new = np.asarray([1, *schema.item_counts]) == 0
     chosen = [example for example in examples if is_new[example.target] and len(example.history)]
-    features = weigh(ItemFeatures.open(data).matrix())
+    features = tf_idf(ItemFeatures.open(data).matrix())
     ranks = []
     for start in range(0, len(chosen), 256):
         batch = FAMILY.collate(chosen[start : start + 256])

@@ -12,7 +12,7 @@ from models.recommender.data import Histories, ShardLog
 from models.recommender.networks.transitions import Transitions, popularity_of
 from models.recommender.schema import Schema
 
-NEIGHBOURS = 100
+NUM_NEIGHBOURS = 100
 """Neighbours kept for each item."""
 
 
@@ -62,7 +62,7 @@ def _nearest(cosine: sp.csr_array) -> sp.csr_array:
     indptr, indices, data = [0], [], []
     for row in range(cosine.shape[0]):
         begin, end = cosine.indptr[row], cosine.indptr[row + 1]
-        strongest = begin + np.argsort(-cosine.data[begin:end], kind="stable")[:NEIGHBOURS]
+        strongest = begin + np.argsort(-cosine.data[begin:end], kind="stable")[:NUM_NEIGHBOURS]
         strongest = strongest[np.argsort(cosine.indices[strongest])]
         indices.append(cosine.indices[strongest])
         data.append(cosine.data[strongest])

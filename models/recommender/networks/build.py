@@ -16,11 +16,11 @@ from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
-from models.recommender.networks.item_features import ItemFeatures, find_stand_ins
+from models.recommender.networks.item_features import ItemFeatures, find_nearest_neighbours
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.transitions import Transitions, add_stand_ins, count_and_choose, count_pairs
+from models.recommender.networks.transitions import Transitions, add_cold_start_items, count_and_choose, count_pairs
 from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import Schema
 
@@ -71,9 +71,9 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
     """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
     features = ItemFeatures.open(data) if schema.num_features else None
     if features is not None:
-        stand_ins = find_stand_ins(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
-        if network.newcomers is not None:
-            network.newcomers.set(stand_ins)
+        nearest = find_nearest_neighbours(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
+        if network.cold_start is not None:
+            network.cold_start.set(nearest)
     match network.prior:
         case Popularity() as prior:
             prior.count(schema)
@@ -82,10 +82,10 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
         case Transitions() as prior:
             weights, popularity, shape = count_and_choose(data, schema)
             if features is not None:
-                weights = add_stand_ins(weights, stand_ins.matrix(schema.num_items + 1))
+                weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))
             prior.set(weights, popularity, shape.decay)
     if network.learner is not None and features is not None:
-        network.learner.items.set_features(features, stand_ins)
+        network.learner.items.set_features(features, nearest)
     if network.learner is not None and network.spectral_start:
         counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
         items = network.learner.items.weight.data

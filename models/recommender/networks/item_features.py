@@ -1,7 +1,7 @@
 """What the item table says, as features that items share: words and values of text, ranges of numbers.
 
-A network that knows an item by its features too learns of a rare item from those like it, and can place one that nobody
-has taken yet.
+A network that also sees features generalises from similar items to rare ones, and can recommend an item that has no
+events yet.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ NUM_RANGES = 10
 """Ranges that the values of a number fall into, with about as many items each."""
 MAX_COMPONENTS, COMPONENTS_SHARE = 16, 0.9
 """Principal components that vectors give at the most, and the share of the variance at which fewer do."""
-NEIGHBOURS = 50
-"""Items with events that stand for one without."""
-SHARPNESS = 4
-"""Power of their likeness that shares are in proportion to: the most alike count most."""
+NUM_NEIGHBOURS = 50
+"""Nearest neighbours of a cold-start item, all of them items with events."""
+SIMILARITY_POWER = 4
+"""A neighbour's weight is proportional to this power of its similarity, which favours the most similar."""
 BLOCK_ITEMS = 256
-"""Items without events that are compared with all others at one time."""
+"""Cold-start items that are compared with all others at one time."""
 _BETWEEN_WORDS = r"[^\pL\pN]+"
 _HAN = r"(\p{Han})"
 
@@ -85,50 +85,50 @@ def read_features(table: pa.Table) -> ItemFeatures:
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """For each of C items without events those with events that are most like it, and their shares, which sum to 1.
+class NearestNeighbours:
+    """The items with events that are most similar to each of C cold-start items, with weights that sum to 1.
 
-    items [C]; alike and shares [C, NEIGHBOURS], filled up with padding and zeros.
+    items [C]; neighbours and weights [C, NUM_NEIGHBOURS], filled up with padding and zeros.
     """
 
     items: NDArray[np.int64]
-    alike: NDArray[np.int64]
-    shares: NDArray[np.float32]
+    neighbours: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
     def matrix(self, num_rows: int) -> sp.csr_array:
-        """The shares as a sparse matrix [V, V], V = num_rows."""
-        row = np.repeat(self.items, NEIGHBOURS)
-        return sp.csr_array((self.shares.ravel(), (row, self.alike.ravel())), shape=(num_rows, num_rows))
+        """The weights as a sparse matrix [V, V], V = num_rows."""
+        row = np.repeat(self.items, NUM_NEIGHBOURS)
+        return sp.csr_array((self.weights.ravel(), (row, self.neighbours.ravel())), shape=(num_rows, num_rows))
 
 
-def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> StandIns:
-    """Who stands in for the items without events; row 0 of both arguments is padding.
+def find_nearest_neighbours(features: sp.csr_array, has_events: NDArray[np.bool_]) -> NearestNeighbours:
+    """The nearest neighbours of the items without events; row 0 of both arguments is padding.
 
-    Likeness is the cosine of the features [V, F] once they are weighed.
+    Similarity is the cosine of the TF-IDF weighted features [V, F].
     """
-    weighed = weigh(features)
-    known = sp.diags_array(has_events.astype(np.float32)) @ weighed
+    weighted = tf_idf(features)
+    known = sp.diags_array(has_events.astype(np.float32)) @ weighted
     items = np.flatnonzero(~has_events[1:]) + 1
-    alike = np.zeros((len(items), NEIGHBOURS), np.int64)
-    shares = np.zeros((len(items), NEIGHBOURS), np.float32)
+    neighbours = np.zeros((len(items), NUM_NEIGHBOURS), np.int64)
+    weights = np.zeros((len(items), NUM_NEIGHBOURS), np.float32)
     for start in range(0, len(items), BLOCK_ITEMS):
-        likeness = (weighed[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
-        for row in range(likeness.shape[0]):
-            entries = slice(likeness.indptr[row], likeness.indptr[row + 1])
-            values, others = likeness.data[entries], likeness.indices[entries]
-            best = np.lexsort([others, -values])[:NEIGHBOURS]
-            alike[start + row, : len(best)] = others[best]
-            share = values[best] ** SHARPNESS
-            shares[start + row, : len(best)] = share / max(float(share.sum()), 1e-9)
-    return StandIns(items, alike, shares)
+        similarity = (weighted[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
+        for row in range(similarity.shape[0]):
+            entries = slice(similarity.indptr[row], similarity.indptr[row + 1])
+            values, others = similarity.data[entries], similarity.indices[entries]
+            best = np.lexsort([others, -values])[:NUM_NEIGHBOURS]
+            neighbours[start + row, : len(best)] = others[best]
+            weight = values[best] ** SIMILARITY_POWER
+            weights[start + row, : len(best)] = weight / max(float(weight.sum()), 1e-9)
+    return NearestNeighbours(items, neighbours, weights)
 
 
-def weigh(features: sp.csr_array) -> sp.csr_array:
-    """Each of the features [V, F] weighed by its rarity (inverse document frequency), rows of length one."""
+def tf_idf(features: sp.csr_array) -> sp.csr_array:
+    """The features [V, F] weighted by their inverse document frequency, in rows of unit length."""
     frequency = np.asarray(features.sum(axis=0)).ravel()
-    weighed = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
-    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
-    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighed)
+    weighted = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
+    length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighted)
 
 
 def _of_column(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:

@@ -18,8 +18,8 @@ SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS = (10, 100), (20, 50)
 MAX_SCORES = 16_000_000
 """Scores that are made at one time: of 16 examples where there are a million items, of 512 below 31,250. More take
 gigabytes, and longer to bring into memory than to compute."""
-CHOOSING_CUTOFF = 10
-"""What is chosen on validation is chosen by NDCG@10."""
+TUNING_CUTOFF = 10
+"""Everything tuned on validation is tuned for NDCG@10."""
 
 
 def rows_at_once(num_items: int) -> int:
@@ -46,9 +46,9 @@ def evaluate(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
 def gains(batch: Histories, scores: Tensor) -> Tensor:
     """NDCG@10 [B] with seen items filtered; 0 for an example that takes no part in it."""
     if batch.target_sets is not None:
-        return _rank_sets(batch, batch.target_sets, scores)[f"ndcg_at_{CHOOSING_CUTOFF}"].numerator
+        return _rank_sets(batch, batch.target_sets, scores)[f"ndcg_at_{TUNING_CUTOFF}"].numerator
     rank = rank_without(batch.excluded, batch.targets, scores, rank_of(batch.targets, scores))
-    return ~batch.target_seen * (rank <= CHOOSING_CUTOFF) / torch.log2(rank + 1)
+    return ~batch.target_seen * (rank <= TUNING_CUTOFF) / torch.log2(rank + 1)
 
 
 def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: Sequence[float]) -> Tensor:
@@ -65,7 +65,7 @@ def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: S
     target = batch.targets[:, None]
     own_network, own_prior = network.gather(1, target), prior.gather(1, target)
     above = (network > own_network).logical_and_(prior > own_prior).scatter_(1, batch.excluded, False)
-    undecided_B = (above.sum(1) < CHOOSING_CUTOFF) & ~batch.target_seen & (batch.targets != PADDING)
+    undecided_B = (above.sum(1) < TUNING_CUTOFF) & ~batch.target_seen & (batch.targets != PADDING)
     rivals = (network >= own_network).logical_or_(prior >= own_prior).logical_and_(undecided_B[:, None])
     row, item = rivals.scatter_(1, batch.excluded, False).scatter_(1, target, False).nonzero(as_tuple=True)
     lead_network = network[row, item] - own_network[row, 0]
@@ -76,7 +76,7 @@ def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: S
         lead = torch.lerp(lead_network, lead_prior, weight)
         ahead = (lead > 0) | ((lead == 0) & first)
         rank = 1 + torch.bincount(row[ahead], minlength=len(target))
-        sums.append((undecided_B & (rank <= CHOOSING_CUTOFF)).div(torch.log2(rank + 1)).sum())
+        sums.append((undecided_B & (rank <= TUNING_CUTOFF)).div(torch.log2(rank + 1)).sum())
     return torch.stack(sums)
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
+from models.nn.state_dict import rename_on_load
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks import ranking
 from models.recommender.networks.autoencoder import Autoencoder
-from models.recommender.networks.cold_start import Newcomers
+from models.recommender.networks.cold_start import ColdStartItems
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.transitions import Transitions
@@ -58,8 +59,9 @@ class Recommender(nn.Module):
         self.precision = config.precision
         self.learner = learner
         self.prior = prior
-        describes_new = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
-        self.newcomers = Newcomers(schema) if describes_new else None
+        has_cold_start = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
+        self.cold_start = ColdStartItems(schema) if has_cold_start else None
+        rename_on_load(self, {"newcomers.": "cold_start."})  # its name until release 0.1
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
 
     def forward(self, batch: Rows) -> Tensor:
@@ -68,12 +70,12 @@ class Recommender(nn.Module):
         return self.learner.loss(batch)
 
     def scores(self, batch: Histories) -> Tensor:
-        """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding.
+        """Log-probabilities [B, V] of the next item, seen items included; -inf for padding.
 
-        Items without events have scores that rank them among the others, see Newcomers.
+        The scores of cold-start items are comparable with them, see ColdStartItems.
         """
         scores = self._mixed(*self._both_scores(batch))
-        return scores if self.newcomers is None else self.newcomers.place(scores, batch)
+        return scores if self.cold_start is None else self.cold_start.fill_scores(scores, batch)
 
     def evaluate(self, batch: Histories) -> BatchMetrics:
         """Full ranking, seen items filtered and (`_unfiltered`) not, see ranking.evaluate.
@@ -98,29 +100,29 @@ class Recommender(nn.Module):
         return BatchMetrics(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
-        """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""
-        if self.newcomers is None and not self._blends:
+        """Sums over part of the batch: NDCG@10 for each of BLEND_WEIGHTS, then ColdStartItems.calibration."""
+        if self.cold_start is None and not self._blends:
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, ranking.rows_at_once(self.num_rows)))
         sums = []
         with self._arithmetic_of_training(batch):
             network, prior = self._both_scores(batch)
             if network is not None and prior is not None:
-                if self.newcomers is not None:
-                    network[:, self.newcomers.items] = -torch.inf
-                    prior[:, self.newcomers.items] = -torch.inf
+                if self.cold_start is not None:
+                    network[:, self.cold_start.items] = -torch.inf
+                    prior[:, self.cold_start.items] = -torch.inf
                 sums.append(ranking.gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
-            if self.newcomers is not None:
-                sums.append(self.newcomers.room(self._mixed(network, prior), batch).flatten())
+            if self.cold_start is not None:
+                sums.append(self.cold_start.calibration(self._mixed(network, prior), batch).flatten())
         return torch.cat(sums)
 
     def calibrate(self, sums: Tensor) -> None:
-        """Take the blend weight with the highest summed NDCG@10, and how far up items without events stand."""
+        """Set the blend weight with the highest summed NDCG@10, and the offset of cold-start items."""
         if self._blends:
             gains, sums = sums[: len(BLEND_WEIGHTS)], sums[len(BLEND_WEIGHTS) :]
             self.blend = torch.tensor(BLEND_WEIGHTS[int(gains.argmax())], device=sums.device)
-        if self.newcomers is not None:
-            self.newcomers.choose(sums.view(2, -1))
+        if self.cold_start is not None:
+            self.cold_start.calibrate(sums.view(2, -1))
 
     def predict(self, batch: Histories) -> list[Prediction]:
         """The best items of each example under its rules."""

@@ -235,9 +235,9 @@ def weigh(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     return matrix
 
 
-def add_stand_ins(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
-    """The weights [V, V], and for items without events what those have that stand for them, [V, V] of shares."""
-    matrix = _strongest((weights + weights @ shares.T + shares @ weights).tocsr())
+def add_cold_start_items(weights: sp.csr_array, neighbours: sp.csr_array) -> sp.csr_array:
+    """The weights [V, V], with those of cold-start items averaged over their nearest neighbours, [V, V] by weight."""
+    matrix = _strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
     matrix.sort_indices()
     return matrix
 
