@@ -35,7 +35,7 @@ LENGTH_STEP = 16
 
 
 class NextItem(nn.Module):
-    """One of the three things that learn in a Recommender; the others are Autoencoder and Gan."""
+    """One of the learners of a Recommender, with Autoencoder and Gan."""
 
     encoder: Encoder
 
