@@ -1,4 +1,4 @@
-"""Picks the network that a Config names, and sets what is learnt without gradients."""
+"""Builds the network that a Config names, and initialises what is not trained by gradients."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from models.recommender.networks.item_features import ItemFeatures, find_nearest
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.transitions import Transitions, add_cold_start_items, count_and_choose, count_pairs
+from models.recommender.networks.transitions import Transitions, add_cold_start_items, count_and_tune, count_pairs
 from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import Schema
 
 SPECTRAL_WINDOW = 8
-"""Distance of the pairs that the embeddings start from."""
-
-
+"""Largest distance of the item pairs that the embeddings start from."""
 MAX_SPECTRAL_WIDTH = 96
-"""Columns that start from them; the others of a wider table start at random, since 256 vectors cost half a minute."""
+"""Columns that start from them; wider tables start at random beyond, as 256 vectors take half a minute."""
 
 
 def build(config: Config, schema: Schema) -> Recommender:
@@ -61,14 +59,14 @@ def build(config: Config, schema: Schema) -> Recommender:
         case "popularity":
             prior = Popularity(schema.num_items)
         case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
+            raise ValueError(f"unknown network {unknown!r}; see the choices of --network")
     if learner is not None and not config.blend:
         prior = None
     return Recommender(config, schema, learner=learner, prior=prior)
 
 
 def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
-    """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
+    """Count the prior, start the embeddings from singular vectors, and set the item features and nearest neighbours."""
     features = ItemFeatures.open(data) if schema.num_features else None
     if features is not None:
         nearest = find_nearest_neighbours(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
@@ -77,10 +75,10 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
     match network.prior:
         case Popularity() as prior:
             prior.count(schema)
-        case Transitions() as prior if network.counts_neighbours:
+        case Transitions() as prior if network.is_item_knn:
             count_neighbours(data, schema, prior)
         case Transitions() as prior:
-            weights, popularity, shape = count_and_choose(data, schema)
+            weights, popularity, shape = count_and_tune(data, schema)
             if features is not None:
                 weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))
             prior.set(weights, popularity, shape.decay)
@@ -118,17 +116,17 @@ def loss(network: Recommender, batch: Rows | Histories) -> Tensor:
 
 
 def evaluate(network: Recommender, batch: Rows | Histories) -> BatchMetrics:
-    """What the network scores on held-out histories."""
+    """Metrics of the network on held-out histories."""
     return network.evaluate(_histories(batch))
 
 
 def calibration(network: Recommender, batch: Rows | Histories) -> Tensor | None:
-    """Sums over validation histories from which the network chooses its blend."""
+    """Sums over validation histories from which `calibrate` chooses the blend weight."""
     return network.calibration(_histories(batch))
 
 
 def calibrate(network: Recommender, sums: Tensor) -> None:
-    """Let the network choose, given the sums over the validation split."""
+    """Choose the blend weight, given the sums over the validation split."""
     network.calibrate(sums)
 
 
@@ -138,10 +136,10 @@ def predict(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
 
 
 def predict_similar(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
-    """The items most like the only one of each history."""
+    """The items most similar to the only one of each history."""
     return network.predict_similar(_histories(batch))
 
 
 def _histories(batch: Rows | Histories) -> Histories:
-    assert isinstance(batch, Histories), "a recommender is evaluated and asked on histories"
+    assert isinstance(batch, Histories), "a recommender evaluates and predicts on histories"
     return batch

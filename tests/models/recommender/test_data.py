@@ -62,7 +62,7 @@ def test_the_target_is_the_same_each_time_whatever_the_worker_holds(raw: Path, s
     alone = [
         examples[place]
         for shard in range(NUM_SHARDS)
-        for examples in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
+        for examples in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, has_target_sets=False)]
         for place in range(len(examples))
     ]
     found = [[(len(example.history), example.target) for example in examples] for examples in (whole, again, alone)]

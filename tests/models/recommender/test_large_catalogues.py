@@ -149,7 +149,7 @@ def test_of_a_large_catalogue_fewer_followers_are_kept_and_the_strongest(monkeyp
     counts = sp.csr_array(draw.random((40, 40)).astype(np.float32))
     monkeypatch.setattr(transitions, "MAX_PAIRS", 400)
 
-    kept = transitions.weigh(counts, Shape(row_power=0.0))
+    kept = transitions.weight_counts(counts, Shape(row_power=0.0))
 
     assert 300 < kept.nnz <= 400
     assert all(kept[[row]].data.min() >= np.sort(counts[[row]].data)[-kept[[row]].nnz] for row in range(40))

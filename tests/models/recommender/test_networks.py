@@ -292,7 +292,7 @@ def test_an_answer_keeps_to_the_rules_of_its_request(data: Prepared, schema: Sch
     assert set(strict.items) <= set(allowed) - {1, 2, 3, 4}
     assert strict.scores == sorted(strict.scores, reverse=True)
     assert sorted(whole.items) == list(range(1, schema.num_items + 1))
-    assert set(strict.because) <= {0, 1, 2, 3}
+    assert set(strict.explanations) <= {0, 1, 2, 3}
 
 
 def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Prepared, schema: Schema) -> None:
