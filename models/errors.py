@@ -1,4 +1,4 @@
-"""What the science refuses: raw data that cannot be prepared and model directories that cannot be loaded."""
+"""Errors: raw data that cannot be prepared, and model directories that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ class DataRejected(ValueError):
 
 
 class BundleRejected(ValueError):
-    """A model directory that is damaged, foreign or not ours; the message says which file and why."""
+    """A directory that is damaged, of another family or not a model; the message names the file and the reason."""

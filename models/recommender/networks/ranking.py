@@ -37,9 +37,9 @@ def evaluate(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
         return _evaluate_sets(batch, batch.target_sets, scores)
     rank = rank_of(batch.targets, scores)
     filtered = rank_without(batch.excluded, batch.targets, scores, rank)
-    everyone = torch.ones_like(batch.target_seen)
-    return ranking(filtered, takes_part=~batch.target_seen, cutoffs=CUTOFFS) | _unfiltered(
-        ranking(rank, takes_part=everyone, cutoffs=CUTOFFS)
+    all_examples = torch.ones_like(batch.target_seen)
+    return ranking(filtered, counts=~batch.target_seen, cutoffs=CUTOFFS) | _unfiltered(
+        ranking(rank, counts=all_examples, cutoffs=CUTOFFS)
     )
 
 
