@@ -15,7 +15,7 @@ from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_ro
 from models.recommender.networks.build import build
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.recommender import Recommender
-from tests.models.recommender.test_networks import habitual_rows, plain_schema
+from tests.models.recommender.test_networks import plain_schema, synthetic_rows
 
 ORDER_AGNOSTIC = ("autoencoder", "gan")
 NUM_ITEMS = 30
@@ -81,7 +81,7 @@ def test_scores_ignore_the_order_and_the_repeats_of_a_history(network: str) -> N
 def test_every_weight_gets_a_gradient_in_every_step(network: str) -> None:
     model = built(network).train()
 
-    torch.autograd.backward(model(habitual_rows(seed=0, num_items=NUM_ITEMS)))
+    torch.autograd.backward(model(synthetic_rows(seed=0, num_items=NUM_ITEMS)))
 
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
@@ -90,7 +90,7 @@ def test_generator_and_discriminator_learn_from_their_own_losses(monkeypatch: py
     model = built("gan").train()
     learner = model.learner
     assert isinstance(learner, Gan)
-    rows = habitual_rows(seed=0, num_items=NUM_ITEMS)
+    rows = synthetic_rows(seed=0, num_items=NUM_ITEMS)
     generator: list[Any] = []
     discriminator: list[Any] = []
     for weight in (0.0, 100.0):
@@ -109,7 +109,7 @@ def test_the_kl_weight_is_annealed_in_training_only_and_is_saved() -> None:
     model = built("autoencoder")
     learner = model.learner
     assert isinstance(learner, Autoencoder)
-    rows = habitual_rows(seed=0, num_items=NUM_ITEMS)
+    rows = synthetic_rows(seed=0, num_items=NUM_ITEMS)
 
     model.eval()
     learner.loss(rows)
@@ -123,7 +123,7 @@ def test_the_kl_weight_is_annealed_in_training_only_and_is_saved() -> None:
 
 def test_chunks_of_bags_do_not_change_the_autoencoders_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     model = built("autoencoder").train()
-    rows = habitual_rows(seed=0, num_items=NUM_ITEMS)
+    rows = synthetic_rows(seed=0, num_items=NUM_ITEMS)
     torch.manual_seed(1)
     whole = model(rows)
     other = built("autoencoder").train()
