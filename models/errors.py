@@ -1,4 +1,4 @@
-"""Errors: raw data that cannot be prepared, and model directories that cannot be loaded."""
+"""Errors: raw data that cannot be prepared, models that cannot be loaded, plugins that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class DataRejected(ValueError):
 
 class BundleRejected(ValueError):
     """A directory that is damaged, of another family or not a model; the message names the file and the reason."""
+
+
+class PluginRejected(ValueError):
+    """A family or network of another package that is missing or unusable; the message names the package."""

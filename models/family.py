@@ -137,11 +137,37 @@ class Media(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
-    """One path of the service; batch prediction runs the first one of a family."""
+class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
+    """An endpoint as the jobs and the service see it, for any types of request, predictions and response.
+
+    A family defines an `Endpoint`. If `Family.endpoints` had `Any` for these types, mypy would infer `Any` for an
+    `Endpoint` that is written inside a family, and find no mistake in it.
+    """
 
     path: str
     summary: str
+    Request: type[Any]
+    Response: type[Any]
+    encode: Callable[[Any, SchemaT, Features], Sequence[ExampleT_co]]
+    predict: Callable[[NetworkT, BatchT], Sequence[Any]]
+    answer: Callable[[Any, Sequence[Any], SchemaT, str], Any]
+    raw: RawBody | None = None
+    """For a request that is mostly one file; its `encode` runs in parallel to other requests: decoding takes time."""
+    answer_timeout_s: float | None = None
+    """For an `answer` that takes long, such as a price optimiser: it runs in parallel to other requests, and past this
+    time the response is 504, an error row in batch prediction. It should then end by itself: it goes on in one of few
+    threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
+    microseconds."""
+    update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(
+    AnyEndpoint[SchemaT, ExampleT_co, BatchT, NetworkT],
+    Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
+):
+    """One path of the service; batch prediction runs the first one of a family."""
+
     Request: type[RequestT]
     Response: type[ResponseT]
     """`Media`, or a subclass, where the answer is a file."""
@@ -152,13 +178,6 @@ class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, Networ
     """One prediction per example of a batch, which may have examples of several requests."""
     answer: Callable[[RequestT, Sequence[PredictionT], SchemaT, str], ResponseT]
     """(request, the predictions of its examples in order, schema, model version) -> response."""
-    raw: RawBody | None = None
-    """For a request that is mostly one file; its `encode` runs in parallel to other requests: decoding takes time."""
-    answer_timeout_s: float | None = None
-    """For an `answer` that takes long, such as a price optimiser: it runs in parallel to other requests, and past this
-    time the response is 504, an error row in batch prediction. It should then end by itself: it goes on in one of few
-    threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
-    microseconds."""
     update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
     """What the request writes to features without `rows`, e.g. a dialogue's state, under keys that the feature's `keys`
     gives for it. Everything is written after `answer`, and only if no value has changed since it was read; otherwise
@@ -166,11 +185,26 @@ class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, Networ
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream(Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
-    """A WebSocket of the service: messages in both directions, and a state for each connection."""
+class AnyStream(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
+    """A stream as the service sees it, for any types of state and predictions; a family defines a `Stream`."""
 
     path: str
     summary: str
+    open: Callable[[SchemaT, str], Any]
+    encode: Callable[[Any, str | bytes, SchemaT], Sequence[ExampleT_co]]
+    predict: Callable[[NetworkT, BatchT], Sequence[Any]]
+    answer: Callable[[Any, Sequence[Any], SchemaT], Sequence[BaseModel | bytes]]
+    max_message_bytes: int = 1 << 20
+    """A connection that sends a larger message is closed with code 1009; the server's own limit is 16 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(
+    AnyStream[SchemaT, ExampleT_co, BatchT, NetworkT],
+    Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
+):
+    """A WebSocket of the service: messages in both directions, and a state for each connection."""
+
     open: Callable[[SchemaT, str], StateT]
     """(schema, model version) -> the state of a new connection, which uses this model until it is closed. Calls with
     the state are sequential, but not always in the same thread."""
@@ -179,8 +213,6 @@ class Stream(Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
     answer: Callable[[StateT, Sequence[PredictionT], SchemaT], Sequence[BaseModel | bytes]]
     """The messages to send back, models as JSON and bytes unchanged; may change the state."""
-    max_message_bytes: int = 1 << 20
-    """A connection that sends a larger message is closed with code 1009; the server's own limit is 16 MiB."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +313,7 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """The scalar loss of a training batch, averaged over its targets."""
     evaluate: Callable[[NetworkT, BatchT], BatchMetrics]
     """Metrics of a network on a batch of held-out examples."""
-    endpoints: Sequence[Endpoint[Any, Any, SchemaT, ExampleT, BatchT, NetworkT, Any]]
+    endpoints: Sequence[AnyEndpoint[SchemaT, ExampleT, BatchT, NetworkT]]
     golden_request: Callable[[SchemaT], BaseModel]
     """A request to the first endpoint that any model with this schema can answer without the feature store."""
 
@@ -311,7 +343,7 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
-    streams: Sequence[Stream[Any, SchemaT, ExampleT, BatchT, NetworkT, Any]] = ()
+    streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with
     their sha256, and `Schema.files` has their contents."""

@@ -77,7 +77,8 @@ class BatchMetrics:
     accumulators: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that add up over batches and workers, from which `summarise` makes metrics of the whole split."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    """Per-example values [B, ...] for metrics with a `compute`."""
+    """Per-example values [B, ...] for metrics with a `compute`. A value that is not finite means that the network has
+    diverged; a missing one, such as a label, needs another marker."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:

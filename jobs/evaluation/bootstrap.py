@@ -20,6 +20,9 @@ the same but for a hundredth of its width, and its cost does not grow with the d
 CHUNK = 128
 MAX_COMPUTED = 1000
 """Resamples at the most of a metric with a `compute`, which is computed anew for each of them."""
+MAX_COMPUTED_EXAMPLES = 50_000_000
+"""Examples of all these resamples together, of which there are fewer for a large split, but not below MIN_COMPUTED."""
+MIN_COMPUTED = 200
 LEVEL = 0.95
 
 Floats = NDArray[np.float64]
@@ -151,9 +154,10 @@ def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed:
     """A metric with a `compute` of each of several models in the same resamples of the examples."""
     assert metric.compute is not None
     num_examples = len(next(iter(kept[0].values()), ()))
+    affordable = max(MIN_COMPUTED, MAX_COMPUTED_EXAMPLES // max(1, num_examples))
     generator = np.random.default_rng([seed, 2])
     found: list[list[float]] = [[] for _ in kept]
-    for _ in range(min(num_resamples, MAX_COMPUTED) if num_examples else 0):
+    for _ in range(min(num_resamples, MAX_COMPUTED, affordable) if num_examples else 0):
         rows = generator.integers(0, num_examples, size=num_examples)
         for values, each in zip(found, kept, strict=True):
             values.append(float(metric.compute(rows_of(each, rows))))

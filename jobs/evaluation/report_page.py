@@ -281,9 +281,10 @@ def _method(evaluation: Evaluation) -> str:
     return (
         f"<h2>How it was measured</h2><p>Every example of the {escape(evaluation.split)} split is scored once, against "
         "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, "
-        "so it does not depend on how many workers computed it. Intervals are percentiles of "
-        f"{evaluation.num_resamples:,} resamples of the examples. They say how far chance in the choice of examples "
-        f"reaches; they do not know of seasons, new ranges or another training run. {escape(evaluation.caveat)}</p>"
+        "or is computed from all of them together, so it does not depend on how many workers computed it. Intervals "
+        f"are percentiles of up to {evaluation.num_resamples:,} resamples of the examples. They say how far chance in "
+        "the choice of examples reaches; they do not know of seasons, new ranges or another training run. "
+        f"{escape(evaluation.caveat)}</p>"
         f"<dl>{terms}</dl><h2>Do it again</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"
     )
 
