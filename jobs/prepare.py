@@ -16,7 +16,7 @@ from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cluster.executor import executor
 from models.errors import DataRejected
 from models.family import Family
-from models.files import add_directory, directory_aside, leftovers, write_text
+from models.files import add_directory, leftovers, temporary_directory, write_text
 
 NAME_LENGTH = 16
 """Characters of the fingerprint that name a prepared data directory."""
@@ -74,7 +74,7 @@ def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
         return
     made = [parent for parent in (data, *data.parents) if not parent.exists()]
     try:
-        with directory_aside(data / "new") as aside:
+        with temporary_directory(data / "new") as aside:
             _remove_leftovers(data)
             yield aside
     finally:

@@ -1,4 +1,4 @@
-"""The science: families of models. Torch, numpy, scipy, pyarrow and pydantic; no Ray, no MLflow, no FastAPI."""
+"""Families of models, in torch, numpy, scipy, pyarrow and pydantic; without Ray, MLflow or FastAPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to its answer: encode, collate, predict, answer. The service, batch prediction and the gate use it."""
+"""From a request to its response: encode, collate, predict, answer; for the service, batch prediction and the gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_FEATURES: Features = {}
 
 @dataclass(frozen=True)
 class Answerer:
-    """An endpoint, or the examples of a stream, with the model that answers there."""
+    """An endpoint or a stream, with the model that answers its requests."""
 
     family: Family
     endpoint: AnyEndpoint | AnyStream
@@ -27,12 +27,12 @@ class Answerer:
     model_version: str
 
     def encode(self, request: BaseModel, features: Features = NO_FEATURES) -> list[Any]:
-        """The examples of a request; ValueError when it has none that can be answered."""
+        """The examples of a request; raises ValueError for one that cannot be answered."""
         assert isinstance(self.endpoint, AnyEndpoint), "a stream encodes messages, not requests"
         return list(self.endpoint.encode(request, self.schema, features))
 
     def predict(self, examples: Sequence[Any]) -> list[Any]:
-        """One prediction per example, on the network's device; the examples may belong to several requests."""
+        """One prediction per example, on the network's device; the examples may come from several requests."""
         if not examples:
             return []
         with torch.inference_mode():
@@ -42,16 +42,16 @@ class Answerer:
         return predictions
 
     def answer(self, request: BaseModel, predictions: Sequence[Any]) -> BaseModel:
-        """The response to a request, given the predictions for its examples in their order."""
+        """The response to a request, given the predictions of its examples, in order."""
         assert isinstance(self.endpoint, AnyEndpoint), "a stream answers messages, not requests"
         response: BaseModel = self.endpoint.answer(request, predictions, self.schema, self.model_version)
         return response
 
     def __call__(self, request: BaseModel, features: Features = NO_FEATURES) -> BaseModel:
-        """The response to one request by itself."""
+        """The response to a single request."""
         return self.answer(request, self.predict(self.encode(request, features)))
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """The device of a network's first tensor; a CPU where it has none."""
+    """The device of a network's first tensor; the CPU if it has none."""
     return next(iter(network.state_dict().values()), torch.empty(0)).device

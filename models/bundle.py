@@ -1,4 +1,4 @@
-"""The model directory: written aside and renamed into place, verified before it is loaded, free of pickle."""
+"""The model directory: replaced atomically, verified before it is loaded, without pickle."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from models.prepared import with_files
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
-"""Of the model directory; a release reads its own and all earlier ones."""
+"""Version of the model directory; a release reads its own and all earlier ones."""
 REQUIRED = ("config.json", "schema.json", "model.safetensors", "metrics.json", "golden.json")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model as it lies on disk, loaded: everything that scoring and serving need."""
+    """A loaded model directory: everything that evaluation and serving need."""
 
     family: str
     config: Any
@@ -39,25 +39,25 @@ class Bundle:
     metrics: dict[str, float]
     golden: dict[str, Any]
     digest: str
-    """sha256 of the manifest: names exactly these files."""
+    """sha256 of the manifest: identifies exactly these files."""
 
 
 def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write `files` (bytes, or JSON of all else) and safetensors `tensors` with a manifest, aside, then rename.
+    """Write `files` (bytes as they are, other values as JSON), safetensors `tensors` and a manifest.
 
-    A reader sees the old directory or the new one, never a half-written one.
+    The directory is replaced atomically: a reader sees the old one or the new one, never a partial one.
     """
-    with replace_directory(directory) as aside:
+    with replace_directory(directory) as temporary:
         for name, content in files.items():
             encoded = (
                 content
                 if isinstance(content, bytes)
                 else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
             )
-            (aside / name).write_bytes(encoded)
+            (temporary / name).write_bytes(encoded)
         for name, named in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, aside / name)
-        seal(aside)
+            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, temporary / name)
+        seal(temporary)
 
 
 def seal(directory: Path) -> None:
@@ -78,16 +78,16 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
     manifest = directory / MANIFEST
     if not manifest.is_file():
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:5]) or "nothing"
-        raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a model of ours")
+        raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a Shopkeeper model")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        written_as, listed = int(content["format"]), content["files"]
+        version, listed = int(content["format"]), content["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleRejected(f"{manifest} is not readable: {error}") from None
-    if written_as > FORMAT:
+    if version > FORMAT:
         raise BundleRejected(
-            f"{manifest} has format {written_as}, and this release reads up to {FORMAT}; upgrade Shopkeeper"
+            f"{manifest} has format {version}, and this release reads up to {FORMAT}; upgrade Shopkeeper"
         )
     missing = [name for name in required if name not in expected]
     if missing:
@@ -95,14 +95,14 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
     for name, (num_bytes, digest) in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():
-            raise BundleRejected(f"{directory}: {name!r} of the manifest is not there")
+            raise BundleRejected(f"{directory}: {name!r} is in the manifest and missing")
         if path.stat().st_size != num_bytes or sha256(path) != digest:
             raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
     return sha256(manifest)
 
 
 def load(directory: Path, family: Family, *, device: torch.device | str = "cpu") -> Bundle:
-    """Verify and load a model directory of a family; raises BundleRejected when anything about it is wrong."""
+    """Verify and load a model directory of a family; raises BundleRejected when it is damaged or does not fit."""
     digest = verify(directory, (*REQUIRED, *family.files))
     schema_json = read_json(directory / "schema.json")
     if schema_json.get("family") != family.name:
@@ -114,7 +114,7 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
         network = family.build(config, schema)
         load_tensors(network, directory / "model.safetensors")
     except (ValidationError, ValueError, TypeError, KeyError) as error:
-        raise BundleRejected(f"{directory} does not fit together: {error}") from error
+        raise BundleRejected(f"{directory} is inconsistent: {error}") from error
     return Bundle(
         family=family.name,
         config=config,
@@ -127,7 +127,7 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
 
 
 def _packages(directory: Path) -> dict[str, Any]:
-    """Which package of others the network of a model directory comes from, if it comes from one."""
+    """For the manifest: the package that the network of a model directory comes from, if it is a plugin."""
     try:
         network, family = (
             read_json(directory / name)[key] for name, key in (("config.json", "network"), ("schema.json", "family"))
@@ -148,22 +148,22 @@ def _check_packages(directory: Path, family: Family) -> None:
 
 
 def family_name(directory: Path) -> str:
-    """Name of the family that a model directory is of; raises BundleRejected when it is no model directory."""
+    """Name of the family of a model directory; raises BundleRejected when it is not a model directory."""
     verify(directory)
     return str(read_json(directory / "schema.json").get("family"))
 
 
 def load_tensors(network: nn.Module, path: Path) -> None:
-    """Load safetensors into a network; raises BundleRejected when names or shapes differ, or it is a pickle."""
+    """Load safetensors into a network; raises BundleRejected when names or shapes differ, or for another format."""
     try:
         tensors = load_file(path)
         network.load_state_dict(tensors, strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise BundleRejected(f"{path} does not hold this network's weights: {error}") from None
+        raise BundleRejected(f"{path} does not contain the weights of this network: {error}") from None
 
 
 def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """A Config from its JSON, in which a field may have its former name; raises ValueError for an unknown field."""
+    """A Config from its JSON, where a field may have its former name; raises ValueError for an unknown field."""
     now = {was: name for was, (name, _) in former_names(config_class).items() if name not in values}
     values = {now.get(name, name): value for name, value in values.items()}
     known = {field.name for field in dataclasses.fields(config_class)}
@@ -174,10 +174,9 @@ def config_from_dict(config_class: Any, values: Mapping[str, Any]) -> Any:
 
 
 def former_names(config_class: Any) -> dict[str, tuple[str, str]]:
-    """Former name of a renamed field -> its name now and the release that no longer knows the former.
+    """Former name of a renamed field -> its current name, and the release that drops the former name.
 
-    A field says so by `field(default=..., metadata={"was": "passes", "until": "0.3.0"})`; that of a parent holds for
-    the classes below it too.
+    Declared by `field(default=..., metadata={"was": "passes", "until": "0.3.0"})`, in a class or any of its parents.
     """
     renamed = [
         (field.metadata["was"], (field.name, field.metadata["until"]))

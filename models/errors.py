@@ -1,4 +1,4 @@
-"""What the science refuses: raw data that cannot be prepared, models that cannot be loaded, packages of others."""
+"""Errors: raw data that cannot be prepared, models that cannot be loaded, plugins that cannot be used."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class DataRejected(ValueError):
 
 
 class BundleRejected(ValueError):
-    """A model directory that is damaged, foreign or not ours; the message says which file and why."""
+    """A directory that is damaged, of another family or not a model; the message names the file and the reason."""
 
 
 class PluginRejected(ValueError):
-    """A family or network of another package that is not there or cannot be used; the message names the package."""
+    """A family or network of another package that is missing or unusable; the message names the package."""

@@ -1,6 +1,6 @@
-"""From a shard of held-out examples to what each scores, block by block: for validation and for every evaluation.
+"""Evaluates a model on a shard of held-out examples, block by block; for validation and for every evaluation.
 
-A block never crosses a shard, and each example is seen once, so the numbers do not depend on the number of workers.
+A block never crosses a shard, and each example is used once, so metrics do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """What evaluation needs of a model, whether it was trained or only counted."""
+    """What evaluation needs of a model, trained or count-based."""
 
     family: Family
     config: Any
@@ -38,29 +38,29 @@ class Model:
 
 @dataclass(frozen=True)
 class Scores:
-    """What each example adds to every metric, in the order of the data; N examples."""
+    """What each of N examples contributes to every metric, in the order of the data."""
 
     numerators: dict[str, Floats]
     """Ratio -> [N]."""
     denominators: dict[str, Floats]
-    """Ratio -> [N]; 0 where the example does not take part."""
+    """Ratio -> [N]; 0 where the example does not count."""
     slices: dict[str, NDArray[np.str_]]
     """Slice dimension -> label of each example [N]."""
     accumulators: dict[str, Tensor]
-    """What is added up for metrics of the whole split."""
+    """Sums for metrics of the whole split."""
     kept: dict[str, NDArray[Any]]
-    """What is kept of each example for metrics with a `compute`: name -> [N, ...]."""
+    """Per-example values for metrics with a `compute`: name -> [N, ...]."""
     num_examples: int
     """Examples in the split."""
 
     def value(self, metric: Metric, among: NDArray[np.bool_] | None = None) -> float:
-        """A metric over all examples or `among` some; NaN when none takes part."""
+        """A metric over all examples, or over those of a mask; NaN when none counts."""
         if metric.compute is not None:
             return float(metric.compute(self.kept if among is None else rows_of(self.kept, among)))
         return self.ratio(metric.name, among)
 
     def ratio(self, name: str, among: NDArray[np.bool_] | None = None) -> float:
-        """A ratio over all examples or `among` some; NaN when none takes part."""
+        """A ratio over all examples, or over those of a mask; NaN when none counts."""
         if name not in self.numerators:
             return math.nan
         chosen = slice(None) if among is None else among
@@ -69,7 +69,7 @@ class Scores:
         return math.fsum(self.numerators[name][chosen]) / below if below else math.nan
 
     def values(self, metrics: Sequence[Metric]) -> dict[str, float]:
-        """Every ratio, and every one of `metrics` with a `compute`, that at least one example takes part in."""
+        """Every ratio, and every one of `metrics` with a `compute`, that is defined."""
         found = {name: self.ratio(name) for name in self.numerators}
         found |= {metric.name: self.value(metric) for metric in metrics if metric.compute is not None}
         return {name: value for name, value in found.items() if not math.isnan(value)}
@@ -89,10 +89,10 @@ def blocks(
 def evaluate_shard(
     model: Model, data: Prepared, split: str, shard: int, *, device: torch.device | str = "cpu"
 ) -> Scores | None:
-    """What the examples of a shard score, or None for one without examples; the network is in evaluation mode."""
+    """Scores of the examples of a shard, None for one without examples; the network must be in evaluation mode."""
     family, parts = model.family, []
     for batch, size in blocks(family, data, split, shard, schema=model.schema, config=model.config):
-        # Slices first: a network may write into its batch.
+        # Slices first: a network may modify its batch.
         slices = {name: np.asarray(labels, np.str_) for name, labels in family.slices(batch, model.schema).items()}
         found = family.evaluate(model.network, batch.to(device))
         parts.append(
@@ -109,7 +109,7 @@ def evaluate_shard(
 
 
 def join(parts: Sequence[Scores | None]) -> Scores | None:
-    """The scores of several shards or blocks, in order; None where none of them has an example."""
+    """Concatenate the scores of several shards or blocks, in order; None if none of them has an example."""
     full = [part for part in parts if part is not None]
     if not full:
         return None
@@ -124,7 +124,7 @@ def join(parts: Sequence[Scores | None]) -> Scores | None:
 
 
 def rows_of(kept: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """What was kept of some examples, given by a mask [N] or by their indices."""
+    """The kept values of some examples, given by a mask [N] or by indices."""
     return {name: values[rows] for name, values in kept.items()}
 
 

@@ -1,4 +1,4 @@
-"""The contract between a family of models and the jobs and the service that work on any family: one typed value."""
+"""The contract of a family of models with the jobs and the service that work on any family: one typed value."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Schema(BaseModel):
     fingerprint: str
     """sha256 of the prepared rows and split rule; equal rows give an equal fingerprint."""
     num_shards: int
-    """The prepared data lies in shards 0 .. num_shards - 1; a worker reads every world-size-th one."""
+    """Shards of the prepared data, 0 .. num_shards - 1; a worker reads every world-size-th one."""
     num_examples: dict[str, int]
     """Examples in each split: `train` (rows of events, say), `val`, `test`."""
     files: Mapping[str, bytes] = Field(default_factory=dict, exclude=True, repr=False)
-    """Contents of the family's `files`, such as a tokeniser, which lie beside the schema and not in its JSON."""
+    """Contents of the family's `files`, such as a tokeniser; stored next to the schema and not in its JSON."""
 
 
 class Batch(Protocol):
-    """What `collate` makes of examples; a tensor is one."""
+    """What `collate` makes of examples, such as a tensor."""
 
     def to(self, device: torch.device | str, /) -> Self:
         """The same batch on a device."""
@@ -63,7 +63,7 @@ ExampleT_co = TypeVar("ExampleT_co", covariant=True, default=Any)
 
 
 class Dataset(Protocol[ExampleT_co]):
-    """Map-style examples of some shards of one split; memory-mapped, so that making one is cheap."""
+    """Map-style dataset of some shards of one split; memory-mapped, so that opening it is cheap."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> ExampleT_co: ...
@@ -87,20 +87,20 @@ class OpenDataset(Protocol[ConfigT_contra, SchemaT_contra, ExampleT_co]):
 
 
 class Report(Protocol[NetworkT_contra, ConfigT_contra, SchemaT_contra]):
-    """Adds to the report of an evaluation what a family has to say of a model beyond its metrics."""
+    """Adds a family's own sections to the report of an evaluation, beyond the metrics."""
 
     def __call__(
         self, network: NetworkT_contra, data: Prepared, split: str, *, schema: SchemaT_contra, config: ConfigT_contra
     ) -> Sequence[Section]:
-        """Parts of the report, in order; `network` is in evaluation mode, `schema` and `config` are the model's.
+        """Sections of the report, in order; `network` is in evaluation mode, `schema` and `config` are the model's.
 
-        Bounded in time and size whatever the split's, and the same for the same model and data.
+        Bounded in time and size for any split, and deterministic.
         """
         ...
 
 
 Features = Mapping[str, Mapping[str, Any]]
-"""Feature name -> key -> value, for the keys of one request that the store knows."""
+"""Feature name -> key -> value, for the keys of one request that are in the store."""
 
 
 @dataclass(frozen=True)
@@ -109,22 +109,22 @@ class Feature:
 
     name: str
     keys: Callable[[Any], Sequence[str]]
-    """The keys that a request asks for; empty when it brings everything itself."""
+    """The keys that a request needs; empty when the request carries the values itself."""
     rows: Callable[[Prepared], Iterable[tuple[str, Any]]] | None = None
-    """All (key, JSON value) pairs of prepared data, which `deploy` fills the store with. None for a feature that the
-    endpoints write themselves, see `Endpoint.update`; `deploy` leaves it as it is."""
+    """All (key, JSON value) pairs of prepared data, which `deploy` writes to the store. None for a feature that the
+    endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
 
 
 @dataclass(frozen=True)
 class RawBody:
-    """A request that may also come as a file, such as a picture: then its other fields are query parameters."""
+    """A request that may also be sent as a file, such as an image; its other fields are then query parameters."""
 
     field: str
-    """Field of the Request, of bytes, that the body is; in JSON it is base64."""
+    """Field of the Request, of type bytes, for the body; base64 in JSON."""
     media_types: tuple[str, ...]
-    """Content types that are taken; what the bytes really are is for `encode` to see."""
+    """Accepted content types; `encode` checks the actual bytes."""
     max_bytes: int
-    """A larger body, of JSON too, is refused before it is read."""
+    """A larger body, including JSON, is rejected before it is read."""
 
 
 class Media(BaseModel):
@@ -138,10 +138,10 @@ class Media(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
-    """An endpoint as the jobs and the service see it, whatever its request, predictions and response are.
+    """An endpoint as the jobs and the service see it, for any types of request, predictions and response.
 
-    A family writes an `Endpoint`. Were its own types `Any` in `Family.endpoints`, mypy would take them for `Any` in an
-    `Endpoint` that is written right there, and find no mistake in it.
+    A family defines an `Endpoint`. If `Family.endpoints` had `Any` for these types, mypy would infer `Any` for an
+    `Endpoint` that is written inside a family, and find no mistake in it.
     """
 
     path: str
@@ -152,12 +152,12 @@ class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     predict: Callable[[NetworkT, BatchT], Sequence[Any]]
     answer: Callable[[Any, Sequence[Any], SchemaT, str], Any]
     raw: RawBody | None = None
-    """For a request that is mostly one file; its `encode` runs beside the other requests, for decoding takes time."""
+    """For a request that is mostly one file; its `encode` runs in parallel to other requests: decoding takes time."""
     answer_timeout_s: float | None = None
-    """For an `answer` that takes long, such as an optimizer of prices: it runs beside the other requests, and one that
-    takes longer than this is answered 504, an error row in batch prediction. It should end by itself then: it goes on
-    in its thread, there are few, and when all of them are stuck the next such request is answered 503 at once. None is
-    for an `answer` of microseconds."""
+    """For an `answer` that takes long, such as a price optimiser: it runs in parallel to other requests, and past this
+    time the response is 504, an error row in batch prediction. It should then end by itself: it goes on in one of few
+    threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
+    microseconds."""
     update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
 
 
@@ -166,7 +166,7 @@ class Endpoint(
     AnyEndpoint[SchemaT, ExampleT_co, BatchT, NetworkT],
     Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
 ):
-    """One path of the service; the first of a family is also what batch prediction runs."""
+    """One path of the service; batch prediction runs the first one of a family."""
 
     Request: type[RequestT]
     Response: type[ResponseT]
@@ -175,18 +175,18 @@ class Endpoint(
     """The examples of a request: one, several, such as the items of a basket, or none. ValueError becomes HTTP 422, or
     an error row in batch prediction."""
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
-    """One prediction per example of a batch, in which the examples of several requests may stand."""
+    """One prediction per example of a batch, which may have examples of several requests."""
     answer: Callable[[RequestT, Sequence[PredictionT], SchemaT, str], ResponseT]
-    """(request, its predictions in the order of its examples, schema, model version) -> response."""
+    """(request, the predictions of its examples in order, schema, model version) -> response."""
     update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
     """What the request writes to features without `rows`, e.g. a dialogue's state, under keys that the feature's `keys`
-    name for it. All is written after `answer`, and only if each value is still what the request has read; else the
-    request is done again with the new ones, a few times, and then answered 409. Batch prediction writes nothing."""
+    gives for it. Everything is written after `answer`, and only if no value has changed since it was read; otherwise
+    the request is repeated with the new values, a few times, and then gets 409. Batch prediction writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnyStream(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
-    """A stream as the service sees it, whatever its state and predictions are; a family writes a `Stream`."""
+    """A stream as the service sees it, for any types of state and predictions; a family defines a `Stream`."""
 
     path: str
     summary: str
@@ -195,7 +195,7 @@ class AnyStream(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     predict: Callable[[NetworkT, BatchT], Sequence[Any]]
     answer: Callable[[Any, Sequence[Any], SchemaT], Sequence[BaseModel | bytes]]
     max_message_bytes: int = 1 << 20
-    """A connection that sends more at once is closed with code 1009; the server itself takes 16 MiB at the most."""
+    """A connection that sends a larger message is closed with code 1009; the server's own limit is 16 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,55 +203,55 @@ class Stream(
     AnyStream[SchemaT, ExampleT_co, BatchT, NetworkT],
     Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
 ):
-    """A WebSocket of the service: messages from the client, messages back, and a state for each connection."""
+    """A WebSocket of the service: messages in both directions, and a state for each connection."""
 
     open: Callable[[SchemaT, str], StateT]
-    """(schema, model version) -> the state of a new connection, which keeps this model until it is closed. What it is
-    used for runs one after the other, though not always in one thread."""
+    """(schema, model version) -> the state of a new connection, which uses this model until it is closed. Calls with
+    the state are sequential, but not always in the same thread."""
     encode: Callable[[StateT, str | bytes, SchemaT], Sequence[ExampleT_co]]
-    """The examples of one message, none while there is not enough to go by; ValueError is sent back as a problem."""
+    """The examples of one message, none while it needs more messages; ValueError is sent back as a problem."""
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
     answer: Callable[[StateT, Sequence[PredictionT], SchemaT], Sequence[BaseModel | bytes]]
-    """The messages that go back: JSON for a model, as they are for bytes; may change the state."""
+    """The messages to send back, models as JSON and bytes unchanged; may change the state."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The limits a candidate must keep to be promoted."""
+    """The limits that a candidate must meet to be promoted."""
 
     slice_tolerance: float = 0.1
-    """No slice of the test split may surely (p < 0.05) fall by more than this share of the champion's score there."""
+    """No slice may be significantly (p < 0.05) worse than the champion by more than this share of its score there."""
     min_slice_examples: int = 100
-    """Slices with fewer examples are reported but do not decide."""
+    """Slices with fewer examples are reported but not checked."""
     max_latency_ms: float = 50.0
-    """Median time to answer the golden request, one thread."""
+    """Median latency of the golden request on one thread."""
     max_size_mb: float = 500.0
     """Size of the model directory."""
 
 
 @dataclass(frozen=True)
 class Calibration(Generic[BatchT, NetworkT]):
-    """What a network chooses on validation data after each epoch, such as a temperature or the weight of a blend."""
+    """Parameters that are set on validation data after each epoch, such as a temperature or a blend weight."""
 
     sums: Callable[[NetworkT, BatchT], Tensor | None]
-    """Sums over a validation batch, which add up over batches and workers; None where this network chooses nothing."""
+    """Sums over a validation batch, added over batches and workers; None if this network has no such parameters."""
     choose: Callable[[NetworkT, Tensor], None]
-    """Set what is chosen, given `sums` added up over the whole validation split."""
+    """Set the parameters, given `sums` added over the whole validation split."""
 
 
 @dataclass(frozen=True)
 class Index(Generic[SchemaT, NetworkT]):
-    """What a network makes of the prepared catalogue, for answers that name its entries."""
+    """An index that a network computes from the prepared catalogue, for answers that refer to its entries."""
 
     write: Callable[[NetworkT, Prepared, SchemaT, Path], int]
-    """Write it into a directory; returns the number of entries."""
+    """Write the index to a directory; returns the number of entries."""
     attach: Callable[[NetworkT, Path], None]
-    """Give it to the network that is to answer; raises BundleRejected when it is damaged."""
+    """Attach the index to a network; raises BundleRejected when it is damaged."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request to ask the demo's endpoint, and what is known about the right answer."""
+    """A request for the demo's endpoint, and what is known about the right answer."""
 
     title: str
     request: Mapping[str, Any]
@@ -261,12 +261,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """A made-up raw log, small enough for a demo."""
+    """A synthetic raw log, small enough for a demo."""
 
     prepare: Mapping[str, Any]
     """Fields of PrepareConfig."""
     train: Mapping[str, Any]
-    """Fields of Config for a training of seconds."""
+    """Fields of Config for a training run of seconds."""
     questions: Sequence[Question]
 
 
@@ -284,97 +284,99 @@ def _nothing_to_initialise(network: Any, data: Prepared, schema: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, NetworkT]):
-    """A kind of model that a shop needs; the members without a default are what every family has.
+    """A kind of model that a shop needs; members without a default are required.
 
-    Raises ValueError, at import, for members that do not fit together.
+    Raises ValueError, at import, for inconsistent members.
     """
 
     name: str
-    """As on the command line, `shopkeeper train recommender`."""
+    """Name on the command line, as in `shopkeeper train recommender`."""
     metric: Metric
-    """What sweeps and promotion follow: a ratio that `evaluate` gives, or a metric with a `compute`."""
+    """The metric that sweeps and promotion optimise: a ratio from `evaluate`, or a metric with a `compute`."""
     PrepareConfig: type[PrepareConfigT]
-    """Frozen dataclass of the flags of `prepare`; has at least `raw: str`."""
+    """Frozen dataclass of the flags of `prepare`, with at least `raw: str`."""
     Config: type[ConfigT]
-    """Frozen dataclass on TrainConfig; a docstring under each field is the flag's help."""
+    """Frozen dataclass derived from TrainConfig; the docstring under a field is the flag's help."""
     Schema: type[SchemaT]
     prepare: Callable[[PrepareConfigT, Path, Executor], SchemaT]
     """Read the raw data once and fill an empty directory; returns the schema.
 
-    Writes schema.json, card.json (counts for people: rows, bad rows by reason), quarantine/, the shards and `files`.
-    Raises DataRejected when too much is bad; the caller removes the directory.
+    Writes schema.json, card.json (counts of rows, bad rows by reason), quarantine/, the shards and `files`. Raises
+    DataRejected when too many rows are bad; the caller removes the directory.
     """
     dataset: OpenDataset[ConfigT, SchemaT, ExampleT]
     collate: Callable[[Sequence[ExampleT]], BatchT]
-    """The only place that makes tensors."""
+    """Turn examples into a batch; the only place that makes tensors."""
     build: Callable[[ConfigT, SchemaT], NetworkT]
-    """An untrained network; ValueError for settings that do not fit."""
+    """An untrained network; ValueError for settings that do not fit together."""
     loss: Callable[[NetworkT, BatchT], Tensor]
-    """The scalar loss of a training batch, a mean over its targets."""
+    """The scalar loss of a training batch, averaged over its targets."""
     evaluate: Callable[[NetworkT, BatchT], BatchMetrics]
-    """What a network scores on a batch of held-out examples."""
+    """Metrics of a network on a batch of held-out examples."""
     endpoints: Sequence[AnyEndpoint[SchemaT, ExampleT, BatchT, NetworkT]]
     golden_request: Callable[[SchemaT], BaseModel]
-    """A request to the first endpoint that every model of a schema can answer without the feature store."""
+    """A request to the first endpoint that any model with this schema can answer without the feature store."""
 
     space: Mapping[str, Range] = field(default_factory=lambda: {"learning_rate": LogUniform(3e-4, 3e-2)})
     """Field of Config -> the range that a sweep searches."""
     baselines: Mapping[str, ConfigT] = field(default_factory=dict)
-    """Name -> a network that needs no training, which a first champion has to beat."""
+    """Name -> a network without training that a first champion has to beat."""
     metrics: Sequence[Metric] = ()
-    """The others, or all: how people are told of them, and those of the whole split with their `compute`. `accuracy`
+    """The other metrics, or all: titles and explanations, and those of the whole split with a `compute`. `accuracy`
     also describes `accuracy_colour`."""
     slices: Callable[[BatchT, SchemaT], Mapping[str, Sequence[str]]] = _no_slices
-    """Slice dimension -> one label per example, for evaluation by groups."""
+    """Slice dimension -> one label per example, for evaluation by slice."""
     summarise: Callable[[Mapping[str, Tensor], SchemaT], Mapping[str, float]] = _no_summary
     """Metrics of the whole split from the summed accumulators, e.g. catalogue coverage."""
     initialise: Callable[[NetworkT, Prepared, SchemaT], None] = _nothing_to_initialise
-    """Set what is learnt without gradients (priors, spectral starts); runs once, on one worker."""
+    """Set what is not trained by gradients (priors, spectral embeddings); runs once, on one worker."""
     update_statistics: Callable[[NetworkT, Prepared, SchemaT], None] | None = None
-    """Re-estimate after each epoch what follows from weights and training data without a gradient, such as batch-norm
-    statistics; runs on one worker, and the others get its buffers."""
+    """Re-estimate after each epoch what depends on weights and training data without a gradient, such as batch-norm
+    statistics; runs on one worker, which broadcasts its buffers to the others."""
     calibration: Calibration[BatchT, NetworkT] | None = None
     optimizer: Callable[[NetworkT], Optimizer | None] | None = None
-    """The optimizer of a network that the loop's AdamW does not suit, or None for AdamW.
+    """The optimizer of a network, or None for the loop's AdamW.
 
     The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
-    optimizer's state must be tensors.
+    optimizer's state must consist of tensors.
     """
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
-    """Length of each training example; given, batches hold examples of similar length, so that little is padded."""
+    """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
-    """Names of files that `prepare` writes beside the schema, such as a tokeniser; every bundle carries them, with
+    """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with
     their sha256, and `Schema.files` has their contents."""
     index: Index[SchemaT, NetworkT] | None = None
     report: Report[NetworkT, ConfigT, SchemaT] | None = None
     caveat: str = ""
-    """What an evaluation on past data cannot tell, for people who read the report."""
+    """What an evaluation on past data cannot show, for readers of the report."""
     gate: Gate = Gate()
     route_prefix: str = "/"
     """Where the family's application is mounted; the paths of its endpoints start with it."""
     sample: Callable[[Path], Sample] | None = None
-    """Write a made-up raw log into a directory; `demo` needs it."""
+    """Write a synthetic raw log to a directory; required by `demo`."""
 
     def __post_init__(self) -> None:
         settings = {each.name for each in dataclasses.fields(self.Config)}
         if unknown := sorted(set(self.space) - settings):
-            raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is no field of its Config")
+            raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is not a field of its Config")
         if not self.endpoints:
-            raise ValueError(f"{self.name} has no endpoint; the first one is also what `predict` runs")
+            raise ValueError(f"{self.name} has no endpoint, and `predict` runs the first one")
         if any(each.update for each in self.endpoints) and all(each.rows for each in self.features):
-            raise ValueError(f"{self.name} has an endpoint that updates features, and no feature without rows to write")
+            raise ValueError(
+                f"{self.name} has an endpoint with `update`, and no feature without `rows` for it to write"
+            )
         paths = [each.path for each in self.endpoints] + [each.path for each in self.streams]
         prefix = self.route_prefix.rstrip("/") + "/"
         for path in paths:
             if not path.startswith(prefix) or paths.count(path) > 1:
-                raise ValueError(f"the path {path} of {self.name} must start with {prefix} and be there once")
+                raise ValueError(f"the path {path} of {self.name} must start with {prefix} and be unique")
         names = [each.name for each in self.all_metrics]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{self.name} has more than one metric {repeated[0]!r}")
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
-        """The metric that is followed, then the others."""
+        """`metric`, then the others."""
         return (self.metric, *(each for each in self.metrics if each != self.metric))

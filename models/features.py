@@ -1,4 +1,4 @@
-"""The feature store: what requests need before `encode`, in an SQLite file that jobs fill or endpoints write."""
+"""The feature store: values that requests need before `encode`, in SQLite files that jobs or endpoints write."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
 BUSY_TIMEOUT_S = 5.0
-"""How long a writer waits for another one."""
+"""How long a writer waits for a lock."""
 ABSENT = 0
-"""Version of a key that is not there."""
+"""Version of a missing key."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a request has read: one state of the store."""
+    """The values that a request has read, a consistent snapshot of the store."""
 
     values: Features
     versions: Mapping[tuple[str, str], int]
-    """Version of each (feature name, key) that the request asks for; ABSENT for one that is not there."""
+    """Version of each (feature name, key) that the request asks for; ABSENT for a missing one."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A value to be written, if its key has still this version."""
+    """A value to write if its key still has this version."""
 
     name: str
     key: str
@@ -43,7 +43,7 @@ class Change:
 class FeatureStore:
     """Reads and writes JSON values by (feature name, key); one instance per thread.
 
-    Several processes of one host may write a file at once: SQLite's write-ahead log does not work over a network.
+    Several processes may write to a file concurrently, on one host only: SQLite's write-ahead log needs shared memory.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -56,18 +56,18 @@ class FeatureStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = _connect(path.absolute().as_uri())
             self._connection.execute("PRAGMA journal_mode=WAL")
-            # What was written last may be lost with the power, but the file stays whole; no write waits for the disk.
+            # A power loss may lose the last writes but does not corrupt the file; no write waits for the disk.
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
                 "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
             )
         columns = [row[1] for row in self._connection.execute("PRAGMA table_info(feature)")]
-        # Files that release 0.1 has written have no versions.
+        # Files written by release 0.1 have no versions.
         self._version = "version" if "version" in columns else "1"
 
     def replace(self, name: str, rows: Iterable[tuple[str, Any]]) -> int:
-        """Replace all values of one feature in one transaction (readers see the old or the new); returns how many."""
+        """Replace all values of a feature in one transaction; returns how many there are."""
         written = 0
         chunk: list[tuple[str, str, str]] = []
         with self._transaction("IMMEDIATE"):
@@ -80,11 +80,11 @@ class FeatureStore:
         return written
 
     def lookup(self, features: Sequence[Feature], request: Any) -> Features:
-        """The values that a request asks for; unknown keys are absent."""
+        """The values that a request asks for, without missing keys."""
         return self.read(features, request).values
 
     def read(self, features: Sequence[Feature], request: Any) -> Found:
-        """The values that a request asks for with their versions, all of one moment."""
+        """A consistent snapshot of the values that a request asks for, with their versions."""
         values: dict[str, dict[str, Any]] = {feature.name: {} for feature in features}
         versions: dict[tuple[str, str], int] = {}
         select = f"SELECT value, {self._version} FROM feature WHERE name = ? AND key = ?"
@@ -98,11 +98,11 @@ class FeatureStore:
         return Found(values, versions)
 
     def compare_and_set(self, name: str, key: str, value: Any, version: int) -> bool:
-        """Write a value if its key has still this version, which `read` gives; returns whether it was written."""
+        """Write a value if its key still has this version, from `read`; returns whether it was written."""
         return self.compare_and_set_all([Change(name, key, value, version)])
 
     def compare_and_set_all(self, changes: Sequence[Change]) -> bool:
-        """Write all values or, when one of the keys has another version than its change says, none."""
+        """Write all values, or none if any key no longer has the version of its change; returns whether they were."""
         with self._transaction("IMMEDIATE"):
             for change in changes:
                 row = self._connection.execute(
@@ -117,7 +117,7 @@ class FeatureStore:
         return True
 
     def state(self) -> tuple[int, int]:
-        """Number of values and sum of their versions: another one after each write of an endpoint."""
+        """Number of values and sum of their versions: changes with each write by an endpoint."""
         row = self._connection.execute(f"SELECT COUNT(*), COALESCE(SUM({self._version}), 0) FROM feature").fetchone()
         return int(row[0]), int(row[1])
 
@@ -137,16 +137,16 @@ class FeatureStore:
         try:
             yield
         except BaseException:
-            if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
+            if self._connection.in_transaction:  # SQLite rolls back by itself when the disk is full
                 self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
 
 def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
-    """Write a store with every feature of a family, or replace the one there is; returns rows per feature."""
-    # The last to close a store leaves one file, without a write-ahead log.
-    with replace_file(path) as aside, closing(FeatureStore(aside)) as store:
+    """Write a store with the features of a family, atomically replacing an existing one; returns rows per feature."""
+    # Closing the last connection merges the write-ahead log, so that one file is left.
+    with replace_file(path) as temporary, closing(FeatureStore(temporary)) as store:
         return fill(store, features, data)
 
 
@@ -161,20 +161,20 @@ def filled(features: Sequence[Feature]) -> list[Feature]:
 
 
 def live(features: Sequence[Feature]) -> list[Feature]:
-    """The features that endpoints write while they answer; they lie in a store of their own."""
+    """The features that endpoints write when they answer; they are kept in a separate store."""
     return [each for each in features if each.rows is None]
 
 
 def create_live_store(path: Path) -> None:
-    """Make an empty store for the features that endpoints write, for its owner's eyes only; one that is there stays."""
+    """Create an empty store for the features that endpoints write, readable by its owner only, unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The files that SQLite makes beside it get the same rights.
+    # SQLite gives its auxiliary files the same permissions.
     path.touch(mode=0o600)
     FeatureStore(path).close()
 
 
 def _connect(address: str) -> sqlite3.Connection:
-    # Without an isolation level, a transaction begins where this file says so and not before each write.
+    # Without an isolation level, transactions begin explicitly and not before each write.
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 

@@ -1,9 +1,9 @@
-"""Files and directories written aside and renamed into place: a reader sees the old or the new, never half of one.
+"""Atomic replacement of files and directories: a reader sees the old one or the new one, never a partial one.
 
-What is written aside lies beside its target, on the same file system, as `.<name>.<8 hexadecimal digits>`; every writer
-has a name of its own. An exception removes it. A killed process leaves it behind, where nobody reads it, and the target
-as it was. It is on the disk (fsync) before it is renamed: most of what is written so is later taken for whole because
-it is there, and after a loss of power a name may be there before its content.
+A writer fills a temporary file or directory next to the target, on the same file system, named
+`.<name>.<8 hexadecimal digits>` and unique to the writer, and renames it. An exception removes it. A killed process
+leaves it behind, where nothing reads it, and the target unchanged. It is synced to disk before it is renamed: readers
+take an existing name for a complete file, and after a power loss a name may exist before its content does.
 """
 
 from __future__ import annotations
@@ -21,84 +21,84 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEFTOVER_AGE_S = 24 * 3600
-"""What a killed writer has left may go when nothing in it has changed for this long."""
+"""Leftovers of killed writers may be removed when nothing in them has changed for this long."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-"""Of renameat2(2): paths are as usual; the two names are exchanged."""
+"""Of renameat2(2): paths are relative to the working directory; the two names are exchanged."""
 
 
-def name_aside(path: Path) -> Path:
-    """A name beside `path` that is hidden and nobody else's."""
+def temporary_path(path: Path) -> Path:
+    """A hidden, unique path next to `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes the place of `path` at the end of the block; an exception leaves the old one."""
+    """A temporary file that replaces `path` at the end of the block; an exception leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = name_aside(path)
+    temporary = temporary_path(path)
     try:
-        yield aside
-        _sync(aside)
-        aside.replace(path)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
         _sync_directory(path.parent)
     except BaseException:
-        # SQLite has files of its own beside the one that it writes.
-        for left in path.parent.glob(f"{glob.escape(aside.name)}*"):
-            left.unlink(missing_ok=True)
+        # SQLite creates auxiliary files next to its own.
+        for leftover in path.parent.glob(f"{glob.escape(temporary.name)}*"):
+            leftover.unlink(missing_ok=True)
         raise
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a text file, or replace the one there is; `mode` goes through the umask."""
-    with replace_file(path) as aside:
-        _write_new(aside, text, mode=mode)
+    """Write or replace a text file; `mode` is subject to the umask."""
+    with replace_file(path) as temporary:
+        _write_new(temporary, text, mode=mode)
 
 
 def create_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a text file unless there is one; of several writers at once the first stands."""
+    """Write a text file unless it exists; of several concurrent writers the first wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = name_aside(path)
+    temporary = temporary_path(path)
     try:
-        _write_new(aside, text, mode=mode)
-        _sync(aside)
+        _write_new(temporary, text, mode=mode)
+        _sync(temporary)
         with suppress(FileExistsError):
-            os.link(aside, path)
+            os.link(temporary, path)
         _sync_directory(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def directory_aside(directory: Path) -> Iterator[Path]:
-    """An empty directory beside `directory`, to be filled and put into place; what is left of it at the end goes."""
-    aside = name_aside(directory)
-    aside.mkdir(parents=True)
+def temporary_directory(directory: Path) -> Iterator[Path]:
+    """An empty directory next to `directory`, to be filled and moved there; removed at the end if it was not moved."""
+    temporary = temporary_path(directory)
+    temporary.mkdir(parents=True)
     try:
-        yield aside
+        yield temporary
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def replace_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory that takes the place of `directory` at the end of the block; an exception leaves the old."""
-    with directory_aside(directory) as aside:
-        yield aside
-        put_directory(aside, directory)
+    """A temporary directory that replaces `directory` at the end of the block; an exception leaves the old one."""
+    with temporary_directory(directory) as temporary:
+        yield temporary
+        put_directory(temporary, directory)
 
 
 def put_directory(finished: Path, directory: Path) -> None:
-    """Put a finished directory in the place of `directory`, and remove what was there; both on one file system.
+    """Replace `directory` by a finished directory of the same file system, and remove the old one.
 
-    Where the system can exchange two names (Linux, on local file systems), there is a directory at every moment.
-    Elsewhere there is none between two renames.
+    Where the system can exchange two names (Linux, on local file systems), `directory` exists at every moment.
+    Elsewhere it is missing between two renames.
     """
     _sync_tree(finished)
     replaced = finished
-    while not _rename_to_free_place(finished, directory):
+    while not _rename_if_free(finished, directory):
         if _exchange(finished, directory):
             break
-        replaced = name_aside(directory)
+        replaced = temporary_path(directory)
         with suppress(FileNotFoundError):  # another writer has just moved it
             directory.rename(replaced)
     _sync_directory(directory.parent)
@@ -106,25 +106,25 @@ def put_directory(finished: Path, directory: Path) -> None:
 
 
 def add_directory(finished: Path, directory: Path) -> bool:
-    """Put a finished directory where there is none; returns False, and changes nothing, where there is one."""
+    """Move a finished directory to `directory`; returns False, and changes nothing, if that exists already."""
     if directory.is_dir() and any(directory.iterdir()):
         return False
     _sync_tree(finished)
-    is_added = _rename_to_free_place(finished, directory)
+    is_added = _rename_if_free(finished, directory)
     _sync_directory(directory.parent)
     return is_added
 
 
 def remove_directory(directory: Path) -> None:
-    """Remove a directory, out of sight first: half of one could be taken for a whole one. Raises OSError."""
-    shutil.rmtree(directory.rename(name_aside(directory)))
+    """Remove a directory after renaming it, so that no reader sees a partial one. Raises OSError."""
+    shutil.rmtree(directory.rename(temporary_path(directory)))
 
 
 def leftovers(directory: Path, pattern: str = ".*") -> list[Path]:
-    """Hidden entries that killed writers have left in a directory; one that still writes has changed its own lately."""
+    """Hidden entries that killed writers left in a directory: those without a recent change."""
     found = []
     for path in directory.glob(pattern):
-        with suppress(OSError):  # its writer ends just now, and removes it
+        with suppress(OSError):  # its writer may be removing it right now
             newest = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
             if time.time() - newest >= LEFTOVER_AGE_S:
                 found.append(path)
@@ -142,7 +142,7 @@ def _write_new(path: Path, text: str, *, mode: int) -> None:
         file.write(text)
 
 
-def _rename_to_free_place(finished: Path, directory: Path) -> bool:
+def _rename_if_free(finished: Path, directory: Path) -> bool:
     try:
         finished.rename(directory)
     except OSError as error:
@@ -153,7 +153,7 @@ def _rename_to_free_place(finished: Path, directory: Path) -> bool:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; returns False where the system or the file system cannot."""
+    """Atomically exchange two names; returns False where the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     names = os.fsencode(first), os.fsencode(second)
     return renameat2 is not None and renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
@@ -168,7 +168,7 @@ def _sync_tree(directory: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    with suppress(OSError):  # some network file systems have no such thing
+    with suppress(OSError):  # some network file systems do not support it
         _sync(directory)
 
 

@@ -1,4 +1,4 @@
-"""One request and its answer, stored in every bundle: proof that a loaded model still answers as it did."""
+"""The golden request and its answer, stored in every bundle to check that a loaded model still answers the same."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ABSOLUTE_TOLERANCE = 1e-5
 
 
 def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
-    """The family's golden request and the network's answer, as JSON: {"request": ..., "response": ...}.
+    """The family's golden request and the network's response, as JSON: {"request": ..., "response": ...}.
 
-    Text that differs between two answers to the same request (a fresh id, the model's version) is left out.
+    Strings that differ between two responses to the same request (a new id, the model's version) are left out.
     """
     request = family.golden_request(schema)
     first = _answer(family, network, schema, request, "1")
@@ -27,7 +27,7 @@ def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
 
 
 def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> None:
-    """Ask the golden request again; raises BundleRejected when the answer differs beyond rounding."""
+    """Repeat the golden request; raises BundleRejected when the answer differs by more than rounding errors."""
     request = family.endpoints[0].Request.model_validate(golden["request"])
     answer = _answer(family, network, schema, request, "1")
     found = difference(golden, answer)
@@ -36,14 +36,14 @@ def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> 
 
 
 def as_json(response: BaseModel) -> Any:
-    """A response as it is compared: JSON, and of a file its media type and size."""
+    """A response in comparable form: JSON, and for a file its media type and size."""
     if isinstance(response, Media):
         return {"media_type": response.media_type, "num_bytes": float(len(response.content))}
     return response.model_dump(mode="json")
 
 
 def difference(golden: Mapping[str, Any], answer: Any) -> str | None:
-    """Where an answer, as JSON, differs from the golden one beyond rounding; None when it does not."""
+    """Where an answer, as JSON, differs from the golden one by more than rounding errors; None if nowhere."""
     return _difference(golden["response"], answer, "response")
 
 
@@ -56,7 +56,7 @@ def _answer(family: Family, network: Any, schema: Any, request: Any, version: st
 
 
 def _stable(first: Any, second: Any) -> Any:
-    """`first` without the members of objects that are text and differ in `second`."""
+    """`first` without the members of objects that are strings and differ in `second`."""
     if isinstance(first, dict):
         kept = {key: value for key, value in first.items() if not _volatile(value, second.get(key))}
         return {key: _stable(value, second.get(key)) for key, value in kept.items()}
@@ -70,7 +70,7 @@ def _volatile(first: Any, second: Any) -> bool:
 
 
 def _difference(expected: Any, found: Any, where: str) -> str | None:
-    """The first place where `found` lacks or contradicts `expected`; None when it agrees."""
+    """The first path where `found` lacks or contradicts `expected`; None if it agrees."""
     if isinstance(expected, dict) and isinstance(found, dict):
         places = ((value, found.get(key), f"{where}.{key}") for key, value in expected.items())
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):

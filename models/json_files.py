@@ -1,4 +1,4 @@
-"""JSON files that may be damaged: read with an error that names the file."""
+"""Reads JSON files that may be damaged; errors name the file."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BundleRejected(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise BundleRejected(f"{path} holds a {type(content).__name__}, not an object")
+        raise BundleRejected(f"{path} contains a {type(content).__name__}, not an object")
     return content

@@ -1,4 +1,4 @@
-"""Metrics of held-out examples: ratios of two sums, or of the whole split; the same on any number of workers."""
+"""Metrics of held-out examples: ratios of two sums, or of the whole split; independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Kept = Mapping[str, NDArray[Any]]
-"""What an evaluation keeps of each example for metrics of the whole split: name -> [N, ...]."""
+"""Per-example values that an evaluation keeps for metrics of the whole split: name -> [N, ...]."""
 NUM_BINS = 15
 """Confidence bins of the expected calibration error."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is, and how people are told of it.
+    """A measure of a model's quality, with its title and explanation for reports.
 
-    Most metrics are ratios of two sums over the examples, which `evaluate` gives by their name. One that is not, such
-    as AUROC or macro F1, has a `compute`.
+    Most metrics are ratios of two sums over the examples, which `evaluate` returns by name. Others, such as AUROC or
+    macro F1, have a `compute`.
     """
 
     name: str
     """Plain words joined by underscores, e.g. `ndcg_at_10`."""
     mode: Literal["max", "min"]
     title: str = ""
-    """For people, e.g. `NDCG@10`; none is made of the name."""
+    """Title for reports, e.g. `NDCG@10`; derived from the name if empty."""
     meaning: str = ""
     """One plain sentence that says what it measures."""
     compute: Callable[[Kept], float] | None = None
-    """The metric of any examples from what `evaluate` kept of them; NaN where it is not defined. Its interval comes
-    from resampled examples."""
+    """Computes the metric of any set of examples from their kept values; NaN where it is undefined. Its confidence
+    interval is bootstrapped over examples."""
     curve: tuple[str, str, int] | None = None
-    """For one of several metrics that differ by a number, such as a cutoff: (what they are called without it, what the
-    number is, the number), e.g. `("NDCG", "length of the list", 10)`."""
+    """For metrics that differ only in a number, such as a cutoff: (title without the number, what the number is, the
+    number), e.g. `("NDCG", "length of the list", 10)`."""
 
     def better(self, value: float, than: float) -> bool:
-        """Whether `value` beats `than`; a NaN beats nothing."""
+        """Whether `value` is better than `than`; a NaN never is."""
         return value > than if self.mode == "max" else value < than
 
 
 def described(name: str, known: Sequence[Metric]) -> Metric:
-    """The metric of a name among those `known`, or, of `accuracy_colour`, what is known of `accuracy` with the rest."""
+    """The known metric of a name; that of `accuracy_colour` is derived from `accuracy`."""
     exact = [metric for metric in known if metric.name == name]
     if exact:
         return exact[0]
@@ -59,9 +59,9 @@ def described(name: str, known: Sequence[Metric]) -> Metric:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A metric of a batch as two vectors of shape [B]: summed over all examples, divided once.
+    """A metric of a batch as two vectors of shape [B]: each is summed over all examples, then divided once.
 
-    An example whose denominator is 0 does not take part.
+    An example whose denominator is 0 does not count.
     """
 
     numerator: Tensor
@@ -70,19 +70,19 @@ class Ratio:
 
 @dataclass(frozen=True)
 class BatchMetrics:
-    """What a network scores on a batch of B held-out examples."""
+    """Metrics of a network on a batch of B held-out examples."""
 
     ratios: Mapping[str, Ratio]
     """Metric -> a ratio of two tensors of shape [B]."""
     accumulators: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that add up over batches and workers, from which `summarise` makes metrics of the whole split."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    """What is kept of each example, [B, ...], for metrics with a `compute`. A number that is not finite says that the
-    network has diverged; one that is missing, such as a label, needs another sign."""
+    """Per-example values [B, ...] for metrics with a `compute`. A value that is not finite means that the network has
+    diverged; a missing one, such as a label, needs another marker."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:
-    """Share of examples whose predicted class [B] is the label [B]; labels below 0 do not take part."""
+    """Share of examples whose predicted class [B] is the label [B]; labels below 0 do not count."""
     known = labels >= 0
     return Ratio(((predicted == labels) & known).double(), known.double())
 
@@ -93,26 +93,27 @@ def confusion(labels: Tensor, predicted: Tensor, *, num_classes: int) -> Tensor:
     return pairs.reshape(num_classes, num_classes)
 
 
-def reliability(confidence: Tensor, right: Tensor) -> Tensor:
-    """Sums [NUM_BINS, 3] over the examples of each bin of confidence [B]: of ones, of confidence and of `right` [B]."""
+def reliability(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Sums [NUM_BINS, 3] over the examples of each confidence bin: count, `confidence` [B] and `correct` [B]."""
     bins = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
-    columns = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence.dtype)], 1).double()
+    columns = torch.stack([torch.ones_like(confidence), confidence, correct.to(confidence.dtype)], 1).double()
     return columns.new_zeros(NUM_BINS, 3).index_add_(0, bins, columns)
 
 
 def calibration_error(sums: Tensor) -> float:
-    """Expected calibration error from `reliability`, which may be summed over batches (Guo et al., ICML 2017)."""
-    count, confidence, right = sums.unbind(1)
-    return float((confidence - right).abs().sum() / count.sum().clamp_min(1))
+    """Expected calibration error from `reliability`, possibly summed over batches (Guo et al., ICML 2017)."""
+    count, confidence, correct = sums.unbind(1)
+    return float((confidence - correct).abs().sum() / count.sum().clamp_min(1))
 
 
-def ranking(rank: Tensor, *, takes_part: Tensor, cutoffs: Sequence[int]) -> dict[str, Ratio]:
+def ranking(rank: Tensor, *, counts: Tensor, cutoffs: Sequence[int]) -> dict[str, Ratio]:
     """NDCG, hit rate and MRR at each cutoff for one relevant item per example.
 
-    `rank` [B] is the place of the relevant item in the full ranking, from 1, infinite where it is not ranked. With one
-    relevant item NDCG is 1 / log2(rank + 1) (Jarvelin and Kekalainen, 2002).
+    `rank` [B] is the rank of the relevant item among all items, from 1, infinite where it is not ranked; `counts` [B]
+    is False for examples to leave out. With one relevant item NDCG is 1 / log2(rank + 1) (Jarvelin and Kekalainen,
+    2002).
     """
-    weight = takes_part.double()
+    weight = counts.double()
     rank = rank.double()
     gain, reciprocal = 1 / torch.log2(rank + 1), 1 / rank
     ratios = {}
@@ -129,13 +130,13 @@ def set_ranking(
 ) -> dict[str, Ratio]:
     """NDCG and recall for several relevant items per example, as in Liang et al. (WWW 2018).
 
-    `scores` [B, N]; `targets` [B, K] are distinct items, negative where there is none, 0 for one that has no score and
-    is missed. Recall is divided by the most that can be found, min(cutoff, relevant). An example without a relevant
-    item does not take part.
+    `scores` [B, N]; `targets` [B, K] are distinct items, negative as padding, 0 for an item without a score, which is
+    always missed. Recall is divided by min(cutoff, number of relevant items), so that 1 is attainable. An example
+    without a relevant item does not count.
     """
     width = max(*ndcg_cutoffs, *recall_cutoffs)
     num_relevant = (targets >= 0).sum(1)
-    hits = _hits(_first_items(scores, min(width, scores.shape[1])), targets, num_items=scores.shape[1])
+    hits = _hits(_top_items(scores, min(width, scores.shape[1])), targets, num_items=scores.shape[1])
     gains = 1 / torch.log2(torch.arange(2, width + 2, dtype=torch.float64, device=scores.device))
     weight = (num_relevant > 0).double()
     ratios = {}
@@ -149,7 +150,7 @@ def set_ranking(
 
 
 def rank_of(target: Tensor, scores: Tensor) -> Tensor:
-    """Place [B] of item `target` [B] in the full ranking by `scores` [B, N], from 1; infinite if its score is -inf.
+    """Rank [B] of item `target` [B] among all items by `scores` [B, N], from 1; infinite if its score is -inf.
 
     Among equal scores the lower index comes first, so the rank is that of a stable sort.
     """
@@ -161,15 +162,15 @@ def rank_of(target: Tensor, scores: Tensor) -> Tensor:
     return rank.double().masked_fill(own.squeeze(1) == -torch.inf, torch.inf)
 
 
-def rank_without(left_out: Tensor, target: Tensor, scores: Tensor, rank: Tensor) -> Tensor:
-    """`rank` [B] as it is once the items `left_out` [B, S] (no repeats but of 0, which is no item) are taken out.
+def rank_without(excluded: Tensor, target: Tensor, scores: Tensor, rank: Tensor) -> Tensor:
+    """`rank` [B] after the items `excluded` [B, S] are removed; these are distinct except for padding with 0.
 
-    Cheaper than ranking again: only the left-out items are compared. Infinite where the target itself is left out.
+    Cheaper than ranking again: only the excluded items are compared. Infinite where the target itself is excluded.
     """
-    own, others = scores.gather(1, target[:, None]), scores.gather(1, left_out)
-    above = (others > own) | ((others == own) & (left_out < target[:, None]))
-    rank = rank - (above & (left_out != 0)).sum(1)
-    return rank.masked_fill((left_out == target[:, None]).any(1), torch.inf)
+    own, others = scores.gather(1, target[:, None]), scores.gather(1, excluded)
+    above = (others > own) | ((others == own) & (excluded < target[:, None]))
+    rank = rank - (above & (excluded != 0)).sum(1)
+    return rank.masked_fill((excluded == target[:, None]).any(1), torch.inf)
 
 
 def _ties_before(target: Tensor, scores: Tensor, own: Tensor) -> Tensor:
@@ -177,11 +178,11 @@ def _ties_before(target: Tensor, scores: Tensor, own: Tensor) -> Tensor:
     return ((scores == own) & earlier).sum(1)
 
 
-def _first_items(scores: Tensor, count: int) -> Tensor:
-    """Items in the first places [B, count], equal scores by index; -1 for one whose score is -inf."""
+def _top_items(scores: Tensor, count: int) -> Tensor:
+    """Top items [B, count], ties ordered by index; -1 for one whose score is -inf."""
     best = scores.topk(count)
     items = best.indices.sort(1).values
-    # Which of the items that tie for the last place topk takes is not said.
+    # topk does not specify which of the items that tie for the last rank it returns.
     tied = ((scores >= best.values[:, -1:]).sum(1) > count).nonzero().squeeze(1)
     if len(tied):
         items[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
@@ -196,7 +197,7 @@ def _hits(items: Tensor, targets: Tensor, *, num_items: int) -> Tensor:
 
 
 def gini(counts: Tensor) -> float:
-    """Inequality of non-negative counts [N]: 0 when all are equal, towards 1 when one has everything."""
+    """Gini coefficient of non-negative counts [N]: 0 if all are equal, close to 1 if one has everything."""
     ordered = counts.double().sort().values
     total = float(ordered.sum())
     if total == 0:

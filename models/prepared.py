@@ -1,4 +1,4 @@
-"""Prepared data on disk: the one place that knows where its schema, card, shards and files lie."""
+"""Prepared data on disk: the layout of its schema, card, shards and files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SchemaT = TypeVar("SchemaT", bound="Schema")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A directory that `prepare` has filled; two with equal fingerprints hold equal rows."""
+    """A directory written by `prepare`; two with equal fingerprints hold equal rows."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Name of the directory: the start of the fingerprint."""
+        """Name of the directory: a prefix of the fingerprint."""
         return self.path.name
 
     @property
@@ -34,16 +34,16 @@ class Prepared:
 
     @property
     def num_shards(self) -> int:
-        """Shards 0 .. num_shards - 1."""
+        """Number of shards."""
         return int(read_json(self.path / SCHEMA)["num_shards"])
 
     def schema(self, schema_class: type[SchemaT], files: tuple[str, ...] = ()) -> SchemaT:
-        """The schema, with the contents of those `files` that lie beside it."""
+        """The schema, with the contents of `files`, which are next to it."""
         schema: SchemaT = _schema(self.path, schema_class, files)
         return schema
 
     def card(self) -> dict[str, Any]:
-        """Counts for people: rows, bad rows by reason."""
+        """The data card: counts of rows, bad rows by reason, and more."""
         return read_json(self.path / CARD)
 
     def shard(self, number: int) -> Path:
@@ -56,7 +56,7 @@ class Prepared:
 
 
 def with_files(schema: SchemaT, directory: Path, files: tuple[str, ...]) -> SchemaT:
-    """The schema with the contents of files that lie in a directory."""
+    """The schema with the contents of files of a directory."""
     if not files:
         return schema
     return schema.model_copy(update={"files": {name: (directory / name).read_bytes() for name in files}})

@@ -1,4 +1,4 @@
-"""What a family has to say of a model beyond its metrics, as typed content for a report; there is no HTML in it."""
+"""Sections that a family adds to an evaluation report, as typed content without HTML."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Picture:
-    """A small picture."""
+    """A small image."""
 
     content: bytes
-    """A PNG or JPEG file; the report carries it, so a few kilobytes."""
+    """A PNG or JPEG file of a few kilobytes; the report embeds it."""
     text: str
-    """What there is to see, for who cannot see it."""
+    """Alternative text."""
     caption: str = ""
 
 
@@ -22,7 +22,7 @@ Cell = str | int | float | tuple[Picture, ...]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side."""
+    """Images side by side."""
 
     pictures: Sequence[Picture]
     title: str = ""
@@ -30,24 +30,24 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a table; programs get it by its name, without the pictures."""
+    """A table; in the report's JSON it has its name, and no images."""
 
     name: str
-    """Plain words joined by underscores, e.g. `classes_of_colour`; once in a report."""
+    """Lower-case words joined by underscores, e.g. `classes_of_colour`; unique in a report."""
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    """A float is a share or a score and is shown to three places."""
+    """A float is a share or a score and is shown with three decimals."""
     title: str = ""
     folded: bool = False
-    """Whether a long table waits behind its title until it is asked for."""
+    """Whether the table is collapsed until its title is clicked."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of pairs, each cell shaded by its share of its row."""
+    """A matrix of counts, such as a confusion matrix, each cell shaded by its share of the row."""
 
     names: Sequence[str]
-    """Of the rows and, in the same order, of the columns."""
+    """Names of the rows and, in the same order, of the columns."""
     counts: Sequence[Sequence[int]]
     row_title: str
     column_title: str
@@ -56,20 +56,20 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Plot:
-    """Points in a plane, each series with a shape and a colour of its own."""
+    """A scatter or line plot, each series with its own marker and colour."""
 
     title: str
-    """What there is to see; also for who cannot see it."""
+    """Also the alternative text."""
     series: Mapping[str, Sequence[tuple[float, float]]]
     """Name -> (x, y) of each point; a series without points is left out."""
     axes: tuple[str, str] | None
-    """What x and y are, both from 0 to 1; None for a map, whose places mean nothing by themselves."""
+    """Labels of x and y, both from 0 to 1; None for an embedding map, whose coordinates have no meaning."""
     joined: bool = False
-    """Whether a line leads from each point to the next."""
+    """Whether consecutive points are connected by lines."""
     rest: str = ""
-    """The series that is only there for completeness: small, grey and without a name on the map."""
+    """Name of the background series, which is small, grey and not labelled."""
     diagonal: str = ""
-    """What the line x = y stands for; none is not drawn."""
+    """Label of the line x = y; if empty, the line is not drawn."""
 
 
 Content = Gallery | Table | Matrix | Plot | str
@@ -78,11 +78,11 @@ Content = Gallery | Table | Matrix | Plot | str
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report."""
+    """One section of a report."""
 
     title: str
     reading: str
-    """One plain sentence that says how to read it."""
+    """One plain sentence on how to read it."""
     content: Sequence[Content]
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """Metric name, plain words joined by underscores -> value; tracked beside the metrics of the split."""
+    """Metric name, lower-case words joined by underscores -> value; tracked with the metrics of the split."""

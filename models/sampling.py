@@ -1,4 +1,4 @@
-"""Some of many examples, evenly spaced, so that the same data gives the same ones each time."""
+"""Deterministic, evenly spaced samples of examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Examples(Protocol[T_co]):
-    """What has a length and a place for each example, such as a dataset or a list."""
+    """A sized, indexable collection of examples, such as a dataset or a list."""
 
     def __len__(self) -> int: ...
 
@@ -17,6 +17,6 @@ class Examples(Protocol[T_co]):
 
 
 def evenly(examples: Examples[T_co], at_most: int) -> list[T_co]:
-    """Every n-th example, from the first on, for the smallest n that gives `at_most` of them or fewer."""
+    """Every n-th example from the first, with the smallest n that gives at most `at_most` examples."""
     step = max(1, math.ceil(len(examples) / at_most))
-    return [examples[place] for place in range(0, len(examples), step)]
+    return [examples[index] for index in range(0, len(examples), step)]

@@ -1,4 +1,4 @@
-"""What the settings of a dataclass may be: its types say it, such as pydantic's PositiveInt, and are checked here."""
+"""Validates the fields of a dataclass by their types, such as pydantic's PositiveInt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def check_settings(settings: Any) -> None:
-    """Raises ValueError, which names the flag, for a field of a dataclass with a value that its type does not allow."""
+    """Raise ValueError, which names the flag, for a field of a dataclass whose value its type does not allow."""
     settings_class: Any = type(settings)
     for name, allowed in _allowed(settings_class).items():
         value = getattr(settings, name)

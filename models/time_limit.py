@@ -1,4 +1,4 @@
-"""Calls that may take too long: a few threads run them, and whoever waits for one gives up after a time."""
+"""Runs calls with a time limit in a fixed number of threads; the caller stops waiting at the limit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Call:
 
 
 class TimedThreads:
-    """Threads for calls with a time limit; a call that never ends keeps its thread, and there are no more of them.
+    """A fixed number of threads for calls with a time limit; a call that never ends occupies its thread for good.
 
-    The threads do not hold up the end of the process, as those of a ThreadPoolExecutor do.
+    Unlike those of a ThreadPoolExecutor, the threads do not keep the process from exiting.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -32,17 +32,17 @@ class TimedThreads:
         self._num_started = 0
         self._waiting: SimpleQueue[_Call] = SimpleQueue()
         self._deadlines_s: dict[int, float] = {}
-        """Thread -> when what it runs should have ended."""
+        """Thread -> deadline of the call that it runs."""
 
     @property
     def are_all_stuck(self) -> bool:
-        """Whether each thread runs a call whose time is over."""
+        """Whether every thread runs a call that is past its deadline."""
         deadlines = list(self._deadlines_s.values())
         now = time.monotonic()
         return len(deadlines) == self._num_threads and all(deadline <= now for deadline in deadlines)
 
     def submit(self, run: Callable[[], T], *, timeout_s: float) -> Future[T]:
-        """Run a call when a thread is free; its time begins now, and it is for the caller to wait no longer."""
+        """Run a call when a thread is free; its time limit starts now, and the caller is to stop waiting at its end."""
         future: Future[T] = Future()
         self._waiting.put(_Call(run, future, time.monotonic() + timeout_s))
         if self._num_started < self._num_threads:
@@ -51,7 +51,7 @@ class TimedThreads:
         return future
 
     def call(self, run: Callable[[], T], *, timeout_s: float) -> T:
-        """What a call returns; raises TimeoutError when it takes longer, or finds no thread in that time."""
+        """The result of a call; raises TimeoutError when it takes longer or no thread is free in that time."""
         future = self.submit(run, timeout_s=timeout_s)
         concurrent.futures.wait([future], timeout=timeout_s)
         if not future.done():
@@ -66,17 +66,17 @@ class TimedThreads:
             self._deadlines_s[number] = call.deadline_s
             try:
                 result = call.run()
-            except BaseException as error:  # noqa: BLE001  handed to the one who waits
+            except BaseException as error:  # noqa: BLE001  passed on to the caller
                 del self._deadlines_s[number]
                 call.future.set_exception(error)
             else:
                 del self._deadlines_s[number]
                 call.future.set_result(result)
-            del call  # not kept until the next one comes
+            del call  # not kept alive until the next call
 
 
 def overdue(timeout_s: float, *, has_begun: bool) -> str:
-    """What to say of a call that did not end in time."""
+    """The message about a call that did not end in time."""
     if has_begun:
         return f"the answer took longer than {timeout_s:g} s"
-    return f"other answers that take long left no room for this one within {timeout_s:g} s"
+    return f"no thread was free within {timeout_s:g} s, because other answers take long"

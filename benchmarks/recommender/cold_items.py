@@ -1,11 +1,11 @@
-"""Items without events: how well what a shopper takes next is found when nobody has taken it before.
+"""Cold-start items: how well the next item of a user is ranked if no user has interacted with it before.
 
-A share of the items, drawn at random, is taken out of the log except where it is a shopper's last event, the one to
-be found: nothing is known of these items but their attributes. All items are ranked, seen ones filtered. Ours raises
-the new items as far as costs the others a hundredth of their NDCG@10 on validation; the same models with the new items
-left out of the answers show what it costs them on the test split. Beside ours stands a ranking by attributes alone:
-cosine to the shopper's last item, each attribute weighted by the logarithm of the inverse of its frequency; what it
-would cost the others is not asked. Systems that know items by their events only, popularity among them, find none.
+A random share of the items is removed from the log except as a user's last event, the target: only the attributes of
+these items are known. All items are ranked, with seen items filtered. Ours ranks cold-start items as high as costs the
+other items a hundredth of their NDCG@10 on validation; the same models without cold-start items show what it costs
+them on the test split. The comparison is a ranking by attributes alone: cosine similarity to the user's last item,
+with attributes weighted by their inverse document frequency; its cost for the other items is not measured. Systems
+that know items only by their events, such as popularity, find none.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from models import FAMILIES
 from models.evaluate import Scores
 from models.metrics import rank_of, rank_without
 from models.prepared import Prepared
-from models.recommender.networks.item_features import ItemFeatures, weigh
+from models.recommender.networks.item_features import ItemFeatures, tf_idf
 
 FAMILY = FAMILIES["recommender"]
 NEW = "never trained on"
-"""Label of the items without events in the slices by popularity."""
+"""Label of cold-start items in the slices by popularity."""
 CUTOFFS = (10, 50)
 NETWORKS = ("transitions", "transformer")
 ATTRIBUTES = "attributes of the last item"
 
 
 def main() -> None:
-    """Train with every seed, evaluate the new items and the others apart, and write the page."""
+    """Train with every seed, evaluate cold-start items and the others separately, and write the page."""
     parser = measure.flags(__doc__)
     parser.add_argument("--attributes", required=True, help="S3Rec's item2attributes.json.gz of --data")
-    parser.add_argument("--new", type=float, default=0.05, help="share of the items that are taken out")
+    parser.add_argument("--new", type=float, default=0.05, help="share of the items to remove")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the draw and of the training")
     arguments = measure.read(parser)
     if arguments.quick:
@@ -58,7 +58,7 @@ def main() -> None:
                 for system, answer in evaluated(data, network, seed, arguments, work).items():
                     found.setdefault(system, []).append(answer)
             found.setdefault(ATTRIBUTES, []).append(by_attributes(Prepared(data)))
-        # After each seed, so that a long run that ends early has said something.
+        # After each seed, so that a long run that ends early has results.
         write_page("cold-items", __doc__, arguments, [tabulate(found, arguments)], {"measured": found})
 
 
@@ -78,7 +78,7 @@ def without_new_items(raw: Path, out: Path, *, share: float, seed: int) -> Path:
 
 
 def evaluated(data: Path, network: str, seed: int, arguments: argparse.Namespace, work: Path) -> dict[str, Answer]:
-    """Train one network and evaluate its best epoch, with the new items and without them."""
+    """Train one network and evaluate its best epoch, with and without cold-start items."""
     config = [f"network={network}", *arguments.config, f"seed={seed}"]
     worker = Worker(network, measure.shopkeeper("fit", data, work / network, config=config), threads=arguments.threads)
     if not any(answer.get("done") for answer in worker.answers()):
@@ -86,29 +86,29 @@ def evaluated(data: Path, network: str, seed: int, arguments: argparse.Namespace
     worker.close()
     model = load_model(checkpoints.best_of(work / network / "run"), FAMILY)
     answers = {}
-    for system in (f"ours {network}", f"ours {network}, new items left out"):
+    for system in (f"ours {network}", f"ours {network}, without cold-start items"):
         scores = score(Context(store=Store(work)), model, data=Prepared(data), split="test")
         new = scores.slices["popularity"] == NEW
-        answers[system] = shares(scores, new, "new") | shares(scores, ~new, "others")
-        model.network.newcomers.offset.fill_(-torch.inf)
+        answers[system] = metrics_of(scores, new, "new") | metrics_of(scores, ~new, "others")
+        model.network.cold_start.offset.fill_(-torch.inf)
     return answers
 
 
-def shares(scores: Scores, among: NDArray[np.bool_], name: str) -> Answer:
-    """Metrics among some examples, and how many these are."""
+def metrics_of(scores: Scores, among: NDArray[np.bool_], name: str) -> Answer:
+    """Metrics of some examples, and their number."""
     metrics = ["ndcg_at_10", *(f"hit_rate_at_{cutoff}" for cutoff in CUTOFFS)]
     return {"num_" + name: int(among.sum())} | {f"{name}_{metric}": scores.ratio(metric, among) for metric in metrics}
 
 
 def by_attributes(data: Prepared) -> Answer:
-    """The same, ranked by the attributes that an item shares with the last one of the history."""
+    """The same, ranked by the attributes that an item shares with the last item of the history."""
     schema = data.schema(FAMILY.Schema)
     shards = range(schema.num_shards)
     dataset: Any = FAMILY.dataset(data, "test", shards, schema=schema, config=FAMILY.Config(), epoch=0)
     examples = [dataset[place] for place in range(len(dataset))]
     is_new = np.asarray([1, *schema.item_counts]) == 0
     chosen = [example for example in examples if is_new[example.target] and len(example.history)]
-    features = weigh(ItemFeatures.open(data).matrix())
+    features = tf_idf(ItemFeatures.open(data).matrix())
     ranks = []
     for start in range(0, len(chosen), 256):
         batch = FAMILY.collate(chosen[start : start + 256])
@@ -132,7 +132,7 @@ def tabulate(found: dict[str, list[Answer]], arguments: argparse.Namespace) -> T
         ]
         rows.append([system, *cells, str(len(answers))])
     counts = Spread.of(answer["num_new"] for answer in found[ATTRIBUTES]).text()
-    title = f"{measure.label(arguments.data)}, {arguments.new:.0%} of the items new, {counts} events to find"
+    title = f"{measure.label(arguments.data)}, {arguments.new:.0%} of the items cold-start, {counts} targets"
     return Table(title, ["system", "NDCG@10", "HR@10", "HR@50", "others NDCG@10", "others HR@10", "n"], rows)
 
 

@@ -1,11 +1,11 @@
-"""Evaluation: core-seconds to rank all items for every test event, ours beside RecBole's and implicit's.
+"""Evaluation: core-seconds to rank all items for every test event, compared with RecBole and implicit.
 
-What each does for its time, exactly: ours encodes every history and gives the exact rank of the target with seen
+What each system does in that time: ours encodes every history and gives the exact rank of the target with seen
 items filtered and unfiltered, NDCG, hit rate and MRR at 5, 10, 20 and 50, labels of slices and the lists for coverage
 ("evaluate", what the verb does); "validate" is what the training loop does after an epoch, on the validation split,
 with the choice of the blend weight. RecBole's full-sort evaluation of a sequential model encodes every history, does
 not filter seen items, and gives NDCG@10 and hit@10 from a top 10. implicit's ranking_metrics_at_k has no histories to
-encode, filters seen items, and gives NDCG@10 from a top 10. How well a model is trained plays no part in the time.
+encode, filters seen items, and gives NDCG@10 from a top 10. The time does not depend on how well a model is trained.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def start(arguments: argparse.Namespace, work: Path) -> Iterator[Worker]:
-    """All systems, each with its data loaded and its model built once it answers."""
+    """All systems; each has loaded its data and built its model when it answers."""
     data = measure.prepared(arguments.data, arguments, work)
     commands = {}
     for name in arguments.ours:

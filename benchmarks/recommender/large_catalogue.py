@@ -1,10 +1,11 @@
-"""Large catalogues: full against sampled cross-entropy at 50,000 made-up items, and what a million items cost.
+"""Large catalogues: full against sampled cross-entropy with 50,000 synthetic items, and the cost of a million items.
 
-The logs are made up (benchmarks/kit/made_up_log.py): topics, five successors of each item, favourite topics of each
-shopper. The ideal predictor knows that law and the favourites. Leave-one-out; NDCG@10 on the validation events of the
-first shoppers of each shard, ranked among all items, seen items filtered. The networks are evaluated without the prior,
-which would hide the difference between losses, unless said otherwise. Core-seconds are processor time of the process.
-One system trains for more epochs, to about the core-seconds of the full loss; the rate falls to its end in each.
+The logs are synthetic (benchmarks/kit/made_up_log.py): topics, five successors of each item, favourite topics of each
+user. The ideal predictor knows this generating process and the favourites. Leave-one-out; NDCG@10 on the validation
+events of the first users of each shard, ranked among all items, seen items filtered. Unless stated otherwise, networks
+are evaluated without the prior, which would hide the difference between losses. Core-seconds are processor time of the
+process. One system trains for more epochs, for about the core-seconds of the full loss; each has a full schedule of the
+learning rate.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ LOSSES = {
     "sampled, 1,024 negatives": (["loss=sampled", "num_negatives=1024"], 1),
     "sampled, 16,384 negatives": (["loss=sampled", "num_negatives=16384"], 1),
 }
-"""Name -> fields of Config, and how many times --epochs it trains."""
+"""Name -> fields of Config, and the multiple of --epochs to train for."""
 MILLION = {
     "sampled, prior, random start": ["blend=true", "spectral_start=false"],
     "sampled, random start": ["blend=false", "spectral_start=false"],
 }
-"""Name -> fields of Config; with spectral_start=true the start alone costs minutes."""
+"""Name -> fields of Config; spectral_start=true would take minutes for the initialisation alone."""
 EVENTS_PER_USER = 20
 
 
@@ -44,16 +45,14 @@ def main() -> None:
     parser = measure.flags(__doc__, made_up=True)
     parser.add_argument("--part", choices=("rates", "losses", "million"), required=True)
     parser.add_argument(
-        "--items", type=int, nargs="+", help="items to make up; about a fifth of a million never occurs"
+        "--items", type=int, nargs="+", help="items to generate; of a million about a fifth never occurs"
     )
-    parser.add_argument("--users", type=int, help="shoppers of 20 events each")
-    parser.add_argument("--validated", type=int, default=128, help="shoppers of each of the 32 shards to validate on")
+    parser.add_argument("--users", type=int, help="users with 20 events each")
+    parser.add_argument("--validated", type=int, default=128, help="users of each of the 32 shards to validate on")
     parser.add_argument("--epochs", type=int, help="2 by default, 1 with a million items")
-    parser.add_argument(
-        "--at-once", type=int, default=1, help="losses and million: trainings that run beside each other"
-    )
+    parser.add_argument("--at-once", type=int, default=1, help="losses and million: concurrent training runs")
     parser.add_argument("--repeats", type=int, default=3, help="of a rate")
-    parser.add_argument("--rows", type=int, help="of an epoch whose rate is measured; 32 are a step")
+    parser.add_argument("--rows", type=int, help="of the epoch whose rate is measured; a step has 32")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.items, arguments.users, arguments.epochs = [2000], 1000, 1
@@ -65,10 +64,10 @@ def main() -> None:
 
 
 def rates(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answer]:
-    """Full and sampled loss in turn, by size of the catalogue."""
+    """Full and sampled loss, alternating, by size of the catalogue."""
     rows, measured, settings = [], {}, {}
     for num_items in arguments.items or [5_000, 10_000, 20_000, 50_000, 100_000]:
-        data, _ = made_up(arguments, work, num_items, arguments.users or num_items)
+        data, _ = synthetic_data(arguments, work, num_items, arguments.users or num_items)
         workers = []
         for name, loss in {"full": ["loss=full"], "sampled": SAMPLED}.items():
             config = [*loss, *RATE_FIXED, *arguments.config]
@@ -81,7 +80,7 @@ def rates(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answe
             worker.close()
         rows.append(rate_row(num_items, *found.values()))
         measured |= found
-    header = ["items made up", "full, targets / core-s", "sampled, targets / core-s", "sampled is x times full", "n"]
+    header = ["items generated", "full, targets / core-s", "sampled, targets / core-s", "sampled is x times full", "n"]
     header += ["peak memory full, MB", "sampled"]
     return [Table("Trained targets, transformer d64, 4,096 negatives", header, rows)], {
         "settings": settings,
@@ -102,9 +101,9 @@ def rate_row(num_items: int, full: list[Answer], sampled: list[Answer]) -> list[
 
 
 def losses(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answer]:
-    """What each loss reaches at equal epochs and at equal core-seconds."""
+    """The quality of each loss at equal epochs and at equal core-seconds."""
     num_items = (arguments.items or [50_000])[0]
-    data, ideal = made_up(arguments, work, num_items, arguments.users or num_items)
+    data, ideal = synthetic_data(arguments, work, num_items, arguments.users or num_items)
 
     def fit(name: str) -> list[Answer]:
         fields, times = LOSSES[name]
@@ -115,7 +114,7 @@ def losses(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answ
         found = dict(zip(LOSSES, pool.map(fit, LOSSES), strict=True))
     rows = [fit_row(name, said) for name, said in found.items()]
     rows.append(["ideal predictor", "-", "-", "-", f"{ideal['ndcg_at_10']:.4f}", f"{ideal['hit_rate_at_10']:.4f}", "-"])
-    return [Table(f"{num_items:,} made-up items, transformer d64", FIT_HEADER, rows)], {
+    return [Table(f"{num_items:,} synthetic items, transformer d64", FIT_HEADER, rows)], {
         "settings": {name: said[-1] for name, said in found.items()},
         "measured": found,
         "ideal": ideal,
@@ -141,9 +140,9 @@ def fit_row(name: str, said: list[Answer]) -> list[str]:
 
 
 def million(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Answer]:
-    """What training, evaluation and serving cost where there are a million items."""
+    """The cost of training, evaluation and serving with a million items."""
     num_items = (arguments.items or [1_250_000])[0]
-    data, ideal = made_up(arguments, work, num_items, arguments.users or 250_000)
+    data, ideal = synthetic_data(arguments, work, num_items, arguments.users or 250_000)
 
     def fit(name: str) -> list[Answer]:
         config = [*MILLION[name], f"epochs={arguments.epochs or 1}", "patience=0", *arguments.config]
@@ -155,10 +154,10 @@ def million(arguments: argparse.Namespace, work: Path) -> tuple[list[Table], Ans
     rows = [fit_row(name, said) for name, said in found.items()]
     rows.append(["ideal predictor", "-", "-", "-", f"{ideal['ndcg_at_10']:.4f}", f"{ideal['hit_rate_at_10']:.4f}", "-"])
     validated = 32 * arguments.validated
-    title = f"{num_items:,} made-up items, of which {ideal['items']:,} have an event; NDCG@10 of {validated:,} shoppers"
+    title = f"{num_items:,} synthetic items, {ideal['items']:,} of them with events; NDCG@10 of {validated:,} users"
     if arguments.rows:
-        title += f", after the first {arguments.rows:,} rows of an epoch: a speed, no quality"
-    served = Table("The same in use", SERVED_HEADER, [served_row(name, said) for name, said in found.items()])
+        title += f", after the first {arguments.rows:,} rows of an epoch: speed only"
+    served = Table("The same models in use", SERVED_HEADER, [served_row(name, said) for name, said in found.items()])
     return [Table(title, FIT_HEADER, rows), served], {
         "settings": {name: said[-1] for name, said in found.items()},
         "measured": found,
@@ -177,7 +176,7 @@ SERVED_HEADER += ("ranking a user, core-ms", "bundle, MB", "load, wall s")
 
 
 def served_row(name: str, said: list[Answer]) -> list[str]:
-    """The best model of a training, loaded and asked."""
+    """The best model of a training run, loaded and queried."""
     last: dict[str, Any] = said[-1]
     return [
         name,
@@ -193,7 +192,7 @@ def served_row(name: str, said: list[Answer]) -> list[str]:
 def fitted(
     name: str, data: Path, work: Path, config: list[str], arguments: argparse.Namespace, more: list[str] | None = None
 ) -> list[Answer]:
-    """All that a training said: one answer for each epoch, one at the end."""
+    """All messages of a training run: one for each epoch and one at the end."""
     directory = work / name.replace(" ", "-")
     flags = ["--validated", str(arguments.validated), *(more or [])]
     worker = Worker(
@@ -206,8 +205,8 @@ def fitted(
     return said
 
 
-def made_up(arguments: argparse.Namespace, work: Path, num_items: int, num_users: int) -> tuple[Path, Answer]:
-    """Prepared data of a made-up log, and what the ideal predictor reaches on it."""
+def synthetic_data(arguments: argparse.Namespace, work: Path, num_items: int, num_users: int) -> tuple[Path, Answer]:
+    """Prepared data of a synthetic log, and the metrics of the ideal predictor on it."""
     raw = work / f"made-up-{num_items}.parquet"
     ideal = write_log(raw, num_items=num_items, num_users=num_users, events_per_user=EVENTS_PER_USER)
     data = measure.prepared(str(raw), arguments, work)

@@ -1,4 +1,4 @@
-"""How fast `prepare` is and how much memory it takes, by the number of events; the logs are made up."""
+"""Speed and memory of `prepare` by the number of events, on synthetic logs."""
 
 from __future__ import annotations
 

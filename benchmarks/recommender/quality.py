@@ -1,7 +1,7 @@
 """Quality: NDCG@10 and HR@10 on the test split, full ranking, seen items filtered and unfiltered, over seeds.
 
 Ours is trained on the training events, its best epoch and its blend weight are chosen on validation, and the test
-split is looked at once. implicit's ALS and BPR are fitted on training and validation events together, which favours
+split is used once. implicit's ALS and BPR are fitted on training and validation events together, which favours
 them, with 64 factors and otherwise their defaults. All systems are evaluated by the same definition: the rank of the
 one held-out item among all items; equal scores rank by index. The median over seeds, [lowest, highest].
 """
@@ -42,12 +42,12 @@ def main() -> None:
             found = evaluated(data, arguments, work)
         tables.append(tabulate(raw, found))
         measured[measure.label(raw)] = found
-        # After each file, so that a long run that ends early has said something.
+        # After each file, so that a long run that ends early has results.
         write_page("quality", __doc__, arguments, tables, {"measured": measured})
 
 
 def item_table(attributes: str, work: Path) -> dict[str, str]:
-    """What `prepare` is told to read an item table, made of a JSON object of attribute numbers by item."""
+    """Settings of `prepare` for an item table, which is made from a JSON object of attribute numbers by item."""
     with gzip.open(attributes, "rt", encoding="utf-8") as file:
         by_item = json.load(file)
     table = work / "items.jsonl"
@@ -57,7 +57,7 @@ def item_table(attributes: str, work: Path) -> dict[str, str]:
 
 
 def evaluated(data: Path, arguments: argparse.Namespace, work: Path) -> dict[str, list[Answer]]:
-    """What each system reached with each seed on prepared data."""
+    """Metrics of each system with each seed on prepared data."""
     found: dict[str, list[Answer]] = {}
     for network in arguments.networks:
         for seed in arguments.seeds:
@@ -84,7 +84,7 @@ def evaluated(data: Path, arguments: argparse.Namespace, work: Path) -> dict[str
 
 
 def flattened(answer: Answer) -> Answer:
-    """A peer's answer by the names of ours."""
+    """A peer's answer under our names."""
     return {**answer["fit"], **{f"test_{name}": value for name, value in answer["metrics"].items()}}
 
 

@@ -1,10 +1,10 @@
 """Roofline of training the transformer: the FLOPs that a trained target needs, the FLOP/s reached, and the ceiling.
 
-Needed are the matrix products forward and backward (three times forward), with attention counted only over the places
-that a target may look at in the packed rows. Normalisation, softmax, dropout, embedding look-ups and the optimiser
-are not counted, so that whatever they cost shows as distance from the ceiling. The ceiling is torch's own matrix
-product, measured in the same run, alternating with the training: at its best shape, and at the shapes that the
-network has (forward and both backward products). Core-seconds are processor time.
+The needed FLOPs are those of the matrix products of forward and backward pass (three times forward), with attention
+counted only over the positions that a target may attend to in the packed rows. Normalisation, softmax, dropout,
+embedding look-ups and the optimiser are not counted, so their cost shows as distance from the ceiling. The ceiling is
+torch's own matrix product, measured in the same run, alternating with the training: at its best shape, and at the
+shapes of the network (forward and both backward products). Core-seconds are processor time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     config = config_from_dict(FAMILY.Config, measure.overrides(chosen))
     with measure.workspace(arguments) as work:
         data = measure.prepared(arguments.data, arguments, work)
-        context, num_items, counted = look(Prepared(data), config)
+        context, num_items, counted = measure_step(Prepared(data), config)
         parts = needed(config, num_items, context)
         rows = ["--rows", str(QUICK_ROWS)] if arguments.quick else []
         shapes = {BEST: (1, 2048, 2048, 2048)} | {
@@ -85,13 +85,13 @@ def main() -> None:
         for worker in workers:
             worker.close()
     tables = [reached(parts, found, counted), by_part(parts, found)]
-    facts = {"mean places looked at": context, "items": num_items, "counted": counted, "parts": parts}
+    facts = {"mean positions attended to": context, "items": num_items, "counted": counted, "parts": parts}
     raw = {"settings": settings, "measured": found, **facts}
     write_page("roofline", __doc__, arguments, tables, raw)
 
 
-def look(data: Prepared, config: Any) -> tuple[float, int, float]:
-    """Mean places that a target looks at, the number of items, and the FLOPs a target that torch counts in one step."""
+def measure_step(data: Prepared, config: Any) -> tuple[float, int, float]:
+    """Mean positions that a target attends to, the number of items, and FLOPs per target counted by torch in a step."""
     schema: Any = data.schema(FAMILY.Schema)
     shards = range(schema.num_shards)
     dataset = FAMILY.dataset(data, "train", shards, schema=schema, config=config, epoch=1)
@@ -146,7 +146,7 @@ def reached(parts: list[Part], found: dict[str, list[Answer]], counted: float) -
         rows += [
             [f"ceiling, {dtype}, {BEST}, GFLOP/s", Spread.of(top / 1e9 for top in tops).text(".0f")],
             [f"reached / ceiling, {dtype}", Spread.of(share).text(".0%")],
-            [f"targets / core-s if products at their own shapes were all, {dtype}", Spread.of(own).text()],
+            [f"targets / core-s of the products alone at their own shapes, {dtype}", Spread.of(own).text()],
             [
                 f"reached / that, {dtype}",
                 Spread.of(rate / top for rate, top in zip(rates, own, strict=True)).text(".0%"),
@@ -156,7 +156,7 @@ def reached(parts: list[Part], found: dict[str, list[Answer]], counted: float) -
 
 
 def seconds(parts: list[Part], answer: Answer, dtype: str) -> float:
-    """Core-seconds of a target's needed products, each at what its own shape reaches."""
+    """Core-seconds of the needed products of a target, each at the rate of its own shape."""
     return sum(
         part.needed / float(answer["flops_per_s"][f"{name} {dtype}"]) for part in parts for name in part.shapes()
     )

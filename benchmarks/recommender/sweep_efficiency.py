@@ -1,10 +1,10 @@
 """Sweep efficiency: the best validation score by core-seconds, our sweep against random search, with the same budget.
 
 Ours is the verb `sweep`: ASHA stops bad trials early and Optuna proposes settings, the first trial being the
-defaults. Random search draws from the same space and trains every draw to its last epoch. Both run the same training
+defaults. Random search samples the same space and trains every sample to its last epoch. Both run the same training
 loop with the same number of trials at a time and threads each. The sweep goes first and sets the budget: the core-
-seconds of its epochs (training, validation, and epoch 0 of each trial). What Ray and Python take beside is in
-neither, and shown apart.
+seconds of its epochs (training, validation, and epoch 0 of each trial). The overhead of Ray and Python is in
+neither, and shown separately.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from models.config import Choice, LogUniform, Range
 FAMILY = FAMILIES["recommender"]
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 Curve = list[tuple[float, float]]
-"""(core-seconds spent, best validation score until then), one for each epoch of any trial."""
+"""(core-seconds spent, best validation score until then), one point for each epoch of any trial."""
 
 
 def main() -> None:
-    """Search with every seed in both ways, and write the page."""
+    """Run both searches with every seed, and write the page."""
     parser = measure.flags(__doc__)
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=9, help="of a trial that is not stopped")
@@ -128,7 +128,7 @@ def searched(config: Any, data: Path, work: Path, arguments: argparse.Namespace,
 
 
 def drawn(space: Mapping[str, Range], seed: int) -> Iterator[dict[str, Any]]:
-    """Settings at random, without end."""
+    """An endless stream of random settings."""
     draw = np.random.default_rng(seed)
     for _ in itertools.count():
         sample: dict[str, Any] = {}
@@ -154,12 +154,12 @@ def curve_of(epochs: Sequence[Mapping[str, float]], threads: int) -> Curve:
 
 
 def best_at(curve: Curve, spent_s: float) -> float:
-    """The best score once so much was spent; 0 before the first."""
+    """The best score within a budget; 0 before the first."""
     return max((score for spent, score in curve if spent <= spent_s), default=0.0)
 
 
 def by_share(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """The best score of each way at shares of the budget."""
+    """The best score of each search at shares of the budget."""
     budgets = [run["curve"][-1][0] for run in found["ours"]]
     rows = []
     for name, runs in found.items():
@@ -175,7 +175,7 @@ def by_share(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
 
 
 def speed_up(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """What each way needs to reach the best score of random search."""
+    """What each search needs to reach the best score of random search."""
     rows = []
     pairs = list(zip(found["ours"], found["random search"], strict=True))
     for place, (ours, random) in enumerate(pairs):

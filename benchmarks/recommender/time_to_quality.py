@@ -1,9 +1,9 @@
-"""Time to quality: core-seconds of training until NDCG@10 passes a mark, full ranking, seen items filtered.
+"""Time to quality: core-seconds of training until NDCG@10 passes a threshold, full ranking, seen items filtered.
 
-A schedule of the learning rate has an end, so every budget of epochs is a training of its own. The time is all
-processor time from the first line of the training loop: counting the prior, the spectral start, every step, every
-validation and every checkpoint. Preparing the data, starting Python and evaluation on the test split are not in it.
-Each training is evaluated at its best epoch on validation; the mark is checked on validation and on test.
+The learning-rate schedule depends on the number of epochs, so every epoch budget is a separate training run. The time
+is all processor time from the start of the training loop: counting the prior, the spectral initialisation, every step,
+every validation and every checkpoint. Preparing the data, starting Python and evaluation on the test split are
+excluded. Each run is evaluated at its best epoch on validation; the threshold is checked on validation and on test.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def trained(data: Path, work: Path, epochs: int, seed: int, arguments: argparse.Namespace) -> list[Answer]:
-    """What a training says after each epoch, from epoch 0."""
+    """The messages of a training run after each epoch, from epoch 0."""
     config = [*arguments.config, f"epochs={epochs}", f"seed={seed}", "patience=0"]
     command = measure.shopkeeper("fit", data, work, config=config, more=["--test-each-epoch"])
     worker = Worker(f"{epochs} epochs", command, threads=arguments.threads)
@@ -50,7 +50,7 @@ def trained(data: Path, work: Path, epochs: int, seed: int, arguments: argparse.
 
 
 def answer_table(found: dict[int, list[list[Answer]]], arguments: argparse.Namespace) -> Table:
-    """For each split the least time, over budgets, after which the mark is reached with every seed."""
+    """For each split the least time, over budgets, after which the threshold is reached with every seed."""
     rows = []
     for split in ("val", "test"):
         reached = {}
@@ -67,12 +67,12 @@ def answer_table(found: dict[int, list[list[Answer]]], arguments: argparse.Names
 
 
 def first_time(run: list[Answer], metric: str, mark: float) -> float | None:
-    """Core-seconds at the first epoch that passes the mark."""
+    """Core-seconds at the first epoch that passes the threshold."""
     return next((answer["cpu_s"] for answer in run if answer[metric] >= mark), None)
 
 
 def budget_table(found: dict[int, list[list[Answer]]]) -> Table:
-    """How good each budget is at its best validated epoch."""
+    """Quality of each budget at its best epoch on validation."""
     rows = []
     for epochs, runs in found.items():
         best = [max(run, key=lambda answer: float(answer[f"val_{METRIC}"])) for run in runs]
@@ -84,7 +84,7 @@ def budget_table(found: dict[int, list[list[Answer]]]) -> Table:
 
 
 def epoch_table(found: dict[int, list[list[Answer]]]) -> Table:
-    """The curve of each budget, median over seeds; epoch 0 is the prior and the spectral start alone."""
+    """The curve of each budget, median over seeds; epoch 0 is the prior and the spectral initialisation alone."""
     rows = []
     for epochs, runs in found.items():
         for places in zip(*runs, strict=True):

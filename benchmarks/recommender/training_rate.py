@@ -1,7 +1,7 @@
 """Training rate: trained targets per core-second of our networks and of RecBole's, alternating in one run.
 
-A trained target is one (history, next item) pair that a gradient was computed for. Ours trains every place of a row;
-RecBole makes a sample of every prefix. Both use cross-entropy over all items. Data loading is part of the time,
+A trained target is one (history, next item) pair that a gradient is computed for. Ours trains at every position of a
+row; RecBole makes an example of every prefix. Both use cross-entropy over all items. Data loading is part of the time,
 validation is not. Core-seconds are the processor time of the process.
 """
 
@@ -17,7 +17,7 @@ from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
 
 OURS = {"transformer": ["network=transformer"], "gru": ["network=gru"]}
-# The prior takes no part in training and would only be counted before it.
+# The prior is not trained; it would only be counted before.
 OURS_FIXED = ["dim=64", "num_blocks=2", "max_length=200", "blend=false", "spectral_start=false"]
 RECBOLE = {"SASRec L50": ("SASRec", 50), "SASRec L200": ("SASRec", 200), "GRU4Rec L200": ("GRU4Rec", 200)}
 QUICK_ROWS = 64
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def start(arguments: argparse.Namespace, work: Path) -> Iterator[Worker]:
-    """All systems, each with its data loaded once it answers."""
+    """All systems; each has loaded its data when it answers."""
     data = measure.prepared(arguments.data, arguments, work)
     for network in arguments.networks:
         config = [*OURS.get(network, [f"network={network}"]), *OURS_FIXED, *arguments.config]

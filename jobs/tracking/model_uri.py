@@ -13,7 +13,7 @@ from jobs.tracking.client import BUNDLE, Tracking
 from jobs.tracking.registry import Registry
 from models import bundle
 from models.errors import BundleRejected
-from models.files import name_aside, put_directory, remove_directory
+from models.files import put_directory, remove_directory, temporary_path
 
 FORMS = "runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory"
 
@@ -103,7 +103,7 @@ def _fetch(context: Context, tracking: Tracking, uri: str, name: str) -> Path:
             remove_directory(cached)
         else:
             return cached
-    aside = name_aside(cached)
+    aside = temporary_path(cached)
     try:
         found = tracking.download(uri, aside)
         bundle.verify(found)

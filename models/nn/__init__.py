@@ -1,1 +1,1 @@
-"""What networks of several families use: layers, optimizers, precision."""
+"""Building blocks that several families use: layers, optimisers, precision, state dicts."""

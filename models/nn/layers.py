@@ -1,4 +1,4 @@
-"""Blocks that two or more networks use: the fused cross-entropy and a dropout that is cheap on a CPU."""
+"""Layers that several networks use: a fused linear cross-entropy and a dropout that is cheap on a CPU."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at one time, on a GPU."""
+"""Tokens whose logits are in memory at one time, on a GPU."""
 CPU_CHUNK_TOKENS, MIN_CHUNK_TOKENS = 256, 128
 CHUNK_LOGITS = 3_500_000
-"""On a CPU there are fewer, and fewer yet of many items, so that logits stay in the cache: up to twice as fast."""
+"""Chunks are smaller on a CPU, and smaller yet with many items, to keep the logits in cache: up to twice as fast."""
 
 
 def linear_cross_entropy(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy of `hidden @ weight.T` against `targets`, without ever holding the [T, V] logits.
+    """Mean cross-entropy of `hidden @ weight.T` against `targets`, without materialising the [T, V] logits.
 
-    The gradients are computed in the forward pass, chunk by chunk, while the logits are in the cache. Under autocast
+    The gradients are computed in the forward pass, chunk by chunk, while the logits are in cache. Under autocast
     the products run in its dtype. The targets must be in 0 .. V - 1; a constant `bias_V` is added to every logit but
-    the target's own, as sampled candidates need. The idea is that of "Cut your losses in large-vocabulary language
-    models" (Wijmans et al., 2025) and of Liger Kernel (Hsu et al., 2024).
+    the target's own, for sampled candidates. Follows "Cut your losses in large-vocabulary language
+    models" (Wijmans et al., 2025) and Liger Kernel (Hsu et al., 2024).
     """
     if not (torch.is_grad_enabled() and (hidden_TD.requires_grad or weight_VD.requires_grad)):
         return F.cross_entropy(_logits(hidden_TD, weight_VD, targets_T, bias_V).float(), targets_T)
@@ -32,7 +32,7 @@ def linear_cross_entropy(
 
 
 def chunk_tokens(num_items: int, device: str) -> int:
-    """How many tokens have their logits at one time."""
+    """How many tokens have their logits in memory at one time."""
     if device != "cpu":
         return CHUNK_TOKENS
     fitting: int = 2 ** (max(CHUNK_LOGITS // num_items, 1).bit_length() - 1)
@@ -57,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 rows = torch.arange(len(target), device=target.device)
                 right = probability[rows, target]
                 loss -= right.float().clamp_min(1e-30).log().sum()
-                # Not scatter_, which copies all of it twice.
+                # scatter_ would copy the whole tensor twice.
                 probability[rows, target] = right - 1
                 torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 grad_weight += probability.T @ chunk
@@ -84,13 +84,13 @@ def _logits(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None)
 class Dropout(nn.Module):
     """Dropout whose masks are cut from one pool of random numbers at random places (CPU), or torch's own (GPU).
 
-    Drawing a mask number by number costs more than a small network's matrix products on a CPU. The pool is drawn anew
-    once it has been used up, so a mask repeats only in parts and only within a few steps.
+    On a CPU, drawing a full mask costs more than the matrix products of a small network. The pool is redrawn once it is
+    used up, so masks repeat only in part and only within a few steps.
     """
 
     POOL_MASKS = 8
     LEVELS = 2**16
-    """Probabilities are rounded to one of so many: then one draw gives four numbers, three times as fast."""
+    """Probabilities are rounded to this many levels: one random integer gives four numbers, three times as fast."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Dropout(nn.Module):
         return x * self._pool[begin : begin + num].view(x.shape)
 
     def _drawn(self, num: int, dtype: torch.dtype) -> Tensor:
-        """`num` factors, 0 or what makes up for the zeros."""
+        """`num` factors: 0, or 1 / (1 - probability)."""
         zeros = min(round(self.probability * self.LEVELS), self.LEVELS - 1)
         draws = torch.empty(-(-num // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         kept = draws.view(torch.int16)[:num] >= zeros - self.LEVELS // 2

@@ -20,8 +20,8 @@ class Muon(Optimizer):
     """Trains `filters` by orthogonalised momentum and keeps their norm fixed; `others` by Adam without decay.
 
     After "Muon: an optimizer for hidden layers" (Jordan et al., 2024), as airbench uses it: a normalisation follows
-    every filter, so its norm is set to the root of its rows before each step, and the rate is the relative size of a
-    step. `filter_rate_scale` is their rate over that of the others, the learning rate of the training loop.
+    every filter, so its norm is set to the root of its number of rows before each step, and the rate is the relative
+    size of a step. `filter_rate_scale` is the filters' rate relative to the learning rate of the training loop.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The nearest matrix [N, M] whose singular values are about one, by Newton-Schulz steps in bf16."""
+    """The nearest matrix [N, M] with singular values of about one, by Newton-Schulz iterations in bf16."""
     a, b, c = COEFFICIENTS
     x: Tensor = matrix.bfloat16()
     transposed = x.shape[0] > x.shape[1]

@@ -1,1 +1,1 @@
-"""Reading other people's files, for every family: tables and their rows, and where bad rows go."""
+"""Reading raw data, for every family: tables as streams of rows, and a quarantine for bad rows."""

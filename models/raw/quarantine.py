@@ -1,4 +1,4 @@
-"""Where bad rows go: each with its reason, its file and its original, so that nothing is lost and all can be mended."""
+"""Quarantine of bad rows: each with its reason, file and original content, so that it can be fixed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Quarantine:
         self._add(reasons, rows=rows_as_json(rows), source=source)
 
     def add_lines(self, lines: Sequence[str], *, reason: str, source: str) -> None:
-        """Keep lines that are no rows at all."""
+        """Keep lines that cannot be parsed as rows."""
         rows = [json.dumps({"line": line}, ensure_ascii=False) for line in lines]
         self._add(pa.array([reason] * len(rows), pa.string()), rows=rows, source=source)
 
@@ -65,16 +65,16 @@ class Quarantine:
 
 
 def remedy(bad_fraction: float, *, is_any_good: bool) -> str:
-    """What to do about too many bad rows, to end a sentence with: which --max-bad-fraction would accept them."""
+    """How to fix too many bad rows, as the end of a sentence: the --max-bad-fraction that would accept them."""
     if not is_any_good:
-        return "mend them"
-    # Rounded up, or the share that is shown would not be enough; a product with 100 may be a bit above it.
+        return "fix them"
+    # Rounded up, or the shown fraction would not be enough; times 100 may be off by a rounding error.
     enough = math.ceil(round(bad_fraction * 100, 9)) / 100
-    return f"mend them, or accept them with --max-bad-fraction {enough:g}"
+    return f"fix them, or accept them with --max-bad-fraction {enough:g}"
 
 
 def rows_as_json(rows: pa.Table) -> list[str]:
-    """Each row as one JSON object, whatever its columns are."""
+    """Each row as one JSON object, for columns of any type."""
     if rows.num_rows == 0:
         return []
     columns = [_printable(column) for column in rows.columns]

@@ -1,4 +1,4 @@
-"""Tables as a shop has them: any usual file or folder as a stream of rows; nothing in them is judged here."""
+"""Raw tables: any common file or folder as a stream of rows, which are not validated here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from models.errors import DataRejected
 from models.raw.quarantine import rows_as_json
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]
-"""`sequences` are lines of words: the table has the one column `line`."""
+"""`sequences` are lines of words, a table with the single column `line`."""
 
 LINE = "line"
 BLOCK_BYTES = 8 * 1024 * 1024
@@ -51,19 +51,19 @@ _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
 
 @dataclass(frozen=True)
 class Source:
-    """One file of raw data on any filesystem that pyarrow knows."""
+    """One file of raw data on any filesystem that pyarrow supports."""
 
     filesystem: pyarrow.fs.FileSystem
     path: str
     format: str
     num_bytes: int
     relative: str = ""
-    """Path below the folder that was named; the name alone of a file that was named itself."""
+    """Path relative to the given folder; just the name of a file that was given itself."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of one file, and the lines between them that are no rows: reason -> original lines."""
+    """Some rows of one file, and the lines among them that could not be parsed: reason -> original lines."""
 
     rows: pa.Table
     broken: Mapping[str, Sequence[str]]
@@ -77,7 +77,7 @@ def find(raw: str, *, format: Format = "auto") -> list[Source]:
 def list_files(raw: str) -> list[Source]:
     """The files of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected.
 
-    Hidden files and those that begin with `_` are left out. Nothing is said of their formats.
+    Hidden files and those that begin with `_` are skipped. Their formats are not determined.
     """
     try:
         filesystem, path = _filesystem(raw)
@@ -103,7 +103,7 @@ def list_files(raw: str) -> list[Source]:
 def read(source: Source) -> Iterator[Chunk]:
     """Stream a file in batches of bounded memory; raises DataRejected when it is damaged.
 
-    CSV and TSV need a header line, and their values are the bytes of the file; nothing is guessed but the delimiter.
+    CSV and TSV need a header line, and their values are raw bytes; only the delimiter is inferred, not types.
     """
     readers = {"csv": _read_csv, "tsv": _read_csv, "jsonl": _read_jsonl, "sequences": _read_lines}
     try:
@@ -114,13 +114,13 @@ def read(source: Source) -> Iterator[Chunk]:
     except _DAMAGE as error:
         raise DataRejected(
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
-            "the file is damaged, cut short or of another format (see --format): make it anew"
+            "the file is damaged, truncated or of another format (see --format); create it again"
         ) from None
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[pa.NativeFile]:
-    """The plain bytes of a file as a stream; gzip is known by its first bytes."""
+    """The decompressed bytes of a file as a stream; gzip is detected by its first bytes."""
     with source.filesystem.open_input_stream(source.path, compression=None) as stream:
         is_gzip = stream.read(2) == _GZIP
     compression = "gzip" if is_gzip else None
@@ -129,31 +129,31 @@ def opened(source: Source) -> Iterator[pa.NativeFile]:
 
 
 def without_secrets(text: str) -> str:
-    """A text without the keys that a URI such as s3://KEY:SECRET@bucket/path may hold."""
+    """A text without the credentials that a URI such as s3://KEY:SECRET@bucket/path may contain."""
     return re.sub(r"://[^/@\s]*@", "://***@", text)
 
 
 def parse_mapping(text: str, *, names: Sequence[str] | None = None) -> dict[str, str]:
     """Our column name -> the file's, from `user_id=CustomerID,item_id=StockCode`; raises ValueError.
 
-    Given `names`, no other columns of ours are allowed.
+    With `names`, only these are allowed as our column names.
     """
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     mapping = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
     wrong = [ours for ours, theirs in mapping.items() if not theirs or (names is not None and ours not in names)]
     if wrong or len(mapping) != len(pairs):
-        known = f"; our columns are {', '.join(names)}" if names else ""
-        raise ValueError(f"cannot understand the column mapping {text!r}: write ours=theirs,ours=theirs{known}")
+        known = f", where NAME is one of {', '.join(names)}" if names else ""
+        raise ValueError(f"cannot parse the column mapping {text!r}: write NAME=COLUMN,NAME=COLUMN{known}")
     return mapping
 
 
 def decode(array: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Bytes as text: the string array, null where it is not UTF-8, and a boolean array of those places."""
+    """Bytes as text: the string array, null where it is not UTF-8, and a boolean array of where that is."""
     try:
         text = array.cast(pa.string())
         return text, pa.repeat(False, len(text))
     except pa.ArrowInvalid:
-        values = [_decode(value) for value in array.to_pylist()]  # rare: only a batch with foreign bytes comes here
+        values = [_decode(value) for value in array.to_pylist()]  # rare: only for a batch with bytes that are not UTF-8
         bad = [value is None and known for value, known in zip(values, array.is_valid().to_pylist(), strict=True)]
         return pa.array(values, pa.string()), pa.array(bad)
 
@@ -176,7 +176,7 @@ def _format_of(path: str, format: Format) -> str:
     found = _SUFFIXES.get(name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix)
     if found is None:
         choices = ", ".join(choice for choice in get_args(Format) if choice != "auto")
-        raise DataRejected(f"cannot tell the format of {path} by its name; say --format with one of {choices}")
+        raise DataRejected(f"cannot infer the format of {path} from its name; set --format to one of {choices}")
     return found
 
 
@@ -222,7 +222,7 @@ def _read_csv(source: Source) -> Iterator[Chunk]:
 
 
 def _csv_names(source: Source, delimiter: str) -> list[str] | None:
-    """The header's names, or None where there is no row below it."""
+    """The column names of the header, or None where no row follows it."""
     with opened(source) as stream:
         try:
             return _open_csv(stream, delimiter, broken=[]).schema.names
@@ -258,17 +258,17 @@ def _delimiter(source: Source) -> str:
 
 
 def _check_cells(rows: pa.Table, source: Source) -> None:
-    """An open quote swallows the lines after it; nothing else makes a cell this long."""
+    """Reject a cell that is too long: a quote before it was not closed, and it contains the lines that follow."""
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         longest = pc.max(pc.binary_length(column)).as_py() or 0
         if longest > MAX_CELL_BYTES:
             raise DataRejected(
-                f"{source.path}: a value of column {name!r} has {longest:,} bytes; a quote is opened and never closed"
+                f"{source.path}: a value of column {name!r} has {longest:,} bytes; a quote is never closed"
             )
 
 
 def _has_swallowed_lines(rows: pa.Table, delimiter: str) -> npt.NDArray[np.bool_]:
-    """Which rows have a value with a line that looks like a row of its own: the quote before it was not closed."""
+    """Mask of the rows with a value that contains another row: the quote before it was not closed."""
     swallowed = np.zeros(rows.num_rows, bool)
     cell = f"[^{delimiter}\n]*"
     for column in rows.columns if rows.num_columns > 2 else []:
@@ -281,9 +281,9 @@ def _has_swallowed_lines(rows: pa.Table, delimiter: str) -> npt.NDArray[np.bool_
 
 def _read_lines(source: Source) -> Iterator[Chunk]:
     for lines in _lines(source):
-        text, foreign = decode(lines)
-        bad = [value.decode("utf-8", "backslashreplace") for value in lines.filter(foreign).to_pylist()]
-        good = text.filter(pc.invert(foreign))
+        text, is_not_utf8 = decode(lines)
+        bad = [value.decode("utf-8", "backslashreplace") for value in lines.filter(is_not_utf8).to_pylist()]
+        good = text.filter(pc.invert(is_not_utf8))
         yield Chunk(pa.table({LINE: good}), {"not_utf8": bad} if bad else {})
 
 
@@ -305,9 +305,11 @@ def _parse_json(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
         try:
             return _json_table(block, schema)
         except pa.ArrowInvalid:
-            pass  # a column changed its type; the block may still agree with itself
+            pass  # a column changed its type; the block itself may still be consistent
     rows = _json_table(block, None)
-    if any(pa.types.is_timestamp(column.type) for column in rows.schema):  # it guesses that ids like dates are times
+    if any(
+        pa.types.is_timestamp(column.type) for column in rows.schema
+    ):  # ids that look like dates were inferred as times
         kept = [pa.field(c.name, pa.string() if pa.types.is_timestamp(c.type) else c.type) for c in rows.schema]
         rows = _json_table(block, pa.schema(kept))
     return rows
@@ -322,13 +324,13 @@ def _json_table(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
 
 
 def _has_huge_numbers(rows: pa.Table) -> bool:
-    """Whole numbers beyond 64 bits were made floats, which are not exact there: an id would change."""
+    """Whether integers beyond 64 bits were converted to floats, which are not exact: an id would change."""
     floats = [column for column in rows.columns if pa.types.is_floating(column.type)]
     return any((pc.max(pc.abs(column)).as_py() or 0) >= 2**53 for column in floats)
 
 
 def _parse_json_by_line(lines: list[bytes]) -> Chunk:
-    """The slow way, for a block with a broken line, a column of several types or huge numbers: values as text."""
+    """Slow path for a block with a broken line, a column of mixed types or huge numbers: values become text."""
     rows: list[dict[str, str | None]] = []
     broken: list[str] = []
     for line in lines:
@@ -362,7 +364,7 @@ def _lines(source: Source) -> Iterator[pa.Array]:
                 rest += tail
             if len(rest) > MAX_LINE_BYTES:
                 raise DataRejected(
-                    f"{source.path} has a line of over {MAX_LINE_BYTES:,} bytes; is it of another format?"
+                    f"{source.path} has a line of more than {MAX_LINE_BYTES:,} bytes; is it another format?"
                 )
     if rest:
         yield _split_lines(rest)

@@ -22,38 +22,38 @@ class Config(TrainConfig):
     """How to train a recommender."""
 
     network: NetworkName = "transformer"
-    """What learns. transformer, gru and two_tower go by the order of events; autoencoder and gan by what was taken, in
-    any order; transitions is counted in seconds; the last two are baselines."""
+    """Network to train. transformer, gru and two_tower model the sequence of events; autoencoder and gan the unordered
+    bag of items; transitions is count-based and takes seconds; popularity and item_knn are baselines."""
     epochs: PositiveInt = 20
-    """Passes over the training split at the most."""
+    """Maximum number of epochs."""
     patience: NonNegativeInt = 12
-    """Stop after so many epochs in a row without a better validation score; 0 never stops early. The gain comes late,
-    when the learning rate falls."""
+    """Early stopping: stop after this many epochs in a row without a better validation score; 0 never stops early. Much
+    of the gain comes late, when the learning rate decays."""
     learning_rate: PositiveFloat = 2e-3
-    """Highest learning rate, reached after the warm-up, then lowered along a cosine to a hundredth of it."""
+    """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
     batch_size: PositiveInt = 32
-    """Rows of max_length events in one optimiser step, over all workers together."""
+    """Rows of max_length events per optimiser step, over all workers."""
     max_length: PositiveInt = 200
-    """Events of a row in training and of a shopper's history in prediction; older ones are cut off."""
+    """Events per training row, and of a user's history in prediction; older events are truncated."""
     dim: PositiveInt = 64
     """Width of item embeddings and hidden states."""
     num_blocks: PositiveInt = 2
-    """Blocks of a transformer, layers of a gru."""
+    """Transformer blocks, or layers of the gru or of the two_tower head."""
     num_heads: PositiveInt = 1
-    """Attention heads of a transformer."""
+    """Attention heads of the transformer."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of activations set to zero in training."""
+    """Dropout probability."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
     loss: Literal["auto", "full", "sampled"] = "auto"
-    """Cross-entropy over all items or over shared negatives; auto is full up to 20,000 items. For transformer, gru and
-    two_tower."""
+    """Cross-entropy over all items (full) or over sampled negatives that a batch shares; auto is full up to 20,000
+    items. For transformer, gru and two_tower."""
     num_negatives: PositiveInt = 4096
-    """Negatives drawn by popularity in each step of the sampled loss, beside the targets of the batch."""
+    """Negatives of the sampled loss per step, drawn by popularity, in addition to the targets of the batch."""
     blend: bool = True
-    """Blend a trained network with the transitions prior, at the weight that is best on validation."""
+    """Blend the trained network with the transitions prior, with the weight that is best on validation."""
     spectral_start: bool = True
-    """Start item embeddings from the singular vectors of the transitions instead of at random."""
+    """Initialise item embeddings with singular vectors of the transitions instead of at random."""
 
 
 SPACE: dict[str, Range] = {

@@ -1,4 +1,4 @@
-"""Prepared behaviour logs as examples and batches: packed rows to train on, one history a shopper to evaluate on."""
+"""Prepared behaviour logs as examples and batches: packed rows for training, one history per user for evaluation."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from models.recommender.schema import PADDING, Schema
 Ints = NDArray[np.int32]
 
 NO_TARGET = -1
-"""Fills up the rows of Histories.target_sets."""
+"""Padding of Histories.target_sets."""
 NUM_CUTS = 3
 MAX_VALIDATION_SCORES = 5_000_000_000
-"""Of a large log every n-th shopper of a shard is validated on, so that an epoch makes about so many scores at most:
-5,000 shoppers where there are a million items. The test split is always whole."""
+"""A large log is validated on every n-th user of a shard, which limits the scores of an epoch to about this many: 5,000
+users with a million items. The test split is always used in full."""
 MAX_SERVED_HISTORY = 2000
-"""Events of a shopper's history that the feature store keeps."""
+"""Events of a user's history that the feature store keeps."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training example: max_length events of one or more shoppers in a line, each with the event that followed."""
+    """A training example: max_length events of one or more users, packed, each with the event that followed."""
 
     items: Ints
     targets: Ints
-    """The next item at each place; PADDING where there is none."""
+    """The next item at each position; PADDING where there is none."""
     segments: Ints
-    """Number of the shopper within the row at each place, from 1; 0 is padding."""
+    """Number of the user within the row at each position, from 1; 0 is padding."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A history to recommend for: one example of evaluation or one request."""
+    """A history to recommend for: an evaluation example or a request."""
 
     history: Sequence[int]
     """Item indices, oldest first."""
     count: int = 10
     excluded: Sequence[int] = ()
-    """Items that must not be recommended, each once."""
+    """Distinct items that must not be recommended."""
     allowed: Sequence[int] | None = None
     """If given, the only items that may be recommended."""
     target: int = -1
     """The item that followed; PADDING if the model does not know it; -1 in a request."""
     target_seen: bool = False
-    """Whether the shopper had taken the target before."""
+    """Whether the target is in the history."""
     targets: Sequence[int] = ()
-    """Held-out users: the distinct items that followed, of which `target` is the first."""
+    """Held-out users only: the distinct items that followed, of which `target` is the first."""
     targets_seen: Sequence[bool] = ()
-    """For each of them whether the shopper had taken it before."""
+    """For each of them, whether it is in the history."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Histories:
-    """A batch of histories; B examples, L the longest history (cut to the model's length by the model).
+    """A batch of B histories of up to L events; the model truncates them to its own length.
 
     items [B, L] right-padded, lengths [B], targets [B], target_seen [B], excluded [B, S] padded item indices.
-    Where several items are to be found: target_sets [B, K], NO_TARGET after the last, and target_sets_seen [B, K].
+    With several targets per example: target_sets [B, K], padded with NO_TARGET, and target_sets_seen [B, K].
     """
 
     items: Tensor
@@ -101,7 +101,7 @@ class Histories:
         return self._part(0, count)
 
     def parts(self, size: int) -> list[Self]:
-        """The batch cut into smaller ones of `size` examples, in their order."""
+        """The batch split into batches of up to `size` examples, in order."""
         return [self._part(start, start + size) for start in range(0, len(self.lengths), size)]
 
     def _part(self, begin: int, end: int) -> Self:
@@ -115,18 +115,18 @@ class Histories:
 def dataset(
     data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int
 ) -> Dataset[Row | Example]:
-    """Examples of some shards of one split, with the items numbered as in `schema`."""
+    """Examples of some shards of one split, with items indexed as in `schema`."""
     logs = [ShardLog.open(data, shard) for shard in shards]
     remap = _remap(data, schema)
     if split == "train":
         return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
     if split not in ("val", "test"):
-        raise ValueError(f"unknown split {split!r}; there are train, val and test")
-    described = data.schema(Schema)
-    num_scores = described.num_examples["val"] * described.num_items
-    every = -(-num_scores // MAX_VALIDATION_SCORES) if split == "val" else 1
-    several = described.split == "held-out-users"
-    return HeldOutExamples(logs, remap=remap, split=split, several=several, every=max(1, every))
+        raise ValueError(f"unknown split {split!r}; use train, val or test")
+    own = data.schema(Schema)
+    num_scores = own.num_examples["val"] * own.num_items
+    user_stride = max(1, -(-num_scores // MAX_VALIDATION_SCORES)) if split == "val" else 1
+    has_target_sets = own.split == "held-out-users"
+    return HeldOutExamples(logs, remap=remap, split=split, has_target_sets=has_target_sets, user_stride=user_stride)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ShardLog:
     def open(cls, data: Prepared, shard: int) -> Self:
         """Map one shard of a prepared data directory."""
         directory = data.shard(shard)
-        # Plain views: a memmap costs microseconds each time it is cut.
+        # Plain array views: slicing a memmap costs microseconds.
         parts = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("items", "offsets", "splits"))
         log = cls(*map(np.asarray, parts))
         if log.splits.shape[1] != NUM_CUTS:
@@ -156,9 +156,9 @@ class ShardLog:
 
 
 class TrainingRows:
-    """All (event, next event) pairs of the training split as one stream in a random order of users, cut into rows.
+    """All (event, next event) pairs of the training split as one stream of users in random order, packed into rows.
 
-    Every pair stands in exactly one row, so an epoch trains each once, and at most the last row is padded.
+    Every pair is in exactly one row, so an epoch trains on each once, and only the last row is padded.
     """
 
     def __init__(self, logs: Sequence[ShardLog], *, remap: Ints | None, length: int, seed: int) -> None:
@@ -196,24 +196,31 @@ class TrainingRows:
 
 
 class HeldOutExamples:
-    """One example per `every`-th user with an event in the split: the events before one, or, `several`, before all.
+    """One example for every `user_stride`-th user with events in the split.
 
-    Which one is drawn at random, the same each time: in a log of baskets the first would hardly ever be told by the
-    other events of its basket, which a shop knows when it recommends.
+    The target is one of those events, drawn pseudo-randomly but always the same, and the history is all events before
+    it: if it were always the first, a log of baskets would hardly ever show other items of the target's basket, which a
+    shop knows when it recommends. With `has_target_sets` all events of the split are targets.
     """
 
     def __init__(
-        self, logs: Sequence[ShardLog], *, remap: Ints | None, split: str, several: bool, every: int = 1
+        self,
+        logs: Sequence[ShardLog],
+        *,
+        remap: Ints | None,
+        split: str,
+        has_target_sets: bool,
+        user_stride: int = 1,
     ) -> None:
         self._remap = remap
-        self._several = several
+        self._has_target_sets = has_target_sets
         self._places: list[tuple[ShardLog, int, int, int]] = []
         for log in logs:
             val_start, test_start = log.splits[:, 1], log.splits[:, 2]
             starts, ends = (val_start, test_start) if split == "val" else (test_start, np.diff(log.offsets))
-            for user in np.flatnonzero(starts < ends)[::every]:
+            for user in np.flatnonzero(starts < ends)[::user_stride]:
                 first, start, end = (int(value) for value in (log.offsets[user], starts[user], ends[user]))
-                target = start if several else start + _drawn(first + start, end - start)
+                target = start if has_target_sets else start + _pseudo_random(first + start, end - start)
                 self._places.append((log, first, first + target, first + end))
 
     def __len__(self) -> int:
@@ -222,7 +229,7 @@ class HeldOutExamples:
     def __getitem__(self, index: int) -> Example:
         log, first, place, end = self._places[index]
         seen, target = log.items[first:place], int(log.items[place])
-        targets, targets_seen = self._targets(seen, log.items[place:end]) if self._several else ((), ())
+        targets, targets_seen = self._targets(seen, log.items[place:end]) if self._has_target_sets else ((), ())
         target_seen = bool((seen == target).any())
         if self._remap is not None:
             seen = self._remap[seen]
@@ -244,7 +251,7 @@ class HeldOutExamples:
 
 
 def collate(examples: Sequence[Row | Example]) -> Rows | Histories:
-    """The only place that makes tensors; see Rows and Histories for the shapes."""
+    """Turn examples into tensors; see Rows and Histories for the shapes."""
     if isinstance(examples[0], Row):
         return Rows(
             **{
@@ -300,8 +307,8 @@ def _target_sets(examples: Sequence[Example]) -> dict[str, Tensor]:
     }
 
 
-def _drawn(seed: int, below: int) -> int:
-    """A number in 0 .. below - 1 that looks random and is the same each time."""
+def _pseudo_random(seed: int, below: int) -> int:
+    """A number in 0 .. below - 1, always the same for a seed."""
     return (seed * 0x9E3779B97F4A7C15 % 2**64 >> 32) * below >> 32
 
 
@@ -314,7 +321,7 @@ def _padded(sequences: Sequence[Sequence[int]], *, fill: int = PADDING) -> Tenso
 
 
 def _remap(data: Prepared, schema: Schema) -> Ints | None:
-    """Data item index -> model item index (PADDING if the model does not know it); None where they are the same."""
+    """Item index of the data -> of the model (PADDING if unknown to the model); None where they are the same."""
     own = data.schema(Schema)
     if own.fingerprint == schema.fingerprint or own.items == schema.items:
         return None

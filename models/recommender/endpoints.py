@@ -1,4 +1,4 @@
-"""The recommender's requests and answers at the border of the service."""
+"""The recommender's endpoints: requests, responses, and their translation to examples and from predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.prepared import Prepared
 from models.recommender.data import Example, history_rows, items_with_rows
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
-from models.recommender.schema import Schema
+from models.recommender.schema import PADDING, Schema
 
 MAX_COUNT = 1000
 MAX_HISTORY = 10_000
@@ -23,7 +23,7 @@ ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class RecommendationRequest(BaseModel):
-    """Whom to recommend to and under which rules; without user and history it is an anonymous visit."""
+    """Whom to recommend to and which items are allowed; an anonymous visitor has neither user nor history."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -34,7 +34,7 @@ class RecommendationRequest(BaseModel):
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
     history: list[ItemId] | None = Field(default=None, max_length=MAX_HISTORY)
-    """Item ids, oldest first; stands in for the stored history."""
+    """Item ids, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
     exclude_seen: bool = True
     exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
@@ -43,7 +43,7 @@ class RecommendationRequest(BaseModel):
 
 
 class RecommendedItem(BaseModel):
-    """One item, its score (higher is better, comparable within one answer) and why it is here."""
+    """One item, its score (higher is better, comparable within one response) and why it was recommended."""
 
     item_id: str
     score: float
@@ -51,7 +51,7 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendationResponse(BaseModel):
-    """The answer to a recommendation request; `source` names the fallback where there was nothing personal to go by."""
+    """The response to a recommendation request; `source` is `popular` where there was no history to go by."""
 
     recommendation_id: str
     model_version: str
@@ -60,7 +60,7 @@ class RecommendationResponse(BaseModel):
 
 
 class SimilarItemsRequest(BaseModel):
-    """For which item to find similar ones."""
+    """The item to find similar items for."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": "85123A", "count": 3}]})
 
@@ -71,7 +71,7 @@ class SimilarItemsRequest(BaseModel):
 
 
 class SimilarItemsResponse(BaseModel):
-    """Items that shoppers take in the same places as the given one."""
+    """Items that users interact with in similar contexts as the given one."""
 
     recommendation_id: str
     model_version: str
@@ -84,7 +84,7 @@ def golden_request(schema: Schema) -> RecommendationRequest:
 
 
 def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> list[Example]:
-    """The example of a recommendation request; unknown items of a history are left out."""
+    """The example of a recommendation request; items unknown to the model are dropped."""
     history: Sequence[str] = request.history or []
     if request.history is None and request.user_id is not None:
         history = features.get("history", {}).get(request.user_id, [])
@@ -160,7 +160,7 @@ FEATURES = (
 ENDPOINTS = (
     Endpoint(
         path="/v1/recommendations",
-        summary="Recommend items to a shopper",
+        summary="Recommend items to a user",
         Request=RecommendationRequest,
         Response=RecommendationResponse,
         encode=encode_recommendation,
@@ -196,13 +196,13 @@ def _allowed(wanted: dict[str, str | list[str]], schema: Schema, features: Featu
 
 def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:
     return [
-        RecommendedItem(item_id=schema.items[item - 1], score=score, reason=_reason(because, schema))
-        for item, score, because in zip(prediction.items, prediction.scores, prediction.because, strict=True)
+        RecommendedItem(item_id=schema.items[item - 1], score=score, reason=_reason(event, schema))
+        for item, score, event in zip(prediction.items, prediction.scores, prediction.explanations, strict=True)
     ]
 
 
-def _reason(because: int, schema: Schema) -> str:
-    return f"often follows {schema.items[because - 1]}" if because else "popular"
+def _reason(event: int, schema: Schema) -> str:
+    return f"often follows {schema.items[event - 1]}" if event != PADDING else "popular"
 
 
 def _filter_key(name: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""A made-up shop whose shoppers follow known habits, so that a right answer exists; for the demo and the tests."""
+"""A synthetic shop whose users follow known item-to-item transitions, so that the best recommendations are known."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ BRANDS = ("Alder", "Birch", "Cedar", "Hazel", "Rowan")
 STYLES = ("small", "large", "red", "blue", "green", "striped", "plain", "golden")
 NUM_FOLLOWERS = 3
 FOLLOWER_WEIGHTS = (0.6, 0.25, 0.15)
-"""How often each follower of an item comes next, when a shopper goes by habit."""
-HABIT = 0.7
-"""Share of steps that go by habit, from one visit to the next too; the others start afresh from the shopper's taste."""
+"""Probability of each follower of an item, in a step that follows the transitions."""
+TRANSITION_SHARE = 0.7
+"""Share of steps that do, across visits too; the others draw an item from the user's preferences."""
 MEAN_VISIT_LENGTH = 5
 FIRST_DAY = datetime(2025, 1, 1, tzinfo=UTC)
 NUM_DAYS = 180
 MISSING_USERS, BAD_TIMES, DUPLICATES, RETURNS = 0.002, 0.002, 0.005, 0.003
-"""Shares of dirty rows; those that `prepare` calls bad stay under its limit of 0.01 together."""
+"""Shares of dirty rows; together the bad ones stay below the default --max-bad-fraction of 0.01."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Shop:
-    """Where the made-up log lies and what is true of it."""
+    """Where the synthetic log is, and its ground truth."""
 
     events: Path
     items: Path
     followers: dict[str, tuple[str, ...]]
-    """Item id -> the items that follow it by habit, most often first: the right answer."""
+    """Item id -> the items that follow it in the transitions, most likely first."""
     regulars: tuple[str, ...]
-    """Shoppers with the most events, most first."""
+    """Users with the most events, most first."""
 
 
 def sample(directory: Path) -> Sample:
-    """A small made-up shop for the demo, with questions to ask its endpoint."""
+    """A small synthetic shop for the demo, with questions to ask its endpoint."""
     shop = write_sample(directory)
     seen = next(iter(shop.followers))
     likely = ", ".join(shop.followers[seen])
@@ -51,9 +51,9 @@ def sample(directory: Path) -> Sample:
         prepare={"raw": str(shop.events), "items": str(shop.items)},
         train={"network": "transformer", "epochs": 3, "max_length": 50, "dim": 32, "num_blocks": 1},
         questions=(
-            Question("an old shopper", {"user_id": shop.regulars[0], "count": 5}, "goes by that shopper's last events"),
-            Question("a new shopper", {"history": [seen], "count": 5}, f"after {seen} mostly come {likely}"),
-            Question("an anonymous shopper", {"count": 5}, "nothing to go by: popular items"),
+            Question("a known user", {"user_id": shop.regulars[0], "count": 5}, "based on the user's last events"),
+            Question("a new user", {"history": [seen], "count": 5}, f"{seen} is mostly followed by {likely}"),
+            Question("an anonymous user", {"count": 5}, "no history: popular items"),
         ),
     )
 
@@ -61,11 +61,11 @@ def sample(directory: Path) -> Sample:
 def write_sample(
     directory: Path, *, num_users: int = 1500, num_items: int = 300, num_events: int = 30_000, seed: int = 0
 ) -> Shop:
-    """Write events.parquet and items.parquet of a made-up shop into a directory; the same arguments, the same shop."""
+    """Write events.parquet and items.parquet of a synthetic shop into a directory; deterministic in its arguments."""
     if num_items < 2 * NUM_FOLLOWERS or num_users < 1 or num_events < num_users:
         raise ValueError(
             f"a shop of {num_users} users, {num_items} items and {num_events} events is too small; "
-            f"give it {2 * NUM_FOLLOWERS} items and an event for each user at least"
+            f"it needs at least {2 * NUM_FOLLOWERS} items and an event for each user"
         )
     draw = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _visits(
     appeal: npt.NDArray[np.float64],
     followers: Numbers,
 ) -> tuple[Numbers, Numbers, Numbers]:
-    """Shopper, item and epoch second of every event."""
+    """User, item and epoch second of every event."""
     lengths = 1 + draw.multinomial(num_events - num_users, draw.dirichlet(np.full(num_users, 1.5)))
     in_category = [np.flatnonzero(category == number) for number in range(category.max() + 1)]
     chances = [appeal[places] / appeal[places].sum() for places in in_category]
@@ -129,21 +129,21 @@ def _visits(
 def _purchases(
     draw: np.random.Generator, length: int, *, liked: npt.NDArray[np.float64], followers: Numbers
 ) -> list[int]:
-    """The items of one shopper, who takes nothing twice while there is anything left."""
-    taken: list[int] = []
-    while len(taken) < length:
-        if taken and draw.random() < HABIT:
+    """The items of one user, without repeats while other items are left."""
+    bought: list[int] = []
+    while len(bought) < length:
+        if bought and draw.random() < TRANSITION_SHARE:
             wanted = np.zeros(len(liked))
-            wanted[followers[taken[-1]]] = FOLLOWER_WEIGHTS
-            wanted[taken] = 0.0
+            wanted[followers[bought[-1]]] = FOLLOWER_WEIGHTS
+            wanted[bought] = 0.0
             if wanted.sum() > 0:
-                taken.append(int(draw.choice(len(liked), p=wanted / wanted.sum())))
+                bought.append(int(draw.choice(len(liked), p=wanted / wanted.sum())))
                 continue
         fresh = liked.copy()
-        fresh[taken] = 0.0
+        fresh[bought] = 0.0
         chances = fresh if fresh.sum() > 0 else liked
-        taken.append(int(draw.choice(len(liked), p=chances / chances.sum())))
-    return taken
+        bought.append(int(draw.choice(len(liked), p=chances / chances.sum())))
+    return bought
 
 
 def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator) -> pa.Table:
@@ -165,7 +165,7 @@ def _item_table(category: Numbers, *, prices: npt.NDArray[np.float64], draw: np.
 def _event_table(
     users: Numbers, items: Numbers, seconds: Numbers, *, prices: npt.NDArray[np.float64], draw: np.random.Generator
 ) -> pa.Table:
-    """The events in no order, a few of them dirty as in a real log."""
+    """The events in random order, a few of them dirty, as in a real log."""
     count = len(users)
     user_ids = np.array([_user(user) for user in users], dtype=object)
     user_ids[_some(count, MISSING_USERS, draw)] = None

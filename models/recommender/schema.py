@@ -1,4 +1,4 @@
-"""What networks and endpoints know of a shop's log: the item vocabulary, how often each was bought, the split."""
+"""What networks and endpoints need to know about a log: the item vocabulary, the item counts, the split."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ NUM_SHARDS = 32
 Split = Literal["time", "leave-one-out", "held-out-users"]
 
 PADDING = 0
-"""Index of no item; the items of the vocabulary are 1 .. num_items."""
+"""Item index that stands for no item; the items of the vocabulary are 1 .. num_items."""
 
 
 class Schema(models.family.Schema):
     """The vocabulary and statistics of a prepared behaviour log."""
 
     split: Split
-    """What is evaluated. time: one event a user, drawn from those after a global time; leave-one-out: each user's last
-    events; held-out-users: the last fifth of the events of users who are not trained on, given the others (strong
-    generalisation)."""
+    """What is evaluated on. time: one event per user, drawn from those after a global time; leave-one-out: each user's
+    last events; held-out-users: the last fifth of the events of users who are not trained on, given their other events
+    (strong generalisation)."""
     items: list[str]
-    """Item ids; the item at place i has the index i + 1."""
+    """Item ids; items[i] has the index i + 1."""
     item_counts: list[int]
     """Events of each item in the training split."""
     item_first_seen: list[int]
-    """Epoch seconds of each item's first event; its place in the sequence when the log has no times."""
+    """Epoch seconds of each item's first training event; its position in the sequence when the log has no times."""
     num_features: int = 0
-    """Features that the item table gives to items; see item_features."""
+    """Distinct features of the item table; see item_features."""
     train_until: int
-    """Epoch seconds after which no event is in the training split; the longest sequence when there are no times."""
+    """Epoch seconds of the last training event; the length of the longest sequence when the log has no times."""
     val_from: str | None = None
     """RFC 3339 time of the first validation event of a time split."""
     test_from: str | None = None

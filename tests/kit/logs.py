@@ -1,4 +1,4 @@
-"""Made-up behaviour logs for the tests of prepare: written in any layout, prepared, and read back."""
+"""Synthetic behaviour logs for the tests of prepare: written in any layout, prepared, and read back."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from models.recommender.prepare.pipeline import PrepareConfig
 RECOMMENDER = FAMILIES["recommender"]
 KINDS = ("tea", "tools", "toys", "towels")
 ITEMS_OF_KIND = 9
-"""Of a shop of kinds; the last of each kind nobody has taken."""
+"""Items per kind; the last of each kind is a cold-start item, without events."""
 Row = dict[str, Any]
 
 
 def make_log(num_events: int = 600, *, seed: int = 0) -> list[Row]:
-    """Events of 30 users and 12 items over 60 days, in random order; some share their time."""
+    """Events of 30 users and 12 items over 60 days, in random order; some have the same time."""
     draw = random.Random(seed)
     rows = [
         {
@@ -43,13 +43,13 @@ def make_log(num_events: int = 600, *, seed: int = 0) -> list[Row]:
 
 
 def shop_of_kinds(directory: Path) -> Prepared:
-    """The prepared log of a shop whose shoppers stay with one kind of item, as its item table says."""
+    """The prepared log of a shop where each user buys items of one kind, which the item table gives."""
     draw = random.Random(0)
     items = [{"item_id": f"{kind}{place}", "kind": [kind]} for kind in KINDS for place in range(ITEMS_OF_KIND)]
     lines = []
-    for shopper in range(300):
+    for user in range(300):
         kind = draw.choice(KINDS)
-        lines.append(" ".join([f"u{shopper}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1)}" for _ in range(6))]))
+        lines.append(" ".join([f"u{user}", *(f"{kind}{draw.randrange(ITEMS_OF_KIND - 1)}" for _ in range(6))]))
     (directory / "log.txt").write_text("\n".join(lines))
     (directory / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
     store = Store(directory / "store")
@@ -57,7 +57,7 @@ def shop_of_kinds(directory: Path) -> Prepared:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a table, gzipped if its name says so; a value that a row lacks is empty."""
+    """Write a table, gzipped if the name ends in .gz; missing values are empty."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
@@ -68,7 +68,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def prepare(store: Store, config: PrepareConfig, *, is_dry_run: bool = False) -> Outcome:
-    """Run the verb on this machine."""
+    """Run the verb locally."""
     return jobs.prepare.run(Context(store=store, dry_run=is_dry_run), RECOMMENDER, jobs.prepare.Options(), config)
 
 
@@ -95,13 +95,13 @@ def quarantined(data: Prepared) -> list[Row]:
 
 
 def contents(data: Prepared) -> dict[str, bytes]:
-    """Every file that must not depend on anything but the set of rows."""
+    """The contents of every file that may depend on nothing but the set of rows."""
     paths = [*data.path.glob("shards/*/*"), data.path / "schema.json", data.path / "items.parquet"]
     return {str(path.relative_to(data.path)): path.read_bytes() for path in paths}
 
 
-def nothing_is_left(store: Store) -> bool:
-    """Whether the store has not one file."""
+def is_empty(store: Store) -> bool:
+    """Whether the store has no files."""
     return not store.root.exists() or not any(path.is_file() for path in store.root.rglob("*"))
 
 

@@ -1,4 +1,4 @@
-"""The model directory: what it carries, and what is refused by name before anything of it is used."""
+"""The model directory: its files, and the errors for bundles that must not be loaded."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def model(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
 
 
 def change_manifest(directory: Path, **changes: object) -> None:
-    """Rewrite members of a manifest; the files stay as they are."""
+    """Change members of a manifest; the files stay unchanged."""
     path = directory / bundle.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
-def test_a_bundle_of_a_newer_format_is_refused_with_the_remedy(toy: Family, model: Path) -> None:
+def test_a_bundle_of_a_newer_format_is_rejected_with_a_remedy(toy: Family, model: Path) -> None:
     change_manifest(model, format=99)
 
     with pytest.raises(BundleRejected, match=r"MANIFEST\.json has format 99, and this release reads up to 1; upgrade"):
         bundle.load(model, toy)
 
 
-@pytest.mark.parametrize("written_as", ["newest", None, [1]])
-def test_a_format_that_is_no_number_is_refused(toy: Family, model: Path, written_as: object) -> None:
-    change_manifest(model, format=written_as)
+@pytest.mark.parametrize("version", ["newest", None, [1]])
+def test_a_format_that_is_not_a_number_is_rejected(toy: Family, model: Path, version: object) -> None:
+    change_manifest(model, format=version)
 
     with pytest.raises(BundleRejected, match=r"MANIFEST\.json is not readable"):
         bundle.load(model, toy)
 
 
-def test_a_bundle_of_another_family_is_refused_by_both_names(model: Path) -> None:
+def test_a_bundle_of_another_family_is_rejected_with_both_names(model: Path) -> None:
     with pytest.raises(BundleRejected, match="is of the family 'toy', not 'image'"):
         bundle.load(model, FAMILIES["image"])
 
 
 def with_tokeniser(toy: Family) -> Family:
-    """The toy with a file beside its schema, which its requests are encoded with."""
+    """The toy family with a tokeniser file, which `encode` checks."""
 
     def prepare(config: toy_module.PrepareConfig, out: Path, executor: Executor) -> Schema:
         schema = toy_module.prepare(config, out, executor)
@@ -68,7 +68,7 @@ def with_tokeniser(toy: Family) -> Family:
     return dataclasses.replace(toy, prepare=prepare, files=("tokeniser.txt",), endpoints=[endpoint])
 
 
-def test_files_of_a_family_go_from_prepared_data_into_every_bundle(
+def test_the_files_of_a_family_are_copied_from_prepared_data_to_every_bundle(
     toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     family = with_tokeniser(toy)
@@ -88,12 +88,12 @@ def test_files_of_a_family_go_from_prepared_data_into_every_bundle(
     assert listed["tokeniser.txt"]["bytes"] == len(TOKENISER)
 
 
-def test_a_bundle_without_a_file_of_its_family_is_refused(toy: Family, model: Path) -> None:
+def test_a_bundle_without_a_file_of_its_family_is_rejected(toy: Family, model: Path) -> None:
     with pytest.raises(BundleRejected, match=r"lacks tokeniser\.txt"):
         bundle.load(model, with_tokeniser(toy))
 
 
-def test_a_changed_file_of_a_family_is_refused(toy: Family, toy_data: Prepared, model: Path) -> None:
+def test_a_bundle_with_a_changed_file_is_rejected(toy: Family, toy_data: Prepared, model: Path) -> None:
     (model / "tokeniser.txt").write_bytes(TOKENISER)
     bundle.seal(model)
     (model / "tokeniser.txt").write_bytes(TOKENISER.upper())

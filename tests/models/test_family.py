@@ -1,4 +1,4 @@
-"""The contract: a family that does not fit together is refused by mypy at the wrong line, or when it is made."""
+"""The contract: mypy reports the wrong line of an inconsistent family, or its construction fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kit.register import TOY
 WRONG = CHECKOUT / "tests" / "wrong_families"
 MARK = re.compile(r"# wrong: ([\w-]+)$")
 CACHE = CHECKOUT / ".mypy_cache" / "wrong_families"
-"""Of its own, so that nothing is checked anew but what has changed, and `make check` beside it is not disturbed."""
+"""A separate cache, so that only changes are checked and a concurrent `make check` is not disturbed."""
 
 
 def test_mypy_finds_the_mistake_of_every_wrong_family_at_its_line_and_no_other() -> None:
@@ -42,7 +42,7 @@ def test_mypy_finds_the_mistake_of_every_wrong_family_at_its_line_and_no_other()
     assert {(each["file"].rpartition("/")[2], each["line"], each["code"]) for each in errors} == marked, run.stderr
 
 
-def test_the_wrong_families_are_left_out_of_the_check_of_everything_else() -> None:
+def test_the_wrong_families_are_excluded_from_the_check_of_everything_else() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "mypy", f"--cache-dir={CACHE}", "-p", "tests.wrong_families"],
         cwd=CHECKOUT,
@@ -52,12 +52,12 @@ def test_the_wrong_families_are_left_out_of_the_check_of_everything_else() -> No
     assert "error:" not in found.stdout
 
 
-def test_a_misspelt_member_is_refused_at_import() -> None:
+def test_a_misspelt_member_is_rejected_at_import() -> None:
     with pytest.raises(TypeError, match="update_statistic"):
         changed(update_statistic=toy.initialise)
 
 
-def test_a_missing_member_is_refused_at_import() -> None:
+def test_a_missing_member_is_rejected_at_import() -> None:
     members = {each.name: getattr(TOY, each.name) for each in dataclasses.fields(TOY) if each.name != "collate"}
     with pytest.raises(TypeError, match="collate"):
         Family(**members)
@@ -66,18 +66,18 @@ def test_a_missing_member_is_refused_at_import() -> None:
 @pytest.mark.parametrize(
     ("members", "named"),
     [
-        ({"space": {"learning_rat": LogUniform(1e-3, 1e-1)}}, "'learning_rat', which is no field of its Config"),
+        ({"space": {"learning_rat": LogUniform(1e-3, 1e-1)}}, "'learning_rat', which is not a field of its Config"),
         ({"endpoints": ()}, "toy has no endpoint"),
         ({"route_prefix": "/v1/visitors"}, "the path /v1/colours of toy must start with /v1/visitors/"),
-        ({"endpoints": [*TOY.endpoints, *TOY.endpoints]}, "the path /v1/colours of toy .* be there once"),
+        ({"endpoints": [*TOY.endpoints, *TOY.endpoints]}, "the path /v1/colours of toy .* be unique"),
         ({"metrics": [Metric("accuracy", "min")]}, "more than one metric 'accuracy'"),
     ],
 )
-def test_members_that_do_not_fit_together_are_refused_at_import(members: dict[str, Any], named: str) -> None:
+def test_inconsistent_members_are_rejected_at_import(members: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         changed(**members)
 
 
 def changed(**members: Any) -> Family:
-    """The toy with other members."""
+    """The toy family with other members."""
     return dataclasses.replace(TOY, **members)

@@ -1,4 +1,4 @@
-"""The feature store as a file: filled aside, so that a replica reads all of the old one or all of the new."""
+"""The feature store as a file: replaced atomically, so that a replica reads the old one or the new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.prepared import Prepared
 
 
 def feature(text: str, *, is_disk_full: bool = False) -> Feature:
-    """A feature of one row, whose disk may fill up behind it."""
+    """A feature of one row, after which the disk may be full."""
 
     def rows(data: Prepared) -> Iterable[tuple[str, Any]]:
         yield "ann", text
@@ -25,7 +25,7 @@ def feature(text: str, *, is_disk_full: bool = False) -> Feature:
     return Feature(name="history", keys=lambda request: ["ann"], rows=rows)
 
 
-def test_a_store_that_is_written_anew_is_one_file_and_old_readers_keep_theirs(tmp_path: Path) -> None:
+def test_a_rewritten_store_is_one_file_and_open_readers_keep_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "shop" / "features.sqlite"
     write_store(path, [feature("old")], Prepared(tmp_path))
     before = FeatureStore(path, read_only=True)
@@ -41,7 +41,7 @@ def test_a_store_that_is_written_anew_is_one_file_and_old_readers_keep_theirs(tm
     assert not list(path.parent.glob(".*"))
 
 
-def test_a_full_disk_leaves_the_old_store_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_store_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "features.sqlite"
     write_store(path, [feature("old")], Prepared(tmp_path))
 

@@ -1,4 +1,4 @@
-"""The feature store: what was read is written over only while it is what is there."""
+"""The feature store: a value is overwritten only if it has not changed since it was read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.prepared import Prepared
 ASKED = Feature(name="notes", keys=lambda request: list(request))
 
 
-def test_a_value_is_written_only_while_its_version_is_the_one_that_was_read(tmp_path: Path) -> None:
+def test_a_value_is_written_only_if_its_version_has_not_changed_since_it_was_read(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "live.sqlite")
     before = store.read([ASKED], ["ann"])
     assert before.versions == {("notes", "ann"): ABSENT}
@@ -30,7 +30,7 @@ def test_a_value_is_written_only_while_its_version_is_the_one_that_was_read(tmp_
     assert store.lookup([ASKED], ["ann"]) == {"notes": {"ann": None}}
 
 
-def test_of_several_values_all_are_written_or_none(tmp_path: Path) -> None:
+def test_several_values_are_written_all_or_none(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "live.sqlite")
     store.compare_and_set("notes", "bob", "old", ABSENT)
 
@@ -41,7 +41,7 @@ def test_of_several_values_all_are_written_or_none(tmp_path: Path) -> None:
     assert store.lookup([ASKED], ["ann", "bob"]) == {"notes": {"ann": "new", "bob": "new"}}
 
 
-def test_a_value_that_is_not_json_is_refused_and_leaves_the_store_usable(tmp_path: Path) -> None:
+def test_a_value_that_is_not_json_is_rejected_and_the_store_stays_usable(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "live.sqlite")
 
     with pytest.raises(TypeError):
@@ -50,7 +50,7 @@ def test_a_value_that_is_not_json_is_refused_and_leaves_the_store_usable(tmp_pat
     assert store.compare_and_set("notes", "ann", 1, ABSENT)
 
 
-def test_writers_of_one_file_lose_no_value_between_them(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_value(tmp_path: Path) -> None:
     path = tmp_path / "live.sqlite"
     create_live_store(path)
 
@@ -70,7 +70,7 @@ def test_writers_of_one_file_lose_no_value_between_them(tmp_path: Path) -> None:
     assert sorted(notes) == [[writer, number] for writer in range(4) for number in range(50)]
 
 
-def test_a_live_store_is_for_its_owner_only_and_keeps_what_it_holds(tmp_path: Path) -> None:
+def test_a_live_store_is_private_and_keeps_its_values(tmp_path: Path) -> None:
     path = tmp_path / "shop" / "live.sqlite"
     create_live_store(path)
     store = FeatureStore(path)
@@ -79,11 +79,11 @@ def test_a_live_store_is_for_its_owner_only_and_keeps_what_it_holds(tmp_path: Pa
     create_live_store(path)
 
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
-    assert len(list(path.parent.iterdir())) == 3, "a write-ahead log and its index lie beside it"
+    assert len(list(path.parent.iterdir())) == 3, "the store, its write-ahead log and its index"
     assert store.lookup([ASKED], ["ann"]) == {"notes": {"ann": 1}}
 
 
-def test_its_state_is_another_one_after_each_write(tmp_path: Path) -> None:
+def test_the_state_changes_with_each_write(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "live.sqlite")
     states = [store.state()]
     for key, version in (("ann", ABSENT), ("ann", 1), ("bob", ABSENT)):
@@ -102,7 +102,7 @@ def test_only_features_that_come_from_prepared_data_are_filled(tmp_path: Path) -
     assert store.lookup([ASKED, prepared], ["ann"]) == {"notes": {}, "history": {"ann": "data"}}
 
 
-def test_a_store_of_the_release_before_is_still_read(tmp_path: Path) -> None:
+def test_a_store_of_release_0_1_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "features.sqlite"
     with sqlite3.connect(path) as old:
         old.execute("CREATE TABLE feature (name TEXT, key TEXT, value TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID")

@@ -1,4 +1,4 @@
-"""What is written aside and renamed into place is the old or the new, whatever becomes of its writer."""
+"""Atomic replacement: a file or directory is the old one or the new one, whatever happens to its writer."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from models.files import (
     LEFTOVER_AGE_S,
     add_directory,
     create_text,
-    directory_aside,
     leftovers,
     put_directory,
     remove_directory,
     replace_directory,
     replace_file,
     sha256,
+    temporary_directory,
     write_text,
 )
 from tests.conftest import CHECKOUT
 
 NUM_WRITERS, NUM_TIMES = 4, 25
 LARGE = 100_000
-"""Characters: more than one write of the system."""
+"""Characters: more than one write call."""
 
 
 def test_a_file_is_the_old_one_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "below" / "config.yaml"
     write_text(path, "old")
 
-    with replace_file(path) as aside:
-        aside.write_text("new")
+    with replace_file(path) as temporary:
+        temporary.write_text("new")
         seen = path.read_text()
 
     assert (seen, path.read_text()) == ("old", "new")
     assert _names(path.parent) == ["config.yaml"]
 
 
-def test_what_is_written_aside_is_hidden_beside_its_target(tmp_path: Path) -> None:
+def test_temporary_files_are_hidden_next_to_their_target(tmp_path: Path) -> None:
     with replace_file(tmp_path / "a.json") as first, replace_file(tmp_path / "a.json") as second:
         first.write_text("1")
         second.write_text("2")
@@ -60,13 +60,13 @@ def test_what_is_written_aside_is_hidden_beside_its_target(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "No space left on device"), SystemExit(1)])
-def test_an_exception_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, error: BaseException) -> None:
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "features.sqlite"
     write_text(path, "old")
 
-    with pytest.raises(type(error)), replace_file(path) as aside:
-        aside.write_text("half")
-        aside.with_name(f"{aside.name}-wal").write_text("what SQLite keeps beside it")
+    with pytest.raises(type(error)), replace_file(path) as temporary:
+        temporary.write_text("half")
+        temporary.with_name(f"{temporary.name}-wal").write_text("SQLite's write-ahead log")
         raise error
 
     assert path.read_text() == "old" and _names(tmp_path) == ["features.sqlite"]
@@ -82,9 +82,7 @@ def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
     assert path.read_text() == "old" and _names(tmp_path) == ["plan.json"]
 
 
-def test_a_disk_that_is_full_at_the_last_moment_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "plan.json"
     write_text(path, "old")
 
@@ -99,21 +97,19 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "No space left on device"), SystemExit(1)])
-def test_an_exception_leaves_the_old_directory_and_nothing_beside_it(tmp_path: Path, error: BaseException) -> None:
+def test_an_exception_leaves_the_old_directory_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     directory = tmp_path / "best"
     _write_directory(directory, "old")
 
-    with pytest.raises(type(error)), replace_directory(directory) as aside:
-        (aside / "part-0").write_text("half")
+    with pytest.raises(type(error)), replace_directory(directory) as temporary:
+        (temporary / "part-0").write_text("half")
         raise error
 
     assert _texts(directory) == {"old"} and _names(tmp_path) == ["best"]
 
 
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchanged in one step", "in two renames"])
-def test_a_directory_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
-) -> None:
+def test_a_directory_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
     if not can_exchange:
         monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     directory = tmp_path / "below" / "best"
@@ -127,7 +123,7 @@ def test_a_directory_takes_the_place_of_another(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have a moment without the directory")
-def test_a_directory_that_is_replaced_is_there_at_every_moment(tmp_path: Path) -> None:
+def test_a_directory_exists_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
     directory = tmp_path / "best"
     _write_directory(directory, "0")
     finished = threading.Event()
@@ -149,7 +145,7 @@ def test_a_directory_that_is_replaced_is_there_at_every_moment(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchanged in one step", "in two renames"])
-def test_writers_at_the_same_time_do_not_mix(
+def test_concurrent_writers_do_not_mix_their_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
@@ -171,7 +167,7 @@ def test_writers_at_the_same_time_do_not_mix(
     assert len(_texts(directory)) == 1 and path.stat().st_size == LARGE
 
 
-def test_a_killed_writer_leaves_the_old_and_something_hidden_that_bothers_nobody(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_content_and_hidden_leftovers_that_are_ignored(tmp_path: Path) -> None:
     write_text(tmp_path / "CURRENT", "old")
     _write_directory(tmp_path / "best", "old")
     program = """
@@ -199,7 +195,7 @@ def test_a_killed_writer_leaves_the_old_and_something_hidden_that_bothers_nobody
     assert sorted(tmp_path.glob(".*")) == left
 
 
-def test_only_what_has_not_changed_for_a_day_is_a_leftover(tmp_path: Path) -> None:
+def test_leftovers_are_hidden_entries_without_a_change_for_a_day(tmp_path: Path) -> None:
     for name in (".killed.00000000", ".alive.00000000"):
         (tmp_path / name / "work").mkdir(parents=True)
     (tmp_path / ".CURRENT.00000000").touch()
@@ -214,7 +210,7 @@ def test_only_what_has_not_changed_for_a_day_is_a_leftover(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("write", [write_text, create_text])
-def test_a_file_has_the_asked_permissions_and_no_others_before(
+def test_a_file_has_its_permissions_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     path, seen = tmp_path / "cluster.json", list[int]()
@@ -231,7 +227,7 @@ def test_a_file_has_the_asked_permissions_and_no_others_before(
     assert seen == [0o600] and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_created_does_not_replace_one_that_is_there(tmp_path: Path) -> None:
+def test_creating_a_file_does_not_replace_an_existing_one(tmp_path: Path) -> None:
     create_text(tmp_path / "cluster" / "token", "first")
     create_text(tmp_path / "cluster" / "token", "second")
 
@@ -239,27 +235,27 @@ def test_a_file_that_is_created_does_not_replace_one_that_is_there(tmp_path: Pat
     assert _names(tmp_path / "cluster") == ["token"]
 
 
-def test_a_directory_is_added_only_where_there_is_none(tmp_path: Path) -> None:
+def test_a_directory_is_added_only_if_it_does_not_exist(tmp_path: Path) -> None:
     added = []
     for text in ("first", "second"):
-        with directory_aside(tmp_path / "new") as aside:
-            (aside / "rows").write_text(text)
-            added.append(add_directory(aside, tmp_path / "data"))
+        with temporary_directory(tmp_path / "new") as temporary:
+            (temporary / "rows").write_text(text)
+            added.append(add_directory(temporary, tmp_path / "data"))
 
     assert added == [True, False]
     assert (tmp_path / "data" / "rows").read_text() == "first" and _names(tmp_path) == ["data"]
 
 
-def test_a_directory_cannot_take_the_place_of_a_file(tmp_path: Path) -> None:
+def test_a_directory_cannot_replace_a_file(tmp_path: Path) -> None:
     (tmp_path / "answers").write_text("a file")
 
-    with pytest.raises(NotADirectoryError), directory_aside(tmp_path / "answers") as aside:
-        put_directory(aside, tmp_path / "answers")
+    with pytest.raises(NotADirectoryError), temporary_directory(tmp_path / "answers") as temporary:
+        put_directory(temporary, tmp_path / "answers")
 
     assert (tmp_path / "answers").read_text() == "a file"
 
 
-def test_a_directory_is_out_of_sight_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_renamed_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, seen = tmp_path / "index", list[bool]()
     _write_directory(directory, "whole")
     monkeypatch.setattr(shutil, "rmtree", lambda path: seen.append(directory.exists()))
@@ -269,14 +265,14 @@ def test_a_directory_is_out_of_sight_before_it_is_removed(tmp_path: Path, monkey
     assert seen == [False]
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, bool]] = []
     directory = tmp_path / "data"
     monkeypatch.setattr(os, "fsync", lambda at: synced.append((os.fstat(at).st_ino, directory.exists())))
 
-    with replace_directory(directory) as aside:
-        (aside / "shards" / "0").mkdir(parents=True)
-        (aside / "shards" / "0" / "rows").write_text("rows")
+    with replace_directory(directory) as temporary:
+        (temporary / "shards" / "0").mkdir(parents=True)
+        (temporary / "shards" / "0" / "rows").write_text("rows")
 
     before = {number for number, was_there in synced if not was_there}
     assert {path.stat().st_ino for path in (directory, *directory.rglob("*"))} <= before
@@ -290,9 +286,9 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def _write_directory(directory: Path, text: str) -> None:
-    with replace_directory(directory) as aside:
+    with replace_directory(directory) as temporary:
         for number in range(3):
-            (aside / f"part-{number}").write_text(text)
+            (temporary / f"part-{number}").write_text(text)
 
 
 def _texts(directory: Path) -> set[str]:

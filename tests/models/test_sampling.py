@@ -1,4 +1,4 @@
-"""An evenly spaced sample: never more than wanted, never the same place twice, the same each time."""
+"""Evenly spaced samples: no more than asked for, and deterministic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from models.sampling import evenly
         (5, 1, [0]),
     ],
 )
-def test_every_nth_example_is_taken_from_the_first_on(count: int, at_most: int, places: list[int]) -> None:
+def test_every_nth_example_from_the_first_is_sampled(count: int, at_most: int, places: list[int]) -> None:
     assert evenly(range(count), at_most) == places
 
 
-def test_examples_are_read_one_by_one_and_only_those_that_are_taken() -> None:
+def test_only_the_sampled_examples_are_read() -> None:
     read: list[int] = []
 
     class Dataset:

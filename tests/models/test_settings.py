@@ -1,4 +1,4 @@
-"""What a setting may be: a value that makes no sense is refused where it is given, by the name of its flag."""
+"""Validation of settings: an invalid value is rejected early, with the name of its flag."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from models.bundle import config_from_dict
         ("--batch-size", "many"),
     ],
 )
-def test_a_setting_of_any_family_out_of_its_range_is_named(family: str, flag: str, value: Any) -> None:
+def test_an_error_names_the_flag_of_a_setting_that_is_out_of_range(family: str, flag: str, value: Any) -> None:
     name = flag.removeprefix("--").replace("-", "_")
 
     with pytest.raises(ValueError, match=re.escape(f"{flag} is {value!r}; it should ")):
@@ -53,7 +53,7 @@ def test_a_setting_of_any_family_out_of_its_range_is_named(family: str, flag: st
         ("image", "shift", -4, 0),
     ],
 )
-def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, value: Any, allowed: Any) -> None:
+def test_the_settings_of_a_family_have_ranges(family: str, name: str, value: Any, allowed: Any) -> None:
     config = FAMILIES[family].Config()
 
     assert getattr(dataclasses.replace(config, **{name: allowed}), name) == allowed
@@ -65,7 +65,7 @@ def test_a_family_states_the_range_of_its_own_settings(family: str, name: str, v
 @pytest.mark.parametrize(
     ("name", "value"), [("max_bad_fraction", 2.0), ("max_bad_fraction", math.nan), ("columns", None), ("raw", 7)]
 )
-def test_preparation_states_its_ranges_too(family: str, name: str, value: Any) -> None:
+def test_the_settings_of_prepare_have_ranges(family: str, name: str, value: Any) -> None:
     flag = re.escape(f"--{name.replace('_', '-')} is {value!r}; it should ")
 
     with pytest.raises(ValueError, match=flag):
@@ -79,7 +79,7 @@ def test_preparation_states_its_ranges_too(family: str, name: str, value: Any) -
         (["--cpus", "-1"], "--cpus -1.0 cannot be reserved"),
     ],
 )
-def test_a_deployment_without_sense_is_refused_with_the_flag(arguments: list[str], said: str) -> None:
+def test_invalid_deployment_options_are_rejected_with_their_flag(arguments: list[str], said: str) -> None:
     parser = Parser({"Options": Options}, prog="shopkeeper deploy", description="")
 
     with pytest.raises(UsageError, match=re.escape(said)):

@@ -1,4 +1,4 @@
-"""Calls with a time limit: who waits gives up, and what never ends does not become more."""
+"""Calls with a time limit: the caller stops waiting, and calls that never end do not use more threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from models.time_limit import TimedThreads
 
 
-def test_a_call_in_time_gives_its_value_or_its_error() -> None:
+def test_a_call_in_time_returns_its_value_or_raises_its_error() -> None:
     threads = TimedThreads(1)
 
     assert threads.call(lambda: 7, timeout_s=60) == 7
@@ -20,7 +20,7 @@ def test_a_call_in_time_gives_its_value_or_its_error() -> None:
     assert not threads.are_all_stuck
 
 
-def test_threads_that_are_stuck_are_not_joined_by_more_and_work_again_when_their_calls_end() -> None:
+def test_stuck_threads_are_not_replaced_and_are_reused_when_their_calls_end() -> None:
     threads, entered, release = TimedThreads(2), threading.Semaphore(0), threading.Event()
     ran: list[str] = []
 
@@ -30,7 +30,7 @@ def test_threads_that_are_stuck_are_not_joined_by_more_and_work_again_when_their
 
     stuck = [threads.submit(wait, timeout_s=0.0) for _ in range(2)]
     assert all(entered.acquire(timeout=60) for _ in stuck)
-    with pytest.raises(TimeoutError, match="no room"):
+    with pytest.raises(TimeoutError, match="no thread was free"):
         threads.call(lambda: ran.append("never"), timeout_s=0.05)
     before = threads.are_all_stuck
     release.set()
@@ -38,10 +38,10 @@ def test_threads_that_are_stuck_are_not_joined_by_more_and_work_again_when_their
 
     assert (before, threads.are_all_stuck) == (True, False)
     assert threads.call(lambda: "again", timeout_s=60) == "again"
-    assert ran == [], "a call that nobody waits for any more was run"
+    assert ran == [], "a call that had timed out was run"
 
 
-def test_a_call_that_takes_too_long_is_given_up() -> None:
+def test_a_call_that_takes_too_long_times_out() -> None:
     threads, release = TimedThreads(1), threading.Event()
 
     with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
@@ -49,7 +49,7 @@ def test_a_call_that_takes_too_long_is_given_up() -> None:
     release.set()
 
 
-def test_a_call_that_never_ends_does_not_hold_up_the_end_of_the_process() -> None:
+def test_a_call_that_never_ends_does_not_keep_the_process_alive() -> None:
     script = (
         "import threading; from models.time_limit import TimedThreads; entered = threading.Event();"
         "TimedThreads(1).submit(lambda: (entered.set(), threading.Event().wait()), timeout_s=0); entered.wait()"

@@ -1,12 +1,12 @@
-"""A variational autoencoder over bags: from a part of what a shopper took it tells the whole, and what goes with it.
+"""A variational autoencoder over bags of items: reconstructs a user's bag from a random part of it.
 
-Mult-VAE (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018): a bag becomes the mean and
-the variance of a small normal vector, a draw of it becomes a multinomial over all items, and the loss is the likelihood
-of the bag plus the distance from a standard normal (KL), whose weight rises slowly and not to 1. Two things differ. The
-share of the bag that is hidden from the encoder is drawn anew for each bag instead of fixed at half, so that short
-histories are trained on too. And a shopper whose events fill more than a row of training is one bag for each row.
+Mult-VAE (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018): the encoder gives the mean
+and the variance of a normal latent vector, the decoder turns a sample of it into a multinomial over all items, and the
+loss is the negative log-likelihood of the bag plus the KL divergence from a standard normal, whose weight is annealed
+and stays below 1. Two differences: the share of the bag that is masked is drawn for each bag instead of fixed at half,
+so that short histories are trained on too, and a user whose events span several training rows is one bag per row.
 
-Shapes: S bags, N items of all bags, H hidden width, D width of the normal vector, V items + 1 (index 0 is padding).
+Shapes: S bags, N items of all bags, H hidden width, D latent width, V items + 1 (index 0 is padding).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from models.recommender.schema import Schema
 HIDDEN_FACTOR = 4
 """Width of the hidden layers and of the item embeddings, in units of `dim`."""
 KL_WEIGHT = 0.2
-"""Weight of the KL term once it is fully there; the paper's value on all its data."""
+"""Weight of the KL term once annealed; the paper's value on all its data sets."""
 KL_STEPS_SHARE = 0.5
-"""Share of all steps in which that weight rises from zero."""
+"""Share of all steps over which that weight rises from zero."""
 CHUNK_BAGS = 256
-"""Bags whose logits exist at one time; they are computed again for the gradient."""
+"""Bags whose logits are in memory at one time; the backward pass recomputes them."""
 
 
 class Autoencoder(nn.Module):
-    """One of the three things that learn in a Recommender; the others are NextItem and Gan."""
+    """One of the learners of a Recommender, with NextItem and Gan."""
 
     steps: Tensor
 
@@ -53,39 +53,41 @@ class Autoencoder(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def loss(self, batch: Rows) -> Tensor:
-        """Negative evidence lower bound of the rows' bags, a mean over their items."""
+        """Negative evidence lower bound of the rows' bags, averaged over their items."""
         bags = bags_of_rows(batch, self.num_rows)
-        mean_SD, log_variance_SD = self._encode(bags.hide())
-        drawn_SD = mean_SD + torch.randn_like(mean_SD) * (log_variance_SD / 2).exp()
-        hidden_SH = self._decode(drawn_SD)
-        missed = torch.zeros((), device=hidden_SH.device)
+        mean_SD, log_variance_SD = self._encode(bags.mask())
+        latent_SD = mean_SD + torch.randn_like(mean_SD) * (log_variance_SD / 2).exp()
+        hidden_SH = self._decode(latent_SD)
+        reconstruction = torch.zeros((), device=hidden_SH.device)
         ends = bags.sizes.cumsum(0).tolist()
         for start in range(0, len(ends), CHUNK_BAGS):
             stop = min(start + CHUNK_BAGS, len(ends))
             among = slice(ends[start - 1] if start else 0, ends[stop - 1])
             chunk = hidden_SH[start:stop], bags.owner[among] - start, bags.items[among]
-            missed = missed + checkpoint(self._missed, *chunk, use_reentrant=False, preserve_rng_state=False)
+            reconstruction = reconstruction + checkpoint(
+                self._negative_log_likelihood, *chunk, use_reentrant=False, preserve_rng_state=False
+            )
         divergence = (log_variance_SD.exp() + mean_SD.square() - 1 - log_variance_SD).sum() / 2
-        return (missed + self._kl_weight() * divergence) / len(bags.items)
+        return (reconstruction + self._kl_weight() * divergence) / len(bags.items)
 
     def log_scores(self, batch: Histories) -> Tensor:
-        """Log-probabilities [B, V - 1] of the items of a shopper, given those of the history; without padding."""
+        """Log-probabilities [B, V - 1] of the user's items, given those of the history; without padding."""
         with torch.autocast(batch.items.device.type, enabled=False):
             mean_BD, _ = self._encode(bags_of_histories(batch, self.num_rows))
             return torch.log_softmax(self.output(self._decode(mean_BD)), 1)
 
     def _encode(self, bags: Bags) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance, [S, D] each."""
+        """Mean and log-variance of the latent vector, [S, D] each."""
         hidden_SH = torch.tanh(bags.embed(self.items.table()) + self.items_bias)
         mean_SD, log_variance_SD = self.posterior(hidden_SH).float().chunk(2, 1)
         return mean_SD, log_variance_SD
 
-    def _decode(self, drawn_SD: Tensor) -> Tensor:
-        hidden_SH: Tensor = self.dropout(torch.tanh(self.widen(drawn_SD)))
+    def _decode(self, latent_SD: Tensor) -> Tensor:
+        hidden_SH: Tensor = self.dropout(torch.tanh(self.widen(latent_SD)))
         return hidden_SH
 
-    def _missed(self, hidden_SH: Tensor, owner_N: Tensor, items_N: Tensor) -> Tensor:
-        """Negative log-likelihood of the items, summed."""
+    def _negative_log_likelihood(self, hidden_SH: Tensor, owner_N: Tensor, items_N: Tensor) -> Tensor:
+        """Summed over the items."""
         log_probability = torch.log_softmax(self.output(hidden_SH).float(), 1)
         return -log_probability[owner_N, items_N - 1].sum()
 
@@ -96,5 +98,5 @@ class Autoencoder(nn.Module):
 
 
 def _num_steps(config: Config, schema: Schema) -> int:
-    """Steps of a whole training, roughly."""
+    """Approximate number of optimiser steps of a run."""
     return config.epochs * math.ceil(schema.num_examples["train"] / (config.max_length * config.batch_size))

@@ -1,6 +1,6 @@
-"""Bags: what shoppers took, each item once and in no order; the input of the order-blind networks.
+"""Bags of items: the distinct items of a user's events, unordered; the input of the order-agnostic networks.
 
-Shapes: S bags, N items of all bags in one line, D width, V items + 1 (index 0 is padding).
+Shapes: S bags, N items of all bags concatenated, D width, V items + 1 (index 0 is padding).
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ class Bags:
     owner: Tensor
     sizes: Tensor
 
-    def hide(self) -> Bags:
-        """The same bags without a random share of their items; the share is drawn for each bag, from 0 to 1."""
+    def mask(self) -> Bags:
+        """The same bags without a random share of their items; each bag draws its share uniformly from 0 to 1."""
         share_S = torch.rand(len(self.sizes), device=self.sizes.device)
         kept_N = torch.rand(len(self.items), device=self.items.device) >= share_S[self.owner]
         owner = self.owner[kept_N]
         return Bags(self.items[kept_N], owner, torch.bincount(owner, minlength=len(self.sizes)))
 
-    def embed(self, weight_VD: Tensor, values_N: Tensor | None = None) -> Tensor:
-        """The embedding of each bag as a vector of length 1: [S, D]; `values` weigh the items."""
+    def embed(self, weight_VD: Tensor) -> Tensor:
+        """Sum of the embeddings of each bag's items over the root of their number: [S, D]."""
         starts_S = self.sizes.cumsum(0) - self.sizes
-        total_SD = F.embedding_bag(self.items, weight_VD, starts_S, mode="sum", per_sample_weights=values_N)
+        total_SD = F.embedding_bag(self.items, weight_VD, starts_S, mode="sum")
         return total_SD / self.sizes.clamp_min(1).sqrt()[:, None]
 
 
 def bags_of_rows(rows: Rows, num_rows: int) -> Bags:
-    """One bag for each shopper of each training row: their events there, the last target among them; V rows."""
-    place = torch.arange(len(rows.segments), device=rows.segments.device)[:, None]
-    shopper = (rows.segments + place * (rows.segments.shape[1] + 1)).flatten()
-    items, owner = _distinct(rows.items.flatten(), rows.targets.flatten(), shopper, num_rows)
+    """One bag for each user of each training row: their items there, including the last target; `num_rows` is V."""
+    row = torch.arange(len(rows.segments), device=rows.segments.device)[:, None]
+    user = (rows.segments + row * (rows.segments.shape[1] + 1)).flatten()
+    items, owner = _distinct(rows.items.flatten(), rows.targets.flatten(), user, num_rows)
     _, owner, sizes = torch.unique_consecutive(owner, return_inverse=True, return_counts=True)
     return Bags(items, owner, sizes)
 
 
 def bags_of_histories(batch: Histories, num_rows: int) -> Bags:
-    """One bag for each example, empty where there is no history; V rows."""
-    shopper = torch.arange(len(batch.items), device=batch.items.device)[:, None].expand_as(batch.items).flatten()
-    items, owner = _distinct(batch.items.flatten(), None, shopper, num_rows)
+    """One bag for each example, empty where there is no history; `num_rows` is V."""
+    user = torch.arange(len(batch.items), device=batch.items.device)[:, None].expand_as(batch.items).flatten()
+    items, owner = _distinct(batch.items.flatten(), None, user, num_rows)
     return Bags(items, owner, torch.bincount(owner, minlength=len(batch.items)))
 
 

@@ -1,4 +1,4 @@
-"""What a first champion has to beat: popularity and item-kNN, counted without training."""
+"""Baselines that a first champion has to beat, computed from counts: popularity and item-kNN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.recommender.data import Histories, ShardLog
 from models.recommender.networks.transitions import Transitions, popularity_of
 from models.recommender.schema import Schema
 
-NEIGHBOURS = 100
+NUM_NEIGHBOURS = 100
 """Neighbours kept for each item."""
 
 
@@ -26,7 +26,7 @@ class Popularity(nn.Module):
         self.register_buffer("popularity", torch.zeros(num_items + 1))
 
     def count(self, schema: Schema) -> None:
-        """Take the counts of the training split."""
+        """Set the item counts of the training split."""
         self.popularity = torch.from_numpy(popularity_of(schema).astype(np.float32))
 
     def forward(self, batch: Histories) -> Tensor:
@@ -35,24 +35,24 @@ class Popularity(nn.Module):
 
 
 def count_neighbours(data: Prepared, schema: Schema, network: Transitions) -> None:
-    """Item-kNN: cosine of the sets of shoppers of two items, the nearest kept, every event weighing the same.
+    """Item-kNN: cosine similarity of the user sets of two items, nearest kept; events of a history are weighted alike.
 
     Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.
     """
     size = schema.num_items + 1
-    together = sp.csr_array((size, size), dtype=np.float32)
+    co_counts = sp.csr_array((size, size), dtype=np.float32)
     for shard in range(schema.num_shards):
         log = ShardLog.open(data, shard)
         lengths = np.diff(log.offsets)
         user = np.repeat(np.arange(log.num_users), lengths)
-        place = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
-        trained = place < np.repeat(log.splits[:, 0], lengths)
-        ones = np.ones(int(trained.sum()), np.float32)
-        taken = sp.csr_array((ones, (user[trained], log.items[trained])), shape=(log.num_users, size))
-        taken.data[:] = 1
-        together = together + taken.T @ taken
-    norm = np.sqrt(np.maximum(together.diagonal(), 1))
-    cosine = (sp.diags_array(1 / norm) @ together @ sp.diags_array(1 / norm)).tocsr()
+        position = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
+        in_train = position < np.repeat(log.splits[:, 0], lengths)
+        ones = np.ones(int(in_train.sum()), np.float32)
+        interactions = sp.csr_array((ones, (user[in_train], log.items[in_train])), shape=(log.num_users, size))
+        interactions.data[:] = 1
+        co_counts = co_counts + interactions.T @ interactions
+    norm = np.sqrt(np.maximum(co_counts.diagonal(), 1))
+    cosine = (sp.diags_array(1 / norm) @ co_counts @ sp.diags_array(1 / norm)).tocsr()
     cosine.setdiag(0)
     cosine.eliminate_zeros()
     network.set(_nearest(cosine), popularity_of(schema), decay=1.0)
@@ -62,7 +62,7 @@ def _nearest(cosine: sp.csr_array) -> sp.csr_array:
     indptr, indices, data = [0], [], []
     for row in range(cosine.shape[0]):
         begin, end = cosine.indptr[row], cosine.indptr[row + 1]
-        strongest = begin + np.argsort(-cosine.data[begin:end], kind="stable")[:NEIGHBOURS]
+        strongest = begin + np.argsort(-cosine.data[begin:end], kind="stable")[:NUM_NEIGHBOURS]
         strongest = strongest[np.argsort(cosine.indices[strongest])]
         indices.append(cosine.indices[strongest])
         data.append(cosine.data[strongest])

@@ -1,4 +1,4 @@
-"""Picks the network that a Config names, and sets what is learnt without gradients."""
+"""Builds the network that a Config names, and initialises what is not trained by gradients."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
-from models.recommender.networks.item_features import ItemFeatures, find_stand_ins
+from models.recommender.networks.item_features import ItemFeatures, find_nearest_neighbours
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.transitions import Transitions, add_stand_ins, count_and_choose, count_pairs
+from models.recommender.networks.transitions import Transitions, add_cold_start_items, count_and_tune, count_pairs
 from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import Schema
 
 SPECTRAL_WINDOW = 8
-"""Distance of the pairs that the embeddings start from."""
-
-
+"""Largest distance of the item pairs that the embeddings start from."""
 MAX_SPECTRAL_WIDTH = 96
-"""Columns that start from them; the others of a wider table start at random, since 256 vectors cost half a minute."""
+"""Columns that start from them; wider tables start at random beyond, as 256 vectors take half a minute."""
 
 
 def build(config: Config, schema: Schema) -> Recommender:
@@ -62,33 +60,33 @@ def build(config: Config, schema: Schema) -> Recommender:
         case "popularity":
             prior = Popularity(schema.num_items)
         case name:
-            made = network_of("recommender", name)(config, schema)
-            require(made, "loss", "log_scores", "items", of=name)
-            learner = made
+            network = network_of("recommender", name)(config, schema)
+            require(network, "loss", "log_scores", "items", of=name)
+            learner = network
     if learner is not None and not config.blend:
         prior = None
     return Recommender(config, schema, learner=learner, prior=prior)
 
 
 def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
-    """Count the prior, start the embeddings from its singular vectors, and look up the items' features."""
+    """Count the prior, start the embeddings from singular vectors, and set the item features and nearest neighbours."""
     features = ItemFeatures.open(data) if schema.num_features else None
     if features is not None:
-        stand_ins = find_stand_ins(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
-        if network.newcomers is not None:
-            network.newcomers.set(stand_ins)
+        nearest = find_nearest_neighbours(features.matrix(), np.asarray([1, *schema.item_counts]) > 0)
+        if network.cold_start is not None:
+            network.cold_start.set(nearest)
     match network.prior:
         case Popularity() as prior:
             prior.count(schema)
-        case Transitions() as prior if network.counts_neighbours:
+        case Transitions() as prior if network.is_item_knn:
             count_neighbours(data, schema, prior)
         case Transitions() as prior:
-            weights, popularity, shape = count_and_choose(data, schema)
+            weights, popularity, shape = count_and_tune(data, schema)
             if features is not None:
-                weights = add_stand_ins(weights, stand_ins.matrix(schema.num_items + 1))
+                weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))
             prior.set(weights, popularity, shape.decay)
     if network.learner is not None and features is not None:
-        network.learner.items.set_features(features, stand_ins)
+        network.learner.items.set_features(features, nearest)
     if network.learner is not None and network.spectral_start:
         counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
         items = network.learner.items.weight.data
@@ -121,17 +119,17 @@ def loss(network: Recommender, batch: Rows | Histories) -> Tensor:
 
 
 def evaluate(network: Recommender, batch: Rows | Histories) -> BatchMetrics:
-    """What the network scores on held-out histories."""
+    """Metrics of the network on held-out histories."""
     return network.evaluate(_histories(batch))
 
 
 def calibration(network: Recommender, batch: Rows | Histories) -> Tensor | None:
-    """Sums over validation histories from which the network chooses its blend."""
+    """Sums over validation histories from which `calibrate` chooses the blend weight."""
     return network.calibration(_histories(batch))
 
 
 def calibrate(network: Recommender, sums: Tensor) -> None:
-    """Let the network choose, given the sums over the validation split."""
+    """Choose the blend weight, given the sums over the validation split."""
     network.calibrate(sums)
 
 
@@ -141,10 +139,10 @@ def predict(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
 
 
 def predict_similar(network: Recommender, batch: Rows | Histories) -> list[Prediction]:
-    """The items most like the only one of each history."""
+    """The items most similar to the only one of each history."""
     return network.predict_similar(_histories(batch))
 
 
 def _histories(batch: Rows | Histories) -> Histories:
-    assert isinstance(batch, Histories), "a recommender is evaluated and asked on histories"
+    assert isinstance(batch, Histories), "a recommender evaluates and predicts on histories"
     return batch

@@ -1,21 +1,21 @@
-"""Two players over bags: a generator scores items so well that a discriminator takes its baskets for real ones.
+"""A GAN over bags of items: a generator scores items so that a discriminator takes the scores for real interactions.
 
 CFGAN (Chae et al., "CFGAN: a generic collaborative filtering framework based on generative adversarial networks",
-CIKM 2018), with both of its remedies against a generator that says yes to everything: some items that the shopper did
-not take are drawn, the discriminator sees what the generator says of them (partial masking), and the generator is
-pulled to zero there (zero-reconstruction, here by the logistic loss). One step trains both players: the discriminator
-sees fakes without a gradient to the generator, the generator sees a discriminator whose weights are detached.
+CIKM 2018), with both of its remedies against a generator that scores every item high: some items outside the bag are
+sampled, the discriminator sees the generator's scores of them (partial masking), and the generator is regularised
+towards zero there (zero-reconstruction, here with the logistic loss). One step trains both networks: the discriminator
+sees generated scores without a gradient to the generator, the generator sees a discriminator with detached weights.
 
-What differs from the paper, so that one optimiser and hundreds of steps do for what took it two and tens of thousands:
-- The generator and the discriminator are told a random part of the bag, and have to know the whole.
-- The generator is pulled to one at the items taken, too, as conditional GANs commonly are to what they should give
-  (pix2pix, Isola et al., CVPR 2017).
-- The players' losses are least squares (Mao et al., "Least squares generative adversarial networks", ICCV 2017), and
-  the discriminator compares what it is told with what it sees by a product (Miyato and Koyama, "cGANs with projection
-  discriminator", ICLR 2018): with the paper's, one player won and the other's gradient was gone.
-- The items not taken are drawn once for the whole batch: a matrix product, whatever the catalogue's size.
+Differences from the paper, so that one optimiser and hundreds of steps replace its two and tens of thousands:
+- Generator and discriminator are conditioned on a random part of the bag, and have to reconstruct all of it.
+- The generator is also regularised towards one at the items of the bag, as conditional GANs commonly are towards the
+  ground truth (pix2pix, Isola et al., CVPR 2017).
+- The adversarial losses are least squares (Mao et al., "Least squares generative adversarial networks", ICCV 2017), and
+  the discriminator multiplies its condition with the values it sees (Miyato and Koyama, "cGANs with projection
+  discriminator", ICLR 2018): with the paper's losses one network won and the gradient of the other vanished.
+- The items outside the bags are sampled once for the whole batch: one matrix product, whatever the catalogue's size.
 
-Shapes: S bags, N items of all bags, M drawn items, H hidden width, V items + 1 (index 0 is padding).
+Shapes: S bags, N items of all bags, M sampled items, H hidden width, V items + 1 (index 0 is padding).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.nn.layers import Dropout
+from models.nn.state_dict import rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
@@ -34,104 +35,107 @@ from models.recommender.schema import PADDING, Schema
 
 HIDDEN_FACTOR = 4
 """Width of the hidden layers and of the item embeddings, in units of `dim`."""
-DRAWN_ITEMS = 1024
-"""Items drawn for a step."""
+NUM_SAMPLED_ITEMS = 1024
+"""Items sampled per step."""
 ADVERSARIAL_WEIGHT = 0.1
-"""Weight of the discriminator's verdict in the generator's loss, beside the reconstruction; at 1 they oscillate."""
+"""Weight of the adversarial term in the generator's loss, next to the reconstruction; at 1 training oscillates."""
 
 
 class Gan(nn.Module):
-    """One of the three things that learn in a Recommender; the others are NextItem and Autoencoder."""
+    """One of the learners of a Recommender, with NextItem and Autoencoder."""
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.num_rows, hidden = schema.num_items + 1, HIDDEN_FACTOR * config.dim
         self.items = ItemEmbedding(schema, hidden)
-        self.generator = Pairs(self.num_rows, hidden, dropout=config.dropout)
+        self.generator = BagItemScorer(self.num_rows, hidden, dropout=config.dropout)
         self.discriminator = Discriminator(self.num_rows, hidden)
 
     def loss(self, batch: Rows) -> Tensor:
-        """The discriminator's loss and the generator's, added."""
+        """The sum of the discriminator's and the generator's loss."""
         bags = bags_of_rows(batch, self.num_rows)
-        drawn_M = torch.randperm(self.num_rows - 1, device=batch.items.device)[:DRAWN_ITEMS] + 1
-        absent_SM = _absent(bags, drawn_M, self.num_rows)
-        told = bags.hide()
-        scores_N, scores_SM = self.generator(told.embed(self.items.table()), bags, drawn_M)
-        fake_N, fake_SM = torch.sigmoid(scores_N), torch.sigmoid(scores_SM) * absent_SM
+        sampled_M = torch.randperm(self.num_rows - 1, device=batch.items.device)[:NUM_SAMPLED_ITEMS] + 1
+        absent_SM = _absent(bags, sampled_M, self.num_rows)
+        condition = bags.mask()
+        logits_N, logits_SM = self.generator(condition.embed(self.items.table()), bags, sampled_M)
+        fake_N, fake_SM = torch.sigmoid(logits_N), torch.sigmoid(logits_SM) * absent_SM
 
-        truth = self.discriminator(told, bags, drawn_M, torch.ones_like(fake_N), torch.zeros_like(fake_SM))
-        caught = self.discriminator(told, bags, drawn_M, fake_N.detach(), fake_SM.detach())
-        told_apart = (truth - 1).square().mean() + caught.square().mean()
+        real_score_S = self.discriminator(
+            condition, bags, sampled_M, torch.ones_like(fake_N), torch.zeros_like(fake_SM)
+        )
+        fake_score_S = self.discriminator(condition, bags, sampled_M, fake_N.detach(), fake_SM.detach())
+        discriminator_loss = (real_score_S - 1).square().mean() + fake_score_S.square().mean()
 
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        verdict_S: Tensor = functional_call(self.discriminator, frozen, (told, bags, drawn_M, fake_N, fake_SM))
-        missed = F.softplus(-scores_N).sum() + (F.softplus(scores_SM) * absent_SM).sum()
-        fooled = ADVERSARIAL_WEIGHT * (verdict_S - 1).square().mean() + missed / len(bags.items)
-        loss: Tensor = told_apart + fooled
+        score_S: Tensor = functional_call(self.discriminator, frozen, (condition, bags, sampled_M, fake_N, fake_SM))
+        reconstruction = F.softplus(-logits_N).sum() + (F.softplus(logits_SM) * absent_SM).sum()
+        generator_loss = ADVERSARIAL_WEIGHT * (score_S - 1).square().mean() + reconstruction / len(bags.items)
+        loss: Tensor = discriminator_loss + generator_loss
         return loss
 
     def log_scores(self, batch: Histories) -> Tensor:
         """The generator's scores for the history as log-probabilities [B, V - 1], without padding."""
         with torch.autocast(batch.items.device.type, enabled=False):
             bags = bags_of_histories(batch, self.num_rows)
-            return torch.log_softmax(self.generator.every(bags.embed(self.items.table())), 1)
+            return torch.log_softmax(self.generator.all_logits(bags.embed(self.items.table())), 1)
 
 
-class Pairs(nn.Module):
-    """Scores for pairs of a bag, given its embedding, and an item; both players are made of it."""
+class BagItemScorer(nn.Module):
+    """Logits for pairs of a bag, given its embedding, and an item; a part of both networks."""
 
     def __init__(self, num_rows: int, hidden: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.mix = nn.Linear(hidden, hidden)
-        # Without it the wish for low scores everywhere saturates the hidden layer before it tells bags apart.
+        # Without it the pressure towards low scores saturates the hidden layer before it distinguishes bags.
         self.norm = nn.LayerNorm(hidden)
         self.dropout = Dropout(dropout)
         self.items = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
         nn.init.normal_(self.items.weight, std=hidden**-0.5)
         self.items_bias = nn.Parameter(torch.zeros(num_rows))
 
-    def forward(self, told_SH: Tensor, bags: Bags, drawn_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the bags' own items [N], and of the drawn ones for every bag [S, M]."""
-        key_SH = self._key(told_SH)
-        own_N = (key_SH[bags.owner] * self.items(bags.items)).sum(1) + self.items_bias[bags.items]
-        drawn_SM = key_SH @ self.items(drawn_M).T + self.items_bias[drawn_M]
-        return own_N.float(), drawn_SM.float()
+    def forward(self, bag_SH: Tensor, bags: Bags, sampled_M: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the bags' own items [N], and of the sampled ones for every bag [S, M]."""
+        query_SH = self._query(bag_SH)
+        own_N = (query_SH[bags.owner] * self.items(bags.items)).sum(1) + self.items_bias[bags.items]
+        sampled_SM = query_SH @ self.items(sampled_M).T + self.items_bias[sampled_M]
+        return own_N.float(), sampled_SM.float()
 
-    def every(self, told_SH: Tensor) -> Tensor:
-        """Scores of all items, [S, V - 1], without padding."""
-        scores: Tensor = self._key(told_SH) @ self.items.weight[1:].T + self.items_bias[1:]
-        return scores
+    def all_logits(self, bag_SH: Tensor) -> Tensor:
+        """Logits of all items, [S, V - 1], without padding."""
+        logits: Tensor = self._query(bag_SH) @ self.items.weight[1:].T + self.items_bias[1:]
+        return logits
 
-    def _key(self, told_SH: Tensor) -> Tensor:
-        key_SH: Tensor = self.dropout(self.norm(self.mix(torch.tanh(told_SH + self.bias))))
-        return key_SH
+    def _query(self, bag_SH: Tensor) -> Tensor:
+        query_SH: Tensor = self.dropout(self.norm(self.mix(torch.tanh(bag_SH + self.bias))))
+        return query_SH
 
 
 class Discriminator(nn.Module):
-    """Told a part of a bag and shown a value for each item, says how real the values are: near 1 for real ones."""
+    """Scores how real a value per item looks, given a part of the bag as the condition: near 1 for real values."""
 
     def __init__(self, num_rows: int, hidden: int) -> None:
         super().__init__()
-        self.told = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
-        nn.init.normal_(self.told.weight, std=hidden**-0.5)
-        self.pairs = Pairs(num_rows, hidden)
-        # A sum over a bag of products of vectors moves far in one step; so divided, the verdict does not run away.
+        self.condition = nn.Embedding(num_rows, hidden, padding_idx=PADDING)
+        nn.init.normal_(self.condition.weight, std=hidden**-0.5)
+        self.scorer = BagItemScorer(num_rows, hidden)
+        # The score sums dot products over a bag; unscaled, one step moves it so far that training diverges.
         self.scale = hidden**-0.5
+        rename_on_load(self, {"told.": "condition.", "pairs.": "scorer."})  # names until release 0.1
 
-    def forward(self, told: Bags, bags: Bags, drawn_M: Tensor, own_N: Tensor, drawn_SM: Tensor) -> Tensor:
-        """Verdict [S] on the values of the bags' own items [N] and of the drawn ones [S, M], 0 for those in the bag."""
-        weight_N, weight_SM = self.pairs(told.embed(self.told.weight), bags, drawn_M)
+    def forward(self, condition: Bags, bags: Bags, sampled_M: Tensor, own_N: Tensor, sampled_SM: Tensor) -> Tensor:
+        """Score [S] of the values of the bags' own items [N] and of the sampled ones [S, M], 0 for those in the bag."""
+        weight_N, weight_SM = self.scorer(condition.embed(self.condition.weight), bags, sampled_M)
         own_S = torch.zeros_like(bags.sizes, dtype=weight_N.dtype).index_add(0, bags.owner, weight_N * own_N)
-        verdict_S: Tensor = self.scale * (own_S + (weight_SM * drawn_SM).sum(1)) / bags.sizes.clamp_min(1).sqrt()
-        return verdict_S
+        score_S: Tensor = self.scale * (own_S + (weight_SM * sampled_SM).sum(1)) / bags.sizes.clamp_min(1).sqrt()
+        return score_S
 
 
-def _absent(bags: Bags, drawn_M: Tensor, num_rows: int) -> Tensor:
-    """1 where a drawn item is not in the bag, else 0: [S, M]."""
-    place_V = drawn_M.new_full((num_rows,), -1)
-    place_V[drawn_M] = torch.arange(len(drawn_M), device=drawn_M.device)
-    place_N = place_V[bags.items]
-    absent_SM = torch.ones(len(bags.sizes), len(drawn_M), device=drawn_M.device)
-    absent_SM[bags.owner[place_N >= 0], place_N[place_N >= 0]] = 0
+def _absent(bags: Bags, sampled_M: Tensor, num_rows: int) -> Tensor:
+    """1 where a sampled item is not in the bag, else 0: [S, M]."""
+    column_V = sampled_M.new_full((num_rows,), -1)
+    column_V[sampled_M] = torch.arange(len(sampled_M), device=sampled_M.device)
+    column_N = column_V[bags.items]
+    absent_SM = torch.ones(len(bags.sizes), len(sampled_M), device=sampled_M.device)
+    absent_SM[bags.owner[column_N >= 0], column_N[column_N >= 0]] = 0
     return absent_SM

@@ -1,12 +1,12 @@
-"""The item side of the networks: an embedding of each item plus those of what the item table says of it.
+"""Item embeddings: an ID embedding of each item plus the embeddings of its features from the item table.
 
-Items with shared features share what is learnt of them (as in "Meta-Prod2Vec", Vasile et al., RecSys 2016, and FDSA,
-Zhang et al., IJCAI 2019). An item that nobody has taken in training has its features and, for its own part, the mean of
-the items that are most like it, so that a history may hold it; where it is recommended, newcomers.py says. Leaving out
-own parts in training instead, so that the features learn to stand alone (DropoutNet, Volkovs et al., NeurIPS 2017),
-made every other item worse; see docs/log.md.
+Items share what is learned about their common features (as in "Meta-Prod2Vec", Vasile et al., RecSys 2016, and FDSA,
+Zhang et al., IJCAI 2019). A cold-start item has its features and, in place of an ID embedding, the mean of its nearest
+neighbours, so that it may occur in a history; cold_start.py decides where it is ranked. Dropping ID embeddings in
+training, so that the features suffice without them (DropoutNet, Volkovs et al., NeurIPS 2017), made every other item
+worse; see docs/log.md.
 
-Shapes: D width, V items + 1 (index 0 is padding), F features, C items without training events, N NEIGHBOURS.
+Shapes: D width, V items + 1 (index 0 is padding), F features, C cold-start items, N NUM_NEIGHBOURS.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.recommender.networks.item_features import NEIGHBOURS, ItemFeatures, StandIns
+from models.nn.state_dict import rename_on_load
+from models.recommender.networks.item_features import NUM_NEIGHBOURS, ItemFeatures, NearestNeighbours
 from models.recommender.schema import PADDING, Schema
 
 FEATURES_STD = 0.02
-"""Standard deviation of the features' embeddings at the start; they begin small beside the items' own."""
+"""Standard deviation of the feature embeddings at the start: small next to the ID embeddings."""
 
 
 class ItemEmbedding(nn.Embedding):
-    """The embeddings of all items; `weight` [V, D] is their own part."""
+    """The embeddings of all items; `weight` [V, D] are the ID embeddings."""
 
     starts: Tensor
     places: Tensor
-    new: Tensor
-    alike: Tensor
-    shares: Tensor
+    cold: Tensor
+    neighbours: Tensor
+    neighbour_weights: Tensor
 
     def __init__(self, schema: Schema, dim: int, *, rowwise: bool = False) -> None:
         # With features the table is a sum, and its gradient a dense one.
@@ -44,24 +45,25 @@ class ItemEmbedding(nn.Embedding):
             nn.init.normal_(self.features.weight, std=FEATURES_STD)
             self.register_buffer("starts", torch.zeros(schema.num_items + 2, dtype=torch.int64))
             self.register_buffer("places", torch.zeros(0, dtype=torch.int32))
-            new = (torch.tensor([1, *schema.item_counts]) == 0).nonzero()[:, 0]
-            self.register_buffer("new", new, persistent=False)
-            self.register_buffer("alike", torch.zeros(len(new), NEIGHBOURS, dtype=torch.int64))
-            self.register_buffer("shares", torch.zeros(len(new), NEIGHBOURS))
+            cold = (torch.tensor([1, *schema.item_counts]) == 0).nonzero()[:, 0]
+            self.register_buffer("cold", cold, persistent=False)
+            self.register_buffer("neighbours", torch.zeros(len(cold), NUM_NEIGHBOURS, dtype=torch.int64))
+            self.register_buffer("neighbour_weights", torch.zeros(len(cold), NUM_NEIGHBOURS))
+            rename_on_load(self, {"alike": "neighbours", "shares": "neighbour_weights"})  # names until release 0.1
 
-    def set_features(self, features: ItemFeatures, stand_ins: StandIns) -> None:
-        """Take the features of each item, and the items that stand in for those without training events."""
+    def set_features(self, features: ItemFeatures, nearest: NearestNeighbours) -> None:
+        """Set the features of each item, and the nearest neighbours of each cold-start item."""
         self.starts = torch.from_numpy(features.starts)
         self.places = torch.from_numpy(features.places)
-        self.alike = torch.from_numpy(stand_ins.alike)
-        self.shares = torch.from_numpy(stand_ins.shares)
+        self.neighbours = torch.from_numpy(nearest.neighbours)
+        self.neighbour_weights = torch.from_numpy(nearest.weights)
 
     def forward(self, items: Tensor) -> Tensor:
         """Embeddings of some items, any shape, [.., D]."""
         return F.embedding(items, self.table(), PADDING)
 
     def table(self) -> Tensor:
-        """Embeddings of all items [V, D]; kept between the calls of inference."""
+        """Embeddings of all items [V, D]; cached during inference."""
         if self.features is None:
             return self.weight
         if self.training or torch.is_grad_enabled():
@@ -71,28 +73,28 @@ class ItemEmbedding(nn.Embedding):
         return self._table
 
     def targets(self) -> Tensor | None:
-        """Indices of the items that training tells apart, ascending; None if these are all."""
-        if self.features is None or not len(self.new):
+        """Indices of the items that can be a target in training, ascending; None if all can."""
+        if self.features is None or not len(self.cold):
             return None
-        among = torch.ones(self.num_embeddings, dtype=torch.bool, device=self.new.device)
-        among[self.new] = False
+        among = torch.ones(self.num_embeddings, dtype=torch.bool, device=self.cold.device)
+        among[self.cold] = False
         among[PADDING] = False
         return among.nonzero()[:, 0]
 
     def train(self, mode: bool = True) -> ItemEmbedding:
-        """To training or to inference; the weights may have changed since the last one."""
+        """Switch to training or inference, and drop the cached table: the weights may have changed."""
         self._table = None
         return super().train(mode)
 
     def _sum(self) -> Tensor:
         assert self.features is not None
-        own_part = self.weight
-        if not self.training and len(self.new):
-            mean_CD = (self.weight[self.alike] * self.shares[:, :, None]).sum(1)
-            own_part = own_part.index_copy(0, self.new, mean_CD)
+        id_embeddings = self.weight
+        if not self.training and len(self.cold):
+            mean_CD = (self.weight[self.neighbours] * self.neighbour_weights[:, :, None]).sum(1)
+            id_embeddings = id_embeddings.index_copy(0, self.cold, mean_CD)
         counts = self.starts.diff()
         scale = counts.clamp_min(1).rsqrt().repeat_interleave(counts, output_size=len(self.places))
-        of_features = F.embedding_bag(
+        feature_embeddings = F.embedding_bag(
             self.places.long(),
             self.features.weight,
             self.starts,
@@ -100,10 +102,10 @@ class ItemEmbedding(nn.Embedding):
             per_sample_weights=scale,
             include_last_offset=True,
         )
-        return own_part + of_features
+        return id_embeddings + feature_embeddings
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # How many features the items have together is known only from the file.
+        # Only the file says how many (item, feature) pairs there are.
         self._table = None
         stored = state_dict.get(prefix + "places")
         if stored is not None and self.features is not None:

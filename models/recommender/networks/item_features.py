@@ -1,7 +1,7 @@
-"""What the item table says, as features that items share: words and values of text, ranges of numbers.
+"""Features of items from the item table: words and values of text, bins of numbers.
 
-A network that knows an item by its features too learns of a rare item from those like it, and can place one that nobody
-has taken yet.
+A network that also sees features generalises from similar items to rare ones, and can recommend an item that has no
+events yet.
 """
 
 from __future__ import annotations
@@ -21,45 +21,48 @@ from models.prepared import Prepared
 from models.recommender.prepare.item_table import VALUE_SEPARATOR
 
 MIN_ITEMS = 2
-"""Items that must share a feature for it to count."""
+"""Items that a feature must have to be kept."""
 MAX_FEATURES = 50_000
-"""Most frequent features that are kept."""
-NUM_RANGES = 10
-"""Ranges that the values of a number fall into, with about as many items each."""
+"""The most frequent features are kept, up to this many."""
+NUM_BINS = 10
+"""Quantile bins of a numeric attribute."""
 MAX_COMPONENTS, COMPONENTS_SHARE = 16, 0.9
-"""Principal components that vectors give at the most, and the share of the variance at which fewer do."""
-NEIGHBOURS = 50
-"""Items with events that stand for one without."""
-SHARPNESS = 4
-"""Power of their likeness that shares are in proportion to: the most alike count most."""
+"""Vectors are reduced to the principal components with this share of the variance, at most to MAX_COMPONENTS."""
+NUM_NEIGHBOURS = 50
+"""Nearest neighbours of a cold-start item, all of them items with events."""
+SIMILARITY_POWER = 4
+"""A neighbour's weight is proportional to this power of its similarity, which favours the most similar."""
 BLOCK_ITEMS = 256
-"""Items without events that are compared with all others at one time."""
+"""Cold-start items that are compared with all others at one time."""
 _BETWEEN_WORDS = r"[^\pL\pN]+"
 _HAN = r"(\p{Han})"
 
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """Features of each item as one sparse matrix [V, F] of ones; V = items + 1, row 0 is padding and empty."""
+    """Binary features of items as a sparse matrix [V, F] in CSR form; V = items + 1, row 0 is padding and empty."""
 
     names: list[str]
+    """Names of the features [F]."""
     starts: NDArray[np.int64]
+    """Where the features of each item start in `places` [V + 1]."""
     places: NDArray[np.int32]
+    """Indices of the features of all items, item by item."""
 
     @classmethod
     def open(cls, data: Prepared) -> Self:
-        """Those of a prepared data directory."""
+        """Read them from a prepared data directory."""
         with np.load(data.path / "features.npz") as stored:
             return cls(stored["names"].tolist(), stored["starts"], stored["places"])
 
     def save(self, data: Path) -> None:
-        """Leave them in a data directory."""
+        """Write them to a data directory."""
         np.savez_compressed(
             data / "features.npz", names=np.asarray(self.names, np.str_), starts=self.starts, places=self.places
         )
 
     def matrix(self) -> sp.csr_array:
-        """Ones at the features of each item, [V, F]."""
+        """The sparse matrix [V, F] of ones."""
         ones = np.ones(len(self.places), np.float32)
         shape = (len(self.starts) - 1, len(self.names))
         return sp.csr_array((ones, self.places, self.starts), shape=shape)
@@ -68,9 +71,9 @@ class ItemFeatures:
 def read_features(table: pa.Table) -> ItemFeatures:
     """The features of an item table, which has one row per item of the vocabulary.
 
-    Text gives its words and, where it has several, itself; each part of a text with VALUE_SEPARATOR is a text. A whole
-    number gives itself. Every number gives the range it falls into, and a vector the ranges of its first principal
-    components: items that look alike, to the model that made the vectors, share most of them.
+    A text gives its words and, if it has several, the whole text; a text with VALUE_SEPARATOR is several texts. A
+    number gives its bin, an integer also its value. A vector gives the bins of its first principal components: items
+    with similar embeddings share most of them.
     """
     items: list[NDArray[Any]] = []
     names: list[pa.Array] = []
@@ -78,71 +81,71 @@ def read_features(table: pa.Table) -> ItemFeatures:
         if name == "item_id":
             continue
         column = table[name].combine_chunks()
-        for label, place, value in _of_column(name, column):
+        for label, place, value in _column_features(name, column):
             items.append(place)
             names.append(pc.binary_join_element_wise(label, value, "="))
-    return _shared(table.num_rows, items, names)
+    return _shared_features(table.num_rows, items, names)
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """For each of C items without events those with events that are most like it, and their shares, which sum to 1.
+class NearestNeighbours:
+    """The items with events that are most similar to each of C cold-start items, with weights that sum to 1.
 
-    items [C]; alike and shares [C, NEIGHBOURS], filled up with padding and zeros.
+    items [C]; neighbours and weights [C, NUM_NEIGHBOURS], filled up with padding and zeros.
     """
 
     items: NDArray[np.int64]
-    alike: NDArray[np.int64]
-    shares: NDArray[np.float32]
+    neighbours: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
     def matrix(self, num_rows: int) -> sp.csr_array:
-        """The shares as a sparse matrix [V, V], V = num_rows."""
-        row = np.repeat(self.items, NEIGHBOURS)
-        return sp.csr_array((self.shares.ravel(), (row, self.alike.ravel())), shape=(num_rows, num_rows))
+        """The weights as a sparse matrix [V, V], V = num_rows."""
+        row = np.repeat(self.items, NUM_NEIGHBOURS)
+        return sp.csr_array((self.weights.ravel(), (row, self.neighbours.ravel())), shape=(num_rows, num_rows))
 
 
-def find_stand_ins(features: sp.csr_array, has_events: NDArray[np.bool_]) -> StandIns:
-    """Who stands in for the items without events; row 0 of both arguments is padding.
+def find_nearest_neighbours(features: sp.csr_array, has_events: NDArray[np.bool_]) -> NearestNeighbours:
+    """The nearest neighbours of the items without events; row 0 of both arguments is padding.
 
-    Likeness is the cosine of the features [V, F] once they are weighed.
+    Similarity is the cosine of the TF-IDF weighted features [V, F].
     """
-    weighed = weigh(features)
-    known = sp.diags_array(has_events.astype(np.float32)) @ weighed
+    weighted = tf_idf(features)
+    known = sp.diags_array(has_events.astype(np.float32)) @ weighted
     items = np.flatnonzero(~has_events[1:]) + 1
-    alike = np.zeros((len(items), NEIGHBOURS), np.int64)
-    shares = np.zeros((len(items), NEIGHBOURS), np.float32)
+    neighbours = np.zeros((len(items), NUM_NEIGHBOURS), np.int64)
+    weights = np.zeros((len(items), NUM_NEIGHBOURS), np.float32)
     for start in range(0, len(items), BLOCK_ITEMS):
-        likeness = (weighed[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
-        for row in range(likeness.shape[0]):
-            entries = slice(likeness.indptr[row], likeness.indptr[row + 1])
-            values, others = likeness.data[entries], likeness.indices[entries]
-            best = np.lexsort([others, -values])[:NEIGHBOURS]
-            alike[start + row, : len(best)] = others[best]
-            share = values[best] ** SHARPNESS
-            shares[start + row, : len(best)] = share / max(float(share.sum()), 1e-9)
-    return StandIns(items, alike, shares)
+        similarity = (weighted[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
+        for row in range(similarity.shape[0]):
+            entries = slice(similarity.indptr[row], similarity.indptr[row + 1])
+            values, others = similarity.data[entries], similarity.indices[entries]
+            best = np.lexsort([others, -values])[:NUM_NEIGHBOURS]
+            neighbours[start + row, : len(best)] = others[best]
+            weight = values[best] ** SIMILARITY_POWER
+            weights[start + row, : len(best)] = weight / max(float(weight.sum()), 1e-9)
+    return NearestNeighbours(items, neighbours, weights)
 
 
-def weigh(features: sp.csr_array) -> sp.csr_array:
-    """Each of the features [V, F] weighed by its rarity (inverse document frequency), rows of length one."""
+def tf_idf(features: sp.csr_array) -> sp.csr_array:
+    """The features [V, F] weighted by their inverse document frequency, in rows of unit length."""
     frequency = np.asarray(features.sum(axis=0)).ravel()
-    weighed = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
-    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
-    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighed)
+    weighted = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
+    length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighted)
 
 
-def _of_column(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
+def _column_features(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
     """(label, items, values) of an attribute."""
     if pa.types.is_list(column.type):
         for number, component in enumerate(_principal_components(column)):
-            yield from ((f"{name} {number + 1}", place, value) for place, value in _of_numbers(component))
+            yield from ((f"{name} {number + 1}", place, value) for place, value in _number_features(component))
     else:
-        found = _of_text(column) if pa.types.is_string(column.type) else _of_numbers(column)
+        found = _text_features(column) if pa.types.is_string(column.type) else _number_features(column)
         yield from ((name, place, value) for place, value in found)
 
 
 def _principal_components(column: pa.Array) -> list[pa.Array]:
-    """The principal components with COMPONENTS_SHARE of the variance, each a column; null where there is no vector."""
+    """Principal components with COMPONENTS_SHARE of the variance, one column each; null where there is no vector."""
     there = ~column.is_null().to_numpy(zero_copy_only=False)
     if not there.any():
         return []
@@ -156,8 +159,8 @@ def _principal_components(column: pa.Array) -> list[pa.Array]:
     return [pa.array(component, from_pandas=True) for component in values.T]
 
 
-def _of_text(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
-    """(item, text) pairs: the parts of each value, and the words of each part."""
+def _text_features(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
+    """(item, text) pairs: the values of each text, and the words of each value."""
     parts = pc.split_pattern(pc.utf8_lower(column), VALUE_SEPARATOR)
     item, part = _flattened(parts)
     spaced = pc.replace_substring_regex(part, _HAN, r" \1 ")
@@ -167,14 +170,14 @@ def _of_text(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
     return [(item[whole], part.filter(pa.array(whole))), (item[place], words)]
 
 
-def _of_numbers(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
-    """(item, text) pairs: the range of each number, and a whole number itself."""
+def _number_features(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
+    """(item, text) pairs: the bin of each number, and the value of an integer."""
     there = np.flatnonzero(~column.is_null().to_numpy(zero_copy_only=False))
     values = column.drop_null()
     numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
     if not len(numbers):
         return []
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_RANGES + 1)[1:-1]))
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
     ranges = np.searchsorted(edges, numbers, side="right")
     named = pa.array([f"range {place + 1} of {len(edges) + 1}" for place in range(len(edges) + 1)])
     pairs = [(there, named.take(pa.array(ranges)))]
@@ -182,14 +185,14 @@ def _of_numbers(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
 
 
 def _flattened(lists: pa.Array) -> tuple[NDArray[Any], pa.Array]:
-    """The place of its list for each value, and the values; empty texts left out."""
+    """The index of its list for each value, and the values, without empty texts."""
     place, values = pc.list_parent_indices(lists), pc.list_flatten(lists)
     kept = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0)
     return place.filter(kept).to_numpy(zero_copy_only=False), values.filter(kept)
 
 
-def _shared(num_items: int, items: Sequence[NDArray[Any]], names: Sequence[pa.Array]) -> ItemFeatures:
-    """Each feature of an item once; the features that enough items share, in ascending order of name."""
+def _shared_features(num_items: int, items: Sequence[NDArray[Any]], names: Sequence[pa.Array]) -> ItemFeatures:
+    """The distinct features that enough items share, in ascending order of name."""
     starts = np.zeros(num_items + 2, np.int64)
     if not any(len(own) for own in items):
         return ItemFeatures([], starts, np.zeros(0, np.int32))

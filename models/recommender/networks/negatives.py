@@ -1,4 +1,4 @@
-"""Shared negatives for a large catalogue: popular items and the batch's targets stand for all items in the softmax."""
+"""Sampled softmax for a large catalogue: the positions of a batch share its targets and sampled items as candidates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 SMOOTHING = 0.75
-"""Power of popularity that negatives are drawn by, as in word2vec: rare items come often enough to be learnt."""
+"""Exponent of popularity in the proposal distribution, as in word2vec: rare items are sampled often enough to learn."""
 
 
 class SharedNegatives(nn.Module):
-    """Draws the candidates that all places of a batch share; C of them, V - 1 items without padding.
+    """Draws the C candidates that all positions of a batch share; V - 1 items without padding.
 
-    The softmax over all items needs the sum of exp(logit) over all of them. The candidates give an estimate of that sum
-    without bias when each negative weighs 1 / (its probability of being drawn) and the target, which is always there,
-    weighs 1 (Horvitz and Thompson, 1952): that is the logQ correction (Bengio and Senecal, 2008; Yi et al., RecSys
-    2019), not applied to the target itself.
+    The softmax over all items needs the sum of exp(logit) over all of them. The candidates give an unbiased estimate of
+    that sum when each negative is weighted by 1 / (its probability of being drawn) and the target, which is always a
+    candidate, by 1 (Horvitz and Thompson, 1952): the logQ correction (Bengio and Senecal, 2008; Yi et al., RecSys
+    2019), except that it leaves the target's own logit alone.
     """
 
     popularity: Tensor
@@ -31,11 +31,11 @@ class SharedNegatives(nn.Module):
         drawn_by = popularity**SMOOTHING
         self.register_buffer("popularity", (popularity / popularity.sum()).float(), persistent=False)
         self.register_buffer("proposal", (drawn_by / drawn_by.sum()).float(), persistent=False)
-        # In double precision: rounding to a float changes the share of a rare item of a million by several percent.
+        # In double precision: with a million items, fp32 changes the share of a rare one by several percent.
         self.register_buffer("cumulative", (drawn_by / drawn_by.sum()).cumsum(0), persistent=False)
 
     def draw(self, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates [C] in ascending order, the place of each target among them [T], and the logQ correction [C].
+        """Candidates [C] in ascending order, the index of each target among them [T], and the logQ correction [C].
 
         Targets and candidates are in 0 .. V - 2; the correction is added to the logits of negatives.
         """

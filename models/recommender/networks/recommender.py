@@ -1,4 +1,4 @@
-"""A recommender: a network that learns, a counted prior, or the blend of both; ranks all items.
+"""A recommender: a trained network, a count-based prior, or a blend of both; ranks all items.
 
 Shapes: B examples, D width, V items + 1 (index 0 is padding and never recommended).
 """
@@ -14,30 +14,31 @@ from torch import Tensor, nn
 
 from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
+from models.nn.state_dict import rename_on_load
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks import ranking
-from models.recommender.networks.cold_start import Newcomers
+from models.recommender.networks.cold_start import ColdStartItems
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema
 
 BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
-"""Weights of the prior that are tried on validation."""
+"""Weights of the prior that are tried on validation; the best one is kept."""
 CALIBRATION_EXAMPLES = 192
-"""Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
+"""They are tried on the first examples of each batch, up to this many: over all shards enough, and cheap."""
 COVERAGE_CUTOFF = 10
-"""Places of an answer that count for coverage."""
+"""Cutoff of coverage, Gini and tail share."""
 
 
 class Learner(Protocol):
-    """What learns in a Recommender, a torch module: NextItem, Autoencoder, Gan, or a network of another package."""
+    """The trained part of a Recommender, a torch module: NextItem, Autoencoder, Gan or one of another package."""
 
     items: ItemEmbedding
-    """Embeddings of the items [V, D], which similar items are found by."""
+    """Embeddings of the items [V, D], also used to find similar items."""
 
     def loss(self, batch: Rows, /) -> Tensor:
-        """The scalar loss of training rows, a mean over their targets."""
+        """The scalar loss of training rows, averaged over their targets."""
         ...
 
     def log_scores(self, batch: Histories, /) -> Tensor:
@@ -47,16 +48,18 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one example: item indices, their scores, and the event of the history that speaks most for each."""
+    """The recommended item indices of one example, best first, with their scores."""
 
     items: list[int]
     scores: list[float]
-    because: list[int]
+    explanations: list[int]
+    """For each item, the event of the history that contributes most to its score; PADDING if none does."""
     personal: bool
+    """Whether there was a history."""
 
 
 class Recommender(nn.Module):
-    """Satisfies models.family.Network; built by `build`."""
+    """The network of the family, built by `build`."""
 
     blend: Tensor
     learner: Learner | None
@@ -64,36 +67,37 @@ class Recommender(nn.Module):
     def __init__(self, config: Config, schema: Schema, *, learner: Learner | None, prior: nn.Module | None) -> None:
         super().__init__()
         self.num_rows = schema.num_items + 1
-        self.counts_neighbours = config.network == "item_knn"
+        self.is_item_knn = config.network == "item_knn"
         self.spectral_start = config.spectral_start
         self.precision = config.precision
         self.learner = learner
         self.prior = prior
-        describes_new = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
-        self.newcomers = Newcomers(schema) if describes_new else None
+        has_cold_start = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
+        self.cold_start = ColdStartItems(schema) if has_cold_start else None
+        rename_on_load(self, {"newcomers.": "cold_start."})  # its name until release 0.1
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
 
     def forward(self, batch: Rows) -> Tensor:
-        """The learner's loss, a mean over the events of the rows."""
-        assert self.learner is not None, "a network that is only counted has nothing to train"
+        """The learner's loss, averaged over the events of the rows."""
+        assert self.learner is not None, "a count-based network has nothing to train"
         return self.learner.loss(batch)
 
     def scores(self, batch: Histories) -> Tensor:
-        """Log-probabilities [B, V] of what comes next, seen items included; -inf for padding.
+        """Log-probabilities [B, V] of the next item, seen items included; -inf for padding.
 
-        Items without events have scores that rank them among the others, see Newcomers.
+        The scores of cold-start items are comparable with them, see ColdStartItems.
         """
-        scores = self._mixed(*self._both_scores(batch))
-        return scores if self.newcomers is None else self.newcomers.place(scores, batch)
+        scores = self._blended(*self._both_scores(batch))
+        return scores if self.cold_start is None else self.cold_start.fill_scores(scores, batch)
 
     def evaluate(self, batch: Histories) -> BatchMetrics:
         """Full ranking, seen items filtered and (`_unfiltered`) not, see ranking.evaluate.
 
-        Tallied is how often each item [V] stands in the first ten places, seen items filtered.
+        Accumulates how often each item [V] is in the top ten, seen items filtered.
         """
         parts, recommended = [], []
         for part in self._parts(batch):
-            with self._arithmetic_of_training(part):
+            with self._training_precision(part):
                 scores = self.scores(part)
             parts.append(ranking.evaluate(part, scores))
             scores.scatter_(1, part.excluded, -torch.inf)
@@ -109,59 +113,59 @@ class Recommender(nn.Module):
         return BatchMetrics(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
-        """Sums over some of the batch: NDCG@10 for each of BLEND_WEIGHTS, then Newcomers.room at the present weight."""
-        if self.newcomers is None and not self._blends:
+        """Sums over part of the batch: NDCG@10 for each of BLEND_WEIGHTS, then ColdStartItems.calibration."""
+        if self.cold_start is None and not self._blends:
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, ranking.rows_at_once(self.num_rows)))
         sums = []
-        with self._arithmetic_of_training(batch):
+        with self._training_precision(batch):
             network, prior = self._both_scores(batch)
             if network is not None and prior is not None:
-                if self.newcomers is not None:
-                    network[:, self.newcomers.items] = -torch.inf
-                    prior[:, self.newcomers.items] = -torch.inf
+                if self.cold_start is not None:
+                    network[:, self.cold_start.items] = -torch.inf
+                    prior[:, self.cold_start.items] = -torch.inf
                 sums.append(ranking.gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
-            if self.newcomers is not None:
-                sums.append(self.newcomers.room(self._mixed(network, prior), batch).flatten())
+            if self.cold_start is not None:
+                sums.append(self.cold_start.calibration(self._blended(network, prior), batch).flatten())
         return torch.cat(sums)
 
     def calibrate(self, sums: Tensor) -> None:
-        """Take the blend weight with the highest summed NDCG@10, and how far up items without events stand."""
+        """Set the blend weight with the highest summed NDCG@10, and the offset of cold-start items."""
         if self._blends:
             gains, sums = sums[: len(BLEND_WEIGHTS)], sums[len(BLEND_WEIGHTS) :]
             self.blend = torch.tensor(BLEND_WEIGHTS[int(gains.argmax())], device=sums.device)
-        if self.newcomers is not None:
-            self.newcomers.choose(sums.view(2, -1))
+        if self.cold_start is not None:
+            self.cold_start.calibrate(sums.view(2, -1))
 
     def predict(self, batch: Histories) -> list[Prediction]:
-        """The best items of each example under its rules."""
-        answers = []
+        """The best items of each example that are allowed and not excluded."""
+        predictions = []
         for part in self._parts(batch):
-            answers += self._answers(part, self.scores(part).scatter_(1, part.excluded, -torch.inf))
-        return answers
+            predictions += self._top_items(part, self.scores(part).scatter_(1, part.excluded, -torch.inf))
+        return predictions
 
     def predict_similar(self, batch: Histories) -> list[Prediction]:
-        """Items that stand where the only item of each history does: nearest embeddings, or strongest transitions."""
+        """Items similar to the only item of each history: nearest by embedding, or by transitions without a learner."""
         if self.learner is None:
             return self.predict(batch)
         embeddings = nn.functional.normalize(self.learner.items.table(), dim=1)
-        answers = []
+        predictions = []
         for part in self._parts(batch):
             scores = embeddings[part.items[:, 0]] @ embeddings.T
             scores[:, PADDING] = -torch.inf
-            answers += self._answers(part, scores.scatter_(1, part.excluded, -torch.inf))
-        return answers
+            predictions += self._top_items(part, scores.scatter_(1, part.excluded, -torch.inf))
+        return predictions
 
-    def _arithmetic_of_training(self, batch: Histories) -> torch.autocast:
-        """Precise enough to rank, in all but the last product; what is served is computed in fp32."""
+    def _training_precision(self, batch: Histories) -> torch.autocast:
+        """Autocast as in training, precise enough for ranking metrics; predictions are computed in fp32."""
         dtype = autocast_dtype(self.precision, batch.items.device)
         return torch.autocast(batch.items.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _parts(self, batch: Histories) -> list[Histories]:
-        """The batch, cut where there are so many items that its scores would take gigabytes."""
+        """The batch, split where the catalogue is so large that its scores would take gigabytes."""
         return batch.parts(ranking.rows_at_once(self.num_rows))
 
-    def _answers(self, batch: Histories, scores: Tensor) -> list[Prediction]:
+    def _top_items(self, batch: Histories, scores: Tensor) -> list[Prediction]:
         for row, example in enumerate(batch.examples):
             if example.allowed is not None:
                 allowed = torch.tensor(example.allowed, dtype=torch.int64, device=scores.device)
@@ -171,26 +175,26 @@ class Recommender(nn.Module):
         count = min(max(example.count for example in batch.examples), scores.shape[1])
         top = scores.topk(count)
         return [
-            self._answer(example.history, items[: example.count], values[: example.count])
+            self._prediction(example.history, items[: example.count], values[: example.count])
             for example, items, values in zip(batch.examples, top.indices.tolist(), top.values.tolist(), strict=True)
         ]
 
-    def _answer(self, history: Sequence[int], items: list[int], scores: list[float]) -> Prediction:
+    def _prediction(self, history: Sequence[int], items: list[int], scores: list[float]) -> Prediction:
         kept = [place for place, score in enumerate(scores) if score != -torch.inf]
         items, scores = [items[place] for place in kept], [scores[place] for place in kept]
         if isinstance(self.prior, Transitions):
-            because = self.prior.because(history, items)
+            explanations = self.prior.explain(history, items)
         else:
-            because = [history[-1] if len(history) else PADDING] * len(items)
-        return Prediction(items, scores, because, personal=len(history) > 0)
+            explanations = [history[-1] if len(history) else PADDING] * len(items)
+        return Prediction(items, scores, explanations, personal=len(history) > 0)
 
     @property
     def _blends(self) -> bool:
-        """Whether there are two to mix."""
+        """Whether there is both a learner and a prior."""
         return self.learner is not None and self.prior is not None
 
     def _both_scores(self, batch: Histories) -> tuple[Tensor | None, Tensor | None]:
-        """Log-probabilities [B, V] of the learner and of the prior, of those that there are; -inf for padding."""
+        """Log-probabilities [B, V] of the learner and of the prior, None for a missing one; -inf for padding."""
         network = prior = None
         if self.learner is not None:
             scores = self.learner.log_scores(batch)
@@ -200,8 +204,8 @@ class Recommender(nn.Module):
             prior[:, PADDING] = -torch.inf
         return network, prior
 
-    def _mixed(self, network: Tensor | None, prior: Tensor | None) -> Tensor:
-        """Both at the chosen weight, or the only one."""
+    def _blended(self, network: Tensor | None, prior: Tensor | None) -> Tensor:
+        """Both at the chosen weight, or the only one there is."""
         if network is None or prior is None:
             only = prior if network is None else network
             assert only is not None
@@ -210,7 +214,7 @@ class Recommender(nn.Module):
 
 
 def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
-    """Geometric mixture of two log-probabilities [B, V]; padding stays out."""
+    """Weighted geometric mean of two distributions, as log-probabilities [B, V]; padding stays -inf."""
     scores = torch.lerp(network, prior, weight)
     scores[:, PADDING] = -torch.inf
     return scores

@@ -1,11 +1,11 @@
-"""A causal transformer over a shopper's events: predicts at every place the item that follows.
+"""A causal transformer over a user's events: predicts the next item at every position.
 
-The line of SASRec (Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018) with what was learnt since:
+Based on SASRec (Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018) with later improvements:
 full cross-entropy over all items instead of one negative (Klenitskiy and Vasilev, RecSys 2023), normalisation before
 each layer, and a learned bias for the distance between two events (T5; HSTU, Zhai et al., ICML 2024) instead of
-absolute places, so that several shoppers can share one row.
+absolute positions, so that several users can share one row.
 
-Shapes: B rows, L places, D width, H heads, K = D / H.
+Shapes: B rows, L positions, D width, H heads, K = D / H.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.nn.layers import Dropout
 
 
 class Transformer(nn.Module):
-    """Embedded events in, one hidden state for each place out."""
+    """Embedded events in, one hidden state for each position out."""
 
     def __init__(self, *, dim: int, num_blocks: int, num_heads: int, dropout: float, max_length: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_BLD: Tensor, segments_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, D]; a place attends to itself and earlier places of its own segment."""
+        """Hidden states [B, L, D]; a position attends to itself and earlier positions of its own segment."""
         mask_BLL = causal_mask(segments_BL)
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BLL)
@@ -39,7 +39,7 @@ class Transformer(nn.Module):
 
     def last(self, x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states [B, D] at the last event of each right-padded history; the last block computes only that."""
-        # What pads a row comes after all its events, so one mask serves all rows.
+        # Padding comes after all events of a row, so one causal mask serves all rows.
         mask_1LL = causal_mask(lengths_B.new_zeros(1, x_BLD.shape[1]))
         for block in list(self.blocks)[:-1]:
             x_BLD = block(x_BLD, mask_1LL)
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer four times as wide, each added to what came in."""
+    """Attention, then a feed-forward layer four times as wide, each with a residual connection."""
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float, max_length: int) -> None:
         super().__init__()
@@ -66,24 +66,24 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, mask_BLL: Tensor) -> Tensor:
-        """All places [B, L, D]."""
+        """All positions [B, L, D]."""
         query, key, value = self._project(self.attention_norm(x_BLD))
         mixed_BHLK = attend(query, key, value, mask_BLL[:, None] + self._bias(x_BLD.shape[1]))
         x_BLD = x_BLD + self.dropout(self.output(mixed_BHLK.transpose(1, 2).flatten(2)))
         out: Tensor = x_BLD + self.dropout(self._feed_forward(x_BLD))
         return out
 
-    def last(self, x_BLD: Tensor, mask_1LL: Tensor, place_B: Tensor) -> Tensor:
-        """One place of each row only, [B, D]."""
+    def last(self, x_BLD: Tensor, mask_1LL: Tensor, position_B: Tensor) -> Tensor:
+        """One position of each row only, [B, D]."""
         batch, length, dim = x_BLD.shape
         rows = torch.arange(batch, device=x_BLD.device)
         normal_BLD, weight = self.attention_norm(x_BLD), self.query_key_value.weight
-        query = F.linear(normal_BLD[rows, place_B], weight[:dim]).view(batch, self.num_heads, 1, -1)
+        query = F.linear(normal_BLD[rows, position_B], weight[:dim]).view(batch, self.num_heads, 1, -1)
         key_value = F.linear(normal_BLD, weight[dim:]).view(batch, length, 2, self.num_heads, -1)
         key, value = key_value.permute(2, 0, 3, 1, 4)
-        bias_BHL = (mask_1LL + self._bias(length))[:, place_B].transpose(0, 1)
+        bias_BHL = (mask_1LL + self._bias(length))[:, position_B].transpose(0, 1)
         mixed_BHK = attend(query, key, value, bias_BHL[:, :, None])[:, :, 0]
-        x_BD = x_BLD[rows, place_B] + self.output(mixed_BHK.flatten(1))
+        x_BD = x_BLD[rows, position_B] + self.output(mixed_BHK.flatten(1))
         out: Tensor = x_BD + self._feed_forward(x_BD)
         return out
 
@@ -94,10 +94,10 @@ class Block(nn.Module):
         return query, key, value
 
     def _bias(self, length: int) -> Tensor:
-        """Bias [H, L, L] by distance; Toeplitz, as one strided view of the L distances laid in a row."""
+        """Bias [H, L, L] by distance; Toeplitz, a strided view of the L distances."""
         if length > self.distance_bias.shape[1]:
             raise ValueError(f"a row of {length} events is longer than max_length {self.distance_bias.shape[1]}")
-        # Times one, so that the gradient is contiguous, as the buckets of several workers want it.
+        # Times one makes the gradient contiguous, as DDP's buckets require.
         distances = (self.distance_bias * 1)[:, :length].flip(1)
         line = torch.cat([distances, distances.new_zeros(self.num_heads, length - 1)], 1)
         return line.unfold(1, length, 1).flip(1)
@@ -117,7 +117,7 @@ def attend(query_BHQK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias: Tenso
 
 
 def causal_mask(segments_BL: Tensor) -> Tensor:
-    """Additive mask [B, L, L]: 0 where a place may look, a large negative number elsewhere; each place sees itself."""
+    """Additive mask [B, L, L]: 0 where a position may attend, a large negative number elsewhere."""
     length = segments_BL.shape[1]
     same = segments_BL[:, :, None] == segments_BL[:, None, :]
     earlier = torch.ones(length, length, dtype=torch.bool, device=segments_BL.device).tril()

@@ -1,4 +1,4 @@
-"""Decayed directed transitions: what shoppers take after what, counted in one pass; every network's prior."""
+"""Item-to-item transitions with decay, counted in one pass over the log; the prior of every network."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from models.recommender.schema import PADDING, Schema
 from models.sampling import evenly
 
 LAST_EVENTS = 30
-"""Events of a history that are looked at."""
+"""Events of a history that are used."""
 MAX_FOLLOWERS = 2000
 """Most frequent followers kept for each item, so that memory grows with items and not with pairs."""
 MAX_PAIRS = 25_000_000
-"""Pairs kept of a large catalogue (200 MB), by keeping fewer followers of each item."""
-VALIDATION_EXAMPLES = 3000
-"""Validation examples from which the shape of the counts is chosen."""
-CHOICE_SCORES = 1_000_000_000
-"""Of a large catalogue there are fewer: as many as have so many scores."""
+"""Pairs kept in total (200 MB); a large catalogue keeps fewer followers per item."""
+TUNING_EXAMPLES = 3000
+"""Validation examples on which the shape is tuned."""
+MAX_TUNING_SCORES = 1_000_000_000
+"""Scores of those examples; a large catalogue uses fewer examples."""
 COUNTED_EVENTS = 2_000_000
-"""Events counted in one sparse sum."""
+"""Events counted per sparse sum."""
 DENSE_ITEMS = 6000
-"""Up to this many items the weights are also kept dense (144 MB), which makes sums of rows fast."""
+"""Up to this many items the weights are also kept dense (144 MB), which speeds up sums of rows."""
 POPULARITY_SHARE = 1e-3
-"""Share of popularity in the prior's scores: orders the items that no event of a history speaks for."""
+"""Weight of popularity in the scores: ranks the items without a transition from the history."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How pairs are counted and weighed.
+    """How pairs are counted and weighted.
 
     score(history, i) is the sum over its last events j, at distance k from the end, of
     decay^k * T[j, i] / row(j)^row_power / column(i)^column_power, where T[j, i] sums 1 / distance over pairs at most
@@ -62,9 +62,9 @@ SHAPES = (
     Shape(row_power=0.5, column_power=0.2, reverse=0.5),
     Shape(window=15, row_power=0.5, column_power=0.2, reverse=1.0),
 )
-"""Those tried on validation: strict order suits films watched in a row, order-tolerant ones suit baskets."""
+"""Tried on validation: directed ones suit films watched in sequence, symmetric ones suit baskets."""
 DECAYS = (0.5, 0.6, 0.8, 0.9)
-"""Those tried with the best shape, beside its own."""
+"""Tried with the best shape, in addition to its own."""
 
 
 class Transitions(nn.Module):
@@ -87,7 +87,7 @@ class Transitions(nn.Module):
         self._dense: Tensor | None = None
 
     def set(self, matrix: sp.csr_array, popularity: NDArray[Any], decay: float) -> None:
-        """Take the weights of a scipy matrix [V, V] and the items' shares of all events [V]."""
+        """Set the weights from a scipy matrix [V, V] and the items' shares of all events [V]."""
         self.row_starts = torch.from_numpy(matrix.indptr.astype(np.int64))
         self.columns = torch.from_numpy(matrix.indices.astype(np.int32))
         self.weights = torch.from_numpy(matrix.data.astype(np.float32))
@@ -96,7 +96,7 @@ class Transitions(nn.Module):
         self.decay = torch.tensor(decay, dtype=torch.float32)
 
     def forward(self, batch: Histories) -> Tensor:
-        """Scores [B, V] that sum to 1 over the items; popularity decides where nothing was counted."""
+        """Scores [B, V] that sum to 1 over the items; popularity ranks those without a transition."""
         items, factors = self._last_events(batch)
         if self.num_rows <= DENSE_ITEMS:
             scores = F.embedding_bag(items, self._dense_weights(), per_sample_weights=factors, mode="sum")
@@ -110,7 +110,7 @@ class Transitions(nn.Module):
         starts = self.row_starts[items].reshape(-1)
         lengths = self.row_starts[items + 1].reshape(-1) - starts
         total = int(lengths.sum())
-        # One flat entry per (example, event, follower): its place in the CSR arrays, its row of scores, its factor.
+        # One flat entry per (example, event, follower): its index in the CSR arrays, its row of scores, its factor.
         first = starts - (lengths.cumsum(0) - lengths)
         place = torch.arange(total, device=items.device) + first.repeat_interleave(lengths, output_size=total)
         owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items).reshape(-1) * self.num_rows
@@ -128,22 +128,22 @@ class Transitions(nn.Module):
             self._dense = dense
         return self._dense
 
-    def because(self, history: Sequence[int], items: Sequence[int]) -> list[int]:
-        """For each recommended item the event of the history that speaks most for it; PADDING if none does."""
+    def explain(self, history: Sequence[int], items: Sequence[int]) -> list[int]:
+        """For each item the event of the history that contributes most to its score; PADDING if none does."""
         row_starts, columns, weights = (
             tensor.cpu().numpy() for tensor in (self.row_starts, self.columns, self.weights)
         )
         wanted, decay = np.asarray(items, dtype=np.int32), float(self.decay)
-        strongest, because = np.zeros(len(wanted)), np.full(len(wanted), PADDING)
+        strongest, explanations = np.zeros(len(wanted)), np.full(len(wanted), PADDING)
         for distance, event in enumerate(reversed(history[-LAST_EVENTS:])):
             begin, end = row_starts[event], row_starts[event + 1]
             if begin == end:
                 continue
             place = begin + np.searchsorted(columns[begin:end], wanted).clip(max=end - begin - 1)
             weight = np.where(columns[place] == wanted, decay**distance * weights[place], 0)
-            because[weight > strongest] = event
+            explanations[weight > strongest] = event
             strongest = np.maximum(strongest, weight)
-        return [int(event) for event in because]
+        return [int(event) for event in explanations]
 
     def _last_events(self, batch: Histories) -> tuple[Tensor, Tensor]:
         """The last events [B, K] of each history, newest first, and their factors, 0 for padding."""
@@ -154,7 +154,7 @@ class Transitions(nn.Module):
         return items * there, self.decay**back * there
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # How many pairs were counted is known only from the file.
+        # Only the file says how many pairs were counted.
         self._dense = None
         for name in ("columns", "weights"):
             stored = state_dict.get(prefix + name)
@@ -163,18 +163,18 @@ class Transitions(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def count_and_choose(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
-    """Count the training split and choose the shape by NDCG@10 on validation: weights [V, V], popularity [V], shape."""
+def count_and_tune(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
+    """Count the training split and tune the shape for NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
     held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
     assert isinstance(held_out, HeldOutExamples)
-    examples = evenly(held_out, min(VALIDATION_EXAMPLES, max(1, CHOICE_SCORES // schema.num_items)))
+    examples = evenly(held_out, min(TUNING_EXAMPLES, max(1, MAX_TUNING_SCORES // schema.num_items)))
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
     for shape in SHAPES:
         if shape.window not in counts:
             counts[shape.window] = count_pairs(data, schema, window=shape.window)
-        weights = weigh(counts[shape.window], shape)
+        weights = weight_counts(counts[shape.window], shape)
         score = _ndcg(weights, popularity, shape, examples) if examples else 0.0
         if best is None or score > best[0]:
             best = (score, weights, shape)
@@ -193,7 +193,7 @@ def popularity_of(schema: Schema) -> NDArray[Any]:
 
 
 def count_pairs(data: Prepared, schema: Schema, *, window: int) -> sp.csr_array:
-    """T [V, V]: sum of 1 / distance over ordered pairs of one shopper's training events at most `window` apart."""
+    """T [V, V]: sum of 1 / distance over ordered pairs of a user's training events at most `window` apart."""
     size = schema.num_items + 1
     total = sp.csr_array((size, size), dtype=np.float32)
     for items, user in _training_events(data, schema):
@@ -209,22 +209,22 @@ def count_pairs(data: Prepared, schema: Schema, *, window: int) -> sp.csr_array:
 
 
 def _training_events(data: Prepared, schema: Schema) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Items and users of the training split, some shards at a time: few sparse sums, bounded memory."""
+    """Items and users of the training split, several shards at a time: few sparse sums in bounded memory."""
     items: list[NDArray[Any]] = []
     users: list[NDArray[Any]] = []
     for shard in range(schema.num_shards):
         log = ShardLog.open(data, shard)
         lengths = np.diff(log.offsets)
-        place = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
-        trained = place < np.repeat(log.splits[:, 0], lengths)
-        items.append(np.asarray(log.items)[trained])
-        users.append(np.repeat(np.arange(log.num_users) * schema.num_shards + shard, lengths)[trained])
+        position = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
+        in_train = position < np.repeat(log.splits[:, 0], lengths)
+        items.append(np.asarray(log.items)[in_train])
+        users.append(np.repeat(np.arange(log.num_users) * schema.num_shards + shard, lengths)[in_train])
         if sum(map(len, items)) >= COUNTED_EVENTS or shard == schema.num_shards - 1:
             yield np.concatenate(items), np.concatenate(users)
             items, users = [], []
 
 
-def weigh(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
+def weight_counts(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     """Counts to weights; see Shape. Rows are sorted by column and hold at most MAX_FOLLOWERS entries."""
     matrix = (counts + shape.reverse * counts.T).tocsr() if shape.reverse else counts.copy()
     rows = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-9) ** -shape.row_power
@@ -235,9 +235,9 @@ def weigh(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     return matrix
 
 
-def add_stand_ins(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
-    """The weights [V, V], and for items without events what those have that stand for them, [V, V] of shares."""
-    matrix = _strongest((weights + weights @ shares.T + shares @ weights).tocsr())
+def add_cold_start_items(weights: sp.csr_array, neighbours: sp.csr_array) -> sp.csr_array:
+    """The weights [V, V], with those of cold-start items averaged over their nearest neighbours, [V, V] by weight."""
+    matrix = _strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
     matrix.sort_indices()
     return matrix
 

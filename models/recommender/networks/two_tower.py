@@ -1,12 +1,12 @@
-"""A two-tower network: averages of a shopper's events, passed through a dense head, meet the embeddings of the items.
+"""A two-tower network: the dot product of a user tower over averaged events and an item embedding.
 
 The classic embedding recommender (Covington et al., "Deep neural networks for YouTube recommendations", RecSys 2016):
-the shopper's tower is an average of the embeddings of what they took and a dense head, the item's tower is the
-embedding, and the dot product of the two ranks, so that candidates can be found by nearest neighbours. Here several
-averages forget at different speeds, so that the head sees the taste and the moment, and there is a target at every
-place, as in the other sequential networks.
+the user tower is a dense head over the average embedding of the user's events, the item tower is the embedding, and
+items are ranked by the dot product, so that candidates can be retrieved by nearest-neighbour search. Here several
+averages decay at different rates, so that the head sees long-term and short-term interests, and every position has a
+target, as in the other sequential networks.
 
-Shapes: B rows, L places, D width, P averages.
+Shapes: B rows, L positions, D width, P averages.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from models.nn.layers import Dropout
 
 MEMORIES = (0.0, 0.5, 0.8, 0.95, 1.0)
-"""What an event weighs beside the one after it, in each average: from the last event alone to all alike."""
+"""Weight of an event relative to the one after it, in each average: from the last event only to a plain mean."""
 SHORTCUT = 2
-"""The average that passes by the head; it weighs events as the transitions prior does."""
+"""The average that skips the head (a residual connection); it decays as in the transitions prior."""
 
 
 class TwoTower(nn.Module):
-    """Embedded events in, one hidden state for each place out; the shopper's tower."""
+    """Embedded events in, one hidden state for each position out; the user tower."""
 
     memories: Tensor
 
@@ -36,9 +36,9 @@ class TwoTower(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_BLD: Tensor, segments_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, D]; a place sees itself and earlier places of its own segment."""
-        place = torch.arange(segments_BL.shape[1], device=segments_BL.device)
-        decayed_PLL = self._decay(place[:, None] - place)
+        """Hidden states [B, L, D]; a position sees itself and earlier positions of its own segment."""
+        position = torch.arange(segments_BL.shape[1], device=segments_BL.device)
+        decayed_PLL = self._decay(position[:, None] - position)
         same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
         averages = []
         for decayed_LL in decayed_PLL:
@@ -48,13 +48,13 @@ class TwoTower(nn.Module):
 
     def last(self, x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states [B, D] at the last event of each right-padded history."""
-        place = torch.arange(x_BLD.shape[1], device=x_BLD.device)
-        decayed_PBL = self._decay((lengths_B - 1).clamp_min(0)[:, None] - place)
+        position = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        decayed_PBL = self._decay((lengths_B - 1).clamp_min(0)[:, None] - position)
         weights_PBL = decayed_PBL / decayed_PBL.sum(2, keepdim=True)
         return self._finish(list((weights_PBL[:, :, None] @ x_BLD)[:, :, 0]))
 
     def _decay(self, distance: Tensor) -> Tensor:
-        """memory ^ distance for each average, 0 for what is later: [P, *distance.shape]."""
+        """memory ^ distance for each average, 0 for later events: [P, *distance.shape]."""
         memory = self.memories.view(-1, *[1] * distance.dim())
         return memory ** distance.clamp_min(0) * (distance >= 0)
 
@@ -67,7 +67,7 @@ class TwoTower(nn.Module):
 
 
 class Layer(nn.Module):
-    """A feed-forward layer four times as wide, added to what came in."""
+    """A feed-forward layer four times as wide, with a residual connection."""
 
     def __init__(self, *, dim: int, dropout: float) -> None:
         super().__init__()

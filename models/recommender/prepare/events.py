@@ -1,4 +1,4 @@
-"""The rules of one event: which columns it has, how their values are read, and why a row is bad."""
+"""Validation of events: which columns there are, how their values are parsed, and why a row is rejected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.raw.tables import LINE, decode
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
 MAX_ID_CHARACTERS = 256
-EARLIEST_S = 631_152_000  # 1990-01-01: no shop's log is older, and small numbers in a wrong unit fall before it
+EARLIEST_S = 631_152_000  # 1990-01-01: no shop's log is older, and numbers in a unit that is too large fall before it
 LATEST_SLACK_S = 86_400
 
 SPILL_SCHEMA = pa.schema(
@@ -30,7 +30,7 @@ SPILL_SCHEMA = pa.schema(
         ("content", pa.uint64()),
     ]
 )
-"""A good event; `content` is a hash of the columns that only tell two events apart."""
+"""A good event; `content` is a hash of the columns that only serve to detect duplicates."""
 
 _MISSING_WORDS = ("", "null", "none", "nan", "n/a", "undefined", "\\n")
 _INTEGRAL = r"^-?\d+\.0+$"
@@ -45,18 +45,19 @@ Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass
-class Verdict:
-    """The first reason against each row, 0 for none; and for each reason one value as an example."""
+class Rejections:
+    """The rejected rows: the first reason for each, and an example value for each reason."""
 
     num_rows: int
     names: list[str] = field(default_factory=list)
+    """Reasons; reason i has the code i + 1, a good row the code 0."""
     examples: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.codes: npt.NDArray[np.int16] = np.zeros(self.num_rows, np.int16)
 
-    def against(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None) -> None:
-        """Hold `reason` against the rows of the boolean array `bad` that nothing was held against before."""
+    def add(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None) -> None:
+        """Reject the rows of the boolean array `bad`; a row that is already rejected keeps its first reason."""
         new = _mask(bad) & (self.codes == 0)
         if not new.any():
             return
@@ -66,13 +67,13 @@ class Verdict:
             self.examples[reason] = _shown(values[int(new.argmax())])
 
     def reasons(self) -> pa.Array:
-        """The reasons of the bad rows, in row order."""
+        """The reasons of the rejected rows, in row order."""
         named = pa.array(self.names, pa.string())
         return named.take(pa.array(self.codes[self.codes > 0] - 1))
 
 
 def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: str) -> dict[str, str]:
-    """Which column of a file holds which of ours; raises DataRejected that lists the columns there are."""
+    """Our column name -> the file's; raises DataRejected, which lists the columns of the file."""
     found = {ours: mapping.get(ours, ours) for ours in COLUMNS if ours in mapping or ours in present}
     wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
     missing = [ours for ours in REQUIRED if ours not in found]
@@ -89,7 +90,7 @@ def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: 
 
 
 def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
-    """JSON lines need not name what they do not know: the columns that none of these rows has, as nulls."""
+    """Rows of JSON lines with the columns that none of them has added as nulls: JSON may omit missing values."""
     for name in (*mapping.values(), *(name for name in REQUIRED if name not in mapping)):
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
@@ -98,29 +99,29 @@ def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
 
 def validate(
     rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float
-) -> tuple[pa.Table, Verdict]:
-    """The good rows as a table of SPILL_SCHEMA, and the verdict on all rows.
+) -> tuple[pa.Table, Rejections]:
+    """The good rows as a table of SPILL_SCHEMA, and the rejected ones.
 
-    A naive time is UTC. Numbers are epoch seconds or milliseconds, told apart value by value.
+    A naive time is UTC. Numbers are epoch seconds or milliseconds, decided value by value.
     """
-    verdict = Verdict(rows.num_rows)
+    rejections = Rejections(rows.num_rows)
     get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
-    user = _identifier(get["user_id"], "user_id", verdict, required=True)
-    item = _identifier(get["item_id"], "item_id", verdict, required=True)
-    verdict.against(_isin(item, excluded), "excluded_item", values=item)
-    time_us = _times(get["timestamp"], verdict, now_s=now_s)
+    user = _identifier(get["user_id"], "user_id", rejections, required=True)
+    item = _identifier(get["item_id"], "item_id", rejections, required=True)
+    rejections.add(_isin(item, excluded), "excluded_item", values=item)
+    time_us = _times(get["timestamp"], rejections, now_s=now_s)
     texts = {
-        name: _identifier(get[name], name, verdict, required=False)
+        name: _identifier(get[name], name, rejections, required=False)
         for name in ("event_type", "session_id", "event_id")
         if name in get
     }
     hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
     if "quantity" in get:
-        hashes["quantity"] = _number(get["quantity"], "quantity", verdict, is_zero_allowed=False)
+        hashes["quantity"] = _number(get["quantity"], "quantity", rejections, is_zero_allowed=False)
     if "price" in get:
-        hashes["price"] = _number(get["price"], "price", verdict, is_zero_allowed=True)
+        hashes["price"] = _number(get["price"], "price", rejections, is_zero_allowed=True)
     if "currency" in get:
-        hashes["currency"] = _currency(get["currency"], verdict)
+        hashes["currency"] = _currency(get["currency"], rejections)
     nothing = pa.nulls(rows.num_rows, pa.string())
     good = pa.table(
         [
@@ -133,16 +134,16 @@ def validate(
         ],
         schema=SPILL_SCHEMA,
     )
-    return (good if not verdict.names else good.filter(pa.array(verdict.codes == 0))), verdict
+    return (good if not rejections.names else good.filter(pa.array(rejections.codes == 0))), rejections
 
 
 def validate_sequences(
-    rows: pa.Table, *, excluded: Iterable[str], first_place: int
-) -> tuple[pa.Table, Verdict, pa.Table]:
-    """Events of lines `user item item ...`: the good ones, the verdict, and the table that it is about.
+    rows: pa.Table, *, excluded: Iterable[str], first_position: int
+) -> tuple[pa.Table, Rejections, pa.Table]:
+    """Events of lines `user item item ...`: the good ones, the rejected ones, and all as a table.
 
-    `user item` lines are the same with one item; a user's lines follow one another. There are no times: `time_us` is
-    the event's place in the file, counted from `first_place`.
+    A line `user item` is one event, and a user may have several lines. There are no times: `time_us` is the event's
+    position in the file, counted from `first_position`.
     """
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(rows[LINE].combine_chunks()))
     num_words = pc.list_value_length(words).to_numpy(zero_copy_only=False)
@@ -150,25 +151,25 @@ def validate_sequences(
     starts = np.concatenate([[0], np.cumsum(num_words)[:-1]]).astype(np.int64)
     is_user = np.zeros(len(flat), bool)
     is_user[starts] = True
-    is_user[starts[num_words == 1]] = False  # a user alone stays as a row without an item
+    is_user[starts[num_words == 1]] = False  # a line with only a user becomes a row without an item
     line_of = np.repeat(np.arange(len(words)), num_words)[~is_user]
     item = flat.filter(pa.array(~is_user))
     item = pc.if_else(pa.array(num_words[line_of] == 1), pa.scalar(None, pa.string()), item)
     table = pa.table({"user_id": flat.take(pa.array(starts[line_of])), "item_id": item})
-    verdict = Verdict(table.num_rows)
+    rejections = Rejections(table.num_rows)
     user, items = (
-        _identifier(table[name].combine_chunks(), name, verdict, required=True) for name in table.column_names
+        _identifier(table[name].combine_chunks(), name, rejections, required=True) for name in table.column_names
     )
-    verdict.against(_isin(items, excluded), "excluded_item", values=items)
-    place = np.arange(first_place, first_place + table.num_rows, dtype=np.int64)
+    rejections.add(_isin(items, excluded), "excluded_item", values=items)
+    position = np.arange(first_position, first_position + table.num_rows, dtype=np.int64)
     nothing = pa.nulls(table.num_rows, pa.string())
-    content = pa.array(place.astype(np.uint64))
-    good = pa.table([_plain(user), _plain(items), place, nothing, nothing, content], schema=SPILL_SCHEMA)
-    return good.filter(pa.array(verdict.codes == 0)), verdict, table
+    content = pa.array(position.astype(np.uint64))
+    good = pa.table([_plain(user), _plain(items), position, nothing, nothing, content], schema=SPILL_SCHEMA)
+    return good.filter(pa.array(rejections.codes == 0)), rejections, table
 
 
 def hash_ids(ids: pa.Array) -> Hashes:
-    """A hash of each id that is the same on every machine and in every run."""
+    """A hash of each id, the same on every machine and in every run."""
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False)
 
 
@@ -183,9 +184,9 @@ def explain(reason: str, example: str | None) -> str:
 
 
 def as_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """A column of any plain type as trimmed text, null where nothing is said; and where it cannot be read exactly.
+    """A column of any scalar type as trimmed text, null for missing values; and a mask of values that are not exact.
 
-    Whole numbers have no decimals: 17850.0 is 17850, in a float column as in a CSV file.
+    Whole numbers lose their decimals: 17850.0 is 17850, in a float column as in a CSV file.
     """
     kind = column.type
     unreadable = pa.repeat(False, len(column))
@@ -206,7 +207,7 @@ def as_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     return text, unreadable
 
 
-def _identifier(column: pa.Array, name: str, verdict: Verdict, *, required: bool) -> pa.DictionaryArray:
+def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required: bool) -> pa.DictionaryArray:
     """Text of each row as a dictionary array, cleaned once per distinct value."""
     encoded = column if isinstance(column, pa.DictionaryArray) else pc.dictionary_encode(column)
     text, unreadable = as_text(encoded.dictionary)
@@ -215,17 +216,17 @@ def _identifier(column: pa.Array, name: str, verdict: Verdict, *, required: bool
     def spread(flags: pa.Array) -> pa.Array:
         return pc.fill_null(pc.take(flags, codes), False)
 
-    verdict.against(spread(unreadable), f"unreadable_{name}")
+    rejections.add(spread(unreadable), f"unreadable_{name}")
     if required:
-        verdict.against(pc.is_null(pc.take(text, codes)), f"missing_{name}")
+        rejections.add(pc.is_null(pc.take(text, codes)), f"missing_{name}")
     too_long = pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS)
-    verdict.against(spread(too_long), f"too_long_{name}", values=column)
+    rejections.add(spread(too_long), f"too_long_{name}", values=column)
     control = pc.match_substring_regex(text, r"[\x00-\x1f\x7f]")
-    verdict.against(spread(control), f"control_character_in_{name}", values=column)
+    rejections.add(spread(control), f"control_character_in_{name}", values=column)
     return pa.DictionaryArray.from_arrays(codes, text)
 
 
-def _times(column: pa.Array, verdict: Verdict, *, now_s: float) -> pa.Array:
+def _times(column: pa.Array, rejections: Rejections, *, now_s: float) -> pa.Array:
     """Microseconds since 1970 of each row; null where a row is bad."""
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -240,16 +241,16 @@ def _times(column: pa.Array, verdict: Verdict, *, now_s: float) -> pa.Array:
             _epoch_us(pc.if_else(is_number, text, pa.scalar(None, pa.string())).cast(pa.float64())),
             _rfc3339_us(pc.if_else(is_number, pa.scalar(None, pa.string()), text)),
         )
-    verdict.against(missing, "missing_timestamp")
-    verdict.against(pc.is_null(time_us), "bad_timestamp", values=column)
+    rejections.add(missing, "missing_timestamp")
+    rejections.add(pc.is_null(time_us), "bad_timestamp", values=column)
     earliest, latest = EARLIEST_S * _US_PER_S, int((now_s + LATEST_SLACK_S) * _US_PER_S)
     outside = pc.or_(pc.less(time_us, earliest), pc.greater(time_us, latest))
-    verdict.against(outside, "implausible_timestamp", values=column)
+    rejections.add(outside, "implausible_timestamp", values=column)
     return time_us
 
 
 def _clock_us(column: pa.Array) -> pa.Array:
-    """Arrow times and dates; what does not fit into 64 bits of microseconds is pushed to the year 1."""
+    """Microseconds of Arrow times and dates; if any overflow 64 bits, all become the smallest integer (implausible)."""
     try:
         return column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
     except pa.ArrowInvalid:
@@ -258,7 +259,7 @@ def _clock_us(column: pa.Array) -> pa.Array:
 
 
 def _epoch_us(numbers: pa.Array) -> pa.Array:
-    """Epoch seconds or milliseconds: their plausible ranges do not meet, so each value says which it is."""
+    """Microseconds of epoch seconds or milliseconds: plausible ranges do not overlap, so a value is unambiguous."""
     values = numbers.to_numpy(zero_copy_only=False)
     with np.errstate(invalid="ignore"):
         is_ms = np.abs(values) >= EARLIEST_S * 1000
@@ -271,7 +272,7 @@ def _rfc3339_us(text: pa.Array) -> pa.Array:
     shaped = pc.fill_null(pc.match_substring_regex(text, _TIME), False)
     text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
     for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-        try:  # fast when all rows are of one shape, which is what programs write
+        try:  # fast when all rows have the same form, as is usual
             return text.cast(kind).cast(pa.int64())
         except pa.ArrowInvalid:
             continue
@@ -280,8 +281,8 @@ def _rfc3339_us(text: pa.Array) -> pa.Array:
     return pa.array(parsed.dt.tz_localize(None).dt.as_unit("us"), pa.timestamp("us")).cast(pa.int64())
 
 
-def _number(column: pa.Array, name: str, verdict: Verdict, *, is_zero_allowed: bool) -> Hashes:
-    """Check a numeric column and hash it; null is allowed: not every event has one."""
+def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allowed: bool) -> Hashes:
+    """Validate a numeric column and hash it; nulls are allowed."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
     else:
@@ -289,22 +290,22 @@ def _number(column: pa.Array, name: str, verdict: Verdict, *, is_zero_allowed: b
         unreadable = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False)
         numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
     bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
-    verdict.against(bad, f"bad_{name}", values=column)
+    rejections.add(bad, f"bad_{name}", values=column)
     if is_zero_allowed:
-        verdict.against(pc.less(numbers, 0.0), f"negative_{name}", values=column)
+        rejections.add(pc.less(numbers, 0.0), f"negative_{name}", values=column)
     else:
-        verdict.against(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
+        rejections.add(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
     values = numbers.to_numpy(zero_copy_only=False)
     known = np.isfinite(values)
     hashes: Hashes = pd.util.hash_array(np.where(known, values + 0.0, 0.0)) * known
     return hashes
 
 
-def _currency(column: pa.Array, verdict: Verdict) -> Hashes:
+def _currency(column: pa.Array, rejections: Rejections) -> Hashes:
     text, unreadable = as_text(column)
     text = pc.utf8_upper(text)
     wrong = pc.fill_null(pc.invert(pc.match_substring_regex(text, "^[A-Z]{3}$")), False)
-    verdict.against(pc.or_(wrong, unreadable), "bad_currency", values=column)
+    rejections.add(pc.or_(wrong, unreadable), "bad_currency", values=column)
     return _hash_text(pc.dictionary_encode(text))
 
 
@@ -317,7 +318,7 @@ def _hash_text(encoded: pa.DictionaryArray) -> Hashes:
 
 
 def _mix(hashes: Mapping[str, Hashes], num_rows: int) -> Hashes:
-    """One hash of what tells two events apart; a column that is not there counts like one of nulls."""
+    """One hash of the columns that distinguish events; a missing column counts as one of nulls."""
     mixed = np.zeros(num_rows, np.uint64)
     for name in ("event_type", "quantity", "price", "currency", "event_id"):
         mixed = (mixed * _MIX) ^ hashes.get(name, np.uint64(0)) ^ (mixed >> np.uint64(29))
@@ -335,7 +336,9 @@ def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _shown(value: pa.Scalar) -> str:
-    plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value  # Python ends with the year 9999
+    plain = (
+        value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
+    )  # Python's datetime ends with the year 9999
     example = plain.as_py()
     return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
 
@@ -344,7 +347,7 @@ def _unit_remedy(value: str) -> str:
     try:
         number = abs(float(value))
     except ValueError:
-        return "times lie between 1990 and tomorrow: is it in another unit, or the placeholder for no time?"
+        return "times must be between 1990 and tomorrow: is it in another unit, or a placeholder for a missing time?"
     if 19_000_101 <= number <= 21_001_231:
         return "a date without dashes? write 2024-05-01; if it is minutes, multiply by 60"
     for unit, seconds, remedy in (
@@ -356,7 +359,7 @@ def _unit_remedy(value: str) -> str:
     ):
         if EARLIEST_S <= seconds <= 3 * EARLIEST_S:
             return f"it looks like {unit}: {remedy} to get seconds"
-    return "times lie between 1990 and tomorrow, in epoch seconds or milliseconds"
+    return "times must be between 1990 and tomorrow, in epoch seconds or milliseconds"
 
 
 def _isin(encoded: pa.DictionaryArray, wanted: Iterable[str]) -> pa.Array:

@@ -1,4 +1,4 @@
-"""The item table: one row of attributes per item of the vocabulary, whatever number of rows the shop has for it."""
+"""The item table: one row of attributes per item of the vocabulary, however many rows the shop's table has for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.raw.tables import LINE, Source, read
 from models.recommender.prepare.events import as_text
 
 VALUE_SEPARATOR = "|"
-"""Between the values of an attribute that has several, such as the genres of a film."""
+"""Separates the values of a multi-valued attribute, such as the genres of a film."""
 MAX_LOOSE_ROWS = 1_000_000
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"
 _WHOLE = r"^-?\d+$"
@@ -25,10 +25,10 @@ _COUNTS = pa.schema([("item_id", pa.string()), ("value", pa.string()), ("rows", 
 def read_items(
     sources: list[Source], *, columns: Mapping[str, str], vocabulary: pa.Array, quarantine: Quarantine
 ) -> pa.Table:
-    """Attributes in the order of the vocabulary: the value that most rows of the item have, of equals the smallest.
+    """Attributes in the order of the vocabulary: the most frequent value of each item, the smallest one at a tie.
 
-    An attribute is a number where all its values are plain numbers, a vector where they are lists of eight numbers or
-    more, else text. Rows of items outside the vocabulary are left out; those without an item go to quarantine.
+    An attribute is numeric where all its values are plain numbers, a vector where they are lists of at least eight
+    numbers, else text. Rows of items outside the vocabulary are dropped; those without an item id are quarantined.
     """
     counts: dict[str, list[pa.Table]] = {}
     for source in sources:
@@ -42,7 +42,7 @@ def read_items(
 
 
 def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded: Collection[str]) -> pa.Array:
-    """The distinct item ids of the item table but those excluded, in no order."""
+    """The distinct item ids of the item table, unordered, without `excluded`."""
     distinct = pa.array([], pa.string())
     for source in sources:
         for chunk in read(source):
@@ -83,7 +83,7 @@ def _count(
 
 def _find_columns(present: list[str], columns: Mapping[str, str], *, source: str) -> dict[str, str]:
     if present == [LINE]:
-        raise DataRejected(f"{source} is read as sequences and has no item columns; say --format")
+        raise DataRejected(f"{source} is read as sequences, which have no item columns; set --format")
     found = dict(columns)
     if not any(ours != "item_id" for ours in columns):
         used = set(columns.values()) | {"item_id"}
@@ -105,7 +105,7 @@ def _summed(pairs: pa.Table) -> pa.Table:
 
 def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> pa.Array:
     ordered = _summed(pairs).sort_by([("item_id", "ascending"), ("rows", "descending"), ("value", "ascending")])
-    place = pc.index_in(vocabulary, value_set=ordered["item_id"].combine_chunks())  # index_in gives the first of equals
+    place = pc.index_in(vocabulary, value_set=ordered["item_id"].combine_chunks())  # index_in gives the first match
     values = ordered["value"].combine_chunks().take(place)
     if pc.any(pc.match_substring_regex(values, _VECTOR)).as_py():
         return _vectors(values)
@@ -117,22 +117,22 @@ def _most_frequent(pairs: pa.Table, vocabulary: pa.Array) -> pa.Array:
 
 
 def _vectors(values: pa.Array) -> pa.Array:
-    """Lists of numbers, as a model of pictures or texts gives them, from their text; all of one length."""
+    """Parse vectors, such as embeddings of images or texts; all have the same length."""
     numbers = pc.split_pattern(values, VALUE_SEPARATOR)
     lengths = pc.unique(pc.list_value_length(numbers).drop_null()).to_pylist()
     try:
         vectors = numbers.cast(pa.list_(pa.float32()))
     except pa.ArrowInvalid as error:
-        raise DataRejected(f"a vector of the item table holds something else than numbers: {error}") from None
+        raise DataRejected(f"a vector of the item table has a value that is not a number: {error}") from None
     if len(lengths) > 1:
         raise DataRejected(
-            f"vectors of the item table have {lengths[0]} and {lengths[1]} numbers; make all by one model"
+            f"vectors of the item table have {lengths[0]} and {lengths[1]} numbers; use the same model for all of them"
         )
     return vectors
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a column; lists become text with VALUE_SEPARATOR between their values."""
+    """One array of a column; lists become text, joined by VALUE_SEPARATOR."""
     array = column.combine_chunks()
     kind = array.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

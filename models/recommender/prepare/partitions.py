@@ -1,4 +1,4 @@
-"""The steps of `prepare` that work on one part of the log each, so that any number of workers gives the same files."""
+"""The steps of `prepare` that process one part of the log each; any number of workers writes the same files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.raw.tables import Chunk, Source, read
 from models.recommender.prepare.events import (
     SPILL_SCHEMA,
     Hashes,
-    Verdict,
+    Rejections,
     find_columns,
     hash_ids,
     validate,
@@ -28,11 +28,11 @@ from models.recommender.prepare.events import (
 )
 from models.recommender.schema import NUM_SHARDS, Split
 
-PLACES_PER_FILE = 2**40
+POSITIONS_PER_FILE = 2**40
 HELD_OUT_TENTHS = {"val": 8, "test": 9}
-"""Tenth of the users, by a hash of their id, that each split of held-out users takes; the others are trained on."""
+"""Which tenth of the users, by a hash of their id, each held-out split has; the others are trained on."""
 EVENTS_PER_TARGET = 5
-"""One in so many events of a held-out user is to be found; a user with fewer events is trained on."""
+"""One in this many events of a held-out user is a target; a user with fewer events is trained on."""
 NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
@@ -40,16 +40,16 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Stopped(Exception):
-    """The driver gave up; what this worker does is no longer wanted."""
+    """The driver has failed or was interrupted, so this worker stops too."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Some files of the log, to be read, checked and spilled by user."""
+    """Some files of the log, to be read, validated and partitioned by user."""
 
     number: int
     sources: tuple[tuple[int, Source], ...]
-    """Files with their places in the whole list."""
+    """Files with their indices in the list of all files."""
     columns: Mapping[str, str]
     excluded: frozenset[str]
     now_s: float
@@ -57,27 +57,27 @@ class Scan:
 
     @property
     def work(self) -> Path:
-        """Where the spilled rows of all scans lie."""
+        """Directory of the spilled rows of all scans."""
         return self.out / "work"
 
 
 @dataclass
 class Scanned:
-    """What a scan saw."""
+    """Counts and examples from a scan."""
 
     num_rows: int = 0
     num_with_event_id: int = 0
     num_repeated: int = 0
-    """Rows dropped as another row of the same event_id stays."""
+    """Rows dropped in favour of another row with the same event_id."""
     json_names: list[str] = field(default_factory=list)
-    """Names in any row of JSON lines: a single row need not have them all."""
+    """Names in any row of JSON lines; a single row may lack some."""
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """What sorting a partition found; its items lie in its work directory."""
+    """Counts from sorting a partition; its items are in its work directory."""
 
     num_users: int
     num_events: int
@@ -88,7 +88,7 @@ class Sorted:
 
 @dataclass(frozen=True)
 class Cut:
-    """How to split; see `split_users`."""
+    """Parameters of the split; see `split_users`."""
 
     split: Split
     val_from_s: int | None = None
@@ -107,7 +107,7 @@ class Sharded:
     num_events: dict[str, int]
     num_users: dict[str, int]
     num_fold_in_events: int
-    """Events of held-out users that are only their history."""
+    """Events of held-out users that are only used as their history."""
 
 
 class Spill:
@@ -154,11 +154,11 @@ def scan(task: Scan) -> Scanned:
         Spill(task.work / "identified", name) as by_event,
     ):
         for number, source in task.sources:
-            place = number * PLACES_PER_FILE
+            position = number * POSITIONS_PER_FILE
             for chunk in read(source):
                 if (task.work / STOP).exists():
                     raise Stopped
-                good, place = _check(chunk, source, task, seen=seen, quarantine=quarantine, place=place)
+                good, position = _check(chunk, source, task, seen=seen, quarantine=quarantine, position=position)
                 identified = pc.is_valid(good["event_id"])
                 seen.num_with_event_id += pc.sum(identified).as_py() or 0
                 _spill(good.filter(pc.invert(identified)), "user_id", by_user)
@@ -168,7 +168,7 @@ def scan(task: Scan) -> Scanned:
 
 
 def keep_one_of_each_event(work: Path, partition: int) -> int:
-    """Keep the smallest row of each event_id, spill it by user, and return how many rows were dropped."""
+    """Keep the smallest row of each event_id, spill it by user, and return the number of dropped rows."""
     table = _load(work / "identified" / f"{partition:05d}")
     encoded = pc.dictionary_encode(table["event_id"].combine_chunks())
     codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -187,7 +187,7 @@ def keep_one_of_each_event(work: Path, partition: int) -> int:
 
 
 def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool) -> Sorted:
-    """Order a partition by user and time, drop exact repeats, and write all of its shard but items and splits."""
+    """Sort a partition by user and time, drop exact duplicates, and write its shard except for items and splits."""
     table = _load(work / "events" / f"{partition:05d}")
     users, user = _ranked(table["user_id"])
     items, item = _ranked(table["item_id"])
@@ -208,7 +208,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
     seconds = time_us // 1_000_000 if has_times else np.arange(len(user)) - np.repeat(offsets[:-1], np.diff(offsets))
     shard = shards / f"{partition:05d}"
-    shard.mkdir(parents=True, exist_ok=True)  # a task that lost its worker is started again
+    shard.mkdir(parents=True, exist_ok=True)  # a task whose worker died is retried
     pq.write_table(pa.table({"user_id": users}), shard / "users.parquet", compression="zstd")
     np.save(shard / "offsets.npy", offsets)
     np.save(shard / "timestamps.npy", seconds.astype(np.int64))
@@ -221,7 +221,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
 
 
 def write_shard(work: Path, shards: Path, partition: int, *, num_items: int, cut: Cut) -> Sharded:
-    """Number the items of a sorted partition by the vocabulary, and split each user's events."""
+    """Index the items of a sorted partition by the vocabulary, and split each user's events."""
     shard, scratch = shards / f"{partition:05d}", work / "sorted" / f"{partition:05d}"
     items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
     offsets, seconds = np.load(shard / "offsets.npy"), np.load(shard / "timestamps.npy")
@@ -229,8 +229,8 @@ def write_shard(work: Path, shards: Path, partition: int, *, num_items: int, cut
     np.save(shard / "items.npy", items)
     np.save(shard / "splits.npy", splits)
     lengths = np.diff(offsets)
-    place = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
-    in_train = place < np.repeat(splits[:, 0], lengths)
+    position = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
+    in_train = position < np.repeat(splits[:, 0], lengths)
     first = np.full(num_items + 1, NEVER)
     np.minimum.at(first, items[in_train], seconds[in_train])
     sizes = {"train": splits[:, 0], "val": splits[:, 2] - splits[:, 1], "test": lengths - splits[:, 2]}
@@ -250,11 +250,11 @@ def split_users(users: pa.ChunkedArray, offsets: Int64s, seconds: Int64s, cut: C
     """(train_end, val_start, test_start) of each user, counted from their first event: [U, 3].
 
     Training has the events before train_end, validation those from val_start to test_start, test those from test_start.
-    By time the cuts are two global times. Leave-one-out takes the last event of each user who has three, and the one
-    before. Held-out users follow Liang et al. ("Variational autoencoders for collaborative filtering", WWW 2018): a
-    tenth of the users is only validated on, another only tested on; the first 80 % of their events are the history
-    (fold-in) and no training data, the rest is to be found. The paper draws the 20 % at random; ours are the last
-    ones, which is what a shop meets.
+    A split by time cuts at two global times. Leave-one-out holds out the last two events of each user with at least
+    three. Held-out users follow Liang et al. ("Variational autoencoders for collaborative filtering", WWW 2018): a
+    tenth of the users is for validation only, another for test only; the first 80 % of their events are the history
+    (fold-in) and not trained on, the rest are the targets. The paper draws these 20 % at random; here they are the
+    last ones, as in production.
     """
     lengths = np.diff(offsets)
     if cut.split == "held-out-users":
@@ -271,30 +271,32 @@ def split_users(users: pa.ChunkedArray, offsets: Int64s, seconds: Int64s, cut: C
 
 
 def _check(
-    chunk: Chunk, source: Source, task: Scan, *, seen: Scanned, quarantine: Quarantine, place: int
+    chunk: Chunk, source: Source, task: Scan, *, seen: Scanned, quarantine: Quarantine, position: int
 ) -> tuple[pa.Table, int]:
-    """The good events of a chunk; counts it and quarantines the rest."""
+    """The good events of a chunk, and the position after it; counts its rows and quarantines the bad ones."""
     for reason, lines in chunk.broken.items():
         quarantine.add_lines(lines, reason=reason, source=source.path)
         seen.num_rows += len(lines)
         seen.examples.setdefault(reason, lines[0])
     rows = chunk.rows
     if rows.num_rows == 0:
-        return SPILL_SCHEMA.empty_table(), place
-    verdict: Verdict
+        return SPILL_SCHEMA.empty_table(), position
+    rejections: Rejections
     if source.format == "sequences":
-        good, verdict, rows = validate_sequences(rows, excluded=task.excluded, first_place=place)
+        good, rejections, rows = validate_sequences(rows, excluded=task.excluded, first_position=position)
     else:
         if source.format == "jsonl":
             seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
             rows = with_null_columns(rows, task.columns)
         columns = find_columns(rows.column_names, task.columns, source=source.path)
-        good, verdict = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
+        good, rejections = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
     seen.num_rows += rows.num_rows
-    if verdict.names:
-        quarantine.add_rows(rows.filter(pa.array(verdict.codes > 0)), reasons=verdict.reasons(), source=source.path)
-        seen.examples = {**verdict.examples, **seen.examples}
-    return good, place + rows.num_rows
+    if rejections.names:
+        quarantine.add_rows(
+            rows.filter(pa.array(rejections.codes > 0)), reasons=rejections.reasons(), source=source.path
+        )
+        seen.examples = {**rejections.examples, **seen.examples}
+    return good, position + rows.num_rows
 
 
 def _spill(rows: pa.Table, by: str, spill: Spill) -> None:
@@ -316,7 +318,7 @@ def _batches(directory: Path) -> Iterator[pa.Table]:
 
 
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
-    """The distinct texts in ascending order, and for each row the place of its text there; null is -1."""
+    """The distinct texts in ascending order, and for each row the index of its text there; -1 for null."""
     encoded = pc.dictionary_encode(column.combine_chunks())
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     rank = np.empty(len(order) + 1, np.int64)
@@ -327,9 +329,9 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
 
 
 def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDArray[np.uint64]:
-    """A key that puts the items of one moment, such as a basket, into an order that depends on nothing but the rows.
+    """A pseudo-random key that orders the items of one moment, such as a basket, by the rows alone.
 
-    An order by item would be easy to learn and mean nothing.
+    An order by item id would be meaningless and yet easy to learn.
     """
     mixed = item_hash ^ (user_hash << np.uint64(1)) ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -337,7 +339,7 @@ def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDAr
 
 
 def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
-    """Ascending order by the keys, the first one weighing most, and which rows there repeat the one before."""
+    """Ascending order by the keys, the first one the most significant, and which rows repeat the one before."""
     varying = [key for key in keys if len(key) and key.min() != key.max()]
     order = np.lexsort(varying[::-1]) if varying else np.arange(len(keys[0]))
     is_repeat = np.ones(len(order), bool)
@@ -349,7 +351,7 @@ def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArr
 
 
 def _held_out(users: pa.ChunkedArray, lengths: Int64s) -> Int64s:
-    # The hash modulo NUM_SHARDS is the shard, so the tenth comes from what is left of it.
+    # The hash modulo NUM_SHARDS is the shard, so the tenth is taken from the quotient.
     tenth = hash_ids(users.combine_chunks()) // NUM_SHARDS % 10
     num_targets = lengths // EVENTS_PER_TARGET
     val = (tenth == HELD_OUT_TENTHS["val"]) & (num_targets > 0)
@@ -362,7 +364,7 @@ def _held_out(users: pa.ChunkedArray, lengths: Int64s) -> Int64s:
 
 
 def _digest(shard: Path) -> str:
-    """sha256 of what a shard says, whatever wrote its users.parquet."""
+    """sha256 of the contents of a shard, independent of the Parquet writer."""
     digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
     for name in ("offsets", "items", "timestamps", "splits"):
         digest.update(np.load(shard / f"{name}.npy").tobytes())

@@ -1,4 +1,4 @@
-"""From a raw behaviour log to prepared data: rows checked, repeats dropped, split, sharded by user, fingerprinted."""
+"""From a raw behaviour log to prepared data: validated, deduplicated, split, sharded by user, fingerprinted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.settings import Share, check_settings
 
 LAYOUT = 3
-"""Goes into the fingerprint; a change of the files or of a rule of this package raises it."""
+"""Part of the fingerprint; incremented when the files or a rule of this package change."""
 MAX_SCANS = 16
 TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
 BINS_S = (86_400, 3_600, 60, 1)
@@ -53,30 +53,30 @@ MIN_BINS = 20
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What is read, how its columns are called, and how it is split."""
+    """The raw data to read, the names of its columns, and how to split it."""
 
     raw: str
-    """Log of events: a file, a folder, or a URI such as s3://bucket/path; gzipped or not."""
+    """Event log: a file, a folder, or a URI such as s3://bucket/path; may be gzipped."""
     columns: str = ""
-    """Names of the log's columns, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
+    """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
     format: Format = "auto"
-    """Format of the files; auto goes by their names. Sequences (.txt) are lines `user item` or `user item item ...`."""
+    """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
     items: str | None = None
-    """Table of items: title, category, price or any other attribute; may be the log itself. What it says of an item
-    helps to place rare ones; those without an event can be recommended, too, unless it is the log."""
+    """Item table: title, category, price or any other attribute; may be the log itself. Attributes improve the ranking
+    of rare items, and allow items without events to be recommended, unless the table is the log."""
     item_columns: str = ""
-    """Names of the item table's columns, e.g. item_id=StockCode,title=Description; empty takes all."""
+    """Column names of the item table, e.g. item_id=StockCode,title=Description; by default all columns are used."""
     split: Split = "time"
-    """Test on the last events by global time; on the last event of each user (validate on the one before); or on the
-    last fifth of the events of users who are not trained on."""
+    """time: test on the last events by global time; leave-one-out: test on the last event of each user, validate on the
+    one before; held-out-users: test on the last fifth of the events of users who are not trained on."""
     val_from: str | None = None
     """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
     test_from: str | None = None
     """Time of the first test event; by default after 90 % of the events."""
     max_bad_fraction: Share = 0.01
-    """Reject the log when a larger share of its rows is bad; excluded items are not bad."""
+    """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
     exclude_items: tuple[str, ...] = ()
-    """Item ids that are no goods, such as the service codes POST,DOT; their rows go to quarantine."""
+    """Item ids that are not products, such as the service codes POST,DOT; their rows are quarantined."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -85,11 +85,11 @@ class PrepareConfig:
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """Fill the empty directory `out` from the raw log; raises DataRejected for bad data, ValueError for bad flags.
 
-    The files depend on the set of good rows, on nothing else. A repeated event_id counts once (its smallest row by
-    user, time, session and item); without event_id, so do rows that agree in all mapped columns. In a sequence every
-    place counts. A user's events are ordered by time, then session; those of one moment and session, such as a basket,
-    by a hash, as an order by item would be learnt and mean nothing. The vocabulary is every item that has an event or
-    stands in an item table of its own, in ascending order of item id.
+    The files depend only on the set of good rows. Rows with the same event_id are duplicates (the smallest by user,
+    time, session and item is kept); without event_id, so are rows that agree in all mapped columns. Sequences have no
+    duplicates. A user's events are ordered by time, then session; those of one moment and session, such as a basket,
+    by a hash, since an order by item id would be meaningless and yet learned. The vocabulary is all items with events
+    or in a separate item table, in ascending order of item id.
     """
     sources, item_sources = _sources(config)
     has_times = sources[0].format != "sequences"
@@ -123,11 +123,11 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
 
 
 def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
-    """The files of the log and of the item table; every flag is checked before anything is read."""
+    """The files of the log and of the item table; validates all flags before anything is read."""
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
     if (config.val_from is None) != (config.test_from is None):
-        raise ValueError("--val-from and --test-from belong together; give both or none")
+        raise ValueError("--val-from and --test-from belong together; give both or neither")
     if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
         raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
     if config.split != "time" and config.val_from:
@@ -136,7 +136,7 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
     num_sequences = sum(source.format == "sequences" for source in sources)
     if num_sequences not in (0, len(sources)):
         raise DataRejected(
-            f"{without_secrets(config.raw)} mixes sequence files with tables; prepare one kind, or say --format"
+            f"{without_secrets(config.raw)} mixes sequence files with tables; prepare one kind, or set --format"
         )
     if num_sequences and config.split == "time":
         raise DataRejected(
@@ -146,7 +146,7 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
 
 
 def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
-    """Read the log once, and leave its good rows in the partitions of their users, each event_id once."""
+    """Read the log once, partition its good rows by user, and deduplicate by event_id."""
     scanned = _merge(executor.map(scan, _scans(config, sources, out)))
     if scanned.json_names:
         find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
@@ -158,7 +158,7 @@ def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: 
 
 
 def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
-    """Neighbouring files together, in up to MAX_SCANS tasks of about equal bytes."""
+    """Up to MAX_SCANS tasks of consecutive files with about the same number of bytes."""
     total = sum(source.num_bytes for source in sources) or 1
     groups: dict[int, list[tuple[int, Source]]] = {}
     before = 0
@@ -193,7 +193,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
 
 def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if scanned.num_rows == 0:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: there is not one row of events in it")
+        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no events")
     bad = {reason: count for reason, count in scanned.bad.items() if reason != "excluded_item"}
     fraction = sum(bad.values()) / scanned.num_rows
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
@@ -201,9 +201,7 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     top = sorted(bad, key=lambda reason: -bad[reason])[:3]
     reasons = "; ".join(f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason))}" for reason in top)
     if not bad:
-        raise DataRejected(
-            f"{without_secrets(config.raw)}: every row is of an item in --exclude-items; nothing is left"
-        )
+        raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(
         f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
         f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, "
@@ -212,14 +210,14 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
 
 
 def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
-    """Items to be known although nobody may have taken them yet: those of an item table that is not the log itself."""
+    """Items that belong to the vocabulary even without events: those of an item table that is not the log itself."""
     if config.items == config.raw:
         return pa.array([], pa.string())
     return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
 
 
 def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
-    """All items with an event, and the others, in ascending order; each partition is told the indices of its own."""
+    """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
     paths = sorted((work / "sorted").glob("*/items.parquet"))
     items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
     distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
@@ -234,13 +232,13 @@ def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
 def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
     num_users = sum(part.num_users for part in parts)
     if num_users < 2:
-        raise DataRejected(f"the log has events of {num_users} user; learning what goes together takes at least 2")
+        raise DataRejected(f"the log has events of {num_users} user; a recommender needs at least 2")
     if len(vocabulary) < 2:
-        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; recommending takes at least 2")
+        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; a recommender needs at least 2")
 
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
-    """The cut times: those given, or the days (hours, minutes in short logs) nearest to 80 and 90 % of the events."""
+    """The given cut times, or the starts of days (hours or less in short logs) nearest to 80 and 90 % of the events."""
     if config.split != "time":
         return Cut(config.split)
     if config.val_from is not None and config.test_from is not None:
@@ -265,15 +263,17 @@ def _check_splits(finished: list[Sharded], cut: Cut) -> None:
     if not empty:
         return
     if cut.split == "leave-one-out":
-        raise DataRejected("no user has three events, which leave-one-out needs; use --split time, or a longer log")
+        raise DataRejected(
+            "leave-one-out needs users with three events, and there are none; use --split time, or a longer log"
+        )
     if cut.split == "held-out-users":
         raise DataRejected(
-            f"no user is left for the {empty[0]} split: held-out-users takes a tenth of the users for validation and a "
-            f"tenth for test, each with {EVENTS_PER_TARGET} events at least; use --split time, or a longer log"
+            f"the {empty[0]} split has no users: held-out-users takes a tenth of the users for validation and a tenth "
+            f"for test, with at least {EVENTS_PER_TARGET} events each; use --split time, or a longer log"
         )
     assert cut.val_from_s is not None and cut.test_from_s is not None
     raise DataRejected(
-        f"split at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)}, the {empty[0]} split has no events "
+        f"with cuts at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)} the {empty[0]} split has no events "
         f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
         "choose other --val-from and --test-from, or --split leave-one-out"
     )

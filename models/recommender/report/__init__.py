@@ -1,1 +1,1 @@
-"""What the recommender adds to the report of an evaluation."""
+"""Metrics, slices and summary of a recommender's evaluation."""

@@ -1,4 +1,4 @@
-"""How people are told of the recommender's metrics."""
+"""Titles and explanations of the recommender's metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from models.metrics import Metric
 from models.recommender.networks.ranking import CUTOFFS, SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS
 
 MEANINGS = {
-    "ndcg": "How high the right item stands in the list, from 0 to 1: 1 at the top, less the further down, 0 beyond "
-    "the cutoff (normalised discounted cumulative gain).",
-    "hit_rate": "Share of users whose next item is among the first places.",
-    "mrr": "One divided by the place of the right item, on average (mean reciprocal rank); 0 beyond the cutoff.",
-    "recall": "Share of the items a user took that are among the first places.",
+    "ndcg": "How high the relevant item is ranked, from 0 to 1: 1 at the top, less the further down, 0 beyond the "
+    "cutoff (normalised discounted cumulative gain).",
+    "hit_rate": "Share of users whose next item is in the list.",
+    "mrr": "Mean of one divided by the rank of the relevant item (mean reciprocal rank); 0 beyond the cutoff.",
+    "recall": "Share of the user's held-out items that are in the list.",
 }
 TITLES = {"ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "recall": "Recall"}
-UNFILTERED = " Items that the user has had already may be recommended again."
+UNFILTERED = " Items that the user has already interacted with may be recommended."
 AXIS = "length of the list"
 
 
@@ -33,15 +33,18 @@ _CUTOFFS = {
 
 METRICS = (
     *(metric for name, cutoffs in _CUTOFFS.items() for cutoff in cutoffs for metric in _at(name, cutoff)),
-    Metric("coverage_at_10", "max", "Coverage@10", "Share of the catalogue that is in somebody's first ten places."),
+    Metric("coverage_at_10", "max", "Coverage@10", "Share of the catalogue that is in at least one user's top ten."),
     Metric(
-        "gini_at_10", "min", "Gini@10", "How unevenly items share the first ten places: 0 is evenly, 1 is all on one."
+        "gini_at_10",
+        "min",
+        "Gini@10",
+        "How unevenly the top tens are spread over the items: 0 is evenly, 1 is a single item.",
     ),
     Metric(
         "tail_share_at_10",
         "max",
         "Tail share@10",
-        "Share of the first ten places that rare items have: the tenth of all events that the rarest items make up.",
+        "Share of rare items in the top tens: the least popular items, which make up a tenth of all events.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Groups of examples that are evaluated one by one: by length of the history, popularity and age of the target."""
+"""Slices of the examples for evaluation: by length of the history, popularity and age of the target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.recommender.schema import Schema
 
 
 def slices(batch: Rows | Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
-    """Labels of each example: how long its history is, how popular and how old its target is."""
+    """Labels of each example: length of its history, popularity and age of its target."""
     assert isinstance(batch, Histories), "slices are of held-out histories"
     counts = np.concatenate([[0], np.asarray(schema.item_counts)])
     first_seen = np.concatenate([[0], np.asarray(schema.item_first_seen)])
@@ -43,7 +43,7 @@ def _popularity_labels(counts: NDArray[Any], targets: NDArray[Any]) -> list[str]
 
 
 def _age_labels(first_seen: NDArray[Any], counts: NDArray[Any], targets: NDArray[Any], schema: Schema) -> list[str]:
-    """Age of the target at the end of the training split, as thirds of the time the split covers."""
+    """Age of the target at the end of the training split, in thirds of the period that the split covers."""
     trained = counts > 0
     oldest = int(first_seen[trained].min()) if trained.any() else 0
     span = max(schema.train_until - oldest, 1)

@@ -1,4 +1,4 @@
-"""Metrics of the whole: which items are recommended at all, and how evenly."""
+"""Metrics of the whole split: how much of the catalogue is recommended, and how evenly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.recommender.schema import Schema
 
 
 def summarise(accumulators: Mapping[str, Tensor], schema: Schema) -> dict[str, float]:
-    """Coverage, Gini and the tail's share of what was recommended; tail as in data.slices."""
+    """Coverage, Gini and the tail's share of the recommendations; the tail is that of slices.py."""
     recommended = accumulators["recommended"][1:]
     counts = torch.tensor(schema.item_counts, dtype=torch.float64)
     order = counts.argsort(descending=True, stable=True)

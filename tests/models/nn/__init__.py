@@ -1,1 +1,1 @@
-"""Tests of what networks share."""
+"""Tests of the building blocks of networks."""

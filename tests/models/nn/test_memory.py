@@ -1,4 +1,4 @@
-"""What becomes of the memory of freed tensors."""
+"""Memory allocation: the memory of freed tensors is reused."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ else:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="there is no glibc")
 @pytest.mark.parametrize("where", ["main", "thread"])
-def test_memory_of_a_freed_tensor_is_used_again(where: str) -> None:
+def test_memory_of_a_freed_tensor_is_reused(where: str) -> None:
     def faults(argument: str) -> int:
-        # Left alone, glibc gives memory back now and then; told so, always.
+        # By default glibc returns memory now and then; with this setting, always.
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         del environment["MALLOC_ARENA_MAX"]
         command = [sys.executable, "-c", MAKE_TENSORS, argument, where]

@@ -1,1 +1,1 @@
-"""Tests of reading other people's files."""
+"""Tests of reading raw data."""

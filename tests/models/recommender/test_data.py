@@ -1,4 +1,4 @@
-"""What the recommender is evaluated on: of each user one event of the window, drawn the same way each time."""
+"""Evaluation examples: the target is one event of each user in the split, drawn deterministically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = ("val", "test")
 
 
 def held_out(data: Prepared, split: str) -> tuple[list[Example], list[tuple[list[int], int, int]]]:
-    """The examples of a split, and beside each the user's events and the window, from its start to its end."""
+    """The examples of a split, and for each the user's events with the start and the end of the split among them."""
     schema = data.schema(Schema)
     opened = dataset(data, split, range(NUM_SHARDS), schema=schema, config=Config(), epoch=0)
     windows = []
@@ -41,7 +41,9 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_target_is_drawn_from_the_window_with_all_before_it_as_history(raw: Path, store: Store, split: str) -> None:
+def test_the_target_is_drawn_from_the_split_and_the_history_is_all_before_it(
+    raw: Path, store: Store, split: str
+) -> None:
     examples, windows = held_out(prepared(store, raw), split)
     assert len(examples) == len(windows) > 20
     shares = []
@@ -56,13 +58,13 @@ def test_the_target_is_drawn_from_the_window_with_all_before_it_as_history(raw: 
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_target_is_the_same_each_time_whatever_the_worker_holds(raw: Path, store: Store, split: str) -> None:
+def test_the_target_is_always_the_same_for_any_set_of_shards(raw: Path, store: Store, split: str) -> None:
     data = prepared(store, raw)
     whole, again = held_out(data, split)[0], held_out(data, split)[0]
     alone = [
         examples[place]
         for shard in range(NUM_SHARDS)
-        for examples in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, several=False)]
+        for examples in [HeldOutExamples([ShardLog.open(data, shard)], remap=None, split=split, has_target_sets=False)]
         for place in range(len(examples))
     ]
     found = [[(len(example.history), example.target) for example in examples] for examples in (whole, again, alone)]
@@ -77,7 +79,7 @@ def test_leave_one_out_evaluates_on_the_last_events(raw: Path, store: Store, spl
     ]
 
 
-def test_held_out_users_are_evaluated_on_all_of_the_window(raw: Path, store: Store) -> None:
+def test_held_out_users_are_evaluated_on_all_their_held_out_events(raw: Path, store: Store) -> None:
     examples, windows = held_out(prepared(store, raw, split="held-out-users"), "test")
     assert [(list(example.history), list(example.targets)) for example in examples] == [
         (events[:start], list(dict.fromkeys(events[start:end]))) for events, start, end in windows

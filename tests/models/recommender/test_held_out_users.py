@@ -1,4 +1,4 @@
-"""Strong generalisation: users who are not trained on, with several items to be found for each."""
+"""Strong generalisation: evaluation on users who are not trained on, with several targets each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.recommender.schema import Schema
 
 
 def prepared(tmp_path: Path, *, num_users: int = 300, length: int = 12) -> tuple[Prepared, Schema]:
-    """User u takes the items u, u + 1, ... of twenty, from 4 events for user 0 on."""
+    """User u has the items u, u + 1, ... of twenty, and 4 + u % length events."""
     lines = [
         f"u{user},i{(user + place) % 20:02d},{1_700_000_000 + place}"
         for user in range(num_users)
@@ -51,7 +51,7 @@ def users_by_split(data: Prepared) -> dict[str, dict[str, tuple[int, int]]]:
     return found
 
 
-def test_a_tenth_of_the_users_is_validated_on_and_a_tenth_tested_on(tmp_path: Path) -> None:
+def test_a_tenth_of_the_users_is_for_validation_and_a_tenth_for_test(tmp_path: Path) -> None:
     data, schema = prepared(tmp_path, num_users=2000)
     found = users_by_split(data)
 
@@ -61,7 +61,7 @@ def test_a_tenth_of_the_users_is_validated_on_and_a_tenth_tested_on(tmp_path: Pa
     assert sum(schema.item_counts) == sum(length for length, _ in found["train"].values())
 
 
-def test_held_out_users_have_five_events_and_the_last_fifth_of_them_is_to_be_found(tmp_path: Path) -> None:
+def test_held_out_users_have_at_least_five_events_and_the_last_fifth_are_targets(tmp_path: Path) -> None:
     data, _ = prepared(tmp_path)
     found = users_by_split(data)
 
@@ -70,7 +70,7 @@ def test_held_out_users_have_five_events_and_the_last_fifth_of_them_is_to_be_fou
         assert history == length - length // 5
 
 
-def test_examples_hold_every_new_item_of_the_last_fifth(tmp_path: Path) -> None:
+def test_the_targets_of_an_example_are_the_items_of_the_last_fifth(tmp_path: Path) -> None:
     data, schema = prepared(tmp_path)
     examples = dataset(data, "test", range(32), schema=schema, config=Config(), epoch=0)
 
@@ -83,12 +83,12 @@ def test_examples_hold_every_new_item_of_the_last_fifth(tmp_path: Path) -> None:
         assert not set(example.targets) & set(example.history)
 
 
-def test_a_log_with_too_few_users_is_rejected_with_the_rule(tmp_path: Path) -> None:
+def test_a_log_with_too_few_users_is_rejected_with_an_explanation(tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match="held-out-users takes a tenth of the users"):
         prepared(tmp_path, num_users=3)
 
 
-def test_data_of_the_old_layout_asks_to_be_prepared_again(tmp_path: Path) -> None:
+def test_data_with_an_old_layout_is_rejected_with_a_remedy(tmp_path: Path) -> None:
     data, _ = prepared(tmp_path)
     path = data.shard(3) / "splits.npy"
     np.save(path, np.load(path)[:, 1:])
@@ -97,7 +97,7 @@ def test_data_of_the_old_layout_asks_to_be_prepared_again(tmp_path: Path) -> Non
         ShardLog.open(data, 3)
 
 
-def test_ndcg_and_recall_of_several_items_are_those_counted_by_hand() -> None:
+def test_ndcg_and_recall_of_several_targets_equal_a_manual_calculation() -> None:
     scores = torch.tensor([[-torch.inf, 5.0, 4.0, 3.0, 2.0, 1.0]])
     targets = torch.tensor([[2, 4, 0, -1]])
 
@@ -111,7 +111,7 @@ def test_ndcg_and_recall_of_several_items_are_those_counted_by_hand() -> None:
     assert values["recall_at_5"] == pytest.approx(2 / 3)
 
 
-def test_among_equal_scores_the_lower_index_comes_first() -> None:
+def test_ties_are_ordered_by_index() -> None:
     scores = torch.tensor([[-torch.inf, 1.0, 1.0, 1.0, 1.0]])
 
     first = set_ranking(scores, torch.tensor([[1]]), ndcg_cutoffs=(1,), recall_cutoffs=(1,))
@@ -120,7 +120,7 @@ def test_among_equal_scores_the_lower_index_comes_first() -> None:
     assert (float(first["ndcg_at_1"].numerator), float(second["ndcg_at_1"].numerator)) == (1.0, 0.0)
 
 
-def test_an_item_taken_before_counts_only_where_seen_items_are_not_filtered() -> None:
+def test_a_seen_target_counts_only_in_unfiltered_metrics() -> None:
     example = Example(history=[3], excluded=[3], target=3, targets=[3, 4], targets_seen=[True, False])
     only_seen = Example(history=[3], excluded=[3], target=3, targets=[3], targets_seen=[True])
     batch = collate([example, only_seen])

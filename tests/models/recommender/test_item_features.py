@@ -1,4 +1,4 @@
-"""What the item table says of items: its features, and items that nobody has taken yet."""
+"""Features from the item table, and the cold-start items that they describe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from models.recommender import FAMILY
 from models.recommender.config import Config
 from models.recommender.data import Example, collate
 from models.recommender.networks.build import build, initialise
-from models.recommender.networks.item_features import find_stand_ins, read_features
+from models.recommender.networks.item_features import find_nearest_neighbours, read_features
 from models.recommender.prepare.item_table import read_items
 from models.recommender.schema import Schema
 from tests.kit.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds
@@ -60,21 +60,21 @@ def test_a_table_without_attributes_or_with_no_shared_one_gives_no_features() ->
     assert features_of({"item_id": ["a", "b"], "title": ["x", None], "price": [None, 1.5]}) == [set(), set()]
 
 
-def test_the_most_alike_items_with_events_stand_in_for_one_without() -> None:
+def test_the_nearest_neighbours_of_a_cold_start_item_are_the_most_similar_items_with_events() -> None:
     words = [["green", "tea"], ["black", "tea"], ["green", "tea"], ["red", "saw"], ["red", "saw"]]
     table = pa.table({"item_id": list("abcde"), "title": [" ".join(both) for both in words]})
     has_events = np.array([False, True, True, False, True, False])
 
-    shares = find_stand_ins(read_features(table).matrix(), has_events).matrix(6).toarray()
+    weights = find_nearest_neighbours(read_features(table).matrix(), has_events).matrix(6).toarray()
 
-    assert shares[[0, 1, 2, 4]].sum() == 0
-    assert shares[3].argmax() == 1
-    assert 0 < shares[3, 2] < shares[3, 1]
-    assert np.allclose(shares[[3, 5]].sum(1), 1)
-    assert shares[5, 4] == 1
+    assert weights[[0, 1, 2, 4]].sum() == 0
+    assert weights[3].argmax() == 1
+    assert 0 < weights[3, 2] < weights[3, 1]
+    assert np.allclose(weights[[3, 5]].sum(1), 1)
+    assert weights[5, 4] == 1
 
 
-def test_vectors_of_alike_items_share_most_ranges_of_their_components(tmp_path: Path) -> None:
+def test_vectors_of_similar_items_share_most_bins_of_their_principal_components(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     centres = draw.normal(size=(3, 12))
     vectors = [(centres[place % 3] + draw.normal(scale=0.05, size=12)).tolist() for place in range(30)]
@@ -89,8 +89,8 @@ def test_vectors_of_alike_items_share_most_ranges_of_their_components(tmp_path: 
 
     assert table["look"].type == pa.list_(pa.float32())
     assert features[[31]].nnz == 0
-    shares = find_stand_ins(features, np.arange(32) != 1).matrix(32).toarray()[1]
-    assert shares[[item for item in range(1, 31) if item % 3 == 1]].sum() > 0.6
+    weights = find_nearest_neighbours(features, np.arange(32) != 1).matrix(32).toarray()[1]
+    assert weights[[item for item in range(1, 31) if item % 3 == 1]].sum() > 0.6
 
 
 @pytest.mark.parametrize("vectors", [[[0.5] * 9, [0.5] * 8], [[0.5] * 9, ["x"] * 9]])
@@ -109,7 +109,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.mark.parametrize("network", ["transformer", "two_tower", "transitions"])
 @pytest.mark.parametrize("blend", [True, False])
-def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like(
+def test_a_cold_start_item_is_recommended_to_users_of_similar_items(
     network: Any, blend: bool, data: Prepared, tmp_path: Path
 ) -> None:
     config = Config(network=network, blend=blend, dim=16, max_length=10, batch_size=16, epochs=4, precision="fp32")
@@ -119,26 +119,31 @@ def test_an_item_that_nobody_has_taken_is_recommended_to_those_who_take_its_like
 
     for kind in KINDS:
         history = [schema.index[f"{kind}{place}"] for place in (1, 2, 3)]
-        news = [schema.index[f"{other}{ITEMS_OF_KIND - 1}"] for other in KINDS]
-        example = Example(history=history, count=len(schema.items), allowed=news)
+        cold = [schema.index[f"{other}{ITEMS_OF_KIND - 1}"] for other in KINDS]
+        example = Example(history=history, count=len(schema.items), allowed=cold)
         answer = loaded.network.predict(collate([example]))[0]
         assert schema.items[answer.items[0] - 1].startswith(kind)
         whole = loaded.network.predict(collate([dataclasses.replace(example, allowed=None)]))[0]
         place = whole.items.index(answer.items[0])
-        assert place < ITEMS_OF_KIND + 2, f"the new item of {kind} stands at place {place}"
+        assert place < ITEMS_OF_KIND + 2, f"the cold-start item of {kind} has rank {place + 1}"
 
 
-def test_a_new_item_has_the_mean_of_its_like_and_without_features_there_is_no_table_of_them(data: Prepared) -> None:
+def test_a_cold_start_item_has_the_mean_embedding_of_its_neighbours(data: Prepared) -> None:
     schema = data.schema(Schema)
-    bare = build(Config(), schema.model_copy(update={"num_features": 0}))
-    rich = build(Config(), schema)
+    model = build(Config(), schema)
     torch.manual_seed(0)
-    initialise(rich, data, schema)
+    initialise(model, data, schema)
 
-    assert not any("features" in name for name in bare.state_dict())
-    assert bare.learner.items.table() is bare.learner.items.weight  # type: ignore[union-attr]
-    new = schema.index[f"tea{ITEMS_OF_KIND - 1}"]
-    like = [schema.index[f"tea{place}"] for place in range(ITEMS_OF_KIND - 1)]
-    table = rich.eval().learner.items.table()  # type: ignore[union-attr]
-    assert torch.allclose(table[new], table[like].mean(0), atol=1e-6)
-    assert not torch.allclose(table[new], table[schema.index["tools0"]], atol=1e-2)
+    table = model.eval().learner.items.table()  # type: ignore[union-attr]
+
+    cold = schema.index[f"tea{ITEMS_OF_KIND - 1}"]
+    similar = [schema.index[f"tea{place}"] for place in range(ITEMS_OF_KIND - 1)]
+    assert torch.allclose(table[cold], table[similar].mean(0), atol=1e-6)
+    assert not torch.allclose(table[cold], table[schema.index["tools0"]], atol=1e-2)
+
+
+def test_without_features_an_item_has_only_its_id_embedding(data: Prepared) -> None:
+    model = build(Config(), data.schema(Schema).model_copy(update={"num_features": 0}))
+
+    assert not any("features" in name for name in model.state_dict())
+    assert model.learner.items.table() is model.learner.items.weight  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Large catalogues: the sampled loss stands for the full one, and what is cut into parts or thinned stays right."""
+"""Large catalogues: the sampled loss approximates the full one, and splitting or pruning keeps results correct."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def schema(data: Prepared) -> Schema:
     return data.schema(Schema)
 
 
-def test_shared_negatives_stand_for_all_items_without_bias() -> None:
+def test_shared_negatives_give_an_unbiased_estimate_of_the_softmax_sum() -> None:
     torch.manual_seed(0)
     counts = torch.arange(300).flip(0)
     popularity = (counts + 0.5) / (counts + 0.5).sum()
@@ -85,7 +85,7 @@ def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Prepared, 
         (200_001, 0, "full", False, False),
     ],
 )
-def test_the_loss_and_the_updates_go_by_the_size_of_the_catalogue(
+def test_the_loss_and_the_updates_depend_on_the_size_of_the_catalogue(
     schema: Schema, num_items: int, num_features: int, loss: Any, sampled: bool, rowwise: bool
 ) -> None:
     counts = {"items": [str(item) for item in range(num_items)], "item_counts": [1] * num_items}
@@ -97,7 +97,7 @@ def test_the_loss_and_the_updates_go_by_the_size_of_the_catalogue(
     assert (learner.negatives is not None, learner.items.sparse) == (sampled, rowwise)
 
 
-def test_a_chunk_of_tokens_gets_smaller_as_the_catalogue_grows_but_not_on_a_gpu() -> None:
+def test_chunks_get_smaller_as_the_catalogue_grows_but_not_on_a_gpu() -> None:
     sizes = [chunk_tokens(num_items, "cpu") for num_items in (1, 3416, 9_000, 20_000, 50_000, 1_000_000)]
 
     assert sizes == [256, 256, 256, 128, 128, 128]
@@ -120,7 +120,7 @@ def test_many_small_chunks_give_the_loss_and_gradients_of_torch() -> None:
         assert torch.allclose(ours, theirs, atol=1e-7)
 
 
-def test_a_catalogue_cut_into_parts_is_evaluated_and_answered_as_a_whole(
+def test_batches_that_are_split_give_the_same_metrics_and_predictions(
     data: Prepared, schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -144,18 +144,18 @@ def test_a_catalogue_cut_into_parts_is_evaluated_and_answered_as_a_whole(
     assert [answer.items for answer in answers] == [answer.items for answer in part_answers]
 
 
-def test_of_a_large_catalogue_fewer_followers_are_kept_and_the_strongest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_catalogue_keeps_fewer_followers_per_item_but_the_strongest(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     counts = sp.csr_array(draw.random((40, 40)).astype(np.float32))
     monkeypatch.setattr(transitions, "MAX_PAIRS", 400)
 
-    kept = transitions.weigh(counts, Shape(row_power=0.0))
+    kept = transitions.weight_counts(counts, Shape(row_power=0.0))
 
     assert 300 < kept.nnz <= 400
     assert all(kept[[row]].data.min() >= np.sort(counts[[row]].data)[-kept[[row]].nnz] for row in range(40))
 
 
-def test_a_large_log_is_validated_on_some_shoppers_and_tested_on_all(
+def test_a_large_log_is_validated_on_some_users_and_tested_on_all(
     data: Prepared, schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def num_examples(split: str) -> list[int]:
@@ -168,7 +168,7 @@ def test_a_large_log_is_validated_on_some_shoppers_and_tested_on_all(
     assert num_examples("test") == tested
 
 
-def test_rounding_leaves_the_rare_items_of_a_huge_catalogue_their_share() -> None:
+def test_rounding_does_not_change_the_probability_of_rare_items_in_a_huge_catalogue() -> None:
     negatives = SharedNegatives([3_000_000, *[0] * 999_999], 8)
 
     share = negatives.cumulative.double().diff()

@@ -1,4 +1,4 @@
-"""The recommender's networks: they cannot see the future, learn what is there to learn, and rank exactly."""
+"""The recommender's networks: causal, able to learn known transitions, and exact in their ranking."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def plain_schema(*, num_items: int) -> Schema:
     )
 
 
-def habitual_rows(*, seed: int, num_items: int) -> Rows:
-    """Eight rows of two shoppers each, whose next item is mostly the next number; they depend on no made-up shop."""
+def synthetic_rows(*, seed: int, num_items: int) -> Rows:
+    """Eight rows of two users each, whose next item is mostly the next number; independent of the synthetic shop."""
     draw = np.random.default_rng(seed)
     steps = np.where(draw.random((8, 21)) < 0.8, 1, draw.integers(2, num_items, (8, 21)))
     events = torch.from_numpy((draw.integers(0, num_items, (8, 1)) + steps.cumsum(1)) % num_items + 1)
@@ -97,7 +97,7 @@ def built(network: Any, schema: Schema, data: Prepared, **changes: Any) -> Recom
     return model.eval()
 
 
-def test_an_epoch_holds_every_pair_of_events_once_and_less_than_five_percent_padding(
+def test_an_epoch_has_every_pair_of_events_once_and_less_than_five_percent_padding(
     data: Prepared, schema: Schema
 ) -> None:
     packed = rows(data, schema, SMALL)
@@ -113,7 +113,7 @@ def test_an_epoch_holds_every_pair_of_events_once_and_less_than_five_percent_pad
     assert sum(int((row.segments == 0).sum()) for row in packed) < 0.05 * len(packed) * SMALL.max_length
 
 
-def test_epochs_differ_in_order_and_a_repeated_epoch_does_not(data: Prepared, schema: Schema) -> None:
+def test_the_order_differs_between_epochs_and_is_reproducible(data: Prepared, schema: Schema) -> None:
     first, again, second = (rows(data, schema, SMALL, epoch=epoch) for epoch in (1, 1, 2))
 
     assert all((one.items == other.items).all() for one, other in zip(first, again, strict=True))
@@ -121,7 +121,7 @@ def test_epochs_differ_in_order_and_a_repeated_epoch_does_not(data: Prepared, sc
 
 
 @pytest.mark.parametrize("network", SEQUENTIAL)
-def test_a_hidden_state_depends_on_nothing_later_and_on_no_other_shopper(
+def test_a_hidden_state_depends_on_no_later_event_and_no_other_user(
     network: str, data: Prepared, schema: Schema
 ) -> None:
     model = built(network, schema, data).learner
@@ -156,14 +156,14 @@ def test_the_state_at_the_last_event_is_the_same_in_training_and_in_prediction(
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_the_first_losses_are_the_golden_ones(network: Any) -> None:
+def test_the_first_losses_equal_the_golden_ones(network: Any) -> None:
     schema = plain_schema(num_items=50)
     torch.manual_seed(0)
     model = build(dataclasses.replace(SMALL, network=network, blend=False), schema).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(20):
-        loss = model(habitual_rows(seed=step, num_items=50))
+        loss = model(synthetic_rows(seed=step, num_items=50))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -174,7 +174,7 @@ def test_the_first_losses_are_the_golden_ones(network: Any) -> None:
 
 
 @pytest.mark.parametrize("network", [*TRAINED, "transitions"])
-def test_a_network_learns_the_habits_of_the_made_up_shop(
+def test_a_network_learns_the_transitions_of_the_synthetic_shop(
     network: Any, shop: Shop, data: Prepared, schema: Schema, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, network=network, epochs=6)
@@ -214,7 +214,7 @@ def test_the_fused_cross_entropy_has_the_loss_and_gradients_of_torch() -> None:
         assert torch.allclose(ours, theirs, atol=1e-7)
 
 
-def test_dropout_zeroes_the_asked_share_and_keeps_the_mean() -> None:
+def test_dropout_zeroes_the_given_share_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     dropout = Dropout(0.25).train()
     out = torch.stack([dropout(torch.ones(1000)) for _ in range(40)])
@@ -225,24 +225,24 @@ def test_dropout_zeroes_the_asked_share_and_keeps_the_mean() -> None:
     assert torch.equal(dropout.eval()(torch.ones(10)), torch.ones(10))
 
 
-def test_the_rank_is_that_of_a_stable_sort_with_and_without_left_out_items() -> None:
+def test_the_rank_is_that_of_a_stable_sort_with_and_without_excluded_items() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 6, (64, 30), generator=generator).float()
     target = torch.randint(1, 30, (64,), generator=generator)
-    left_out = torch.stack([torch.randperm(29, generator=generator)[:5] + 1 for _ in range(64)])
+    excluded = torch.stack([torch.randperm(29, generator=generator)[:5] + 1 for _ in range(64)])
 
     rank = rank_of(target, scores)
-    filtered = rank_without(left_out, target, scores, rank)
+    filtered = rank_without(excluded, target, scores, rank)
 
     for row in range(64):
         order = np.argsort(-scores[row].numpy(), kind="stable")
-        kept = order[~np.isin(order, left_out[row].numpy())]
+        kept = order[~np.isin(order, excluded[row].numpy())]
         assert int(rank[row]) == int(np.flatnonzero(order == int(target[row]))[0]) + 1
         place = np.flatnonzero(kept == int(target[row]))
         assert float(filtered[row]) == (place[0] + 1 if len(place) else np.inf)
 
 
-def test_the_gains_of_all_blends_are_those_of_each(data: Prepared, schema: Schema) -> None:
+def test_the_gains_of_all_blends_equal_those_of_each_blend(data: Prepared, schema: Schema) -> None:
     model = built("two_tower", schema, data)
     held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
     batch = collate([held_out[place] for place in range(200)])
@@ -257,7 +257,7 @@ def test_the_gains_of_all_blends_are_those_of_each(data: Prepared, schema: Schem
     assert len(set(together.tolist())) > 3
 
 
-def test_gini_is_zero_for_equal_shares_and_near_one_for_a_single_winner() -> None:
+def test_gini_is_zero_for_equal_counts_and_near_one_for_a_single_winner() -> None:
     assert abs(gini(torch.full((100,), 3.0))) < 1e-9
     assert gini(torch.tensor([0.0] * 99 + [1.0])) > 0.98
 
@@ -271,16 +271,16 @@ def test_transitions_sum_decayed_weights_whether_dense_or_sparse(data: Prepared,
 
     dense, sparse = prior(batch), prior._sum_of_rows(items, factors)
     weights = prior._dense_weights()
-    by_hand = sum(
+    expected = sum(
         float(prior.decay) ** distance * weights[item] for distance, item in enumerate(reversed(history[-LAST_EVENTS:]))
     )
 
-    assert torch.allclose(sparse[0], torch.as_tensor(by_hand), atol=1e-4)
+    assert torch.allclose(sparse[0], torch.as_tensor(expected), atol=1e-4)
     assert torch.allclose(dense.sum(1), torch.tensor([1.0, 1e-3, 1.0]), atol=1e-3)
     assert dense[1].argmax() == prior.popularity.argmax()
 
 
-def test_an_answer_keeps_to_the_rules_of_its_request(data: Prepared, schema: Schema) -> None:
+def test_a_prediction_respects_the_allowed_and_excluded_items(data: Prepared, schema: Schema) -> None:
     model = built("transformer", schema, data)
     allowed = list(range(1, 30))
     ask = Example(history=[1, 2, 3], count=10, excluded=[1, 2, 3, 4], allowed=allowed)
@@ -292,10 +292,10 @@ def test_an_answer_keeps_to_the_rules_of_its_request(data: Prepared, schema: Sch
     assert set(strict.items) <= set(allowed) - {1, 2, 3, 4}
     assert strict.scores == sorted(strict.scores, reverse=True)
     assert sorted(whole.items) == list(range(1, schema.num_items + 1))
-    assert set(strict.because) <= {0, 1, 2, 3}
+    assert set(strict.explanations) <= {0, 1, 2, 3}
 
 
-def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Prepared, schema: Schema) -> None:
+def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(data: Prepared, schema: Schema) -> None:
     model = built("gru", schema, data)
     alone = model.predict(histories([Example(history=[1, 2, 3])]))[0]
     among = model.predict(histories([Example(history=list(range(1, 60))), Example(history=[1, 2, 3]), Example([])]))[1]
@@ -304,7 +304,7 @@ def test_one_answer_does_not_depend_on_the_others_of_its_batch(data: Prepared, s
     assert np.allclose(alone.scores, among.scores, atol=1e-4)
 
 
-def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Prepared, schema: Schema) -> None:
+def test_a_target_that_the_model_does_not_know_is_a_miss_and_not_an_error(data: Prepared, schema: Schema) -> None:
     fewer = schema.items[::2]
     older = schema.model_copy(
         update={"items": fewer, "item_counts": schema.item_counts[::2], "item_first_seen": schema.item_first_seen[::2]}
@@ -324,7 +324,7 @@ def test_an_item_the_model_does_not_know_is_a_miss_and_not_an_error(data: Prepar
     assert len(hits) == len(examples)
 
 
-def test_the_correction_counts_for_every_logit_but_the_targets_own() -> None:
+def test_the_logq_correction_applies_to_every_logit_except_the_targets_own() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(20, 8, generator=generator, dtype=torch.float64, requires_grad=True)

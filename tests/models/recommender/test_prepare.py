@@ -89,7 +89,7 @@ def test_statistics_of_the_schema_come_from_the_training_split_only(tmp_path: Pa
     assert np.datetime64(schema.train_until, "s") < np.datetime64((schema.val_from or "").removesuffix("Z"))
 
 
-def test_leave_one_out_takes_the_last_two_events_of_those_with_three(tmp_path: Path, store: Store) -> None:
+def test_leave_one_out_holds_out_the_last_two_events_of_users_with_three(tmp_path: Path, store: Store) -> None:
     rows = [
         {"user_id": f"u{length}", "item_id": f"i{place}", "timestamp": 1_700_000_000 + place}
         for length in range(1, 6)
@@ -143,8 +143,8 @@ def test_the_result_does_not_depend_on_order_and_layout(
     assert plain.name == other.name
 
 
-class Backwards(Executor):
-    """Runs everything at once and in the caller's thread."""
+class Synchronous(Executor):
+    """Runs everything immediately, in the calling thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -152,7 +152,7 @@ class Backwards(Executor):
         return future
 
 
-@pytest.mark.parametrize("executor", [Backwards(), ThreadPoolExecutor(7)])
+@pytest.mark.parametrize("executor", [Synchronous(), ThreadPoolExecutor(7)])
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path, store: Store, executor: Executor) -> None:
     as_shuffled_gzips(tmp_path / "log", make_log())
     two = prepared(store, tmp_path / "log")
@@ -174,7 +174,7 @@ def test_the_partitions_run_as_ray_tasks_with_the_same_result(tmp_path: Path, st
         jobs.prepare.run(context, RECOMMENDER, jobs.prepare.Options(), config)
 
 
-def test_a_second_run_over_equal_rows_changes_nothing_and_says_so(tmp_path: Path, store: Store) -> None:
+def test_a_second_run_on_equal_rows_reports_unchanged_and_writes_nothing(tmp_path: Path, store: Store) -> None:
     raw = write_csv(tmp_path / "log.csv", make_log())
     first = prepare(store, PrepareConfig(raw=str(raw)))
     before = {path: path.stat().st_mtime_ns for path in Path(first.details["data"]).rglob("*")}
@@ -185,7 +185,7 @@ def test_a_second_run_over_equal_rows_changes_nothing_and_says_so(tmp_path: Path
     assert store.current_data("recommender") == Prepared(Path(first.details["data"]))
 
 
-def test_the_newest_data_becomes_current_and_the_old_stays(tmp_path: Path, store: Store) -> None:
+def test_the_newest_data_becomes_current_and_the_old_is_kept(tmp_path: Path, store: Store) -> None:
     old = prepared(store, write_csv(tmp_path / "old.csv", make_log(seed=1)))
     new = prepared(store, write_csv(tmp_path / "new.csv", make_log(seed=2)))
     assert old.path.is_dir() and old != new
@@ -202,7 +202,7 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path, store: Store) -> N
     assert {**dry.details, "seconds": 0} == {**real.details, "seconds": 0}
 
 
-def test_exact_repeats_count_once_and_different_rows_do_not(tmp_path: Path, store: Store) -> None:
+def test_exact_duplicates_count_once_and_rows_that_differ_are_kept(tmp_path: Path, store: Store) -> None:
     rows = make_log()
     distinct = len({tuple(row.values()) for row in rows})
     dearer = [{**row, "price": "99.5"} for row in rows[:7]]
@@ -213,7 +213,7 @@ def test_exact_repeats_count_once_and_different_rows_do_not(tmp_path: Path, stor
     assert details["bad"] == {}
 
 
-def test_a_repeated_event_id_counts_once_as_its_smallest_row(tmp_path: Path) -> None:
+def test_of_rows_with_the_same_event_id_the_smallest_is_kept(tmp_path: Path) -> None:
     rows: list[Row] = [{**row, "event_id": f"e{place}"} for place, row in enumerate(make_log(200))]
     changed = [{**row, "user_id": f"z{place}"} for place, row in enumerate(rows[:30])]
     same = [{**rows[0], "event_id": "twin"}, {**rows[0], "event_id": ""}]
@@ -236,7 +236,7 @@ def test_ties_in_time_are_ordered_by_session(tmp_path: Path, store: Store) -> No
     assert [item for item, _ in histories(data)["u"]] == ["z", "b", "a", "c"]
 
 
-def test_a_basket_stands_in_an_order_that_says_nothing_of_its_items(tmp_path: Path) -> None:
+def test_the_order_within_a_basket_is_independent_of_the_item_ids(tmp_path: Path) -> None:
     rows = [
         {"user_id": user, "item_id": f"i{item:03d}", "session_id": f"s{day}", "timestamp": f"2024-05-0{day}"}
         for user in ("u", "v")
@@ -252,10 +252,10 @@ def test_a_basket_stands_in_an_order_that_says_nothing_of_its_items(tmp_path: Pa
     assert contents(data) == contents(other)
     assert sorted(numbers[:400].tolist()) == list(range(400))
     assert abs(np.corrcoef(np.arange(400), numbers[:400])[0, 1]) < 0.2
-    assert abs(np.corrcoef(*place_of_item)[0, 1]) < 0.2, "the next basket stands in an order of its own"
+    assert abs(np.corrcoef(*place_of_item)[0, 1]) < 0.2, "the next basket has an order of its own"
 
 
-def test_json_lines_need_not_name_what_they_do_not_know(tmp_path: Path, store: Store) -> None:
+def test_json_lines_may_omit_missing_values(tmp_path: Path, store: Store) -> None:
     rows = make_log(300)
     for row in rows[:100]:
         del row["price"]
@@ -268,7 +268,7 @@ def test_json_lines_need_not_name_what_they_do_not_know(tmp_path: Path, store: S
     assert [json.loads(row["row"]).get("line") for row in quarantined(data)[:2]] == broken[:2]
 
 
-def test_whole_numbers_are_the_same_ids_in_any_type(tmp_path: Path) -> None:
+def test_integer_ids_are_the_same_in_any_column_type(tmp_path: Path) -> None:
     rows = [{**row, "user_id": 17850 + place % 9} for place, row in enumerate(make_log(300))]
     found = []
     for place, kind in enumerate((pa.int32(), pa.float64(), pa.string(), pa.string())):
@@ -279,7 +279,7 @@ def test_whole_numbers_are_the_same_ids_in_any_type(tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2] == found[3]
 
 
-def test_both_kinds_of_sequence_file_give_the_same_data(tmp_path: Path) -> None:
+def test_both_sequence_formats_give_the_same_data(tmp_path: Path) -> None:
     baskets = {"u1": "a b a c", "u2": "c c", "u10": "b d a"}
     (tmp_path / "lists.txt").write_text("".join(f"{user}  {items} \n\n" for user, items in baskets.items()))
     pairs = "".join(f"{user}\t{item}\r\n" for user, items in baskets.items() for item in items.split())
@@ -324,7 +324,7 @@ def test_the_item_table_has_the_most_frequent_value_of_each_attribute(tmp_path: 
     assert [row["reason"] for row in quarantined(data)] == ["item_table_missing_item_id"]
 
 
-def test_another_item_table_gives_another_fingerprint(tmp_path: Path, store: Store) -> None:
+def test_a_different_item_table_gives_a_different_fingerprint(tmp_path: Path, store: Store) -> None:
     raw = write_csv(tmp_path / "log.csv", make_log())
     tables = [write_csv(tmp_path / f"{name}.csv", [{"item_id": "i0", "title": name}]) for name in ("a", "b")]
     assert len({prepared(store, raw, items=str(table)).name for table in tables}) == 2

@@ -13,7 +13,7 @@ import pytest
 from jobs.cli.context import Store
 from models.errors import DataRejected
 from models.recommender.prepare.pipeline import PrepareConfig
-from tests.kit.logs import contents, nothing_is_left, prepare, prepared
+from tests.kit.logs import contents, is_empty, prepare, prepared
 
 RETAIL: dict[str, Any] = {
     "columns": "user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,"
@@ -36,11 +36,11 @@ def test_sequence_benchmarks_have_their_published_counts(shared_data: Path, stor
 
 
 @pytest.mark.real
-def test_online_retail_is_refused_as_it_is_and_every_row_is_accounted_for(shared_data: Path, store: Store) -> None:
+def test_raw_online_retail_is_rejected_and_every_row_is_accounted_for(shared_data: Path, store: Store) -> None:
     raw = str(shared_data / "online_retail_uci" / "online_retail.parquet")
     with pytest.raises(DataRejected, match=r"135,080 missing_user_id.*--max-bad-fraction 0.27"):
         prepare(store, PrepareConfig(raw=raw, **RETAIL))
-    assert nothing_is_left(store)
+    assert is_empty(store)
     details = prepare(store, PrepareConfig(raw=raw, items=raw, max_bad_fraction=0.27, **RETAIL)).details
     assert details["rows"] == 541_909
     assert details["bad"] == {"missing_user_id": 135_080, "quantity_not_positive": 8_905}
@@ -55,7 +55,7 @@ def test_online_retail_is_refused_as_it_is_and_every_row_is_accounted_for(shared
 
 
 @pytest.mark.real
-def test_online_retail_as_csv_with_float_customers_is_the_same_data(shared_data: Path, tmp_path: Path) -> None:
+def test_online_retail_as_csv_with_float_customer_ids_gives_the_same_data(shared_data: Path, tmp_path: Path) -> None:
     raw = shared_data / "online_retail_uci" / "online_retail.parquet"
     table = pq.read_table(raw).slice(0, 60_000)
     pq.write_table(table, tmp_path / "log.parquet")

@@ -1,4 +1,4 @@
-"""The made-up shop: the same every time, with habits that can be found again and dirt that is counted."""
+"""The synthetic shop: deterministic, with known transitions and a known share of dirty rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_shop_and_another_gives_another(tmp_path: P
     assert not pq.read_table(first.events).equals(pq.read_table(other.events))
 
 
-def test_the_habits_can_be_found_again_in_the_log(tmp_path: Path) -> None:
+def test_the_known_transitions_are_the_most_frequent_in_the_log(tmp_path: Path) -> None:
     shop = write_sample(tmp_path, num_users=600, num_items=60, num_events=6_000)
     follows: dict[str, Counter[str]] = defaultdict(Counter)
     table = pq.read_table(shop.events).sort_by("event_id")
@@ -41,7 +41,7 @@ def test_no_item_follows_itself(tmp_path: Path) -> None:
     assert not [item for item, answer in shop.followers.items() if item in answer or len(set(answer)) < len(answer)]
 
 
-def test_prepare_counts_the_dirt_by_reason_and_accepts_the_rest(tmp_path: Path) -> None:
+def test_prepare_counts_the_dirty_rows_by_reason_and_accepts_the_rest(tmp_path: Path) -> None:
     shop = write_sample(tmp_path / "raw", num_users=200, num_items=60, num_events=4_000)
     out = tmp_path / "data"
     out.mkdir()
@@ -54,13 +54,13 @@ def test_prepare_counts_the_dirt_by_reason_and_accepts_the_rest(tmp_path: Path) 
     assert sum(reasons.values()) < 0.01 * num_events
 
 
-def test_the_sample_of_the_family_fits_its_configs(tmp_path: Path) -> None:
+def test_the_settings_and_questions_of_the_sample_are_valid(tmp_path: Path) -> None:
     offered = sample(tmp_path)
     PrepareConfig(**offered.prepare)
     Config(**offered.train)
     assert [ENDPOINTS[0].Request(**question.request) for question in offered.questions]
 
 
-def test_a_shop_that_is_too_small_is_refused(tmp_path: Path) -> None:
+def test_a_shop_that_is_too_small_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a shop of 5 users, 2 items"):
         write_sample(tmp_path, num_users=5, num_items=2, num_events=100)
