@@ -24,7 +24,7 @@ from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
 from jobs.training import trials
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
 from jobs.training.loop import run_training
 from models.bundle import former_names
@@ -222,9 +222,9 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
             )
             return
         torch.set_num_threads(workers.cpus_each)
-        place = Place(device="cuda" if workers.gpu else "cpu")
+        worker = WorkerContext(device="cuda" if workers.gpu else "cpu")
         run_training(
-            search.family, config=config, data=search.data, directory=directory, place=place, report=tune.report
+            search.family, config=config, data=search.data, directory=directory, worker=worker, report=tune.report
         )
 
     return trial

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from jobs.training.distributed import share
+from jobs.training.distributed import all_gather
 from jobs.training.validation import Task
 
 POOL_STEPS = 50
@@ -32,18 +32,18 @@ class TrainingSplit:
 
 def training_split(task: Task, epoch: int) -> TrainingSplit:
     """This worker's training examples and how many steps every worker makes with its own."""
-    place = task.place
-    shards = range(place.rank, task.schema.num_shards, place.world_size)
+    worker = task.worker
+    shards = range(worker.rank, task.schema.num_shards, worker.world_size)
     dataset = task.family.dataset(task.data, "train", shards, schema=task.schema, config=task.config, epoch=epoch)
-    sizes = share(len(dataset), place)
+    sizes = all_gather(len(dataset), worker)
     if not all(sizes):
-        raise ValueError(f"worker {sizes.index(0)} of {place.world_size} has no training example; use fewer workers")
+        raise ValueError(f"worker {sizes.index(0)} of {worker.world_size} has no training example; use fewer workers")
     total = sum(sizes)
     return TrainingSplit(
         dataset=dataset,
         num_examples=total,
         steps=math.ceil(total / task.config.batch_size),
-        weight=len(dataset) * place.world_size / total,
+        weight=len(dataset) * worker.world_size / total,
     )
 
 

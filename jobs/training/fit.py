@@ -29,7 +29,7 @@ from jobs.cli.signals import sigint_kept
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
 from models.files import write_text
@@ -186,12 +186,12 @@ def _work(settings: dict[str, Any]) -> Result | Exception:
     torch.set_num_threads(int(connection.own_resources().get("CPU", 1)))
     session = ray.train.get_context()
     device = str(ray.train.torch.get_device())
-    place = Place(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
+    worker = WorkerContext(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
     try:
-        return run_training(**settings, place=place, report=ray.train.report)
+        return run_training(**settings, worker=worker, report=ray.train.report)
     except ValueError as error:
         # Raised anew it would be retried, in vain. Workers that fail alone must raise, or the others wait for them.
-        if place.world_size == 1 or isinstance(error, TrainingDiverged):
+        if worker.world_size == 1 or isinstance(error, TrainingDiverged):
             return error
         raise
 

@@ -19,7 +19,7 @@ from jobs.cli.context import log
 from jobs.training import checkpoints
 from jobs.training.batches import batches, training_split
 from jobs.training.checkpoints import Progress
-from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
+from jobs.training.distributed import WorkerContext, all_gather, barrier, broadcast_buffers, seed_everything, wrap_ddp
 from jobs.training.optimizer import clip, optimizer_of
 from jobs.training.validation import Task, validate
 from models import bundle
@@ -81,7 +81,7 @@ class _Epoch:
 
 
 def run_training(
-    family: Family, *, config: Any, data: Prepared, directory: Path, place: Place, report: Report
+    family: Family, *, config: Any, data: Prepared, directory: Path, worker: WorkerContext, report: Report
 ) -> Result:
     """Train a network of a family on prepared data, or go on where `directory` stopped.
 
@@ -91,9 +91,9 @@ def run_training(
     TrainingDiverged when the loss does not stay finite.
     """
     schema = data.schema(family.Schema, family.files)
-    _check(config, schema, place)
-    task = Task(family, config, schema, data, directory, place)
-    use_fast_products(place.device)
+    _check(config, schema, worker)
+    task = Task(family, config, schema, data, directory, worker)
+    use_fast_products(worker.device)
     keep_freed_memory()
     seed_everything(config.seed, 0, 0)
     network = family.build(config, schema)
@@ -121,28 +121,28 @@ def learning_rate(config: Any, step: int, total_steps: int) -> float:
 
 def _start(task: Task, network: Any) -> Progress:
     """Bring the network to the newest good checkpoint, or to epoch 0; every worker loads the same file."""
-    first = task.place.rank == 0
-    epoch = share(checkpoints.newest(task.directory) if first else None, task.place)[0]
+    first = task.worker.rank == 0
+    epoch = all_gather(checkpoints.newest(task.directory) if first else None, task.worker)[0]
     if epoch is None:
         if first:
             _write_epoch_0(task, network)
-        wait_for_all(task.place)
+        barrier(task.worker)
         epoch = 0
     _check_same_run(task, epoch)
     checkpoints.load(task.directory, epoch, network)
-    network.to(task.place.device)
+    network.to(task.worker.device)
     progress = checkpoints.read_progress(task.directory, epoch)
     if epoch:
         log.info("continuing after epoch %d", epoch)
     restored = checkpoints.restore_best(task.directory, progress, task.metric) if first else progress
-    return share(restored, task.place)[0]
+    return all_gather(restored, task.worker)[0]
 
 
 def _write_epoch_0(task: Task, network: Any) -> None:
     started = time.monotonic()
     task.family.initialise(network, task.data, task.schema)
-    network.to(task.place.device)
-    alone = dataclasses.replace(task, place=Place(device=task.place.device))
+    network.to(task.worker.device)
+    alone = dataclasses.replace(task, worker=WorkerContext(device=task.worker.device))
     metrics = validate(alone, network)
     if not _finite(metrics):
         raise TrainingDiverged(f"the model is not finite before training: {metrics}; check the prepared data")
@@ -156,35 +156,35 @@ def _train(task: Task, network: Any, progress: Progress, report: Report) -> Prog
     """Train epoch after epoch until the last one or until patience ends."""
     config, optimizer = task.config, optimizer_of(task.family, network, task.config)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    module = distribute(Loss(task.family.loss, network), task.place)
+    module = wrap_ddp(Loss(task.family.loss, network), task.worker)
     while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
         started = time.monotonic()
         progress = _schedule(task, progress)
         trained = _train_epoch(task, module, optimizer, progress)
-        if task.place.rank == 0 and task.family.update_statistics is not None:
+        if task.worker.rank == 0 and task.family.update_statistics is not None:
             task.family.update_statistics(network, task.data, task.schema)
-        equalise_buffers(network, task.place)
+        broadcast_buffers(network, task.worker)
         metrics = validate(task, network) if math.isfinite(trained.loss) else {}
         if not metrics or not _finite(metrics):
             progress = _fall_back(task, network, optimizer, progress)
             continue
         progress = _advance(task, progress, trained, metrics, time.monotonic() - started)
-        if task.place.rank == 0:
+        if task.worker.rank == 0:
             _write(task, progress, network, optimizer)
             log.info("%s", _line(progress.reports[-1], task.metric))
-        wait_for_all(task.place)
+        barrier(task.worker)
         report(progress.reports[-1])
     return progress
 
 
 def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progress) -> _Epoch:
     """One pass over this worker's training examples, cut into the same number of steps on every worker."""
-    config, place, epoch = task.config, task.place, progress.epoch + 1
+    config, worker, epoch = task.config, task.worker, progress.epoch + 1
     started = time.monotonic()
     split = training_split(task, epoch)
-    seed_everything(config.seed, epoch, place.rank)
+    seed_everything(config.seed, epoch, worker.rank)
     order = batches(task, split)
-    device = torch.device(place.device)
+    device = torch.device(worker.device)
     dtype = autocast_dtype(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -205,7 +205,7 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break
     finite = math.isfinite(norm_sum.item())
-    loss = sum(share(loss_sum.item() if finite else math.nan, place)) / split.num_examples
+    loss = sum(all_gather(loss_sum.item() if finite else math.nan, worker)) / split.num_examples
     return _Epoch(loss=loss, examples=split.num_examples, steps=split.steps, seconds=time.monotonic() - started)
 
 
@@ -249,13 +249,13 @@ def _fall_back(task: Task, network: Any, optimizer: Optimizer, progress: Progres
     scale = progress.rate_scale / 2
     log.warning("epoch %d was not finite; repeating it from epoch %d at %g of the rate", failed, failed - 1, scale)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    network.to(task.place.device)
+    network.to(task.worker.device)
     return dataclasses.replace(progress, rate_scale=scale)
 
 
 def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | None) -> None:
     # The golden answer is the one that a server without an accelerator will give.
-    on_cpu = network if task.place.device == "cpu" else copy.deepcopy(network).to("cpu")
+    on_cpu = network if task.worker.device == "cpu" else copy.deepcopy(network).to("cpu")
     scores = {name: value for name, value in progress.reports[-1].items() if name.startswith("val_")}
     files = {
         "config.json": dataclasses.asdict(task.config),
@@ -267,11 +267,11 @@ def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | 
     checkpoints.write(task.directory, progress, files, network, optimizer)
 
 
-def _check(config: Any, schema: Any, place: Place) -> None:
-    if config.batch_size < place.world_size:
-        raise ValueError(f"batch_size {config.batch_size} is less than {place.world_size} workers; raise --batch-size")
-    if schema.num_shards < place.world_size:
-        raise ValueError(f"the data has {schema.num_shards} shards, fewer than {place.world_size} workers; use fewer")
+def _check(config: Any, schema: Any, worker: WorkerContext) -> None:
+    if config.batch_size < worker.world_size:
+        raise ValueError(f"batch_size {config.batch_size} is less than {worker.world_size} workers; raise --batch-size")
+    if schema.num_shards < worker.world_size:
+        raise ValueError(f"the data has {schema.num_shards} shards, fewer than {worker.world_size} workers; use fewer")
 
 
 def _check_same_run(task: Task, epoch: int) -> None:

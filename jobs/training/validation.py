@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jobs.training.distributed import Place, share
+from jobs.training.distributed import WorkerContext, all_gather
 from models.evaluate import Model, blocks, evaluate_shard
 from models.family import Family
 from models.prepared import Prepared
@@ -31,7 +31,7 @@ class Task:
     schema: Any
     data: Prepared
     directory: Path
-    place: Place
+    worker: WorkerContext
 
     @property
     def metric(self) -> str:
@@ -83,7 +83,7 @@ def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float
 
 def _validate_shard(task: Task, network: Any, shard: int) -> _ShardScores | None:
     model = Model(task.family, task.config, task.schema, network)
-    scores = evaluate_shard(model, task.data, "val", shard, device=task.place.device)
+    scores = evaluate_shard(model, task.data, "val", shard, device=task.worker.device)
     if scores is None:
         return None
     above = {name: math.fsum(values) for name, values in scores.numerators.items()}
@@ -98,7 +98,7 @@ def _calibrate(task: Task, network: Any) -> None:
     shards = _by_shard(task, lambda shard: _calibration_sums(task, network, shard))
     sums = [part for part in shards if part is not None]
     if sums:
-        calibration.choose(network, functools.reduce(torch.add, sums).to(task.place.device))
+        calibration.choose(network, functools.reduce(torch.add, sums).to(task.worker.device))
 
 
 @torch.inference_mode()
@@ -106,7 +106,7 @@ def _calibration_sums(task: Task, network: Any, shard: int) -> Tensor | None:
     assert task.family.calibration is not None
     total: Tensor | None = None
     for batch, _ in blocks(task.family, task.data, "val", shard, schema=task.schema, config=task.config):
-        sums = task.family.calibration.sums(network, batch.to(task.place.device))
+        sums = task.family.calibration.sums(network, batch.to(task.worker.device))
         if sums is None:
             return None
         total = sums.double().cpu() if total is None else total + sums.double().cpu()
@@ -115,9 +115,9 @@ def _calibration_sums(task: Task, network: Any, shard: int) -> Tensor | None:
 
 def _by_shard(task: Task, measure: Callable[[int], Found]) -> list[Found]:
     """What `measure` finds in each validation shard, in their order; each worker measures its own."""
-    place = task.place
-    own = {shard: measure(shard) for shard in range(place.rank, task.schema.num_shards, place.world_size)}
-    found = {shard: value for part in share(own, place) for shard, value in part.items()}
+    worker = task.worker
+    own = {shard: measure(shard) for shard in range(worker.rank, task.schema.num_shards, worker.world_size)}
+    found = {shard: value for part in all_gather(own, worker) for shard, value in part.items()}
     return [found[shard] for shard in sorted(found)]
 
 

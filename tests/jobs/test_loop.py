@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, learning_rate, run_training
 from jobs.training.optimizer import optimizer_of
 from jobs.training.validation import Task, validate
@@ -39,7 +39,7 @@ def train(
     data: Prepared,
     directory: Path,
     *,
-    place: Place | None = None,
+    worker: WorkerContext | None = None,
     stop_after: int | None = None,
     **fields: Any,
 ) -> tuple[list[dict[str, float]], Result | None]:
@@ -54,7 +54,7 @@ def train(
     config = toy_module.Config(**{"epochs": 4, "network": "hidden", **fields})
     try:
         result = run_training(
-            family, config=config, data=data, directory=directory, place=place or Place(), report=report
+            family, config=config, data=data, directory=directory, worker=worker or WorkerContext(), report=report
         )
     except Interruption:
         return reports, None
@@ -278,12 +278,12 @@ def test_more_workers_than_the_work_can_be_cut_into_are_refused(
     toy: Family, toy_data: Prepared, tmp_path: Path, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train(toy, toy_data, tmp_path / "run", place=Place(rank=0, world_size=5), **fields)
+        train(toy, toy_data, tmp_path / "run", worker=WorkerContext(rank=0, world_size=5), **fields)
 
 
 def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run", epochs=1)
-    alone = validate_best(toy_data, tmp_path / "run", Place())
+    alone = validate_best(toy_data, tmp_path / "run", WorkerContext())
 
     for world_size in (2, 3):
         together(partial(work, toy_data), world_size, tmp_path)
@@ -298,17 +298,17 @@ def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data:
 def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of so many workers, who validate the checkpoint of `run` and then train together."""
     register()
-    place = Place(rank=rank, world_size=world_size)
-    validated = validate_best(data, directory / "run", place)
-    reports, _ = train(TOY, data, directory / f"run-{world_size}", place=place, epochs=2, learning_rate=0.03)
+    worker = WorkerContext(rank=rank, world_size=world_size)
+    validated = validate_best(data, directory / "run", worker)
+    reports, _ = train(TOY, data, directory / f"run-{world_size}", worker=worker, epochs=2, learning_rate=0.03)
     found = {"validated": validated, "reports": reports}
     (directory / f"{rank}-of-{world_size}.json").write_text(json.dumps(found))
 
 
-def validate_best(data: Prepared, directory: Path, place: Place) -> dict[str, float]:
+def validate_best(data: Prepared, directory: Path, worker: WorkerContext) -> dict[str, float]:
     """Validation metrics of a run's best bundle."""
     loaded = bundle.load(directory / "best", TOY)
-    task = Task(TOY, loaded.config, loaded.schema, data, directory, place)
+    task = Task(TOY, loaded.config, loaded.schema, data, directory, worker)
     return validate(task, loaded.network)
 
 

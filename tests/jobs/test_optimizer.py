@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.training.distributed import Place, distribute
+from jobs.training.distributed import WorkerContext, wrap_ddp
 from jobs.training.optimizer import BETAS, clip, optimizer_of
 from models.config import TrainConfig
 from tests.kit.gloo import together
@@ -100,7 +100,7 @@ def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> Non
 def work(rank: int, world_size: int, directory: Path) -> None:
     """Two steps of one of two workers, whose batches have other rows."""
     network = Table(sparse=True)
-    module = distribute(network, Place(rank=rank, world_size=world_size))
+    module = wrap_ddp(network, WorkerContext(rank=rank, world_size=world_size))
     optimizer = optimizer_of(TOY, network, CONFIG)
     for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
         optimizer.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from jobs.training.validation import Task, validate
 from models import bundle
@@ -207,7 +207,7 @@ def test_two_workers_are_judged_with_the_same_statistics(data: Prepared, tmp_pat
 
     config = dataclasses.replace(SMALL, epochs=1)
     loaded = bundle.load(tmp_path / "run" / "best", FAMILY)
-    task = Task(FAMILY, config, loaded.schema, data, tmp_path / "run", Place())
+    task = Task(FAMILY, config, loaded.schema, data, tmp_path / "run", WorkerContext())
     alone = validate(task, loaded.network)
     said = read_json(tmp_path / "run" / "best" / "metrics.json")
     assert alone == {name: pytest.approx(said[name], rel=1e-6) for name in alone}
@@ -215,7 +215,7 @@ def test_two_workers_are_judged_with_the_same_statistics(data: Prepared, tmp_pat
 
 def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of two workers."""
-    train(data, directory / "run", place=Place(rank=rank, world_size=world_size), epochs=1)
+    train(data, directory / "run", worker=WorkerContext(rank=rank, world_size=world_size), epochs=1)
 
 
 def test_grey_pictures_come_out_of_the_first_convolution_channels_last() -> None:
@@ -381,7 +381,14 @@ def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been(data: Prepare
 
 
 def train(
-    data: Prepared, directory: Path, *, place: Place | None = None, report: Any = lambda _: None, **changes: Any
+    data: Prepared,
+    directory: Path,
+    *,
+    worker: WorkerContext | None = None,
+    report: Any = lambda _: None,
+    **changes: Any,
 ) -> Any:
     config = dataclasses.replace(SMALL, **changes)
-    return run_training(FAMILY, config=config, data=data, directory=directory, place=place or Place(), report=report)
+    return run_training(
+        FAMILY, config=config, data=data, directory=directory, worker=worker or WorkerContext(), report=report
+    )
