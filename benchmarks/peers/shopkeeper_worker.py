@@ -20,7 +20,7 @@ from jobs.evaluation.scoring import load_model, score
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import Task, validate
+from jobs.training.validation import TrainingTask, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.evaluate import Model
@@ -144,7 +144,7 @@ def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None
     family.initialise(network, arguments.data, schema)
     network.eval()
     model = Model(family, config, schema, network)
-    task = Task(family, config, schema, arguments.data, arguments.work, WorkerContext())
+    task = TrainingTask(family, config, schema, arguments.data, arguments.work, WorkerContext())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
     for _ in protocol.asked():

@@ -82,7 +82,7 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
     """`fit()` on the cluster, with a clock where Ray collects the reports."""
     from ray.train import UserCallback
 
-    from jobs.training.fit import Workers, fit
+    from jobs.training.fit import TrainingResources, fit
 
     class Clock(UserCallback):  # type: ignore[misc]
         def __init__(self, path: str) -> None:
@@ -101,7 +101,7 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
         config=config_from_dict(family.Config, measure.overrides(settings(arguments))),
         data=Prepared(data),
         directory=work / "run",
-        workers=Workers(num=num, cpus_each=arguments.threads),
+        resources=TrainingResources(num_workers=num, cpus_per_worker=arguments.threads),
         callbacks=[Clock(str(clock))],
     )
     return [started, *map(float, clock.read_text(encoding="utf-8").split())]

@@ -14,7 +14,7 @@ import torch
 
 from jobs.training.batches import batches, training_split
 from jobs.training.distributed import WorkerContext
-from jobs.training.validation import Task
+from jobs.training.validation import TrainingTask
 from models.family import Dataset, Family
 from models.prepared import Prepared
 from tests.kit import toy as toy_module
@@ -25,15 +25,15 @@ from tests.kit.toy import Visitor
 BATCH_SIZE = 48
 
 
-def task_of(family: Family, data: Prepared, directory: Path, worker: WorkerContext) -> Task:
+def make_task(family: Family, data: Prepared, directory: Path, worker: WorkerContext) -> TrainingTask:
     """A training of the toy."""
     config = toy_module.Config(batch_size=BATCH_SIZE)
-    return Task(family, config, data.schema(family.Schema), data, directory, worker)
+    return TrainingTask(family, config, data.schema(family.Schema), data, directory, worker)
 
 
 def write_rows_of_each_step(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """Write how many examples of one worker each step has, and how often it sees each of its own."""
-    task = task_of(TOY, data, directory, WorkerContext(rank=rank, world_size=world_size))
+    task = make_task(TOY, data, directory, WorkerContext(rank=rank, world_size=world_size))
     split = training_split(task, 1)
     order = batches(task, split)
     seen = np.bincount([row for rows in order for row in rows], minlength=len(split.dataset))
@@ -67,7 +67,7 @@ def test_examples_of_similar_length_share_a_step_and_none_is_lost(
 ) -> None:
     spread = {}
     for name, family in {"random": toy, "by length": dataclasses.replace(toy, lengths=lengths_of)}.items():
-        task = task_of(family, toy_data, tmp_path, WorkerContext())
+        task = make_task(family, toy_data, tmp_path, WorkerContext())
         split = training_split(task, 1)
         torch.manual_seed(0)
         order = batches(task, split)

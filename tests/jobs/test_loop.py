@@ -17,8 +17,8 @@ from torch import Tensor
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, learning_rate, run_training
-from jobs.training.optimizer import optimizer_of
-from jobs.training.validation import Task, validate
+from jobs.training.optimizer import make_optimizer
+from jobs.training.validation import TrainingTask, validate
 from models import bundle
 from models.family import Family
 from models.golden import check, golden
@@ -268,7 +268,7 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
 def test_matrices_decay_but_vectors_and_embeddings_do_not() -> None:
     network = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
 
-    groups = optimizer_of(TOY, network, toy_module.Config(weight_decay=0.5)).param_groups
+    groups = make_optimizer(TOY, network, toy_module.Config(weight_decay=0.5)).param_groups
 
     assert [[len(group["params"]), group["weight_decay"]] for group in groups] == [[1, 0.5], [2, 0.0]]
 
@@ -308,7 +308,7 @@ def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
 def validate_best(data: Prepared, directory: Path, worker: WorkerContext) -> dict[str, float]:
     """Validation metrics of a run's best bundle."""
     loaded = bundle.load(directory / "best", TOY)
-    task = Task(TOY, loaded.config, loaded.schema, data, directory, worker)
+    task = TrainingTask(TOY, loaded.config, loaded.schema, data, directory, worker)
     return validate(task, loaded.network)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.training.distributed import WorkerContext, wrap_ddp
-from jobs.training.optimizer import BETAS, clip, optimizer_of
+from jobs.training.optimizer import BETAS, clip_gradients, make_optimizer
 from models.config import TrainConfig
 from tests.kit.gloo import together
 from tests.kit.register import TOY
@@ -35,11 +35,11 @@ class Table(nn.Module):
 
 
 def trained(network: Table, batches: list[Tensor]) -> tuple[Table, list[float]]:
-    optimizer, norms = optimizer_of(TOY, network, CONFIG), []
+    optimizer, norms = make_optimizer(TOY, network, CONFIG), []
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
-        norms.append(float(clip(list(network.parameters()), 0.5)))
+        norms.append(float(clip_gradients(list(network.parameters()), 0.5)))
         optimizer.step()
     return network, norms
 
@@ -75,14 +75,14 @@ def test_a_resumed_table_goes_on_as_it_would_have() -> None:
     batches = [torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]), torch.tensor([1, 4, 5])]
     whole, _ = trained(Table(sparse=True), batches)
     network = Table(sparse=True)
-    optimizer = optimizer_of(TOY, network, CONFIG)
+    optimizer = make_optimizer(TOY, network, CONFIG)
     for place, batch in enumerate(batches):
         if place == 2:
-            state, optimizer = optimizer.state_dict(), optimizer_of(TOY, network, CONFIG)
+            state, optimizer = optimizer.state_dict(), make_optimizer(TOY, network, CONFIG)
             optimizer.load_state_dict(state)
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
-        clip(list(network.parameters()), 0.5)
+        clip_gradients(list(network.parameters()), 0.5)
         optimizer.step()
 
     assert torch.equal(network.table.weight, whole.table.weight)
@@ -101,10 +101,10 @@ def work(rank: int, world_size: int, directory: Path) -> None:
     """Two steps of one of two workers, whose batches have other rows."""
     network = Table(sparse=True)
     module = wrap_ddp(network, WorkerContext(rank=rank, world_size=world_size))
-    optimizer = optimizer_of(TOY, network, CONFIG)
+    optimizer = make_optimizer(TOY, network, CONFIG)
     for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
         optimizer.zero_grad(set_to_none=True)
         module(batch).backward()
-        clip(list(network.parameters()), 0.5)
+        clip_gradients(list(network.parameters()), 0.5)
         optimizer.step()
     torch.save(network.table.weight.detach(), directory / f"{rank}.pt")

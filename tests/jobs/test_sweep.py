@@ -15,6 +15,7 @@ from jobs import sweep
 from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.sweep import Options, search_space
 from jobs.tracking.client import Tracking
+from jobs.tracking.runs import open_run
 from jobs.training import checkpoints, trials
 from models import bundle
 from models.config import Choice, LogUniform, Range
@@ -76,7 +77,7 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 
     family = dataclasses.replace(TOY, build=build)
 
-    with pytest.raises(Failure, match=r"no trial of 2 .*nothing works") as failure:
+    with pytest.raises(Failure, match=r"all 2 trials failed.*nothing works") as failure:
         sweep.run(context, family, Options(trials=2), None)
 
     assert failure.value.exit_code == 1
@@ -109,6 +110,24 @@ def test_a_sweep_without_sense_is_refused_before_a_cluster_is_asked(
         sweep.run(context, toy, options, None)
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("pickled", [b"cjobs.trials\nTrialLogger\n.", b"cjobs.training.trials\nGone\n."])
+def test_a_sweep_of_another_release_cannot_be_resumed_and_its_best_model_is_named(
+    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, pickled: bytes
+) -> None:
+    plan, _ = open_run(context, toy, name="sweep", config=toy_module.Config(), options=Options(), tags={})
+    for name, score in (("a", 0.1), ("b", 0.3)):
+        write_trial(plan.directory, name, [score])
+    (plan.directory / sweep.TUNE).mkdir()
+    (plan.directory / sweep.TUNE / "tuner.pkl").write_bytes(pickled)
+
+    with pytest.raises(Failure, match="was started by another release") as failure:
+        sweep.run(context, toy, Options(resume=plan.run_id), None)
+
+    assert "start a new sweep" in str(failure.value)
+    assert str(checkpoints.best_of(trials.directory_of(plan.directory, "b"))) in str(failure.value)
+
+
 def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
     space, config = search_space(toy, toy_module.Config(learning_rate=0.5), ("epochs=7",))
     assert (list(space), config.learning_rate, config.epochs) == (["network"], 0.5, 7)
@@ -132,7 +151,7 @@ def test_a_fixed_setting_may_have_its_old_name(toy: Family) -> None:
     [
         ("colour=red", "'?colour=red"),
         ("network=tree", 'Choose from: "linear", "hidden"'),
-        ("epochs", "does not name"),
+        ("epochs", "not NAME=VALUE"),
         ("epochs=x", "whole"),
     ],
 )
@@ -142,21 +161,8 @@ def test_a_fixed_setting_that_does_not_exist_is_refused(toy: Family, fix: str, m
 
 
 def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> None:
-    for name, scores in (("a", [0.1, 0.4]), ("b", [0.3, 0.2])):
-        directory = trials.directory_of(tmp_path, name)
-        directory.mkdir(parents=True)
-        record = {
-            "trial_id": name,
-            "run_id": name,
-            "sample": {"network": "linear", "learning_rate": 0.1},
-            "error": None,
-        }
-        (directory / trials.RECORD).write_text(json.dumps(record))
-        reports = [
-            {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}
-            for epoch, score in enumerate(scores)
-        ]
-        (directory / checkpoints.REPORTS).write_text(json.dumps(reports))
+    write_trial(tmp_path, "a", [0.1, 0.4])
+    write_trial(tmp_path, "b", [0.3, 0.2])
     order = [("a", 0), ("b", 0), ("b", 0), ("b", 1), ("a", 1)]
     lines = [json.dumps({"trial_id": name, "epoch": epoch, "time": 0.0}) for name, epoch in order]
     (tmp_path / trials.HISTORY).write_text("\n".join(lines))
@@ -166,10 +172,24 @@ def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> Non
     trials.write_report(tmp_path / "search", table, space, Metric("accuracy", "max"))
 
     assert [(row.score, row.best_epoch, row.core_seconds) for row in table] == [(0.4, 1, 12.0), (0.3, 0, 12.0)]
-    assert trials._path_of_best(tmp_path, table, Metric("accuracy", "max")) == [
+    assert trials._best_so_far(tmp_path, table, Metric("accuracy", "max")) == [
         (6.0, 0.1),
         (12.0, 0.3),
         (24.0, 0.4),
         (24.0, 0.4),
     ]
     assert (tmp_path / "search" / "search.svg").stat().st_size > 1000
+
+
+def write_trial(sweep_directory: Path, name: str, scores: list[float]) -> None:
+    """Write what a trial leaves on disk: its record and a report for each epoch."""
+    directory = trials.directory_of(sweep_directory, name)
+    directory.mkdir(parents=True)
+    sample = {"network": "linear", "learning_rate": 0.1}
+    record = {"trial_id": name, "run_id": name, "sample": sample, "error": None}
+    (directory / trials.RECORD).write_text(json.dumps(record))
+    reports = [
+        {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}
+        for epoch, score in enumerate(scores)
+    ]
+    (directory / checkpoints.REPORTS).write_text(json.dumps(reports))

@@ -21,7 +21,7 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import reopen_run
 from jobs.train import Options
-from jobs.training.fit import place_workers
+from jobs.training.fit import allocate_workers
 from models import bundle
 from models.family import Family
 from models.prepared import Prepared
@@ -129,7 +129,7 @@ def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
 def test_an_impossible_request_is_refused_at_once(
     ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
-    with pytest.raises(UsageFailure, match=r"cannot place .* the cluster has 2 CPUs and 0 GPUs") as failure:
+    with pytest.raises(UsageFailure, match=r"cannot allocate .* the cluster has 2 CPUs and 0 GPUs") as failure:
         train.run(context, toy, options, None)
 
     assert failure.value.exit_code == 2
@@ -138,8 +138,8 @@ def test_an_impossible_request_is_refused_at_once(
 
 @pytest.mark.ray
 def test_one_worker_gets_all_processors_of_the_cluster(ray_cluster: None) -> None:
-    assert place_workers(1, gpu=False).cpus_each == 2
-    assert place_workers(2, gpu=False).cpus_each == 1
+    assert allocate_workers(1, gpu=False).cpus_per_worker == 2
+    assert allocate_workers(2, gpu=False).cpus_per_worker == 1
 
 
 def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
