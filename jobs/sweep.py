@@ -19,10 +19,10 @@ from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import Parser, UsageError, flag_name
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
-from jobs.tracking.client import BUNDLE, Run
-from jobs.tracking.runs import Plan, open_run, reopen_run
+from jobs.tracking.client import BUNDLE, Run, Tracking
+from jobs.tracking.runs import Plan, open_run, read_plan
 from jobs.training import trials
 from jobs.training.distributed import WorkerContext
 from jobs.training.fit import (
@@ -101,16 +101,19 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     search_space(family, config, options.fix)
     connection.connect(context)
     if options.resume:
-        plan, tracked = reopen_run(context, family, config=config, options=options)
-        allocation = allocate_trials(plan.options)
+        plan = read_plan(context, family, config=config, options=options)
+        search = _search(family, plan, *allocate_trials(plan.options))
+        tuner = _tuner(search, context, plan)  # before the run is reopened, for a sweep of another release fails here
+        tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
         allocation = allocate_trials(options)
         name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    search = _search(family, plan, *allocation)
+        search = _search(family, plan, *allocation)
+        tuner = _tuner(search, context, plan)
     with record_final_status(tracked, f"`shopkeeper sweep {family.name} --resume {plan.run_id}` resumes it"):
         with _ctrl_c_as_exception():
-            _tuner(search, context, plan).fit()
+            tuner.fit()
         return _conclude(search, plan, tracked)
 
 
@@ -328,7 +331,7 @@ def _is_inside(value: Any, dimension: Range) -> bool:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Turns Ctrl-C into a KeyboardInterrupt; Tune would save its state and return as if the search had finished."""
-    with sigint_kept() as is_in_place:
+    with sigint_restored() as is_in_place:
         yield
         # Tune leaves its handler installed unless Ctrl-C came; then it puts the previous one back.
         if is_in_place():

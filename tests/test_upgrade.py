@@ -13,12 +13,12 @@ import pytest
 from jobs import deploy, predict, promote, rollback, status, stop, train
 from jobs.cli.context import Context, Outcome, Store
 from jobs.cluster.local_head import headers, running_head, stop_head
+from jobs.cluster.ports import free_port
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import PinnedModel
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
-from tests.jobs.test_deploy import free_port
 from tests.stores import bundle_names, unpack
 
 RELEASE = "0.1.0"

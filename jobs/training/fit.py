@@ -25,7 +25,7 @@ from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
@@ -199,7 +199,7 @@ def _train_worker(settings: dict[str, Any]) -> Result | Exception:
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
     """Turns Ctrl-C into a KeyboardInterrupt; Ray Train would exit the process and leave its signal handler behind."""
-    with sigint_kept():
+    with sigint_restored():
         try:
             yield
         except SystemExit:

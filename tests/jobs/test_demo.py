@@ -13,7 +13,8 @@ import pytest
 from jobs import demo
 from jobs.cli.context import Context, Store, UsageFailure
 from jobs.cluster.local_head import running_head
-from jobs.tracking.mlflow_ui import free_port, running_ui, start_ui, stop_ui
+from jobs.cluster.ports import free_port
+from jobs.tracking.mlflow_ui import running_ui, start_ui, stop_ui
 from models.family import Family
 from tests.kit.foreign import imported, run_in, write_foreign_packages
 
@@ -44,12 +45,12 @@ def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path) -> None:
 
 
 def test_a_family_that_makes_up_no_log_has_no_demo(store: Store, toy: Family) -> None:
-    with pytest.raises(UsageFailure, match="toy cannot make up a log; add a `sample`"):
+    with pytest.raises(UsageFailure, match="toy has no synthetic data; add a `sample`"):
         demo.run(Context(store=store), toy, demo.Options(), None)
 
 
 def test_a_demo_on_somebody_elses_cluster_is_refused(store: Store) -> None:
-    with pytest.raises(UsageFailure, match=r"leave out --address 10\.0\.0\.1:6379"):
+    with pytest.raises(UsageFailure, match=r"omit --address 10\.0\.0\.1:6379"):
         demo.run(Context(store=store, address="10.0.0.1:6379"), None, demo.Options(), None)
     assert not store.root.exists()
 

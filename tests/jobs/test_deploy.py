@@ -24,6 +24,7 @@ from websockets.sync.client import connect
 from jobs import deploy, status, stop, submit
 from jobs.cli.context import Context, Failure, Store, UsageFailure
 from jobs.cluster.local_head import ClusterInfo, headers, running_head, start_head, stop_head
+from jobs.cluster.ports import free_port
 from jobs.deploy import Options
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import (
@@ -45,12 +46,6 @@ from tests.kit.register import TOY
 from tests.kit.shop import SHOP, prepare_shop, prepare_toy, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Without a cluster

@@ -23,7 +23,7 @@ import pytest
 from jobs.cli.context import Store
 from jobs.cluster.local_head import running_head, stop_head
 from jobs.cluster.packages import PACKAGES
-from jobs.tracking.mlflow_ui import free_port
+from jobs.cluster.ports import free_port
 from models.recommender.sample import write_sample
 from tests.conftest import CHECKOUT
 from tests.kit.foreign import imported, run_in, write_foreign_packages
@@ -117,7 +117,7 @@ def test_a_verb_is_submitted_from_a_checkout_with_its_packages_only(folder: Path
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_whole_line_works_from_a_wheel(folder: Path, run: Run, installed: Path) -> None:
-    port, log = free_port(0), str(folder / "raw" / "events.parquet")
+    port, log = free_port(), str(folder / "raw" / "events.parquet")
 
     prepared = run(installed, "prepare", "recommender", "--raw", log)
     trained = run(installed, "train", "recommender", "--workers", "2", *SMALL)

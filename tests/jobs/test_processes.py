@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster.processes import created_s, end_tree, running_process
 
 WAITS = "import sys; sys.stdin.read()"
@@ -54,7 +54,7 @@ def test_a_process_that_ended_or_is_of_another_age_is_not_the_one_that_ran() -> 
 def test_a_handler_of_ctrl_c_that_is_replaced_comes_back() -> None:
     before = signal.getsignal(signal.SIGINT)
 
-    with pytest.raises(ValueError, match="training failed"), sigint_kept() as is_in_place:
+    with pytest.raises(ValueError, match="training failed"), sigint_restored() as is_in_place:
         seen = [is_in_place()]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         seen.append(is_in_place())
@@ -66,7 +66,7 @@ def test_a_handler_of_ctrl_c_that_is_replaced_comes_back() -> None:
 
 def test_another_thread_than_the_main_one_leaves_the_handler_alone() -> None:
     def use() -> bool:
-        with sigint_kept() as is_in_place:
+        with sigint_restored() as is_in_place:
             return is_in_place()
 
     with ThreadPoolExecutor(1) as pool:

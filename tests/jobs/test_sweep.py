@@ -115,7 +115,8 @@ def test_a_sweep_without_sense_is_refused_before_a_cluster_is_asked(
 def test_a_sweep_of_another_release_cannot_be_resumed_and_its_best_model_is_named(
     ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, pickled: bytes
 ) -> None:
-    plan, _ = open_run(context, toy, name="sweep", config=toy_module.Config(), options=Options(), tags={})
+    plan, run = open_run(context, toy, name="sweep", config=toy_module.Config(), options=Options(), tags={})
+    run.end("KILLED")
     for name, score in (("a", 0.1), ("b", 0.3)):
         write_trial(plan.directory, name, [score])
     (plan.directory / sweep.TUNE).mkdir()
@@ -125,6 +126,7 @@ def test_a_sweep_of_another_release_cannot_be_resumed_and_its_best_model_is_name
         sweep.run(context, toy, Options(resume=plan.run_id), None)
 
     assert "start a new sweep" in str(failure.value)
+    assert run.info().status == "KILLED"
     assert str(checkpoints.best_of(trials.directory_of(plan.directory, "b"))) in str(failure.value)
 
 
