@@ -1,4 +1,4 @@
-"""The README stays short, and the tree in docs/architecture.md is that of the checkout with the files' own captions."""
+"""The README stays short, the tree in docs/architecture.md is that of the checkout, and what documents name exists."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import os
 import re
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import CHECKOUT
 
@@ -21,6 +23,12 @@ SHORT = {
     "tests/": "mirrors the packages; `kit/toy.py` is a small family",
 }
 CAPTION_LENGTH = 95
+DOCUMENTS = sorted(
+    str(path.relative_to(CHECKOUT))
+    for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), CHECKOUT / "benchmarks" / "README.md"]
+)
+OURS = ("benchmarks", "docs", "jobs", "models", "serve", "stubs", "tests")
+"""Where files that documents name may lie; a name may leave out the folders above that the text has named before."""
 
 
 def test_the_tree_names_every_file_with_its_own_words() -> None:
@@ -34,6 +42,41 @@ def test_the_tree_names_every_file_with_its_own_words() -> None:
 
 def test_the_readme_fits_on_a_screen_of_prose() -> None:
     assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").split()) < 550
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    assert not [name for name in _named_files(_prose(document)) if not _exists(name)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_of_a_document_leads_to_a_file_and_a_heading(document: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", _prose(document))
+    assert not [link for link in links if not link.startswith("https://") and not _leads_somewhere(document, link)]
+
+
+def _prose(document: str) -> str:
+    """A document without its blocks of code."""
+    return re.sub(r"```.*?```", "", (CHECKOUT / document).read_text(encoding="utf-8"), flags=re.S)
+
+
+def _named_files(prose: str) -> list[str]:
+    """What is written in backticks and ends like a Python file or a folder of ours; `*` stands for anything."""
+    names = re.findall(r"`([\w.*][\w./*-]*(?:\.py|/))`", prose)
+    return [name for name in names if name.endswith(".py") or (name.count("/") > 1 and name.split("/")[0] in OURS)]
+
+
+def _exists(name: str) -> bool:
+    return any(CHECKOUT.glob(name)) or any(next((CHECKOUT / folder).rglob(name), None) for folder in OURS)
+
+
+def _leads_somewhere(document: str, link: str) -> bool:
+    target, _, anchor = link.partition("#")
+    path = (CHECKOUT / document).parent / target if target else CHECKOUT / document
+    if not path.exists() or not anchor:
+        return path.exists()
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.M)
+    return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def _tree() -> str:

@@ -143,7 +143,9 @@ def _holds(path: Path, epoch: int) -> bool:
 
 
 def _copy_bundle(source: Path, target: Path) -> None:
-    files = {name: read_json(source / name) for name in bundle.REQUIRED if name.endswith(".json")}
+    """Copy all files of a checkpoint but those that only a resumed run needs."""
+    names = [path.name for path in source.iterdir() if path.name not in (bundle.MANIFEST, STATE, OPTIMIZER, MODEL)]
+    files = {name: (source / name).read_bytes() for name in names}
     bundle.write_directory(target, files, {MODEL: load_file(source / MODEL)})
 
 

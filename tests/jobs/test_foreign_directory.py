@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-import urllib.request
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from jobs.cli.context import Store
 from jobs.cluster.local_head import running_head, stop_head
@@ -27,8 +29,6 @@ from jobs.cluster.ports import free_port
 from models.recommender.sample import write_sample
 from tests.conftest import CHECKOUT
 from tests.kit.foreign import imported, run_in, write_foreign_packages
-
-SMALL = ("--epochs", "1", "--network", "gru", "--dim", "16", "--max-length", "20")
 
 Run = Callable[..., dict[str, Any]]
 
@@ -116,19 +116,42 @@ def test_a_verb_is_submitted_from_a_checkout_with_its_packages_only(folder: Path
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_the_whole_line_works_from_a_wheel(folder: Path, run: Run, installed: Path) -> None:
-    port, log = free_port(), str(folder / "raw" / "events.parquet")
+def test_the_readme_s_commands_work_from_a_wheel(folder: Path, run: Run, installed: Path) -> None:
+    port = free_port()
+    prepare, train, promote, deploy, curl = readme_commands()
+    log = folder / "events.csv"
+    write_readme_log(log)
 
-    prepared = run(installed, "prepare", "recommender", "--raw", log)
-    trained = run(installed, "train", "recommender", "--workers", "2", *SMALL)
-    again = run(installed, "submit", "prepare", "recommender", "--raw", log)
-    run(installed, "deploy", "recommender", "--model", f"runs:/{trained['run_id']}", "--port", str(port))
+    run(installed, *prepare)
+    trained = run(installed, *train, "--workers", "2")
+    promoted = run(installed, *promote)
+    run(installed, *deploy, "--port", str(port))
+    answered = subprocess.run([word.replace(":8000/", f":{port}/") for word in curl], capture_output=True, check=True)
+    # A job has a working directory of its own on the cluster.
+    again = run(installed, "submit", *[str(log) if word == log.name else word for word in prepare])
 
-    assert (again["status"], again["fingerprint"]) == ("unchanged", prepared["fingerprint"])
+    assert promoted["run_id"] == trained["run_id"]
+    assert len(json.loads(answered.stdout)["items"]) == 3
+    assert json.loads(answered.stdout)["model_version"] == promoted["version"] == "1"
+    assert again["status"] == "unchanged"
     assert uploaded(folder) == set(PACKAGES)
-    assert len(ask(port)["items"]) == 2
     assert imported(folder) == ""
     assert run(installed, "stop")["cluster"] is True
+
+
+def readme_commands() -> list[list[str]]:
+    """The commands for one's own data, as the README has them, without the name of the program."""
+    section = (CHECKOUT / "README.md").read_text(encoding="utf-8").partition("## Your own data")[2]
+    lines = section.partition("```sh\n")[2].partition("```")[0].splitlines()
+    return [words if words[0] == "curl" else words[1:] for words in map(shlex.split, lines)]
+
+
+def write_readme_log(path: Path) -> None:
+    """A small log with the columns that the README's commands name."""
+    shop = write_sample(path.parent / "raw", num_users=300, num_items=40, num_events=6000)
+    names = {"user_id": "CustomerID", "item_id": "StockCode", "timestamp": "InvoiceDate"}
+    table = pq.read_table(shop.events)
+    csv.write_csv(table.rename_columns([names.get(name, name) for name in table.column_names]), path)
 
 
 def uploaded(folder: Path) -> set[str]:
@@ -139,19 +162,9 @@ def uploaded(folder: Path) -> set[str]:
     return {path.name for path in unpacked}
 
 
-def ask(port: int) -> dict[str, Any]:
-    """Two recommendations for nobody in particular."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/recommendations",
-        data=json.dumps({"count": 2}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
-
-
 def _pip(*words: str) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # What lies in the checkout, as after an editable installation, would be taken for installed already.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
