@@ -81,9 +81,7 @@ def read_plan(context: Context, family: Family, *, config: Any, options: Any) ->
     _refuse_contradictions(config, plan.config, run_id)
     _refuse_contradictions(options, plan.options, run_id)
     if not plan.data.path.is_dir():
-        raise UsageFailure(
-            f"the data of run {run_id} is missing from {plan.data.path}; prepare it again, then resume"
-        )
+        raise UsageFailure(f"the data of run {run_id} is missing from {plan.data.path}; prepare it again, then resume")
     log.info("resuming run %s in %s", run_id, directory)
     return plan
 

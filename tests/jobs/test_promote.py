@@ -177,7 +177,7 @@ def test_rollback_returns_to_the_champion_before_and_says_when_there_is_none(
     tags = Registry(Tracking(context)).version_info("toy", "2").tags
     assert (outcome.details["version"], _champion(context)) == ("1", "1")
     assert (tags["rolled_back_to"], tags["rollback_reason"]) == ("1", "complaints")
-    with pytest.raises(UsageFailure, match="none to go back to"):
+    with pytest.raises(UsageFailure, match="no previous one"):
         rollback.run(context, toy, rollback.Options(), None)
 
 
