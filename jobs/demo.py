@@ -80,7 +80,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     url = deployed.details["url"]
     with _step("query the endpoint", seconds):
         answers = {question.title: _query(url, family, question) for question in sample.questions}
-    mlflow = _mlflow(context.store, stay=options.stay)
+    tracking_url = _mlflow_url(context.store, stay=options.stay)
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -93,7 +93,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
             "where": {
                 "endpoint": url,
                 "ray_dashboard": head.dashboard_url,
-                "mlflow": mlflow,
+                "mlflow": tracking_url,
                 "stays": options.stay,
             },
         },
@@ -129,7 +129,7 @@ def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mlflow(store: Store, *, stay: bool) -> str:
+def _mlflow_url(store: Store, *, stay: bool) -> str:
     if stay:
         return start_ui(store)
     return f"mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}"

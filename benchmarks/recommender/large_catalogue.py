@@ -1,6 +1,6 @@
 """Large catalogues: full against sampled cross-entropy at 50,000 made-up items, and what a million items cost.
 
-The logs are made up (benchmarks/kit/made_up_log.py): topics, five successors of each item, favourite topics of each
+The logs are made up (benchmarks/kit/synthetic_log.py): topics, five successors of each item, favourite topics of each
 shopper. The ideal predictor knows that law and the favourites. Leave-one-out; NDCG@10 on the validation events of the
 first shoppers of each shard, ranked among all items, seen items filtered. The networks are evaluated without the prior,
 which would hide the difference between losses, unless said otherwise. Core-seconds are processor time of the process.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from benchmarks.kit.made_up_log import write_log
 from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
+from benchmarks.kit.synthetic_log import write_log
 from models.prepared import Prepared
 from models.recommender.schema import Schema
 
@@ -41,7 +41,7 @@ EVENTS_PER_USER = 20
 
 def main() -> None:
     """Measure one part and write its page."""
-    parser = measure.flags(__doc__, made_up=True)
+    parser = measure.flags(__doc__, synthetic=True)
     parser.add_argument("--part", choices=("rates", "losses", "million"), required=True)
     parser.add_argument(
         "--items", type=int, nargs="+", help="items to make up; about a fifth of a million never occurs"

@@ -173,7 +173,7 @@ def _renamed(arguments: Sequence[str], classes: Sequence[Any]) -> list[str]:
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         if flag in current_names:
-            log.warning("%s was renamed to %s; the old name will be removed in release %s", flag, *current_names[flag])
+            log.warning("%s was renamed to %s; the old name works until %s", flag, *current_names[flag])
             flag = current_names[flag][0]
         renamed.append(f"{flag}{equals}{value}")
     return renamed
