@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from models import image, recommender
-from models.family import Family
+from typing import TYPE_CHECKING
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (recommender.FAMILY, image.FAMILY)}
+if TYPE_CHECKING:
+    from models.family import Family
+
+FAMILIES: dict[str, Family]
+"""Families by name, also of other packages; made when it is first asked for, since those import parts of this one."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> dict[str, Family]:
+        if name != "FAMILIES":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from models import image, recommender
+        from models.plugins import with_plugins
+
+        families = with_plugins([recommender.FAMILY, image.FAMILY])
+        globals()["FAMILIES"] = families
+        return families

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from models.family import Endpoint, Family, Features, Stream
+from models.family import AnyEndpoint, AnyStream, Family, Features
 
 NO_FEATURES: Features = {}
 
@@ -20,7 +20,7 @@ class Answerer:
     """An endpoint, or the examples of a stream, with the model that answers there."""
 
     family: Family
-    endpoint: Endpoint | Stream
+    endpoint: AnyEndpoint | AnyStream
     network: nn.Module
     """In evaluation mode."""
     schema: Any
@@ -28,7 +28,7 @@ class Answerer:
 
     def encode(self, request: BaseModel, features: Features = NO_FEATURES) -> list[Any]:
         """The examples of a request; ValueError when it has none that can be answered."""
-        assert isinstance(self.endpoint, Endpoint), "a stream encodes messages, not requests"
+        assert isinstance(self.endpoint, AnyEndpoint), "a stream encodes messages, not requests"
         return list(self.endpoint.encode(request, self.schema, features))
 
     def predict(self, examples: Sequence[Any]) -> list[Any]:
@@ -43,7 +43,7 @@ class Answerer:
 
     def answer(self, request: BaseModel, predictions: Sequence[Any]) -> BaseModel:
         """The response to a request, given the predictions for its examples in their order."""
-        assert isinstance(self.endpoint, Endpoint), "a stream answers messages, not requests"
+        assert isinstance(self.endpoint, AnyEndpoint), "a stream answers messages, not requests"
         response: BaseModel = self.endpoint.answer(request, predictions, self.schema, self.model_version)
         return response
 

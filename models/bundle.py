@@ -19,6 +19,7 @@ from models.errors import BundleRejected
 from models.family import Family
 from models.files import replace_directory, sha256
 from models.json_files import read_json
+from models.plugins import origin
 from models.prepared import with_files
 
 MANIFEST = "MANIFEST.json"
@@ -66,7 +67,8 @@ def seal(directory: Path) -> None:
         for path in sorted(directory.iterdir())
         if path.name != MANIFEST
     }
-    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1), encoding="utf-8")
+    manifest = {"format": FORMAT, "files": listed, **_packages(directory)}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
@@ -105,6 +107,7 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
     schema_json = read_json(directory / "schema.json")
     if schema_json.get("family") != family.name:
         raise BundleRejected(f"{directory} is of the family {schema_json.get('family')!r}, not {family.name!r}")
+    _check_packages(directory, family)
     try:
         schema = with_files(family.Schema.model_validate(schema_json), directory, family.files)
         config = config_from_dict(family.Config, read_json(directory / "config.json"))
@@ -121,6 +124,27 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
         golden=read_json(directory / "golden.json"),
         digest=digest,
     )
+
+
+def _packages(directory: Path) -> dict[str, Any]:
+    """Which package of others the network of a model directory comes from, if it comes from one."""
+    try:
+        network, family = (
+            read_json(directory / name)[key] for name, key in (("config.json", "network"), ("schema.json", "family"))
+        )
+    except (OSError, KeyError, BundleRejected):
+        return {}
+    package = origin(family, network)
+    return {} if package is None else {"packages": {network: package}}
+
+
+def _check_packages(directory: Path, family: Family) -> None:
+    for network, package in read_json(directory / MANIFEST).get("packages", {}).items():
+        if origin(family.name, network) is None:
+            raise BundleRejected(
+                f"{directory} has the network {network!r} of another package, which is not installed here; "
+                f"`pip install {package}` where the model is loaded"
+            )
 
 
 def family_name(directory: Path) -> str:

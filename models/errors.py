@@ -1,4 +1,4 @@
-"""What the science refuses: raw data that cannot be prepared and model directories that cannot be loaded."""
+"""What the science refuses: raw data that cannot be prepared, models that cannot be loaded, packages of others."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class DataRejected(ValueError):
 
 class BundleRejected(ValueError):
     """A model directory that is damaged, foreign or not ours; the message says which file and why."""
+
+
+class PluginRejected(ValueError):
+    """A family or network of another package that is not there or cannot be used; the message names the package."""

@@ -101,7 +101,7 @@ def evaluate_shard(
                 denominators={name: ratio.denominator.double().cpu().numpy() for name, ratio in found.ratios.items()},
                 slices=slices,
                 accumulators={name: value.cpu() for name, value in found.accumulators.items()},
-                kept={name: value.cpu().numpy() for name, value in found.kept.items()},
+                kept={name: _array(value) for name, value in found.kept.items()},
                 num_examples=size,
             )
         )
@@ -126,6 +126,12 @@ def join(parts: Sequence[Scores | None]) -> Scores | None:
 def rows_of(kept: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """What was kept of some examples, given by a mask [N] or by their indices."""
     return {name: values[rows] for name, values in kept.items()}
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    """The values in NumPy, which has no bfloat16."""
+    array: NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
+    return array
 
 
 def _concatenated(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -137,11 +137,37 @@ class Media(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
-    """One path of the service; the first of a family is also what batch prediction runs."""
+class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
+    """An endpoint as the jobs and the service see it, whatever its request, predictions and response are.
+
+    A family writes an `Endpoint`. Were its own types `Any` in `Family.endpoints`, mypy would take them for `Any` in an
+    `Endpoint` that is written right there, and find no mistake in it.
+    """
 
     path: str
     summary: str
+    Request: type[Any]
+    Response: type[Any]
+    encode: Callable[[Any, SchemaT, Features], Sequence[ExampleT_co]]
+    predict: Callable[[NetworkT, BatchT], Sequence[Any]]
+    answer: Callable[[Any, Sequence[Any], SchemaT, str], Any]
+    raw: RawBody | None = None
+    """For a request that is mostly one file; its `encode` runs beside the other requests, for decoding takes time."""
+    answer_timeout_s: float | None = None
+    """For an `answer` that takes long, such as an optimizer of prices: it runs beside the other requests, and one that
+    takes longer than this is answered 504, an error row in batch prediction. It should end by itself then: it goes on
+    in its thread, there are few, and when all of them are stuck the next such request is answered 503 at once. None is
+    for an `answer` of microseconds."""
+    update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(
+    AnyEndpoint[SchemaT, ExampleT_co, BatchT, NetworkT],
+    Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
+):
+    """One path of the service; the first of a family is also what batch prediction runs."""
+
     Request: type[RequestT]
     Response: type[ResponseT]
     """`Media`, or a subclass, where the answer is a file."""
@@ -152,13 +178,6 @@ class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, Networ
     """One prediction per example of a batch, in which the examples of several requests may stand."""
     answer: Callable[[RequestT, Sequence[PredictionT], SchemaT, str], ResponseT]
     """(request, its predictions in the order of its examples, schema, model version) -> response."""
-    raw: RawBody | None = None
-    """For a request that is mostly one file; its `encode` runs beside the other requests, for decoding takes time."""
-    answer_timeout_s: float | None = None
-    """For an `answer` that takes long, such as an optimizer of prices: it runs beside the other requests, and one that
-    takes longer than this is answered 504, an error row in batch prediction. It should end by itself then: it goes on
-    in its thread, there are few, and when all of them are stuck the next such request is answered 503 at once. None is
-    for an `answer` of microseconds."""
     update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
     """What the request writes to features without `rows`, e.g. a dialogue's state, under keys that the feature's `keys`
     name for it. All is written after `answer`, and only if each value is still what the request has read; else the
@@ -166,11 +185,26 @@ class Endpoint(Generic[RequestT, ResponseT, SchemaT, ExampleT_co, BatchT, Networ
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream(Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT]):
-    """A WebSocket of the service: messages from the client, messages back, and a state for each connection."""
+class AnyStream(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
+    """A stream as the service sees it, whatever its state and predictions are; a family writes a `Stream`."""
 
     path: str
     summary: str
+    open: Callable[[SchemaT, str], Any]
+    encode: Callable[[Any, str | bytes, SchemaT], Sequence[ExampleT_co]]
+    predict: Callable[[NetworkT, BatchT], Sequence[Any]]
+    answer: Callable[[Any, Sequence[Any], SchemaT], Sequence[BaseModel | bytes]]
+    max_message_bytes: int = 1 << 20
+    """A connection that sends more at once is closed with code 1009; the server itself takes 16 MiB at the most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(
+    AnyStream[SchemaT, ExampleT_co, BatchT, NetworkT],
+    Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT],
+):
+    """A WebSocket of the service: messages from the client, messages back, and a state for each connection."""
+
     open: Callable[[SchemaT, str], StateT]
     """(schema, model version) -> the state of a new connection, which keeps this model until it is closed. What it is
     used for runs one after the other, though not always in one thread."""
@@ -179,8 +213,6 @@ class Stream(Generic[StateT, SchemaT, ExampleT_co, BatchT, NetworkT, PredictionT
     predict: Callable[[NetworkT, BatchT], Sequence[PredictionT]]
     answer: Callable[[StateT, Sequence[PredictionT], SchemaT], Sequence[BaseModel | bytes]]
     """The messages that go back: JSON for a model, as they are for bytes; may change the state."""
-    max_message_bytes: int = 1 << 20
-    """A connection that sends more at once is closed with code 1009; the server itself takes 16 MiB at the most."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +313,7 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """The scalar loss of a training batch, a mean over its targets."""
     evaluate: Callable[[NetworkT, BatchT], BatchMetrics]
     """What a network scores on a batch of held-out examples."""
-    endpoints: Sequence[Endpoint[Any, Any, SchemaT, ExampleT, BatchT, NetworkT, Any]]
+    endpoints: Sequence[AnyEndpoint[SchemaT, ExampleT, BatchT, NetworkT]]
     golden_request: Callable[[SchemaT], BaseModel]
     """A request to the first endpoint that every model of a schema can answer without the feature store."""
 
@@ -311,7 +343,7 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; given, batches hold examples of similar length, so that little is padded."""
     features: Sequence[Feature] = ()
-    streams: Sequence[Stream[Any, SchemaT, ExampleT, BatchT, NetworkT, Any]] = ()
+    streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes beside the schema, such as a tokeniser; every bundle carries them, with
     their sha256, and `Schema.files` has their contents."""

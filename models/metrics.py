@@ -77,7 +77,8 @@ class BatchMetrics:
     accumulators: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that add up over batches and workers, from which `summarise` makes metrics of the whole split."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    """What is kept of each example, [B, ...], for metrics with a `compute`."""
+    """What is kept of each example, [B, ...], for metrics with a `compute`. A number that is not finite says that the
+    network has diverged; one that is missing, such as a label, needs another sign."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Ratio:

@@ -14,7 +14,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from models.ask import Answerer
-from models.family import Endpoint, Media
+from models.family import AnyEndpoint, Media
 from models.features import Change, Found
 from models.time_limit import TimedThreads, overdue
 from serve.batching import Batcher
@@ -39,7 +39,7 @@ class Answers:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._long = TimedThreads(num_long_answers)
 
-    async def answer(self, loaded: Loaded, endpoint: Endpoint, request: BaseModel) -> BaseModel:
+    async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
 
         Raises RequestRefused without having written anything: 422 if `encode` rejects it, 504 if its `answer` times
@@ -56,7 +56,7 @@ class Answers:
                 return response
         raise RequestRefused("other requests keep changing the features of this one; send it again", status=409)
 
-    async def _encode(self, answerer: Answerer, endpoint: Endpoint, request: BaseModel, found: Found) -> list[Any]:
+    async def _encode(self, answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, found: Found) -> list[Any]:
         try:
             if endpoint.raw is None:
                 return answerer.encode(request, found.values)
@@ -65,7 +65,7 @@ class Answers:
         except ValueError as error:
             raise RequestRefused(str(error)) from error
 
-    async def _answer(self, endpoint: Endpoint, answer: Callable[[], BaseModel]) -> BaseModel:
+    async def _answer(self, endpoint: AnyEndpoint, answer: Callable[[], BaseModel]) -> BaseModel:
         timeout_s = endpoint.answer_timeout_s
         if timeout_s is None:
             return answer()
@@ -107,7 +107,7 @@ def media_types(response: type[Media]) -> tuple[str, ...]:
 
 
 def _changes(
-    answerer: Answerer, endpoint: Endpoint, request: BaseModel, predictions: Sequence[Any], found: Found
+    answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, predictions: Sequence[Any], found: Found
 ) -> list[Change]:
     """The features that the request writes, with the versions that it has read."""
     if endpoint.update is None:

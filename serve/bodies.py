@@ -11,12 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from models.family import Endpoint, RawBody
+from models.family import AnyEndpoint, RawBody
 from serve.answers import JSON
 
 
 def raw_route(
-    endpoint: Endpoint, raw: RawBody, answer: Callable[[Endpoint, BaseModel], Awaitable[Response]]
+    endpoint: AnyEndpoint, raw: RawBody, answer: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     """The route of an endpoint that accepts a file; 415 for a body of another media type."""
 
@@ -34,7 +34,7 @@ def raw_route(
     return post
 
 
-def raw_openapi(endpoint: Endpoint, raw: RawBody) -> dict[str, Any]:
+def raw_openapi(endpoint: AnyEndpoint, raw: RawBody) -> dict[str, Any]:
     """The OpenAPI entries of such a route: the body in each media type, other fields as query parameters."""
     schema = endpoint.Request.model_json_schema()
     file = {"schema": {"type": "string", "format": "binary"}}
@@ -63,7 +63,7 @@ async def _read_json(request: Request) -> Any:
         raise HTTPException(400) from None
 
 
-def _validated(endpoint: Endpoint, fields: Any) -> BaseModel:
+def _validated(endpoint: AnyEndpoint, fields: Any) -> BaseModel:
     try:
         request: BaseModel = endpoint.Request.model_validate(fields)
         return request

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.ask import Answerer
 from models.bundle import Bundle
-from models.family import Endpoint, Family, Stream
+from models.family import AnyEndpoint, AnyStream, Family
 from serve.batching import Predict
 from serve.stored_features import StoredFeatures
 
@@ -34,7 +34,7 @@ def make_loaded(
     family: Family, model: Bundle, *, version: str, features: StoredFeatures, observe: Observer, loaded_at: str
 ) -> Loaded:
     """A model with an answerer for every path of its family."""
-    routes: list[Endpoint | Stream] = [*family.endpoints, *family.streams]
+    routes: list[AnyEndpoint | AnyStream] = [*family.endpoints, *family.streams]
     answerers = {each.path: Answerer(family, each, model.network, model.schema, version) for each in routes}
     return Loaded(
         version=version,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
-from models.family import Endpoint, Media, Stream
+from models.family import AnyEndpoint, AnyStream, Media
 from serve.answers import Answers, http_response, media_types
 from serve.batching import Batcher
 from serve.bodies import raw_openapi, raw_route
@@ -130,7 +130,7 @@ class Service:
             last_failed_reload=self._failed,
         )
 
-    async def answer(self, endpoint: Endpoint, request: BaseModel) -> BaseModel:
+    async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """Answer a request; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
@@ -185,8 +185,8 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     return app
 
 
-def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: str) -> None:
-    async def respond(endpoint: Endpoint, request: BaseModel) -> Response:
+def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
+    async def respond(endpoint: AnyEndpoint, request: BaseModel) -> Response:
         return http_response(await service.answer(endpoint, request))
 
     statuses = error_responses(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
@@ -206,7 +206,7 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, *, path: s
 
 
 def _json_route(
-    endpoint: Endpoint, respond: Callable[[Endpoint, BaseModel], Awaitable[Response]]
+    endpoint: AnyEndpoint, respond: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
 ) -> Callable[[Any], Awaitable[Response]]:
     async def post(request: Any) -> Response:
         return await respond(endpoint, request)
@@ -216,7 +216,7 @@ def _json_route(
     return post
 
 
-def _connection(service: Service, stream: Stream) -> Callable[[WebSocket], Awaitable[None]]:
+def _connection(service: Service, stream: AnyStream) -> Callable[[WebSocket], Awaitable[None]]:
     async def connection(socket: WebSocket) -> None:
         await service.streams.serve(stream, service.current, socket)
 

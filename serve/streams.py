@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from models.family import Stream
+from models.family import AnyStream
 from serve.batching import Batcher
 from serve.loaded import Loaded
 from serve.problems import log, problem_of
@@ -67,7 +67,7 @@ class Streams:
         self.num_open = 0
         """Open connections."""
 
-    async def serve(self, stream: Stream, loaded: Loaded | None, socket: WebSocket) -> None:
+    async def serve(self, stream: AnyStream, loaded: Loaded | None, socket: WebSocket) -> None:
         """Serve one connection until it ends, and close it with one of the codes above."""
         await socket.accept()  # a rejected connection would get an HTTP status and no close code
         if loaded is None:
@@ -85,7 +85,7 @@ class Streams:
             with contextlib.suppress(WebSocketDisconnect):  # disconnected just now
                 await socket.close(end.code, end.reason)
 
-    async def _converse(self, stream: Stream, loaded: Loaded, socket: WebSocket) -> _End:
+    async def _converse(self, stream: AnyStream, loaded: Loaded, socket: WebSocket) -> _End:
         inbox = _Inbox(max(MAX_WAITING_BYTES, stream.max_message_bytes + MESSAGE_OVERHEAD_BYTES))
         # Concurrently, so that predictions stop when the client disconnects.
         tasks = [
@@ -100,7 +100,7 @@ class Streams:
             await asyncio.wait(tasks)
         return _end_of(stream, [task.exception() for task in tasks if not task.cancelled()])
 
-    async def _answer(self, stream: Stream, loaded: Loaded, socket: WebSocket, inbox: _Inbox) -> None:
+    async def _answer(self, stream: AnyStream, loaded: Loaded, socket: WebSocket, inbox: _Inbox) -> None:
         schema, predict = loaded.model.schema, loaded.predicts[stream.path]
         running = asyncio.get_running_loop()
         state = stream.open(schema, loaded.version)
@@ -116,7 +116,7 @@ class Streams:
                 await _send(socket, answer)
 
 
-def _end_of(stream: Stream, outcomes: Sequence[BaseException | None]) -> _End:
+def _end_of(stream: AnyStream, outcomes: Sequence[BaseException | None]) -> _End:
     """How a connection ends, given the exceptions of its tasks that were not cancelled."""
     for outcome in outcomes:
         if isinstance(outcome, _End):
@@ -127,7 +127,7 @@ def _end_of(stream: Stream, outcomes: Sequence[BaseException | None]) -> _End:
     return _End()
 
 
-async def _read(stream: Stream, socket: WebSocket, inbox: _Inbox) -> None:
+async def _read(stream: AnyStream, socket: WebSocket, inbox: _Inbox) -> None:
     while True:
         received: Any = await socket.receive()
         if received["type"] == "websocket.disconnect":

@@ -54,6 +54,18 @@ def test_packages_import_in_one_direction_only(package: str, forbidden: set[str]
     assert not {name: found for name in ours if (found := forbidden & {part.split(".")[0] for part in _imported(name)})}
 
 
+def test_no_family_imports_another_and_what_they_share_imports_none() -> None:
+    parts = {name: name.split("/")[1].removesuffix(".py") for name in SOURCES if name.startswith("models/")}
+    families = {part for name, part in parts.items() if name == f"models/{part}/__init__.py" and "FAMILY" in _set(name)}
+    assert {"recommender", "image"} <= families
+    assert not {
+        name: found
+        for name, part in parts.items()
+        if name != "models/__init__.py"
+        and (found := {full for full in _imported(name) for other in families - {part} if _is_in(full, other)})
+    }
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     imports = {name: _ours(name) - {name} for name in SOURCES if not name.startswith("tests/")}
     while leaves := [name for name, needed in imports.items() if not needed & imports.keys()]:
@@ -132,6 +144,16 @@ def _imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def _is_in(full_name: str, family: str) -> bool:
+    return full_name == f"models.{family}" or full_name.startswith(f"models.{family}.")
+
+
+def _set(name: str) -> set[str]:
+    """Names that a module assigns."""
+    targets = [target for node in _nodes(name) if isinstance(node, ast.Assign) for target in node.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _ours(name: str) -> set[str]:

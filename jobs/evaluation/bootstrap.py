@@ -20,6 +20,9 @@ their width, and their cost does not grow with the data."""
 CHUNK = 128
 MAX_COMPUTED = 1000
 """Maximum number of resamples for a metric with a `compute`, which is recomputed on each."""
+MAX_COMPUTED_EXAMPLES = 50_000_000
+"""Maximum number of examples over all these resamples; a large split gets fewer, but at least MIN_COMPUTED."""
+MIN_COMPUTED = 200
 LEVEL = 0.95
 
 Floats = NDArray[np.float64]
@@ -154,9 +157,10 @@ def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed:
     """A metric with a `compute`, for several models on the same resamples."""
     assert metric.compute is not None
     num_examples = len(next(iter(kept[0].values()), ()))
+    affordable = max(MIN_COMPUTED, MAX_COMPUTED_EXAMPLES // max(1, num_examples))
     generator = np.random.default_rng([seed, 2])
     found: list[list[float]] = [[] for _ in kept]
-    for _ in range(min(num_resamples, MAX_COMPUTED) if num_examples else 0):
+    for _ in range(min(num_resamples, MAX_COMPUTED, affordable) if num_examples else 0):
         rows = generator.integers(0, num_examples, size=num_examples)
         for values, each in zip(found, kept, strict=True):
             values.append(float(metric.compute(rows_of(each, rows))))

@@ -277,8 +277,8 @@ def _method(evaluation: Evaluation) -> str:
     }
     return (
         f"<h2>Methodology</h2><p>Every example of the {escape(evaluation.split)} split is evaluated once, against "
-        "all possible answers. Most metrics are ratios of two sums over examples, so they do not depend on the number "
-        "of workers. Confidence intervals are percentiles over "
+        "all possible answers. A metric is a ratio of two sums over examples, or is computed from all of them at "
+        "once, so it does not depend on the number of workers. Confidence intervals are percentiles over up to "
         f"{evaluation.num_resamples:,} bootstrap resamples of the examples. They cover sampling error only, not "
         f"seasonality, new assortments or the variance between training runs. {escape(evaluation.caveat)}</p>"
         f"<dl>{terms}</dl><h2>Reproduce</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from models import FAMILIES, bundle
 from models.ask import Answerer
-from models.family import Endpoint, Features
+from models.family import AnyEndpoint, Features
 from models.features import FeatureStore, filled, live
 from models.nn.memory import keep_freed_memory
 from models.time_limit import TimedThreads
@@ -56,7 +56,7 @@ class TableAnswerer:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._family = FAMILIES[recipe.family]
-        self._endpoint: Endpoint = self._family.endpoints[0]
+        self._endpoint: AnyEndpoint = self._family.endpoints[0]
         self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
         self._live_features = FeatureStore(recipe.live_features, read_only=True) if recipe.live_features else None
         self._threads = TimedThreads(NUM_LONG_ANSWERS)

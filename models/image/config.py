@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from models.config import Choice, LogUniform, Range, TrainConfig
+from models.plugins import network_names
 from models.settings import Share
+
+NETWORKS = ("resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior")
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[network_names("image", NETWORKS)]
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
     """How to train an image network."""
 
-    network: Literal["resnet", "cnn", "backbone", "autoencoder", "gan", "linear", "prior"] = "resnet"
+    network: NetworkName = "resnet"
     """What learns. resnet is the accurate one; cnn is the small network of the tutorials; of a backbone, trained
     elsewhere, only the heads learn; autoencoder learns without labels what pictures look like, for look-alikes and for
     pictures unlike all others; gan makes pictures of each class of the first label; linear (principal components and

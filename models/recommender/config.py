@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from models.config import Choice, LogUniform, Range, TrainConfig, Uniform
+from models.plugins import network_names
+
+NETWORKS = ("transformer", "gru", "two_tower", "autoencoder", "gan", "transitions", "popularity", "item_knn")
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[network_names("recommender", NETWORKS)]
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
     """How to train a recommender."""
 
-    network: Literal[
-        "transformer", "gru", "two_tower", "autoencoder", "gan", "transitions", "popularity", "item_knn"
-    ] = "transformer"
+    network: NetworkName = "transformer"
     """What learns. transformer, gru and two_tower go by the order of events; autoencoder and gan by what was taken, in
     any order; transitions is counted in seconds; the last two are baselines."""
     epochs: PositiveInt = 20

@@ -19,7 +19,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
-from models.family import Endpoint, Family
+from models.family import AnyEndpoint, Family
 from models.features import FeatureStore, fill
 from models.prepared import Prepared
 from serve.app import build
@@ -361,7 +361,7 @@ def test_concurrent_requests_of_both_endpoints_get_their_own_answers(tmp_path: P
     recommend, similar = FAMILIES["recommender"].endpoints
 
     async def ask() -> list[Any]:
-        requests: list[tuple[Endpoint, Any]] = [
+        requests: list[tuple[AnyEndpoint, Any]] = [
             (recommend, recommend.Request(history=["item-1"], count=2)),
             (similar, similar.Request(item_id="item-2", count=3)),
             (recommend, recommend.Request(history=["item-3"], count=4)),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from models.image.text.writer import Writer
 from models.metrics import BatchMetrics, Ratio, accuracy, confusion, reliability
 from models.nn.muon import Muon
 from models.nn.precision import autocast_dtype
+from models.plugins import network_of, require
 from models.prepared import Prepared
 from models.sampling import evenly
 
@@ -45,8 +47,8 @@ CALIBRATION_EXAMPLES = 128
 STATISTICS_PICTURES = 2000
 """Training pictures, evenly chosen, that a resnet's whitening and its norms' statistics are taken from."""
 BLOCK_SIZE = 500
-LEARNING = ResNet | Cnn | Backbone
-"""Trunks with heads that are trained by the loop."""
+COUNTED = Projection | Constant | Frozen
+"""Trunks whose heads are not trained by the loop."""
 LINEAR_PICTURES = 20_000
 """Training pictures, evenly chosen, that the linear baseline is fitted on."""
 
@@ -64,6 +66,16 @@ class Recognition:
     """How unlike the training pictures it is; None where the network does not say."""
 
 
+class Trunk(Protocol):
+    """What makes features of a picture, a torch module: one of ours, or a network of another package."""
+
+    dim: int
+
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        """Features [B, dim] of normalised pictures [B, C, S, S]."""
+        ...
+
+
 class Recogniser(nn.Module):
     """Satisfies models.family.Network; built by `build`."""
 
@@ -74,9 +86,7 @@ class Recogniser(nn.Module):
     catalogue: Catalogue | None = None
     """Products to compare pictures with, where it is served with an index."""
 
-    def __init__(
-        self, config: Config, schema: Schema, trunk: ResNet | Cnn | Backbone | Projection | Constant | Frozen
-    ) -> None:
+    def __init__(self, config: Config, schema: Schema, trunk: Trunk) -> None:
         super().__init__()
         self.config = config
         self.head_sizes = {head: len(classes) for head, classes in schema.heads.items()}
@@ -93,7 +103,7 @@ class Recogniser(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.writer = Writer(trunk.dim, schema) if schema.forms and isinstance(trunk, LEARNING) else None
+        self.writer = Writer(trunk.dim, schema) if schema.forms and not isinstance(trunk, COUNTED) else None
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy of augmented pictures: a mean over the labels of each head, then over heads with labels.
@@ -220,7 +230,7 @@ class Recogniser(nn.Module):
         """Features [B, D, V] of the V views of each picture: as it is and, as configured, mirrored and moved."""
         views = [self.normalise(pixels_BCSS)]
         # The linear baseline has learnt from one side only; others would cost it hits.
-        if isinstance(self.trunk, LEARNING):
+        if not isinstance(self.trunk, COUNTED):
             views = augment.views(views[0], flip=self.config.flip, distance=self.config.test_shift)
         return torch.stack([self.trunk(channels_last(view)) for view in views], 2)
 
@@ -253,8 +263,10 @@ def build(config: Config, schema: Schema) -> Recogniser:
             return _counted(Recogniser(config, schema, Projection(channels=channels, size=size)))
         case "prior":
             return _counted(Recogniser(config, schema, Constant()))
-        case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
+        case name:
+            trunk = network_of("image", name)(config, schema)
+            require(trunk, "dim", of=name)
+            return Recogniser(config, schema, trunk)
 
 
 def initialise(network: Recogniser, data: Prepared, schema: Schema) -> None:

@@ -9,6 +9,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from models.metrics import BatchMetrics
+from models.plugins import network_of, require
 from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
@@ -60,8 +61,10 @@ def build(config: Config, schema: Schema) -> Recommender:
             pass
         case "popularity":
             prior = Popularity(schema.num_items)
-        case unknown:
-            raise ValueError(f"unknown network {unknown!r}; see --network for those there are")
+        case name:
+            made = network_of("recommender", name)(config, schema)
+            require(made, "loss", "log_scores", "items", of=name)
+            learner = made
     if learner is not None and not config.blend:
         prior = None
     return Recommender(config, schema, learner=learner, prior=prior)

@@ -6,6 +6,7 @@ Shapes: B examples, L places, D width, V items + 1 (index 0 is padding), T targe
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,9 @@ from torch import Tensor, nn
 from models.nn.layers import Dropout, linear_cross_entropy
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
-from models.recommender.networks.gru import Recurrent
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.negatives import SharedNegatives
-from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import PADDING, Schema
-
-Encoder = Transformer | Recurrent | TwoTower
-"""forward(x_BLD, segments_BL) -> [B, L, D] for all places, last(x_BLD, lengths_B) -> [B, D] for the last ones."""
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Up to this many items the softmax runs over all of them, unless the config says otherwise."""
@@ -32,6 +27,18 @@ ENCODE_ROWS = 32
 """Histories of similar length that are encoded together."""
 LENGTH_STEP = 16
 """Their length is a multiple of this: oneDNN makes new code for every shape, which takes longer than some padding."""
+
+
+class Encoder(Protocol):
+    """What turns embedded events into hidden states, a torch module: one of ours, or a network of another package."""
+
+    def __call__(self, x_BLD: Tensor, segments_BL: Tensor, /) -> Tensor:
+        """Hidden states [B, L, D]; a place sees itself and earlier places of its own segment."""
+        ...
+
+    def last(self, x_BLD: Tensor, lengths_B: Tensor, /) -> Tensor:
+        """Hidden states [B, D] at the last event of each right-padded history."""
+        ...
 
 
 class NextItem(nn.Module):

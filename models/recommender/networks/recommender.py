@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,10 @@ from models.nn.precision import autocast_dtype
 from models.recommender.config import BASELINES, Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks import ranking
-from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.cold_start import Newcomers
-from models.recommender.networks.gan import Gan
-from models.recommender.networks.next_item import NextItem
+from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema
-
-Learner = NextItem | Autoencoder | Gan
-"""loss(rows) -> scalar, log_scores(histories) -> log-probabilities [B, V - 1], and the embeddings `items` [V, D]."""
 
 BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation."""
@@ -32,6 +28,21 @@ CALIBRATION_EXAMPLES = 192
 """Examples of each batch, the first ones, on which they are tried: enough over all shards, and cheap."""
 COVERAGE_CUTOFF = 10
 """Places of an answer that count for coverage."""
+
+
+class Learner(Protocol):
+    """What learns in a Recommender, a torch module: NextItem, Autoencoder, Gan, or a network of another package."""
+
+    items: ItemEmbedding
+    """Embeddings of the items [V, D], which similar items are found by."""
+
+    def loss(self, batch: Rows, /) -> Tensor:
+        """The scalar loss of training rows, a mean over their targets."""
+        ...
+
+    def log_scores(self, batch: Histories, /) -> Tensor:
+        """Log-probabilities [B, V - 1] of the next item, without padding."""
+        ...
 
 
 @dataclass(frozen=True)

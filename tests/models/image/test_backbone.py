@@ -187,7 +187,7 @@ def test_the_network_and_the_file_are_given_together(
     prepared_data: tuple[Prepared, Schema], network: str, path: str
 ) -> None:
     with pytest.raises(ValueError, match="takes both --network backbone and --backbone PATH"):
-        build(Config(network=network, backbone=path), prepared_data[1])  # type: ignore[arg-type]
+        build(Config(network=network, backbone=path), prepared_data[1])
 
 
 def test_pictures_that_are_too_small_are_refused() -> None:

@@ -1,0 +1,112 @@
+"""Families and networks that other packages bring: found by their entry points, loaded when they are asked for.
+
+A package that is installed beside Shopkeeper names them in its pyproject.toml:
+
+    [project.entry-points."shopkeeper.families"]
+    pricing = "my_shop.pricing:FAMILY"
+
+    [project.entry-points."shopkeeper.networks"]
+    "recommender.mine" = "my_shop.networks:build_mine"
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from models.errors import PluginRejected
+from models.family import Family
+
+FAMILIES_GROUP = "shopkeeper.families"
+"""Name of a family -> module:attribute, a `Family` of that name."""
+NETWORKS_GROUP = "shopkeeper.networks"
+"""family.network -> module:attribute, a function (config, schema) -> what the family's `build` makes a network of."""
+
+log = logging.getLogger("shopkeeper")
+
+
+def with_plugins(own: Sequence[Family]) -> dict[str, Family]:
+    """Families by name: our own, then those of other packages; one that cannot be had costs a warning."""
+    families = {family.name: family for family in own}
+    for entry in _entries(FAMILIES_GROUP):
+        try:
+            family = _load(entry)
+            if not isinstance(family, Family):
+                raise PluginRejected(f"{_said(entry)} is a {type(family).__name__}, not a Family")
+            if family.name != entry.name:
+                raise PluginRejected(f"{_said(entry)} is called {family.name!r}; name the entry point like the family")
+            if family.name in families:
+                raise PluginRejected(f"{_said(entry)} is left out: there is a family of that name already; rename it")
+        except PluginRejected as error:
+            log.warning("%s", error)
+        else:
+            families[family.name] = family
+    return families
+
+
+def network_names(family: str, own: Sequence[str]) -> tuple[str, ...]:
+    """What `--network` of a family may be: its own networks, then those of other packages; loads none of them."""
+    names = list(own)
+    for entry in _entries(NETWORKS_GROUP):
+        of, _, name = entry.name.partition(".")
+        if of == family and name in names:
+            log.warning("%s is left out: there is a network of that name already; rename it", _said(entry))
+        elif of == family:
+            names.append(name)
+    return tuple(names)
+
+
+def network_of(family: str, network: str) -> Callable[[Any, Any], Any]:
+    """The function (config, schema) of a network that another package brings; raises PluginRejected."""
+    entry = _network_entry(family, network)
+    if entry is None:
+        raise PluginRejected(f"unknown network {network!r}; see --network for those there are")
+    function: Callable[[Any, Any], Any] = _load(entry)
+    return function
+
+
+def require(network: Any, *members: str, of: str) -> None:
+    """Raises PluginRejected for what another package made that is no torch module or lacks one of `members`."""
+    missing = [name for name in ("parameters", "forward", *members) if not hasattr(network, name)]
+    if missing:
+        raise PluginRejected(f"the network {of!r} made a {type(network).__name__} without {', '.join(missing)}")
+
+
+def origin(family: str, network: str) -> str | None:
+    """The package that brings a network, as pip takes it, `my-shop==1.2`; None for one of the family's own."""
+    entry = _network_entry(family, network)
+    return None if entry is None else f"{_package(entry)}=={entry.dist.version if entry.dist else ''}"
+
+
+def _network_entry(family: str, network: str) -> EntryPoint | None:
+    return next((entry for entry in _entries(NETWORKS_GROUP) if entry.name == f"{family}.{network}"), None)
+
+
+@functools.cache
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    """Of all packages, in an order that does not depend on where they lie."""
+    found = importlib.metadata.entry_points(group=group)
+    return tuple(sorted(found, key=lambda entry: (entry.name, _package(entry), entry.value)))
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # a package of somebody else may fail in any way, and must not take the others with it
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginRejected(
+            f"{_said(entry)} cannot be loaded: {reason}; correct or uninstall {_package(entry)}"
+        ) from error
+
+
+def _said(entry: EntryPoint) -> str:
+    kind = "family" if entry.group == FAMILIES_GROUP else "network"
+    return f"the {kind} {entry.name!r} of the package {_package(entry)} ({entry.value})"
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "unknown"

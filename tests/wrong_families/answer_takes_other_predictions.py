@@ -1,0 +1,40 @@
+"""`answer` takes other predictions than `predict` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.family import Endpoint, Family, Schema
+from models.metrics import Metric
+from tests.kit import toy
+
+
+def answer(request: toy.Request, predictions: Sequence[str], schema: Schema, model_version: str) -> toy.Response:
+    return toy.Response(colour=predictions[0], model_version=model_version)
+
+
+FAMILY = Family(
+    name="wrong",
+    metric=Metric("accuracy", "max"),
+    PrepareConfig=toy.PrepareConfig,
+    Config=toy.Config,
+    Schema=Schema,
+    prepare=toy.prepare,
+    dataset=toy.dataset,
+    collate=toy.collate,
+    build=toy.Network,
+    loss=toy.Network.loss,
+    evaluate=toy.Network.evaluate,
+    endpoints=[
+        Endpoint(  # wrong: misc
+            path="/v1/colours",
+            summary="Guess a visitor's colour",
+            Request=toy.Request,
+            Response=toy.Response,
+            encode=toy.encode,
+            predict=toy.Network.predict,
+            answer=answer,
+        )
+    ],
+    golden_request=toy.golden_request,
+)

@@ -1,0 +1,53 @@
+"""A batch is a list, which cannot be moved to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from models.family import Endpoint, Family, Schema
+from models.metrics import BatchMetrics, Metric
+from tests.kit import toy
+
+
+def collate(examples: Sequence[toy.Visitor]) -> list[toy.Visitor]:
+    return list(examples)
+
+
+def loss(network: toy.Network, batch: list[toy.Visitor]) -> Tensor:
+    return network.loss(toy.collate(batch))
+
+
+def evaluate(network: toy.Network, batch: list[toy.Visitor]) -> BatchMetrics:
+    return network.evaluate(toy.collate(batch))
+
+
+def predict(network: toy.Network, batch: list[toy.Visitor]) -> list[int]:
+    return network.predict(toy.collate(batch))
+
+
+ENDPOINT = Endpoint(  # wrong: type-var
+    path="/v1/colours",
+    summary="Guess a visitor's colour",
+    Request=toy.Request,
+    Response=toy.Response,
+    encode=toy.encode,
+    predict=predict,
+    answer=toy.answer,
+)
+FAMILY = Family(  # wrong: type-var
+    name="wrong",
+    metric=Metric("accuracy", "max"),
+    PrepareConfig=toy.PrepareConfig,
+    Config=toy.Config,
+    Schema=Schema,
+    prepare=toy.prepare,
+    dataset=toy.dataset,
+    collate=collate,
+    build=toy.Network,
+    loss=loss,
+    evaluate=evaluate,
+    endpoints=[ENDPOINT],
+    golden_request=toy.golden_request,
+)

@@ -1,0 +1,37 @@
+"""`encode` returns an example instead of a list of them."""
+
+from __future__ import annotations
+
+from models.family import Endpoint, Family, Features, Schema
+from models.metrics import Metric
+from tests.kit import toy
+
+
+def encode(request: toy.Request, schema: Schema, features: Features) -> toy.Visitor:
+    return toy.encode(request, schema, features)[0]
+
+
+ENDPOINT = Endpoint(
+    path="/v1/colours",
+    summary="Guess a visitor's colour",
+    Request=toy.Request,
+    Response=toy.Response,
+    encode=encode,  # wrong: arg-type
+    predict=toy.Network.predict,
+    answer=toy.answer,
+)
+FAMILY = Family(
+    name="wrong",
+    metric=Metric("accuracy", "max"),
+    PrepareConfig=toy.PrepareConfig,
+    Config=toy.Config,
+    Schema=Schema,
+    prepare=toy.prepare,
+    dataset=toy.dataset,
+    collate=toy.collate,
+    build=toy.Network,
+    loss=toy.Network.loss,
+    evaluate=toy.Network.evaluate,
+    endpoints=[ENDPOINT],
+    golden_request=toy.golden_request,
+)
