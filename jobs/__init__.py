@@ -1,1 +1,1 @@
-"""The verbs, from prepare to deploy: the only place with Ray Train, Tune, Data and Jobs."""
+"""The verbs, from prepare to deploy; the only package that uses Ray Train, Tune, Data and Jobs."""

@@ -1,4 +1,4 @@
-"""The command line, `shopkeeper VERB FAMILY --flags`: reads it and the environment, runs the verb, says how it went."""
+"""The command line, `shopkeeper VERB FAMILY --flags`: parses flags and environment, runs a verb, reports the result."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Threads that wait by spinning made an epoch four times slower beside any other work.
+    # Spinning OpenMP threads made an epoch four times slower next to any other load.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Ray's workers compute in a thread, whose own share of the heap would not keep freed
-    # memory, see models.nn.precision.
+    # Ray's workers compute in a thread, whose own malloc arena would not keep freed memory, see models.nn.memory.
     "MALLOC_ARENA_MAX": "1",
-    # Ray Train takes one report per poll: at its default of 2 s short epochs would wait for it.
+    # Ray Train takes one report per poll; at its default of 2 s, short epochs would wait for the poll.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Under `uv run` it would upload the directory one is in, and every worker would search that first.
+    # Under `uv run` Ray would upload the working directory, and every worker would search it first.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # A server that is down would block each call for four minutes.
+    # Otherwise a server that is down blocks each call for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""What Ray and MLflow should find unless the user has said otherwise; they read it when they are imported."""
+"""Defaults for environment variables that Ray and MLflow read on import."""
 
 EPILOG = """exit codes: 0 done, 1 failed, 2 usage, 3 data rejected, 4 gate not met,
 5 a dependency is down, 6 interrupted but resumable, 130 Ctrl-C
@@ -53,42 +52,43 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 usage, 3 data rejected, 4 gate not m
 
 @dataclass(frozen=True)
 class Verb:
-    """One row of the table of verbs."""
+    """A verb of the command line."""
 
     module: str
     summary: str
     takes_family: Literal["required", "optional", "no"] = "required"
     config: Literal["Config", "PrepareConfig"] | None = None
-    """The dataclass of the family whose fields are flags of this verb too."""
-    dry_runs_itself: bool = False
-    """The verb looks and reports under --dry-run; the others are not started."""
+    """The family's dataclass whose fields become flags of this verb too."""
+    handles_dry_run: bool = False
+    """The verb implements --dry-run itself; others are not run."""
     takes_command: bool = False
-    """Whatever is no flag of the verb becomes `command` of its options."""
+    """Arguments that are not flags of the verb become `command` of its options."""
 
 
+PREPARE_SUMMARY = "raw data -> prepared data: validated, split, sharded"
 VERB_GROUPS = {
     "Data and training": {
-        "prepare": Verb("jobs.prepare", "raw log -> prepared data", config="PrepareConfig", dry_runs_itself=True),
-        "train": Verb("jobs.train", "prepared data -> run with a model", config="Config"),
-        "sweep": Verb("jobs.sweep", "search networks and settings; the best trial's model is kept", config="Config"),
+        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True),
+        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config"),
+        "sweep": Verb("jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config"),
     },
     "Evaluation": {
-        "evaluate": Verb("jobs.evaluate", "judge a model on a split, with a report"),
-        "promote": Verb("jobs.promote", "make a model the champion if it is better"),
-        "rollback": Verb("jobs.rollback", "make the champion before this one champion again"),
+        "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report"),
+        "promote": Verb("jobs.promote", "make a model champion if it passes the gate"),
+        "rollback": Verb("jobs.rollback", "restore the previous champion"),
     },
     "Serving": {
-        "predict": Verb("jobs.predict", "table of requests -> table of answers"),
-        "deploy": Verb("jobs.deploy", "put the champion behind an HTTP endpoint"),
+        "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers"),
+        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint"),
     },
     "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
-        "status": Verb("jobs.status", "what is prepared, running, champion and deployed", takes_family="optional"),
+        "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-        "demo": Verb("jobs.demo", "a small made-up shop, start to finish", takes_family="optional"),
+        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional"),
     },
 }
-"""Under which heading the overview lists a verb."""
+"""The verbs by their heading in `shopkeeper --help`."""
 VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
 
 
@@ -97,22 +97,22 @@ class Everywhere:
     """Flags of every verb."""
 
     store: str = "./store"
-    """Directory that holds data, runs, the tracking database and what is deployed."""
+    """Directory of data, runs, the tracking database and deployed models."""
     address: str | None = None
-    """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; none is this machine."""
+    """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; unset is this machine."""
     json: bool = False
-    """Print one JSON object as the last line of stdout and all else on stderr."""
+    """Print one JSON object as the last line of stdout, everything else to stderr."""
     dry_run: bool = False
     """Print the resolved settings and change nothing."""
     debug: bool = False
-    """Show debug messages, and the traceback of an error."""
+    """Log debug messages, and print the traceback of an error."""
     quiet: bool = False
-    """Show warnings and errors only."""
+    """Log warnings and errors only."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command line, read."""
+    """A parsed command line."""
 
     verb: str
     family_name: str | None
@@ -129,11 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(quiet="--quiet" in given, debug="--debug" in given)
     try:
         invocation = read(given)
-    except SystemExit:  # the help is printed
+    except SystemExit:  # after printing the help
         return 0
     except UsageError as error:
-        named = [word for word in given[:2] if not word.startswith("-")] + [None, None]
-        result = Result(exit_code=2, verb=named[0], family=named[1], error=str(error))
+        names = [word for word in given[:2] if not word.startswith("-")] + [None, None]
+        result = Result(exit_code=2, verb=names[0], family=names[1], error=str(error))
         _report(result, stdout=sys.stdout, as_json="--json" in given)
         return result.exit_code
     with _stdout_for_results() as stdout, sigterm_interrupts() as terminated:
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read(given: Sequence[str]) -> Invocation:
-    """The invocation that a command line asks for; prints help and raises SystemExit, or raises UsageError."""
+    """Parse a command line; prints help and raises SystemExit, or raises UsageError."""
     if not given or given[0].startswith("-"):
         _overview(given)
     name, *rest = given
@@ -153,9 +153,9 @@ def read(given: Sequence[str]) -> Invocation:
         raise UsageError(f"unknown verb {name!r}{suggestion(name, list(VERBS))}; there are {', '.join(VERBS)}")
     verb = VERBS[name]
     family_name = rest.pop(0) if verb.takes_family != "no" and rest and not rest[0].startswith("-") else None
-    asks_for_help = any(word in ("-h", "--help") for word in rest)
-    if family_name is None and verb.takes_family == "required" and not asks_for_help:
-        raise UsageError(f"{name} works on a family, named right after the verb: `shopkeeper {name} {_families()[0]}`")
+    wants_help = any(word in ("-h", "--help") for word in rest)
+    if family_name is None and verb.takes_family == "required" and not wants_help:
+        raise UsageError(f"{name} needs a family right after the verb, such as `shopkeeper {name} {_families()[0]}`")
     if family_name is not None and family_name not in _families():
         close = suggestion(family_name, _families())
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
@@ -175,10 +175,10 @@ def read(given: Sequence[str]) -> Invocation:
 
 
 def parser_of(name: str, family_name: str | None) -> Parser:
-    """The parser of what comes after a verb and its family."""
+    """The parser of the arguments after a verb and its family."""
     verb = VERBS[name]
     options_class, config_class = _dataclasses(name, family_name)
-    about, place = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
+    about, placeholder = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
     if not family_name and verb.takes_family != "no":
         about += f"\n\nFAMILY is one of {', '.join(_families())}."
     if not family_name and verb.config:
@@ -186,7 +186,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
     return Parser(
         {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
-        prog=f"shopkeeper {name}{f' {family_name}' if family_name else place}",
+        prog=f"shopkeeper {name}{f' {family_name}' if family_name else placeholder}",
         description=about,
         epilog=EPILOG,
         without=("command",) if verb.takes_command else (),
@@ -194,7 +194,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 
 def run(invocation: Invocation) -> Result:
-    """Run a verb and turn what it returns or raises into a result; only the programmer's mistakes lack a message."""
+    """Run a verb and turn its outcome or exception into a result."""
     from jobs.cli.context import Failure
     from models.errors import DataRejected
 
@@ -212,12 +212,14 @@ def run(invocation: Invocation) -> Result:
         return failed(error, 3, str(error))
     except KeyboardInterrupt as error:
         return failed(
-            error, 130, str(error) or f"{invocation.verb} was interrupted; `shopkeeper status` shows what is left"
+            error,
+            130,
+            str(error) or f"{invocation.verb} was interrupted; `shopkeeper status` shows what is left",
         )
     except ValueError as error:
         return failed(error, 1, str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  the last place that can turn it into an exit code and a JSON line
-        return failed(error, 1, f"{type(error).__name__}: {error}; --debug shows where")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
+        return failed(error, 1, f"{type(error).__name__}: {error}; --debug shows the traceback")
 
 
 def _succeeded(invocation: Invocation) -> Result:
@@ -231,7 +233,7 @@ def _succeeded(invocation: Invocation) -> Result:
         dry_run=everywhere.dry_run,
     )
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
-    if not everywhere.dry_run or verb.dry_runs_itself:
+    if not everywhere.dry_run or verb.handles_dry_run:
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
     settings = _settings(invocation, context) if everywhere.dry_run else {}
     return Result(
@@ -254,7 +256,7 @@ def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:
 
 
 def _masked(value: Any) -> Any:
-    """The same settings without the keys that a URI such as s3://KEY:SECRET@bucket/path may hold."""
+    """The same settings without the credentials that a URI such as s3://KEY:SECRET@bucket/path may contain."""
     from models.raw.tables import without_secrets
 
     match value:
@@ -269,7 +271,7 @@ def _masked(value: Any) -> Any:
 
 
 def _with_environment(given: Everywhere) -> Everywhere:
-    """Flags of every verb; where one was not given, the environment decides."""
+    """The flags of every verb; the environment sets those that were not given."""
     unset = Everywhere()
     return dataclasses.replace(
         given,
@@ -291,12 +293,12 @@ def _overview(given: Sequence[str]) -> NoReturn:
         ]
         sys.stdout.write("\n\n".join(["Usage: shopkeeper VERB [FAMILY] [--flags]", *groups, EPILOG]) + "\n")
     else:
-        raise UsageError(f"the verb comes first, flags after it; got {given[0]!r}; see `shopkeeper --help`")
+        raise UsageError(f"the verb comes first, then the flags; got {given[0]!r}; see `shopkeeper --help`")
     raise SystemExit(0)
 
 
 def _dataclasses(name: str, family_name: str | None) -> tuple[Any, Any]:
-    """The verb's Options, and the family's dataclass that the verb takes beside it or None."""
+    """The verb's Options, and the family's dataclass with further flags of the verb or None."""
     verb, family = VERBS[name], _family(family_name)
     config_class = getattr(family, verb.config) if verb.config and family else None
     return importlib.import_module(verb.module).Options, config_class
@@ -336,11 +338,11 @@ def _log_to_stderr(*, quiet: bool, debug: bool) -> None:
 
 @contextlib.contextmanager
 def _stdout_for_results() -> Iterator[TextIO]:
-    """Keeps stdout for the result: what libraries and child processes write there goes to stderr."""
+    """Reserves stdout for the result; output of libraries and child processes goes to stderr."""
     results = sys.stdout
     with contextlib.ExitStack() as undo:
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
-        with contextlib.suppress(OSError, ValueError):  # a stdout without a descriptor, in a test say
+        with contextlib.suppress(OSError, ValueError):  # a stdout without a file descriptor, as in tests
             if results.fileno() == 1:
                 results.flush()
                 results = undo.enter_context(os.fdopen(os.dup(1), "w", encoding="utf-8"))
@@ -350,7 +352,7 @@ def _stdout_for_results() -> Iterator[TextIO]:
 
 
 def _search_own_packages_first() -> None:
-    """Undoes what `python -m jobs` does: it puts the working directory first, which may hold another `models`."""
+    """Remove the working directory, which `python -m jobs` puts first and which may hold another `models`."""
     own = Path(__file__).resolve().parents[1]
     if not sys.flags.safe_path and Path(sys.path[0]).resolve() == Path.cwd() != own:
         del sys.path[0]

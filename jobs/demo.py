@@ -1,4 +1,4 @@
-"""A small made-up shop, start to finish: from a made-up log to an endpoint that is asked."""
+"""`shopkeeper demo`: the whole pipeline on a small synthetic shop, from raw data to a request to the endpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from jobs import deploy, prepare, promote, sweep, train
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster import connection
 from jobs.cluster.local_head import start_head, stop_head
-from jobs.tracking.mlflow_ui import free_port, start_ui, stop_ui
+from jobs.cluster.ports import free_port
+from jobs.tracking.mlflow_ui import start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family
 
@@ -27,29 +28,29 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Options:
-    """How large the demo is and whether it stays."""
+    """Size of the demo, and whether it keeps running."""
 
     stay: bool = False
-    """Leave the endpoint, the cluster and MLflow's pages running; `shopkeeper stop --store STORE/demo` ends them."""
+    """Leave the endpoint, the cluster and the MLflow UI running; `shopkeeper stop --store STORE/demo` stops them."""
     trials: int = 3
-    """Trials of the sweep."""
+    """Number of trials in the sweep."""
     workers: int = 2
-    """Processes that train together."""
+    """Data-parallel training processes."""
     port: int | None = None
-    """Port of the endpoint; none is 8000, or a free one where that is taken."""
+    """Port of the endpoint; unset is 8000, or a free one if that is taken."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Go the whole way in a fresh store below the given one; whatever happens, only --stay leaves anything running."""
+    """Run every step in a fresh store below the given one; stops everything at the end unless --stay is set."""
     family = family or _first_with_sample()
     if family.sample is None:
-        raise UsageFailure(f"{family.name} cannot make up a log; add a `sample` to it")
+        raise UsageFailure(f"{family.name} has no synthetic data; add a `sample` to it")
     if context.address:
-        raise UsageFailure(f"demo starts its own cluster on this machine; leave out --address {context.address}")
+        raise UsageFailure(f"demo starts its own cluster on this machine; omit --address {context.address}")
     context = dataclasses.replace(context, store=Store(context.store.root / "demo"))
     _clear(context.store)
     try:
-        outcome = _go(context, family, options)
+        outcome = _run_steps(context, family, options)
     except BaseException:
         _stop(context.store)
         raise
@@ -58,12 +59,12 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     return outcome
 
 
-def _go(context: Context, family: Family, options: Options) -> Outcome:
+def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     assert family.sample is not None
     seconds: dict[str, float] = {}
-    with _step("a made-up shop", seconds):
+    with _step("generate a synthetic shop", seconds):
         sample = family.sample(context.store.root / "raw")
-    with _step("a local Ray cluster", seconds):
+    with _step("start a local Ray cluster", seconds):
         head = start_head(context.store)
     with _step("prepare", seconds):
         prepare.run(context, family, prepare.Options(), family.PrepareConfig(**sample.prepare))
@@ -77,9 +78,9 @@ def _go(context: Context, family: Family, options: Options) -> Outcome:
     with _step("deploy", seconds):
         deployed = deploy.run(context, family, deploy.Options(port=options.port or free_port(PREFERRED_PORT)), None)
     url = deployed.details["url"]
-    with _step("ask the endpoint", seconds):
-        answers = {question.title: _ask(url, family, question) for question in sample.questions}
-    places = {"endpoint": url, "ray_dashboard": head.dashboard_url, "mlflow": _mlflow(context.store, stay=options.stay)}
+    with _step("query the endpoint", seconds):
+        answers = {question.title: _query(url, family, question) for question in sample.questions}
+    tracking_url = _mlflow_url(context.store, stay=options.stay)
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -89,7 +90,12 @@ def _go(context: Context, family: Family, options: Options) -> Outcome:
             "sweep_run_id": swept.run_id,
             "answers": answers,
             "seconds": seconds,
-            "where": {**places, "stays": options.stay},
+            "where": {
+                "endpoint": url,
+                "ray_dashboard": head.dashboard_url,
+                "mlflow": tracking_url,
+                "stays": options.stay,
+            },
         },
     )
 
@@ -102,8 +108,8 @@ def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[title] = round(time.monotonic() - started, 1)
 
 
-def _ask(url: str, family: Family, question: Any) -> dict[str, Any]:
-    """What the first endpoint answers, beside what is right."""
+def _query(url: str, family: Family, question: Any) -> dict[str, Any]:
+    """The answer of the first endpoint, next to the right one."""
     body = json.dumps(question.request).encode("utf-8")
     address = f"{url.rstrip('/')}{family.endpoints[0].path}"
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
@@ -116,14 +122,14 @@ def _ask(url: str, family: Family, question: Any) -> dict[str, Any]:
 
 
 def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request for people to read: a whole picture in base64 is not."""
+    """A request without its long values, such as an image in base64."""
     return {
         name: f"{value[:SHOWN_CHARACTERS]}..." if isinstance(value, str) and len(value) > SHOWN_CHARACTERS else value
         for name, value in request.items()
     }
 
 
-def _mlflow(store: Store, *, stay: bool) -> str:
+def _mlflow_url(store: Store, *, stay: bool) -> str:
     if stay:
         return start_ui(store)
     return f"mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}"
@@ -133,11 +139,11 @@ def _first_with_sample() -> Family:
     for family in FAMILIES.values():
         if family.sample is not None:
             return family
-    raise UsageFailure("no family can make up a log; add a `sample` to one")
+    raise UsageFailure("no family has synthetic data; add a `sample` to one")
 
 
 def _clear(store: Store) -> None:
-    """Stop and remove what an earlier demo left."""
+    """Stop and delete the store of an earlier demo."""
     _stop(store)
     if store.root.exists():
         shutil.rmtree(store.root)

@@ -1,4 +1,4 @@
-"""`shopkeeper deploy FAMILY`: a model, pinned to a version number, behind an HTTP endpoint; or the old one stays."""
+"""`shopkeeper deploy FAMILY`: serves a pinned model version over HTTP; if that fails, rolls back to the old one."""
 
 from __future__ import annotations
 
@@ -38,83 +38,83 @@ from models.files import remove_directory, replace_directory
 
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
-"""Asked this often per replica, on new connections, so that each replica has most likely answered once."""
+"""Version requests per replica, on new connections, so that very likely each replica responds once."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which model to serve, where, and with how many replicas."""
+    """The model to serve, its address and its replicas."""
 
     model: str | None = None
-    """runs:/RUN_ID, models:/FAMILY/VERSION, models:/FAMILY@ALIAS or a directory; none is models:/FAMILY@champion."""
+    """runs:/RUN_ID, models:/FAMILY/VERSION, models:/FAMILY@ALIAS or a directory; default is the champion."""
     host: str = "127.0.0.1"
-    """Address that the endpoint listens on; 0.0.0.0 is every interface, and what a cluster of several hosts needs."""
+    """Address that the endpoint listens on; 0.0.0.0 is every interface, as needed on a multi-node cluster."""
     port: int = 8000
     """Port that the endpoint listens on."""
     min_replicas: int = 1
-    """Replicas that always run."""
+    """Minimum number of replicas."""
     max_replicas: int = 2
-    """Replicas at the most, when there are many requests at once."""
+    """Maximum number of replicas under load."""
     cpus: float | None = None
-    """Cores reserved for a replica; none is 1 on a cluster and 0 on this machine, where training shares the cores."""
+    """CPUs reserved per replica; default is 1 on a cluster and 0 on this machine, where training shares the CPUs."""
     gpus: float = 0.0
-    """GPUs, or a share of one, reserved for a replica."""
+    """GPUs reserved per replica; may be a fraction."""
     timeout_s: float = 180.0
-    """How long the new model may take until it answers."""
+    """Seconds to wait for the new model to respond before rolling back."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise ValueError(
-                f"--min-replicas {self.min_replicas} and --max-replicas {self.max_replicas} do not fit; "
+                f"--min-replicas {self.min_replicas} and --max-replicas {self.max_replicas} are invalid; "
                 "use 1 <= min <= max"
             )
         if not 0 < self.port < 65536:
-            raise ValueError(f"--port {self.port} is no port; use 1 to 65535")
+            raise ValueError(f"--port {self.port} is not a port; use 1 to 65535")
         if not self.timeout_s >= 0:
-            raise ValueError(f"--timeout-s {self.timeout_s} is no time to wait; use 0 or more, such as 180")
+            raise ValueError(f"--timeout-s {self.timeout_s} is not a duration; use 0 or more, such as 180")
         for flag, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{flag} {value} cannot be reserved; use 0 or more")
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Put a model behind the family's endpoint; when it does not come up there, the one before goes on serving."""
+    """Serve a model at the family's endpoints; if it does not come up, the previous one keeps serving."""
     assert family is not None, "deploy works on a family"
     located = locate_model(context, options.model or champion_uri(family.name))
-    loaded = _checked(family, located.directory)
+    loaded = _load_checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
-    index = _index(context.store, family, loaded)
+    index = _build_index(context.store, family, loaded)
     before = read_config(config_path(context.store))
-    wanted = _wanted(context, family, options, model, before, index=index)
+    wanted = _target_config(context, family, options, model, before, index=index)
     check_config(wanted)
-    api = _reach(context, options)
+    api = _connect(context, options)
     url = _url(context, api, options)
     try:
         api.apply(wanted)
-        _wait(api, family, model, url=url, timeout_s=options.timeout_s)
-        _ask_golden(family, loaded.golden, url)
+        _wait_until_served(api, family, model, url=url, timeout_s=options.timeout_s)
+        _check_golden(family, loaded.golden, url)
     except BaseException as error:
-        _restore(api, before, options)
+        _roll_back(api, before, options)
         if isinstance(error, Failure):
-            stays = _served_version(before, family)
-            error.args = (f"{error}; {f'version {stays} goes on' if stays else 'nothing of it is left running'}",)
+            previous = _served_version(before, family)
+            error.args = (f"{error}; {f'version {previous} keeps serving' if previous else 'it was removed again'}",)
         raise
     write_config(config_path(context.store), wanted)
     _prune(context.store, family, wanted, before)
-    log.info("%s version %s answers at %s", family.name, model.version, url)
+    log.info("%s version %s is served at %s", family.name, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
     return Outcome(run_id=located.run_id, details={**details, "features": features})
 
 
 def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
-    """Copy a model into the store under its version: what is served cannot change or vanish under the replicas."""
+    """Copy a model into the store by version, so that it cannot change or vanish while it is served."""
     digest = bundle.verify(located.directory)
     directory = store.serve / "models" / family.name / located.name
     if not _has_digest(directory, digest):
-        with replace_directory(directory) as aside:
-            shutil.copytree(located.directory, aside, dirs_exist_ok=True)
-            bundle.verify(aside)
+        with replace_directory(directory) as temporary:
+            shutil.copytree(located.directory, temporary, dirs_exist_ok=True)
+            bundle.verify(temporary)
     return PinnedModel(version=located.name, directory=directory, digest=digest)
 
 
@@ -125,8 +125,8 @@ def _has_digest(directory: Path, digest: str) -> bool:
         return False
 
 
-def _checked(family: Family, directory: Path) -> bundle.Bundle:
-    """The model, after it gave its golden answer here; raises Failure."""
+def _load_checked(family: Family, directory: Path) -> bundle.Bundle:
+    """The model, after its golden request was answered correctly; raises Failure."""
     try:
         loaded = bundle.load(directory, family)
         golden.check(family, loaded.network, loaded.schema, loaded.golden)
@@ -136,9 +136,9 @@ def _checked(family: Family, directory: Path) -> bundle.Bundle:
 
 
 def _fill_features(store: Store, family: Family) -> dict[str, int]:
-    """Write the feature store anew from the current data; returns rows per feature.
+    """Rebuild the feature store from the current data; returns rows per feature.
 
-    The store of the features that endpoints write is made where there is none, and is otherwise left alone.
+    The store of features that endpoints write is created if missing and never overwritten.
     """
     if live(family.features):
         create_live_store(store.live_feature_store(family.name))
@@ -149,8 +149,8 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
     return write_store(store.feature_store(family.name), family.features, data)
 
 
-def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
-    """What the model makes of the current catalogue, made once for both; None where the family needs no such thing."""
+def _build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
+    """The index of the current catalogue, built once per model and data; None if the family has no index."""
     if family.index is None:
         return None
     data = store.current_data(family.name)
@@ -162,7 +162,7 @@ def _index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
     return directory
 
 
-def _wanted(
+def _target_config(
     context: Context,
     family: Family,
     options: Options,
@@ -186,11 +186,11 @@ def _wanted(
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
 
-def _reach(context: Context, options: Options) -> ServeApi:
-    """The cluster's Serve, on this machine started if need be; UsageFailure when the endpoint cannot listen there."""
+def _connect(context: Context, options: Options) -> ServeApi:
+    """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
     if is_local and running_head(context.store) is None:
-        _check_port_is_free(options)  # before a cluster is started for nothing
+        _check_port_is_free(options)  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
     if not _is_listening(api, options) and is_local:
         _check_port_is_free(options)
@@ -204,53 +204,53 @@ def _check_port_is_free(options: Options) -> None:
             probe.bind((options.host, options.port))
         except OSError as error:
             raise UsageFailure(
-                f"--host {options.host} --port {options.port} cannot be used ({error.strerror}); choose another"
+                f"--host {options.host} --port {options.port} cannot be used ({error.strerror}); choose another port"
             ) from None
 
 
 def _is_listening(api: ServeApi, options: Options) -> bool:
-    """Whether Serve runs already; raises UsageFailure when it listens elsewhere, which it cannot change."""
+    """Whether Serve is already running; raises UsageFailure if it listens elsewhere, which it cannot change."""
     details = api.details()
-    listens = details.get("http_options")
-    if not listens or not details.get("proxies"):
+    http = details.get("http_options")
+    if not http or not details.get("proxies"):
         return False
-    if (listens["host"], listens["port"]) != (options.host, options.port):
+    if (http["host"], http["port"]) != (options.host, options.port):
         raise UsageFailure(
-            f"the endpoint listens on {listens['host']}:{listens['port']}, not {options.host}:{options.port}; "
-            f"deploy with --host {listens['host']} --port {listens['port']}, or `shopkeeper stop` first"
+            f"the endpoint listens on {http['host']}:{http['port']}, not {options.host}:{options.port}; "
+            f"deploy with --host {http['host']} --port {http['port']}, or run `shopkeeper stop` first"
         )
     return True
 
 
 def _url(context: Context, api: ServeApi, options: Options) -> str:
-    """Where the endpoint is reached from here."""
+    """URL of the endpoint as seen from this machine."""
     host = options.host
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1" if context.address is None else urlsplit(api.dashboard_url).hostname or host
     return f"http://{host}:{options.port}"
 
 
-def _wait(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
-    """Wait until Serve is content and every replica says that it serves the model; raises Failure."""
+def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
+    """Wait until the application is running and every replica reports the model; raises Failure."""
     address = f"{url}{models_path(family.route_prefix)}"
     deadline = time.monotonic() + timeout_s
-    seen = "nothing answers yet"
+    seen = "no response"
     while time.monotonic() < deadline:
         state = api.details()["applications"].get(family.name, {})
-        status = state.get("status", "not there yet")
+        status = state.get("status", "not started")
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise Failure(f"version {model.version} did not start: {_reason(state)}")
         if status == "RUNNING":
             infos = _infos(address, state)
-            seen = f"version {', '.join(sorted({info['version'] for info in infos}))} answers" if infos else seen
+            seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
             if infos and all(_serves(info, model) for info in infos):
                 return
         time.sleep(POLL_S)
-    raise Failure(f"version {model.version} did not answer within {timeout_s:.0f} s ({seen}); --timeout-s waits longer")
+    raise Failure(f"version {model.version} did not respond within {timeout_s:.0f} s ({seen}); raise --timeout-s")
 
 
 def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the replicas say of their model; empty when not all asked do."""
+    """The model info of the replicas; empty if one of them is unhealthy or does not respond."""
     deployments = state.get("deployments", {}).values()
     num_replicas = sum(len(deployment.get("replicas", ())) for deployment in deployments)
     if any(deployment.get("status") != "HEALTHY" for deployment in deployments):
@@ -262,38 +262,38 @@ def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _serves(info: Mapping[str, Any], model: PinnedModel) -> bool:
-    """Whether a replica serves the model; raises Failure when it has refused it."""
+    """Whether a replica serves the model; raises Failure if it has rejected it."""
     failed = info.get("last_failed_reload")
     if info["digest"] == model.digest and info["version"] == model.version:
         return True
     if failed and failed["version"] == model.version:
-        raise Failure(f"a replica refused version {model.version}: {failed['error']}")
+        raise Failure(f"a replica rejected version {model.version}: {failed['error']}")
     return False
 
 
-def _ask_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
-    """Ask the golden request over HTTP; raises Failure when the answer is another."""
+def _check_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
+    """Send the golden request over HTTP; raises Failure if the answer differs from the stored one."""
     address = f"{url}{family.endpoints[0].path}"
     try:
         answer = read_file(address, expected["request"])
     except OSError as error:
-        raise Failure(f"{address} does not answer: {error}") from error
+        raise Failure(f"{address} does not respond: {error}") from error
     is_file = issubclass(family.endpoints[0].Response, Media)
     difference = golden.difference(expected, golden.as_json(answer) if is_file else json.loads(answer.content))
     if difference:
-        raise Failure(f"{address} does not give the golden answer: {difference}")
+        raise Failure(f"{address} does not return the golden answer: {difference}")
 
 
-def _restore(api: ServeApi, before: Mapping[str, Any] | None, options: Options) -> None:
-    """Apply what was applied before; a failure here is logged, for the first one matters more."""
+def _roll_back(api: ServeApi, before: Mapping[str, Any] | None, options: Options) -> None:
+    """Reapply the previous config; a failure is only logged, as the original error matters more."""
     try:
         api.apply(before or empty_config(host=options.host, port=options.port))
     except Failure as error:
-        log.error("the config before could not be applied again: %s", error)
+        log.error("could not roll back to the previous config: %s", error)
 
 
 def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> None:
-    """Remove the copies of models and the indexes of a family that no config names; each is made anew when needed."""
+    """Delete the pinned models and indexes of a family that no config refers to; they are rebuilt when needed."""
     served = [user_config(config, family) for config in configs]
     named = {each.get(key) for each in served for key in ("bundle", "index")}
     for kind in ("models", "indexes"):
@@ -302,8 +302,8 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
                 continue
             try:
                 remove_directory(directory)
-            except OSError as error:  # what is deployed answers all the same
-                log.warning("%s is not needed any more and could not be removed: %s", directory, error)
+            except OSError as error:  # does not affect the deployment
+                log.warning("could not delete %s, which is no longer needed: %s", directory, error)
 
 
 def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:
@@ -311,7 +311,7 @@ def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | N
 
 
 def _reason(state: Mapping[str, Any]) -> str:
-    """Serve's own words, without its stack of retries."""
+    """The last lines of Serve's messages, without its log of retries."""
     deployments: list[Mapping[str, Any]] = list(state.get("deployments", {}).values())
     messages: list[str] = [state.get("message", ""), *(str(one.get("message", "")) for one in deployments)]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The verb evaluate: any model on any split, beside the baselines, as metrics, JSON and a page to read."""
+"""`shopkeeper evaluate FAMILY`: a model on a split, compared with baselines, as metrics, JSON and an HTML report."""
 
 from __future__ import annotations
 
@@ -34,30 +34,29 @@ NUMBERS = "evaluation.json"
 
 @dataclass(frozen=True)
 class Options:
-    """What to judge and where to write it."""
+    """What to evaluate and where to write the report."""
 
     model: str | None = None
-    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; none is the champion."""
+    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
     split: Literal["val", "test"] = "test"
-    """Which examples to judge on."""
+    """Split to evaluate on."""
     workers: int = 1
-    """Processes that share the work; one uses all processors of this machine, more run on the cluster.
-    The numbers do not depend on it."""
+    """Processes: 1 uses all CPUs of this machine, more run on the cluster. Does not affect the metrics."""
     bootstrap: int = 1000
-    """Resamples of the examples for the intervals."""
+    """Bootstrap resamples for the confidence intervals."""
     seed: int = 0
-    """Seed of the resampling."""
+    """Seed of the bootstrap."""
     report: str | None = None
-    """Directory for the page and the numbers; none is one in the store."""
+    """Output directory for the report and its JSON; default is in the store."""
 
     def __post_init__(self) -> None:
         check_at_least(self, workers=1)
         if self.bootstrap < 100:
-            raise ValueError(f"--bootstrap {self.bootstrap} is too few for an interval; use 100 or more")
+            raise ValueError(f"--bootstrap {self.bootstrap} is too few for a confidence interval; use 100 or more")
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Judge one model; raises UsageFailure when there is no such model or no prepared data."""
+    """Evaluate a model; raises UsageFailure if there is no such model or no prepared data."""
     assert family is not None
     data = context.store.current_data(family.name)
     tracking = Tracking(context)
@@ -72,7 +71,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         tracked = tracking.resume_run(located.run_id)
         tracked.log_artifacts(directory, f"evaluation/{options.split}")
         if options.split == "test":
-            # The val metrics of the run's epochs stay as training logged them.
+            # Validation metrics stay as training logged them, per epoch.
             tracked.log_metrics(metrics, step=0)
     return Outcome(run_id=located.run_id, metrics=metrics, details=_details(evaluation, directory))
 
@@ -86,10 +85,10 @@ def evaluate(
     scores = _score(context, "the model", model, data=data, options=options)
     metrics = _intervals(family, model, scores, options)
     others: dict[str, Scores] = {}
-    measured: dict[str, dict[str, Interval]] = {}
+    baseline_metrics: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
         others[name] = _score(context, name, other, data=data, options=options)
-        measured[name] = _intervals(family, other, others[name], options)
+        baseline_metrics[name] = _intervals(family, other, others[name], options)
     evaluation = Evaluation(
         family=family.name,
         model=located.uri,
@@ -101,7 +100,7 @@ def evaluate(
         metric=family.metric.name,
         mode=family.metric.mode,
         metrics=metrics,
-        baselines=measured,
+        baselines=baseline_metrics,
         comparisons={name: _comparison(family, scores, other, options) for name, other in others.items()},
         slices={},
         card=data.card(),
@@ -127,11 +126,11 @@ def _score(context: Context, name: str, model: Model, *, data: Prepared, options
 
 
 def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
-    """Every metric with its interval; metrics of the whole have none."""
+    """Every metric with its confidence interval; those of `summarise` have none."""
     exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
     if family.metric.name not in exact:
         name = family.metric.name
-        raise UsageFailure(f"no example of the {options.split} split counts for {name}; prepare more data")
+        raise UsageFailure(f"{name} is undefined on the {options.split} split: no example counts; prepare more data")
     whole = family.summarise(scores.accumulators, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 
@@ -139,16 +138,16 @@ def _intervals(family: Family, model: Model, scores: Scores, options: Options) -
 def _sections(family: Family, model: Model, data: Prepared, split: str) -> Sequence[Section]:
     if family.report is None:
         return ()
-    log.info("looking closer at the %s split", split)
+    log.info("analysing predictions on the %s split", split)
     with one_thread():
         return family.report(model.network, data, split, schema=model.schema, config=model.config)
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The metrics and the numbers of the sections, as they are tracked."""
+    """The metrics and the numbers of the report sections, by their names in MLflow."""
     values = {name: interval.value for name, interval in evaluation.metrics.items()}
     numbers = {name: value for section in evaluation.sections for name, value in section.numbers.items()}
-    assert not values.keys() & numbers.keys(), "a number of a section must not be called like a metric"
+    assert not values.keys() & numbers.keys(), "a number of a report section must not have the name of a metric"
     return {f"{evaluation.split}_{name}": value for name, value in (values | numbers).items()}
 
 
@@ -182,7 +181,7 @@ def _directory(context: Context, evaluation: Evaluation, located: LocatedModel, 
 
 
 def _details(evaluation: Evaluation, directory: Path) -> dict[str, Any]:
-    """What the JSON line says beside the metrics; the rest is in the file of numbers."""
+    """Details for the JSON line; everything else is in the evaluation's own JSON file."""
     score = evaluation.metrics[evaluation.metric]
     return {
         "model": evaluation.model,

@@ -1,4 +1,4 @@
-"""The verb predict: a table of requests or a folder of files becomes a table of answers; restartable, by parts."""
+"""`shopkeeper predict FAMILY`: batch prediction for a table of requests or a folder of files; restartable by parts."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from models.json_files import read_json
 
 ROWS_PER_PART = 10_000
 FILES_PER_PART = 200
-"""Files are larger than rows, and a part is in memory as a whole."""
+"""Smaller, since files are larger than rows and a part is held in memory."""
 FILE = "file"
-"""Column of the answers to a folder: path below it."""
+"""Output column for a folder of files: the path relative to the folder."""
 PLAN = "_plan.json"
-"""Stands beside the parts of a finished directory; Parquet readers pass over names with an underscore."""
+"""File with the plan's key in a finished output directory; Parquet readers skip names with an underscore."""
 PLAN_KEY = b"shopkeeper.plan"
-"""The same in the metadata of a finished file."""
+"""Metadata entry with the plan's key in a finished output file."""
 PARQUET = ".parquet"
 MAX_REASONS = 5
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which table to answer, with which model."""
+    """The input, the output and the model."""
 
     input: str
-    """Parquet file or directory; its columns are fields of the request, others are carried along. For a family whose
-    request is a file, such as a picture, also a folder of such files."""
+    """Parquet file or directory; its columns are fields of the request, and others are copied to the output. For a
+    family whose request is a file, such as an image, also a folder of files."""
     output: str
-    """Parquet file (a name that ends with .parquet) or directory to write."""
+    """Parquet file (name ends with .parquet) or directory to write."""
     model: str | None = None
-    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; none is the champion."""
+    """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
     set: tuple[str, ...] = ()
-    """Fields that every request has, such as count=20."""
+    """Fields for every request, such as count=20."""
     batch_size: int = 256
-    """Requests that the model answers together."""
+    """Requests per forward pass."""
     workers: int = 1
-    """Processes that share the work; more than one run on the cluster."""
+    """Processes; more than 1 run on the cluster."""
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1, workers=1)
         for entry in self.set:
             if "=" not in entry:
-                raise ValueError(f"--set {entry!r} is not NAME=VALUE; write count=20, say")
+                raise ValueError(f"--set {entry!r} is not NAME=VALUE, such as count=20")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of the input that are answered together and written to one file."""
+    """A unit of work: rows of the input whose answers go to one file."""
 
     number: int
     path: Path
@@ -78,26 +78,26 @@ class Part:
     start: int
     num_rows: int
     files: tuple[str, ...] = ()
-    """Of a folder of files instead: their paths below `path`."""
+    """For a folder of files: their paths relative to `path`."""
     raw: RawBody | None = None
-    """What each of these files is of a request."""
+    """How each of these files becomes a request."""
 
     @property
     def file_name(self) -> str:
-        """Name of the file with the answers; in the order of the input."""
+        """Name of the output file; sorts in the order of the input."""
         return f"part-{self.number:05d}.parquet"
 
 
 @dataclass(frozen=True)
-class PartsDone:
-    """How many rows were answered, and why some were not."""
+class RowCounts:
+    """Number of rows, and of errors by reason."""
 
     num_rows: int
     errors: Counter[str]
 
 
 class PartAnswerer:
-    """Answers parts and writes each aside, then under its name; one per process."""
+    """Answers parts and writes each atomically; one per process."""
 
     def __init__(self, recipe: Recipe, parts: Sequence[Part], directory: Path) -> None:
         self._answerer = TableAnswerer(recipe)
@@ -105,7 +105,7 @@ class PartAnswerer:
         self._directory = directory
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer the parts with these numbers; what Ray Data calls."""
+        """Answer the parts with these numbers; called by Ray Data."""
         for number in batch["number"]:
             self.write(self._parts[int(number)])
         return batch
@@ -113,12 +113,12 @@ class PartAnswerer:
     def write(self, part: Part) -> None:
         """Answer one part."""
         answers = self._answerer.answer(_read(part))
-        with replace_file(self._directory / part.file_name) as aside:
-            pq.write_table(answers, aside)
+        with replace_file(self._directory / part.file_name) as temporary:
+            pq.write_table(answers, temporary)
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Answer every row; raises UsageFailure for a table that is no table of requests, DataRejected for a broken one."""
+    """Answer every row; raises UsageFailure if the columns do not fit a request, DataRejected for a damaged file."""
     assert family is not None
     started = time.monotonic()
     source = Path(options.input)
@@ -136,13 +136,13 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     output = Path(options.output).absolute()
     details = {"model": located.uri, "output": str(output), "parts": len(parts)}
     if _key_of(output) == key:
-        log.info("%s holds the answers of this model to this table already", output)
+        log.info("%s is up to date for this model and input", output)
         return Outcome(status="unchanged", run_id=located.run_id, details=details)
     directory = working_directory(output, key)
     directory.mkdir(parents=True, exist_ok=True)
     missing = [part for part in parts if not (directory / part.file_name).is_file()]
     if len(missing) < len(parts):
-        log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
+        log.info("%d of %d parts are already done", len(parts) - len(missing), len(parts))
     recipe = make_recipe(context, family, located, options)
     _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
     done = _count(directory, parts)
@@ -160,7 +160,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 
 
 def plan_parts(files: Sequence[Path]) -> list[Part]:
-    """The parts of the input: its row groups, the large ones cut."""
+    """The parts of the input: its row groups, with large ones split."""
     parts: list[Part] = []
     for path in files:
         metadata = pq.read_metadata(path)
@@ -168,19 +168,19 @@ def plan_parts(files: Sequence[Path]) -> list[Part]:
             size = metadata.row_group(group).num_rows
             for start in range(0, size, ROWS_PER_PART):
                 parts.append(Part(len(parts), path, group, start, min(ROWS_PER_PART, size - start)))
-    # A table without rows becomes one without rows.
+    # An empty table gives an empty output.
     return parts or [Part(0, files[0], -1, 0, 0)]
 
 
 def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
-    """The parts of a folder of files, each of which is a request."""
+    """The parts of a folder in which each file is a request."""
     names = [str(file.absolute().relative_to(folder)) for file in files]
     groups = [tuple(names[start : start + FILES_PER_PART]) for start in range(0, len(names), FILES_PER_PART)]
     return [Part(number, folder, -1, 0, len(group), group, raw) for number, group in enumerate(groups)]
 
 
 def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
-    """What workers need; fills the feature store of the prepared data, once for each fingerprint."""
+    """What workers need; builds the feature store of the prepared data once per fingerprint."""
     features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
@@ -194,13 +194,13 @@ def make_recipe(context: Context, family: Family, located: LocatedModel, options
 
 
 def _live_features(context: Context, family: Family) -> Path | None:
-    """The store of the features that endpoints write, where a deployment has made one."""
+    """The store of features that endpoints write, if a deployment has created one."""
     path = context.store.live_feature_store(family.name)
     return path if live(family.features) and path.is_file() else None
 
 
 def _filled_features(context: Context, family: Family) -> Path:
-    """A feature store of the current data, filled once for each fingerprint."""
+    """The feature store of the current data, built once per fingerprint."""
     data = context.store.current_data(family.name)
     features = context.store.root / family.name / f"features-{data.name}.sqlite"
     if not features.is_file():
@@ -210,7 +210,7 @@ def _filled_features(context: Context, family: Family) -> Path:
 
 
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
-    """Names what the answers depend on: the model, the input's bytes, the features, the settings."""
+    """A hash of everything the answers depend on: model, input files, features and settings."""
     path = _live_features(context, family)
     facts = {
         "model": bundle.verify(located.directory),
@@ -224,7 +224,7 @@ def plan_key(context: Context, family: Family, located: LocatedModel, options: O
 
 
 def working_directory(output: Path, key: str) -> Path:
-    """Where parts lie until all are there: beside the output, so that a rename is enough."""
+    """Directory of unfinished parts, next to the output so that a rename publishes them."""
     return output.with_name(f".{output.name}.{key[:16]}")
 
 
@@ -252,7 +252,7 @@ def _answer_parts(
         raise UsageFailure("the cluster has no CPU to predict with; use --workers 1 to predict in this process")
     ray.data.DataContext.get_current().enable_progress_bars = False
     numbers = ray.data.from_items([{"number": part.number} for part in missing], override_num_blocks=len(missing))
-    # A pool that may start with one process goes on where the cluster has fewer free CPUs than workers were asked for.
+    # With min_size=1 the pool starts even if the cluster has fewer free CPUs than workers.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(missing)))
     numbers.map_batches(
         PartAnswerer, batch_size=1, compute=pool, num_cpus=1, fn_constructor_args=(recipe, list(parts), directory)
@@ -260,11 +260,11 @@ def _answer_parts(
 
 
 def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> None:
-    """Make the parts the output in one rename; a reader sees the old answers or the new."""
+    """Publish the parts atomically; a reader sees the old output or the new one."""
     if output.suffix == ".parquet":
         schema = pq.read_schema(directory / parts[0].file_name)
         schema = schema.with_metadata({**(schema.metadata or {}), PLAN_KEY: key.encode()})
-        with replace_file(output) as aside, pq.ParquetWriter(aside, schema) as writer:
+        with replace_file(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for part in parts:
                 writer.write_table(pq.read_table(directory / part.file_name).replace_schema_metadata(schema.metadata))
     else:
@@ -279,7 +279,7 @@ def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> 
 
 
 def _key_of(output: Path) -> str | None:
-    """The plan of which `output` is the result; raises UsageFailure when it is somebody else's directory."""
+    """The key of the plan that produced `output`; raises UsageFailure for a directory that predict did not write."""
     if output.is_file():
         try:
             return str((pq.read_schema(output).metadata or {}).get(PLAN_KEY, b""), "utf-8")
@@ -295,8 +295,8 @@ def _key_of(output: Path) -> str | None:
 def _input_files(family: Family, path: Path) -> list[Path]:
     files = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path]
     if not files and family.endpoints[0].raw is not None:
-        below = (file for file in path.rglob("*") if file.is_file() and file.suffix != PARQUET)
-        files = sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
+        found = (file for file in path.rglob("*") if file.is_file() and file.suffix != PARQUET)
+        files = sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not files or not files[0].is_file():
         raise UsageFailure(f"there is no Parquet file at --input {path}; name a file or a directory of *.parquet")
     return [file.absolute() for file in files]
@@ -308,10 +308,10 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
         try:
             schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataRejected(f"{path} is not a readable Parquet file: {error}; write it again") from None
+            raise DataRejected(f"{path} is not a readable Parquet file: {error}; recreate it") from None
         first = first or schema
         if not schema.equals(first):
-            raise DataRejected(f"{path} has other columns or types than {files[0]}; make them equal")
+            raise DataRejected(f"{path} and {files[0]} differ in columns or types; make them equal")
     assert first is not None
     endpoint = family.endpoints[0]
     known = set(endpoint.Request.model_fields)
@@ -321,9 +321,9 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
         )
     clashing = sorted(set(first.names) & set(answer_schema(endpoint.Response).names))
     if clashing:
-        raise UsageFailure(f"the column {clashing[0]!r} of {files[0]} is one of the answer's; rename it")
+        raise UsageFailure(f"the column {clashing[0]!r} of {files[0]} has the name of an output column; rename it")
     if carried := [name for name in first.names if name not in known]:
-        log.info("columns carried along: %s", ", ".join(carried))
+        log.info("columns copied to the output: %s", ", ".join(carried))
 
 
 def _setting(family: Family, entry: str) -> tuple[str, Any]:
@@ -347,22 +347,22 @@ def _read(part: Part) -> pa.Table:
     try:
         return file.read_row_group(part.row_group).slice(part.start, part.num_rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; write it again") from None
+        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; recreate it") from None
 
 
 def _read_file(path: Path, raw: RawBody) -> bytes:
-    """A file; of one that is too large for a request just enough to be refused."""
+    """The content of a file; of one over the size limit, just enough to be rejected."""
     with path.open("rb") as file:
         return file.read(raw.max_bytes + 1)
 
 
-def _count(directory: Path, parts: Sequence[Part]) -> PartsDone:
+def _count(directory: Path, parts: Sequence[Part]) -> RowCounts:
     errors: Counter[str] = Counter()
     num_rows = 0
     for reasons in _reasons(directory, parts):
         num_rows += len(reasons)
         errors.update(reason for reason in reasons if reason is not None)
-    return PartsDone(num_rows, errors)
+    return RowCounts(num_rows, errors)
 
 
 def _reasons(directory: Path, parts: Sequence[Part]) -> Iterator[list[str | None]]:

@@ -1,4 +1,4 @@
-"""`shopkeeper prepare FAMILY --raw PATH`: raw data becomes prepared data in the store, completely or not at all."""
+"""`shopkeeper prepare FAMILY --raw PATH`: turns raw data into prepared data in the store, atomically."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from models.family import Family
 from models.files import add_directory, leftovers, temporary_directory, write_text
 
 NAME_LENGTH = 16
-"""Characters of the fingerprint that name a prepared data directory."""
+"""Length of the fingerprint's prefix that names a prepared data directory."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Nothing of its own: what to read is the family's business."""
+    """None: all flags of prepare belong to the family."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Prepare a family's data and make it the current one; raises DataRejected when too much of it is bad.
+    """Prepare a family's data and make it current; raises DataRejected if too much of it is invalid.
 
-    Data with an equal fingerprint is kept as it is. With a dry run the report is the same and the store untouched.
+    Existing data with the same fingerprint is reused. A dry run reports the same and leaves the store untouched.
     """
-    assert family is not None and config is not None, "prepare works on a family, with the family's PrepareConfig"
+    assert family is not None and config is not None, "prepare needs a family and its PrepareConfig"
     started = time.monotonic()
     data = context.store.data(family.name)
-    with _aside(data, is_dry_run=context.dry_run) as out:
-        schema = _prepared(context, family, config, out)
+    with _temporary_directory(data, is_dry_run=context.dry_run) as out:
+        schema = _prepare(context, family, config, out)
         card = json.loads((out / "card.json").read_text(encoding="utf-8"))
         directory = data / schema.fingerprint[:NAME_LENGTH]
         if context.dry_run:
@@ -53,41 +53,41 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     )
 
 
-def _prepared(context: Context, family: Family, config: Any, out: Path) -> Any:
+def _prepare(context: Context, family: Family, config: Any, out: Path) -> Any:
     try:
         with executor(context) as pool:
             return family.prepare(config, out, pool)
     except DataRejected:
         raise
-    except ValueError as error:  # a flag that the family cannot use
+    except ValueError as error:  # an invalid setting of the family
         raise UsageFailure(str(error)) from error
 
 
 @contextmanager
-def _aside(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
-    """An empty directory beside the finished ones (elsewhere in a dry run); whatever is left of it goes at the end."""
+def _temporary_directory(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
+    """An empty directory next to the finished ones (elsewhere in a dry run), deleted at the end if not renamed."""
     if is_dry_run:
-        with tempfile.TemporaryDirectory(prefix="shopkeeper-") as elsewhere:
-            out = Path(elsewhere) / "data"
+        with tempfile.TemporaryDirectory(prefix="shopkeeper-") as scratch:
+            out = Path(scratch) / "data"
             out.mkdir()
             yield out
         return
-    made = [parent for parent in (data, *data.parents) if not parent.exists()]
+    created = [parent for parent in (data, *data.parents) if not parent.exists()]
     try:
-        with temporary_directory(data / "new") as aside:
+        with temporary_directory(data / "new") as out:
             _remove_leftovers(data)
-            yield aside
+            yield out
     finally:
-        for parent in made:
-            with suppress(OSError):  # not empty: the data, or something else, is there to stay
+        for parent in created:
+            with suppress(OSError):  # not empty: it holds the data, or something else
                 parent.rmdir()
 
 
 def _remove_leftovers(data: Path) -> None:
-    """Remove what killed runs of prepare have left."""
+    """Delete temporary files of killed runs of prepare."""
     for path in leftovers(data):
-        log.info("removing %s, which an earlier prepare left unfinished", path)
-        with suppress(OSError):  # another run removes it just now
+        log.info("deleting %s, left by an interrupted prepare", path)
+        with suppress(OSError):  # another run is deleting it
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -95,11 +95,11 @@ def _remove_leftovers(data: Path) -> None:
 
 
 def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: float) -> str:
-    """What was done, for a person."""
+    """A one-line summary for people."""
     bad = ", ".join(f"{count:,} {reason}" for reason, count in card.get("bad", {}).items()) or "none"
     done = {
-        "dry-run": "dry run, nothing written; it would be",
+        "dry-run": "dry run, nothing written; would be",
         "ok": "prepared",
-        "unchanged": "the same rows are prepared already as",
+        "unchanged": "already prepared as",
     }[status]
-    return f"{card['rows']:,} rows read, bad: {bad}; {done} {directory} ({seconds:.1f} s)"
+    return f"{card['rows']:,} rows read, invalid: {bad}; {done} {directory} ({seconds:.1f} s)"

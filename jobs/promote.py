@@ -1,4 +1,4 @@
-"""The verb promote: a candidate against the champion on the same test split; moves the alias if it is better."""
+"""`shopkeeper promote FAMILY`: makes a candidate champion if it passes the gate on the test split."""
 
 from __future__ import annotations
 
@@ -28,77 +28,77 @@ MAX_TAG_LENGTH = 5000
 
 @dataclass(frozen=True)
 class Options:
-    """Which model to promote, and how sure to be."""
+    """The model to promote, and the significance level of the gate."""
 
     model: str | None = None
-    """runs:/RUN_ID, models:/FAMILY/VERSION or a directory; none is the best run on this data by validation score."""
+    """runs:/RUN_ID, models:/FAMILY/VERSION or a directory; default is the run with the best validation score."""
     force: bool = False
-    """Promote although a check fails; needs --reason."""
+    """Promote even if a check fails; requires --reason."""
     reason: str | None = None
-    """Why; stored with the version."""
+    """Reason for --force; stored with the version."""
     p_value: float = 0.05
-    """The candidate may be better by chance with this probability at the most."""
+    """Significance level of the one-sided test that the candidate is better."""
     bootstrap: int = 10_000
-    """Resamples of the examples for that probability."""
+    """Bootstrap resamples for the p-value."""
     workers: int = 1
-    """Processes that share the scoring; one uses all processors of this machine, more run on the cluster."""
+    """Processes for scoring: 1 uses all CPUs of this machine, more run on the cluster."""
 
     def __post_init__(self) -> None:
         if not 0 < self.p_value < 1:
-            raise ValueError(f"--p-value {self.p_value} is no probability; use a number between 0 and 1, such as 0.05")
+            raise ValueError(f"--p-value {self.p_value} is not between 0 and 1; use a probability such as 0.05")
         if self.bootstrap < 1000:
-            raise ValueError(f"--bootstrap {self.bootstrap} is too few to tell p = {self.p_value}; use 1000 or more")
+            raise ValueError(f"--bootstrap {self.bootstrap} is too few for p = {self.p_value}; use 1000 or more")
         check_at_least(self, workers=1)
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A candidate and what it is held against."""
+class _ModelPair:
+    """The candidate, and the champion that it is compared with."""
 
     candidate: LocatedModel
     model: Model
     champion: LocatedModel | None
     champion_model: Model | None
     previous: str | None
-    """Version that the alias points at, which is the champion's unless that cannot be loaded."""
+    """Version that the alias points to; the champion's, unless that cannot be loaded."""
     data: Prepared
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Judge the candidate and move the alias; raises GateNotMet, with every failed check, and leaves the alias."""
+    """Evaluate the candidate and move the alias; raises GateNotMet with every failed check, and moves nothing then."""
     assert family is not None
     if options.force and not (options.reason or "").strip():
         raise UsageFailure("--force needs --reason TEXT, which is stored with the version")
     tracking = Tracking(context)
     tracking.deliver_spool()
-    trial = _prepare(context, family, tracking, options)
-    if trial.champion and bundle.verify(trial.champion.directory) == bundle.verify(trial.candidate.directory):
-        log.info("%s is the champion already", trial.candidate.uri)
-        return Outcome(status="unchanged", run_id=trial.candidate.run_id, details={"version": trial.champion.version})
-    scores = _score(context, "the candidate", trial.model, trial.data, options)
-    checks = _check(context, family, trial, scores, options)
+    pair = _load_pair(context, family, tracking, options)
+    if pair.champion and bundle.verify(pair.champion.directory) == bundle.verify(pair.candidate.directory):
+        log.info("%s is already the champion", pair.candidate.uri)
+        return Outcome(status="unchanged", run_id=pair.candidate.run_id, details={"version": pair.champion.version})
+    scores = _score(context, "the candidate", pair.model, pair.data, options)
+    checks = _check(context, family, pair, scores, options)
     failed = [check.message for check in checks if not check.passed]
     metrics = {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
     if failed and not options.force:
-        raise GateNotMet(_refusal(family, trial, failed), failed=failed, metrics=metrics, candidate=trial.candidate.uri)
+        raise GateNotMet(_rejection(family, pair, failed), failed=failed, metrics=metrics, candidate=pair.candidate.uri)
     for message in failed:
-        log.warning("forced although: %s", message)
-    version = _sign_off(tracking, family, trial, checks, metrics, options)
+        log.warning("forced despite a failed check: %s", message)
+    version = _register_champion(tracking, family, pair, checks, metrics, options)
     return Outcome(
         status="promoted",
-        run_id=trial.candidate.run_id,
+        run_id=pair.candidate.run_id,
         metrics=metrics,
         details={
             "version": version,
             "model": f"models:/{family.name}/{version}",
-            "previous_version": trial.previous,
+            "previous_version": pair.previous,
             "forced": bool(failed),
             "checks": [check.message for check in checks],
         },
     )
 
 
-def _prepare(context: Context, family: Family, tracking: Tracking, options: Options) -> _Trial:
+def _load_pair(context: Context, family: Family, tracking: Tracking, options: Options) -> _ModelPair:
     data = context.store.current_data(family.name)
     uri = options.model or _best_run(family, tracking, data)
     candidate = locate_model(context, uri, tracking=tracking)
@@ -111,10 +111,10 @@ def _prepare(context: Context, family: Family, tracking: Tracking, options: Opti
         except BundleRejected as error:
             if not options.force:
                 raise
-            log.warning("the champion cannot be compared with: %s", error)
+            log.warning("skipping the comparison with the champion, which cannot be loaded: %s", error)
             champion = None
     log.info("candidate %s, champion %s", candidate.uri, champion.uri if champion else "none")
-    return _Trial(candidate, load_model(candidate.directory, family), champion, champion_model, previous, data)
+    return _ModelPair(candidate, load_model(candidate.directory, family), champion, champion_model, previous, data)
 
 
 def _best_run(family: Family, tracking: Tracking, data: Prepared) -> str:
@@ -134,49 +134,49 @@ def _score(context: Context, name: str, model: Model, data: Prepared, options: O
     return score(context, model, data=data, split="test", num_workers=options.workers)
 
 
-def _check(context: Context, family: Family, trial: _Trial, scores: Scores, options: Options) -> list[Check]:
-    """Against the champion, or where there is none against every baseline."""
+def _check(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> list[Check]:
+    """The checks against the champion, or against every baseline if there is none."""
 
-    def better(other: Scores, than: str) -> Check:
+    def better(other: Scores, name: str) -> Check:
         resamples = options.bootstrap
-        return check_better(family, scores, other, than=than, p_value=options.p_value, num_resamples=resamples)
+        return check_better(family, scores, other, name=name, p_value=options.p_value, num_resamples=resamples)
 
     if math.isnan(scores.value(family.metric)):
-        raise UsageFailure(f"no example of the test split counts for {family.metric.name}; prepare more data")
+        raise UsageFailure(f"{family.metric.name} is undefined on the test split: no example counts; prepare more data")
     checks = []
-    if trial.champion_model is not None:
-        champion = _score(context, "the champion", trial.champion_model, trial.data, options)
-        checks += [better(champion, f"champion {trial.previous}"), *check_slices(family, scores, champion)]
+    if pair.champion_model is not None:
+        champion = _score(context, "the champion", pair.champion_model, pair.data, options)
+        checks += [better(champion, f"champion {pair.previous}"), *check_slices(family, scores, champion)]
     else:
-        schema = trial.data.schema(family.Schema, family.files)
-        for name, model in baselines(family, trial.data, schema):
-            checks.append(better(_score(context, name, model, trial.data, options), name))
-    return [*checks, check_latency(family, trial.model), check_size(family, trial.candidate.directory)]
+        schema = pair.data.schema(family.Schema, family.files)
+        for name, model in baselines(family, pair.data, schema):
+            checks.append(better(_score(context, name, model, pair.data, options), name))
+    return [*checks, check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
 
 
-def _refusal(family: Family, trial: _Trial, failed: list[str]) -> str:
-    stays = f"models:/{family.name}@{CHAMPION} stays at version {trial.champion.version}" if trial.champion else ""
+def _rejection(family: Family, pair: _ModelPair, failed: list[str]) -> str:
+    unchanged = f"models:/{family.name}@{CHAMPION} stays at version {pair.champion.version}" if pair.champion else ""
     return (
-        f"{trial.candidate.uri} was not promoted: {'; '.join(failed)}. "
-        f"{stays or 'There is still no champion'}; --force --reason TEXT promotes all the same"
+        f"{pair.candidate.uri} was not promoted: {'; '.join(failed)}. "
+        f"{unchanged or 'There is still no champion'}; --force --reason TEXT promotes it anyway"
     )
 
 
-def _sign_off(
+def _register_champion(
     tracking: Tracking,
     family: Family,
-    trial: _Trial,
+    pair: _ModelPair,
     checks: list[Check],
     metrics: dict[str, float],
     options: Options,
 ) -> str:
-    """Register the candidate with what it was signed off on, then move the alias as the last act."""
+    """Register the candidate with the evidence for its promotion, then move the alias."""
     registry = Registry(tracking)
     facts: dict[str, Any] = {
-        TAG_PREVIOUS: trial.previous or "",
-        TAG_FINGERPRINT: trial.data.fingerprint,
-        "candidate": trial.candidate.uri,
-        "digest": bundle.verify(trial.candidate.directory),
+        TAG_PREVIOUS: pair.previous or "",
+        TAG_FINGERPRINT: pair.data.fingerprint,
+        "candidate": pair.candidate.uri,
+        "digest": bundle.verify(pair.candidate.directory),
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
         "forced": str(any(not check.passed for check in checks)).lower(),
         "reason": options.reason or "",
@@ -190,19 +190,19 @@ def _sign_off(
     }
     version = registry.register(
         family.name,
-        trial.candidate.run_id,
-        trial.candidate.directory,
+        pair.candidate.run_id,
+        pair.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
     )
-    if registry.get_alias(family.name, CHAMPION) != trial.previous:
-        raise Failure(f"the champion of {family.name} changed meanwhile; run promote again")
+    if registry.get_alias(family.name, CHAMPION) != pair.previous:
+        raise Failure(f"the champion of {family.name} changed during this promotion; run promote again")
     registry.set_alias(family.name, CHAMPION, version)
     log.info("models:/%s@%s is now version %s", family.name, CHAMPION, version)
     return version
 
 
 def _tag(value: Any) -> str:
-    """Text as it is, all else as compact JSON; the whole is in the evidence where a tag is too short for it."""
+    """The value of a tag: text unchanged, anything else as JSON; a pointer to the evidence if it is too long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text if len(text) <= MAX_TAG_LENGTH else f"too long, see {EVIDENCE}"

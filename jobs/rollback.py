@@ -1,4 +1,4 @@
-"""The verb rollback: the champion before this one becomes champion again."""
+"""`shopkeeper rollback FAMILY`: restores the previous champion."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from models.family import Family
 
 @dataclass(frozen=True)
 class Options:
-    """Why to go back."""
+    """The reason for the rollback."""
 
     reason: str | None = None
-    """Why; stored with the version that is left."""
+    """Reason for the rollback; stored with the version that it replaces."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Move the alias back; raises UsageFailure when there is nothing to go back to."""
+    """Move the alias back; raises UsageFailure if there is no previous champion."""
     assert family is not None
     tracking = Tracking(context)
     tracking.deliver_spool()
@@ -32,8 +32,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise UsageFailure(f"{family.name} has no champion; `shopkeeper promote {family.name}` makes one")
     previous = registry.version_info(family.name, current).tags.get(TAG_PREVIOUS)
     if not previous:
-        raise UsageFailure(f"version {current} is the first champion of {family.name}; there is none to go back to")
-    # A champion that cannot be loaded is worse than one that disappoints.
+        raise UsageFailure(f"version {current} is the first champion of {family.name}; there is no previous one")
+    # Raises if the previous champion cannot be loaded.
     located = locate_model(context, f"models:/{family.name}/{previous}", tracking=tracking)
     registry.set_alias(family.name, CHAMPION, previous)
     log.info("models:/%s@%s is version %s again", family.name, CHAMPION, previous)

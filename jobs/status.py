@@ -1,4 +1,4 @@
-"""`shopkeeper status`: what is prepared, running, champion and deployed; what does not answer is said to be down."""
+"""`shopkeeper status`: prepared data, runs, champion and deployment of each family, and which servers are down."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from models.family import Family
 
 @dataclass(frozen=True)
 class Options:
-    """How much to show."""
+    """How many runs to show."""
 
     runs: int = 5
-    """Finished runs of each family, newest first."""
+    """Number of finished runs per family, newest first."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Look at one family or at all; changes nothing and does not fail when something is down."""
+    """Report on one family or all; changes nothing and does not fail if a server is down."""
     families = [family] if family is not None else list(FAMILIES.values())
     details: dict[str, Any] = {
         "store": str(context.store.root),
@@ -107,21 +107,21 @@ def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
 
 
 def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
-    """What `deploy` applied last and what answers there now."""
+    """The deployment that was applied last, and the model that is served there now."""
     try:
         config = read_config(config_path(context.store))
     except Failure as error:
         return {"version": None, "health": f"unknown: {error}"}
-    told = user_config(config, family)
-    if config is None or not told:
+    served = user_config(config, family)
+    if config is None or not served:
         return None
-    listens = config["http_options"]
-    host = "127.0.0.1" if listens["host"] == "0.0.0.0" else listens["host"]
-    url = f"http://{host}:{listens['port']}"
-    version = told["version"]
+    http = config["http_options"]
+    host = "127.0.0.1" if http["host"] == "0.0.0.0" else http["host"]
+    url = f"http://{host}:{http['port']}"
+    version = served["version"]
     try:
         answering = read_json(f"{url}{models_path(family.route_prefix)}")
-        health = "ok" if answering["version"] == version else f"version {answering['version']} answers"
+        health = "ok" if answering["version"] == version else f"version {answering['version']} is served"
     except Failure as error:
         answering, health = None, str(error)
     except (OSError, ValueError):
@@ -139,16 +139,16 @@ def _cluster(context: Context) -> dict[str, Any] | None:
 
 
 def _table(details: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
+    """The summary for people."""
     lines = [f"store     {details['store']}"]
     for name, found in details["families"].items():
         lines += [
             name,
-            f"  prepared  {_prepared_words(found['prepared'])}",
+            f"  prepared  {_prepared_line(found['prepared'])}",
             f"  running   {', '.join(one['run_id'] for one in found['running']) or 'nothing'}",
-            *(f"  {one['status']:<9} {one['run_id']} {one['started']} {_numbers(one)}" for one in found["finished"]),
-            f"  champion  {_version_words(found['champion'])}",
-            f"  deployed  {_version_words(found['deployed'])}",
+            *(f"  {one['status']:<9} {one['run_id']} {one['started']} {_metrics(one)}" for one in found["finished"]),
+            f"  champion  {_version_line(found['champion'])}",
+            f"  deployed  {_version_line(found['deployed'])}",
         ]
         if "tracking_error" in found:
             lines.append(f"  unknown   {found['tracking_error']}")
@@ -156,18 +156,18 @@ def _table(details: Mapping[str, Any]) -> list[str]:
     return [*lines, f"cluster   {(cluster.get('dashboard_url') or cluster['address']) if cluster else 'none'}"]
 
 
-def _prepared_words(prepared: Mapping[str, Any] | None) -> str:
+def _prepared_line(prepared: Mapping[str, Any] | None) -> str:
     if prepared is None:
         return "nothing"
     splits = ", ".join(f"{split} {size:,}" for split, size in (prepared["splits"] or {}).items())
     return f"{prepared['fingerprint'][:16]}: {splits}"
 
 
-def _version_words(entry: Mapping[str, Any] | None) -> str:
+def _version_line(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return "none"
-    return f"version {entry['version']} {entry.get('health') or _numbers(entry)}"
+    return f"version {entry['version']} {entry.get('health') or _metrics(entry)}"
 
 
-def _numbers(entry: Mapping[str, Any]) -> str:
+def _metrics(entry: Mapping[str, Any]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in list(entry["metrics"].items())[:3])

@@ -1,4 +1,4 @@
-"""`shopkeeper stop`: takes the local endpoint, its cluster and MLflow's pages of a store down, and nothing else."""
+"""`shopkeeper stop`: stops the local endpoint, the local cluster and the MLflow UI of a store."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from models.family import Family
 
 @dataclass(frozen=True)
 class Options:
-    """Nothing to choose."""
+    """None."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Stop what `deploy` and `demo` started on this machine; what is deployed comes back with the next `deploy`."""
+    """Stop everything that `deploy` and `demo` started on this machine; the next `deploy` restores all deployments."""
     if context.address is not None:
         raise UsageFailure(
-            f"stop works on this machine; at {context.address} use `serve shutdown`, or leave out --address"
+            f"stop works on this machine only; for {context.address} use `serve shutdown`, or omit --address"
         )
-    had_pages = stop_ui(context.store)
+    had_ui = stop_ui(context.store)
     had_cluster = stop_head(context.store)
     log.info("the local cluster was %s", "stopped" if had_cluster else "not running")
     return Outcome(
-        status="stopped" if had_cluster or had_pages else "unchanged",
-        details={"cluster": had_cluster, "mlflow": had_pages},
+        status="stopped" if had_cluster or had_ui else "unchanged",
+        details={"cluster": had_cluster, "mlflow": had_ui},
     )

@@ -1,4 +1,4 @@
-"""`shopkeeper submit VERB ...`: runs any verb on a cluster as a Ray job, with its log, its answer and its exit code."""
+"""`shopkeeper submit VERB ...`: runs a verb on a cluster as a Ray job, and returns its log, result and exit code."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ if TYPE_CHECKING:  # seconds to import
 
 POLL_S = 0.3
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
-"""Loggers that name every file which is not uploaded."""
-OF_THE_LINE = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
-"""Members of a verb's JSON line that are not its details."""
+"""Loggers that list every file they do not upload."""
+RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
+"""Keys of a verb's JSON line that are not its details."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run there."""
+    """The command to run on the cluster."""
 
     command: tuple[str, ...] = ()
     """The verb and its flags."""
     wait: bool = True
-    """Follow the log until the job ends; without it, return when the job is submitted."""
+    """Follow the log until the job ends, instead of returning after submission."""
     entrypoint_cpus: float = 0.0
-    """Cores reserved for the verb's own process; its workers ask for theirs."""
+    """CPUs reserved for the verb's own process; its workers reserve their own."""
 
 
 class JobReader(Protocol):
-    """What is asked of Ray's client about a job that was submitted."""
+    """The part of Ray's job client that follows a submitted job."""
 
     def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """The log in pieces, as it comes."""
+        """The log in chunks, as it is written."""
 
     def get_job_info(self, job_id: str) -> JobDetails:
-        """How the job is getting on."""
+        """The status of the job."""
 
 
 class JobFailed(Failure):
-    """The verb failed on the cluster; has the exit code that it had there."""
+    """The verb failed on the cluster; carries its exit code."""
 
     def __init__(self, message: str, exit_code: int, **details: Any) -> None:
         super().__init__(message, **details)
@@ -61,7 +61,7 @@ class JobFailed(Failure):
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Submit a verb; the store is the path given by --store, as the cluster sees it."""
+    """Submit a verb; --store is a path on the cluster."""
     _check(options.command)
     url, headers = dashboard(context)
     client = _client(url, headers)
@@ -77,24 +77,24 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
                 entrypoint_num_cpus=options.entrypoint_cpus or None,
             )
         except (ConnectionError, RuntimeError) as error:
-            raise Failure(f"the cluster at {url} did not take the job: {error}") from error
+            raise Failure(f"the cluster at {url} did not accept the job: {error}") from error
     log.info("submitted %s to %s; `%s` stops it", job_id, url, how_to_stop)
-    place = {"job_id": job_id, "dashboard_url": url, "submitted": shlex.join(options.command)}
+    job = {"job_id": job_id, "dashboard_url": url, "submitted": shlex.join(options.command)}
     if not options.wait:
-        return Outcome(status="submitted", details=place)
+        return Outcome(status="submitted", details=job)
     try:
         line = asyncio.run(_follow(client, job_id))
         exit_code = _exit_code(client, job_id)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no longer following {job_id}, which goes on; `{how_to_stop}` stops it") from None
-    return _outcome(line, exit_code, place)
+    return _outcome(line, exit_code, job)
 
 
 def _check(command: tuple[str, ...]) -> None:
     if not command:
-        raise UsageFailure("submit needs a verb to run there, e.g. `shopkeeper submit train recommender --workers 4`")
+        raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
     if command[0] in ("submit", "demo", "stop"):
-        raise UsageFailure(f"{command[0]!r} does not run on a cluster; leave out `submit`")
+        raise UsageFailure(f"{command[0]!r} does not run on a cluster; omit `submit`")
 
 
 def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
@@ -117,29 +117,29 @@ def _token_setting(context: Context) -> str:
 
 
 def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
-    # On this machine the interpreter is this one; a cluster's image brings its own.
+    # The local cluster uses this interpreter; a remote cluster's image has its own.
     python = sys.executable if context.address is None else "python"
     return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), "--json"])
 
 
 def _runtime_env(context: Context, code: str) -> dict[str, Any]:
-    # Uploaded as the job is submitted: what is edited here while it runs changes nothing there.
+    # The code is uploaded on submission, so later edits do not affect the running job.
     settings = {"MLFLOW_TRACKING_URI": context.tracking_uri} if context.tracking_uri else {}
     return {"working_dir": code, "env_vars": settings}
 
 
 async def _follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
-    """Show the job's log on stderr as it comes; returns the JSON line that ends it."""
+    """Copy the job's log to stderr as it is written; returns the JSON line at its end."""
     line, rest = None, ""
     async for chunk in jobs.tail_job_logs(job_id):
         *complete, rest = (rest + chunk).split("\n")
         for text in complete:
-            line = _shown(text) or line
-    return _shown(rest) or line
+            line = _show_line(text) or line
+    return _show_line(rest) or line
 
 
-def _shown(text: str) -> dict[str, Any] | None:
-    """The verb's JSON line, or None for any other, which is shown."""
+def _show_line(text: str) -> dict[str, Any] | None:
+    """Parse the verb's JSON line; any other line is written to stderr and gives None."""
     if text.startswith('{"verb"'):
         try:
             content = json.loads(text)
@@ -154,7 +154,7 @@ def _shown(text: str) -> dict[str, Any] | None:
 
 
 def _exit_code(jobs: JobReader, job_id: str) -> int:
-    """The job's exit code, once it has one; EXIT_FAILED for a job that was stopped."""
+    """Wait for the job's exit code; EXIT_FAILED for a stopped job."""
     while True:
         info = jobs.get_job_info(job_id)
         status = str(getattr(info.status, "value", info.status))
@@ -163,14 +163,14 @@ def _exit_code(jobs: JobReader, job_id: str) -> int:
         if status in ("FAILED", "STOPPED"):
             if info.driver_exit_code is None:
                 log.error("%s", info.message)
-            # A negative code is the signal that ended it.
+            # A negative code is the signal that killed it.
             return max(info.driver_exit_code or EXIT_FAILED, EXIT_FAILED)
         time.sleep(POLL_S)
 
 
-def _outcome(line: Mapping[str, Any] | None, exit_code: int, place: Mapping[str, Any]) -> Outcome:
+def _outcome(line: Mapping[str, Any] | None, exit_code: int, job: Mapping[str, Any]) -> Outcome:
     content = line or {}
-    details = {name: value for name, value in content.items() if name not in OF_THE_LINE} | dict(place)
+    details = {name: value for name, value in content.items() if name not in RESULT_KEYS} | dict(job)
     if exit_code:
         message = content.get("error", f"the job ended with exit code {exit_code}; its log is above")
         raise JobFailed(f"on the cluster: {message}", exit_code, **details)

@@ -1,4 +1,4 @@
-"""Search a family's networks and settings with Ray Tune; the best trial's bundle is kept on the sweep's own run."""
+"""`shopkeeper sweep FAMILY`: hyperparameter search with Ray Tune; the best trial's model goes to the sweep's run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import Parser, UsageError, flag_name
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
-from jobs.tracking.client import BUNDLE, Run
-from jobs.tracking.runs import Plan, open_run, reopen_run
+from jobs.tracking.client import BUNDLE, Run, Tracking
+from jobs.tracking.runs import Plan, open_run, read_plan
 from jobs.training import trials
-from jobs.training.distributed import Place
-from jobs.training.fit import Workers, ended, fit, log_to_stderr, num_places, place_workers
+from jobs.training.distributed import WorkerContext
+from jobs.training.fit import (
+    TrainingResources,
+    allocate_workers,
+    fit,
+    log_to_stderr,
+    num_worker_slots,
+    record_final_status,
+)
 from jobs.training.loop import run_training
 from models.bundle import former_names
 from models.config import Choice, LogUniform, Range
@@ -34,10 +41,10 @@ from models.prepared import Prepared
 
 SECONDS_PER_MINUTE = 60
 REDUCTION = 3
-"""ASHA lets the best third of the trials go on at each rung."""
+"""ASHA promotes the best third of the trials at each rung."""
 TRIAL_RETRIES = 1
 TUNE = "tune"
-"""Name of Tune's own folder in the directory of the sweep."""
+"""Subdirectory of a sweep for Tune's own state."""
 
 
 @dataclass(frozen=True)
@@ -45,70 +52,74 @@ class Options:
     """Flags of `sweep`."""
 
     trials: int = 20
-    """Settings to try."""
+    """Number of trials."""
     concurrent: int = 0
-    """Trials at the same time; 0 is as many as the cluster has room for."""
+    """Maximum number of concurrent trials; 0 uses the whole cluster."""
     minutes: float | None = None
-    """Stop after this time with the best model found until then."""
+    """Time budget; the search then stops and keeps the best model so far."""
     workers_per_trial: int = 1
-    """Processes that train one trial together; more than 1 only pays for large data."""
+    """Data-parallel training processes per trial; more than 1 pays off for large data only."""
     gpu: bool = False
-    """Give every worker a GPU."""
+    """Reserve a GPU for every worker."""
     fix: tuple[str, ...] = ()
-    """Settings that are not searched, such as network=transformer; so is any flag that differs from its default."""
+    """Hyperparameters excluded from the search, such as network=transformer; a flag set to a non-default value is
+    fixed too."""
     name: str | None = None
-    """Name of the sweep in MLflow; `sweep FAMILY` when not given."""
+    """Name of the sweep's MLflow run; `sweep FAMILY` if unset."""
     resume: str | None = None
-    """Id of an interrupted sweep to continue, with the settings it was started with."""
+    """Run id of an interrupted sweep to resume, with its original settings."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A sweep, resolved."""
+    """The resolved settings of a sweep."""
 
     family: Family
     config: Any
-    """What every trial starts from."""
+    """Base config of every trial."""
     space: Mapping[str, Range]
     data: Prepared
     directory: Path
     num_trials: int
     num_concurrent: int
-    workers: Workers
-    """What each trial runs on."""
+    resources: TrainingResources
+    """Workers and their resources per trial."""
     minutes: float | None
 
     @property
     def metric(self) -> str:
-        """What trials are compared by: the best validation score of a trial so far."""
+        """The metric that ranks trials: the best validation score of a trial so far."""
         return f"best_val_{self.family.metric.name}"
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Search a family's space, keep every trial as a child run and the best bundle on the sweep's run."""
+    """Search hyperparameters; each trial becomes a child run, and the best model an artifact of the sweep's run."""
     assert family is not None
     config = config or family.Config()
-    # Both refuse mistakes before anything starts.
+    # Both reject invalid settings before anything starts.
     _check(options)
     search_space(family, config, options.fix)
     connection.connect(context)
     if options.resume:
-        plan, tracked = reopen_run(context, family, config=config, options=options)
-        places = place_trials(plan.options)
+        plan = read_plan(context, family, config=config, options=options)
+        search = _search(family, plan, *allocate_trials(plan.options))
+        tuner = _tuner(search, context, plan)  # before the run is reopened, for a sweep of another release fails here
+        tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
-        places = place_trials(options)
+        allocation = allocate_trials(options)
         name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    search = _search(family, plan, *places)
-    with ended(tracked, f"`shopkeeper sweep {family.name} --resume {plan.run_id}` continues it"):
+        search = _search(family, plan, *allocation)
+        tuner = _tuner(search, context, plan)
+    with record_final_status(tracked, f"`shopkeeper sweep {family.name} --resume {plan.run_id}` resumes it"):
         with _ctrl_c_as_exception():
-            _tuner(search, context, plan).fit()
+            tuner.fit()
         return _conclude(search, plan, tracked)
 
 
 def _check(options: Options) -> None:
-    least = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
-    for name, value in least.items():
+    minimum = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
+    for name, value in minimum.items():
         if getattr(options, name) < value:
             raise UsageFailure(f"{flag_name(name)} {getattr(options, name)} is less than {value}")
     if options.minutes is not None and not options.minutes > 0:
@@ -116,9 +127,9 @@ def _check(options: Options) -> None:
 
 
 def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dict[str, Range], Any]:
-    """The dimensions left to search and the config with what is fixed; raises UsageFailure for unknown settings."""
-    usual = family.Config()
-    fixed = {name for name, value in vars(config).items() if value != getattr(usual, name)}
+    """The hyperparameters to search, and the config with the fixed ones; raises UsageFailure for unknown names."""
+    default = family.Config()
+    fixed = {name for name, value in vars(config).items() if value != getattr(default, name)}
     for entry in fix:
         given, _, text = entry.partition("=")
         name, value = _setting(family, given.replace("-", "_"), text)
@@ -126,19 +137,19 @@ def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dic
         fixed.add(name)
     space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
     if not space:
-        raise UsageFailure(f"every setting of {family.name} is fixed, there is nothing to search; use `train`")
+        raise UsageFailure(f"all hyperparameters of {family.name} are fixed, nothing is left to search; use `train`")
     return space, config
 
 
-def place_trials(options: Options) -> tuple[int, Workers]:
-    """How many trials run at once, and on what; raises UsageFailure for what the cluster can never hold."""
+def allocate_trials(options: Options) -> tuple[int, TrainingResources]:
+    """The number of concurrent trials and the resources of each; raises UsageFailure if the cluster is too small."""
     per_trial = options.workers_per_trial
-    concurrent = options.concurrent or min(options.trials, num_places(1, gpu=options.gpu) // per_trial) or 1
-    placed = place_workers(concurrent * per_trial, gpu=options.gpu)
-    return concurrent, dataclasses.replace(placed, num=per_trial)
+    concurrent = options.concurrent or min(options.trials, num_worker_slots(1, gpu=options.gpu) // per_trial) or 1
+    allocated = allocate_workers(concurrent * per_trial, gpu=options.gpu)
+    return concurrent, dataclasses.replace(allocated, num_workers=per_trial)
 
 
-def _search(family: Family, plan: Plan, num_concurrent: int, workers: Workers) -> Search:
+def _search(family: Family, plan: Plan, num_concurrent: int, resources: TrainingResources) -> Search:
     space, config = search_space(family, plan.config, plan.options.fix)
     return Search(
         family=family,
@@ -148,17 +159,16 @@ def _search(family: Family, plan: Plan, num_concurrent: int, workers: Workers) -
         directory=plan.directory,
         num_trials=plan.options.trials,
         num_concurrent=num_concurrent,
-        workers=workers,
+        resources=resources,
         minutes=plan.options.minutes,
     )
 
 
 def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
-    """A new Tuner, or the one that was interrupted."""
-    trainable = tune.with_resources(_trainable(search), _resources(search.workers))
-    stored = plan.directory / TUNE
-    if tune.Tuner.can_restore(stored):
-        return tune.Tuner.restore(str(stored), trainable=trainable, resume_unfinished=True, restart_errored=False)
+    """A new Tuner, or the restored one of an interrupted sweep."""
+    trainable = tune.with_resources(_trainable(search), _resources(search.resources))
+    if tune.Tuner.can_restore(plan.directory / TUNE):
+        return _restored_tuner(search, plan, trainable)
     mode, epochs = search.family.metric.mode, max(1, search.config.epochs)
     logger = trials.TrialLogger(context, search.family.name, plan.run_id, plan.directory)
     return tune.Tuner(
@@ -177,8 +187,8 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
                 grace_period=max(1, epochs // REDUCTION**2),
                 reduction_factor=REDUCTION,
             ),
-            # A fresh process for each trial costs seconds, which is more than a small trial.
-            reuse_actors=search.workers.num == 1,
+            # Starting a process per trial takes seconds, longer than a small trial.
+            reuse_actors=search.resources.num_workers == 1,
         ),
         run_config=tune.RunConfig(
             name=TUNE,
@@ -190,13 +200,28 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
     )
 
 
+def _restored_tuner(search: Search, plan: Plan, trainable: Any) -> tune.Tuner:
+    """The Tuner of an interrupted sweep; raises Failure if a release with other modules has started it."""
+    stored = str(plan.directory / TUNE)
+    try:
+        return tune.Tuner.restore(stored, trainable=trainable, resume_unfinished=True, restart_errored=False)
+    except (ImportError, AttributeError) as error:  # Tune pickles our callback by the name of its module
+        best = trials.best_of(_read_trials(search, plan), search.family.metric)
+        kept = f"; the best model so far is {best.bundle}, which --model of other verbs accepts" if best else ""
+        raise Failure(
+            f"sweep {plan.run_id} was started by another release and cannot be resumed ({error}): start a new sweep. "
+            f"The metrics of its trials are kept in MLflow{kept}"
+        ) from error
+
+
 def _optuna(search: Search) -> OptunaSearch:
-    usual = {name: getattr(search.config, name) for name in search.space}
+    default = {name: getattr(search.config, name) for name in search.space}
+    is_in_space = all(_is_inside(default[name], dimension) for name, dimension in search.space.items())
     return OptunaSearch(
         metric=search.metric,
         mode=search.family.metric.mode,
-        # The first trial is what `train` would do, so a sweep cannot end below it.
-        points_to_evaluate=[usual] if all(_inside(usual[name], search.space[name]) for name in usual) else None,
+        # The first trial uses the config that `train` would use, so a sweep is never worse than `train`.
+        points_to_evaluate=[default] if is_in_space else None,
         sampler=TPESampler(
             seed=search.config.seed, n_startup_trials=max(4, search.num_trials // 4), constant_liar=True
         ),
@@ -207,8 +232,8 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
     def trial(sample: dict[str, Any]) -> None:
         log_to_stderr()
         directory = trials.directory_of(search.directory, tune.get_context().get_trial_id())
-        config, workers = dataclasses.replace(search.config, **sample), search.workers
-        if workers.num > 1:
+        config, resources = dataclasses.replace(search.config, **sample), search.resources
+        if resources.num_workers > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
             callbacks = [TuneReportCallback()]  # type: ignore[no-untyped-call]
@@ -217,42 +242,37 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
                 config=config,
                 data=search.data,
                 directory=directory,
-                workers=workers,
+                resources=resources,
                 callbacks=callbacks,
             )
             return
-        torch.set_num_threads(workers.cpus_each)
-        place = Place(device="cuda" if workers.gpu else "cpu")
+        torch.set_num_threads(resources.cpus_per_worker)
+        worker = WorkerContext(device="cuda" if resources.gpu else "cpu")
         run_training(
-            search.family, config=config, data=search.data, directory=directory, place=place, report=tune.report
+            search.family, config=config, data=search.data, directory=directory, worker=worker, report=tune.report
         )
 
     return trial
 
 
-def _resources(workers: Workers) -> dict[str, float]:
-    """What Tune reserves for a trial; one that starts workers of its own must not hold what these need."""
-    if workers.num > 1:
+def _resources(resources: TrainingResources) -> dict[str, float]:
+    """What Tune reserves for a trial; one that starts its own workers must not hold the CPUs that these need."""
+    if resources.num_workers > 1:
         return {"node:__internal_head__": 0.01}
-    return {"cpu": float(workers.cpus_each), **({"gpu": 1.0} if workers.gpu else {})}
+    return {"cpu": float(resources.cpus_per_worker), **({"gpu": 1.0} if resources.gpu else {})}
 
 
 def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
-    """Keep the best trial's bundle, the table and the picture; remove what only training needed."""
-    cores = search.workers.num * search.workers.cpus_each
-    table = trials.read_table(plan.directory, search.metric, cores=cores)
-    good = [row for row in table if row.score is not None]
-    if not good:
+    """Log the best trial's bundle, the table and the plot of the search; delete the other trials' files."""
+    table = _read_trials(search, plan)
+    best = trials.best_of(table, search.family.metric)
+    if best is None:
         errors = [row.error for row in table if row.error]
         raise Failure(
-            f"no trial of {len(table)} gave a model; the first error: {errors[0]}"
+            f"all {len(table)} trials failed; the first error: {errors[0]}"
             if errors
             else f"no trial finished an epoch in {search.minutes} minutes; raise --minutes"
         )
-    best = good[0]
-    for row in good[1:]:
-        assert row.score is not None and best.score is not None
-        best = row if search.family.metric.better(row.score, best.score) else best
     trials.write_report(plan.directory / "search", table, search.space, search.family.metric)
     tracked.log_artifacts(plan.directory / "search", "search")
     tracked.log_artifacts(best.bundle, BUNDLE)
@@ -266,12 +286,19 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     return Outcome(run_id=plan.run_id, metrics=best.metrics, details=details)
 
 
+def _read_trials(search: Search, plan: Plan) -> list[trials.TrialResult]:
+    cores = search.resources.num_workers * search.resources.cpus_per_worker
+    return trials.read_table(plan.directory, search.metric, cores=cores)
+
+
 def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
-    """Name and value of the field that `--fix given=text` names, read as the flag of that name would be."""
+    """Name and value of the field in `--fix given=text`, parsed like the flag of that name."""
     fields = {field.name: field for field in dataclasses.fields(family.Config)}
     name, _ = former_names(family.Config).get(given, (given, ""))
     if name not in fields or not text:
-        raise UsageFailure(f"--fix {given}={text} does not name a setting; there are {', '.join(sorted(fields))}")
+        raise UsageFailure(
+            f"--fix {given}={text} is not NAME=VALUE of a setting; there are {', '.join(sorted(fields))}"
+        )
     word = f"{flag_name(given)}={text}"
     if isinstance(fields[name].default, bool):
         word = flag_name(given if text.lower() in ("true", "yes", "1") else f"no_{given}")
@@ -284,7 +311,7 @@ def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
 
 
 def _domain(dimension: Range) -> Domain:
-    domain: Domain  # Tune says so in its documentation only
+    domain: Domain  # Tune's functions are not annotated
     match dimension:
         case Choice(options):
             domain = tune.choice(list(options))
@@ -295,7 +322,7 @@ def _domain(dimension: Range) -> Domain:
     return domain
 
 
-def _inside(value: Any, dimension: Range) -> bool:
+def _is_inside(value: Any, dimension: Range) -> bool:
     if isinstance(dimension, Choice):
         return value in dimension.options
     return bool(dimension.low <= value <= dimension.high) and math.isfinite(value)
@@ -303,9 +330,9 @@ def _inside(value: Any, dimension: Range) -> bool:
 
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
-    """Tune answers Ctrl-C by saving its state and returning as if it were done; here it is a KeyboardInterrupt too."""
-    with sigint_kept() as is_in_place:
+    """Turns Ctrl-C into a KeyboardInterrupt; Tune would save its state and return as if the search had finished."""
+    with sigint_restored() as is_in_place:
         yield
-        # Tune's own handler stays where it was not needed, and gives way to the one before it where it was.
+        # Tune leaves its handler installed unless Ctrl-C came; then it puts the previous one back.
         if is_in_place():
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Train one network: the only TorchTrainer of the project, around the one training loop."""
+"""`shopkeeper train FAMILY`: trains a network and logs the best epoch's model with its MLflow run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
-from jobs.training.fit import EpochLogger, ended, fit, place_workers
+from jobs.training.fit import EpochLogger, allocate_workers, fit, record_final_status
 from jobs.training.loop import Result
 from models.family import Family
 
@@ -19,42 +19,42 @@ class Options:
     """Flags of `train`."""
 
     workers: int = 1
-    """Processes that train together, each on its share of the data."""
+    """Data-parallel training processes."""
     gpu: bool = False
-    """Give every worker a GPU."""
+    """Reserve a GPU for every worker."""
     name: str | None = None
-    """Name of the run in MLflow; `train FAMILY` when not given."""
+    """Name of the MLflow run; `train FAMILY` if unset."""
     resume: str | None = None
-    """Id of an interrupted run to continue, with the settings it was started with."""
+    """Id of an interrupted run to resume, with its original settings."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Train a network of a family and keep its best epoch's bundle with the tracked run."""
+    """Train a network and log the bundle of its best epoch as an artifact of the tracked run."""
     assert family is not None
     config = config or family.Config()
     connection.connect(context)
     if options.resume:
         plan, tracked = reopen_run(context, family, config=config, options=options)
-        workers = place_workers(plan.options.workers, gpu=plan.options.gpu)
+        resources = allocate_workers(plan.options.workers, gpu=plan.options.gpu)
     else:
-        workers = place_workers(options.workers, gpu=options.gpu)
-        tags = {"world_size": str(workers.num)}
+        resources = allocate_workers(options.workers, gpu=options.gpu)
+        tags = {"world_size": str(resources.num_workers)}
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    with ended(tracked, f"`shopkeeper train {family.name} --resume {plan.run_id}` continues it"):
+    with record_final_status(tracked, f"`shopkeeper train {family.name} --resume {plan.run_id}` resumes it"):
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(
             family,
             config=plan.config,
             data=plan.data,
             directory=plan.directory,
-            workers=workers,
+            resources=resources,
             callbacks=[logger],
         )
-        return _keep(plan, tracked, result)
+        return _log_result(plan, tracked, result)
 
 
-def _keep(plan: Plan, tracked: Run, result: Result) -> Outcome:
+def _log_result(plan: Plan, tracked: Run, result: Result) -> Outcome:
     tracked.log_artifacts(result.best, BUNDLE)
     tracked.log_metrics({"best_epoch": result.best_epoch}, step=result.epochs)
     details = {"best_epoch": result.best_epoch, "epochs": result.epochs, "bundle": str(result.best)}

@@ -1,1 +1,1 @@
-"""The service: one deployment class that works on any family."""
+"""The online service: one Ray Serve deployment class for every family."""

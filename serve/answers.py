@@ -1,4 +1,4 @@
-"""From a request to its response: what is stored of it, examples, predictions, the answer, what it writes back."""
+"""Answers a request: reads its features, encodes, predicts, builds the response, writes features back."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from serve.problems import RequestRefused
 
 JSON = "application/json"
 MAX_ATTEMPTS = 5
-"""A request whose features others keep writing is answered this often before it is refused."""
+"""Attempts to answer a request whose features are written concurrently, before it is rejected."""
 NUM_LONG_ANSWERS = 4
-"""Answers with a time limit that run at once in a replica."""
+"""Concurrent answers with a time limit, per replica."""
 
 
 class Answers:
-    """Answers the requests of one replica with the model that they are given."""
+    """Answers requests with a given model; one per replica."""
 
     def __init__(self, batcher: Batcher, *, num_long_answers: int = NUM_LONG_ANSWERS) -> None:
         self._batcher = batcher
-        # One, so that no more than one large file is unpacked at a time.
+        # One thread, so that only one large file is decoded at a time.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        # One, for SQLite takes one write at a time; off the event loop, for a write may wait for other replicas.
+        # One thread, as SQLite allows one writer; off the event loop, as a write may wait for other replicas.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._long = TimedThreads(num_long_answers)
 
     async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
 
-        Raises RequestRefused, and has written nothing then: 422 when `encode` cannot make examples of it, 504 when its
-        `answer` takes too long, 503 when no thread is left for that, 409 when others wrote each time what it had read.
+        Raises RequestRefused without having written anything: 422 if `encode` rejects it, 504 if its `answer` times
+        out, 503 if no thread is free for that, 409 if its features were written concurrently at every attempt.
         """
         answerer = loaded.answerers[endpoint.path]
         for _ in range(MAX_ATTEMPTS):
@@ -54,7 +54,7 @@ class Answers:
             changes = _changes(answerer, endpoint, request, predictions, found)
             if not changes or await self._write(loaded, changes):
                 return response
-        raise RequestRefused("other requests keep writing what this one has read; send it again", status=409)
+        raise RequestRefused("other requests keep changing the features of this one; send it again", status=409)
 
     async def _encode(self, answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, found: Found) -> list[Any]:
         try:
@@ -70,15 +70,15 @@ class Answers:
         if timeout_s is None:
             return answer()
         if self._long.are_all_stuck:
-            raise RequestRefused("answers that take too long leave no room for this one; try again later", status=503)
+            raise RequestRefused("too many answers have exceeded their time limit; try again later", status=503)
         future = self._long.submit(answer, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            if not limit.expired():  # its own
+            if not limit.expired():  # raised by the answer itself
                 raise
-            # Waiting no longer has cancelled it, unless it runs.
+            # The timeout has cancelled it, unless it is running.
             has_begun = not future.cancelled()
             raise RequestRefused(overdue(timeout_s, has_begun=has_begun), status=504 if has_begun else 503) from None
 
@@ -88,18 +88,18 @@ class Answers:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            raise RequestRefused("other replicas keep the feature store busy; try again later", status=503) from error
+            raise RequestRefused("the feature store is busy; try again later", status=503) from error
 
 
 def http_response(answer: BaseModel) -> Response:
-    """An answer as it is sent: the content of a file under its media type, anything else as JSON."""
+    """The HTTP response of an answer: a file with its media type, anything else as JSON."""
     if isinstance(answer, Media):
         return Response(answer.content, headers={"Content-Type": answer.media_type})
     return Response(answer.model_dump_json(), media_type=JSON)
 
 
 def media_types(response: type[Media]) -> tuple[str, ...]:
-    """What OpenAPI says of an answer that is a file: the literals that a subclass allows, or any type."""
+    """The media types of a file answer for OpenAPI: the literals of its class, or any type."""
     annotation = response.model_fields["media_type"].annotation
     if typing.get_origin(annotation) is Literal:
         return tuple(str(each) for each in typing.get_args(annotation))
@@ -109,7 +109,7 @@ def media_types(response: type[Media]) -> tuple[str, ...]:
 def _changes(
     answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, predictions: Sequence[Any], found: Found
 ) -> list[Change]:
-    """What the request writes, with the versions that it has read."""
+    """The features that the request writes, with the versions that it has read."""
     if endpoint.update is None:
         return []
     updated = endpoint.update(request, predictions, answerer.schema, found.values)
@@ -117,6 +117,6 @@ def _changes(
     for name, values in updated.items():
         for key, value in values.items():
             version = found.versions.get((name, key))
-            assert version is not None, f"{endpoint.path} writes {name} {key!r}, which is not among the keys it reads"
+            assert version is not None, f"{endpoint.path} writes {name} {key!r} without having read it"
             changes.append(Change(name, key, value, version))
     return changes

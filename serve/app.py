@@ -1,4 +1,4 @@
-"""`build(args)`: a family as a Ray Serve application; one deployment class works on every family."""
+"""`build(args)`: the Ray Serve application of a family, with one deployment class for all families."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def build(args: dict[str, Any]) -> Application:
         raise ValueError(f"unknown argument {unknown[0]!r}; there are {', '.join(sorted(ARGUMENTS))}")
     if args.get("family") not in FAMILIES:
         raise ValueError(f"unknown family {args.get('family')!r}; there are {', '.join(sorted(FAMILIES))}")
-    # Ray annotates its decorator as one that gives a function.
+    # Ray annotates its decorator as if it returned a function.
     return cast("Deployment", Model).bind(args["family"], int(args.get("num_threads", 1)))
 
 
 @ray.serve.deployment
 @ray.serve.ingress()
 class Model:
-    """A replica: HTTP, batching and the model in one process, because a hop between two costs more than the model."""
+    """A replica: HTTP, batching and the model in one process, as a hop between processes costs more than the model."""
 
     def __init__(self, family_name: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
@@ -41,24 +41,24 @@ class Model:
         self._service = Service(family_name, device=device, observe=_Metrics(family_name))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Serve once the replica is made."""
+        """Called by Serve when the replica is created."""
         return make_app(self._service)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Called by Serve before the first request and whenever `user_config` changes; requests go on meanwhile."""
+        """Called by Serve before the first request and when `user_config` changes; requests are served meanwhile."""
         await self._service.load(Settings.model_validate(user_config))
 
     def check_health(self) -> None:
-        """Called by Serve; a replica that raises is replaced."""
+        """Called by Serve, which replaces a replica that raises."""
         if not self._service.is_ready:
             raise RuntimeError("no model is loaded")
 
 
 class _Metrics:
-    """Counts predictions and batch sizes by model version; Ray exports them to Prometheus."""
+    """Prometheus metrics of predictions and batch sizes by model version, exported by Ray."""
 
     def __init__(self, family_name: str) -> None:
-        # Ray's own annotation is of a tuple of one.
+        # Ray annotates `tag_keys` as a tuple of one element.
         tags: Any = ("family", "path", "model_version")
         self._family = family_name
         self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)

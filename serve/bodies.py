@@ -1,4 +1,4 @@
-"""Requests that are mostly one file: the file itself as the body, or JSON with the file in base64."""
+"""Requests with a file: the file itself as the body, or JSON with the file in base64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve.answers import JSON
 def raw_route(
     endpoint: AnyEndpoint, raw: RawBody, answer: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The route of an endpoint that takes a file; a body of another type is answered 415."""
+    """The route of an endpoint that accepts a file; 415 for a body of another media type."""
 
     async def post(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -28,14 +28,14 @@ def raw_route(
             fields = {**request.query_params, raw.field: await request.body()}
         else:
             wanted = ", ".join((*raw.media_types, JSON))
-            raise HTTPException(415, f"the body's type is {kind or 'not given'!r}; send Content-Type: one of {wanted}")
+            raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send one of {wanted}")
         return await answer(endpoint, _validated(endpoint, fields))
 
     return post
 
 
 def raw_openapi(endpoint: AnyEndpoint, raw: RawBody) -> dict[str, Any]:
-    """What OpenAPI says of such a route: the body in each type, and the other fields as query parameters."""
+    """The OpenAPI entries of such a route: the body in each media type, other fields as query parameters."""
     schema = endpoint.Request.model_json_schema()
     file = {"schema": {"type": "string", "format": "binary"}}
     others = {name: field for name, field in schema["properties"].items() if name != raw.field}
@@ -56,7 +56,7 @@ async def _read_json(request: Request) -> Any:
     try:
         return json.loads(body)
     except json.JSONDecodeError as error:
-        # As FastAPI says it of its own routes.
+        # The same error as on FastAPI's own routes.
         mistake = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON", "ctx": {"error": error.msg}}
         raise RequestValidationError([mistake]) from None
     except (UnicodeDecodeError, RecursionError):

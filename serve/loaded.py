@@ -1,4 +1,4 @@
-"""A model that is ready to answer, with all that a request or a connection needs."""
+"""A loaded model with everything that a request or a connection needs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from serve.batching import Predict
 from serve.stored_features import StoredFeatures
 
 Observer = Callable[[str, str, int], None]
-"""Told (path, model version, batch size) of every batch."""
+"""Called with (path, model version, batch size) for every batch."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A request sees one of these from start to end, and so does a connection, whatever is deployed meanwhile."""
+    """The model of a request or connection from start to end, even if another one is deployed meanwhile."""
 
     version: str
     model: Bundle
     features: StoredFeatures
     answerers: Mapping[str, Answerer]
-    """Path of an endpoint or stream -> the model there."""
+    """Path of an endpoint or stream -> its answerer."""
     predicts: Mapping[str, Predict]
-    """Path of an endpoint or stream -> what runs a batch of its examples."""
+    """Path of an endpoint or stream -> its batch prediction function."""
     loaded_at: str
 
 
 def make_loaded(
     family: Family, model: Bundle, *, version: str, features: StoredFeatures, observe: Observer, loaded_at: str
 ) -> Loaded:
-    """A model at every path of its family."""
-    places: list[AnyEndpoint | AnyStream] = [*family.endpoints, *family.streams]
-    answerers = {each.path: Answerer(family, each, model.network, model.schema, version) for each in places}
+    """A model with an answerer for every path of its family."""
+    routes: list[AnyEndpoint | AnyStream] = [*family.endpoints, *family.streams]
+    answerers = {each.path: Answerer(family, each, model.network, model.schema, version) for each in routes}
     return Loaded(
         version=version,
         model=model,

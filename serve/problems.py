@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), and the limits on how much a client may send and wait for."""
+"""Errors as `application/problem+json` (RFC 9457), and limits on the size and duration of requests."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ MAX_BODY_BYTES = 1024 * 1024
 REQUEST_TIMEOUT_S = 30.0
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
-"""A long list with a mistake in every place gets no longer answer than this."""
+"""Maximum number of reported field errors."""
 
 log = logging.getLogger("shopkeeper.serve")
 
 
 class FieldError(BaseModel):
-    """One mistake in a request body."""
+    """An invalid field of a request body."""
 
     pointer: str
-    """Where, as a JSON pointer."""
+    """JSON pointer to the field."""
     detail: str
 
 
 class Problem(BaseModel):
-    """What went wrong with a request, as RFC 9457 has it."""
+    """Problem details of RFC 9457."""
 
     type: str = "about:blank"
     title: str
@@ -43,7 +43,7 @@ class Problem(BaseModel):
 
 
 class RequestRefused(Exception):
-    """A request that is well formed but cannot be answered; the message is for the client."""
+    """A well-formed request that cannot be answered; the message is for the client."""
 
     def __init__(self, detail: str, *, status: int = 422) -> None:
         super().__init__(detail)
@@ -51,7 +51,7 @@ class RequestRefused(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 before a body over the limit is read or parsed."""
+    """ASGI middleware that responds with 413 before a body over the limit is read or parsed."""
 
     def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
         self.app = app
@@ -68,8 +68,8 @@ class BodyLimit:
             return
         received = 0
 
-        async def counted() -> Message:
-            # A chunked body declares no length.
+        async def limited_receive() -> Message:
+            # A chunked body has no Content-Length.
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -77,13 +77,13 @@ class BodyLimit:
                 raise HTTPException(413, too_large)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, limited_receive, send)
 
 
 class TimeLimit:
-    """ASGI middleware that answers 504 when a request, the arrival of its body included, takes too long.
+    """ASGI middleware that responds with 504 if a request, including the upload of its body, takes too long.
 
-    Serve's own limit would also end WebSockets, which may stay open as long as they like.
+    Serve's own timeout would also close WebSockets, which may stay open indefinitely.
     """
 
     def __init__(self, app: ASGIApp, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
@@ -96,14 +96,14 @@ class TimeLimit:
             return
         has_begun = False
 
-        async def noted(message: Message) -> None:
+        async def track_start(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
             await send(message)
 
         try:
             async with asyncio.timeout(self.timeout_s) as limit:
-                await self.app(scope, receive, noted)
+                await self.app(scope, receive, track_start)
         except TimeoutError:
             if has_begun or not limit.expired():
                 raise
@@ -111,7 +111,7 @@ class TimeLimit:
 
 
 def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
-    """A problem with the title that its status has."""
+    """A problem with the standard title of its status."""
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
 
 
@@ -122,17 +122,17 @@ def problem(status: int, detail: str, *, errors: list[FieldError] | None = None)
 
 
 def install(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-    """Make an application answer every error with a problem, and refuse bodies and times over the limits."""
+    """Add problem responses for all errors, and the limits on body size and request time, to an application."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(Exception, _internal_error)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(TimeLimit, timeout_s=timeout_s)
 
 
-def documented(*more: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of an endpoint, for OpenAPI; `more` are statuses that not all endpoints have."""
+def error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint for OpenAPI; `more` are statuses beyond the common ones."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -155,25 +155,25 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # FastAPI's answer to a body that is no text, or nested too deeply
-        return problem(422, "#: the body is not JSON that can be read; send UTF-8, nested less deeply")
+    if error.status_code == 400:  # FastAPI's response to a body that is not UTF-8 or is nested too deeply
+        return problem(422, "#: the body cannot be parsed as JSON; send UTF-8 with less nesting")
     details = {
-        404: f"there is nothing at {request.url.path}; /openapi.json lists what there is",
-        405: f"{request.method} does not work at {request.url.path}; /openapi.json lists what does",
+        404: f"{request.url.path} does not exist; /openapi.json lists the endpoints",
+        405: f"{request.method} is not allowed at {request.url.path}; /openapi.json lists the methods",
     }
     response = problem(error.status_code, details.get(error.status_code, str(error.detail)))
     response.headers.update(error.headers or {})
     return response
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _internal_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "the server failed on this request; the reason is in its log")
+    return problem(500, "internal server error; the cause is in the server's log")
 
 
 def _field_error(mistake: Mapping[str, Any]) -> FieldError:
-    place = mistake["loc"][1:]  # FastAPI puts "body" first
+    location = mistake["loc"][1:]  # FastAPI puts "body" first
     if mistake["type"] == "json_invalid":
-        return FieldError(pointer="#", detail=f"not JSON at character {place[0]}: {mistake['ctx']['error']}")
-    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in place)
+        return FieldError(pointer="#", detail=f"invalid JSON at character {location[0]}: {mistake['ctx']['error']}")
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
     return FieldError(pointer=f"#{pointer}", detail=mistake["msg"])

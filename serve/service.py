@@ -1,4 +1,4 @@
-"""What answers requests for one family: the loaded model, its features and the HTTP application; knows no cluster."""
+"""The service of one family: the loaded model, its features and the HTTP application; independent of Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serve.problems import (
     MAX_BODY_BYTES,
     REQUEST_TIMEOUT_S,
     RequestRefused,
-    documented,
+    error_responses,
     install,
     log,
     problem,
@@ -33,24 +33,24 @@ from serve.streams import Streams
 
 
 class Settings(BaseModel):
-    """What to serve; the `user_config` of the deployment."""
+    """The model to serve; the `user_config` of the deployment."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: str
     bundle: Path
     digest: str | None = None
-    """sha256 of the bundle's manifest: other files under the same path are refused."""
+    """sha256 of the bundle's manifest; a bundle with another digest is rejected."""
     feature_store: Path | None = None
-    """The features that `deploy` fills, which is replaced as a whole."""
+    """Store of the features that `deploy` fills; replaced as a whole."""
     live_feature_store: Path | None = None
-    """The features that endpoints write, for a family that has such; stays from one model to the next."""
+    """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
-    """What the model made of the catalogue, for a family that has such an index."""
+    """Index of the catalogue, if the family has one."""
 
 
 class FailedReload(BaseModel):
-    """A model that was to be served but could not be."""
+    """A model that failed to load."""
 
     version: str
     error: str
@@ -58,7 +58,7 @@ class FailedReload(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """The model that answers now, and the last one that could not take over."""
+    """The model in use, and the last failed reload."""
 
     family: str
     version: str
@@ -71,7 +71,7 @@ class ModelInfo(BaseModel):
 
 
 class Service:
-    """Answers a family's requests with the model it was last given."""
+    """Answers a family's requests with the last model that was loaded."""
 
     def __init__(self, family_name: str, *, device: str = "cpu", observe: Observer | None = None) -> None:
         if family_name not in FAMILIES:
@@ -89,18 +89,18 @@ class Service:
 
     @property
     def current(self) -> Loaded | None:
-        """The model that answers now."""
+        """The model in use."""
         return self._current
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a model to answer with."""
+        """Whether a model is loaded."""
         return self._current is not None
 
     async def load(self, settings: Settings) -> None:
-        """Verify a model, ask it its golden request and let it take over.
+        """Load and verify a model, check its golden answer, and switch to it.
 
-        When that fails the model before goes on and `info` shows the error; without one it raises BundleRejected.
+        On failure the previous model stays in use and `info` shows the error; without one it raises BundleRejected.
         """
         async with self._reloading:
             if self._settings == settings:
@@ -111,13 +111,13 @@ class Service:
                 self._failed = FailedReload(version=settings.version, error=str(error), at=_now())
                 if self._current is None:
                     raise
-                log.error("version %s stays, %s was refused: %s", self.info().version, settings.version, error)
+                log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, error)
                 return
             self._current, self._settings, self._failed = loaded, settings, None
-            log.info("%s version %s answers now", self.family.name, settings.version)
+            log.info("now serving %s version %s", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
-        """What is served now; it must be ready."""
+        """The model in use; the service must be ready."""
         loaded = self._current
         assert loaded is not None, "no model is loaded"
         return ModelInfo(
@@ -131,7 +131,7 @@ class Service:
         )
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
-        """Answer one request; raises RequestRefused when it cannot be answered."""
+        """Answer a request; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
         return await self.answers.answer(self._current, endpoint, request)
@@ -139,7 +139,7 @@ class Service:
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)
         if settings.digest not in (None, model.digest):
-            raise BundleRejected(f"{settings.bundle} has the digest {model.digest}, not {settings.digest}")
+            raise BundleRejected(f"{settings.bundle} has digest {model.digest}, expected {settings.digest}")
         golden.check(self.family, model.network, model.schema, model.golden)
         if settings.index is not None:
             assert self.family.index is not None, f"{self.family.name} has no index"
@@ -153,9 +153,9 @@ class Service:
 
 
 def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
-    """The HTTP application of a service: its family's endpoints and streams, what is served, health, OpenAPI.
+    """The HTTP application of a service: the family's endpoints and streams, model info, health and OpenAPI.
 
-    A request may take `timeout_s`, and as much longer as the family gives the slowest of its answers.
+    Requests time out after `timeout_s` plus the longest `answer_timeout_s` of the family's endpoints.
     """
     family = service.family
     prefix = family.route_prefix.rstrip("/")
@@ -172,11 +172,11 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 
-    @app.get("/models" if prefix else "/v1/models", summary="Which model answers")
+    @app.get("/models" if prefix else "/v1/models", summary="The model in use")
     async def models() -> ModelInfo:
         return service.info()
 
-    @app.get("/healthz", summary="Whether there is a model to answer with")
+    @app.get("/healthz", summary="Whether a model is loaded")
     async def healthz() -> Response:
         if not service.is_ready:
             return problem(503, "no model is loaded yet")
@@ -189,7 +189,7 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path
     async def respond(endpoint: AnyEndpoint, request: BaseModel) -> Response:
         return http_response(await service.answer(endpoint, request))
 
-    statuses = documented(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
+    statuses = error_responses(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
     is_file = issubclass(endpoint.Response, Media)
     if is_file:
         content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types(endpoint.Response)}
@@ -211,7 +211,7 @@ def _json_route(
     async def post(request: Any) -> Response:
         return await respond(endpoint, request)
 
-    # FastAPI reads the body's type from here; it differs from endpoint to endpoint.
+    # FastAPI reads the body's type from the annotation, which differs by endpoint.
     post.__annotations__["request"] = endpoint.Request
     return post
 

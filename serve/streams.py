@@ -1,4 +1,4 @@
-"""The WebSockets of a family: messages in order, a state for each connection, and the model it was opened with."""
+"""The WebSockets of a family: ordered messages, per-connection state, and a model fixed at connect time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from serve.loaded import Loaded
 from serve.problems import log, problem_of
 
 TOO_FAST, TOO_LARGE, FAILED, TRY_AGAIN_LATER = 1008, 1009, 1011, 1013
-"""Close codes of RFC 6455 and its registry."""
+"""WebSocket close codes of RFC 6455 and its registry."""
 MAX_CONNECTIONS = 32
-"""Of a replica. Each holds one of the requests that Serve lets it work on at once, and there must be others left."""
+"""Per replica. Each connection counts as an ongoing request in Serve, and some must be left for HTTP."""
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Of a connection: what has come and is not answered yet. Serve does not slow a client down that sends too fast."""
+"""Per connection: received but unanswered messages. Serve applies no backpressure to fast clients."""
 MESSAGE_OVERHEAD_BYTES = 128
 
 
 class _End(Exception):
-    """The end of a connection; without a code when the client has gone."""
+    """The end of a connection; without a code if the client has disconnected."""
 
     def __init__(self, code: int | None = None, reason: str = "") -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class _End(Exception):
 
 
 class _Inbox:
-    """What has come over a connection and waits to be answered."""
+    """Received messages of a connection that are not answered yet."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -45,7 +45,7 @@ class _Inbox:
     def put(self, message: str | bytes | _End, num_bytes: int = 0) -> None:
         self._num_bytes += num_bytes + MESSAGE_OVERHEAD_BYTES
         if self._num_bytes > self._max_bytes:
-            raise _End(TOO_FAST, "messages come faster than they can be answered; wait for answers")
+            raise _End(TOO_FAST, "messages arrive faster than they are answered; wait for answers")
         self._waiting.put_nowait((message, num_bytes))
 
     async def get(self) -> str | bytes:
@@ -62,19 +62,19 @@ class Streams:
     def __init__(self, batcher: Batcher, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self._batcher = batcher
         self._max_connections = max_connections
-        # Beside the event loop, for a second of sound takes milliseconds to encode.
+        # Off the event loop, as a second of audio takes milliseconds to encode.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self.num_open = 0
-        """Connections that are being served."""
+        """Open connections."""
 
     async def serve(self, stream: AnyStream, loaded: Loaded | None, socket: WebSocket) -> None:
-        """Serve one connection until it ends; the codes that it is closed with are above."""
-        await socket.accept()  # a connection that is not accepted gets an HTTP status and no code
+        """Serve one connection until it ends, and close it with one of the codes above."""
+        await socket.accept()  # a rejected connection would get an HTTP status and no close code
         if loaded is None:
             await socket.close(TRY_AGAIN_LATER, "no model is loaded yet")
             return
         if self.num_open >= self._max_connections:
-            await socket.close(TRY_AGAIN_LATER, f"there are {self.num_open} connections already; try again later")
+            await socket.close(TRY_AGAIN_LATER, f"all {self.num_open} connections are in use; try again later")
             return
         self.num_open += 1
         try:
@@ -82,12 +82,12 @@ class Streams:
         finally:
             self.num_open -= 1
         if end.code is not None:
-            with contextlib.suppress(WebSocketDisconnect):  # gone in this moment
+            with contextlib.suppress(WebSocketDisconnect):  # disconnected just now
                 await socket.close(end.code, end.reason)
 
     async def _converse(self, stream: AnyStream, loaded: Loaded, socket: WebSocket) -> _End:
         inbox = _Inbox(max(MAX_WAITING_BYTES, stream.max_message_bytes + MESSAGE_OVERHEAD_BYTES))
-        # Both at once, so that what nobody waits for any more is not predicted.
+        # Concurrently, so that predictions stop when the client disconnects.
         tasks = [
             asyncio.create_task(_read(stream, socket, inbox)),
             asyncio.create_task(self._answer(stream, loaded, socket, inbox)),
@@ -117,13 +117,13 @@ class Streams:
 
 
 def _end_of(stream: AnyStream, outcomes: Sequence[BaseException | None]) -> _End:
-    """How a connection ends, given how its two tasks did, unless they were cancelled."""
+    """How a connection ends, given the exceptions of its tasks that were not cancelled."""
     for outcome in outcomes:
         if isinstance(outcome, _End):
             return outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect):
             log.error("a connection at %s failed", stream.path, exc_info=outcome)
-            return _End(FAILED, "the server failed on a message; the reason is in its log")
+            return _End(FAILED, "internal server error; the cause is in the server's log")
     return _End()
 
 
@@ -135,7 +135,7 @@ async def _read(stream: AnyStream, socket: WebSocket, inbox: _Inbox) -> None:
         text = received.get("text")
         content: bytes = received["bytes"] if text is None else text.encode()
         if len(content) > stream.max_message_bytes:
-            # What came before it is answered first.
+            # Earlier messages are answered first.
             inbox.put(_End(TOO_LARGE, f"a message is larger than {stream.max_message_bytes} bytes; send less at once"))
         else:
             inbox.put(content if text is None else text, len(content))

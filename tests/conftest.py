@@ -1,4 +1,4 @@
-"""What the tests share: the toy family and its data, a store under tmp_path, one small Ray cluster, the public data."""
+"""Shared fixtures: the toy family and its data, a store in tmp_path, one small Ray cluster, the public data."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 CHECKOUT = Path(__file__).resolve().parent.parent
-os.environ.update(ENVIRONMENT, PYTHONPATH=str(CHECKOUT))  # before anything imports ray or mlflow; for workers too
+os.environ.update(ENVIRONMENT, PYTHONPATH=str(CHECKOUT))  # before ray or mlflow is imported; for workers too
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)
 torch.set_num_threads(1)
-# A shell lets what it starts in the background ignore Ctrl-C.
+# Background jobs of a shell ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jobs.cli.context import Context, Store  # noqa: E402
@@ -44,14 +44,14 @@ from tests.kit.register import TOY, register  # noqa: E402
 
 
 def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise: float = 0.1) -> Path:
-    """Write a CSV for the toy family: the larger of two sums decides the colour, but for a share of `noise`."""
+    """Write a CSV for the toy family: the largest of three sums decides the colour, except for a fraction `noise`."""
     draw = random.Random(seed)
     lines = ["visitor_id,warmth,brightness,colour"]
-    for place in range(num_visitors):
+    for number in range(num_visitors):
         warmth, brightness = draw.gauss(0, 1), draw.gauss(0, 1)
         sums = {"red": warmth + brightness, "green": brightness - warmth, "blue": 0.3 - brightness}
         colour = draw.choice(list(sums)) if draw.random() < noise else max(sums, key=lambda name: sums[name])
-        lines.append(f"v{place:05d},{warmth:.6f},{brightness:.6f},{colour}")
+        lines.append(f"v{number:05d},{warmth:.6f},{brightness:.6f},{colour}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -59,7 +59,7 @@ def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One small Ray cluster for all tests that need one; its workers know the toy family."""
+    """One small Ray cluster for all tests; its workers register the toy family."""
     import ray
 
     ray.init(
@@ -75,7 +75,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Family:
-    """The toy family, in FAMILIES while the test runs."""
+    """The toy family, registered for the test."""
     monkeypatch.setitem(FAMILIES, "toy", TOY)
     return TOY
 
@@ -88,7 +88,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking database without runs; making one costs MLflow seconds, copying it nothing."""
+    """A tracking database without runs, to be copied, as MLflow takes seconds to create one."""
     store = Store(tmp_path_factory.mktemp("template"))
     Tracking(Context(store=store)).list_runs("none")
     return store.root / "mlflow.db"
@@ -96,7 +96,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def context(store: Store, empty_database: Path) -> Context:
-    """An empty store with its tracking database, on this machine."""
+    """The context of an empty store with a tracking database."""
     store.root.mkdir(exist_ok=True)
     shutil.copy(empty_database, store.root / "mlflow.db")
     return Context(store=store)
@@ -110,19 +110,19 @@ def toy_raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def toy_data(toy: Family, store: Store, toy_raw: Path) -> Prepared:
-    """Prepared data of the toy family; it is the current one of `store`."""
-    aside = store.data("toy") / "aside"
-    aside.mkdir(parents=True)
+    """Prepared data of the toy family, current in `store`."""
+    temporary = store.data("toy") / "temporary"
+    temporary.mkdir(parents=True)
     with ThreadPoolExecutor(1) as executor:
-        schema = toy.prepare(toy.PrepareConfig(raw=str(toy_raw)), aside, executor)
-    data = aside.rename(store.data("toy") / schema.fingerprint[:16])
+        schema = toy.prepare(toy.PrepareConfig(raw=str(toy_raw)), temporary, executor)
+    data = temporary.rename(store.data("toy") / schema.fingerprint[:16])
     (store.data("toy") / "CURRENT").write_text(data.name, encoding="utf-8")
     return Prepared(data)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The public data beside the checkout; skips where it is absent."""
+    """The public data next to the checkout; skips the test if it is missing."""
     path = CHECKOUT.parent / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"no public data at {path}")

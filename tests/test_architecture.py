@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md that a machine can check."""
+"""The rules of docs/architecture.md that can be checked automatically."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ USES_RAY = (
     "jobs/training/trials.py",
     "serve/app.py",
 )
-"""What Ray gives becomes a value of ours in these files; no other takes one of Ray's. Keep the list short."""
+"""Only these files use Ray and convert its values to ours. Keep the list short."""
 TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",
     "jobs/cluster/local_head.py",
     "jobs/tracking/client.py",
 )
-"""The command line reads it; the other two set what Ray and MLflow take from nowhere else."""
+"""The command line reads it; the others set variables that Ray and MLflow read from nowhere else."""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
 
 
@@ -82,12 +82,12 @@ def test_imports_are_absolute() -> None:
 
 
 @pytest.mark.parametrize(("name", "home"), ONLY_HERE.items())
-def test_what_has_one_home_is_used_nowhere_else(name: str, home: str) -> None:
+def test_libraries_with_one_home_are_used_nowhere_else(name: str, home: str) -> None:
     users = {source for source in SOURCES if name in {part for full in _used(source) for part in full.split(".")}}
     assert {user for user in users if not user.startswith("tests/")} <= {home}
 
 
-def test_ray_is_touched_in_few_files_only() -> None:
+def test_ray_is_used_in_few_files_only() -> None:
     users = [name for name in SOURCES if any(part.split(".")[0] == "ray" for part in _imported(name))]
     assert tuple(name for name in users if not name.startswith("tests/")) == USES_RAY
 
@@ -115,12 +115,12 @@ def test_nothing_is_printed_or_pickled() -> None:
     assert not {name: found for name in SOURCES if (found := {"print", "pickle"} & _used(name))}
 
 
-def test_the_environment_is_read_at_the_command_line_only() -> None:
+def test_environment_variables_are_used_in_few_files_only() -> None:
     touching = [name for name, path in SOURCES.items() if re.search(r"os\.(environ|getenv)", path.read_text("utf-8"))]
     assert not [name for name in touching if not name.startswith("tests/") and name not in TOUCHES_ENVIRONMENT]
 
 
-def test_nothing_names_a_path_of_one_machine() -> None:
+def test_no_file_contains_a_path_of_one_machine() -> None:
     documents = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*"), *CHECKOUT.glob("*.*ml"), CHECKOUT / "Makefile"]
     texts = {path: path.read_text(encoding="utf-8") for path in [*SOURCES.values(), *documents] if path.is_file()}
     assert not {str(path): found for path, text in texts.items() if (found := MACHINE_PATH.findall(text))}
@@ -157,7 +157,7 @@ def _set(name: str) -> set[str]:
 
 
 def _ours(name: str) -> set[str]:
-    """Files of ours that a file imports, also inside of functions; what only a type checker sees is left out."""
+    """Our files that a file imports, including inside functions but not under TYPE_CHECKING."""
     seen_by_mypy = {
         id(node)
         for block in _nodes(name)
@@ -183,7 +183,7 @@ def _file_of(module: str) -> str:
 
 
 def _used(name: str) -> set[str]:
-    """Imported modules, the names that code mentions, and of its attributes those that have one home."""
+    """Imported modules, names in the code, and the attributes in ONLY_HERE."""
     names = {node.id for node in _nodes(name) if isinstance(node, ast.Name)}
     attributes = {node.attr for node in _nodes(name) if isinstance(node, ast.Attribute)}
     return names | attributes & set(ONLY_HERE) | _imported(name)

@@ -61,7 +61,7 @@ def _prose(document: str) -> str:
 
 
 def _named_files(prose: str) -> list[str]:
-    """What is written in backticks and ends like a Python file or a folder of ours; `*` stands for anything."""
+    """Python files and our folders in backticks; `*` is a wildcard."""
     names = re.findall(r"`([\w.*][\w./*-]*(?:\.py|/))`", prose)
     return [name for name in names if name.endswith(".py") or (name.count("/") > 1 and name.split("/")[0] in OURS)]
 
@@ -87,7 +87,7 @@ def _tree() -> str:
 
 
 def _folder(folder: Path, *, depth: int) -> list[str]:
-    """The package with its caption, then its files, then its packages."""
+    """The package with its caption, then its files, then its subpackages."""
     lines = [_line(f"{folder.name}/", folder / "__init__.py", depth=depth)]
     for path in sorted(folder.iterdir()):
         if path.suffix == ".py" and path.name != "__init__.py":

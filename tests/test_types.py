@@ -1,4 +1,4 @@
-"""The types of the libraries below are real: none is skipped, and our own stubs of pyarrow say what pyarrow has."""
+"""mypy checks against real types: no library is ignored, and our stubs match pyarrow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import CHECKOUT
 
 UNTYPED = {"captum": "models/image/report/saliency.py", "sklearn": "models/image/report/embedding_map.py"}
-"""Libraries without types, and the one file that calls each and says what comes back."""
+"""Libraries without types, and the only file that calls each and annotates its results."""
 STUBS = {
     ".".join(path.relative_to(CHECKOUT / "stubs").with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((CHECKOUT / "stubs").rglob("*.pyi"))
@@ -32,19 +32,19 @@ def test_mypy_follows_every_library_that_has_types() -> None:
 
 
 @pytest.mark.parametrize(("library", "home"), UNTYPED.items())
-def test_a_library_without_types_is_called_in_one_file(library: str, home: str) -> None:
+def test_an_untyped_library_is_called_in_one_file(library: str, home: str) -> None:
     sources = [path for package in ("models", "jobs", "serve") for path in (CHECKOUT / package).rglob("*.py")]
     users = [path for path in sources if re.search(rf"^\s*(import|from) {library}\b", path.read_text("utf-8"), re.M)]
     assert [str(path.relative_to(CHECKOUT)) for path in users] == [home]
 
 
 @pytest.mark.parametrize("name", STUBS)
-def test_a_stub_has_only_what_the_library_has(name: str) -> None:
+def test_a_stub_has_only_names_and_parameters_of_the_library(name: str) -> None:
     tree = ast.parse(STUBS[name].read_text(encoding="utf-8"))
     assert not list(_invented(tree, importlib.import_module(name), name))
 
 
-def test_combining_chunks_gives_one_array_as_the_stub_says() -> None:
+def test_combining_chunks_returns_an_array_as_in_the_stub() -> None:
     words = pa.chunked_array([["a"], ["b", "a"]])
 
     assert isinstance(words.combine_chunks(), pa.Array)
@@ -53,7 +53,7 @@ def test_combining_chunks_gives_one_array_as_the_stub_says() -> None:
 
 
 def _invented(tree: ast.Module | ast.ClassDef, real: ModuleType | type, where: str) -> Iterator[str]:
-    """Names of a stub that the library lacks, and parameters that a function of it does not have."""
+    """Names and parameters in a stub that the library does not have."""
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
             continue
@@ -67,7 +67,7 @@ def _invented(tree: ast.Module | ast.ClassDef, real: ModuleType | type, where: s
 
 
 def _lacking(stub: ast.FunctionDef, function: Callable[..., object]) -> set[str]:
-    """Parameters that a function does not have; of some that are written in C nothing can be told."""
+    """Parameters that a function does not have; empty for C functions without a signature."""
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:

@@ -1,4 +1,4 @@
-"""Upgrades: what an earlier release left in a store opens, goes on, answers the same, is served and rolled back."""
+"""Upgrades: a store of an earlier release can be read, resumed, served and rolled back, with equal predictions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import pytest
 from jobs import deploy, predict, promote, rollback, status, stop, train
 from jobs.cli.context import Context, Outcome, Store
 from jobs.cluster.local_head import headers, running_head, stop_head
+from jobs.cluster.ports import free_port
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import PinnedModel
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
-from tests.jobs.test_deploy import free_port
 from tests.stores import bundle_names, unpack
 
 RELEASE = "0.1.0"
 NAMES = ("image", "recommender")
 VOLATILE = "recommendation_id"
 NUM_EPOCHS = 4
-"""That the interrupted runs were to make; each was stopped after the first."""
+"""Configured epochs of the interrupted runs, which were stopped after the first."""
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of an earlier release, which tests may only read; its bundles, requests and answers lie beside it."""
+    """A read-only store of an earlier release, next to its bundles, requests and answers."""
     return unpack(RELEASE, tmp_path_factory.mktemp("upgrade"))
 
 
@@ -43,7 +43,7 @@ def context(unpacked: Path) -> Context:
 
 
 @pytest.mark.parametrize("name", bundle_names(RELEASE))
-def test_a_model_of_an_earlier_release_gives_its_golden_answer(unpacked: Path, name: str) -> None:
+def test_a_model_of_an_earlier_release_returns_its_golden_answer(unpacked: Path, name: str) -> None:
     directory = unpacked.parent / "bundles" / name
     family = FAMILIES[bundle.family_name(directory)]
     loaded = bundle.load(directory, family)
@@ -51,14 +51,14 @@ def test_a_model_of_an_earlier_release_gives_its_golden_answer(unpacked: Path, n
     golden.check(family, loaded.network, loaded.schema, loaded.golden)
 
 
-def test_nothing_in_the_store_points_to_where_it_was_made(unpacked: Path) -> None:
+def test_no_path_in_the_store_points_to_its_original_location(unpacked: Path) -> None:
     before = f"/tmp/shopkeeper-store-{RELEASE}/store".encode()
 
     assert not [path for path in unpacked.rglob("*") if path.is_file() and before in path.read_bytes()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_status_sees_the_data_the_runs_the_champion_and_what_was_deployed(context: Context, name: str) -> None:
+def test_status_shows_data_runs_champion_and_deployment(context: Context, name: str) -> None:
     found = status.run(context, FAMILIES[name], status.Options(), None).details["families"][name]
 
     assert found["prepared"]["data"] == str(context.store.current_data(name).path)
@@ -69,7 +69,7 @@ def test_status_sees_the_data_the_runs_the_champion_and_what_was_deployed(contex
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_predict_answers_as_the_earlier_release_did(
+def test_predictions_equal_those_of_the_earlier_release(
     context: Context, unpacked: Path, tmp_path: Path, name: str, version: str
 ) -> None:
     asked = unpacked.parent / "requests" / f"{name}.parquet"
@@ -89,7 +89,7 @@ def test_predict_answers_as_the_earlier_release_did(
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
-    """The store of an earlier release, to go on with."""
+    """A writable store of an earlier release."""
     store = Store(unpack(RELEASE, tmp_path_factory.mktemp("shop")))
     yield Context(store=store)
     stop_head(store)
@@ -102,7 +102,7 @@ def port() -> int:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interrupted_run_is_finished_and_promoted(ray_cluster: None, shop: Context, name: str) -> None:
+def test_an_interrupted_run_is_resumed_and_promoted(ray_cluster: None, shop: Context, name: str) -> None:
     tracking, family = Tracking(shop), FAMILIES[name]
     (interrupted,) = tracking.list_runs(name, where="attributes.status = 'KILLED'")
     directory = shop.store.run_directory(name, interrupted.run_id)
@@ -121,7 +121,7 @@ def test_an_interrupted_run_is_finished_and_promoted(ray_cluster: None, shop: Co
 
 
 @pytest.mark.ray
-def test_deploying_one_family_brings_back_the_other_as_it_was_deployed(shop: Context, port: int) -> None:
+def test_deploying_one_family_restores_the_deployment_of_the_other(shop: Context, port: int) -> None:
     deployed = deploy.run(shop, FAMILIES["recommender"], deploy.Options(port=port), None)
 
     assert deployed.details["version"] == "3"
@@ -133,7 +133,7 @@ def test_deploying_one_family_brings_back_the_other_as_it_was_deployed(shop: Con
 
 @pytest.mark.ray
 @pytest.mark.parametrize("name", NAMES)
-def test_the_champion_before_comes_back_and_answers_as_it_did(shop: Context, port: int, name: str) -> None:
+def test_the_previous_champion_is_restored_with_equal_answers(shop: Context, port: int, name: str) -> None:
     rolled = rollback.run(shop, FAMILIES[name], rollback.Options(reason="an upgrade"), None)
 
     deployed = deploy.run(shop, FAMILIES[name], deploy.Options(port=port), None)
@@ -155,7 +155,7 @@ def _promote(context: Context, name: str, run_id: str) -> Outcome:
 
 
 def _golden_difference(context: Context, name: str, version: str, port: int) -> str | None:
-    """Where what is served answers otherwise than the model of that version did when it was made."""
+    """The difference between the served answer and the stored golden answer of a version, or None."""
     expected = json.loads((context.store.serve / "models" / name / version / "golden.json").read_text())
     url = f"http://127.0.0.1:{port}{FAMILIES[name].endpoints[0].path}"
     answer = read_json(url, expected["request"])
@@ -167,7 +167,7 @@ def _wait(context: Context, name: str, model: PinnedModel, port: int) -> None:
     info = running_head(context.store)
     assert info is not None
     api = ServeApi(info.dashboard_url, headers(info))
-    deploy._wait(api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", timeout_s=60)
+    deploy._wait_until_served(api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", timeout_s=60)
 
 
 def _stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ def _stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _approximately(value: Any) -> Any:
-    """The same, with numbers that are equal to others within 1e-4."""
+    """The value with floats that compare equal within 1e-4."""
     if isinstance(value, float):
         return pytest.approx(value, abs=1e-4)
     if isinstance(value, list):

@@ -27,7 +27,7 @@ from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
 from benchmarks.kit.page import Spread, Table, write_page
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import bundle
 from models.bundle import config_from_dict
@@ -136,7 +136,9 @@ def trained(data: Prepared, settings: Sequence[str]) -> tuple[Any, float]:
     """The network after the last epoch, and its core-seconds of training."""
     config = config_from_dict(FAMILY.Config, measure.overrides(settings))
     started, directory = time.process_time(), data.path / f"run-{len(list(data.path.glob('run-*')))}"
-    result = run_training(FAMILY, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
+    result = run_training(
+        FAMILY, config=config, data=data, directory=directory, worker=WorkerContext(), report=lambda _: None
+    )
     seconds = time.process_time() - started
     return bundle.load(checkpoints.path_of(directory, result.epochs), FAMILY).network, seconds
 

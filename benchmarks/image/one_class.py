@@ -24,7 +24,7 @@ from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
 from benchmarks.kit.page import Spread, Table, write_page
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import bundle
 from models.bundle import config_from_dict
@@ -102,7 +102,9 @@ def scored(data: Prepared, index: int, seed: int, arguments: argparse.Namespace)
     """The AUROC of every score after training on one class, and the core-seconds."""
     config = config_from_dict(FAMILY.Config, measure.overrides([*SETTINGS, *arguments.config, f"seed={seed}"]))
     started, directory = time.process_time(), data.path / f"run-{seed}"
-    result = run_training(FAMILY, config=config, data=data, directory=directory, place=Place(), report=lambda _: None)
+    result = run_training(
+        FAMILY, config=config, data=data, directory=directory, worker=WorkerContext(), report=lambda _: None
+    )
     cpu_s = time.process_time() - started
     loaded = bundle.load(checkpoints.path_of(directory, result.epochs), FAMILY)
     schema = loaded.schema

@@ -27,7 +27,7 @@ from benchmarks.kit.page import Spread, Table, write_page
 from jobs import deploy
 from jobs.cli.context import Context, Store
 from jobs.cluster.local_head import stop_head
-from jobs.tracking.mlflow_ui import free_port
+from jobs.cluster.ports import free_port
 from models import bundle, golden
 from models.bundle import config_from_dict
 from models.image import FAMILY

@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, prepared data, and systems under measurement in processes of their own."""
+"""Shared parts of the benchmarks: flags, prepared data, and systems under test in processes of their own."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from models.bundle import config_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_EVENTS = 15_000
-"""Events kept of a log of sequences with --quick."""
+"""Number of events with --quick."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 Answer = dict[str, Any]
 
 
 class Worker:
-    """A system under measurement in a process of its own: it computes only between a request and its answer."""
+    """A system under test in its own process; it computes only between a request and its answer."""
 
     def __init__(self, name: str, command: Sequence[str], *, threads: int) -> None:
         self.name = name
@@ -41,39 +41,39 @@ class Worker:
         )
 
     def ask(self, request: Mapping[str, Any] | None = None) -> Answer:
-        """Let it do its thing once."""
+        """Send a request and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request or {}) + "\n")
         self._process.stdin.flush()
         return self.answer()
 
     def answer(self) -> Answer:
-        """What it says next; raises RuntimeError when it ends instead."""
+        """The next answer; raises RuntimeError if the process ends instead."""
         for answer in self.answers():
             return answer
         raise RuntimeError(f"{self.name} ended without an answer; its messages are above")
 
     def answers(self) -> Iterator[Answer]:
-        """All it says until it ends."""
+        """All answers until the process ends."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
                 yield json.loads(line.removeprefix(MARK))
 
     def close(self) -> None:
-        """Tell it that this was all, and wait for its end."""
+        """Close its stdin and wait for it to end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
     def stop(self) -> None:
-        """End it, whatever it is doing."""
+        """Terminate it."""
         self._process.terminate()
         self._process.wait()
 
 
 def ready(starting: Iterable[Worker]) -> tuple[list[Worker], dict[str, Answer]]:
-    """Workers and what each said first, one after the other: some need gigabytes only until they are ready."""
+    """Workers and their first answers, started one by one, as some need gigabytes until they are ready."""
     workers, said = [], {}
     for worker in starting:
         said[worker.name] = worker.answer()
@@ -81,40 +81,40 @@ def ready(starting: Iterable[Worker]) -> tuple[list[Worker], dict[str, Answer]]:
     return workers, said
 
 
-def flags(doc: str | None, *, several: bool = False, made_up: bool = False) -> argparse.ArgumentParser:
-    """A parser with the flags of every benchmark; `several` raw files, or none where the log is `made_up`."""
+def flags(doc: str | None, *, several: bool = False, synthetic: bool = False) -> argparse.ArgumentParser:
+    """A parser with the common flags; `several` raw files, or none for a `synthetic` log."""
     parser = argparse.ArgumentParser(description=doc)
-    if not made_up:
+    if not synthetic:
         parser.add_argument("--data", nargs="+" if several else None, required=True, help="raw public file")
     parser.add_argument("--prepare", nargs="*", default=["split=leave-one-out"], help="name=value of PrepareConfig")
     parser.add_argument("--config", nargs="*", default=[], help="name=value of the family's Config")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every system")
-    parser.add_argument("--quick", action="store_true", help="seconds on a part of the data: does it run?")
-    parser.add_argument("--peers", type=Path, help="directory that benchmarks.peers.make filled; none leaves peers out")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the page goes")
-    parser.add_argument("--suffix", default="", help="of the page's name, for one of several runs of a day")
-    parser.add_argument("--work", type=Path, help="where the temporary directory is made")
+    parser.add_argument("--threads", type=int, default=1, help="threads per system")
+    parser.add_argument("--quick", action="store_true", help="smoke test in seconds on a part of the data")
+    parser.add_argument("--peers", type=Path, help="directory filled by benchmarks.peers.make; unset skips peers")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="directory of the page")
+    parser.add_argument("--suffix", default="", help="suffix of the page's name, for several runs on a day")
+    parser.add_argument("--work", type=Path, help="parent of the temporary directory")
     return parser
 
 
 def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The flags; ends with a message when the raw data is not there."""
+    """Parse the flags; exits with a message if the raw data is missing."""
     arguments = parser.parse_args()
     for raw in [arguments.data] if isinstance(arguments.data, str) else arguments.data:
         if not Path(raw).exists():
-            print(f"skipped: {raw} is not there; name the raw public file with --data", file=sys.stderr)
+            print(f"skipped: {raw} does not exist; give the raw public file with --data", file=sys.stderr)
             sys.exit(0)
     return arguments
 
 
 def use_environment() -> None:
-    """Set what the command line sets for Ray and MLflow; to be called before they are imported."""
+    """Set the environment variables of the command line; must be called before Ray or MLflow is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs with the values read as JSON where they are JSON, else as text."""
+    """`name=value` pairs, with values parsed as JSON if possible, else as text."""
     found = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
@@ -127,7 +127,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def workspace(arguments: argparse.Namespace) -> Iterator[Path]:
-    """A directory that is gone afterwards."""
+    """A temporary directory."""
     with tempfile.TemporaryDirectory(prefix="shopkeeper-benchmark-", dir=arguments.work) as directory:
         yield Path(directory)
 
@@ -140,7 +140,7 @@ def prepared(
     family_name: str = "recommender",
     more: Mapping[str, str] | None = None,
 ) -> Path:
-    """The prepared data directory of raw data, made with the project's own `prepare`."""
+    """The prepared data directory of raw data, created by `shopkeeper prepare`."""
     family = FAMILIES[family_name]
     source = _part(Path(raw), work) if arguments.quick and ".txt" in Path(raw).suffixes else Path(raw)
     config = config_from_dict(
@@ -157,7 +157,7 @@ def label(raw: str) -> str:
 
 
 def export(data: Path, out: Path) -> Path:
-    """Prepared events as one .npz that a peer reads with numpy alone: items, offsets [U+1], test_start [U]."""
+    """Export prepared events as an .npz for peers: items, offsets [U+1], test_start [U]."""
     shards = sorted((data / "shards").iterdir())
     items, offsets, splits = (
         [np.load(shard / f"{name}.npy") for shard in shards] for name in ("items", "offsets", "splits")
@@ -169,7 +169,7 @@ def export(data: Path, out: Path) -> Path:
 
 
 def export_pictures(data: Path, out: Path, limits: Mapping[str, int | None]) -> Path:
-    """Pictures of known classes of the first label as one .npz: pixels [N, C, S, S], labels [N], at most so many."""
+    """Export images with a known first label as an .npz, up to a limit per split: pixels [N, C, S, S], labels [N]."""
     shards = sorted((data / "shards").iterdir())
     arrays = {}
     for split, limit in limits.items():
@@ -193,19 +193,19 @@ def shopkeeper(
     more: Sequence[str] = (),
     family_name: str = "recommender",
 ) -> list[str]:
-    """The command of our own worker; each needs a name of its own as the last part of `work`."""
+    """The command of Shopkeeper's worker; each needs a unique last part of `work`."""
     command = [sys.executable, "-m", "benchmarks.peers.shopkeeper_worker", role, "--family", family_name]
     return [*command, "--data", str(data), "--work", str(work), *more, "--config", *config]
 
 
 def peer(name: str, peers: Path, role: str, data: Path, more: Sequence[str]) -> list[str]:
-    """The command of a peer's worker, run in its own environment on data that was exported for it."""
+    """The command of a peer's worker, which runs in its own environment on exported data."""
     command = [str(peers.absolute() / name / "bin" / "python"), "-m", f"benchmarks.peers.{name}_worker", role]
     return [*command, "--data", str(data), *more]
 
 
 def alternate(workers: Sequence[Worker], repeats: int) -> dict[str, list[Answer]]:
-    """Ask one after the other, A B A B, so that a busy minute of the machine meets all of them."""
+    """Query the workers in turn, A B A B, so that load on the machine affects all of them."""
     found: dict[str, list[Answer]] = {worker.name: [] for worker in workers}
     for _ in range(repeats):
         for worker in workers:
@@ -215,7 +215,7 @@ def alternate(workers: Sequence[Worker], repeats: int) -> dict[str, list[Answer]
 
 
 def _part(raw: Path, work: Path) -> Path:
-    """The first sequences of a text log, about QUICK_EVENTS events."""
+    """The first sequences of a text log, with about QUICK_EVENTS events."""
     target = work / f"{label(str(raw))}.txt"
     num_events = 0
     opened = gzip.open if raw.suffix == ".gz" else open

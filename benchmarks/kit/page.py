@@ -1,4 +1,4 @@
-"""The result page of a benchmark: medians and spread in tables, under the conditions they were measured in."""
+"""The result page of a benchmark: medians and ranges in tables, and the conditions of the measurement."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PACKAGES = ("torch", "numpy", "scipy", "ray", "mlflow", "optuna")
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one thing."""
+    """Repeated measurements of one quantity."""
 
     values: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of one value or more."""
+        """Create from one or more values."""
         return cls(tuple(values))
 
     @property
@@ -40,7 +40,7 @@ class Spread:
         return statistics.median(self.values)
 
     def text(self, form: str = ",.0f") -> str:
-        """The median, and the lowest and highest beside it where there is more than one."""
+        """The median, with minimum and maximum if there are several values."""
         if len(self.values) == 1:
             return format(self.median, form)
         return f"{self.median:{form}} [{min(self.values):{form}}, {max(self.values):{form}}]"
@@ -56,9 +56,9 @@ class Table:
 
 
 def write_page(name: str, doc: str | None, arguments: argparse.Namespace, tables: Sequence[Table], raw: Answer) -> Path:
-    """Write DATE-name.md and .json: the tables with their conditions, and every measurement.
+    """Write DATE-name.md and .json: the tables with the conditions, and all measurements.
 
-    `raw["settings"]`, where it is there, holds what each system said of itself before it was measured.
+    `raw["settings"]`, if present, holds the versions that each system reported.
     """
     conditions = _conditions(arguments)
     for system, said in raw.get("settings", {}).items():
@@ -68,7 +68,7 @@ def write_page(name: str, doc: str | None, arguments: argparse.Namespace, tables
     out.mkdir(parents=True, exist_ok=True)
     lines = [f"# {name.replace('-', ' ').capitalize()}, {now.date()}", "", (doc or "").strip(), ""]
     if arguments.quick:
-        lines += ["**Made with --quick: it shows that the script runs, its numbers mean nothing.**", ""]
+        lines += ["**Run with --quick, a smoke test: the numbers are meaningless.**", ""]
     for table in tables:
         lines += [f"## {table.title}", "", _row(table.header), _row(["---"] * len(table.header))]
         lines += [*(_row(row) for row in table.rows), ""]

@@ -18,9 +18,9 @@ from benchmarks.peers import protocol
 from jobs.cli.context import Context, Store
 from jobs.evaluation.scoring import load_model, score
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import Task, validate
+from jobs.training.validation import TrainingTask, validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.evaluate import Model
@@ -121,7 +121,7 @@ def train(arguments: argparse.Namespace, family: Family, config: Any) -> None:
         config=dataclasses.replace(config, patience=0, epochs=1000),
         data=arguments.data,
         directory=arguments.work / "run",
-        place=Place(),
+        worker=WorkerContext(),
         report=report,
     )
 
@@ -144,7 +144,7 @@ def evaluate(arguments: argparse.Namespace, family: Family, config: Any) -> None
     family.initialise(network, arguments.data, schema)
     network.eval()
     model = Model(family, config, schema, network)
-    task = Task(family, config, schema, arguments.data, arguments.work, Place())
+    task = TrainingTask(family, config, schema, arguments.data, arguments.work, WorkerContext())
     context = Context(store=Store(arguments.work))
     protocol.say({"versions": protocol.versions("torch", "numpy"), "initialise": started.so_far()})
     for _ in protocol.asked():
@@ -175,7 +175,7 @@ def fit(arguments: argparse.Namespace, family: Family, config: Any) -> None:
         protocol.say({**numbers, **so_far, **test, **training, "at": time.time()})
 
     data: Prepared = arguments.data
-    run_training(watched.family, config=config, data=data, directory=directory, place=Place(), report=report)
+    run_training(watched.family, config=config, data=data, directory=directory, worker=WorkerContext(), report=report)
     so_far = {name: value - untimed[name] for name, value in started.so_far().items()}
     reports = checkpoints.read_reports(directory)
     best = {"best_val": reports[-1][f"best_val_{family.metric.name}"], "epochs": len(reports) - 1}

@@ -1,6 +1,6 @@
 """Large catalogues: full against sampled cross-entropy with 50,000 synthetic items, and the cost of a million items.
 
-The logs are synthetic (benchmarks/kit/made_up_log.py): topics, five successors of each item, favourite topics of each
+The logs are synthetic (benchmarks/kit/synthetic_log.py): topics, five successors of each item, favourite topics of each
 user. The ideal predictor knows this generating process and the favourites. Leave-one-out; NDCG@10 on the validation
 events of the first users of each shard, ranked among all items, seen items filtered. Unless stated otherwise, networks
 are evaluated without the prior, which would hide the difference between losses. Core-seconds are processor time of the
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from benchmarks.kit.made_up_log import write_log
 from benchmarks.kit.measure import Answer, Worker
 from benchmarks.kit.page import Spread, Table, write_page
+from benchmarks.kit.synthetic_log import write_log
 from models.prepared import Prepared
 from models.recommender.schema import Schema
 
@@ -42,7 +42,7 @@ EVENTS_PER_USER = 20
 
 def main() -> None:
     """Measure one part and write its page."""
-    parser = measure.flags(__doc__, made_up=True)
+    parser = measure.flags(__doc__, synthetic=True)
     parser.add_argument("--part", choices=("rates", "losses", "million"), required=True)
     parser.add_argument(
         "--items", type=int, nargs="+", help="items to generate; of a million about a fifth never occurs"

@@ -1,10 +1,10 @@
-"""What Ray costs: `fit()` with one worker against the bare training loop, and two workers against one.
+"""Overhead of Ray Train: `fit()` with one worker against the bare training loop, and two workers against one.
 
-The seconds of an epoch are wall time between the reports of the first and of the last epoch, over the epochs between:
-steps, validation, checkpoint and report are in it. The start-up, from the call to the report of epoch 0, stands
-apart. Every process has one thread. Two bare loops at the same time show what the machine itself allows: memory
-bandwidth and clock are shared, so two workers cannot gain more than that. The Ray cluster is up, and idle, while the
-bare loop runs.
+Seconds per epoch are wall time between the reports of the first and the last epoch, divided by the epochs between:
+they include steps, validation, checkpoint and report. The start-up time, from the call to the report of epoch 0, is
+reported separately. Every process has one thread. Two concurrent bare loops show the upper bound of the machine:
+memory bandwidth and clock are shared, so two workers cannot gain more. The Ray cluster is running, but idle, during
+the bare loop.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from models import FAMILIES
 from models.bundle import config_from_dict
 from models.prepared import Prepared
 
-BARE, ONE, TWO, BOTH = "bare loop", "fit(), 1 worker", "fit(), 2 workers", "two bare loops at once"
+BARE, ONE, TWO, BOTH = "bare loop", "fit(), 1 worker", "fit(), 2 workers", "two concurrent bare loops"
 Times = list[float]
-"""Epoch seconds of the clock: the start, then the report of each epoch from 0."""
+"""Unix times of the start, then of the report of each epoch from 0."""
 
 
 def main() -> None:
-    """Train in each way, alternating, and write the page."""
+    """Train in each way in turn, and write the page."""
     parser = measure.flags(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument(
-        "--family", default="recommender", choices=FAMILIES, help="of image with --prepare and no value"
+        "--family", default="recommender", choices=FAMILIES, help="for image, give --prepare without a value"
     )
     arguments = measure.read(parser)
     if arguments.quick:
@@ -48,29 +48,29 @@ def main() -> None:
         data = measure.prepared(arguments.data, arguments, work, family_name=arguments.family)
         connection.connect(Context(store=Store(work / "store")))
         for repeat in range(arguments.repeats):
-            place = work / str(repeat)
-            found[BARE] += bare(data, place / "bare", arguments, num=1)
-            found[ONE].append(fitted(data, place / "one", arguments, num=1))
-            found[TWO].append(fitted(data, place / "two", arguments, num=2))
-            found[BOTH] += bare(data, place / "both", arguments, num=2)
+            directory = work / str(repeat)
+            found[BARE] += bare(data, directory / "bare", arguments, num=1)
+            found[ONE].append(fitted(data, directory / "one", arguments, num=1))
+            found[TWO].append(fitted(data, directory / "two", arguments, num=2))
+            found[BOTH] += bare(data, directory / "both", arguments, num=2)
         ray.shutdown()
     write_page("fit-overhead", __doc__, arguments, [tabulate(found)], {"measured": found})
 
 
 def settings(arguments: argparse.Namespace) -> list[str]:
-    """The config of all."""
+    """The config of every run."""
     return [*arguments.config, f"epochs={arguments.epochs}", "patience=0"]
 
 
 def bare(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -> list[Times]:
-    """The loop in a process of its own, or in several at once that know nothing of each other."""
+    """The loop in its own process, or in several independent concurrent ones."""
     started = time.time()
     workers = []
-    for place in range(num):
+    for index in range(num):
         command = measure.shopkeeper(
-            "fit", data, work / str(place), config=settings(arguments), family_name=arguments.family
+            "fit", data, work / str(index), config=settings(arguments), family_name=arguments.family
         )
-        workers.append(Worker(f"{BARE} {place}", command, threads=arguments.threads))
+        workers.append(Worker(f"{BARE} {index}", command, threads=arguments.threads))
     found = []
     for worker in workers:
         found.append([started, *(answer["at"] for answer in worker.answers() if "epoch" in answer)])
@@ -79,10 +79,10 @@ def bare(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -> 
 
 
 def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -> Times:
-    """`fit()` on the cluster, with a clock where Ray collects the reports."""
+    """`fit()` on the cluster, timed in the Train controller."""
     from ray.train import UserCallback
 
-    from jobs.training.fit import Workers, fit
+    from jobs.training.fit import TrainingResources, fit
 
     class Clock(UserCallback):  # type: ignore[misc]
         def __init__(self, path: str) -> None:
@@ -101,26 +101,29 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
         config=config_from_dict(family.Config, measure.overrides(settings(arguments))),
         data=Prepared(data),
         directory=work / "run",
-        workers=Workers(num=num, cpus_each=arguments.threads),
+        resources=TrainingResources(num_workers=num, cpus_per_worker=arguments.threads),
         callbacks=[Clock(str(clock))],
     )
     return [started, *map(float, clock.read_text(encoding="utf-8").split())]
 
 
 def epoch_s(times: Times) -> float:
-    """Seconds of an epoch after the first."""
+    """Mean seconds per epoch after the first."""
     return (times[-1] - times[2]) / (len(times) - 3)
 
 
 def tabulate(found: dict[str, list[Times]]) -> Table:
-    """A row for each way."""
+    """A row per way of training."""
     seconds = {name: [epoch_s(times) for times in runs] for name, runs in found.items()}
     both = [max(pair) for pair in zip(seconds[BOTH][::2], seconds[BOTH][1::2], strict=True)]
     compared = {
         BARE: ("1", [1.0] * len(seconds[BARE])),
-        ONE: ("of the bare loop's speed", [a / b for a, b in zip(seconds[BARE], seconds[ONE], strict=True)]),
-        TWO: ("times one worker", [a / b for a, b in zip(seconds[ONE], seconds[TWO], strict=True)]),
-        BOTH: ("times one bare loop: the most there is", [2 * a / b for a, b in zip(seconds[BARE], both, strict=True)]),
+        ONE: ("relative to the bare loop", [a / b for a, b in zip(seconds[BARE], seconds[ONE], strict=True)]),
+        TWO: ("relative to one worker", [a / b for a, b in zip(seconds[ONE], seconds[TWO], strict=True)]),
+        BOTH: (
+            "relative to a bare loop: upper bound",
+            [2 * a / b for a, b in zip(seconds[BARE], both, strict=True)],
+        ),
     }
     rows = []
     for name, runs in found.items():

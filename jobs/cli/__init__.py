@@ -1,1 +1,1 @@
-"""The command line: flags, what every verb is handed, results and signals."""
+"""The command line: flags, the context of a verb, results and signals."""

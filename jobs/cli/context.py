@@ -1,4 +1,4 @@
-"""What every verb is handed: where the store is, which cluster, which tracking server; and how a verb fails."""
+"""The context of a verb: store, cluster and tracking server; and the exceptions with which a verb fails."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ EXIT_CTRL_C = 130
 
 
 class Failure(Exception):
-    """A verb's foreseen failure: the message says what was wrong, the value and the remedy."""
+    """An expected failure of a verb; the message names the problem, the value and the remedy."""
 
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.details = details
-        """Goes into the JSON line beside the error."""
+        """Additional keys of the JSON line."""
 
 
 class UsageFailure(Failure):
-    """The request cannot be carried out as asked."""
+    """The command line asks for something that cannot be done."""
 
     exit_code = EXIT_USAGE
 
 
 class GateNotMet(Failure):
-    """The candidate is not good enough; nothing was changed."""
+    """The candidate did not pass the promotion gate; nothing was changed."""
 
     exit_code = EXIT_GATE_NOT_MET
 
 
 class DependencyDown(Failure):
-    """A server that is needed does not answer."""
+    """A required server does not respond."""
 
     exit_code = EXIT_DEPENDENCY_DOWN
 
 
 class Interrupted(Failure):
-    """Stopped before the end, but resumable; the message says how."""
+    """Interrupted but resumable; the message says how."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 @dataclass(frozen=True)
 class Store:
-    """One directory that holds data, runs, the tracking database and what is deployed; absolute."""
+    """The directory of data, runs, the tracking database and deployed models; an absolute path."""
 
     root: Path
 
     def data(self, family: str) -> Path:
-        """Where prepared data of a family lies, one directory per fingerprint, and the file CURRENT."""
+        """Prepared data of a family: a directory per fingerprint, and the file CURRENT."""
         return self.root / family / "data"
 
     def current_data(self, family: str) -> Prepared:
-        """The prepared data in use; raises UsageFailure when there is none."""
+        """The current prepared data; raises UsageFailure if there is none."""
         pointer = self.data(family) / "CURRENT"
         if not pointer.is_file():
             raise UsageFailure(
@@ -78,15 +78,15 @@ class Store:
         return Prepared(self.data(family) / pointer.read_text(encoding="utf-8").strip())
 
     def run_directory(self, family: str, run_id: str) -> Path:
-        """Checkpoints and bundle of one training run."""
+        """Checkpoints and bundle of a training run."""
         return self.root / family / "runs" / run_id
 
     def feature_store(self, family: str) -> Path:
-        """The SQLite file that deploy fills and serve reads."""
+        """The SQLite feature store that deploy fills and serve reads."""
         return self.root / family / "features.sqlite"
 
     def live_feature_store(self, family: str) -> Path:
-        """The SQLite file of the features that endpoints write; deploy makes it once and leaves what it holds."""
+        """The SQLite store of features that endpoints write; deploy creates it once and never overwrites it."""
         return self.root / family / "live-features.sqlite"
 
     @property
@@ -95,23 +95,23 @@ class Store:
 
     @property
     def spool(self) -> Path:
-        """Tracking calls that could not be delivered yet."""
+        """Tracking calls that are not delivered yet."""
         return self.root / "spool"
 
     @property
     def serve(self) -> Path:
-        """The rendered Serve config and pinned bundles, `serve/models/<family>/<version>`."""
+        """The rendered Serve config and the pinned models, `serve/models/<family>/<version>`."""
         return self.root / "serve"
 
     @property
     def cluster(self) -> Path:
-        """The local Ray cluster that `deploy` or `demo` started: cluster.json, token."""
+        """State of the local Ray cluster that `deploy` or `demo` started: cluster.json, token."""
         return self.root / "cluster"
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything outside a verb's own options."""
+    """The environment of a verb: everything but its own options."""
 
     store: Store
     address: str | None = None
@@ -123,7 +123,7 @@ class Context:
 
 @dataclass
 class Outcome:
-    """What a verb has to say; becomes the JSON line."""
+    """The result of a verb; becomes the JSON line."""
 
     status: str = "ok"
     run_id: str | None = None
@@ -132,7 +132,7 @@ class Outcome:
 
 
 def family_named(name: str) -> Family:
-    """The family of that name; raises UsageFailure that lists those there are."""
+    """The family with a name; raises UsageFailure with the list of families."""
     if name not in FAMILIES:
         raise UsageFailure(f"unknown family {name!r}; there are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

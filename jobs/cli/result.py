@@ -1,4 +1,4 @@
-"""How a command line ended, as one JSON line for programs or a few lines for people."""
+"""The result of a command: one JSON line for programs, or a short summary for people."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 MAX_LINE_LENGTH = 100
 FORMER_KEYS: dict[str, str] = {}
-"""Former name of a renamed key of the JSON line -> its name now; the value is there under both for one release, which
-a comment names."""
+"""Deprecated key of the JSON line -> its current name; the value is repeated under both for one release, which a
+comment names."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command line ended."""
+    """The result of a command."""
 
     exit_code: int
     verb: str | None
@@ -27,38 +27,38 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     headline: str = ""
-    """People see the metrics with this in their name."""
+    """The summary for people shows the metrics whose name contains this."""
 
     def to_json(self) -> str:
-        """One line for programs."""
+        """One JSON line."""
         head: dict[str, Any] = {"verb": self.verb, "family": self.family, "status": self.status}
         head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
         if self.error:
             head["error"] = self.error
         rest = {name: value for name, value in self.details.items() if name not in head}
-        return json.dumps(_readable({**head, **rest}), ensure_ascii=False, default=str)
+        return json.dumps(_to_json_value({**head, **rest}), ensure_ascii=False, default=str)
 
     def to_text(self) -> str:
-        """A few lines for people."""
+        """A short summary for people."""
         title = " ".join(word for word in (self.verb, self.family) if word)
         shown: dict[str, Any] = {name: value for name, value in self.metrics.items() if self.headline in name}
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
-            shown["more"] = f"--json shows {len(self.metrics)} metrics"
+            shown["more"] = f"--json prints all {len(self.metrics)} metrics"
         return "\n".join([f"{title}: {self.status}", *_outline({**head, **shown, **self.details})])
 
 
-def _readable(content: Any) -> Any:
-    """What a program can read: null for NaN and infinity, which JSON lacks, and former keys beside the keys now."""
+def _to_json_value(content: Any) -> Any:
+    """A value for JSON: NaN and infinity become null, and deprecated keys repeat the values of the current ones."""
     match content:
         case float():
             return content if math.isfinite(content) else None
         case dict():
-            named = {str(name): _readable(value) for name, value in content.items()}
+            named = {str(name): _to_json_value(value) for name, value in content.items()}
             former = {was: named[name] for was, name in FORMER_KEYS.items() if name in named}
             return {**former, **named}
         case list() | tuple():
-            return [_readable(value) for value in content]
+            return [_to_json_value(value) for value in content]
         case _:
             return content
 

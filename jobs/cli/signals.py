@@ -1,4 +1,4 @@
-"""SIGTERM as an interruption like Ctrl-C, and our handlers of both kept while Ray is in the process."""
+"""Signal handling: SIGTERM interrupts like Ctrl-C, and Ray's replacements of our handlers are undone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[threading.Event]:
-    """Makes SIGTERM a KeyboardInterrupt, so that it is cleaned up after like Ctrl-C; the event tells them apart.
+    """Turns SIGTERM into a KeyboardInterrupt, for the same cleanup as after Ctrl-C; the event is set for SIGTERM only.
 
-    An exception of our own would not do: Ray turns whatever interrupts a wait into a plain KeyboardInterrupt.
+    A custom exception would not work: Ray turns whatever interrupts a wait into a plain KeyboardInterrupt.
     """
     terminated = threading.Event()
 
@@ -32,8 +32,8 @@ def sigterm_interrupts() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def sigint_kept() -> Iterator[Callable[[], bool]]:
-    """Puts the handler of Ctrl-C back at the end that Ray replaces; what it yields says whether it is in place now."""
+def sigint_restored() -> Iterator[Callable[[], bool]]:
+    """Restores the SIGINT handler at the end; yields a function that tells whether it is still installed."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -45,8 +45,8 @@ def sigint_kept() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def sigterm_kept() -> Iterator[None]:
-    """Keeps the handler of SIGTERM while Ray starts, which would put one in its place that ends the process."""
+def sigterm_restored() -> Iterator[None]:
+    """Restores the SIGTERM handler, which Ray replaces on start with one that exits the process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():

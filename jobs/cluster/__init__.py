@@ -1,1 +1,1 @@
-"""The Ray cluster a verb works on: the local one, a remote one, and tasks on it."""
+"""The Ray cluster a verb runs on, local or remote, and the tasks on it."""

@@ -1,4 +1,4 @@
-"""Which Ray cluster a verb works on: a given one, the local one that `deploy` started, or one of this process."""
+"""Connects to a Ray cluster: the one at --address, the local one that `deploy` started, or one in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
-from jobs.cli.signals import sigterm_kept
+from jobs.cli.signals import sigterm_restored
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
 from jobs.cluster.packages import job_config
 
@@ -20,9 +20,9 @@ CONNECT_TIMEOUT_S = 8.0
 
 
 def connect(context: Context) -> None:
-    """Connect this process to the cluster it should work on; does nothing when it is connected already.
+    """Connect this process to its Ray cluster; does nothing if it is connected already.
 
-    Raises UsageFailure for an address Ray cannot use, DependencyDown when nothing answers there.
+    Raises UsageFailure for an invalid address, DependencyDown if nothing responds there.
     """
     import ray
 
@@ -41,10 +41,10 @@ def connect(context: Context) -> None:
     settings: dict[str, Any] = {}
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    if not address.startswith("ray://"):  # there the driver proper is a process of the cluster
+    if not address.startswith("ray://"):  # with Ray Client the actual driver runs on the cluster
         settings["job_config"] = job_config()
     try:
-        with sigterm_kept():
+        with sigterm_restored():
             ray.init(
                 address=address,
                 logging_level=logging.WARNING,
@@ -54,70 +54,70 @@ def connect(context: Context) -> None:
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise DependencyDown(
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
-            "check that it runs Ray of this version, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it wants a token"
+            "check its version of Ray, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it requires a token"
         ) from error
 
 
 def disconnect() -> None:
-    """End this process's connection, and the cluster with it if it was of this process alone."""
+    """Disconnect, which also stops a cluster that was started in this process."""
     import ray
 
     ray.shutdown()
 
 
 def job_id() -> str | None:
-    """The Ray job that this process is; None when it is not connected."""
+    """The Ray job id of this process; None if it is not connected."""
     import ray
 
     return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
 
 
 def resources() -> dict[str, float]:
-    """What the connected cluster has in all, e.g. {"CPU": 8.0, "GPU": 1.0}."""
+    """Total resources of the connected cluster, e.g. {"CPU": 8.0, "GPU": 1.0}."""
     import ray
 
-    return _amounts(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    return _to_floats(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def free_resources() -> dict[str, float]:
-    """What nobody uses now of the connected cluster; what is all in use is left out."""
+    """Free resources of the connected cluster; exhausted ones are missing."""
     import ray
 
-    return _amounts(ray.available_resources())  # type: ignore[no-untyped-call]
+    return _to_floats(ray.available_resources())  # type: ignore[no-untyped-call]
 
 
 def node_resources() -> list[dict[str, float]]:
-    """What each node of the connected cluster that is alive has."""
+    """Total resources of each live node of the connected cluster."""
     import ray
 
-    return [_amounts(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [_to_floats(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def own_resources() -> dict[str, float]:
-    """What Ray has given this process, a worker of it, to work with."""
+    """Resources that Ray has assigned to this worker process."""
     import ray
 
-    return _amounts(ray.get_runtime_context().get_assigned_resources())  # type: ignore[no-untyped-call]
+    return _to_floats(ray.get_runtime_context().get_assigned_resources())  # type: ignore[no-untyped-call]
 
 
 def dashboard(context: Context) -> tuple[str, dict[str, str]]:
-    """Dashboard URL and HTTP headers of the cluster that verbs talk to over HTTP, starting the local one if needed.
+    """Dashboard URL and HTTP headers of the cluster; starts the local one if needed.
 
-    A Ray address works from a host of the cluster, as in a submitted job; raises UsageFailure or DependencyDown.
+    A Ray address works only on a host of the cluster, as in a submitted job. Raises UsageFailure or DependencyDown.
     """
     if context.address is None:
         info = start_head(context.store)
         return info.dashboard_url, headers(info)
     if urlsplit(context.address).scheme not in ("http", "https"):
         return _dashboard_of_connected(context), {}
-    # Ray's own clients add the token of a remote cluster from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    # Ray's clients read the token of a remote cluster from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     return context.address.rstrip("/"), {}
 
 
 def use_token(token_path: Path) -> None:
     """Make Ray in this process authenticate with a token file.
 
-    Ray takes its token from environment variables only and caches both, so this is the one place that sets them.
+    Ray reads the token from environment variables only and caches it, so this function sets them.
     """
     raylet: Any = importlib.import_module("ray._raylet")
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -128,8 +128,8 @@ def use_token(token_path: Path) -> None:
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _amounts(found: Mapping[str, float]) -> dict[str, float]:
-    """Ray's answers about resources, which it does not annotate, by a name each."""
+def _to_floats(found: Mapping[str, float]) -> dict[str, float]:
+    """Ray's unannotated resource dictionaries as floats by name."""
     return {name: float(amount) for name, amount in found.items()}
 
 
@@ -141,7 +141,7 @@ def _dashboard_of_connected(context: Context) -> str:
     if not url:
         raise UsageFailure(
             f"the cluster at {context.address} has no dashboard, which deploy and submit need; "
-            "give the URL of one, like http://127.0.0.1:8265"
+            "give a dashboard URL, such as http://127.0.0.1:8265"
         )
     return f"http://{url}"
 
@@ -150,7 +150,7 @@ def _checked_address(address: str) -> str:
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.scheme in ("http", "https"):
         raise UsageFailure(
-            f"--address {address} is a dashboard URL, which this verb cannot run on from here; "
+            f"--address {address} is a dashboard URL, which this verb cannot connect to; "
             f"use `shopkeeper submit --address {address} VERB ...`, or give ray://HOST:10001 or HOST:6379"
         )
     try:
@@ -158,13 +158,13 @@ def _checked_address(address: str) -> str:
     except ValueError as error:
         raise UsageFailure(f"--address {address}: {error}") from None
     if parts.scheme not in ("", "ray") or not host or not port:
-        raise UsageFailure(f"--address {address} is not an address of Ray; give ray://HOST:10001 or HOST:6379")
+        raise UsageFailure(f"--address {address} is not a Ray address; give ray://HOST:10001 or HOST:6379")
     _wait_for_grpc(host, port)
     return address
 
 
 def _wait_for_grpc(host: str, port: int) -> None:
-    # Ray itself retries for minutes where something listens but does not answer, and then ends the process.
+    # Ray itself would retry for minutes if something listens but does not respond, and then exit the process.
     grpc = importlib.import_module("grpc")
     channel = grpc.insecure_channel(f"{host}:{port}")
     try:
@@ -172,8 +172,8 @@ def _wait_for_grpc(host: str, port: int) -> None:
         grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
     except (OSError, grpc.FutureTimeoutError) as error:
         raise DependencyDown(
-            f"no Ray cluster answers at {host}:{port} ({str(error) or 'no reply'}); "
-            "start it, or leave out --address to work on this machine"
+            f"no Ray cluster responds at {host}:{port} ({str(error) or 'no reply'}); "
+            "start it, or omit --address to run on this machine"
         ) from None
     finally:
         channel.close()

@@ -1,4 +1,4 @@
-"""Where the parallel parts of a verb run: threads of this machine, or tasks of a Ray cluster."""
+"""Executors for the parallel parts of a verb: local threads, or tasks on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:  # seconds to import
     import ray
 
 MAX_THREADS = 8
-"""Each holds a partition in memory, so more would only cost memory."""
+"""Each holds a partition in memory."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
 class RayExecutor(Executor):
-    """A standard executor whose calls are Ray tasks of one CPU each."""
+    """A concurrent.futures executor that runs each call as a Ray task with one CPU."""
 
     def __init__(self) -> None:
         self._pending: list[tuple[ray.ObjectRef[Any], Future[Any]]] = []
@@ -30,7 +30,7 @@ class RayExecutor(Executor):
     def submit(
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Future[Result]:
-        """Start one task; an exception in it is raised as itself by `result()`."""
+        """Start a task; `result()` raises the task's original exception."""
         import ray
 
         reference = ray.remote(num_cpus=1)(_call).remote(fn, args, kwargs)
@@ -39,7 +39,7 @@ class RayExecutor(Executor):
         return cast("Future[Result]", future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Wait for the tasks that have started; `cancel_futures` takes the others back."""
+        """Wait for running tasks; `cancel_futures` cancels pending ones."""
         import ray
 
         if cancel_futures:
@@ -53,10 +53,10 @@ class RayExecutor(Executor):
 
 @contextmanager
 def executor(context: Context) -> Iterator[Executor]:
-    """An executor for the length of a `with`: on the cluster at `context.address`, else threads of this machine.
+    """An executor in a `with` block: on the cluster at `context.address`, else local threads.
 
-    Threads, because the work is in Arrow and numpy, which let go of the interpreter. When the block is left by an
-    exception, calls that have not started are dropped and the others awaited: nobody writes files afterwards.
+    Threads suffice because the work is in Arrow and numpy, which release the GIL. If the block raises, pending calls
+    are cancelled and running ones awaited, so that no files are written afterwards.
     """
     if context.address:
         connect(context)
@@ -74,7 +74,7 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _unwrapped(source: Future[Any]) -> Future[Any]:
-    """The same future, but failing with the task's own exception rather than Ray's wrapper around it."""
+    """A future that fails with the task's own exception instead of Ray's wrapper."""
     import ray
 
     unwrapped: Future[Any] = Future()

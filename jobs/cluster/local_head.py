@@ -1,4 +1,4 @@
-"""The local Ray cluster of a store: a process that outlives the one that started it, and is stopped exactly."""
+"""The local Ray cluster of a store: a background process that outlives its starter, and how to stop it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from models.files import create_text, write_text
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 1024**3
-"""Models and batches are small; Ray's default of 30 % of the memory would be taken from training."""
+"""Models and batches are small; Ray's default of 30 % of the memory would be missing for training."""
 MAX_TEMP_DIR_LENGTH = 40
-"""Ray puts unix sockets about 60 characters below it, and the system allows 107 in all."""
+"""Ray creates unix sockets with paths about 60 characters longer, and the limit is 107."""
 PREFERRED_DASHBOARD_PORT = 8265
 RAY_PORTS = ("gcs", "client", "metrics", "dashboard_agent")
 SERVE_PORTS = ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")
@@ -37,35 +37,35 @@ SERVE_PORTS = ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_gr
 
 @dataclass(frozen=True)
 class ClusterInfo:
-    """The local cluster, as cluster.json in the store records it."""
+    """The local cluster as recorded in cluster.json."""
 
     address: str
-    """host:port of Ray's control service."""
+    """host:port of Ray's GCS."""
     dashboard_url: str
     pid: int
-    """The process that all others of the cluster descend from."""
+    """The root of the cluster's process tree."""
     started_s: float
-    """When that process was created, epoch seconds: a later process with the same pid is not ours."""
+    """Creation time of that process in epoch seconds; tells it from a later process with the same pid."""
     temp_dir: str
     token_path: str
     ports: dict[str, int]
 
 
 def running_head(store: Store) -> ClusterInfo | None:
-    """The local cluster of a store if it still runs, else None."""
+    """The running local cluster of a store, or None."""
     recorded = store.cluster / "cluster.json"
     if not recorded.is_file():
         return None
     try:
         info = ClusterInfo(**json.loads(recorded.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        log.warning("%s is not readable; taken as no cluster", recorded)
+        log.warning("ignoring %s, which is damaged", recorded)
         return None
     return info if running_process(info.pid, info.started_s) is not None else None
 
 
 def start_head(store: Store) -> ClusterInfo:
-    """Start a local cluster that outlives this process, or return the one that runs; raises Failure."""
+    """Start a local cluster that outlives this process, or return the running one; raises Failure."""
     running = running_head(store)
     if running:
         return running
@@ -103,7 +103,7 @@ def start_head(store: Store) -> ClusterInfo:
 
 
 def stop_head(store: Store) -> bool:
-    """Stop the local cluster of a store and nothing else; returns whether one was running."""
+    """Stop the local cluster of a store; returns whether one was running."""
     recorded = store.cluster / "cluster.json"
     info = running_head(store)
     if info:
@@ -114,12 +114,12 @@ def stop_head(store: Store) -> bool:
 
 
 def headers(info: ClusterInfo) -> dict[str, str]:
-    """The HTTP headers that the local dashboard asks for."""
+    """The HTTP headers that the local dashboard requires."""
     return {"Authorization": f"Bearer {Path(info.token_path).read_text(encoding='utf-8').strip()}"}
 
 
 def token_file(store: Store) -> Path:
-    """The store's own token file, readable by its owner only."""
+    """The store's token file, readable by its owner only; created if missing."""
     path = store.cluster / "token"
     if not path.is_file():
         create_text(path, secrets.token_hex(32), mode=0o600)
@@ -158,7 +158,7 @@ def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
         "dashboard-agent-listen-port": ports["dashboard_agent"],
         "metrics-export-port": ports["metrics"],
         "object-store-memory": OBJECT_STORE_BYTES,
-        # Random worker ports: the default range is shared with every other cluster of this machine.
+        # Random worker ports: the default range would be shared with every other cluster on this machine.
         "min-worker-port": 0,
         "max-worker-port": 0,
         "ray-client-server-port": ports["client"],
@@ -169,21 +169,21 @@ def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
 
 def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
-    searched = [*search_path(), *filter(None, [inherited.get("PYTHONPATH")])]
+    python_path = [*search_path(), *filter(None, [inherited.get("PYTHONPATH")])]
     haproxy = temp_dir / "haproxy"
     haproxy.mkdir()
     return {
         **inherited,
-        "PYTHONPATH": os.pathsep.join(searched),
+        "PYTHONPATH": os.pathsep.join(python_path),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Four times the requests per second of the default proxy, at a tenth of its processor time.
+        # Four times the throughput of the default proxy, at a tenth of its CPU time.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # By default these are one place and one port for all clusters of a machine.
+        # The defaults are the same paths and ports for all clusters on a machine.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
@@ -191,20 +191,20 @@ def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback_http"]),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports["fallback_grpc"]),
-        # These two pages are for reading only; Ray binds them on every interface whatever one asks for.
+        # These two pages are read-only; Ray binds them to all interfaces regardless of its settings.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
     }
 
 
 def _wait_for_head(process: subprocess.Popen[bytes], info: ClusterInfo, log_path: Path) -> str:
-    """The cluster's address, once its dashboard takes jobs and Serve configs."""
+    """The cluster's address, once its dashboard responds."""
     address_file = Path(info.temp_dir) / "ray_current_cluster"
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        if address_file.is_file() and _answers(f"{info.dashboard_url}/api/version", headers(info)):
+        if address_file.is_file() and _responds(f"{info.dashboard_url}/api/version", headers(info)):
             return address_file.read_text(encoding="utf-8").strip()
         time.sleep(0.2)
     tail = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
@@ -213,7 +213,7 @@ def _wait_for_head(process: subprocess.Popen[bytes], info: ClusterInfo, log_path
     )
 
 
-def _answers(url: str, request_headers: dict[str, str]) -> bool:
+def _responds(url: str, request_headers: dict[str, str]) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=request_headers), timeout=2) as response:
             return bool(response.status == 200)

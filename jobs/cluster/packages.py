@@ -1,4 +1,4 @@
-"""Where this project's own packages lie, and how the processes of a cluster get them and no others of their names."""
+"""Makes every process of a cluster import this project's packages, and no others of the same names."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from typing import Any
 
 PACKAGES = ("jobs", "models", "serve")
 ROOT = Path(__file__).resolve().parents[2]
-"""The directory that holds them: a checkout, or the `site-packages` that a wheel was installed into."""
+"""Their parent directory: a checkout, or the `site-packages` of an installed wheel."""
 
 
 def search_path() -> list[str]:
-    """The directories that a process must search first to find the packages.
+    """The directories to put first on `sys.path` to find the packages.
 
-    None where they are installed: `site-packages` is searched anyway, and before the standard library it could hide
-    parts of it.
+    Empty if they are installed: `site-packages` is searched anyway, and in front it could shadow the standard library.
     """
-    installed = {Path(place).resolve() for place in [*site.getsitepackages(), site.getusersitepackages()]}
+    installed = {Path(path).resolve() for path in [*site.getsitepackages(), site.getusersitepackages()]}
     return [] if ROOT in installed else [str(ROOT)]
 
 
 def job_config() -> Any:
-    """Settings of a Ray job whose workers find our packages wherever its driver was started.
+    """A Ray JobConfig whose workers import our packages, whatever the driver's working directory.
 
-    Ray 2.60 puts the driver's working directory and that of its script before all else that a worker searches, unless
-    the job has a working directory of its own: a folder with its own `models/` would be imported instead of ours.
+    Ray 2.60 puts the directories of the driver and of its script first on a worker's `sys.path` unless the job has a
+    working directory of its own; a `models/` package there would be imported instead of ours.
     """
     config: Any = importlib.import_module("ray.job_config").JobConfig(_py_driver_sys_path=search_path())
     config._runtime_env_has_working_dir = lambda: True
@@ -35,6 +34,6 @@ def job_config() -> Any:
 
 
 def copy_packages(directory: Path) -> None:
-    """Copy the packages, and nothing else of what lies beside them, into a directory."""
+    """Copy only the packages into a directory."""
     for name in PACKAGES:
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,6 +1,6 @@
-"""Processes that outlive the one that started them: found again by their number and age, and ended with their children.
+"""Background processes: found again by pid and creation time, and stopped with their children.
 
-They are psutil's, which Ray brings along.
+Uses the psutil that is bundled with Ray.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ MAX_AGE_DIFFERENCE_S = 1.0
 
 
 def created_s(pid: int) -> float:
-    """When a process was created, epoch seconds."""
+    """Creation time of a process in epoch seconds."""
     return float(_psutil().Process(pid).create_time())
 
 
 def running_process(pid: int, started_s: float) -> Any:
-    """The process that was created then under that number, or None; a later one with the same number is not ours."""
+    """The process with this pid and creation time, or None; guards against reused pids."""
     psutil = _psutil()
     try:
         process = psutil.Process(pid)
@@ -29,7 +29,7 @@ def running_process(pid: int, started_s: float) -> Any:
 
 
 def end_tree(pid: int, *, timeout_s: float) -> None:
-    """Ask a process to end, wait for it, and kill what is left of it and of all that descend from it."""
+    """Terminate a process, wait for it, then kill it and its descendants if they still run."""
     psutil = _psutil()
     try:
         process = psutil.Process(pid)
@@ -47,6 +47,6 @@ def end_tree(pid: int, *, timeout_s: float) -> None:
 
 
 def _psutil() -> Any:
-    import ray  # noqa: F401  it puts its psutil on the search path
+    import ray  # noqa: F401  puts its bundled psutil on the search path
 
     return importlib.import_module("psutil")

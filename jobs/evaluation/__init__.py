@@ -1,1 +1,1 @@
-"""Scores of a model on a split, their intervals, the promotion gate and the report."""
+"""Evaluation: scores of a model on a split, confidence intervals, the promotion gate and the report."""

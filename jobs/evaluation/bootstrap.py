@@ -1,4 +1,4 @@
-"""How sure a metric is: percentile intervals and paired comparisons by resampling examples (Efron, 1979)."""
+"""Bootstrap confidence intervals and paired comparisons of metrics (percentile method; Efron, 1979)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from models.evaluate import Scores, rows_of
 from models.metrics import Kept, Metric
 
 MAX_UNITS = 10_000
-"""More examples than this are dealt at random into so many groups, which are resampled instead of them: the interval is
-the same but for a hundredth of its width, and its cost does not grow with the data."""
+"""With more examples than this, random groups of examples are resampled instead. The intervals differ by a hundredth of
+their width, and their cost does not grow with the data."""
 CHUNK = 128
 MAX_COMPUTED = 1000
-"""Resamples at the most of a metric with a `compute`, which is computed anew for each of them."""
+"""Maximum number of resamples for a metric with a `compute`, which is recomputed on each."""
 MAX_COMPUTED_EXAMPLES = 50_000_000
-"""Examples of all these resamples together, of which there are fewer for a large split, but not below MIN_COMPUTED."""
+"""Maximum number of examples over all these resamples; a large split gets fewer, but at least MIN_COMPUTED."""
 MIN_COMPUTED = 200
 LEVEL = 0.95
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric and the ends of its 95 % interval."""
+    """A metric with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -39,17 +39,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate's metric minus another's on the same examples."""
+    """The difference of a metric between two models on the same examples, with its 95 % confidence interval."""
 
     difference: float
     low: float
     high: float
     p_value: float
-    """Share of resamples in which the candidate is not better: one-sided."""
+    """One-sided: the fraction of resamples in which the candidate is not better."""
 
 
 def score_intervals(scores: Scores, metrics: Sequence[Metric], *, num_resamples: int, seed: int) -> dict[str, Interval]:
-    """The value and interval of every ratio, and of every one of `metrics` with a `compute`."""
+    """Value and interval of every ratio metric, and of every one of `metrics` with a `compute`."""
     found = intervals(scores.numerators, scores.denominators, num_resamples=num_resamples, seed=seed)
     found = {name: dataclasses.replace(one, value=scores.ratio(name)) for name, one in found.items()}
     for metric in metrics:
@@ -61,15 +61,18 @@ def score_intervals(scores: Scores, metrics: Sequence[Metric], *, num_resamples:
 def metric_interval(
     scores: Scores, metric: Metric, *, among: NDArray[np.bool_] | None = None, num_resamples: int, seed: int
 ) -> Interval:
-    """The value and interval of one metric, of all examples or `among` some of which at least one takes part."""
+    """Value and interval of a metric on all examples, or on those `among`, at least one of which must count."""
     value = scores.value(metric, among)
     if metric.compute is not None:
         kept = scores.kept if among is None else rows_of(scores.kept, among)
         (drawn,) = _computed(metric, [kept], num_resamples=num_resamples, seed=seed)
         return Interval(value, *_ends(drawn))
     chosen = slice(None) if among is None else among
-    above, below = ({metric.name: part[metric.name][chosen]} for part in (scores.numerators, scores.denominators))
-    found = intervals(above, below, num_resamples=num_resamples, seed=seed)[metric.name]
+    numerators, denominators = (
+        {metric.name: scores.numerators[metric.name][chosen]},
+        {metric.name: scores.denominators[metric.name][chosen]},
+    )
+    found = intervals(numerators, denominators, num_resamples=num_resamples, seed=seed)[metric.name]
     return dataclasses.replace(found, value=value)
 
 
@@ -82,7 +85,7 @@ def compare_scores(
     num_resamples: int,
     seed: int,
 ) -> Comparison:
-    """Compare a metric of two models on the same examples, all of them or `among` some."""
+    """Compare a metric of two models on the same examples, all of them or those `among`."""
     assert candidate.num_examples == other.num_examples, "both models must be scored on the same examples"
     if metric.compute is None:
         chosen = slice(None) if among is None else among
@@ -100,18 +103,18 @@ def compare_scores(
 def intervals(
     numerators: Mapping[str, Floats], denominators: Mapping[str, Floats], *, num_resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """The interval of every metric, given each example's share in it [N]."""
+    """The interval of every ratio metric, given the numerator and denominator of each example [N]."""
     names = [name for name in numerators if denominators[name].any()]
     if not names:
         return {}
-    above, below = (_units([part[name] for name in names], seed) for part in (numerators, denominators))
+    numerator, denominator = (_units([part[name] for name in names], seed) for part in (numerators, denominators))
     drawn = np.concatenate(
-        [_divided(weights @ above, weights @ below) for weights in _draws(len(above), num_resamples, seed)]
+        [_divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)]
     )
-    points = _divided(above.sum(0), below.sum(0))
+    points = _divide(numerator.sum(0), denominator.sum(0))
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {
-        name: Interval(float(points[place]), float(low[place]), float(high[place])) for place, name in enumerate(names)
+        name: Interval(float(points[index]), float(low[index]), float(high[index])) for index, name in enumerate(names)
     }
 
 
@@ -123,22 +126,22 @@ def compare(
     num_resamples: int,
     seed: int,
 ) -> Comparison:
-    """Compare a metric of two models, each given as (numerators, denominators) of the same examples in order [N]."""
+    """Compare a ratio metric of two models, each given as (numerators, denominators) of the same examples [N]."""
     assert len(candidate[0]) == len(other[0]), "a paired comparison needs the same examples"
-    above = _units([candidate[0], other[0]], seed)
-    below = _units([candidate[1], other[1]], seed)
+    numerator = _units([candidate[0], other[0]], seed)
+    denominator = _units([candidate[1], other[1]], seed)
     drawn = np.concatenate(
-        [_divided(weights @ above, weights @ below) for weights in _draws(len(above), num_resamples, seed)]
+        [_divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)]
     )
-    points = _divided(above.sum(0), below.sum(0))
+    points = _divide(numerator.sum(0), denominator.sum(0))
     return _comparison(float(points[0] - points[1]), drawn[:, 0] - drawn[:, 1], mode=mode)
 
 
 def _comparison(difference: float, drawn: Floats, *, mode: Literal["max", "min"]) -> Comparison:
-    """From the differences in the resamples."""
+    """The comparison from the differences in the resamples."""
     gains = drawn if mode == "max" else -drawn
     low, high = _ends(drawn)
-    # A NaN, where nobody took part, is not a gain.
+    # A NaN, where no example counts, is not a gain.
     num_not_better = len(drawn) - int((gains > 0).sum())
     return Comparison(difference, low, high, p_value=(1 + num_not_better) / (1 + len(drawn)))
 
@@ -151,7 +154,7 @@ def _ends(drawn: Floats) -> tuple[float, float]:
 
 
 def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed: int) -> list[Floats]:
-    """A metric with a `compute` of each of several models in the same resamples of the examples."""
+    """A metric with a `compute`, for several models on the same resamples."""
     assert metric.compute is not None
     num_examples = len(next(iter(kept[0].values()), ()))
     affordable = max(MIN_COMPUTED, MAX_COMPUTED_EXAMPLES // max(1, num_examples))
@@ -165,7 +168,7 @@ def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed:
 
 
 def _units(columns: list[Floats], seed: int) -> Floats:
-    """The columns [N] as a matrix of resampling units [U, M]; equal seeds and lengths give equal units."""
+    """The columns [N] as a matrix of resampling units [U, M]; the same seed and length give the same units."""
     num_examples = len(columns[0])
     if num_examples <= MAX_UNITS:
         return np.stack(columns, axis=1)
@@ -174,7 +177,7 @@ def _units(columns: list[Floats], seed: int) -> Floats:
 
 
 def _draws(num_units: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each unit is drawn in each resample: [at most CHUNK, U]."""
+    """Counts of each unit in each resample, in chunks [at most CHUNK, U]."""
     generator = np.random.default_rng([seed, 1])
     for start in range(0, num_resamples, CHUNK):
         rows = min(CHUNK, num_resamples - start)
@@ -184,6 +187,6 @@ def _draws(num_units: int, num_resamples: int, seed: int) -> Iterator[Floats]:
         yield counts.reshape(rows, num_units).astype(np.float64)
 
 
-def _divided(above: Any, below: Any) -> Floats:
+def _divide(numerator: Any, denominator: Any) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(below != 0, above / below, np.nan)
+        return np.where(denominator != 0, numerator / denominator, np.nan)

@@ -1,4 +1,4 @@
-"""Small pictures as inline SVG: bars with intervals, lines, points; their colours come from the page's style sheet."""
+"""Charts as inline SVG: bars with intervals, lines, scatter plots; styled by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ SHAPES = (
 )
 """Circle, square, triangle, diamond, plus, triangle upside down, cross."""
 NUM_COLOURS = 6
-"""Classes p0 .. p5 of the style sheet; with 7 shapes, 42 series differ in one or the other."""
+"""Classes p0 .. p5 of the style sheet; with 7 shapes they distinguish 42 series."""
 REST = -1
 TAG_HEIGHT = 16.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar with an interval and, where given, a second mark to compare with."""
+    """One bar with an interval and, optionally, a reference mark."""
 
     label: str
     value: float
     low: float
     high: float
     note: str = ""
-    """Small print behind the value."""
+    """Small print next to the value."""
     style: str = "model"
     """CSS class of the bar: model or baseline."""
     mark: float | None = None
-    """Where the thing to compare with stands."""
+    """Value of the reference mark."""
 
 
-def bars(rows: Sequence[Bar], *, title: str, text: str, beside: Sequence[Bar] = ()) -> str:
-    """Horizontal bars, one a row, on one scale from 0 (or the lowest value below it); `text` formats a value.
+def bars(rows: Sequence[Bar], *, title: str, text: str, others: Sequence[Bar] = ()) -> str:
+    """Horizontal bars, one per row, on a scale that includes 0; `text` formats a value.
 
-    The scale also holds the bars `beside` these, which are drawn elsewhere.
+    The scale also covers `others`, bars of another chart with the same scale.
     """
     known = [row for row in rows if not math.isnan(row.value)]
-    scaled = [*known, *(row for row in beside if not math.isnan(row.value))]
+    scaled = [*known, *(row for row in others if not math.isnan(row.value))]
     ends = [end for row in scaled for end in (row.low, row.high, row.value, row.mark or 0.0) if not math.isnan(end)]
     lowest, highest = min([0.0, *ends]), max([0.0, *ends]) or 1.0
     room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
@@ -64,8 +64,8 @@ def bars(rows: Sequence[Bar], *, title: str, text: str, beside: Sequence[Bar] = 
         return LABEL_WIDTH + (value - lowest) / (highest - lowest) * room
 
     parts = []
-    for place, row in enumerate(known):
-        middle = place * ROW_HEIGHT + ROW_HEIGHT / 2
+    for index, row in enumerate(known):
+        middle = index * ROW_HEIGHT + ROW_HEIGHT / 2
         left, right = sorted((x(0.0), x(row.value)))
         parts.append(_text(LABEL_WIDTH - 10, middle, row.label, "label", anchor="end"))
         parts.append(
@@ -77,38 +77,39 @@ def bars(rows: Sequence[Bar], *, title: str, text: str, beside: Sequence[Bar] = 
         parts.append(_whisker(x(row.low), x(row.high), middle))
         parts.append(_text(LABEL_WIDTH + room + 12, middle, text.format(row.value), "value"))
         parts.append(_text(WIDTH, middle, row.note, "note", anchor="end"))
-    return _picture(len(known) * ROW_HEIGHT, title, parts)
+    return _svg(len(known) * ROW_HEIGHT, title, parts)
 
 
 def lines(series: Mapping[str, Mapping[int, float]], *, title: str, axis: str) -> str:
-    """One line per name over whole numbers, evenly spaced; the first is the model's."""
-    places = sorted({place for points in series.values() for place in points})
+    """One line per name over evenly spaced integers; the first is the model's."""
+    positions = sorted({x for points in series.values() for x in points})
     highest = max(value for points in series.values() for value in points.values()) or 1.0
     bottom, top, left, right = LINES_HEIGHT - 44.0, 12.0, 60.0, WIDTH - 190.0
-    step = (right - left) / max(len(places) - 1, 1)
+    step = (right - left) / max(len(positions) - 1, 1)
 
-    def xy(place: int, value: float) -> tuple[float, float]:
-        return left + places.index(place) * step, bottom - value / highest * (bottom - top)
+    def xy(position: int, value: float) -> tuple[float, float]:
+        return left + positions.index(position) * step, bottom - value / highest * (bottom - top)
 
     parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = bottom - share * (bottom - top)
-        parts += [_line(left, y, right, y, "grid"), _text(left - 8, y, f"{share * highest:.3g}", "note", anchor="end")]
-    for place in places:
-        parts.append(_text(xy(place, 0)[0], bottom + 16, str(place), "note", anchor="middle"))
+    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = bottom - fraction * (bottom - top)
+        label = f"{fraction * highest:.3g}"
+        parts += [_line(left, y, right, y, "grid"), _text(left - 8, y, label, "note", anchor="end")]
+    for position in positions:
+        parts.append(_text(xy(position, 0)[0], bottom + 16, str(position), "note", anchor="middle"))
     parts.append(_text((left + right) / 2, bottom + 36, axis, "note", anchor="middle"))
     ends = _spread({name: xy(max(points), points[max(points)])[1] for name, points in series.items()})
     for number, (name, points) in enumerate(series.items()):
-        corners = [xy(place, value) for place, value in sorted(points.items())]
+        corners = [xy(position, value) for position, value in sorted(points.items())]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
         parts.append(f'<polyline class="line{number}" points="{joined}"/>')
         parts += [f'<circle class="dot{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in corners]
         parts.append(_text(right + 12, ends[name], name, f"name{number}"))
-    return _picture(LINES_HEIGHT, title, parts)
+    return _svg(LINES_HEIGHT, title, parts)
 
 
 def plane(plot: Plot) -> str:
-    """The points of a plot in a square, and a key beside it."""
+    """A scatter plot in a square, with a legend next to it."""
     series = {name: points for name, points in plot.series.items() if points}
     left, top, side = (46.0, 10.0, PLANE_HEIGHT - 56.0) if plot.axes else (2.0, 2.0, PLANE_HEIGHT - 4.0)
     ends = ((0.0, 1.0), (0.0, 1.0)) if plot.axes else _ends(series)
@@ -125,19 +126,20 @@ def plane(plot: Plot) -> str:
         parts.append(_text(key + 22, top + 8, plot.diagonal, "note"))
     first = top + (32 if plot.diagonal else 8)
     step = min(22.0, (PLANE_HEIGHT - first - 8) / max(len(series), 1))
-    # What is drawn first lies below.
+    # The rest is drawn first, below the others.
     looks = {name: look for look, name in enumerate(name for name in series if name != plot.rest)} | {plot.rest: REST}
     for name in sorted(series, key=lambda name: name != plot.rest):
         parts += _series([xy(point) for point in series[name]], looks[name], joined=plot.joined)
-    for place, name in enumerate(series):
-        parts += [_mark(looks[name], key, first + place * step), _text(key + 14, first + place * step, name, "label")]
+    for index, name in enumerate(series):
+        y = first + index * step
+        parts += [_mark(looks[name], key, y), _text(key + 14, y, name, "label")]
     if not plot.axes:
         parts += _tags({name: [xy(each) for each in points] for name, points in series.items() if name != plot.rest})
-    return _picture(PLANE_HEIGHT, plot.title, parts)
+    return _svg(PLANE_HEIGHT, plot.title, parts)
 
 
 def _ends(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[tuple[float, float], ...]:
-    """The lowest and highest x and y, with some room around them."""
+    """The ranges of x and y with a margin."""
     found = []
     for axis in (0, 1):
         values = [point[axis] for points in series.values() for point in points] or [0.0]
@@ -148,22 +150,22 @@ def _ends(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[tuple[fl
 
 def _axes(names: tuple[str, str], left: float, top: float, side: float) -> list[str]:
     parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y, x = top + (1 - share) * side, left + share * side
-        parts += [_line(left, y, left + side, y, "grid"), _text(left - 8, y, f"{share:g}", "note", anchor="end")]
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, x = top + (1 - tick) * side, left + tick * side
+        parts += [_line(left, y, left + side, y, "grid"), _text(left - 8, y, f"{tick:g}", "note", anchor="end")]
         parts += [
             _line(x, top, x, top + side, "grid"),
-            _text(x, top + side + 14, f"{share:g}", "note", anchor="middle"),
+            _text(x, top + side + 14, f"{tick:g}", "note", anchor="middle"),
         ]
     parts.append(_text(left + side / 2, top + side + 34, names[0], "note", anchor="middle"))
     upright = _text(10, top + side / 2, names[1], "note", anchor="middle")
     return [*parts, f'<g transform="rotate(-90 10 {top + side / 2:.0f})">{upright}</g>']
 
 
-def _series(places: Sequence[tuple[float, float]], look: int, *, joined: bool) -> list[str]:
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+def _series(points: Sequence[tuple[float, float]], look: int, *, joined: bool) -> list[str]:
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     line = [f'<polyline class="edge{look % NUM_COLOURS}" points="{corners}"/>'] if joined else []
-    return line + [_mark(look, x, y) for x, y in places]
+    return line + [_mark(look, x, y) for x, y in points]
 
 
 def _mark(look: int, x: float, y: float) -> str:
@@ -174,7 +176,7 @@ def _mark(look: int, x: float, y: float) -> str:
 
 
 def _tags(series: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
-    """Each name at the most central of its points, moved down where it would lie over another."""
+    """Each name at the most central of its points, moved down if it would overlap another."""
     placed: list[tuple[float, float, float]] = []
     parts = []
     for name, points in series.items():
@@ -190,7 +192,7 @@ def _tags(series: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
 
 
 def _spread(wanted: Mapping[str, float], gap: float = 16.0) -> dict[str, float]:
-    """Heights of labels, moved so that none lies over another."""
+    """Vertical positions of labels, moved apart so that none overlap."""
     placed: dict[str, float] = {}
     lowest = math.inf
     for name, y in sorted(wanted.items(), key=lambda pair: -pair[1]):
@@ -199,7 +201,7 @@ def _spread(wanted: Mapping[str, float], gap: float = 16.0) -> dict[str, float]:
     return placed
 
 
-def _picture(height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(height: float, title: str, parts: Sequence[str]) -> str:
     name = escape(title)
     head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>'
     return f"{head}{''.join(parts)}</svg>"

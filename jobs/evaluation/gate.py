@@ -1,4 +1,4 @@
-"""What a candidate must show before it becomes champion: better, no group much worse, fast and small enough."""
+"""The promotion gate: a candidate must be significantly better, regress on no slice, and be fast and small enough."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NUM_WARMUPS = 5
 NUM_TIMINGS = 30
 SLICE_RESAMPLES = 2000
 SLICE_P_VALUE = 0.05
-"""A slice fails only when its fall is beyond the tolerance and surer than this."""
+"""Significance level at which a drop beyond the tolerance fails a slice."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One condition, whether it is met, and the numbers behind it."""
+    """One check of the gate: whether it passed, and its numbers."""
 
     name: str
     passed: bool
@@ -36,24 +36,30 @@ class Check:
 
 
 def check_better(
-    family: Family, candidate: Scores, other: Scores, *, than: str, p_value: float, num_resamples: int
+    family: Family, candidate: Scores, other: Scores, *, name: str, p_value: float, num_resamples: int
 ) -> Check:
-    """Whether the candidate's METRIC beats another's on the same examples by more than chance."""
+    """Whether the candidate's metric is significantly better than another model's on the same examples."""
     metric = family.metric.name
     found = compare_scores(family.metric, candidate, other, num_resamples=num_resamples, seed=0)
-    value, beaten = candidate.value(family.metric), other.value(family.metric)
-    passed = family.metric.better(value, beaten) and found.p_value < p_value
-    relation = "is better than" if passed else "is not surely better than"
+    value, reference = candidate.value(family.metric), other.value(family.metric)
+    passed = family.metric.better(value, reference) and found.p_value < p_value
+    relation = "is better than" if passed else "is not significantly better than"
     return Check(
-        name=f"better than {than}",
+        name=f"better than {name}",
         passed=passed,
-        message=f"{metric} {value:.5f} {relation} {than}'s {beaten:.5f} (p = {found.p_value:.4f}, limit {p_value})",
-        numbers={"candidate": value, "other": beaten, "low": found.low, "high": found.high, "p_value": found.p_value},
+        message=f"{metric} {value:.5f} {relation} {name}'s {reference:.5f} (p = {found.p_value:.4f}, limit {p_value})",
+        numbers={
+            "candidate": value,
+            "other": reference,
+            "low": found.low,
+            "high": found.high,
+            "p_value": found.p_value,
+        },
     )
 
 
 def check_slices(family: Family, candidate: Scores, champion: Scores) -> list[Check]:
-    """For each large enough slice, as the candidate sees them, whether METRIC surely fell beyond the tolerance."""
+    """For each large enough slice, whether the metric dropped significantly and beyond the tolerance."""
     checks = []
     for dimension, labels in candidate.slices.items():
         for label in np.unique(labels):
@@ -64,20 +70,20 @@ def check_slices(family: Family, candidate: Scores, champion: Scores) -> list[Ch
 
 
 def check_size(family: Family, directory: Path) -> Check:
-    """Whether the model directory is small enough."""
+    """Whether the model directory is within the size limit."""
     size, limit = bundle.size_mb(directory), family.gate.max_size_mb
     return Check("size", size <= limit, f"the model has {size:.1f} MB (limit {limit:g})", {"size_mb": size})
 
 
 def check_latency(family: Family, model: Model) -> Check:
-    """Whether the golden request is answered fast enough, in the median, on one thread."""
+    """Whether the median latency of the golden request on one thread is within the limit."""
     latency, limit = median_latency_ms(family, model), family.gate.max_latency_ms
-    message = f"the golden request takes {latency:.2f} ms (limit {limit:g})"
+    message = f"the median latency is {latency:.2f} ms (limit {limit:g})"
     return Check("latency", latency <= limit, message, {"latency_ms": latency})
 
 
 def median_latency_ms(family: Family, model: Model) -> float:
-    """Median time to answer the golden request, from request to response, on one thread."""
+    """Median latency of the golden request, from request to response, on one thread."""
     request = family.golden_request(model.schema)
     answerer = Answerer(family, family.endpoints[0], model.network, model.schema, "candidate")
     timings = []
@@ -96,24 +102,24 @@ def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: 
     if num_examples < gate.min_slice_examples:
         return None
     now, before = candidate.value(family.metric, among), champion.value(family.metric, among)
-    fall = _relative_fall(now, before, family.metric.mode)
-    # A hundred examples fall by a tenth by chance often enough to block every good model; so the fall must be sure.
-    chance = 1.0
-    if fall:
+    drop = _relative_drop(now, before, family.metric.mode)
+    # Small slices often drop by 10 % by chance, which would block good models; so the drop must be significant.
+    p_value = 1.0
+    if drop:
         resampled = {"among": among, "num_resamples": SLICE_RESAMPLES, "seed": 0}
-        chance = compare_scores(family.metric, champion, candidate, **resampled).p_value
+        p_value = compare_scores(family.metric, champion, candidate, **resampled).p_value
     return Check(
         name=f"slice {name}",
-        passed=not (fall > gate.slice_tolerance and chance < SLICE_P_VALUE),
+        passed=not (drop > gate.slice_tolerance and p_value < SLICE_P_VALUE),
         message=(
             f"{metric} where {name} went from {before:.5f} to {now:.5f} on {num_examples} examples "
-            f"(a fall of {fall:.1%}, limit {gate.slice_tolerance:.0%}; by chance with p = {chance:.3f})"
+            f"(down {drop:.1%}, limit {gate.slice_tolerance:.0%}; p = {p_value:.3f})"
         ),
-        numbers={"candidate": now, "other": before, "examples": num_examples, "p_value": chance},
+        numbers={"candidate": now, "other": before, "examples": num_examples, "p_value": p_value},
     )
 
 
-def _relative_fall(now: float, before: float, mode: str) -> float:
-    """By which share of `before` it became worse; 0 when there was nothing to lose or it did not."""
+def _relative_drop(now: float, before: float, mode: str) -> float:
+    """The relative deterioration from `before`; 0 if it did not get worse or `before` is 0."""
     loss = before - now if mode == "max" else now - before
     return 0.0 if math.isnan(loss) or loss <= 0 or before == 0 else loss / abs(before)

@@ -1,4 +1,4 @@
-"""One judged model as a self-contained HTML page and as JSON, with the same numbers in both."""
+"""The report of an evaluated model: a self-contained HTML page, and JSON with the same numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.metrics import Metric, described
 from models.report import Section
 
 MAX_GROUPS = 15
-"""Of each dimension, the largest ones, before the others are folded away."""
+"""Largest groups shown per dimension; the others are collapsed."""
 
 STYLE = """
 :root{--ground:#fbfbf9;--card:#fff;--ink:#1d2327;--soft:#5d676e;--rule:#dfe3e4;--model:#0b7a75;--base:#a9b4ba;
@@ -55,7 +55,7 @@ svg .dot2,svg .name2{fill:var(--c2)}svg .dot3,svg .name3{fill:var(--c3)}svg .dot
 
 @dataclass(frozen=True)
 class SliceScore:
-    """How the model does on one group of examples, and the best baseline beside it."""
+    """The metric on one group of examples, for the model and for the best baseline."""
 
     label: str
     num_examples: int
@@ -65,7 +65,7 @@ class SliceScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is said of one model on one split."""
+    """The complete evaluation of a model on a split."""
 
     family: str
     model: str
@@ -80,7 +80,7 @@ class Evaluation:
     metrics: dict[str, Interval]
     baselines: dict[str, dict[str, Interval]]
     comparisons: dict[str, Comparison]
-    """Baseline -> the model's METRIC minus the baseline's, paired."""
+    """Baseline -> paired comparison of the model's metric with the baseline's."""
     slices: dict[str, list[SliceScore]]
     card: dict[str, Any]
     config: dict[str, Any]
@@ -89,25 +89,24 @@ class Evaluation:
     created: str
     """RFC 3339."""
     sections: Sequence[Section] = ()
-    """What the family says itself."""
+    """The family's own sections of the report."""
     known_metrics: Sequence[Metric] = ()
-    """How people are told of the metrics."""
+    """Titles and meanings of the metrics."""
     caveat: str = ""
-    """What the numbers cannot tell."""
+    """Limits of the metrics, in a sentence."""
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the best METRIC."""
+        """The baseline with the best metric."""
         chosen = max if self.mode == "max" else min
         return chosen(self.baselines, key=lambda name: self.baselines[name][self.metric].value, default=None)
 
     def describe(self, metric: str) -> Metric:
-        """How people are told of a metric."""
+        """Title and meaning of a metric."""
         return described(metric, self.known_metrics)
 
     def to_json(self) -> str:
-        """The same numbers for programs."""
-        # The pictures of the sections stay in the page.
+        """The evaluation as JSON, without the images of the report sections."""
         plain = dataclasses.asdict(dataclasses.replace(self, sections=(), known_metrics=()))
         del plain["known_metrics"]
         plain["sections"] = [section_json(section) for section in self.sections]
@@ -115,9 +114,9 @@ class Evaluation:
 
 
 def render(evaluation: Evaluation) -> str:
-    """The page: loads nothing from anywhere, reads in the dark, starts with what a shop owner asks."""
+    """The HTML page: self-contained, with a dark mode, and the main result first."""
     body = "".join(
-        part(evaluation) for part in (_head, _baseline_picture, _curves, _table, _slices, _sections, _data, _method)
+        part(evaluation) for part in (_head, _baseline_chart, _curves, _table, _slices, _sections, _data, _method)
     )
     title = f"{evaluation.family}: {evaluation.model} on the {evaluation.split} split"
     style = STYLE + SECTION_STYLE
@@ -129,7 +128,7 @@ def render(evaluation: Evaluation) -> str:
 
 
 def _without_nan(content: Any) -> Any:
-    """JSON knows no NaN; a missing number is null there."""
+    """The content with null for NaN and infinity, which JSON lacks."""
     if isinstance(content, dict):
         return {name: _without_nan(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -139,43 +138,41 @@ def _without_nan(content: Any) -> Any:
 
 def _head(evaluation: Evaluation) -> str:
     score = evaluation.metrics[evaluation.metric]
-    against = ""
     best = evaluation.best_baseline
-    if best is not None:
-        against = f"<p>{escape(_verdict(evaluation, best))}</p>"
+    compared = "" if best is None else f"<p>{escape(_comparison(evaluation, best))}</p>"
     return (
         f"<h1>{escape(evaluation.family.capitalize())} on the {escape(evaluation.split)} split</h1>"
-        f'<p class="soft">Model <code>{escape(evaluation.model)}</code>, judged {escape(evaluation.created)} on '
-        f"{evaluation.num_examples:,} examples that it was not trained on.</p>"
+        f'<p class="soft">Model <code>{escape(evaluation.model)}</code>, evaluated {escape(evaluation.created)} on '
+        f"{evaluation.num_examples:,} held-out examples.</p>"
         f'<div class="card"><div class="soft">{escape(evaluation.describe(evaluation.metric).title)}</div>'
         f'<div class="big">{score.value:.4f}</div>'
-        f'<p class="soft">between {score.low:.4f} and {score.high:.4f} with 95 % confidence</p>{against}'
+        f'<p class="soft">95 % confidence interval {score.low:.4f} to {score.high:.4f}</p>{compared}'
         f'<p class="small soft">{escape(evaluation.describe(evaluation.metric).meaning)}</p></div>'
     )
 
 
-def _verdict(evaluation: Evaluation, best: str) -> str:
+def _comparison(evaluation: Evaluation, best: str) -> str:
     comparison = evaluation.comparisons[best]
     other = evaluation.baselines[best][evaluation.metric].value
     gain = comparison.difference if evaluation.mode == "max" else -comparison.difference
-    share = f" by {abs(gain) / abs(other):.0%}" if other else ""
+    relative = f", by {abs(gain) / abs(other):.0%}" if other else ""
     name = best.replace("_", " ")
     if comparison.low <= 0 <= comparison.high:
-        return f"That cannot be told from the best simple method, {name} ({other:.4f}), on this many examples."
+        return f"The difference from the best baseline, {name} ({other:.4f}), is not statistically significant."
     side = "better" if gain > 0 else "worse"
-    return f"That is {side} than the best simple method, {name} ({other:.4f}),{share}, and not by chance."
+    return f"This is {side} than the best baseline, {name} ({other:.4f}){relative}; the difference is significant."
 
 
-def _baseline_picture(evaluation: Evaluation) -> str:
+def _baseline_chart(evaluation: Evaluation) -> str:
     if not evaluation.baselines:
         return ""
     rows = [_bar("this model", evaluation.metrics[evaluation.metric], "model")]
     for name, metrics in evaluation.baselines.items():
         rows.append(_bar(name.replace("_", " "), metrics[evaluation.metric], "baseline"))
-    title = f"{evaluation.describe(evaluation.metric).title} of the model and of simple methods"
+    title = f"{evaluation.describe(evaluation.metric).title} of the model and the baselines"
     return (
-        f"<h2>Against simple methods</h2>{bars(rows, title=title, text='{:.4f}')}"
-        '<p class="small soft">Thin lines are 95 % intervals. All were scored on the same examples.</p>'
+        f"<h2>Compared with baselines</h2>{bars(rows, title=title, text='{:.4f}')}"
+        '<p class="small soft">Thin lines are 95 % confidence intervals. All models saw the same examples.</p>'
     )
 
 
@@ -188,14 +185,14 @@ def _curves(evaluation: Evaluation) -> str:
     if curve is None:
         return ""
     name, axis, _ = curve
-    everyone = {"this model": evaluation.metrics} | evaluation.baselines
+    all_metrics = {"this model": evaluation.metrics} | evaluation.baselines
     series = {
         label.replace("_", " "): {
             each[2]: score.value
             for metric, score in metrics.items()
             if (each := evaluation.describe(metric).curve) is not None and each[:2] == (name, axis)
         }
-        for label, metrics in everyone.items()
+        for label, metrics in all_metrics.items()
     }
     if len(series["this model"]) < 2:
         return ""
@@ -205,14 +202,14 @@ def _curves(evaluation: Evaluation) -> str:
 
 def _table(evaluation: Evaluation) -> str:
     names = list(evaluation.baselines)
-    head = ["Metric", "this model", "95 % interval", *(name.replace("_", " ") for name in names)]
+    head = ["Metric", "this model", "95 % confidence interval", *(name.replace("_", " ") for name in names)]
     rows = []
     for metric, score in evaluation.metrics.items():
         others = [evaluation.baselines[name].get(metric) for name in names]
         cells = [
             _cell(evaluation.describe(metric).title),
             _cell(f"{score.value:.4f}", "best"),
-            # A metric of the whole has no share of each example, so nothing to resample.
+            # Metrics that are not computed per example have no interval.
             _cell("" if score.low != score.low else f"{score.low:.4f} to {score.high:.4f}", "soft"),
             *(_cell("" if other is None else f"{other.value:.4f}") for other in others),
         ]
@@ -240,15 +237,15 @@ def _slices(evaluation: Evaluation) -> str:
         name = dimension.replace("_", " ")
         title = f"{evaluation.describe(evaluation.metric).title} by {name}"
         largest, smaller = rows[:MAX_GROUPS], rows[MAX_GROUPS:]
-        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', beside=smaller)}")
+        parts.append(f"<h3>{escape(name.capitalize())}</h3>{bars(largest, title=title, text='{:.4f}', others=smaller)}")
         if smaller:
-            picture = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", beside=largest)
-            parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{picture}</details>")
-    key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best simple method. '
+            chart = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", others=largest)
+            parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{chart}</details>")
+    key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best baseline. '
     return (
-        f"<h2>For whom it works</h2><p>{escape(evaluation.describe(evaluation.metric).title)} for groups of examples. "
-        f"A wide interval means that there are few of them.</p>{''.join(parts)}"
-        f'<p class="small soft">{key}Groups come from the prepared data and are the same for every model.</p>'
+        f"<h2>Metrics by group</h2><p>{escape(evaluation.describe(evaluation.metric).title)} by slice of the data. "
+        f"A wide interval means that the group is small.</p>{''.join(parts)}"
+        f'<p class="small soft">{key}Groups are defined by the prepared data, so they are the same for every model.</p>'
     )
 
 
@@ -274,18 +271,17 @@ def _method(evaluation: Evaluation) -> str:
     )
     origin = {
         "model": evaluation.model,
-        "sha256 of its manifest": evaluation.digest,
+        "sha256 of the manifest": evaluation.digest,
         "MLflow run": evaluation.run_id or "none",
         "data fingerprint": evaluation.data_fingerprint,
     }
     return (
-        f"<h2>How it was measured</h2><p>Every example of the {escape(evaluation.split)} split is scored once, against "
-        "all possible answers. A metric is the sum of what the examples score divided by the sum of what they could, "
-        "or is computed from all of them together, so it does not depend on how many workers computed it. Intervals "
-        f"are percentiles of up to {evaluation.num_resamples:,} resamples of the examples. They say how far chance in "
-        "the choice of examples reaches; they do not know of seasons, new ranges or another training run. "
-        f"{escape(evaluation.caveat)}</p>"
-        f"<dl>{terms}</dl><h2>Do it again</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"
+        f"<h2>Methodology</h2><p>Every example of the {escape(evaluation.split)} split is evaluated once, against "
+        "all possible answers. A metric is a ratio of two sums over examples, or is computed from all of them at "
+        "once, so it does not depend on the number of workers. Confidence intervals are percentiles over up to "
+        f"{evaluation.num_resamples:,} bootstrap resamples of the examples. They cover sampling error only, not "
+        f"seasonality, new assortments or the variance between training runs. {escape(evaluation.caveat)}</p>"
+        f"<dl>{terms}</dl><h2>Reproduce</h2><pre>{escape(evaluation.command)}</pre>{_pairs(origin)}"
     )
 
 

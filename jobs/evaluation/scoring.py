@@ -1,4 +1,4 @@
-"""Scores a model on every example of a split, once each and bit for bit the same on any number of workers."""
+"""Scores a model on every example of a split, bit-identical on any number of workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_THREADS = 8
 
 
 def load_model(directory: Path, family: Family) -> Model:
-    """Load and verify a model directory; raises UsageFailure when it is another family's."""
+    """Load and verify a model directory; raises UsageFailure if it belongs to another family."""
     found = bundle.family_name(directory)
     if found != family.name:
         raise UsageFailure(f"{directory} holds a model of {found}, not of {family.name}; name another --model")
@@ -33,7 +33,7 @@ def load_model(directory: Path, family: Family) -> Model:
 
 
 def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str, Model]]:
-    """The family's baselines by name, made from the training split of `data`, one at a time."""
+    """The family's baselines by name, fitted on the training split of `data`, one at a time."""
     for name, config in family.baselines.items():
         network = family.build(config, schema)
         with torch.inference_mode():
@@ -42,9 +42,9 @@ def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str
 
 
 def score(context: Context, model: Model, *, data: Prepared, split: str, num_workers: int = 1) -> Scores:
-    """Score a model on a split of prepared data; more than one worker are tasks on the cluster.
+    """Score a model on a split of prepared data; with several workers, as tasks on the cluster.
 
-    Raises UsageFailure when the split has no examples.
+    Raises UsageFailure if the split has no examples.
     """
     num_shards = data.num_shards
     if num_workers <= 1:
@@ -58,7 +58,7 @@ def score(context: Context, model: Model, *, data: Prepared, split: str, num_wor
 
 
 def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]) -> dict[int, Scores | None]:
-    """Score some shards, side by side in as many threads as torch may use; None for one without examples."""
+    """Score some shards in parallel, in as many threads as torch may use; None for a shard without examples."""
     model.network.eval()
     use_fast_products("cpu")
     keep_freed_memory()
@@ -69,7 +69,7 @@ def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums of several threads can differ in the last bit from those of one."""
+    """Limits torch to one thread, as multi-threaded sums can differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""A family's own parts of a report: the typed content of models.report as HTML for people and JSON for programs."""
+"""Renders a family's own report sections, the content types of models.report, as HTML and JSON."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ svg .tag{font-weight:650;paint-order:stroke;stroke:var(--ground);stroke-width:4p
 """
 
 TINY_SIDE = 64
-"""Pictures of up to so many pixels are enlarged as they are, in squares; larger ones smoothly."""
+"""Images up to this width in pixels are enlarged without smoothing."""
 MAX_SHADE = 0.55
-"""Of the fullest cell of a matrix; its number must stay readable."""
+"""Opacity of the largest cell of a matrix, whose number must stay readable."""
 
 
 def section_html(section: Section) -> str:
-    """One section with its heading and how to read it."""
+    """A section with its heading and explanation."""
     parts = "".join(_content(content) for content in section.content)
     return f"<h2>{escape(section.title)}</h2><p>{escape(section.reading)}</p>{parts}"
 
 
 def section_json(section: Section) -> dict[str, Any]:
-    """The numbers and tables of a section; a table is a list of objects, a matrix keeps its names."""
+    """The numbers, tables and matrices of a section; a table becomes a list of objects."""
     found: dict[str, Any] = {"title": section.title, "numbers": dict(section.numbers), "tables": {}, "matrices": []}
     for content in section.content:
         match content:
@@ -85,8 +85,8 @@ def _heading(title: str) -> str:
 def _image(picture: Picture) -> str:
     content = picture.content
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    assert kind == "png" or content.startswith(b"\xff\xd8"), "a picture of a report is a PNG or a JPEG file"
-    # The width stands at the same place of every PNG, in its first chunk.
+    assert kind == "png" or content.startswith(b"\xff\xd8"), "an image of a report must be a PNG or JPEG file"
+    # The width is at a fixed offset in the first chunk of a PNG.
     tiny = kind == "png" and int.from_bytes(content[16:20], "big") <= TINY_SIDE
     style = ' class="tiny"' if tiny else ""
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
@@ -99,16 +99,16 @@ def _caption(picture: Picture) -> str:
 
 def _table(table: Table) -> str:
     first = table.rows[0] if table.rows else [""] * len(table.head)
-    head = "".join(f"<th{_side(cell)}>{escape(name)}</th>" for name, cell in zip(table.head, first, strict=True))
-    rows = "".join(f"<tr>{''.join(f'<td{_side(cell)}>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    head = "".join(f"<th{_align(cell)}>{escape(name)}</th>" for name, cell in zip(table.head, first, strict=True))
+    rows = "".join(f"<tr>{''.join(f'<td{_align(cell)}>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     if table.folded:
         return f"<details><summary>{escape(table.title)}</summary>{body}</details>"
     return _heading(table.title) + body
 
 
-def _side(cell: Cell) -> str:
-    """Words start at the left, numbers end at the right."""
+def _align(cell: Cell) -> str:
+    """Text is left-aligned, numbers right-aligned."""
     return ' class="text"' if isinstance(cell, str) else ""
 
 
@@ -128,9 +128,9 @@ def _matrix(matrix: Matrix) -> str:
     corner = escape(f"{matrix.row_title} \\ {matrix.column_title}")
     head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in matrix.names)
     rows = []
-    for place, (name, counts) in enumerate(zip(matrix.names, matrix.counts, strict=True)):
+    for row, (name, counts) in enumerate(zip(matrix.names, matrix.counts, strict=True)):
         total = max(sum(counts), 1)
-        cells = [_shaded(count, count / total, own=place == column) for column, count in enumerate(counts)]
+        cells = [_shaded(count, count / total, is_diagonal=row == column) for column, count in enumerate(counts)]
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return (
         f'{_heading(matrix.title)}<div class="scroll"><table class="matrix"><thead><tr><th>{corner}</th>{head}</tr>'
@@ -138,9 +138,9 @@ def _matrix(matrix: Matrix) -> str:
     )
 
 
-def _shaded(count: int, share: float, *, own: bool) -> str:
-    """A cell with its count; the shade only repeats what the number says."""
-    style = "own" if own else "zero" if not count else ""
-    # The root, for a mistake of a tenth is worth seeing.
-    shade = f'<i style="opacity:{math.sqrt(share) * MAX_SHADE:.2f}"></i>' if count else ""
-    return f'<td class="{style}">{shade}<b>{count:,}</b></td>' if count or own else '<td class="zero">·</td>'
+def _shaded(count: int, fraction: float, *, is_diagonal: bool) -> str:
+    """A cell with its count, shaded by its fraction of the row."""
+    style = "own" if is_diagonal else "zero" if not count else ""
+    # The square root makes an error rate of a tenth visible.
+    shade = f'<i style="opacity:{math.sqrt(fraction) * MAX_SHADE:.2f}"></i>' if count else ""
+    return f'<td class="{style}">{shade}<b>{count:,}</b></td>' if count or is_diagonal else '<td class="zero">·</td>'

@@ -1,1 +1,1 @@
-"""Batch prediction: tables of requests to tables of answers."""
+"""Batch prediction on a table of requests."""

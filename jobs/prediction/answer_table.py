@@ -1,4 +1,4 @@
-"""Requests from rows of a table and rows from answers: one model over one Parquet table, errors in a column."""
+"""Converts table rows to requests and answers to rows: one model over one table, with a column for errors."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ ERROR = "error"
 MODEL_VERSION = "model_version"
 UNION = (typing.Union, types.UnionType)
 NUM_LONG_ANSWERS = 4
-"""So many answers that never end may be left behind; rows after them get an error."""
+"""Maximum number of answers stuck past their time limit; after that, rows get an error."""
 Encoded = tuple[int, BaseModel, list[Any]]
-"""Place of a row, its request, and the examples of that."""
+"""Index of a row, its request, and the examples of the request."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker needs to answer rows, small enough to send anywhere."""
+    """What a worker needs to answer rows; small, so that it can be sent to any process."""
 
     family: str
     model: Path
     """Model directory."""
     model_version: str
     features: Path | None
-    """SQLite file of the features that jobs fill; None for a family without such."""
+    """SQLite file of the features that jobs fill; None if the family has none."""
     live_features: Path | None
-    """SQLite file of the features that endpoints write, where there is one."""
+    """SQLite file of the features that endpoints write, if there is one."""
     fixed: Mapping[str, Any]
-    """Fields that every request has."""
+    """Fields for every request."""
     batch_size: int
 
 
 class TableAnswerer:
     """A loaded model that answers tables; one per process.
 
-    It reads the features that endpoints write and writes none: an endpoint's `update` is left out.
+    It reads the features that endpoints write but does not write any: an endpoint's `update` is skipped.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -65,16 +65,15 @@ class TableAnswerer:
         self._answerer = Answerer(self._family, self._endpoint, loaded.network, loaded.schema, recipe.model_version)
 
     def answer(self, table: pa.Table) -> pa.Table:
-        """The table with the columns of the answers and `error`, which is null where there is an answer."""
+        """The table with the columns of the answers and `error`, which is null for answered rows."""
         answered: list[dict[str, Any]] = []
         for start in range(0, table.num_rows, self._recipe.batch_size):
             rows = table.slice(start, self._recipe.batch_size).to_pylist()
             answered += self._answer_rows(rows)
         schema = answer_schema(self._endpoint.Response)
         if self._endpoint.raw is not None and self._endpoint.raw.field in table.column_names:
-            table = table.drop_columns(
-                [self._endpoint.raw.field]
-            )  # the files would make the answers as large as they are
+            # Otherwise the output would contain all the files.
+            table = table.drop_columns([self._endpoint.raw.field])
         for field in schema:
             table = table.append_column(field, pa.array([row.get(field.name) for row in answered], field.type))
         return table
@@ -82,14 +81,14 @@ class TableAnswerer:
     def _answer_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         answered: list[dict[str, Any]] = [{} for _ in rows]
         encoded = []
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             try:
                 request = self._request(row)
-                encoded.append((place, request, self._answerer.encode(request, self._lookup(request))))
+                encoded.append((index, request, self._answerer.encode(request, self._lookup(request))))
             except ValueError as error:
-                answered[place] = {ERROR: _reason(error)}
-        for place, request, predictions in self._predict(encoded):
-            answered[place] = self._answer(request, predictions)
+                answered[index] = {ERROR: _reason(error)}
+        for index, request, predictions in self._predict(encoded):
+            answered[index] = self._answer(request, predictions)
         return answered
 
     def _lookup(self, request: BaseModel) -> Features:
@@ -103,28 +102,28 @@ class TableAnswerer:
 
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields
-        given = {name: _fitting(value, fields[name].annotation) for name, value in row.items() if name in fields}
+        given = {name: _coerce(value, fields[name].annotation) for name, value in row.items() if name in fields}
         given = {name: value for name, value in given.items() if value is not None}
         request: BaseModel = self._endpoint.Request(**{**self._recipe.fixed, **given})
         return request
 
     def _predict(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, BaseModel, Sequence[Any] | ValueError]]:
-        """The predictions for the examples of each request, or why there are none."""
+        """The predictions for the examples of each request, or the error that it caused."""
         try:
             predictions = iter(self._answerer.predict([example for _, _, examples in encoded for example in examples]))
         except ValueError as error:
-            # One row must not cost the others their answers.
+            # A bad row must not affect the others of its batch.
             if len(encoded) > 1:
                 for one in encoded:
                     yield from self._predict([one])
             else:
-                yield from ((place, request, error) for place, request, _ in encoded)
+                yield from ((index, request, error) for index, request, _ in encoded)
             return
-        for place, request, examples in encoded:
-            yield place, request, [next(predictions) for _ in examples]
+        for index, request, examples in encoded:
+            yield index, request, [next(predictions) for _ in examples]
 
     def _answer(self, request: BaseModel, predictions: Sequence[Any] | ValueError) -> dict[str, Any]:
-        """The cells that a row gets."""
+        """The output cells of a row."""
         if isinstance(predictions, ValueError):
             return {ERROR: _reason(predictions)}
         timeout_s = self._endpoint.answer_timeout_s
@@ -137,13 +136,13 @@ class TableAnswerer:
 
 
 def answer_schema(response: type[BaseModel]) -> pa.Schema:
-    """The columns that answers add to a table."""
+    """The columns that the answers add to a table."""
     fields = {name: _arrow_type(field.annotation) for name, field in response.model_fields.items()}
     return pa.schema(list(({**fields, MODEL_VERSION: pa.string(), ERROR: pa.string()}).items()))
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
-    """The column type of a pydantic field; what a table cannot hold becomes JSON text."""
+    """The column type of a pydantic field; JSON text if Arrow has no matching type."""
     plain: dict[Any, pa.DataType] = {
         str: pa.string(),
         bool: pa.bool_(),
@@ -168,7 +167,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 
 def _cells(answer: BaseModel) -> dict[str, Any]:
-    """An answer as the cells of a row: bytes as they are, JSON text where the column is text and the value is not."""
+    """The cells of an answer: bytes unchanged, other values as JSON text if the column is text."""
     columns = {field.name: field.type for field in answer_schema(type(answer))}
     cells: dict[str, Any] = answer.model_dump(mode="json")
     for name, value in cells.items():
@@ -179,10 +178,10 @@ def _cells(answer: BaseModel) -> dict[str, Any]:
     return cells
 
 
-def _fitting(value: Any, annotation: Any) -> Any:
-    """A cell as the request wants it: ids are text, though a table may hold them as numbers."""
+def _coerce(value: Any, annotation: Any) -> Any:
+    """A cell in the type of the request's field: ids are text, even if the table stores them as numbers."""
     if isinstance(value, list):
-        return [_fitting(part, annotation) for part in value]
+        return [_coerce(part, annotation) for part in value]
     if isinstance(value, dict):
         return {name: part for name, part in value.items() if part is not None}
     if isinstance(value, int | float) and not isinstance(value, bool):

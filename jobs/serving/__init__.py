@@ -1,1 +1,1 @@
-"""What is served: the Ray Serve config and the models it names."""
+"""Deployment: the Ray Serve config and Serve's REST API."""

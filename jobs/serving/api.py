@@ -1,4 +1,4 @@
-"""Ray Serve's REST interface on a cluster's dashboard, and what an endpoint answers."""
+"""Clients for Ray Serve's REST API on the dashboard, and for endpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUEST_TIMEOUT_S = 10.0
 
 
 class ServeApi:
-    """Ray Serve's REST interface on the dashboard of a cluster."""
+    """Ray Serve's REST API on a cluster's dashboard."""
 
     def __init__(self, dashboard_url: str, headers: Mapping[str, str]) -> None:
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -25,37 +25,40 @@ class ServeApi:
             self._client = ServeSubmissionClient(dashboard_url, headers=dict(headers))
         except (ConnectionError, RuntimeError) as error:
             raise DependencyDown(
-                f"the Ray dashboard at {dashboard_url} does not answer: {error}; start the cluster, or check the token"
+                f"the Ray dashboard at {dashboard_url} does not respond: {error}; start the cluster, or check the token"
             ) from error
 
     def apply(self, config: Mapping[str, Any]) -> None:
-        """Make a config the wanted state of the cluster; raises Failure when it is refused."""
+        """Set the target state of the cluster; raises Failure if the config is rejected."""
         try:
             self._client.deploy_applications(dict(config))
         except (ConnectionError, RuntimeError) as error:
-            raise Failure(f"Ray Serve refused the config: {error}") from error
+            raise Failure(f"Ray Serve rejected the config: {error}") from error
 
     def details(self) -> dict[str, Any]:
-        """What Serve runs now; raises DependencyDown."""
+        """The current state of Serve; raises DependencyDown."""
         try:
             return self._client.get_serve_details()
         except (ConnectionError, RuntimeError) as error:
-            raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not answer: {error}") from error
+            raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not respond: {error}") from error
 
 
 def models_path(family_route_prefix: str) -> str:
-    """Where an application says which model answers."""
+    """Path at which an application reports its model."""
     prefix = family_route_prefix.rstrip("/")
     return f"{prefix}/models" if prefix else "/v1/models"
 
 
 def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
-    """GET, or POST a JSON body; raises OSError when nobody answers, Failure for an error status."""
+    """GET, or POST a JSON body, and parse the JSON response.
+
+    Raises OSError if nothing responds, Failure for an error status.
+    """
     return json.loads(read_file(url, body).content)
 
 
 def read_file(url: str, body: Mapping[str, Any] | None = None) -> Media:
-    """The same for an answer of any type."""
+    """Like `read_json`, for a response of any media type."""
     data = None if body is None else json.dumps(body).encode("utf-8")
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:
@@ -63,4 +66,4 @@ def read_file(url: str, body: Mapping[str, Any] | None = None) -> Media:
             return Media(content=response.read(), media_type=response.headers["Content-Type"])
     except urllib.error.HTTPError as error:
         text = error.read(500).decode("utf-8", errors="replace")
-        raise Failure(f"{url} answered {error.code}: {text}") from None
+        raise Failure(f"{url} responded with {error.code}: {text}") from None

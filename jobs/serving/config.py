@@ -1,4 +1,4 @@
-"""The Serve config file of a store: rendered from a model and a few numbers, checked, and written as a whole."""
+"""The Ray Serve config of a store: rendered, validated and written atomically."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from models.files import write_text
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
-"""Another replica starts when those there are have more requests than this at once, on average."""
+"""Autoscaling target: mean number of ongoing requests per replica."""
 MAX_ONGOING_REQUESTS = 64
 MAX_QUEUED_REQUESTS = 256
-"""Requests that wait for a replica; more are answered 503 at once instead of late."""
+"""Maximum queue length; further requests get 503 immediately."""
 
 
 @dataclass(frozen=True)
 class PinnedModel:
-    """A model directory under its version number, in the store."""
+    """A model directory in the store, pinned to a version."""
 
     version: str
     directory: Path
@@ -34,7 +34,7 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Size:
-    """How much of the cluster an application may take."""
+    """Replicas of an application and the resources of each."""
 
     min_replicas: int = 1
     max_replicas: int = 2
@@ -51,9 +51,9 @@ def application(
     index: Path | None = None,
     live_feature_store: Path | None = None,
 ) -> dict[str, Any]:
-    """The config of one family's application."""
+    """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
-    told = {
+    settings = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
@@ -62,11 +62,11 @@ def application(
     replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
-        "user_config": told,
+        "user_config": settings,
         "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
-        # New replicas start before old ones stop when the code changes; a new model alone needs no new replicas.
+        # On a code change, new replicas start before old ones stop; a new model reuses the replicas.
         "max_surge_percent": 100,
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 10.0,
@@ -84,10 +84,10 @@ def application(
 
 
 def empty_config(*, host: str, port: int) -> dict[str, Any]:
-    """A config without applications."""
+    """A Serve config without applications."""
     return {
         "proxy_location": "HeadOnly",
-        # Serve's own time limit of a request would end WebSockets too; `serve` has one that does not.
+        # Serve's own request timeout would also close WebSockets; the service has its own, which does not.
         "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 75},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [],
@@ -95,19 +95,19 @@ def empty_config(*, host: str, port: int) -> dict[str, Any]:
 
 
 def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with one application added or replaced; raises UsageFailure when another has its route."""
+    """The config with an application added or replaced; raises UsageFailure if another one has its route."""
     others = [one for one in config["applications"] if one["name"] != added["name"]]
     for other in others:
         if other["route_prefix"] == added["route_prefix"]:
             raise UsageFailure(
-                f"{other['name']} is deployed at {other['route_prefix']!r} already; "
+                f"{other['name']} is already deployed at {other['route_prefix']!r}; "
                 f"give {added['name']} another ROUTE_PREFIX, or another store"
             )
     return {**config, "applications": [*others, dict(added)]}
 
 
 def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
-    """What a config tells the replicas of a family; empty where it has none."""
+    """The `user_config` of a family's deployment; empty if there is none."""
     for one in (config or {}).get("applications", ()):
         if one["name"] == family.name:
             found: dict[str, Any] = one["deployments"][0]["user_config"]
@@ -116,25 +116,25 @@ def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, A
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise Failure when Ray Serve would not understand all of a config; Serve itself ignores what it does not know."""
+    """Validate a config strictly; raises Failure also for unknown keys, which Serve itself ignores."""
     from ray.serve.schema import ServeDeploySchema
 
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
-        raise Failure(f"not a Serve config: {error}") from error
+        raise Failure(f"invalid Serve config: {error}") from error
     unknown = _unknown(ServeDeploySchema, config, "")
     if unknown:
-        raise Failure(f"Ray Serve knows no {unknown} in its config; correct or remove it")
+        raise Failure(f"unknown key {unknown} in the Serve config; correct or remove it")
 
 
 def config_path(store: Store) -> Path:
-    """The Serve config that was applied last."""
+    """Path of the Serve config that was applied last."""
     return store.serve / "config.yaml"
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The config that was applied last, or None; raises Failure when the file is damaged."""
+    """The config that was applied last, or None; raises Failure if the file is damaged."""
     if not path.is_file():
         return None
     try:
@@ -142,20 +142,20 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Failure(f"{path} is not YAML ({error}); remove it and deploy again") from error
     if not isinstance(config, dict):
-        raise Failure(f"{path} holds no Serve config; remove it and deploy again")
+        raise Failure(f"{path} is not a Serve config; remove it and deploy again")
     check_config(config)
     return config
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write the config aside and rename it into place."""
+    """Validate the config and write it atomically."""
     check_config(config)
-    header = "# Written by `shopkeeper deploy`; what is applied to the cluster.\n"
+    header = "# Written by `shopkeeper deploy`: the config applied to the cluster.\n"
     write_text(path, header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:
-    """Path of the first key that the pydantic model has no field for."""
+    """Path of the first key that is not a field of the pydantic model."""
     for key, value in given.items():
         if key not in model.model_fields:
             return f"{where}{key}"

@@ -1,1 +1,1 @@
-"""Runs, metrics, models and aliases: the only package that imports MLflow."""
+"""Experiment tracking and the model registry; the only package that imports MLflow."""

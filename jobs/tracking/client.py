@@ -1,4 +1,4 @@
-"""Runs, their params, metrics and artifacts, in MLflow; the only file that imports it."""
+"""MLflow client for runs with params, metrics and artifacts; the only file that imports MLflow."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:  # seconds to import
     from mlflow.entities.model_registry import ModelVersion as ModelVersion
 
 BUNDLE = "bundle"
-"""Name of a run's artifact that holds its model directory."""
+"""Artifact path of a run's model directory."""
 
 TAG_FINGERPRINT = "data_fingerprint"
 TAG_PARENT = "mlflow.parentRunId"
 
 PROBE_TIMEOUT_S = 5.0
 SETTINGS = {
-    # A server that is down must cost seconds; MLflow's own defaults make every call wait four minutes.
+    # Fail within seconds if a server is down; with MLflow's defaults every call waits four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
+REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
 MAX_PARAMS_PER_CALL = 100
 MAX_RUNS = 1000
 
@@ -48,7 +48,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run as the tracking server knows it; times are epoch milliseconds."""
+    """A run as stored by the tracking server; times are epoch milliseconds."""
 
     run_id: str
     name: str
@@ -61,28 +61,28 @@ class RunInfo:
 
     @property
     def parent_run_id(self) -> str | None:
-        """The run that this one is a trial of."""
+        """The sweep's run, if this run is a trial."""
         return self.tags.get(TAG_PARENT)
 
 
 class Run:
-    """One run; its calls never fail and never wait long: what the server does not take is spooled."""
+    """A run; logging calls never fail or block for long: what the server does not accept is spooled."""
 
     def __init__(self, tracking: Tracking, run_id: str) -> None:
         self.run_id = run_id
         self._tracking = tracking
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Add params; a param cannot be changed later."""
+        """Log params, which are immutable."""
         self._send({"call": "params", "params": {name: str(value) for name, value in params.items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Log numbers of one step, an epoch say."""
+        """Log metrics of one step, such as an epoch."""
         numbers = {name: float(value) for name, value in metrics.items()}
         self._send({"call": "metrics", "metrics": numbers, "step": step, "time_ms": _now_ms()})
 
     def log_artifacts(self, directory: Path, name: str) -> None:
-        """Log a directory under `name`; a model directory goes under BUNDLE."""
+        """Log a directory as artifact `name`; BUNDLE for a model directory."""
         self._send({"call": "artifacts", "directory": str(directory), "name": name})
 
     def log_text(self, text: str, name: str) -> None:
@@ -94,19 +94,19 @@ class Run:
         self._send({"call": "tags", "tags": dict(tags)})
 
     def end(self, status: Status) -> None:
-        """Close the run."""
+        """End the run."""
         self._send({"call": "status", "status": status, "time_ms": _now_ms()})
 
     def info(self) -> RunInfo:
-        """The run as the server knows it; raises UsageFailure when it does not know it."""
+        """The run as stored by the server; raises UsageFailure if it is unknown."""
         return self._tracking.run_info(self.run_id)
 
     def params(self) -> dict[str, str]:
-        """The run's params as text; raises UsageFailure when the server does not know the run."""
+        """The run's params as text; raises UsageFailure if the run is unknown."""
         return self.info().params
 
     def metric_history(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every point of a metric, by step; of a step logged twice, the later value."""
+        """(step, value) of a metric in order of steps; the later value if a step was logged twice."""
         return self._tracking.metric_history(self.run_id, name)
 
     def _send(self, call: Call) -> None:
@@ -114,7 +114,7 @@ class Run:
 
 
 class Tracking:
-    """The tracking server of a context, or the SQLite database of its store; contacted when first needed."""
+    """The tracking server of a context, or the SQLite database of its store; connects lazily."""
 
     def __init__(self, context: Context) -> None:
         self.root = context.store.root.absolute()
@@ -135,7 +135,7 @@ class Tracking:
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
     ) -> Run:
-        """Open a run in the family's experiment; raises DependencyDown when the server does not answer."""
+        """Start a run in the family's experiment; raises DependencyDown if the server does not respond."""
         parent = {TAG_PARENT: parent_run_id} if parent_run_id else {}
         with self.reached():
             experiment = self.make_experiment(family)
@@ -145,9 +145,9 @@ class Tracking:
         return run
 
     def resume_run(self, run_id: str, *, reopen: bool = False) -> Run:
-        """A run that was started before, here or in another process; the server is not asked, so this cannot fail.
+        """An existing run, from this or another process; does not contact the server, so it cannot fail.
 
-        `reopen` marks it as running again.
+        `reopen` sets its status to running.
         """
         run = Run(self, run_id)
         if reopen:
@@ -155,7 +155,7 @@ class Tracking:
         return run
 
     def run_info(self, run_id: str) -> RunInfo:
-        """What the server knows of a run; raises UsageFailure when it knows nothing."""
+        """The run as stored by the server; raises UsageFailure if it is unknown."""
         try:
             with self.reached():
                 return _run_info(self.client.get_run(run_id))
@@ -177,9 +177,9 @@ class Tracking:
     def find_best_run(
         self, family: str, metric: str, mode: Literal["max", "min"], fingerprint: str | None
     ) -> RunInfo | None:
-        """The finished run on this data with the best `metric` that has a model; None when there is none.
+        """The finished run on this data that has a model and the best `metric`, or None.
 
-        A run's `best_<metric>`, where logged, counts before the last value of `metric`.
+        A run's `best_<metric>`, if logged, takes precedence over the last value of `metric`.
         """
         where = "status = 'FINISHED'"
         if fingerprint is not None:
@@ -195,23 +195,23 @@ class Tracking:
         return None
 
     def has_bundle(self, run_id: str) -> bool:
-        """Whether a model directory was logged with the run."""
+        """Whether the run has a model directory."""
         with self.reached():
             return bool(self.client.list_artifacts(run_id, BUNDLE))
 
     def metric_history(self, run_id: str, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every point of a metric, by step."""
+        """(step, value) of a metric in order of steps; the later value if a step was logged twice."""
         with self.reached():
             points = sorted(self.client.get_metric_history(run_id, name), key=lambda point: point.timestamp)
             return sorted({point.step: point.value for point in points}.items())
 
     def artifact_uri(self, run_id: str, name: str) -> str:
-        """Where an artifact of a run lies; `download` takes it."""
+        """URI of a run's artifact, for `download`."""
         with self.reached():
             return f"{self.client.get_run(run_id).info.artifact_uri.rstrip('/')}/{name}"
 
     def download(self, uri: str, to: Path) -> Path:
-        """A local directory with an artifact: where it lies, if on this disk, or a copy in `to`."""
+        """A local directory with an artifact: the original if it is on this disk, else a copy in `to`."""
         with self.reached():
             from mlflow.artifacts import download_artifacts
 
@@ -222,7 +222,7 @@ class Tracking:
     # Delivery
 
     def send(self, run_id: str, call: Call) -> None:
-        """Perform a call of a run now, or after those that wait; never raises for a server that is down."""
+        """Perform a call now, or after the spooled ones of the run; never raises if the server is down."""
         if self.spool.pending(run_id):
             self._keep(run_id, call)
             self._deliver(run_id)
@@ -230,13 +230,13 @@ class Tracking:
         try:
             self._perform(run_id, call)
         except DependencyDown as error:
-            log.warning("%s; the tracking calls of run %s are kept and delivered later", error, run_id)
+            log.warning("%s; tracking calls of run %s are spooled and delivered later", error, run_id)
             self._keep(run_id, call)
         except CallRejected as error:
-            log.warning("a call of run %s is lost: %s", run_id, error)
+            log.warning("a tracking call of run %s was rejected: %s", run_id, error)
 
     def deliver_spool(self) -> int:
-        """Deliver what earlier runs left; returns how many calls went. Called when a verb starts."""
+        """Deliver spooled calls of earlier runs; returns their number. Called when a verb starts."""
         return sum(self._deliver(run_id) for run_id in self.spool.run_ids())
 
     def _deliver(self, run_id: str) -> int:
@@ -247,7 +247,7 @@ class Tracking:
             self.spool.append(run_id, call)
         except OSError as error:
             log.error(
-                "a tracking call of run %s is lost, for %s cannot be written: %s", run_id, self.spool.directory, error
+                "lost a tracking call of run %s, since %s is not writable: %s", run_id, self.spool.directory, error
             )
 
     def _perform(self, run_id: str, call: Call) -> None:
@@ -274,19 +274,19 @@ class Tracking:
 
     @property
     def is_remote(self) -> bool:
-        """Whether runs lie on a server, and not in a database that this process opens."""
+        """Whether runs are on a server, not in a local database."""
         return self.uri.startswith(("http://", "https://"))
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's own client, made at the first use; call it inside `reached`."""
+        """MLflow's own client, created lazily; use it inside `reached`."""
         if self._lazy_client is None:
             for name, value in SETTINGS.items():
                 os.environ.setdefault(name, value)
             for name in ("mlflow", "alembic", "urllib3.connectionpool"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.root.mkdir(parents=True, exist_ok=True)
-            # The first use of a database creates its tables; two processes at once would trip over each other.
+            # The first use of a database creates its tables, which two processes must not do at once.
             with (self.root / ".mlflow.lock").open("w") as lock, warnings.catch_warnings(action="ignore"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 from mlflow import MlflowClient
@@ -300,7 +300,7 @@ class Tracking:
 
     @contextmanager
     def reached(self, *, probe: bool = True) -> Iterator[None]:
-        """Turns MLflow's errors into ours: DependencyDown when it does not work, CallRejected when it refuses."""
+        """Maps MLflow's errors to ours: CallRejected for rejected calls, DependencyDown for all else."""
         if probe and self.is_remote:
             self._probe()
         from mlflow.exceptions import MlflowException
@@ -308,19 +308,19 @@ class Tracking:
         try:
             yield
         except (MlflowException, OSError) as error:
-            if getattr(error, "error_code", None) in REFUSALS:
-                raise CallRejected(f"MLflow at {self.shown_uri} refused: {_first_line(error)}") from error
+            if getattr(error, "error_code", None) in REJECTIONS:
+                raise CallRejected(f"MLflow at {self.shown_uri} rejected the call: {_first_line(error)}") from error
             raise self._down(_first_line(error)) from error
         self._was_down = False
 
     def _probe(self) -> None:
-        # MLflow's own requests retry for long; one of ours says at once whether anybody is there.
+        # MLflow's requests retry for long; this one tells at once whether the server is up.
         parts = urllib.parse.urlsplit(self.uri)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
         try:
             urllib.request.urlopen(address, timeout=PROBE_TIMEOUT_S).close()
         except urllib.error.HTTPError as error:
-            # Any other answer is an answer: a server behind a gateway may hide its health page.
+            # Any other status will do: a gateway may hide the health page.
             if error.code in (502, 503, 504):
                 raise self._down(f"HTTP {error.code}") from error
         except (OSError, HTTPException) as error:
@@ -329,38 +329,38 @@ class Tracking:
     def _down(self, reason: str) -> DependencyDown:
         self._was_down = True
         return DependencyDown(
-            f"the tracking server {self.shown_uri} does not answer ({reason}); start it, or name another "
-            "with MLFLOW_TRACKING_URI, or unset that to use the store's own database"
+            f"the tracking server {self.shown_uri} does not respond ({reason}); start it, set MLFLOW_TRACKING_URI to "
+            "another one, or unset it to use the store's own database"
         )
 
     @property
     def shown_uri(self) -> str:
-        """The address without a password."""
+        """The URI without credentials."""
         parts = urllib.parse.urlsplit(self.uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
 
     def experiment_id(self, family: str) -> str | None:
-        """The experiment of a family, which bears its name, if there is one; call it inside `reached`."""
+        """Id of the experiment named after the family, or None; use it inside `reached`."""
         found = self.client.get_experiment_by_name(family)
         if found is not None and found.lifecycle_stage == "deleted":
             raise UsageFailure(
-                f"experiment {family!r} is deleted in {self.shown_uri}; `mlflow experiments restore` brings it back"
+                f"experiment {family!r} is deleted in {self.shown_uri}; `mlflow experiments restore` restores it"
             )
         return None if found is None else str(found.experiment_id)
 
     def make_experiment(self, family: str) -> str:
-        """The experiment of a family, made where there is none yet; call it inside `reached`."""
+        """Id of the experiment of a family, created if missing; use it inside `reached`."""
         from mlflow.exceptions import MlflowException
 
-        # A server decides where its artifacts go; a bare database would put them into the working directory.
+        # A server chooses its artifact location; without one, artifacts would go into the working directory.
         location = None if self.is_remote else self._artifacts.as_uri()
         try:
             return self.experiment_id(family) or self.client.create_experiment(family, artifact_location=location)
         except MlflowException as error:
-            made_meanwhile = self.experiment_id(family) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
-            if made_meanwhile is None:
+            created_meanwhile = self.experiment_id(family) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+            if created_meanwhile is None:
                 raise
-            return made_meanwhile
+            return created_meanwhile
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

@@ -1,10 +1,9 @@
-"""MLflow's web pages over a store, in a process that outlives this one."""
+"""The MLflow UI of a store, in a background process."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.context import Failure, Store
+from jobs.cluster.ports import free_port
 from jobs.cluster.processes import created_s, end_tree, running_process
 from models.files import write_text
 
@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 def start_ui(store: Store) -> str:
-    """Start MLflow's pages on loopback and return their URL; raises Failure when they do not come up."""
+    """Start the MLflow UI on loopback and return its URL; raises Failure if it does not come up."""
     stop_ui(store)
     url = f"http://127.0.0.1:{free_port(PREFERRED_PORT)}"
     store.cluster.mkdir(parents=True, exist_ok=True)
@@ -44,31 +44,22 @@ def start_ui(store: Store) -> str:
             return url
         time.sleep(0.2)
     stop_ui(store)
-    raise Failure(f"MLflow's pages did not come up within {START_TIMEOUT_S:.0f} s; {log_path} says why")
+    raise Failure(f"the MLflow UI did not come up within {START_TIMEOUT_S:.0f} s; see {log_path}")
 
 
 def running_ui(store: Store) -> str | None:
-    """The URL of the pages that `start_ui` started, if they still run."""
+    """The URL of the running UI, or None."""
     process = _process(store)
     return None if process is None else str(json.loads(_record(store).read_text(encoding="utf-8"))["url"])
 
 
 def stop_ui(store: Store) -> bool:
-    """Stop the pages of a store and nothing else; returns whether they were running."""
+    """Stop the UI of a store; returns whether it was running."""
     process = _process(store)
     if process is not None:
         end_tree(process.pid, timeout_s=STOP_TIMEOUT_S)
     _record(store).unlink(missing_ok=True)
     return process is not None
-
-
-def free_port(preferred: int) -> int:
-    """The preferred port of loopback, or another one where it is taken."""
-    for port in (preferred, 0):
-        with contextlib.suppress(OSError), socket.socket() as bound:
-            bound.bind(("127.0.0.1", port))
-            return int(bound.getsockname()[1])
-    raise Failure("no port of this machine is free; stop what holds them")
 
 
 def _record(store: Store) -> Path:

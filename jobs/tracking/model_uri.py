@@ -1,4 +1,4 @@
-"""Where a model named by the user lies on this disk: a run's, a version's, an alias's or a directory."""
+"""Resolves a model URI (run, version, alias or directory) to a verified local directory."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ VERSION = re.compile(r"models:/([^/@]+)/([0-9]+)/?")
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A verified model directory, and the run and version it came from where there is one."""
+    """A verified model directory, with its run and version if it has any."""
 
     directory: Path
     uri: str
-    """As pinned as can be: an alias became the version it pointed at."""
+    """Resolved URI: an alias is replaced by the version it points to."""
     run_id: str | None = None
     family: str | None = None
     version: str | None = None
 
     @property
     def name(self) -> str:
-        """What answers and reports call the model: its version number, else its run, else its directory."""
+        """Name of the model in answers and reports: its version, else its run id, else its directory name."""
         return self.version or self.run_id or self.directory.name
 
 
 def locate_model(context: Context, uri: str, *, tracking: Tracking | None = None) -> LocatedModel:
-    """Find, fetch and verify a model; raises UsageFailure when it is not there, BundleRejected when it is damaged."""
+    """Find, fetch and verify a model; raises UsageFailure if it does not exist, BundleRejected if it is damaged."""
     tracking = tracking or Tracking(context)
     if match := RUN.fullmatch(uri):
         return _of_run(context, tracking, match[1])
@@ -49,7 +49,7 @@ def locate_model(context: Context, uri: str, *, tracking: Tracking | None = None
     if match := VERSION.fullmatch(uri):
         return _of_version(context, tracking, match[1], match[2])
     if ":/" in uri:
-        raise UsageFailure(f"{uri!r} names no model; use {FORMS}")
+        raise UsageFailure(f"{uri!r} is not a model URI; use {FORMS}")
     directory = Path(uri).absolute()
     if not directory.is_dir():
         raise UsageFailure(f"there is no directory {uri!r}; use {FORMS}")
@@ -66,7 +66,7 @@ def _of_run(context: Context, tracking: Tracking, run_id: str) -> LocatedModel:
     info = tracking.run_info(run_id)
     if not tracking.has_bundle(run_id):
         raise UsageFailure(
-            f"run {run_id} ({info.status.lower()}) has no model; a run has one after its first epoch. "
+            f"run {run_id} ({info.status.lower()}) has no model; it is logged when training ends. "
             "`shopkeeper status` lists the runs"
         )
     directory = _fetch(context, tracking, tracking.artifact_uri(run_id, BUNDLE), f"run-{run_id}-{info.ended_ms}")
@@ -77,7 +77,7 @@ def _of_alias(context: Context, tracking: Tracking, family: str, alias: str) -> 
     version = Registry(tracking).get_alias(family, alias)
     if version is None:
         raise UsageFailure(
-            f"models:/{family}@{alias} points nowhere; `shopkeeper promote {family}` makes a champion, "
+            f"models:/{family}@{alias} does not exist; `shopkeeper promote {family}` makes a champion, "
             "or name a model with --model"
         )
     return _of_version(context, tracking, family, version)
@@ -93,8 +93,8 @@ def _of_version(context: Context, tracking: Tracking, family: str, version: str)
 
 
 def _fetch(context: Context, tracking: Tracking, uri: str, name: str) -> Path:
-    """Fetch into a cache that a second call finds; a damaged copy is fetched anew once."""
-    # Two servers may both have a version 1; the location tells them apart.
+    """Fetch a model into the cache; a damaged copy is fetched again."""
+    # The hash of the location distinguishes version 1 of two servers.
     cached = context.store.root / "fetched" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     if cached.is_dir():
         try:
@@ -103,13 +103,13 @@ def _fetch(context: Context, tracking: Tracking, uri: str, name: str) -> Path:
             remove_directory(cached)
         else:
             return cached
-    aside = temporary_path(cached)
+    temporary = temporary_path(cached)
     try:
-        found = tracking.download(uri, aside)
+        found = tracking.download(uri, temporary)
         bundle.verify(found)
-        if aside not in (found, *found.parents):
+        if temporary not in (found, *found.parents):
             return found
         put_directory(found, cached)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return cached

@@ -1,4 +1,4 @@
-"""The model registry: versions of a family's models, each with its own copy, and the aliases that point at them."""
+"""The model registry: versions of a family's models, stored independently of runs, and aliases to them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class VersionInfo:
 
 
 class Registry:
-    """The registry beside the runs of a tracking server; every call raises DependencyDown when that does not answer."""
+    """The model registry of a tracking server; every call raises DependencyDown if the server does not respond."""
 
     def __init__(self, tracking: Tracking) -> None:
         self._tracking = tracking
@@ -47,9 +47,9 @@ class Registry:
         tags: Mapping[str, str],
         evidence: Mapping[str, str] | None = None,
     ) -> str:
-        """Store a model directory in the registry and return its new version; it does not need the run any more.
+        """Store a copy of a model directory in the registry and return its new version.
 
-        `evidence` are text files by name that are stored beside the model.
+        `evidence` maps names to the content of text files that are stored with the model.
         """
         with self._tracking.reached():
             experiment = self._tracking.make_experiment(family)
@@ -59,13 +59,13 @@ class Registry:
                 experiment, name=family, source_run_id=run_id, model_type="shopkeeper-bundle"
             )
             self._tracking.client.log_model_artifacts(model.model_id, str(directory))
-            with tempfile.TemporaryDirectory() as aside:
+            with tempfile.TemporaryDirectory() as temporary:
                 for name, text in (evidence or {}).items():
-                    path = Path(aside) / name
+                    path = Path(temporary) / name
                     path.write_text(text, encoding="utf-8")
                     self._tracking.client.log_model_artifact(model.model_id, str(path))
             self._tracking.client.finalize_logged_model(model.model_id, "READY")
-            # A database would look a model id up in whatever server MLFLOW_TRACKING_URI names; a server asks itself.
+            # With a local database, MLflow would look up the model id on the server in MLFLOW_TRACKING_URI.
             remote = self._tracking.is_remote
             version = self._tracking.client.create_model_version(
                 family,
@@ -77,12 +77,12 @@ class Registry:
             return str(version.version)
 
     def set_alias(self, family: str, alias: str, version: str) -> None:
-        """Point an alias at a version."""
+        """Point an alias to a version."""
         with self._tracking.reached():
             self._tracking.client.set_registered_model_alias(family, alias, version)
 
     def get_alias(self, family: str, alias: str) -> str | None:
-        """The version that an alias points at, or None."""
+        """The version that an alias points to, or None."""
         try:
             with self._tracking.reached():
                 return str(self._tracking.client.get_model_version_by_alias(family, alias).version)
@@ -96,7 +96,7 @@ class Registry:
                 self._tracking.client.set_model_version_tag(family, version, name, value)
 
     def version_info(self, family: str, version: str) -> VersionInfo:
-        """What the registry knows of a version; raises UsageFailure when it knows nothing."""
+        """A version; raises UsageFailure if it does not exist."""
         try:
             with self._tracking.reached():
                 return _version_info(self._tracking.client.get_model_version(family, version))
@@ -107,7 +107,7 @@ class Registry:
             ) from None
 
     def location(self, family: str, version: str) -> str:
-        """Where the model directory of a version lies; `Tracking.download` takes it."""
+        """URI of a version's model directory, for `Tracking.download`."""
         with self._tracking.reached():
             return str(self._tracking.client.get_model_version_download_uri(family, version))
 
@@ -124,7 +124,7 @@ class Registry:
 
 
 def champion_uri(family: str) -> str:
-    """The model that is used where none is named."""
+    """URI of the champion, the default model."""
     return f"models:/{family}@{CHAMPION}"
 
 

@@ -1,4 +1,4 @@
-"""What `train` and `sweep` note of a run: its plan, kept in its directory so that it can be resumed, and its tags."""
+"""Tracked runs of `train` and `sweep`: their tags, and a plan on disk from which they can be resumed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ THIS_FILE = Path(__file__).resolve()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do."""
+    """The inputs of a run."""
 
     run_id: str
     data: Prepared
     """Prepared data directory."""
     directory: Path
-    """Where checkpoints and the bundle go."""
+    """Directory of checkpoints and the bundle."""
     config: Any
     options: Any
 
@@ -39,7 +39,7 @@ class Plan:
 def open_run(
     context: Context, family: Family, *, name: str, config: Any, options: Any, tags: dict[str, str]
 ) -> tuple[Plan, Run]:
-    """Open a tracked run on the current data and store its plan; raises DependencyDown when tracking is down."""
+    """Start a tracked run on the current data and store its plan; raises DependencyDown if tracking is down."""
     data = context.store.current_data(family.name)
     run = Tracking(context).start_run(
         family.name,
@@ -57,7 +57,13 @@ def open_run(
 
 
 def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -> tuple[Plan, Run]:
-    """The run that `options.resume` names, with its plan; raises UsageFailure when a given flag contradicts it."""
+    """The run `options.resume` with its plan, marked as running again; raises UsageFailure like `read_plan`."""
+    plan = read_plan(context, family, config=config, options=options)
+    return plan, Tracking(context).resume_run(plan.run_id, reopen=True)
+
+
+def read_plan(context: Context, family: Family, *, config: Any, options: Any) -> Plan:
+    """The stored plan of the run `options.resume`; raises UsageFailure if there is none or a flag contradicts it."""
     run_id = options.resume
     directory = context.store.run_directory(family.name, run_id)
     if Path(run_id).name != run_id or not (directory / PLAN).is_file():
@@ -75,15 +81,15 @@ def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -
     _refuse_contradictions(config, plan.config, run_id)
     _refuse_contradictions(options, plan.options, run_id)
     if not plan.data.path.is_dir():
-        raise UsageFailure(f"the data of run {run_id} is gone from {plan.data.path}; prepare it again, then resume")
+        raise UsageFailure(f"the data of run {run_id} is missing from {plan.data.path}; prepare it again, then resume")
     log.info("resuming run %s in %s", run_id, directory)
-    return plan, Tracking(context).resume_run(run_id, reopen=True)
+    return plan
 
 
 def git_commit(source: Path = THIS_FILE) -> str:
-    """The commit of the repository that tracks a source file, with "+changes" where files differ; else "unknown".
+    """The commit of the repository that tracks a source file, plus "+changes" if it is dirty; else "unknown".
 
-    A repository that merely surrounds the file is not meant: that of a user whose environment has us installed.
+    A repository that merely contains the file does not count, such as a user's own with this package in its `.venv`.
     """
 
     def git(*arguments: str) -> str:
@@ -103,9 +109,9 @@ def _job_tags() -> dict[str, str]:
 
 
 def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
-    """A flag at its default was not given; any other must say what the run was started with."""
+    """Reject flags that differ from the run's; a flag at its default counts as not given."""
     for field in dataclasses.fields(given):
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
             flag = flag_name(field.name)
-            raise UsageFailure(f"{flag} {value} differs from run {run_id}, which has {was}; leave {flag} out")
+            raise UsageFailure(f"{flag} {value} differs from {was} of run {run_id}; omit {flag}")

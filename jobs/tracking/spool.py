@@ -1,4 +1,4 @@
-"""Tracking calls that a server could not take, kept on disk in order until it can."""
+"""Disk spool of tracking calls that could not be delivered, in order."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Call = dict[str, Any]
 
 
 class CallRejected(Failure):
-    """The server understood a tracking call and refused it; sending it again would not help."""
+    """The server rejected a tracking call; retrying would not help."""
 
 
 class Spool:
-    """One file of JSON lines per run, safe for several processes of one machine or one shared disk."""
+    """One JSON Lines file per run; safe for concurrent processes on one machine or shared disk."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def append(self, run_id: str, call: Call) -> None:
-        """Keep a call; the directory of an `artifacts` call is copied aside, for it may be gone tomorrow."""
+        """Append a call; the directory of an `artifacts` call is copied, as it may be deleted before delivery."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if call["call"] == "artifacts":
-            aside = self.directory / f"{run_id}.files" / uuid.uuid4().hex[:8]
-            shutil.copytree(call["directory"], aside)
-            call = {**call, "directory": str(aside)}
+            copied = self.directory / f"{run_id}.files" / uuid.uuid4().hex[:8]
+            shutil.copytree(call["directory"], copied)
+            call = {**call, "directory": str(copied)}
         with self._lock(run_id), self._file(run_id).open("a", encoding="utf-8") as file:
             file.write(json.dumps(call, ensure_ascii=False) + "\n")
 
     def pending(self, run_id: str) -> bool:
-        """Whether calls of a run wait."""
+        """Whether a run has spooled calls."""
         return self._file(run_id).is_file()
 
     def run_ids(self) -> list[str]:
-        """The runs of which calls wait."""
+        """Ids of the runs with spooled calls."""
         return sorted(path.stem for path in self.directory.glob("*.jsonl") if not path.stem.endswith(".refused"))
 
     def deliver(self, run_id: str, send: Callable[[Call], None]) -> int:
-        """Send the waiting calls of a run in order; returns how many went, and keeps the rest when `send` is down.
+        """Send the spooled calls of a run in order until the server is down; returns the number of sent calls.
 
-        A refused call is moved to `<run_id>.refused.jsonl` so that it does not block the others.
+        A rejected call is moved to `<run_id>.refused.jsonl` so that it does not block later ones.
         """
         if not self.pending(run_id):
             return 0
@@ -62,7 +62,7 @@ class Spool:
                     self._send(run_id, line, send)
                     num_sent += 1
             except DependencyDown:
-                log.debug("tracking is still down; %d calls of run %s wait", len(lines) - num_sent, run_id)
+                log.debug("tracking is still down; %d calls of run %s stay spooled", len(lines) - num_sent, run_id)
             self._keep(run_id, lines[num_sent:])
         return num_sent
 
@@ -71,7 +71,7 @@ class Spool:
             call = json.loads(line)
             send(call)
         except (CallRejected, ValueError, OSError) as error:
-            log.warning("a waiting tracking call of run %s was refused and put aside: %s", run_id, error)
+            log.warning("a spooled tracking call of run %s was rejected and set apart: %s", run_id, error)
             with (self.directory / f"{run_id}.refused.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             return

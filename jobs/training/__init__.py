@@ -1,1 +1,1 @@
-"""The one training loop and what surrounds it: checkpoints, workers, trials."""
+"""The training loop and everything around it: checkpoints, distributed workers, sweep trials."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: bundles with the optimiser's state, of which the newest that verifies is resumed."""
+"""Checkpoints of a run: bundles plus optimizer state; the newest one that verifies is resumed."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: what a resumed run must know beside weights and optimiser state."""
+    """Training progress: what a resumed run needs in addition to weights and optimizer state."""
 
     epoch: int
-    """Epochs done; 0 is the model before training."""
+    """Completed epochs; 0 is the model before training."""
     best_epoch: int
     best_score: float
     epochs_without_gain: int = 0
     step: int = 0
-    """Optimiser steps done."""
+    """Completed optimizer steps."""
     total_steps: int = 0
-    """Steps of the learning-rate schedule."""
+    """Length of the learning-rate schedule in steps."""
     rate_scale: float = 1.0
-    """Factor on the learning rate; halved each time training diverged."""
+    """Factor on the learning rate, halved each time training diverges."""
     reports: list[dict[str, float | int]] = field(default_factory=list)
-    """What every epoch so far reported, from epoch 0."""
+    """The report of every completed epoch, from epoch 0."""
 
 
 def path_of(directory: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies."""
+    """Directory of an epoch's checkpoint."""
     return directory / "checkpoints" / f"epoch_{epoch:04d}"
 
 
 def best_of(directory: Path) -> Path:
-    """Where the bundle of the best epoch lies."""
+    """Directory of the best epoch's bundle."""
     return directory / "best"
 
 
 def newest(directory: Path) -> int | None:
-    """Epoch of the newest checkpoint that verifies, or None; damaged ones are logged and passed over."""
+    """Epoch of the newest checkpoint that verifies, or None; damaged ones are logged and skipped."""
     for epoch in sorted(_epochs(directory), reverse=True):
         try:
             bundle.verify(path_of(directory, epoch), (*bundle.REQUIRED, STATE))
@@ -75,7 +75,7 @@ def write(
     network: nn.Module,
     optimizer: Optimizer | None,
 ) -> None:
-    """Write the checkpoint of `progress.epoch`, renew `best` when it is the best, and remove old ones."""
+    """Write the checkpoint of `progress.epoch`, update `best` if it is the best epoch, and delete old ones."""
     tensors: dict[str, Mapping[str, Tensor]] = {MODEL: network.state_dict()}
     if optimizer is not None:
         tensors[OPTIMIZER] = _flatten(optimizer)
@@ -93,14 +93,14 @@ def read_progress(directory: Path, epoch: int) -> Progress:
 
 
 def read_reports(directory: Path) -> list[dict[str, float | int]]:
-    """What every epoch reported, from epoch 0; on disk before it is reported, so that no report can be lost."""
+    """Every epoch's report, from epoch 0; written to disk before it is sent, so that none is lost."""
     path = directory / REPORTS
     found: list[dict[str, float | int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found
 
 
 def load(directory: Path, epoch: int, network: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Load weights, and the optimiser's state where the checkpoint has one."""
+    """Load weights, and the optimizer state if the checkpoint has one."""
     source = path_of(directory, epoch)
     bundle.load_tensors(network, source / MODEL)
     if optimizer is not None:
@@ -108,9 +108,9 @@ def load(directory: Path, epoch: int, network: nn.Module, optimizer: Optimizer |
 
 
 def restore_best(directory: Path, progress: Progress, metric: str) -> Progress:
-    """Make sure that `best` is what `progress` says, after an interruption or a damaged checkpoint.
+    """Restore the `best` bundle that `progress` refers to, after an interruption or damage.
 
-    Where the best epoch is lost altogether, the resumed epoch becomes the best.
+    If the best epoch's checkpoint is lost as well, the resumed epoch becomes the best.
     """
     best = best_of(directory)
     if _holds(best, progress.best_epoch):
@@ -119,15 +119,13 @@ def restore_best(directory: Path, progress: Progress, metric: str) -> Progress:
     if _holds(kept, progress.best_epoch):
         _copy_bundle(kept, best)
         return progress
-    log.warning(
-        "the bundle of the best epoch %d is lost; epoch %d takes its place", progress.best_epoch, progress.epoch
-    )
+    log.warning("the bundle of the best epoch %d is lost; using epoch %d instead", progress.best_epoch, progress.epoch)
     _copy_bundle(path_of(directory, progress.epoch), best)
     return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=float(progress.reports[-1][metric]))
 
 
 def remove(directory: Path) -> None:
-    """Remove all checkpoints of a run that is over; `best` stays."""
+    """Delete all checkpoints of a finished run; keep `best`."""
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
 
@@ -152,7 +150,7 @@ def _copy_bundle(source: Path, target: Path) -> None:
 
 
 def _prune(directory: Path, progress: Progress) -> None:
-    """Keep the newest epochs and the best, from which `best` can be made again; drop what was left half-written."""
+    """Keep the newest epochs and the best one, from which `best` can be restored; delete incomplete checkpoints."""
     past = sorted(epoch for epoch in _epochs(directory) if epoch <= progress.epoch)
     for epoch in set(_epochs(directory)) - {*past[-NUM_KEPT:], progress.best_epoch}:
         shutil.rmtree(path_of(directory, epoch), ignore_errors=True)
@@ -161,14 +159,14 @@ def _prune(directory: Path, progress: Progress) -> None:
 
 
 def _flatten(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by `place of the parameter` / `name`; group options come from the config again."""
+    """The optimizer's tensors by `parameter index/name`; the options of the groups come from the config."""
     state = optimizer.state_dict()["state"]
-    return {f"{place}/{name}": value for place, values in state.items() for name, value in values.items()}
+    return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
 
 
 def _unflatten(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        place, name = key.split("/")
-        state.setdefault(int(place), {})[name] = value
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

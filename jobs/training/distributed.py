@@ -1,4 +1,4 @@
-"""Which of how many workers this process is, and what workers of one training say to each other."""
+"""Rank and device of a training worker, and the collectives between workers of one run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-Shared = TypeVar("Shared")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of how many workers this process is, and the device it computes on.
+class WorkerContext:
+    """Rank of this process, number of workers, and the device it computes on.
 
-    With more than one worker the default process group of torch.distributed must exist.
+    With more than one worker, the default process group of torch.distributed must be initialised.
     """
 
     rank: int = 0
@@ -27,41 +27,41 @@ class Place:
     device: str = "cpu"
 
 
-def share(value: Shared, place: Place) -> list[Shared]:
-    """`value` of every worker, in the order of ranks; every worker must call it."""
-    if place.world_size == 1:
+def all_gather(value: Value, worker: WorkerContext) -> list[Value]:
+    """`value` of every worker, ordered by rank; a collective call."""
+    if worker.world_size == 1:
         return [value]
-    values: list[Any] = [None] * place.world_size
+    values: list[Any] = [None] * worker.world_size
     dist.all_gather_object(values, value)
     return values
 
 
-def wait_for_all(place: Place) -> None:
-    """Return when every worker has come here."""
-    if place.world_size > 1:
+def barrier(worker: WorkerContext) -> None:
+    """Block until every worker has reached this call."""
+    if worker.world_size > 1:
         dist.barrier()
 
 
-def distribute(network: Any, place: Place) -> Any:
-    """The network, wrapped so that gradients are averaged over workers; all must hold the same weights."""
-    if place.device != "cpu":
+def wrap_ddp(network: Any, worker: WorkerContext) -> Any:
+    """The network, wrapped in DistributedDataParallel if there are several workers, which must hold equal weights."""
+    if worker.device != "cpu":
         _use_dense_gradients(network)
-    if place.world_size == 1:
+    if worker.world_size == 1:
         return network
-    # Priors are large buffers that do not change; what does change is equalised once an epoch instead of each step.
+    # Priors are large, constant buffers; those that do change are broadcast once per epoch instead of every step.
     return DistributedDataParallel(network, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
 
 
-def equalise_buffers(network: nn.Module, place: Place) -> None:
-    """Give every worker the floating-point buffers of the first, such as the statistics of a batch norm."""
-    if place.world_size > 1:
+def broadcast_buffers(network: nn.Module, worker: WorkerContext) -> None:
+    """Copy the floating-point buffers of rank 0 to every worker, such as batch-norm statistics."""
+    if worker.world_size > 1:
         for buffer in network.buffers():
             if buffer.is_floating_point():
                 dist.broadcast(buffer, src=0)
 
 
 def seed_everything(seed: int, epoch: int, rank: int) -> None:
-    """Seed every generator, so that an epoch is the same whether or not the run was interrupted before it."""
+    """Seed every random generator, so that an epoch of a resumed run equals that of an uninterrupted one."""
     drawn = int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
     random.seed(drawn)
     np.random.seed(drawn)
@@ -69,7 +69,7 @@ def seed_everything(seed: int, epoch: int, rank: int) -> None:
 
 
 def _use_dense_gradients(network: nn.Module) -> None:
-    """NCCL adds up no sparse gradients, and a GPU passes over a whole table within a millisecond."""
+    """NCCL cannot all-reduce sparse gradients, and a GPU updates a whole table within a millisecond."""
     for module in network.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False

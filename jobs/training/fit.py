@@ -25,35 +25,35 @@ from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
 from models.files import write_text
 from models.prepared import Prepared
 
 MAX_FAILURES = 3
-"""How often a training is continued after losing a worker."""
+"""Restarts of a training run after lost workers, before it fails."""
 
 
 @dataclass(frozen=True)
-class Workers:
-    """How many training processes, and what each has of the cluster."""
+class TrainingResources:
+    """The number of training workers and what each reserves on the cluster."""
 
-    num: int = 1
-    cpus_each: int = 1
+    num_workers: int = 1
+    cpus_per_worker: int = 1
     gpu: bool = False
 
 
 class EpochLogger(UserCallback):
-    """Logs each epoch once to the tracked run, from the controller of a training, also after a restart."""
+    """Logs each epoch once to the tracked run, from the Train controller, even when the controller is restarted."""
 
     def __init__(self, context: Context, run_id: str, directory: Path) -> None:
         self._context, self._run_id, self._directory = context, run_id, directory
-        self._tracked: Run | None = None  # opened in the controller, where it is needed
+        self._tracked: Run | None = None  # opened lazily, in the controller process
 
     def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
         """Called by Ray when every worker has reported an epoch."""
@@ -67,24 +67,24 @@ def fit(
     config: Any,
     data: Prepared,
     directory: Path,
-    workers: Workers,
+    resources: TrainingResources,
     callbacks: Sequence[UserCallback] = (),
 ) -> Result:
-    """Run the training loop on Ray workers, through lost workers, from where `directory` stopped.
+    """Run the training loop on Ray workers, resuming from the newest checkpoint in `directory`.
 
-    Ray must be connected. Raises ValueError and TrainingDiverged as the loop does, and Failure when workers
-    were lost too often.
+    Survives lost workers. Ray must be connected. Raises ValueError and TrainingDiverged like the loop, and Failure
+    after too many lost workers.
     """
     trainer = TorchTrainer(
-        _work,
+        _train_worker,
         train_loop_config={"family": family, "config": config, "data": data, "directory": directory},
         scaling_config=ScalingConfig(
-            num_workers=workers.num,
-            use_gpu=workers.gpu,
-            resources_per_worker={"CPU": workers.cpus_each} | ({"GPU": 1} if workers.gpu else {}),
+            num_workers=resources.num_workers,
+            use_gpu=resources.gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {}),
         ),
         run_config=RunConfig(
-            # A name of its own: Ray would take a run of the same name for finished. Our checkpoints are in `directory`.
+            # A unique name: Ray would treat a run of the same name as finished. Our checkpoints are in `directory`.
             name=f"{family.name}-{directory.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str((directory / "ray").absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
@@ -94,41 +94,41 @@ def fit(
     )
     with _ctrl_c_as_exception():
         try:
-            return _returned(trainer.fit())
+            return _unwrap_result(trainer.fit())
         except TrainingFailedError as error:
-            raise Failure(f"training failed after {MAX_FAILURES} retries: {reason(error)}") from error
+            raise Failure(f"training failed after {MAX_FAILURES} retries: {summarise_error(error)}") from error
 
 
-def place_workers(num: int, *, gpu: bool) -> Workers:
-    """Share the cluster's processors among workers; raises UsageFailure for more than it can ever hold.
+def allocate_workers(num_workers: int, *, gpu: bool) -> TrainingResources:
+    """Divide the cluster's CPUs among workers; raises UsageFailure for more workers than it can ever hold.
 
-    Ray itself would wait for ever for what does not exist.
+    Ray itself would wait forever for resources that do not exist.
     """
-    places = num_places(1, gpu=gpu)
-    if not 1 <= num <= places:
+    slots = num_worker_slots(1, gpu=gpu)
+    if not 1 <= num_workers <= slots:
         has = connection.resources()
-        wanted = f"{num} worker{'s' if num != 1 else ''} with a CPU{' and a GPU' if gpu else ''} each"
+        wanted = f"{num_workers} worker{'s' if num_workers != 1 else ''} with a CPU{' and a GPU' if gpu else ''} each"
         raise UsageFailure(
-            f"cannot place {wanted}: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
-            + (f"ask for 1 to {places}" if places else "name a cluster that has them with --address")
+            f"cannot allocate {wanted}: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
+            + (f"use 1 to {slots} workers" if slots else "name a cluster that has them with --address")
         )
-    fitting = 1
-    while num_places(fitting + 1, gpu=gpu) >= num:
-        fitting += 1
-    free = int(connection.free_resources().get("CPU", 0)) // num
+    max_cpus = 1
+    while num_worker_slots(max_cpus + 1, gpu=gpu) >= num_workers:
+        max_cpus += 1
+    free = int(connection.free_resources().get("CPU", 0)) // num_workers
     if not free:
-        log.warning("all CPUs of the cluster are in use; training waits for its %d", num)
-    return Workers(num=num, cpus_each=max(1, min(fitting, free)), gpu=gpu)
+        log.warning("all CPUs of the cluster are in use; training waits for %d", num_workers)
+    return TrainingResources(num_workers=num_workers, cpus_per_worker=max(1, min(max_cpus, free)), gpu=gpu)
 
 
-def num_places(cpus: int, *, gpu: bool) -> int:
-    """How many workers of `cpus` CPUs (and a GPU) fit on the nodes of the cluster, were nothing else there."""
+def num_worker_slots(cpus: int, *, gpu: bool) -> int:
+    """How many workers with `cpus` CPUs (and a GPU) fit on the nodes of an otherwise idle cluster."""
     nodes = connection.node_resources()
     return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else math.inf)) for node in nodes)
 
 
 def log_epochs(tracked: Run, directory: Path, last: int) -> None:
-    """Log the epochs up to `last` that were not logged before, by this process or one that was lost."""
+    """Log the epochs up to `last` that neither this process nor a lost predecessor has logged."""
     marker = directory / "logged_epoch"
     logged = int(marker.read_text(encoding="utf-8")) if marker.exists() else -1
     for report in checkpoints.read_reports(directory)[logged + 1 : last + 1]:
@@ -137,8 +137,8 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
 
 
 @contextmanager
-def ended(tracked: Run, hint: str) -> Iterator[None]:
-    """Close the tracked run as what became of it; an interruption says how to go on."""
+def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
+    """Set the tracked run's status from how the block ends; an interruption says how to resume."""
     try:
         yield
     except KeyboardInterrupt as interruption:
@@ -154,52 +154,52 @@ def ended(tracked: Run, hint: str) -> Iterator[None]:
     tracked.end("FINISHED")
 
 
-def reason(error: Exception) -> str:
-    """The last line of the first worker's error, or of the controller's, or of any other."""
+def summarise_error(error: Exception) -> str:
+    """The last line of an error: of the first failed worker, else of the controller, else its own."""
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     lines = [line for line in str(next(iter(failures.values()))).strip().splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def log_to_stderr() -> None:
-    """Let a worker's messages through to its output, which Ray carries to the driver."""
-    logging.getLogger().setLevel(logging.WARNING)  # Ray reports every epoch in full through the root logger
+    """Send a worker's log messages to its stderr, which Ray forwards to the driver."""
+    logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report in full through the root logger
     if not log.handlers:
         log.addHandler(logging.StreamHandler(sys.stderr))
         log.setLevel(logging.INFO)
         log.propagate = False
 
 
-def _returned(trained: object) -> Result:
-    """What the first worker returned; raises what it returned instead of raising."""
+def _unwrap_result(trained: object) -> Result:
+    """The result of the first worker; raises an exception that it returned as a value."""
     assert isinstance(trained, TrainResult)
-    found: object = trained.return_value
-    if isinstance(found, Exception):
-        raise found
-    assert isinstance(found, Result)
-    return found
+    returned: object = trained.return_value
+    if isinstance(returned, Exception):
+        raise returned
+    assert isinstance(returned, Result)
+    return returned
 
 
-def _work(settings: dict[str, Any]) -> Result | Exception:
-    """One worker's share of a training."""
+def _train_worker(settings: dict[str, Any]) -> Result | Exception:
+    """The training function of one worker; returns errors that a retry would not cure."""
     log_to_stderr()
     torch.set_num_threads(int(connection.own_resources().get("CPU", 1)))
     session = ray.train.get_context()
     device = str(ray.train.torch.get_device())
-    place = Place(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
+    worker = WorkerContext(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
     try:
-        return run_training(**settings, place=place, report=ray.train.report)
+        return run_training(**settings, worker=worker, report=ray.train.report)
     except ValueError as error:
-        # Raised anew it would be retried, in vain. Workers that fail alone must raise, or the others wait for them.
-        if place.world_size == 1 or isinstance(error, TrainingDiverged):
+        # Ray would retry a raised error in vain. A worker that fails alone must raise, or the others wait for it.
+        if worker.world_size == 1 or isinstance(error, TrainingDiverged):
             return error
         raise
 
 
 @contextmanager
 def _ctrl_c_as_exception() -> Iterator[None]:
-    """Ray Train ends the process on Ctrl-C and leaves its signal handler behind; here it is a KeyboardInterrupt."""
-    with sigint_kept():
+    """Turns Ctrl-C into a KeyboardInterrupt; Ray Train would exit the process and leave its signal handler behind."""
+    with sigint_restored():
         try:
             yield
         except SystemExit:

@@ -1,4 +1,4 @@
-"""The one training loop: plain torch, resumable, the same numbers on any number of workers. It knows no cluster."""
+"""The training loop: plain torch, resumable, independent of the number of workers and of any cluster."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jobs.cli.context import log
 from jobs.training import checkpoints
 from jobs.training.batches import batches, training_split
 from jobs.training.checkpoints import Progress
-from jobs.training.distributed import Place, distribute, equalise_buffers, seed_everything, share, wait_for_all
-from jobs.training.optimizer import clip, optimizer_of
-from jobs.training.validation import Task, validate
+from jobs.training.distributed import WorkerContext, all_gather, barrier, broadcast_buffers, seed_everything, wrap_ddp
+from jobs.training.optimizer import clip_gradients, make_optimizer
+from jobs.training.validation import TrainingTask, validate
 from models import bundle
 from models.family import Family
 from models.golden import golden
@@ -31,34 +31,34 @@ from models.nn.precision import autocast_dtype, use_fast_products
 from models.prepared import Prepared
 
 FINAL_RATE = 0.01
-"""Share of the highest learning rate at the end of the cosine."""
+"""Final learning rate of the cosine schedule, relative to the peak."""
 MIN_RATE_SCALE = 0.25
-"""Two halvings; a run that diverges at this scale is given up."""
+"""Two halvings; a run that diverges at this scale fails."""
 STEPS_PER_CHECK = 100
-"""How often the accumulated gradient norm is looked at within an epoch; each look waits for the device."""
+"""Interval between checks of the accumulated gradient norm; each check synchronises with the device."""
 
 Report = Callable[[dict[str, float | int]], None]
 
 
 class TrainingDiverged(ValueError):
-    """The loss stayed non-finite although the learning rate was halved twice."""
+    """The loss was not finite, even after halving the learning rate twice."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run found."""
+    """The result of a finished run."""
 
     best: Path
     """The bundle of the best epoch."""
     best_epoch: int
     epochs: int
-    """Epochs done, which early stopping can make fewer than the config asks for."""
+    """Completed epochs; early stopping can make them fewer than the config's."""
     metrics: dict[str, float]
     """Validation metrics of the best epoch."""
 
 
 class Loss(nn.Module):
-    """A family's loss as a module, which is what DistributedDataParallel wraps."""
+    """A family's loss as a module, as DistributedDataParallel requires."""
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], network: nn.Module) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Loss(nn.Module):
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The training half of an epoch, summed over all workers."""
+    """Training statistics of one epoch over all workers."""
 
     loss: float
     examples: int
@@ -81,25 +81,25 @@ class _Epoch:
 
 
 def run_training(
-    family: Family, *, config: Any, data: Prepared, directory: Path, place: Place, report: Report
+    family: Family, *, config: Any, data: Prepared, directory: Path, worker: WorkerContext, report: Report
 ) -> Result:
-    """Train a network of a family on prepared data, or go on where `directory` stopped.
+    """Train a network on prepared data, resuming from the newest checkpoint in `directory` if there is one.
 
-    `report` gets plain numbers after each epoch, on every worker; epoch 0 is the model before training. A resumed
-    run reports its last epoch again, and `checkpoints.read_reports` has all of them. With
-    more than one worker the default process group must exist. Raises ValueError for settings that do not fit and
-    TrainingDiverged when the loss does not stay finite.
+    `report` receives the metrics of each epoch on every worker; epoch 0 is the model before training. A resumed run
+    reports its last epoch again; `checkpoints.read_reports` returns all of them. With more than one worker the default
+    process group must be initialised. Raises ValueError for invalid settings, and TrainingDiverged when the loss does
+    not stay finite.
     """
     schema = data.schema(family.Schema, family.files)
-    _check(config, schema, place)
-    task = Task(family, config, schema, data, directory, place)
-    use_fast_products(place.device)
+    _check(config, schema, worker)
+    task = TrainingTask(family, config, schema, data, directory, worker)
+    use_fast_products(worker.device)
     keep_freed_memory()
     seed_everything(config.seed, 0, 0)
     network = family.build(config, schema)
     progress = _start(task, network)
     report(progress.reports[-1])
-    if _trains(network):
+    if _is_trainable(network):
         progress = _train(task, network, progress, report)
     metrics = read_json(checkpoints.best_of(directory) / "metrics.json")
     return Result(
@@ -111,7 +111,7 @@ def run_training(
 
 
 def learning_rate(config: Any, step: int, total_steps: int) -> float:
-    """The rate of a step (from 0): a linear warm-up, then a cosine down to a hundredth of the highest."""
+    """The learning rate at `step` (from 0): linear warm-up, then cosine decay to a hundredth of the peak."""
     warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:
         return float(config.learning_rate * (step + 1) / warmup)
@@ -119,72 +119,72 @@ def learning_rate(config: Any, step: int, total_steps: int) -> float:
     return float(config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2))
 
 
-def _start(task: Task, network: Any) -> Progress:
-    """Bring the network to the newest good checkpoint, or to epoch 0; every worker loads the same file."""
-    first = task.place.rank == 0
-    epoch = share(checkpoints.newest(task.directory) if first else None, task.place)[0]
+def _start(task: TrainingTask, network: Any) -> Progress:
+    """Load the newest intact checkpoint, or create that of epoch 0; every worker loads the same file."""
+    is_first = task.worker.rank == 0
+    epoch = all_gather(checkpoints.newest(task.directory) if is_first else None, task.worker)[0]
     if epoch is None:
-        if first:
+        if is_first:
             _write_epoch_0(task, network)
-        wait_for_all(task.place)
+        barrier(task.worker)
         epoch = 0
     _check_same_run(task, epoch)
     checkpoints.load(task.directory, epoch, network)
-    network.to(task.place.device)
+    network.to(task.worker.device)
     progress = checkpoints.read_progress(task.directory, epoch)
     if epoch:
-        log.info("continuing after epoch %d", epoch)
-    restored = checkpoints.restore_best(task.directory, progress, task.metric) if first else progress
-    return share(restored, task.place)[0]
+        log.info("resuming after epoch %d", epoch)
+    restored = checkpoints.restore_best(task.directory, progress, task.metric) if is_first else progress
+    return all_gather(restored, task.worker)[0]
 
 
-def _write_epoch_0(task: Task, network: Any) -> None:
+def _write_epoch_0(task: TrainingTask, network: Any) -> None:
     started = time.monotonic()
     task.family.initialise(network, task.data, task.schema)
-    network.to(task.place.device)
-    alone = dataclasses.replace(task, place=Place(device=task.place.device))
-    metrics = validate(alone, network)
+    network.to(task.worker.device)
+    single_worker = dataclasses.replace(task, worker=WorkerContext(device=task.worker.device))
+    metrics = validate(single_worker, network)
     if not _finite(metrics):
-        raise TrainingDiverged(f"the model is not finite before training: {metrics}; check the prepared data")
+        raise TrainingDiverged(f"the metrics are not finite before training: {metrics}; check the prepared data")
     score = metrics[task.metric]
     report = {**metrics, f"best_{task.metric}": score, "epoch": 0, "learning_rate": 0.0, "steps": 0}
     report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
     _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
 
 
-def _train(task: Task, network: Any, progress: Progress, report: Report) -> Progress:
-    """Train epoch after epoch until the last one or until patience ends."""
-    config, optimizer = task.config, optimizer_of(task.family, network, task.config)
+def _train(task: TrainingTask, network: Any, progress: Progress, report: Report) -> Progress:
+    """Train until the last epoch, or until patience runs out."""
+    config, optimizer = task.config, make_optimizer(task.family, network, task.config)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    module = distribute(Loss(task.family.loss, network), task.place)
+    module = wrap_ddp(Loss(task.family.loss, network), task.worker)
     while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
         started = time.monotonic()
         progress = _schedule(task, progress)
         trained = _train_epoch(task, module, optimizer, progress)
-        if task.place.rank == 0 and task.family.update_statistics is not None:
+        if task.worker.rank == 0 and task.family.update_statistics is not None:
             task.family.update_statistics(network, task.data, task.schema)
-        equalise_buffers(network, task.place)
+        broadcast_buffers(network, task.worker)
         metrics = validate(task, network) if math.isfinite(trained.loss) else {}
         if not metrics or not _finite(metrics):
-            progress = _fall_back(task, network, optimizer, progress)
+            progress = _roll_back(task, network, optimizer, progress)
             continue
         progress = _advance(task, progress, trained, metrics, time.monotonic() - started)
-        if task.place.rank == 0:
+        if task.worker.rank == 0:
             _write(task, progress, network, optimizer)
             log.info("%s", _line(progress.reports[-1], task.metric))
-        wait_for_all(task.place)
+        barrier(task.worker)
         report(progress.reports[-1])
     return progress
 
 
-def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progress) -> _Epoch:
-    """One pass over this worker's training examples, cut into the same number of steps on every worker."""
-    config, place, epoch = task.config, task.place, progress.epoch + 1
+def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress: Progress) -> _Epoch:
+    """One pass over this worker's training examples, in the same number of steps on every worker."""
+    config, worker, epoch = task.config, task.worker, progress.epoch + 1
     started = time.monotonic()
     split = training_split(task, epoch)
-    seed_everything(config.seed, epoch, place.rank)
+    seed_everything(config.seed, epoch, worker.rank)
     order = batches(task, split)
-    device = torch.device(place.device)
+    device = torch.device(worker.device)
     dtype = autocast_dtype(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -198,27 +198,29 @@ def _train_epoch(task: Task, module: Any, optimizer: Optimizer, progress: Progre
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             loss = module(batch)
         (loss * split.weight if split.weight != 1 else loss).backward()
-        norm_sum += clip(parameters, config.max_grad_norm)
+        norm_sum += clip_gradients(parameters, config.max_grad_norm)
         optimizer.step()
         loss_sum += loss.detach() * len(rows)
-        # All workers have the same gradients, so all of them leave here together.
+        # All workers have the same gradients, so they all break at the same step.
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break
     finite = math.isfinite(norm_sum.item())
-    loss = sum(share(loss_sum.item() if finite else math.nan, place)) / split.num_examples
+    loss = sum(all_gather(loss_sum.item() if finite else math.nan, worker)) / split.num_examples
     return _Epoch(loss=loss, examples=split.num_examples, steps=split.steps, seconds=time.monotonic() - started)
 
 
-def _schedule(task: Task, progress: Progress) -> Progress:
-    """Fix the length of the learning-rate schedule before the first step."""
+def _schedule(task: TrainingTask, progress: Progress) -> Progress:
+    """Set the length of the learning-rate schedule before the first step."""
     if progress.total_steps:
         return progress
     steps = training_split(task, 1).steps
     return dataclasses.replace(progress, total_steps=steps * task.config.epochs)
 
 
-def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str, float], seconds: float) -> Progress:
-    """The progress after a good epoch, with its report."""
+def _advance(
+    task: TrainingTask, progress: Progress, trained: _Epoch, metrics: dict[str, float], seconds: float
+) -> Progress:
+    """The progress after a finite epoch, with its report."""
     epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics[task.metric]
     better = task.family.metric.better(score, progress.best_score)
     worse = task.family.metric.better(progress.best_score, score)
@@ -238,24 +240,24 @@ def _advance(task: Task, progress: Progress, trained: _Epoch, metrics: dict[str,
     )
 
 
-def _fall_back(task: Task, network: Any, optimizer: Optimizer, progress: Progress) -> Progress:
-    """Back to the last good checkpoint at half the learning rate; raises TrainingDiverged the third time."""
+def _roll_back(task: TrainingTask, network: Any, optimizer: Optimizer, progress: Progress) -> Progress:
+    """Roll back to the last checkpoint at half the learning rate; raises TrainingDiverged the third time."""
     failed = progress.epoch + 1
     if progress.rate_scale <= MIN_RATE_SCALE:
         raise TrainingDiverged(
-            f"the loss was not finite in epoch {failed}, also after two halvings of the learning rate "
-            f"{task.config.learning_rate:g}; start with a lower --learning-rate or --max-grad-norm, or --precision fp32"
+            f"the loss was not finite in epoch {failed}, even after two halvings of the learning rate "
+            f"{task.config.learning_rate:g}; lower --learning-rate or --max-grad-norm, or use --precision fp32"
         )
     scale = progress.rate_scale / 2
-    log.warning("epoch %d was not finite; repeating it from epoch %d at %g of the rate", failed, failed - 1, scale)
+    log.warning("epoch %d diverged; rolling back to epoch %d at %g of the rate", failed, failed - 1, scale)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    network.to(task.place.device)
+    network.to(task.worker.device)
     return dataclasses.replace(progress, rate_scale=scale)
 
 
-def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | None) -> None:
-    # The golden answer is the one that a server without an accelerator will give.
-    on_cpu = network if task.place.device == "cpu" else copy.deepcopy(network).to("cpu")
+def _write(task: TrainingTask, progress: Progress, network: Any, optimizer: Optimizer | None) -> None:
+    # Computed on the CPU, as by a server without an accelerator.
+    on_cpu = network if task.worker.device == "cpu" else copy.deepcopy(network).to("cpu")
     scores = {name: value for name, value in progress.reports[-1].items() if name.startswith("val_")}
     files = {
         "config.json": dataclasses.asdict(task.config),
@@ -267,14 +269,16 @@ def _write(task: Task, progress: Progress, network: Any, optimizer: Optimizer | 
     checkpoints.write(task.directory, progress, files, network, optimizer)
 
 
-def _check(config: Any, schema: Any, place: Place) -> None:
-    if config.batch_size < place.world_size:
-        raise ValueError(f"batch_size {config.batch_size} is less than {place.world_size} workers; raise --batch-size")
-    if schema.num_shards < place.world_size:
-        raise ValueError(f"the data has {schema.num_shards} shards, fewer than {place.world_size} workers; use fewer")
+def _check(config: Any, schema: Any, worker: WorkerContext) -> None:
+    if config.batch_size < worker.world_size:
+        raise ValueError(f"batch_size {config.batch_size} is less than {worker.world_size} workers; raise --batch-size")
+    if schema.num_shards < worker.world_size:
+        raise ValueError(
+            f"{schema.num_shards} shards of data are less than {worker.world_size} workers; lower --workers"
+        )
 
 
-def _check_same_run(task: Task, epoch: int) -> None:
+def _check_same_run(task: TrainingTask, epoch: int) -> None:
     source = checkpoints.path_of(task.directory, epoch)
     if bundle.config_from_dict(task.family.Config, read_json(source / "config.json")) != task.config:
         raise ValueError(f"{task.directory} holds checkpoints of another configuration; use an empty directory")
@@ -282,7 +286,7 @@ def _check_same_run(task: Task, epoch: int) -> None:
         raise ValueError(f"{task.directory} holds checkpoints of other data; use an empty directory")
 
 
-def _trains(network: nn.Module) -> bool:
+def _is_trainable(network: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in network.parameters())
 
 

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, which passes over the rows of an embedding table that a step has not used."""
+"""The default optimizer: AdamW with lazy updates of embedding rows, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ BETAS = (0.9, 0.98)
 
 
 class RowwiseAdamW(AdamW):
-    """AdamW that updates, of a parameter with a sparse gradient, only the rows the gradient has, moments included.
+    """AdamW that updates only the rows present in a sparse gradient, moments included.
 
-    In a table of a million rows of which a step uses ten thousand, all other rows cost most of the time. Their moments
-    rest until they are used again, as in the lazy Adam of TensorFlow and in torch's SparseAdam.
+    For a table of a million rows of which a step touches ten thousand, the untouched rows would cost most of the time.
+    Their moments do not decay meanwhile, as in TensorFlow's LazyAdam and torch's SparseAdam.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; takes the sparse gradients away, so that they are not applied twice."""
+        """One step; clears sparse gradients, so that they are not applied twice."""
         assert closure is None, "the loop computes the loss"
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
-                    assert not group["weight_decay"], "rows that are passed over cannot decay"
+                    assert not group["weight_decay"], "rows that are skipped cannot decay"
                     self._update_rows(parameter, group["lr"], group["betas"], group["eps"])
                     parameter.grad = None
         return super().step()
@@ -50,8 +50,8 @@ class RowwiseAdamW(AdamW):
         table.index_add_(0, rows, mean.div_(deviation), alpha=-rate / (1 - betas[0] ** num_steps))
 
 
-def optimizer_of(family: Family, network: nn.Module, config: Any) -> Optimizer:
-    """The family's own choice, or AdamW that decays matrices only: not vectors, biases and embeddings."""
+def make_optimizer(family: Family, network: nn.Module, config: Any) -> Optimizer:
+    """The family's own optimizer, or AdamW with weight decay on matrices only, not on vectors, biases or embeddings."""
     chosen = None if family.optimizer is None else family.optimizer(network)
     if chosen is not None:
         return chosen
@@ -65,8 +65,8 @@ def optimizer_of(family: Family, network: nn.Module, config: Any) -> Optimizer:
     )
 
 
-def clip(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Scale the gradients down to `max_norm` and return the norm that they had, as torch does for dense ones."""
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Clip the total gradient norm to `max_norm` and return it unclipped; like torch, but for sparse gradients too."""
     gradients: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:

@@ -1,4 +1,4 @@
-"""The trials of a sweep: child runs while it goes on, a table and a picture of the search at its end."""
+"""The trials of a sweep: child runs in MLflow while it runs, a table and a plot of the search at its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from jobs.cli.context import Context, DependencyDown, log
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
-from jobs.training.fit import log_epochs, reason
+from jobs.training.fit import log_epochs, summarise_error
 from models.config import Choice, LogUniform, Range
 from models.files import write_text
 from models.json_files import read_json
@@ -30,17 +30,17 @@ HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial as it ended."""
+class TrialResult:
+    """The result of one trial."""
 
     trial_id: str
     run_id: str | None
-    """The child run; None when tracking was down throughout."""
+    """The child run; None if tracking was unavailable throughout."""
     sample: dict[str, Any]
-    """What was drawn from the search space."""
+    """The sampled hyperparameters."""
     bundle: Path
     score: float | None
-    """Best validation score; None when no epoch was finished."""
+    """Best validation score; None if no epoch finished."""
     metrics: dict[str, float]
     """Validation metrics of the best epoch."""
     best_epoch: int | None
@@ -50,7 +50,7 @@ class Trial:
 
 
 class TrialLogger(tune.Callback):
-    """Logs each trial as a child run of the sweep; lives in the driver and keeps what matters on disk."""
+    """Logs each trial as a child run of the sweep, from the driver, and keeps a record of it on disk."""
 
     def __init__(self, context: Context, family_name: str, parent_run_id: str, directory: Path) -> None:
         self._context, self._family_name = context, family_name
@@ -58,7 +58,7 @@ class TrialLogger(tune.Callback):
         self._tracking: Tracking | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; a connection cannot be."""
+        """State for Tune, which pickles its callbacks; a connection cannot be pickled."""
         return {**vars(self), "_tracking": None}
 
     def on_trial_result(
@@ -74,17 +74,17 @@ class TrialLogger(tune.Callback):
                 history.write(json.dumps(line) + "\n")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial came to its end, or was stopped because others are better."""
+        """A trial finished, or was stopped early by the scheduler."""
         self._end(trial, "FINISHED", None)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial failed for good; the file is Tune's own, whose copy in the storage may come later."""
+        """A trial failed after its retries; reads Tune's local error file, whose copy in the storage may lag."""
         file = trial.error_file
-        said = Path(file).read_text(encoding="utf-8") if file else "lost"
-        self._end(trial, "FAILED", reason(RuntimeError(said)))
+        text = Path(file).read_text(encoding="utf-8") if file else "lost"
+        self._end(trial, "FAILED", summarise_error(RuntimeError(text)))
 
     def _run(self, trial: TuneTrial) -> Run | None:
-        """The child run of a trial, opened when tracking first allows; epochs until then are logged with the next."""
+        """The child run of a trial, created once tracking is available; earlier epochs are logged with the next."""
         self._tracking = self._tracking or Tracking(self._context)
         record = directory_of(self._directory, trial.trial_id) / RECORD
         if record.is_file() and read_json(record)["run_id"]:
@@ -118,16 +118,23 @@ class TrialLogger(tune.Callback):
 
 
 def directory_of(sweep: Path, trial_id: str) -> Path:
-    """Where a trial's checkpoints and bundle lie."""
+    """Directory of a trial's checkpoints and bundle."""
     return sweep / "trials" / trial_id
 
 
-def read_table(sweep: Path, metric: str, *, cores: int) -> list[Trial]:
-    """All trials of a sweep in the order of their ids, from what each left on disk."""
+def read_table(sweep: Path, metric: str, *, cores: int) -> list[TrialResult]:
+    """All trials of a sweep, ordered by id, read from their files."""
     return [_read_trial(record.parent, metric, cores) for record in sorted((sweep / "trials").glob(f"*/{RECORD}"))]
 
 
-def write_report(out: Path, table: Sequence[Trial], space: Mapping[str, Range], metric: Metric) -> None:
+def best_of(table: Sequence[TrialResult], metric: Metric) -> TrialResult | None:
+    """The trial with the best score, the first of equals; None if none has a score."""
+    scored = [trial for trial in table if trial.score is not None]
+    choose = max if metric.mode == "max" else min
+    return choose(scored, key=lambda trial: trial.score or 0.0, default=None)
+
+
+def write_report(out: Path, table: Sequence[TrialResult], space: Mapping[str, Range], metric: Metric) -> None:
     """Write trials.csv, trials.json and search.svg into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(trial) for trial in table]
@@ -136,22 +143,22 @@ def write_report(out: Path, table: Sequence[Trial], space: Mapping[str, Range], 
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
-    _picture(table, _path_of_best(out.parent, table, metric), space, metric).savefig(out / "search.svg")
+    _plot(table, _best_so_far(out.parent, table, metric), space, metric).savefig(out / "search.svg")
 
 
-def remove_losers(sweep: Path, best: Trial) -> None:
-    """Remove the checkpoints of all trials and the bundles of all but the best."""
+def remove_losers(sweep: Path, best: TrialResult) -> None:
+    """Delete the checkpoints of all trials and the bundles of all but the best."""
     for directory in (sweep / "trials").iterdir():
         checkpoints.remove(directory)
         if directory.name != best.trial_id:
             shutil.rmtree(checkpoints.best_of(directory), ignore_errors=True)
 
 
-def _read_trial(directory: Path, metric: str, cores: int) -> Trial:
+def _read_trial(directory: Path, metric: str, cores: int) -> TrialResult:
     record, reports = read_json(directory / RECORD), checkpoints.read_reports(directory)
     score = reports[-1][metric] if reports else None
     best = next((report for report in reports if report[metric.removeprefix("best_")] == score), None)
-    return Trial(
+    return TrialResult(
         trial_id=record["trial_id"],
         run_id=record["run_id"],
         sample=record["sample"],
@@ -165,15 +172,15 @@ def _read_trial(directory: Path, metric: str, cores: int) -> Trial:
     )
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: TrialResult) -> dict[str, Any]:
     row = {
         name: value for name, value in dataclasses.asdict(trial).items() if name not in ("sample", "metrics", "bundle")
     }
     return {**row, **trial.sample, **trial.metrics}
 
 
-def _path_of_best(sweep: Path, table: Sequence[Trial], metric: Metric) -> list[tuple[float, float]]:
-    """(core-seconds spent, best score so far) at each epoch of any trial that was better than all before."""
+def _best_so_far(sweep: Path, table: Sequence[TrialResult], metric: Metric) -> list[tuple[float, float]]:
+    """(core-seconds spent, best score so far) at each epoch of any trial that improved on all before."""
     reports = {trial.trial_id: checkpoints.read_reports(directory_of(sweep, trial.trial_id)) for trial in table}
     spent_by = {trial.trial_id: trial.core_seconds for trial in table}
     total_s = {name: sum(report["seconds"] for report in found) or 1.0 for name, found in reports.items()}
@@ -181,27 +188,27 @@ def _path_of_best(sweep: Path, table: Sequence[Trial], metric: Metric) -> list[t
     history = sweep / HISTORY
     lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
     for line in map(json.loads, lines):
-        place = (line["trial_id"], line["epoch"])
-        found = reports.get(line["trial_id"], [])
-        if place in seen or line["epoch"] >= len(found):
+        trial_id, epoch = line["trial_id"], line["epoch"]
+        found = reports.get(trial_id, [])
+        if (trial_id, epoch) in seen or epoch >= len(found):
             continue
-        seen.add(place)
-        report = found[line["epoch"]]
-        spent += spent_by[place[0]] * report["seconds"] / total_s[place[0]]
+        seen.add((trial_id, epoch))
+        report = found[epoch]
+        spent += spent_by[trial_id] * report["seconds"] / total_s[trial_id]
         score = float(report[f"val_{metric.name}"])
         if not path or metric.better(score, path[-1][1]):
             path.append((spent, score))
     return [*path, (spent, path[-1][1])] if path else []
 
 
-def _picture(
-    table: Sequence[Trial], path: Sequence[tuple[float, float]], space: Mapping[str, Range], metric: Metric
+def _plot(
+    table: Sequence[TrialResult], path: Sequence[tuple[float, float]], space: Mapping[str, Range], metric: Metric
 ) -> Figure:
-    """The best score over the work spent, and each trial's score by each dimension of the space."""
+    """The best score over core-seconds, and the score of each trial over each hyperparameter."""
     figure = Figure(figsize=(4 * (len(space) + 1), 3.6), layout="constrained")
     first, *others = figure.subplots(1, len(space) + 1, sharey=True, squeeze=False)[0]
     first.step([spent for spent, _ in path], [score for _, score in path], where="post", marker="o")
-    first.set(xlabel="core-seconds of training", ylabel=f"best val_{metric.name}", title="the search")
+    first.set(xlabel="core-seconds of training", ylabel=f"best val_{metric.name}", title="search progress")
     scored = [trial for trial in table if trial.score is not None]
     for axes, (name, dimension) in zip(others, space.items(), strict=True):
         values = [trial.sample[name] for trial in scored]

@@ -1,4 +1,4 @@
-"""Calibrates a network on the validation split and evaluates it there; the same numbers on any number of workers."""
+"""Calibrates and evaluates a network on the validation split, with the same result on any number of workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jobs.training.distributed import Place, share
+from jobs.training.distributed import WorkerContext, all_gather
 from models.evaluate import Model, blocks, evaluate_shard
 from models.family import Family
 from models.prepared import Prepared
@@ -23,36 +23,37 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Task:
-    """What all parts of the loop need to know."""
+class TrainingTask:
+    """The immutable inputs of a training run, which every part of the loop needs."""
 
     family: Family
     config: Any
     schema: Any
     data: Prepared
     directory: Path
-    place: Place
+    worker: WorkerContext
 
     @property
     def metric(self) -> str:
-        """The validation metric that decides which epoch is best."""
+        """The validation metric that selects the best epoch."""
         return f"val_{self.family.metric.name}"
 
 
-def validate(task: Task, network: Any) -> dict[str, float]:
-    """Calibrate the network on the validation split and evaluate it there, each example exactly once.
+def validate(task: TrainingTask, network: Any) -> dict[str, float]:
+    """Calibrate the network on the validation split and evaluate it there, on each example exactly once.
 
-    Sums are kept by shard and added in their order, so the result does not depend on the number of workers.
+    Sums are kept per shard and added in shard order, so the result does not depend on the number of workers.
     """
     network.eval()
     _calibrate(task, network)
     scores = [part for part in _by_shard(task, lambda shard: _validate_shard(task, network, shard)) if part]
-    above = _added([part.above for part in scores])
-    below = _added([part.below for part in scores])
-    found = {name: above[name] / below[name] for name in above if below[name]} | _computed(task.family, scores)
+    numerators = _sum([part.numerators for part in scores])
+    denominators = _sum([part.denominators for part in scores])
+    ratios = {name: numerators[name] / denominators[name] for name in numerators if denominators[name]}
+    found = ratios | _computed(task.family, scores)
     if task.family.metric.name not in found:
         raise ValueError(
-            f"no example of the validation split in {task.data.path} counts for {task.family.metric.name}; "
+            f"{task.family.metric.name} is undefined on the validation split in {task.data.path}: no example counts; "
             "prepare more data"
         )
     return {f"val_{name}": value for name, value in found.items()}
@@ -60,15 +61,15 @@ def validate(task: Task, network: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _ShardScores:
-    """What the examples of a validation shard add to each metric."""
+    """A validation shard's contribution to each metric."""
 
-    above: dict[str, float]
-    below: dict[str, float]
+    numerators: dict[str, float]
+    denominators: dict[str, float]
     kept: dict[str, NDArray[Any]]
 
 
 def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float]:
-    """The metrics with a `compute`, without those that are not defined; NaN where the network gave no finite number."""
+    """The metrics with a `compute` that are defined here; all NaN if the network's output is not finite."""
     if not scores:
         return {}
     kept = {name: np.concatenate([part.kept[name] for part in scores]) for name in scores[0].kept}
@@ -81,45 +82,45 @@ def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float
     return {name: value for name, value in found.items() if not (finite and math.isnan(value))}
 
 
-def _validate_shard(task: Task, network: Any, shard: int) -> _ShardScores | None:
+def _validate_shard(task: TrainingTask, network: Any, shard: int) -> _ShardScores | None:
     model = Model(task.family, task.config, task.schema, network)
-    scores = evaluate_shard(model, task.data, "val", shard, device=task.place.device)
+    scores = evaluate_shard(model, task.data, "val", shard, device=task.worker.device)
     if scores is None:
         return None
-    above = {name: math.fsum(values) for name, values in scores.numerators.items()}
-    below = {name: math.fsum(values) for name, values in scores.denominators.items()}
-    return _ShardScores(above, below, scores.kept)
+    numerators = {name: math.fsum(values) for name, values in scores.numerators.items()}
+    denominators = {name: math.fsum(values) for name, values in scores.denominators.items()}
+    return _ShardScores(numerators, denominators, scores.kept)
 
 
-def _calibrate(task: Task, network: Any) -> None:
+def _calibrate(task: TrainingTask, network: Any) -> None:
     calibration = task.family.calibration
     if calibration is None:
         return
     shards = _by_shard(task, lambda shard: _calibration_sums(task, network, shard))
     sums = [part for part in shards if part is not None]
     if sums:
-        calibration.choose(network, functools.reduce(torch.add, sums).to(task.place.device))
+        calibration.choose(network, functools.reduce(torch.add, sums).to(task.worker.device))
 
 
 @torch.inference_mode()
-def _calibration_sums(task: Task, network: Any, shard: int) -> Tensor | None:
+def _calibration_sums(task: TrainingTask, network: Any, shard: int) -> Tensor | None:
     assert task.family.calibration is not None
     total: Tensor | None = None
     for batch, _ in blocks(task.family, task.data, "val", shard, schema=task.schema, config=task.config):
-        sums = task.family.calibration.sums(network, batch.to(task.place.device))
+        sums = task.family.calibration.sums(network, batch.to(task.worker.device))
         if sums is None:
             return None
         total = sums.double().cpu() if total is None else total + sums.double().cpu()
     return total
 
 
-def _by_shard(task: Task, measure: Callable[[int], Found]) -> list[Found]:
-    """What `measure` finds in each validation shard, in their order; each worker measures its own."""
-    place = task.place
-    own = {shard: measure(shard) for shard in range(place.rank, task.schema.num_shards, place.world_size)}
-    found = {shard: value for part in share(own, place) for shard, value in part.items()}
+def _by_shard(task: TrainingTask, measure: Callable[[int], Found]) -> list[Found]:
+    """The result of `measure` for each validation shard, in shard order; each worker measures its own shards."""
+    worker = task.worker
+    own = {shard: measure(shard) for shard in range(worker.rank, task.schema.num_shards, worker.world_size)}
+    found = {shard: value for part in all_gather(own, worker) for shard, value in part.items()}
     return [found[shard] for shard in sorted(found)]
 
 
-def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(part[name] for part in parts) for name in (parts[0] if parts else ())}

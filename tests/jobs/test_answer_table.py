@@ -1,4 +1,4 @@
-"""Batch prediction of what coming families need: baskets, files, long answers, features that requests write."""
+"""Batch prediction of optional parts of a family: several examples per request, files, slow answers, live features."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shop(context: Context, toy: Family, toy_data: Any, tmp_path: Path, monkeypat
     return Shop(context, write_toy_model(toy, toy_data, tmp_path / "model"), tmp_path, monkeypatch)
 
 
-def test_a_basket_is_a_row_with_a_colour_for_each_item_in_order(shop: Shop) -> None:
+def test_a_basket_gets_one_colour_per_item_in_order(shop: Shop) -> None:
     baskets = [[[2.0, 2.0], [0.0, -3.0], [-3.0, 3.0]], [], [[0.0, -3.0]]]
 
     rows = shop.predict(first(BASKETS, golden_request=Basket()), {"items": baskets})
@@ -61,7 +61,7 @@ def test_a_basket_is_a_row_with_a_colour_for_each_item_in_order(shop: Shop) -> N
     assert [row["error"] for row in rows] == [None] * 3
 
 
-def test_a_bad_item_costs_its_own_basket_only(shop: Shop) -> None:
+def test_a_bad_item_fails_its_own_basket_only(shop: Shop) -> None:
     baskets = [[[2.0, 2.0]], [[2.0, 2.0], [5000.0, 0.0]], [[0.0, -3.0]]]
 
     rows = shop.predict(first(BASKETS, golden_request=Basket()), {"items": baskets})
@@ -70,7 +70,7 @@ def test_a_bad_item_costs_its_own_basket_only(shop: Shop) -> None:
     assert rows[1]["error"] == "an item is hotter than 1000"
 
 
-def test_files_are_a_binary_column(shop: Shop) -> None:
+def test_file_answers_are_a_binary_column(shop: Shop) -> None:
     rows = shop.predict(first(SOUNDS), {"numbers": [[2.0, 2.0], [0.0, -3.0]]})
 
     assert pq.read_schema(shop.directory / "out.parquet").field("content").type == pa.binary()
@@ -78,7 +78,7 @@ def test_files_are_a_binary_column(shop: Shop) -> None:
     assert {(row["content"][:4], row["media_type"], row["error"]) for row in rows} == {(b"RIFF", "audio/wav", None)}
 
 
-def test_an_answer_that_takes_too_long_is_an_error_row_and_the_others_are_answered(shop: Shop) -> None:
+def test_an_answer_that_times_out_is_an_error_and_the_others_are_answered(shop: Shop) -> None:
     gate = Gate()
 
     rows = shop.predict(first(slow(gate, timeout_s=0.5)), {"numbers": [[-3.0, 3.0], [2.0, 2.0], [0.0, -3.0]]})
@@ -88,9 +88,9 @@ def test_an_answer_that_takes_too_long_is_an_error_row_and_the_others_are_answer
     assert rows[1]["error"] == "the answer took longer than 0.5 s"
 
 
-def test_what_requests_have_written_is_read_and_not_written(shop: Shop) -> None:
+def test_live_features_are_read_but_not_written(shop: Shop) -> None:
     visits, columns = first(VISITS, golden_request=Visit(visitor_id="")), {"visitor_id": ["ann", "ann", "bob"]}
-    assert [row["number"] for row in shop.predict(visits, columns)] == [1, 1, 1], "there is no live store yet"
+    assert [row["number"] for row in shop.predict(visits, columns)] == [1, 1, 1], "there must be no live store yet"
 
     create_live_store(shop.live_store)
     store = FeatureStore(shop.live_store)
@@ -101,7 +101,7 @@ def test_what_requests_have_written_is_read_and_not_written(shop: Shop) -> None:
     assert store.state() == before
 
 
-def test_answers_are_computed_again_when_a_request_has_written_meanwhile(shop: Shop) -> None:
+def test_answers_are_recomputed_after_live_features_change(shop: Shop) -> None:
     visits, columns = first(VISITS, golden_request=Visit(visitor_id="")), {"visitor_id": ["ann"]}
     create_live_store(shop.live_store)
     numbers = [shop.predict(visits, columns)[0]["number"]]
@@ -112,7 +112,7 @@ def test_answers_are_computed_again_when_a_request_has_written_meanwhile(shop: S
     assert numbers == [1, 2]
 
 
-def test_a_family_whose_features_are_all_live_needs_no_prepared_data(shop: Shop) -> None:
+def test_a_family_with_live_features_only_needs_no_prepared_data(shop: Shop) -> None:
     visits = dataclasses.replace(first(VISITS, golden_request=Visit(visitor_id="")), features=[toy_extras.NOTES])
     (shop.context.store.data("toy") / "CURRENT").unlink()
 

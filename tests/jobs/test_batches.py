@@ -1,4 +1,4 @@
-"""Which examples a step takes: the global batch is the same on any number of workers, and lengths stay together."""
+"""Batching: the global batch does not depend on the number of workers, and lengths are bucketed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from jobs.training.batches import batches, training_split
-from jobs.training.distributed import Place
-from jobs.training.validation import Task
+from jobs.training.distributed import WorkerContext
+from jobs.training.validation import TrainingTask
 from models.family import Dataset, Family
 from models.prepared import Prepared
 from tests.kit import toy as toy_module
@@ -25,15 +25,15 @@ from tests.kit.toy import Visitor
 BATCH_SIZE = 48
 
 
-def task_of(family: Family, data: Prepared, directory: Path, place: Place) -> Task:
-    """A training of the toy."""
+def make_task(family: Family, data: Prepared, directory: Path, worker: WorkerContext) -> TrainingTask:
+    """A training task of the toy."""
     config = toy_module.Config(batch_size=BATCH_SIZE)
-    return Task(family, config, data.schema(family.Schema), data, directory, place)
+    return TrainingTask(family, config, data.schema(family.Schema), data, directory, worker)
 
 
-def write_rows_of_each_step(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
-    """Write how many examples of one worker each step has, and how often it sees each of its own."""
-    task = task_of(TOY, data, directory, Place(rank=rank, world_size=world_size))
+def write_batches_of_worker(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
+    """Write the local batch sizes of one worker, and how often it sees each of its examples."""
+    task = make_task(TOY, data, directory, WorkerContext(rank=rank, world_size=world_size))
     split = training_split(task, 1)
     order = batches(task, split)
     seen = np.bincount([row for rows in order for row in rows], minlength=len(split.dataset))
@@ -45,29 +45,31 @@ def write_rows_of_each_step(data: Prepared, rank: int, world_size: int, director
 def test_the_global_batch_is_the_same_on_any_number_of_workers(
     toy: Family, toy_data: Prepared, tmp_path: Path, world_size: int
 ) -> None:
-    together(partial(write_rows_of_each_step, toy_data), world_size, tmp_path)
+    together(partial(write_batches_of_worker, toy_data), world_size, tmp_path)
 
     parts = [np.load(tmp_path / f"{rank}-of-{world_size}.npz") for rank in range(world_size)]
     num_examples = toy_data.schema(toy.Schema).num_examples["train"]
-    assert (np.concatenate([part["seen"] for part in parts]) == np.ones(num_examples)).all(), "each example once"
+    assert (np.concatenate([part["seen"] for part in parts]) == np.ones(num_examples)).all(), (
+        "each example must be seen once"
+    )
     assert {len(part["sizes"]) for part in parts} == {math.ceil(num_examples / BATCH_SIZE)}
     global_sizes = np.sum([part["sizes"] for part in parts], axis=0)
     assert global_sizes.max() - global_sizes.min() <= world_size and global_sizes.max() <= BATCH_SIZE + world_size
     each = [float(part["weight"]) / world_size / len(part["seen"]) for part in parts]
-    assert each == pytest.approx([1 / num_examples] * world_size), "each example has the same weight"
+    assert each == pytest.approx([1 / num_examples] * world_size), "every example must have the same weight"
 
 
 def lengths_of(dataset: Dataset[Visitor]) -> Sequence[int]:
-    """Stands for the length of a text: how warm a visitor is."""
+    """Warmth as a stand-in for the length of a text."""
     return [round(1000 * float(dataset[row][0])) for row in range(len(dataset))]
 
 
-def test_examples_of_similar_length_share_a_step_and_none_is_lost(
+def test_examples_of_similar_length_share_a_step_and_none_is_dropped(
     toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     spread = {}
     for name, family in {"random": toy, "by length": dataclasses.replace(toy, lengths=lengths_of)}.items():
-        task = task_of(family, toy_data, tmp_path, Place())
+        task = make_task(family, toy_data, tmp_path, WorkerContext())
         split = training_split(task, 1)
         torch.manual_seed(0)
         order = batches(task, split)
@@ -75,6 +77,6 @@ def test_examples_of_similar_length_share_a_step_and_none_is_lost(
         lengths = lengths_of(split.dataset)
         spread[name] = np.mean([np.ptp([lengths[row] for row in rows]) for rows in order])
         shortest = [min(lengths[row] for row in rows) for rows in order]
-        assert shortest != sorted(shortest), "the steps come in a random order"
+        assert shortest != sorted(shortest), "the order of the steps must be random"
 
     assert spread["by length"] < 0.3 * spread["random"]

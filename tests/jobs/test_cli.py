@@ -1,4 +1,4 @@
-"""The command line: flags from dataclasses, one JSON line, exit codes, and the commands that the documents show."""
+"""The command line: flags from dataclasses, one JSON line, exit codes, and the commands in the documentation."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adds the verb of the tests, `play`."""
-    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "ends as asked", takes_family="optional"))
+    """Add the test verb `play`."""
+    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "ends as told", takes_family="optional"))
 
 
 def test_the_help_lists_every_verb_without_importing_torch() -> None:
@@ -50,7 +50,7 @@ def test_the_help_lists_every_verb_without_importing_torch() -> None:
     assert all(f"  {verb} " in shown.stdout for verb in VERBS)
 
 
-def test_the_help_lists_verbs_by_what_they_are_for_in_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_groups_the_verbs_and_aligns_their_summaries(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
@@ -61,7 +61,7 @@ def test_the_help_lists_verbs_by_what_they_are_for_in_one_column(capsys: pytest.
     assert max(map(len, lines)) <= 80
 
 
-def test_the_help_of_a_verb_without_a_family_says_which_families_there_are(
+def test_the_help_of_a_verb_without_a_family_lists_the_families(
     toy: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--help"]) == 0
@@ -88,14 +88,14 @@ def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
         ("", "no verb given"),
         ("--store x train", "the verb comes first"),
         ("trian toy", "unknown verb 'trian', did you mean train?"),
-        ("prepare", "prepare works on a family"),
+        ("prepare", "prepare needs a family"),
         ("prepare tyo --raw x", "unknown family 'tyo', did you mean toy?"),
         ("prepare toy", "--raw"),
         ("prepare toy --rwa x", "--raw"),
         ("play --shrae 1", "unknown flag --shrae, did you mean --share?"),
         ("play --sha 1", "unknown flag --sha"),
-        ("play --limit many", "--limit: 'many' is not a whole number"),
-        ("play --limit 3.7", "--limit: '3.7' is not a whole number"),
+        ("play --limit many", "--limit: 'many' is not an integer"),
+        ("play --limit 3.7", "--limit: '3.7' is not an integer"),
         ("play --share much", "--share"),
         ("play --limit", "--limit requires an argument"),
         ("play --how gats", 'Did you mean "gate"?'),
@@ -104,7 +104,7 @@ def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
         ("play --no-names", "unknown flag --no-names"),
     ],
 )
-def test_a_wrong_command_line_exits_2_and_says_what_was_meant(
+def test_an_invalid_command_line_exits_2_with_a_hint(
     line: str, answer: str, toy: Family, play: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split()) == 2
@@ -134,7 +134,7 @@ def test_a_wrong_command_line_also_gets_its_json_line(toy: Family, capsys: pytes
         ("mistake", 1),
     ],
 )
-def test_every_ending_has_its_exit_code_and_one_json_line(
+def test_every_outcome_has_its_exit_code_and_one_json_line(
     how: str, code: int, play: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["play", "--how", how, "--json"]) == code
@@ -147,30 +147,30 @@ def test_every_ending_has_its_exit_code_and_one_json_line(
     assert "Traceback" not in shown.err
 
 
-def test_details_of_a_failure_are_in_its_json_line(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_line_of_a_failure_has_its_details(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--how", "gate", "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert answer["p_value"] == 0.4
     assert answer["metrics"] == {"test_accuracy": 0.3}
 
 
-def test_nan_becomes_null_because_json_has_none(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_becomes_null_in_json(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--json"])
     line = capsys.readouterr().out
     assert json.loads(line, parse_constant=pytest.fail)["metrics"] == {"val_accuracy": 0.5, "val_loss": None}
 
 
-def test_debug_shows_where_a_mistake_happened(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_prints_the_traceback_of_a_bug(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--how", "mistake", "--debug"])
     assert "tests/kit/verbs.py" in capsys.readouterr().err
 
 
-def test_without_json_a_short_summary_is_on_stdout(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_json_a_summary_is_printed_to_stdout(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play"])
     assert capsys.readouterr().out.splitlines()[:2] == ["play: ok", "  run_id: r1"]
 
 
-def test_a_dry_run_prints_the_settings_and_starts_nothing(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_settings_and_runs_nothing(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--names", "a,b", "--names", "c", "--gpu", "--limit", "3", "--dry-run", "--json", "--store", "s"])
     shown = capsys.readouterr()
     answer = json.loads(shown.out)
@@ -180,14 +180,14 @@ def test_a_dry_run_prints_the_settings_and_starts_nothing(play: None, capsys: py
     assert "a library talks" not in shown.err
 
 
-def test_a_dry_run_shows_no_keys_of_a_uri(play: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_masks_the_credentials_of_a_uri(play: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["play", "--names", "s3://KEY:SECRET@shop/log", "--address", "ray://me:SECRET@host:1", "--dry-run", "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert answer["options"]["names"] == ["s3://***@shop/log"]
     assert answer["context"]["address"] == "ray://***@host:1"
 
 
-def test_the_environment_decides_where_no_flag_does(play: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_flags_that_are_not_given(play: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOPKEEPER_STORE", "/elsewhere")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert read(["play"]).everywhere.store == "/elsewhere"
@@ -195,7 +195,7 @@ def test_the_environment_decides_where_no_flag_does(play: None, monkeypatch: pyt
     assert read(["play", "--store", "here"]).everywhere.store == "here"
 
 
-def test_the_docstring_under_a_field_is_its_help() -> None:
+def test_the_docstring_below_a_field_is_its_help() -> None:
     assert field_docstrings(Options) == {
         "how": "How to end.",
         "limit": "A whole number, or none.",
@@ -203,12 +203,12 @@ def test_the_docstring_under_a_field_is_its_help() -> None:
     }
 
 
-def test_a_field_keeps_the_docstring_of_its_parent(toy: Family) -> None:
+def test_an_inherited_field_has_the_docstring_of_its_parent(toy: Family) -> None:
     assert "per optimiser step" in field_docstrings(toy.Config)["batch_size"]
     assert "Which network" in field_docstrings(toy.Config)["network"]
 
 
-def test_a_verb_on_a_family_leaves_only_the_json_line_on_stdout(toy: Family, tmp_path: Path, capfd: Any) -> None:
+def test_a_verb_writes_only_the_json_line_to_stdout(toy: Family, tmp_path: Path, capfd: Any) -> None:
     raw = write_visitors(tmp_path / "visitors.csv", num_visitors=100)
     code = main(["prepare", "toy", "--raw", str(raw), "--store", str(tmp_path / "store"), "--json"])
     lines = capfd.readouterr().out.splitlines()
@@ -217,7 +217,7 @@ def test_a_verb_on_a_family_leaves_only_the_json_line_on_stdout(toy: Family, tmp
     assert json.loads(lines[0])["rows"] == 100
 
 
-def test_what_child_processes_write_to_stdout_goes_to_stderr() -> None:
+def test_stdout_of_child_processes_goes_to_stderr() -> None:
     code = """
 import os, sys
 from jobs import __main__ as cli
@@ -232,7 +232,7 @@ with cli._stdout_for_results() as stdout:
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
-def test_the_flags_of_a_verb_change_only_on_purpose(verb: str) -> None:
+def test_the_flags_of_a_verb_match_the_golden_file(verb: str) -> None:
     golden = GOLDEN / f"{verb}.txt"
     now = "\n".join(_flags(verb)) + "\n"
     if os.environ.get("REWRITE_GOLDEN"):
@@ -241,7 +241,7 @@ def test_the_flags_of_a_verb_change_only_on_purpose(verb: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_config_of_a_family_has_help_and_survives_the_way_through_flags(family: str) -> None:
+def test_every_config_has_help_for_all_fields_and_survives_a_round_trip_through_flags(family: str) -> None:
     for name in ("Config", "PrepareConfig"):
         config_class = getattr(FAMILIES[family], name)
         fields = {field.name for field in dataclasses.fields(config_class)}
@@ -251,7 +251,7 @@ def test_every_config_of_a_family_has_help_and_survives_the_way_through_flags(fa
 
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if (CHECKOUT / name).is_file()])
-def test_every_command_in_the_documents_can_be_read(document: str) -> None:
+def test_every_command_in_the_documentation_can_be_parsed(document: str) -> None:
     for command in _commands(CHECKOUT / document):
         try:
             read(shlex.split(command, comments=True)[1:])
@@ -259,17 +259,17 @@ def test_every_command_in_the_documents_can_be_read(document: str) -> None:
             pytest.fail(f"{command!r} in {document}: {error}")
 
 
-def test_fields_keep_their_default_where_no_flag_was_given(play: None) -> None:
+def test_a_field_without_a_flag_keeps_its_default(play: None) -> None:
     options, _ = parser_of("play", None).read(["--limit", "1_000"])
     assert options == Options(limit=1000)
 
 
-def test_the_last_of_a_flag_given_twice_counts(play: None) -> None:
+def test_the_last_occurrence_of_a_flag_wins(play: None) -> None:
     options, _ = parser_of("play", None).read(["--limit", "1", "--gpu", "--limit=-2", "--no-gpu"])
     assert options == Options(limit=-2, gpu=False)
 
 
-def test_what_is_no_flag_of_submit_is_the_command_that_it_submits() -> None:
+def test_arguments_that_are_not_flags_of_submit_form_the_submitted_command() -> None:
     invocation = read(shlex.split("submit --address h train toy --workers 8 --no-wait --name=a --gpu"))
     assert invocation.options.command == ("train", "toy", "--workers", "8", "--name=a", "--gpu")
     assert not invocation.options.wait
@@ -279,7 +279,7 @@ def test_what_is_no_flag_of_submit_is_the_command_that_it_submits() -> None:
 @dataclass(frozen=True)
 class Before:
     epochs: int = field(default=5, metadata={"was": "passes", "until": "0.3.0"})
-    """How long."""
+    """Number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -292,13 +292,25 @@ class Renamed(Before):
 @pytest.mark.parametrize(
     ("line", "meant", "warning"),
     [
-        ("--passes 3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
-        ("--passes=3", Renamed(epochs=3), "--passes is now --epochs; the old name goes in release 0.3.0"),
-        ("--no-mix", Renamed(blend=False), "--no-mix is now --no-blend; the old name goes in release 0.4.0"),
+        (
+            "--passes 3",
+            Renamed(epochs=3),
+            "--passes was renamed to --epochs; the old name works until 0.3.0",
+        ),
+        (
+            "--passes=3",
+            Renamed(epochs=3),
+            "--passes was renamed to --epochs; the old name works until 0.3.0",
+        ),
+        (
+            "--no-mix",
+            Renamed(blend=False),
+            "--no-mix was renamed to --no-blend; the old name works until 0.4.0",
+        ),
         ("--epochs 3 --raw x", Renamed(epochs=3, raw="x"), ""),
     ],
 )
-def test_a_renamed_flag_keeps_its_old_spelling_and_warns(
+def test_the_deprecated_name_of_a_flag_works_with_a_warning(
     line: str, meant: Renamed, warning: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _log_to_stderr(quiet=True, debug=False)
@@ -308,7 +320,7 @@ def test_a_renamed_flag_keeps_its_old_spelling_and_warns(
     assert all(shown.endswith(warning) for shown in lines)
 
 
-def test_the_old_spelling_of_a_flag_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_deprecated_name_of_a_flag_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         Parser({"flags": Renamed}, prog="play", description="").read(["--help"])
     shown = capsys.readouterr().out
@@ -316,7 +328,7 @@ def test_the_old_spelling_of_a_flag_is_not_in_the_help(capsys: pytest.CaptureFix
     assert "--passes" not in shown
 
 
-def test_a_stored_config_with_the_old_name_of_a_field_still_loads() -> None:
+def test_a_stored_config_with_a_deprecated_field_name_loads() -> None:
     assert config_from_dict(Renamed, {"passes": 3, "mix": False}) == Renamed(epochs=3, blend=False)
     with pytest.raises(ValueError, match="unknown field 'passes'"):
         config_from_dict(Renamed, {"passes": 3, "epochs": 4})
@@ -324,7 +336,7 @@ def test_a_stored_config_with_the_old_name_of_a_field_still_loads() -> None:
         config_from_dict(Renamed, {"steps": 3})
 
 
-def test_a_renamed_key_of_the_json_line_is_there_under_its_old_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deprecated_key_of_the_json_line_repeats_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMER_KEYS, "hit_rate", "recall")
     result = Result(0, "evaluate", "toy", metrics={"recall": 0.5}, details={"slices": [{"recall": 0.25}], "rows": 7})
     answer = json.loads(result.to_json())

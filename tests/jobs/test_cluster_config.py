@@ -1,4 +1,4 @@
-"""The files that start clusters: understood by the version of Ray we pin, with a token, and closed to the world."""
+"""The cluster files: valid for the pinned version of Ray, with token authentication, not open to the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def containers_of(started: Any) -> list[Any]:
     return [container for group in groups for container in group["template"]["spec"]["containers"]]
 
 
-def test_ray_understands_the_cluster_file() -> None:
+def test_the_cluster_file_is_valid() -> None:
     config = prepare_config(load(ROOT / "cluster.yaml"))
 
     validate_config(config)
@@ -51,7 +51,7 @@ def test_ray_understands_the_cluster_file() -> None:
 
 
 @pytest.mark.parametrize("fault", ["misspelt", "wrong type", "no head"])
-def test_ray_would_refuse_a_wrong_cluster_file(fault: str) -> None:
+def test_an_invalid_cluster_file_is_rejected_by_ray(fault: str) -> None:
     config = copy.deepcopy(load(ROOT / "cluster.yaml"))
     match fault:
         case "misspelt":
@@ -65,7 +65,7 @@ def test_ray_would_refuse_a_wrong_cluster_file(fault: str) -> None:
         validate_config(prepare_config(config))
 
 
-def test_the_cluster_has_a_small_head_and_workers_that_come_and_go() -> None:
+def test_the_cluster_has_a_head_without_cpus_and_autoscaled_workers() -> None:
     config = load(ROOT / "cluster.yaml")
     types = config["available_node_types"]
 
@@ -76,7 +76,7 @@ def test_the_cluster_has_a_small_head_and_workers_that_come_and_go() -> None:
 
 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
-def test_every_node_asks_for_the_token_and_has_the_fast_proxy(commands: str) -> None:
+def test_every_node_requires_the_token_and_uses_the_fast_proxy(commands: str) -> None:
     start = load(ROOT / "cluster.yaml")[commands][-1]
 
     for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
@@ -92,7 +92,7 @@ def test_the_dashboard_of_the_cluster_listens_on_loopback_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
-def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
+def test_a_kubernetes_cluster_has_a_token_the_pinned_ray_and_limits(name: str) -> None:
     content, started = load(KUBERNETES / name), ray_cluster_of(name)
 
     assert content["apiVersion"] == "ray.io/v1"
@@ -107,7 +107,7 @@ def test_a_kubernetes_cluster_has_a_token_our_ray_and_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
-def test_every_volume_that_is_mounted_exists(name: str) -> None:
+def test_every_mounted_volume_exists(name: str) -> None:
     started = ray_cluster_of(name)
 
     for group in [started["headGroupSpec"], *started["workerGroupSpecs"]]:
@@ -116,7 +116,7 @@ def test_every_volume_that_is_mounted_exists(name: str) -> None:
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_the_kubernetes_service_serves_what_serve_understands() -> None:
+def test_the_kubernetes_service_has_a_valid_serve_config() -> None:
     config = yaml.safe_load(load(KUBERNETES / "rayservice.yaml")["spec"]["serveConfigV2"])
 
     check_config(config)
@@ -127,7 +127,7 @@ def test_the_kubernetes_service_serves_what_serve_understands() -> None:
     assert Settings.model_validate(deployment["user_config"]).bundle.is_relative_to("/store")
 
 
-def test_the_kubernetes_service_has_room_for_all_its_replicas() -> None:
+def test_the_kubernetes_service_has_cpus_for_all_its_replicas() -> None:
     spec = load(KUBERNETES / "rayservice.yaml")["spec"]
     (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
     (deployment,) = application["deployments"]
@@ -138,7 +138,7 @@ def test_the_kubernetes_service_has_room_for_all_its_replicas() -> None:
     assert needed <= workers["maxReplicas"] * cores
 
 
-def test_the_kubernetes_job_runs_a_command_line_that_we_understand() -> None:
+def test_the_kubernetes_job_runs_a_valid_command_line() -> None:
     spec = load(KUBERNETES / "rayjob.yaml")["spec"]
 
     words = shlex.split(spec["entrypoint"])
@@ -150,17 +150,17 @@ def test_the_kubernetes_job_runs_a_command_line_that_we_understand() -> None:
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "nonsense", "ftp://a:3", "ray://host", "host:port"])
-def test_an_address_that_ray_cannot_use_is_a_mistake_of_the_user(address: str) -> None:
+def test_an_invalid_address_is_a_usage_failure(address: str) -> None:
     with pytest.raises(UsageFailure, match=re.escape(address)):
         connection._checked_address(address)
 
 
-def test_a_cluster_that_is_not_there_is_a_dependency_that_is_down() -> None:
+def test_a_missing_cluster_is_a_dependency_that_is_down() -> None:
     with pytest.raises(DependencyDown, match="refused"):
         connection._checked_address("127.0.0.1:9")
 
 
-def test_something_that_listens_but_is_no_cluster_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_a_cluster_does_not_block_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.5)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
@@ -171,7 +171,7 @@ def test_something_that_listens_but_is_no_cluster_does_not_hang_us(monkeypatch: 
             connection._checked_address(address)
 
 
-def test_a_recorded_cluster_that_died_is_no_cluster_and_its_number_may_be_another_s(tmp_path: Path) -> None:
+def test_a_recorded_cluster_whose_pid_was_reused_is_not_running(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.cluster.mkdir()
     info = local_head.ClusterInfo(

@@ -1,4 +1,4 @@
-"""The demo: the whole line in one command, and nothing left running after it."""
+"""The demo: the whole pipeline in one command, with nothing left running."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from jobs import demo
 from jobs.cli.context import Context, Store, UsageFailure
 from jobs.cluster.local_head import running_head
-from jobs.tracking.mlflow_ui import free_port, running_ui, start_ui, stop_ui
+from jobs.cluster.ports import free_port
+from jobs.tracking.mlflow_ui import running_ui, start_ui, stop_ui
 from models.family import Family
 from tests.kit.foreign import imported, run_in, write_foreign_packages
 
 
 @pytest.mark.ray
-def test_the_demo_ends_with_right_answers_and_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_returns_right_answers_and_leaves_nothing_running(tmp_path: Path) -> None:
     write_foreign_packages(tmp_path)
     code, said = _demo(tmp_path, "--trials", "2")
     assert imported(tmp_path) == ""
@@ -30,8 +31,8 @@ def test_the_demo_ends_with_right_answers_and_nothing_running(tmp_path: Path) ->
     assert (old["answer"]["source"], anonymous["answer"]["source"]) == ("personal", "popular")
     assert said["metrics"]["test_ndcg_at_10"] > 0.3
     assert running_head(Store(tmp_path / "demo")) is None
-    assert not _answers(said["where"]["endpoint"])
-    assert not _answers(said["where"]["ray_dashboard"])
+    assert not _is_listening(said["where"]["endpoint"])
+    assert not _is_listening(said["where"]["ray_dashboard"])
 
 
 @pytest.mark.ray
@@ -43,18 +44,18 @@ def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path) -> None:
     assert running_head(Store(tmp_path / "demo")) is None
 
 
-def test_a_family_that_makes_up_no_log_has_no_demo(store: Store, toy: Family) -> None:
-    with pytest.raises(UsageFailure, match="toy cannot make up a log; add a `sample`"):
+def test_a_family_without_synthetic_data_has_no_demo(store: Store, toy: Family) -> None:
+    with pytest.raises(UsageFailure, match="toy has no synthetic data; add a `sample`"):
         demo.run(Context(store=store), toy, demo.Options(), None)
 
 
-def test_a_demo_on_somebody_elses_cluster_is_refused(store: Store) -> None:
-    with pytest.raises(UsageFailure, match=r"leave out --address 10\.0\.0\.1:6379"):
+def test_a_demo_on_a_remote_cluster_is_rejected(store: Store) -> None:
+    with pytest.raises(UsageFailure, match=r"omit --address 10\.0\.0\.1:6379"):
         demo.run(Context(store=store, address="10.0.0.1:6379"), None, demo.Options(), None)
     assert not store.root.exists()
 
 
-def test_a_taken_port_is_not_chosen() -> None:
+def test_a_port_in_use_is_not_chosen() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         taken = held.getsockname()[1]
@@ -62,24 +63,24 @@ def test_a_taken_port_is_not_chosen() -> None:
     assert free_port(taken) == taken
 
 
-def test_mlflows_pages_come_up_and_go_with_the_store(context: Context) -> None:
+def test_the_mlflow_ui_starts_and_stops(context: Context) -> None:
     url = start_ui(context.store)
     try:
         assert running_ui(context.store) == url
-        assert _answers(url)
+        assert _is_listening(url)
     finally:
         assert stop_ui(context.store)
     assert running_ui(context.store) is None
-    assert not _answers(url)
+    assert not _is_listening(url)
 
 
 def _demo(folder: Path, *flags: str) -> tuple[int, dict[str, Any]]:
-    """Run the demo in a folder, with its store there, as a user does."""
+    """Run the demo as a user does, with its store in a folder."""
     shopkeeper = Path(sysconfig.get_path("scripts")) / "shopkeeper"
     return run_in(folder, [shopkeeper, "demo", "--json", "--store", ".", *flags])
 
 
-def _answers(url: str) -> bool:
+def _is_listening(url: str) -> bool:
     parts = urlsplit(url)
     with socket.socket() as asking:
         return asking.connect_ex((parts.hostname, parts.port)) == 0

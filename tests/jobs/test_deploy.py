@@ -1,4 +1,4 @@
-"""Deploying: the config that is written, and one cluster on which versions come, go and fail; its jobs are here too."""
+"""Deployment: the Serve config, rollout and rollback of versions on one cluster, and submitted jobs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from websockets.sync.client import connect
 from jobs import deploy, status, stop, submit
 from jobs.cli.context import Context, Failure, Store, UsageFailure
 from jobs.cluster.local_head import ClusterInfo, headers, running_head, start_head, stop_head
+from jobs.cluster.ports import free_port
 from jobs.deploy import Options
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import (
@@ -47,12 +48,6 @@ from tests.kit.shop import SHOP, prepare_shop, prepare_toy, write_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 # Without a cluster
 
 
@@ -60,7 +55,7 @@ def pinned(version: str = "4") -> PinnedModel:
     return PinnedModel(version=version, directory=Path("/shop/models/4"), digest="d" * 64)
 
 
-def test_the_written_config_is_one_that_serve_understands(tmp_path: Path) -> None:
+def test_the_rendered_config_is_valid_for_serve(tmp_path: Path) -> None:
     added = application(SHOP, pinned(), feature_store=tmp_path / "features.sqlite", size=Size(max_replicas=3))
     config = with_application(empty_config(host="127.0.0.1", port=8000), added)
 
@@ -69,7 +64,7 @@ def test_the_written_config_is_one_that_serve_understands(tmp_path: Path) -> Non
     assert Settings.model_validate(written["deployments"][0]["user_config"]).version == "4"
 
 
-def test_a_config_with_a_misspelt_key_is_refused() -> None:
+def test_a_config_with_an_unknown_key_is_rejected() -> None:
     added = application(SHOP, pinned(), feature_store=None, size=Size())
     added["deployments"][0]["max_ongoing_request"] = 3
 
@@ -77,7 +72,7 @@ def test_a_config_with_a_misspelt_key_is_refused() -> None:
         check_config(with_application(empty_config(host="127.0.0.1", port=8000), added))
 
 
-def test_the_example_config_has_what_deploy_writes() -> None:
+def test_the_example_config_has_the_keys_that_deploy_renders() -> None:
     example = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
     check_config(example)
 
@@ -87,7 +82,7 @@ def test_the_example_config_has_what_deploy_writes() -> None:
     assert set(shown["deployments"][0]["user_config"]) == set(written["deployments"][0]["user_config"])
 
 
-def test_another_family_s_application_stays_in_the_config() -> None:
+def test_adding_an_application_keeps_those_of_other_families() -> None:
     other = {"name": "image", "route_prefix": "/v1/images", "import_path": "serve.app:build"}
     config = {**empty_config(host="127.0.0.1", port=8000), "applications": [other]}
 
@@ -99,24 +94,24 @@ def test_another_family_s_application_stays_in_the_config() -> None:
     assert replaced["applications"][1]["deployments"][0]["user_config"]["version"] == "2"
 
 
-def test_two_families_at_one_route_are_refused() -> None:
+def test_two_families_at_one_route_are_rejected() -> None:
     other = {"name": "image", "route_prefix": "/", "import_path": "serve.app:build"}
 
-    with pytest.raises(UsageFailure, match="image is deployed at '/'"):
+    with pytest.raises(UsageFailure, match="image is already deployed at '/'"):
         with_application({"applications": [other]}, application(SHOP, pinned(), feature_store=None, size=Size()))
 
 
 @pytest.mark.parametrize("wrong", [{"min_replicas": 0}, {"min_replicas": 3, "max_replicas": 2}, {"port": 0}])
-def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--"):
         Options(**wrong)
 
 
-def test_a_model_that_gives_another_golden_answer_is_not_deployed(tmp_path: Path) -> None:
+def test_a_model_with_a_wrong_golden_answer_is_not_deployed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     model = write_model(SHOP, prepare_shop(store), tmp_path / "broken", network="transitions")
     content = json.loads((model / "golden.json").read_text())
-    content["response"]["items"][0]["item_id"] = "item-that-never-was"
+    content["response"]["items"][0]["item_id"] = "no-such-item"
     (model / "golden.json").write_text(json.dumps(content))
     bundle.seal(model)
 
@@ -125,7 +120,7 @@ def test_a_model_that_gives_another_golden_answer_is_not_deployed(tmp_path: Path
     assert not store.serve.exists()
 
 
-def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_rejected_before_anything_starts(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     model = write_model(SHOP, prepare_shop(store), tmp_path / "v1", network="transitions")
     with socket.socket() as taken:
@@ -138,21 +133,21 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
     assert running_head(store) is None
 
 
-def test_a_deployment_stands_though_an_old_model_cannot_be_removed(tmp_path: Path, caplog: Any) -> None:
+def test_a_deployment_succeeds_even_if_an_old_model_cannot_be_deleted(tmp_path: Path, caplog: Any) -> None:
     models = tmp_path / "serve" / "models" / "recommender"
     models.mkdir(parents=True)
     (models / "2").write_text("no directory")
     deploy._prune(Store(tmp_path), SHOP, None)
-    assert f"{models / '2'} is not needed any more and could not be removed" in caplog.text
+    assert f"could not delete {models / '2'}" in caplog.text
 
 
-def test_stop_is_content_when_nothing_runs(tmp_path: Path) -> None:
+def test_stop_succeeds_when_nothing_is_running(tmp_path: Path) -> None:
     outcome = stop.run(Context(store=Store(tmp_path)), None, stop.Options(), None)
 
     assert outcome.status == "unchanged"
 
 
-def test_status_works_on_an_empty_store_and_makes_nothing(tmp_path: Path) -> None:
+def test_status_works_on_an_empty_store_and_creates_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "nothing")
 
     outcome = status.run(Context(store=store), None, status.Options(), None)
@@ -163,7 +158,7 @@ def test_status_works_on_an_empty_store_and_makes_nothing(tmp_path: Path) -> Non
     assert not store.root.exists()
 
 
-def test_status_tells_that_the_tracking_server_and_the_endpoint_are_down(tmp_path: Path) -> None:
+def test_status_reports_that_the_tracking_server_and_the_endpoint_are_down(tmp_path: Path) -> None:
     store = Store(tmp_path)
     prepare_shop(store)
     config = with_application(
@@ -175,7 +170,7 @@ def test_status_tells_that_the_tracking_server_and_the_endpoint_are_down(tmp_pat
     found = status.run(context, SHOP, status.Options(), None).details["families"]["recommender"]
 
     assert found["prepared"]["splits"]["test"] == 40
-    assert "does not answer" in found["tracking_error"]
+    assert "does not respond" in found["tracking_error"]
     assert found["deployed"]["version"] == "4"
     assert found["deployed"]["health"] == "down"
 
@@ -214,7 +209,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 @pytest.mark.ray
-def test_a_head_is_found_again_and_its_token_is_private(shop: Shop) -> None:
+def test_a_running_cluster_is_reused_and_its_token_is_private(shop: Shop) -> None:
     assert start_head(shop.context.store) == shop.info
     assert running_head(shop.context.store) == shop.info
     assert stat.S_IMODE(Path(shop.info.token_path).stat().st_mode) == 0o600
@@ -223,7 +218,7 @@ def test_a_head_is_found_again_and_its_token_is_private(shop: Shop) -> None:
 
 
 @pytest.mark.ray
-def test_a_first_deployment_that_fails_leaves_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_first_deployment_is_removed_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     # The cluster's processes do not know the toy family, so its replicas cannot start.
     monkeypatch.setitem(FAMILIES, "toy", TOY)
     store = shop.context.store
@@ -239,7 +234,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(shop: Shop, monkeypatch: p
 
 
 @pytest.mark.ray
-def test_a_deployed_model_answers_with_its_version(shop: Shop) -> None:
+def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
     details = shop.deploy("v1")
 
     assert details["version"] == "v1"
@@ -251,24 +246,24 @@ def test_a_deployed_model_answers_with_its_version(shop: Shop) -> None:
 
 
 @pytest.mark.ray
-def test_the_next_model_takes_over_and_a_worse_one_does_not(shop: Shop) -> None:
+def test_a_new_model_takes_over_and_a_failed_deployment_is_rolled_back(shop: Shop) -> None:
     shop.deploy("v2")
     assert shop.ask("/v1/models")["network"] == "popularity"
     applied = config_path(shop.context.store).read_bytes()
     write_model(SHOP, shop.data, shop.models / "v3", network="item_knn")
 
-    with pytest.raises(Failure, match=r"version v3 did not answer .* version v2 goes on"):
+    with pytest.raises(Failure, match=r"version v3 did not respond .* version v2 keeps serving"):
         shop.deploy("v3", timeout_s=0.0)
 
     assert config_path(shop.context.store).read_bytes() == applied
     api = ServeApi(shop.info.dashboard_url, headers(shop.info))
     two = PinnedModel("v2", shop.models / "v2", bundle.verify(shop.models / "v2"))
-    deploy._wait(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", timeout_s=30)
+    deploy._wait_until_served(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", timeout_s=30)
     assert shop.ask("/v1/recommendations", {"count": 1})["model_version"] == "v2"
 
 
 @pytest.mark.ray
-def test_a_malformed_request_gets_its_problem_through_the_proxy(shop: Shop) -> None:
+def test_problem_responses_pass_through_the_proxy(shop: Shop) -> None:
     with pytest.raises(Failure, match=r"422: .*count"):
         shop.ask("/v1/recommendations", {"count": 10**9})
     with pytest.raises(Failure, match="413"):
@@ -276,7 +271,7 @@ def test_a_malformed_request_gets_its_problem_through_the_proxy(shop: Shop) -> N
 
 
 @pytest.mark.ray
-def test_a_second_family_is_served_beside_the_first_and_both_stay(shop: Shop) -> None:
+def test_two_families_are_served_at_the_same_time(shop: Shop) -> None:
     image, data = FAMILIES["image"], shop.context.store.data("image") / "drawings"
     assert image.sample is not None
     sample = image.sample(shop.models / "drawings")
@@ -303,7 +298,7 @@ def test_a_second_family_is_served_beside_the_first_and_both_stay(shop: Shop) ->
 
 
 @pytest.mark.ray
-def test_the_store_keeps_what_is_served_and_what_was_served_before(shop: Shop) -> None:
+def test_the_store_keeps_the_current_and_the_previous_model(shop: Shop) -> None:
     store, data = shop.context.store, shop.context.store.current_data("image")
 
     def deployed(name: str) -> tuple[set[str], set[str]]:
@@ -345,7 +340,7 @@ def test_a_file_a_stream_and_a_live_feature_are_served_through_the_proxy(
 
 
 @pytest.mark.ray
-def test_status_shows_what_is_deployed(shop: Shop) -> None:
+def test_status_shows_the_deployment(shop: Shop) -> None:
     details = status.run(shop.context, SHOP, status.Options(), None).details
 
     assert details["families"]["recommender"]["deployed"]["version"] == "v2"
@@ -354,13 +349,13 @@ def test_status_shows_what_is_deployed(shop: Shop) -> None:
 
 
 @pytest.mark.ray
-def test_another_port_is_refused_while_the_endpoint_runs(shop: Shop) -> None:
+def test_another_port_is_rejected_while_the_endpoint_is_running(shop: Shop) -> None:
     with pytest.raises(UsageFailure, match=f"listens on 127.0.0.1:{shop.port}"):
         deploy.run(shop.context, SHOP, Options(model=str(shop.models / "v1"), port=free_port()), None)
 
 
 @pytest.mark.ray
-def test_a_submitted_verb_runs_on_the_cluster_and_its_line_becomes_ours(
+def test_a_submitted_verb_runs_on_the_cluster_and_returns_its_result(
     shop: Shop, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit.run(shop.context, None, submit.Options(command=("status", "recommender")), None)
@@ -371,7 +366,7 @@ def test_a_submitted_verb_runs_on_the_cluster_and_its_line_becomes_ours(
 
 
 @pytest.mark.ray
-def test_the_exit_code_of_a_submitted_verb_is_passed_through(shop: Shop) -> None:
+def test_a_submitted_verb_returns_its_exit_code(shop: Shop) -> None:
     with pytest.raises(Failure, match="unknown family 'nothing'") as caught:
         submit.run(shop.context, None, submit.Options(command=("status", "nothing")), None)
 
@@ -379,7 +374,7 @@ def test_the_exit_code_of_a_submitted_verb_is_passed_through(shop: Shop) -> None
 
 
 @pytest.mark.ray
-def test_a_verb_connects_to_the_local_cluster_and_stop_ends_exactly_that(shop: Shop) -> None:
+def test_a_verb_connects_to_the_local_cluster_and_stop_stops_it(shop: Shop) -> None:
     script = (
         "from pathlib import Path; from jobs.cluster.connection import connect, resources;"
         "from jobs.cli.context import Context, Store;"

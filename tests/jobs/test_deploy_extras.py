@@ -1,4 +1,4 @@
-"""What deploy does for coming families: live features, and a golden answer that is a file."""
+"""Deployment of optional parts of a family: live features, and a golden answer that is a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.kit.shop import write_model
 from tests.kit.toy_extras import NOTES, SOUNDS, VISITS, Visit, first
 
 
-def test_live_features_are_made_once_and_what_they_hold_stays(toy_data: Prepared, store: Store) -> None:
+def test_the_live_feature_store_is_created_once_and_never_overwritten(toy_data: Prepared, store: Store) -> None:
     deploy._fill_features(store, toy_extras.FAMILY)
     live = FeatureStore(store.live_feature_store("toy"))
     live.compare_and_set("notes", "ann", ["a"], ABSENT)
@@ -38,23 +38,23 @@ def test_live_features_are_made_once_and_what_they_hold_stays(toy_data: Prepared
     assert filled.lookup([NOTES], Visit(visitor_id="ann")) == {"notes": {}}
 
 
-@pytest.mark.parametrize(("endpoints_write", "is_told"), [(True, True), (False, False)])
-def test_replicas_are_told_the_live_store_of_a_family_that_has_one(
-    toy: Family, store: Store, endpoints_write: bool, is_told: bool
+@pytest.mark.parametrize(("endpoints_write", "has_live_store"), [(True, True), (False, False)])
+def test_replicas_get_the_live_store_of_a_family_that_has_one(
+    toy: Family, store: Store, endpoints_write: bool, has_live_store: bool
 ) -> None:
     family = toy_extras.FAMILY if endpoints_write else toy
     model = PinnedModel(version="1", directory=Path("models/1"), digest="d" * 64)
 
-    config = deploy._wanted(Context(store=store), family, deploy.Options(), model, None, index=None)
+    config = deploy._target_config(Context(store=store), family, deploy.Options(), model, None, index=None)
 
-    told = Settings.model_validate(user_config(config, family))
-    assert told.live_feature_store == (store.live_feature_store("toy") if is_told else None)
-    assert told.feature_store == store.feature_store("toy")
+    settings = Settings.model_validate(user_config(config, family))
+    assert settings.live_feature_store == (store.live_feature_store("toy") if has_live_store else None)
+    assert settings.feature_store == store.feature_store("toy")
 
 
 @pytest.fixture
-def sounding(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
-    """The golden answer of a model whose answers are sounds, and the address where it is served."""
+def served_sounds(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """The golden answer of a model whose answers are audio files, and the URL at which it is served."""
     family = first(SOUNDS)
     monkeypatch.setitem(FAMILIES, "toy", family)
     create_live_store(tmp_path / "live.sqlite")
@@ -75,7 +75,7 @@ def sounding(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             self.wfile.write(answer.content)
 
         def log_message(self, *arguments: Any) -> None:
-            """Nothing; a test's output is its failures."""
+            """Discard the access log."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -86,21 +86,21 @@ def sounding(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     server.server_close()
 
 
-def test_a_golden_answer_that_is_a_file_is_asked_over_http(sounding: tuple[Any, str]) -> None:
-    expected, url = sounding
+def test_a_golden_answer_that_is_a_file_is_checked_over_http(served_sounds: tuple[Any, str]) -> None:
+    expected, url = served_sounds
 
-    deploy._ask_golden(first(SOUNDS), expected, url)
+    deploy._check_golden(first(SOUNDS), expected, url)
 
     assert expected["response"]["media_type"] == "audio/wav"
     for name, wrong in (("media_type", "audio/ogg"), ("num_bytes", 45.0)):
         other = {**expected, "response": {**expected["response"], name: wrong}}
-        with pytest.raises(Failure, match=f"does not give the golden answer: response.{name} was"):
-            deploy._ask_golden(first(SOUNDS), other, url)
+        with pytest.raises(Failure, match=f"does not return the golden answer: response.{name} was"):
+            deploy._check_golden(first(SOUNDS), other, url)
 
 
-def test_a_golden_request_that_is_refused_over_http_is_a_failure(sounding: tuple[Any, str]) -> None:
-    expected, url = sounding
+def test_a_golden_request_that_is_rejected_over_http_is_a_failure(served_sounds: tuple[Any, str]) -> None:
+    expected, url = served_sounds
 
     with pytest.raises(Failure, match="422"):
-        deploy._ask_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
+        deploy._check_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
     assert VISITS.update is not None

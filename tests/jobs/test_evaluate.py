@@ -1,4 +1,4 @@
-"""Judging: every example counts once, intervals hold what they promise, and the page says what the numbers say."""
+"""Evaluation: every example counts once, intervals have their coverage, and the report matches the metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.kit.register import TOY
 from tests.kit.toy_models import write_toy_model
 
 DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
-"""A picture of one pixel."""
+"""A PNG with one pixel."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def model(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "model")
 
 
-def test_a_model_is_judged_on_every_example_of_the_split_once(
+def test_a_model_is_evaluated_on_every_example_of_the_split_once(
     context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
     scores = score(context, load_model(model, toy), data=toy_data, split="test")
@@ -76,15 +76,15 @@ def test_one_and_three_threads_give_the_same_bits(
 
 
 def assert_same_bits(one: Scores, other: Scores) -> None:
-    """Fails when two scorings of the toy differ anywhere."""
+    """Fail if two scorings of the toy differ in any bit."""
     assert one.values(TOY.all_metrics) == other.values(TOY.all_metrics)
-    for name, share in one.numerators.items():
-        assert np.array_equal(share, other.numerators[name])
+    for name, numerators in one.numerators.items():
+        assert np.array_equal(numerators, other.numerators[name])
     assert all((one.slices[name] == other.slices[name]).all() for name in one.slices)
     assert one.accumulators["picked"].equal(other.accumulators["picked"])
 
 
-def test_an_example_without_a_denominator_does_not_take_part() -> None:
+def test_an_example_with_a_zero_denominator_does_not_count() -> None:
     scores = Scores({"m": np.array([1.0, 0.0, 5.0])}, {"m": np.array([1.0, 1.0, 0.0])}, {}, {}, {}, 3)
     assert scores.ratio("m", np.array([True, True, False])) == 0.5
     assert math.isnan(scores.ratio("m", np.array([False, False, True])))
@@ -92,16 +92,18 @@ def test_an_example_without_a_denominator_does_not_take_part() -> None:
 
 @pytest.mark.parametrize("num_examples", [400, 3 * MAX_UNITS])
 def test_a_95_percent_interval_is_as_wide_as_theory_says(num_examples: int) -> None:
-    hits = (np.random.default_rng(1).random(num_examples) < 0.3).astype(float)
-    found = intervals({"hit": hits}, {"hit": np.ones(num_examples)}, num_resamples=2000, seed=0)["hit"]
-    mean = hits.mean()
+    correct = (np.random.default_rng(1).random(num_examples) < 0.3).astype(float)
+    found = intervals({"accuracy": correct}, {"accuracy": np.ones(num_examples)}, num_resamples=2000, seed=0)[
+        "accuracy"
+    ]
+    mean = correct.mean()
     half_width = 1.96 * math.sqrt(mean * (1 - mean) / num_examples)
     assert found.value == pytest.approx(mean)
     assert found.high - found.low == pytest.approx(2 * half_width, rel=0.12)
     assert found.low < mean < found.high
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_an_interval_has_its_nominal_coverage() -> None:
     draw = np.random.default_rng(7)
     covered = 0
     for trial in range(200):
@@ -111,7 +113,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 178 <= covered <= 199
 
 
-def test_a_small_but_steady_gain_is_told_from_chance_and_noise_is_not() -> None:
+def test_a_small_consistent_gain_is_significant_and_noise_is_not() -> None:
     draw = np.random.default_rng(3)
     before, ones = draw.random(500), np.ones(500)
     steady = compare((before + 0.01, ones), (before, ones), mode="max", num_resamples=1000, seed=0)
@@ -122,7 +124,7 @@ def test_a_small_but_steady_gain_is_told_from_chance_and_noise_is_not() -> None:
     assert lower_is_better.p_value == same.p_value == 1.0
 
 
-def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
+def test_evaluate_writes_a_report_and_the_same_numbers_as_json(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     options = evaluate.Options(model=str(model), bootstrap=200, report=str(tmp_path / "report"))
@@ -137,7 +139,7 @@ def test_evaluate_writes_a_page_and_the_same_numbers_as_json(
     assert "majority" in page and "warmth" in page.lower() and "shopkeeper evaluate toy --model" in page
 
 
-def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
+def test_a_family_s_sections_are_in_the_report_the_json_and_the_metrics(
     context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
     outcome = evaluate.run(
@@ -147,7 +149,7 @@ def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
     (found,) = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))["sections"]
     assert outcome.metrics["test_hue"] == found["numbers"]["hue"] == 0.25
     assert found["tables"]["hues"] == [{"hue": "<b>", "share": 0.123456, "seen": 1234}]
-    assert found["matrices"] == [{"title": "Mixed up", "names": ["<i>", "you & me"], "counts": [[3, 1], [0, 2]]}]
+    assert found["matrices"] == [{"title": "Confusions", "names": ["<i>", "you & me"], "counts": [[3, 1], [0, 2]]}]
     assert "<h2>Hues &amp; more</h2><p>Read it from the left.</p>" in page
     assert '<td class="text">&lt;b&gt;</td><td>0.123</td><td>1,234</td>' in page and "<b>3</b>" in page
     assert f'alt="a &quot;dot&quot;" src="data:image/png;base64,{base64.b64encode(DOT).decode()}"' in page
@@ -156,14 +158,14 @@ def test_a_family_s_own_sections_stand_in_the_page_the_numbers_and_the_metrics(
 
 
 def sections(network: Any, data: Prepared, split: str, *, schema: Any, config: Any) -> list[Section]:
-    """What a family may say, with every kind of content and with names that are no HTML."""
+    """Report sections with every kind of content, and names that need HTML escapes."""
     assert (
         (split, config.network) == ("test", "linear") and not network.training and (data.path / "schema.json").is_file()
     )
     picture = Picture(DOT, 'a "dot"', "one <dot>")
     content: list[Content] = [
         Table("hues", ["hue", "share", "seen", "example"], [["<b>", 0.123456, 1234, (picture,)]]),
-        Matrix(["<i>", "you & me"], [[3, 1], [0, 2]], "label", "prediction", title="Mixed up"),
+        Matrix(["<i>", "you & me"], [[3, 1], [0, 2]], "label", "prediction", title="Confusions"),
         Plot("Two <kinds>", {"a": [(0.0, 0.5), (1.0, 1.0)], "none": [], "b": [(0.5, 0.5)]}, ("x", "y"), joined=True),
         Gallery([picture]),
         "A <last> word.",
@@ -171,16 +173,14 @@ def sections(network: Any, data: Prepared, split: str, *, schema: Any, config: A
     return [Section("Hues & more", "Read it from the left.", content, {"hue": 0.25})]
 
 
-def test_the_page_loads_nothing_from_anywhere(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
+def test_the_report_is_self_contained(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
     page = Path(outcome.details["report"]).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=|url\(|@import|<script|<link""", page)
     assert "prefers-color-scheme" in page
 
 
-def test_the_same_evaluation_twice_gives_the_same_numbers(
-    context: Context, toy: Family, toy_data: Prepared, model: Path
-) -> None:
+def test_an_evaluation_is_reproducible(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     options = evaluate.Options(model=str(model), split="val", bootstrap=100)
     first, second = (
         json.loads(Path(evaluate.run(context, toy, options, None).details["numbers"]).read_text()) for _ in "12"
@@ -188,7 +188,7 @@ def test_the_same_evaluation_twice_gives_the_same_numbers(
     assert {**first, "created": ""} == {**second, "created": ""}
 
 
-def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
+def test_a_modified_model_is_rejected(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -197,7 +197,7 @@ def test_a_tampered_model_is_refused(context: Context, toy: Family, toy_data: Pr
         evaluate.run(context, toy, evaluate.Options(model=str(model)), None)
 
 
-def test_a_pickle_where_a_model_should_be_is_refused(
+def test_a_pickle_instead_of_a_model_is_rejected(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     (tmp_path / "old").mkdir()
@@ -206,7 +206,7 @@ def test_a_pickle_where_a_model_should_be_is_refused(
         evaluate.run(context, toy, evaluate.Options(model=str(tmp_path / "old")), None)
 
 
-def test_a_directory_that_is_not_there_is_named(context: Context, toy: Family, toy_data: Prepared) -> None:
+def test_a_missing_directory_is_named(context: Context, toy: Family, toy_data: Prepared) -> None:
     with pytest.raises(UsageFailure, match="no directory 'nowhere'"):
         evaluate.run(context, toy, evaluate.Options(model="nowhere"), None)
 
@@ -224,16 +224,14 @@ def test_a_metric_of_a_label_is_described_by_the_metric_it_starts_with() -> None
     assert (found.title, found.mode) == ("Accuracy, main colour", "max")
 
 
-def test_bars_that_stand_in_two_pictures_have_one_scale() -> None:
+def test_bars_of_two_charts_share_a_scale() -> None:
     half, whole = (Bar(name, value, value, value) for name, value in (("half", 0.5), ("whole", 1.0)))
-    alone, beside = (bars([half], title="t", text="{}", beside=others) for others in ([], [whole]))
-    widths = [float(re.findall(r'class="bar model".*?width="([\d.]+)"', picture)[0]) for picture in (alone, beside)]
+    charts = [bars([half], title="t", text="{}", others=others) for others in ([], [whole])]
+    widths = [float(re.findall(r'class="bar model".*?width="([\d.]+)"', chart)[0]) for chart in charts]
     assert widths[0] == 2 * widths[1]
 
 
-def test_many_groups_are_folded_away_behind_the_largest(
-    context: Context, toy: Family, toy_data: Prepared, model: Path
-) -> None:
+def test_only_the_largest_groups_are_expanded(context: Context, toy: Family, toy_data: Prepared, model: Path) -> None:
     def by_warmth(batch: Any, schema: Any) -> dict[str, list[str]]:
         return {"warmth": [f"about {round(10 * float(warmth))}" for warmth in batch[:, 0]]}
 

@@ -1,6 +1,6 @@
-"""The command line in a folder that holds packages called as ours: none is imported, from a checkout or a wheel.
+"""The command line in a folder with packages named like ours: none of them is imported, from a checkout or a wheel.
 
-The whole line from the checkout is in `test_demo.py`, in such a folder too.
+`test_demo.py` runs the whole pipeline from the checkout in such a folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pyarrow import csv
 from jobs.cli.context import Store
 from jobs.cluster.local_head import running_head, stop_head
 from jobs.cluster.packages import PACKAGES
-from jobs.tracking.mlflow_ui import free_port
+from jobs.cluster.ports import free_port
 from models.recommender.sample import write_sample
 from tests.conftest import CHECKOUT
 from tests.kit.foreign import imported, run_in, write_foreign_packages
@@ -35,7 +35,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this checkout, built from a copy, for what builds a wheel leaves files behind."""
+    """A wheel of this checkout, built from a copy, as the build leaves files behind."""
     source, wheels = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
     for name in PACKAGES:
         shutil.copytree(CHECKOUT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -48,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command `shopkeeper` of an environment with the wheel; the dependencies are those of this one."""
+    """The `shopkeeper` command of an environment with the wheel and the dependencies of this environment."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, symlinks=True)
     _pip("--python", str(environment / "bin" / "python"), "install", "--no-deps", str(wheel))
@@ -60,14 +60,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with packages called as ours, and the log of a small shop."""
+    """A folder with packages named like ours, and the log of a small shop."""
     write_sample(tmp_path / "raw", num_users=120, num_items=40, num_events=2500)
     return write_foreign_packages(tmp_path)
 
 
 @pytest.fixture
 def run(folder: Path) -> Iterator[Run]:
-    """Run a command line in the folder and return what it says; its cluster is stopped in the end."""
+    """Run a command in the folder and return its JSON line; its cluster is stopped at the end."""
 
     def run(shopkeeper: Path, *words: str) -> dict[str, Any]:
         code, said = run_in(folder, [shopkeeper, *words, "--json"])
@@ -79,14 +79,14 @@ def run(folder: Path) -> Iterator[Run]:
     stop_head(Store(folder / "store"))
 
 
-def test_a_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
+def test_a_wheel_contains_every_module_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
     sources = {str(path.relative_to(CHECKOUT)) for name in PACKAGES for path in (CHECKOUT / name).rglob("*.py")}
     assert names == sources
 
 
-def test_what_is_installed_is_not_searched_before_the_standard_library(installed: Path, tmp_path: Path) -> None:
+def test_an_installed_package_is_not_searched_before_the_standard_library(installed: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     code = "import sys; from jobs.cluster.packages import search_path; sys.stdout.write(str(search_path()))"
     command = [str(installed.with_name("python")), "-P", "-c", code]
@@ -94,7 +94,7 @@ def test_what_is_installed_is_not_searched_before_the_standard_library(installed
     assert subprocess.check_output(command, cwd=tmp_path, env=environment, text=True) == "[]"
 
 
-def test_python_m_imports_no_packages_of_the_folder_beside_jobs(tmp_path: Path) -> None:
+def test_python_m_jobs_imports_no_packages_of_the_folder(tmp_path: Path) -> None:
     folder = write_foreign_packages(tmp_path, ("models", "serve"))
 
     code, said = run_in(folder, [sys.executable, "-m", "jobs", "prepare", "recommender", "--raw", "a.csv", "--json"])
@@ -105,7 +105,7 @@ def test_python_m_imports_no_packages_of_the_folder_beside_jobs(tmp_path: Path) 
 
 
 @pytest.mark.ray
-def test_a_verb_is_submitted_from_a_checkout_with_its_packages_only(folder: Path, run: Run) -> None:
+def test_submit_from_a_checkout_uploads_only_our_packages(folder: Path, run: Run) -> None:
     shopkeeper = Path(sysconfig.get_path("scripts")) / "shopkeeper"
 
     said = run(shopkeeper, "submit", "prepare", "recommender", "--raw", str(folder / "raw" / "events.parquet"))
@@ -117,7 +117,7 @@ def test_a_verb_is_submitted_from_a_checkout_with_its_packages_only(folder: Path
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_readme_s_commands_work_from_a_wheel(folder: Path, run: Run, installed: Path) -> None:
-    port = free_port(0)
+    port = free_port()
     prepare, train, promote, deploy, curl = readme_commands()
     log = folder / "events.csv"
     write_readme_log(log)
@@ -140,7 +140,7 @@ def test_the_readme_s_commands_work_from_a_wheel(folder: Path, run: Run, install
 
 
 def readme_commands() -> list[list[str]]:
-    """The commands for one's own data, as the README has them, without the name of the program."""
+    """The README's commands for own data, without the program name."""
     section = (CHECKOUT / "README.md").read_text(encoding="utf-8").partition("## Your own data")[2]
     lines = section.partition("```sh\n")[2].partition("```")[0].splitlines()
     return [words if words[0] == "curl" else words[1:] for words in map(shlex.split, lines)]
@@ -155,7 +155,7 @@ def write_readme_log(path: Path) -> None:
 
 
 def uploaded(folder: Path) -> set[str]:
-    """What the jobs of the store's cluster find in their working directories."""
+    """The contents of the jobs' working directories on the store's cluster."""
     head = running_head(Store(folder / "store"))
     assert head is not None
     unpacked = Path(head.temp_dir).glob("session_latest/runtime_resources/working_dir_files/*/*")

@@ -1,4 +1,4 @@
-"""The training loop on the toy family: the same numbers however often it is interrupted and however many work on it."""
+"""The training loop on the toy family: reproducible across interruptions and numbers of workers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, learning_rate, run_training
-from jobs.training.optimizer import optimizer_of
-from jobs.training.validation import Task, validate
+from jobs.training.optimizer import make_optimizer
+from jobs.training.validation import TrainingTask, validate
 from models import bundle
 from models.family import Family
 from models.golden import check, golden
@@ -31,7 +31,7 @@ TIMES = ("seconds", "examples_per_s")
 
 
 class Interruption(Exception):
-    """Stands for whatever ends a process in the middle of a run."""
+    """Simulates a process that dies in the middle of a run."""
 
 
 def train(
@@ -39,11 +39,11 @@ def train(
     data: Prepared,
     directory: Path,
     *,
-    place: Place | None = None,
+    worker: WorkerContext | None = None,
     stop_after: int | None = None,
     **fields: Any,
 ) -> tuple[list[dict[str, float]], Result | None]:
-    """Run the loop and return what it reported, without times; `stop_after` interrupts it at an epoch's report."""
+    """Run the loop and return its reports without times; `stop_after` interrupts it at the report of an epoch."""
     reports: list[dict[str, float]] = []
 
     def report(numbers: dict[str, float | int]) -> None:
@@ -54,7 +54,7 @@ def train(
     config = toy_module.Config(**{"epochs": 4, "network": "hidden", **fields})
     try:
         result = run_training(
-            family, config=config, data=data, directory=directory, place=place or Place(), report=report
+            family, config=config, data=data, directory=directory, worker=worker or WorkerContext(), report=report
         )
     except Interruption:
         return reports, None
@@ -62,7 +62,7 @@ def train(
 
 
 def with_loss(change: Callable[[Any, Tensor], Tensor]) -> Any:
-    """The toy family with a network whose loss goes through `change(network, loss)`."""
+    """The toy family with its loss passed through `change(network, loss)`."""
 
     class Changed(toy_module.Network):
         calls = 0
@@ -74,9 +74,7 @@ def with_loss(change: Callable[[Any, Tensor], Tensor]) -> Any:
     return dataclasses.replace(TOY, build=Changed, loss=Changed.loss)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
-    toy: Family, toy_data: Prepared, tmp_path: Path
-) -> None:
+def test_training_is_reproducible_by_seed(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     first, _ = train(toy, toy_data, tmp_path / "a")
     second, _ = train(toy, toy_data, tmp_path / "b")
     other, _ = train(toy, toy_data, tmp_path / "c", seed=1)
@@ -85,7 +83,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     assert first[1]["train_loss"] != other[1]["train_loss"]
 
 
-def test_training_beats_the_model_before_training(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_training_improves_on_the_initial_model(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", learning_rate=0.03, epochs=6)
 
     assert result is not None
@@ -94,14 +92,14 @@ def test_training_beats_the_model_before_training(toy: Family, toy_data: Prepare
     assert result.metrics["val_accuracy"] == reports[-1]["best_val_accuracy"]
 
 
-def test_every_report_holds_plain_finite_numbers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_every_report_contains_plain_finite_numbers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, _ = train(toy, toy_data, tmp_path / "run")
 
     assert all(type(value) in (int, float) and math.isfinite(value) for report in reports for value in report.values())
 
 
 @pytest.mark.parametrize("stop_after", [0, 2])
-def test_a_resumed_run_reproduces_the_uninterrupted_one(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     toy: Family, toy_data: Prepared, tmp_path: Path, stop_after: int
 ) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "whole")
@@ -115,12 +113,12 @@ def test_a_resumed_run_reproduces_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "state lost", "manifest flipped"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     toy: Family, toy_data: Prepared, tmp_path: Path, damage: str
 ) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "whole")
     train(toy, toy_data, tmp_path / "run", stop_after=2)
-    spoil(checkpoints.path_of(tmp_path / "run", 2), damage)
+    damage_checkpoint(checkpoints.path_of(tmp_path / "run", 2), damage)
 
     after, _ = train(toy, toy_data, tmp_path / "run")
 
@@ -128,27 +126,27 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert weights(tmp_path / "whole") == weights(tmp_path / "run")
 
 
-def test_a_run_without_a_good_checkpoint_starts_over(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_a_run_without_an_intact_checkpoint_starts_over(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     whole, _ = train(toy, toy_data, tmp_path / "run", stop_after=1)
     for epoch in (0, 1):
-        spoil(checkpoints.path_of(tmp_path / "run", epoch), "truncated")
+        damage_checkpoint(checkpoints.path_of(tmp_path / "run", epoch), "truncated")
 
     again, _ = train(toy, toy_data, tmp_path / "run", stop_after=1)
 
     assert again == whole
 
 
-def test_a_lost_best_bundle_is_made_again_from_its_checkpoint(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_a_damaged_best_bundle_is_restored_from_its_checkpoint(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run")
     best = weights(tmp_path / "run")
-    spoil(tmp_path / "run" / "best", "bit flipped")
+    damage_checkpoint(tmp_path / "run" / "best", "bit flipped")
 
     train(toy, toy_data, tmp_path / "run")
 
     assert weights(tmp_path / "run") == best
 
 
-def test_another_configuration_is_not_continued(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_checkpoints_of_another_config_are_not_resumed(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run", stop_after=1)
 
     with pytest.raises(ValueError, match="another configuration"):
@@ -159,12 +157,12 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data
     _, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=0)
 
     assert result is not None
-    assert result.best_epoch < 6, "steps so large should have undone what the first ones found"
+    assert result.best_epoch < 6, "the learning rate is too low for the score to get worse"
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == [f"epoch_{epoch:04d}" for epoch in (result.best_epoch, 6, 7, 8)]
 
 
-def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_training_stops_early_when_patience_runs_out(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
     again, _ = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=2)
 
@@ -173,7 +171,7 @@ def test_training_stops_after_epochs_without_gain(toy: Family, toy_data: Prepare
     assert again == reports[-1:]
 
 
-def test_of_equal_epochs_the_later_is_best_and_is_no_gain(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_the_last_of_equal_epochs_is_best_but_not_a_gain(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=1e-9, patience=2)
 
     assert result is not None
@@ -189,21 +187,21 @@ def test_a_network_without_parameters_reports_once(toy: Family, toy_data: Prepar
     assert bundle.load(result.best, TOY).config.network == "majority"
 
 
-def test_a_loss_that_is_not_finite_once_halves_the_rate(toy_data: Prepared, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_once_halves_the_learning_rate(toy_data: Prepared, tmp_path: Path) -> None:
     broken = with_loss(lambda network, loss: loss * math.nan if network.calls == 12 else loss)
-    steady, _ = train(TOY, toy_data, tmp_path / "steady")
+    finite, _ = train(TOY, toy_data, tmp_path / "finite")
 
     reports, _ = train(broken, toy_data, tmp_path / "run")
 
     assert [report["epoch"] for report in reports] == [0, 1, 2, 3, 4]
-    assert reports[:2] == steady[:2]
-    rates = [(report["learning_rate"], usual["learning_rate"]) for report, usual in zip(reports, steady, strict=True)]
-    assert [rate / usual for rate, usual in rates[2:]] == [0.5] * 3
+    assert reports[:2] == finite[:2]
+    rates = [(report["learning_rate"], other["learning_rate"]) for report, other in zip(reports, finite, strict=True)]
+    assert [rate / other for rate, other in rates[2:]] == [0.5] * 3
     assert checkpoints.read_progress(tmp_path / "run", 4).rate_scale == 0.5
 
 
 def test_gradients_that_are_not_finite_count_as_divergence(toy_data: Prepared, tmp_path: Path) -> None:
-    # The square root of an exact zero has a finite value and an infinite slope.
+    # The square root at zero has a finite value and an infinite gradient.
     broken = with_loss(lambda network, loss: loss + (loss - loss).sqrt() if network.calls == 3 else loss)
 
     train(broken, toy_data, tmp_path / "run", epochs=1)
@@ -225,7 +223,7 @@ def test_a_loss_that_stays_not_finite_fails_after_two_halvings_and_is_never_best
     )
 
 
-def test_the_best_bundle_loads_and_gives_its_golden_answer(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_the_best_bundle_loads_and_returns_its_golden_answer(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     _, result = train(toy, toy_data, tmp_path / "run", epochs=1)
 
     assert result is not None
@@ -245,7 +243,7 @@ def test_a_changed_model_fails_its_golden_check(toy: Family, toy_data: Prepared,
         check(toy, loaded.network, loaded.schema, {**loaded.golden, "response": {"colour": other}})
 
 
-def test_golden_leaves_the_network_in_its_mode(toy: Family, toy_data: Prepared) -> None:
+def test_golden_keeps_the_training_mode_of_the_network(toy: Family, toy_data: Prepared) -> None:
     schema = toy_data.schema(toy.Schema)
     network = toy.build(toy_module.Config(), schema).train()
 
@@ -254,7 +252,7 @@ def test_golden_leaves_the_network_in_its_mode(toy: Family, toy_data: Prepared) 
     assert network.training
 
 
-def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
+def test_the_learning_rate_warms_up_then_decays_to_a_hundredth() -> None:
     config = toy_module.Config(learning_rate=1.0, warmup_fraction=0.1)
 
     rates = [learning_rate(config, step, 100) for step in range(101)]
@@ -265,50 +263,50 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
     assert rates[100] == pytest.approx(0.01)
 
 
-def test_matrices_decay_but_vectors_and_embeddings_do_not() -> None:
+def test_weight_decay_applies_to_matrices_but_not_to_vectors_and_embeddings() -> None:
     network = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
 
-    groups = optimizer_of(TOY, network, toy_module.Config(weight_decay=0.5)).param_groups
+    groups = make_optimizer(TOY, network, toy_module.Config(weight_decay=0.5)).param_groups
 
     assert [[len(group["params"]), group["weight_decay"]] for group in groups] == [[1, 0.5], [2, 0.0]]
 
 
 @pytest.mark.parametrize(("fields", "message"), [({"batch_size": 1}, "batch_size 1"), ({}, "4 shards")])
-def test_more_workers_than_the_work_can_be_cut_into_are_refused(
+def test_more_workers_than_shards_or_batch_size_are_rejected(
     toy: Family, toy_data: Prepared, tmp_path: Path, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train(toy, toy_data, tmp_path / "run", place=Place(rank=0, world_size=5), **fields)
+        train(toy, toy_data, tmp_path / "run", worker=WorkerContext(rank=0, world_size=5), **fields)
 
 
-def test_validation_is_equal_on_one_two_and_three_workers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+def test_validation_is_identical_on_one_two_and_three_workers(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     train(toy, toy_data, tmp_path / "run", epochs=1)
-    alone = validate_best(toy_data, tmp_path / "run", Place())
+    single = validate_best(toy_data, tmp_path / "run", WorkerContext())
 
     for world_size in (2, 3):
         together(partial(work, toy_data), world_size, tmp_path)
 
         found = [json.loads((tmp_path / f"{rank}-of-{world_size}.json").read_text()) for rank in range(world_size)]
-        assert [one["validated"] for one in found] == [alone] * world_size
+        assert [one["validated"] for one in found] == [single] * world_size
         assert all(one["reports"] == found[0]["reports"] for one in found)
         assert [report["epoch"] for report in found[0]["reports"]] == [0, 1, 2]
         assert found[0]["reports"][-1]["best_val_accuracy"] > 0.5
 
 
 def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
-    """One of so many workers, who validate the checkpoint of `run` and then train together."""
+    """One of `world_size` workers, which validate the checkpoint of `run` and then train together."""
     register()
-    place = Place(rank=rank, world_size=world_size)
-    validated = validate_best(data, directory / "run", place)
-    reports, _ = train(TOY, data, directory / f"run-{world_size}", place=place, epochs=2, learning_rate=0.03)
+    worker = WorkerContext(rank=rank, world_size=world_size)
+    validated = validate_best(data, directory / "run", worker)
+    reports, _ = train(TOY, data, directory / f"run-{world_size}", worker=worker, epochs=2, learning_rate=0.03)
     found = {"validated": validated, "reports": reports}
     (directory / f"{rank}-of-{world_size}.json").write_text(json.dumps(found))
 
 
-def validate_best(data: Prepared, directory: Path, place: Place) -> dict[str, float]:
+def validate_best(data: Prepared, directory: Path, worker: WorkerContext) -> dict[str, float]:
     """Validation metrics of a run's best bundle."""
     loaded = bundle.load(directory / "best", TOY)
-    task = Task(TOY, loaded.config, loaded.schema, data, directory, place)
+    task = TrainingTask(TOY, loaded.config, loaded.schema, data, directory, worker)
     return validate(task, loaded.network)
 
 
@@ -317,7 +315,7 @@ def weights(directory: Path) -> bytes:
     return (directory / "best" / checkpoints.MODEL).read_bytes()
 
 
-def spoil(directory: Path, damage: str) -> None:
+def damage_checkpoint(directory: Path, damage: str) -> None:
     """Damage one file of a checkpoint."""
     file = directory / ("MANIFEST.json" if damage == "manifest flipped" else checkpoints.MODEL)
     content = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""The optimiser: dense parameters as with torch's AdamW, embedding tables by the rows that a step uses."""
+"""The default optimizer: equal to torch's AdamW on dense parameters, lazy on rows of embedding tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.training.distributed import Place, distribute
-from jobs.training.optimizer import BETAS, clip, optimizer_of
+from jobs.training.distributed import WorkerContext, wrap_ddp
+from jobs.training.optimizer import BETAS, clip_gradients, make_optimizer
 from models.config import TrainConfig
 from tests.kit.gloo import together
 from tests.kit.register import TOY
@@ -35,16 +35,16 @@ class Table(nn.Module):
 
 
 def trained(network: Table, batches: list[Tensor]) -> tuple[Table, list[float]]:
-    optimizer, norms = optimizer_of(TOY, network, CONFIG), []
+    optimizer, norms = make_optimizer(TOY, network, CONFIG), []
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
-        norms.append(float(clip(list(network.parameters()), 0.5)))
+        norms.append(float(clip_gradients(list(network.parameters()), 0.5)))
         optimizer.step()
     return network, norms
 
 
-def test_a_table_whose_rows_are_all_used_is_updated_as_by_torch() -> None:
+def test_a_table_whose_rows_are_all_used_is_updated_like_torch_does() -> None:
     batches = [torch.randperm(49, generator=torch.Generator().manual_seed(step)) + 1 for step in range(5)]
     theirs = Table(sparse=False)
     groups = [{"params": [theirs.dense.weight], "weight_decay": 0.5}]
@@ -61,7 +61,7 @@ def test_a_table_whose_rows_are_all_used_is_updated_as_by_torch() -> None:
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-def test_rows_that_a_step_does_not_use_stay_as_they_are() -> None:
+def test_rows_that_a_step_does_not_use_are_unchanged() -> None:
     before = Table(sparse=True).table.weight.detach().clone()
 
     network, norms = trained(Table(sparse=True), [torch.tensor([1, 2, 2]), torch.tensor([3, 4, 0])])
@@ -71,24 +71,24 @@ def test_rows_that_a_step_does_not_use_stay_as_they_are() -> None:
     assert norms == pytest.approx(trained(Table(sparse=False), [torch.tensor([1, 2, 2]), torch.tensor([3, 4, 0])])[1])
 
 
-def test_a_resumed_table_goes_on_as_it_would_have() -> None:
+def test_a_resumed_optimizer_equals_an_uninterrupted_one() -> None:
     batches = [torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]), torch.tensor([1, 4, 5])]
     whole, _ = trained(Table(sparse=True), batches)
     network = Table(sparse=True)
-    optimizer = optimizer_of(TOY, network, CONFIG)
-    for place, batch in enumerate(batches):
-        if place == 2:
-            state, optimizer = optimizer.state_dict(), optimizer_of(TOY, network, CONFIG)
+    optimizer = make_optimizer(TOY, network, CONFIG)
+    for step, batch in enumerate(batches):
+        if step == 2:
+            state, optimizer = optimizer.state_dict(), make_optimizer(TOY, network, CONFIG)
             optimizer.load_state_dict(state)
         optimizer.zero_grad(set_to_none=True)
         network(batch).backward()
-        clip(list(network.parameters()), 0.5)
+        clip_gradients(list(network.parameters()), 0.5)
         optimizer.step()
 
     assert torch.equal(network.table.weight, whole.table.weight)
 
 
-def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> None:
+def test_two_workers_update_the_rows_that_either_of_them_used(tmp_path: Path) -> None:
     together(work, 2, tmp_path)
 
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
@@ -98,13 +98,13 @@ def test_two_workers_update_the_rows_that_either_has_used(tmp_path: Path) -> Non
 
 
 def work(rank: int, world_size: int, directory: Path) -> None:
-    """Two steps of one of two workers, whose batches have other rows."""
+    """Two steps of one of two workers with different batches."""
     network = Table(sparse=True)
-    module = distribute(network, Place(rank=rank, world_size=world_size))
-    optimizer = optimizer_of(TOY, network, CONFIG)
+    module = wrap_ddp(network, WorkerContext(rank=rank, world_size=world_size))
+    optimizer = make_optimizer(TOY, network, CONFIG)
     for batch in (torch.tensor([[1, 2], [7, 7]])[rank], torch.tensor([[2, 3], [8, 7]])[rank]):
         optimizer.zero_grad(set_to_none=True)
         module(batch).backward()
-        clip(list(network.parameters()), 0.5)
+        clip_gradients(list(network.parameters()), 0.5)
         optimizer.step()
     torch.save(network.table.weight.detach(), directory / f"{rank}.pt")

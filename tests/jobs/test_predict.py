@@ -1,4 +1,4 @@
-"""Batch prediction: every row gets its answer or its error, and what was written once is not computed again."""
+"""Batch prediction: every row gets an answer or an error, and finished parts are not recomputed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def model(toy: Family, toy_data: Prepared, tmp_path: Path) -> Path:
     return write_toy_model(toy, toy_data, tmp_path / "model")
 
 
-def test_each_row_has_its_answer_in_the_order_of_the_input(
+def test_answers_are_in_the_order_of_the_input(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
-    visitors = [f"v{place:05d}" for place in range(0, 800, 7)]
+    visitors = [f"v{number:05d}" for number in range(0, 800, 7)]
     users = _table(tmp_path / "users.parquet", {"visitor_id": visitors, "segment": list(range(len(visitors)))})
     outcome = _predict(context, toy, model, users, tmp_path / "out.parquet")
     answers = pq.read_table(tmp_path / "out.parquet").to_pydict()
@@ -43,7 +43,7 @@ def test_each_row_has_its_answer_in_the_order_of_the_input(
     assert (outcome.metrics["rows"], outcome.metrics["errors"]) == (len(visitors), 0)
 
 
-def test_a_bad_row_gets_an_error_and_the_others_their_answers(
+def test_an_invalid_row_gets_an_error_and_the_others_are_answered(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     rows = {"visitor_id": ["v00000", "nobody", None, "v00001"], "numbers": [None, None, [1.0], None]}
@@ -56,7 +56,7 @@ def test_a_bad_row_gets_an_error_and_the_others_their_answers(
     assert outcome.metrics["errors"] == 2 and outcome.status == "ok"
 
 
-def test_ids_that_a_table_holds_as_numbers_are_read_as_text(
+def test_numeric_ids_are_read_as_text(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": [17850, 17851.0]})
@@ -65,11 +65,11 @@ def test_ids_that_a_table_holds_as_numbers_are_read_as_text(
     assert errors == [f"visitor_id '{number}' is unknown; send numbers" for number in (17850, 17851)]
 
 
-def test_a_rerun_skips_the_parts_that_an_interrupted_run_left(
+def test_a_rerun_skips_the_finished_parts_of_an_interrupted_run(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "ROWS_PER_PART", 10)
-    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{place:05d}" for place in range(35)]})
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{number:05d}" for number in range(35)]})
     options = predict.Options(input=str(users), output=str(tmp_path / "out.parquet"), model=str(model))
     located = locate_model(context, str(model))
     parts = plan_parts([users])
@@ -82,12 +82,12 @@ def test_a_rerun_skips_the_parts_that_an_interrupted_run_left(
     outcome = predict.run(context, toy, options, None)
     answers = pq.read_table(tmp_path / "out.parquet")
     assert (outcome.details["parts"], outcome.details["parts_skipped"]) == (4, 2)
-    assert answers.column("visitor_id").to_pylist() == [f"v{place:05d}" for place in range(35)]
+    assert answers.column("visitor_id").to_pylist() == [f"v{number:05d}" for number in range(35)]
     assert answers.column("error").null_count == 35
     assert not directory.exists()
 
 
-def test_a_finished_output_is_not_computed_again_unless_the_model_or_the_input_changed(
+def test_a_finished_output_is_recomputed_only_if_the_model_or_the_input_changes(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
@@ -102,7 +102,7 @@ def test_a_finished_output_is_not_computed_again_unless_the_model_or_the_input_c
 
 
 @pytest.mark.ray
-def test_two_workers_write_what_one_writes(
+def test_two_workers_give_the_same_output_as_one(
     context: Context,
     toy: Family,
     toy_data: Prepared,
@@ -112,14 +112,14 @@ def test_two_workers_write_what_one_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(predict, "ROWS_PER_PART", 50)
-    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{place:05d}" for place in range(230)]})
+    users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{number:05d}" for number in range(230)]})
     _predict(context, toy, model, users, tmp_path / "one")
     _predict(context, toy, model, users, tmp_path / "two", workers=2)
     assert len(list((tmp_path / "two").glob("part-*.parquet"))) == 5
     assert pq.read_table(tmp_path / "one").equals(pq.read_table(tmp_path / "two"))
 
 
-def test_a_table_without_rows_becomes_one_with_the_answers_columns(
+def test_an_empty_table_gives_an_empty_output_with_all_columns(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "users.parquet"
@@ -136,10 +136,13 @@ def test_a_table_without_rows_becomes_one_with_the_answers_columns(
             {"visitor": ["v00000"]},
             r"no column of .*users\.parquet \(visitor\) is a field of a request: numbers, visitor",
         ),
-        ({"visitor_id": ["v00000"], "colour": ["red"]}, r"the column 'colour' of .* is one of the answer's; rename it"),
+        (
+            {"visitor_id": ["v00000"], "colour": ["red"]},
+            r"the column 'colour' of .* has the name of an output column",
+        ),
     ],
 )
-def test_columns_that_do_not_fit_are_named(
+def test_columns_that_do_not_fit_a_request_are_reported(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, rows: dict[str, Any], message: str
 ) -> None:
     users = _table(tmp_path / "users.parquet", rows)
@@ -147,7 +150,7 @@ def test_columns_that_do_not_fit_are_named(
         _predict(context, toy, model, users, tmp_path / "out.parquet")
 
 
-def test_a_truncated_parquet_file_is_rejected_with_its_name(
+def test_a_truncated_parquet_file_is_rejected_by_name(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"] * 100})
@@ -157,7 +160,7 @@ def test_a_truncated_parquet_file_is_rejected_with_its_name(
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_somebody_elses_directory_is_not_overwritten(
+def test_a_directory_that_predict_did_not_write_is_not_overwritten(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
@@ -168,7 +171,7 @@ def test_somebody_elses_directory_is_not_overwritten(
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
-def test_a_field_for_every_request_must_be_one_of_the_request(
+def test_fields_given_by_set_must_be_fields_of_the_request(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": [None, "v00000"]})

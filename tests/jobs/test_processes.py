@@ -1,4 +1,4 @@
-"""Processes that outlive their starter, and handlers of Ctrl-C that Ray replaces."""
+"""Background processes, and restoring signal handlers that Ray replaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobs.cli.signals import sigint_kept
+from jobs.cli.signals import sigint_restored
 from jobs.cluster.processes import created_s, end_tree, running_process
 
 WAITS = "import sys; sys.stdin.read()"
@@ -28,7 +28,7 @@ def started(program: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_process_ends_with_its_children_also_where_these_do_not_listen() -> None:
+def test_a_process_is_stopped_with_its_children_even_if_they_ignore_sigterm() -> None:
     with started(WITH_STUBBORN_CHILD) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
@@ -40,21 +40,21 @@ def test_a_process_ends_with_its_children_also_where_these_do_not_listen() -> No
         assert not any(running_process(pid, started_s) is not None for pid, started_s in ages.items())
 
 
-def test_a_process_that_ended_or_is_of_another_age_is_not_the_one_that_ran() -> None:
+def test_an_ended_process_or_a_reused_pid_is_not_the_recorded_process() -> None:
     with started(WAITS) as process:
         started_s = created_s(process.pid)
         assert running_process(process.pid, started_s - 60) is None
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert running_process(process.pid, started_s) is None, "nobody has waited for it, but it does not run"
+        assert running_process(process.pid, started_s) is None, "a zombie is not a running process"
     assert running_process(process.pid, started_s) is None
     end_tree(process.pid, timeout_s=1.0)
 
 
-def test_a_handler_of_ctrl_c_that_is_replaced_comes_back() -> None:
+def test_a_replaced_sigint_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
 
-    with pytest.raises(ValueError, match="training failed"), sigint_kept() as is_in_place:
+    with pytest.raises(ValueError, match="training failed"), sigint_restored() as is_in_place:
         seen = [is_in_place()]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         seen.append(is_in_place())
@@ -64,9 +64,9 @@ def test_a_handler_of_ctrl_c_that_is_replaced_comes_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_another_thread_than_the_main_one_leaves_the_handler_alone() -> None:
+def test_outside_the_main_thread_the_handler_is_left_alone() -> None:
     def use() -> bool:
-        with sigint_kept() as is_in_place:
+        with sigint_restored() as is_in_place:
             return is_in_place()
 
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""What is noted of a run: the commit is that of our code."""
+"""The git commit of a run is that of our own code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_commit_is_that_of_the_repository_that_tracks_the_file(tmp_path: Pat
     assert git_commit(source) == f"{commit}+changes"
 
 
-def test_the_repository_around_an_environment_names_no_commit(tmp_path: Path) -> None:
+def test_a_repository_that_contains_the_environment_does_not_count(tmp_path: Path) -> None:
     installed = repository(tmp_path) / ".venv" / "runs.py"
     installed.parent.mkdir()
     installed.write_text("", encoding="utf-8")
@@ -25,7 +25,7 @@ def test_the_repository_around_an_environment_names_no_commit(tmp_path: Path) ->
     assert git_commit(installed) == "unknown"
 
 
-def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path) -> None:
+def test_outside_a_repository_the_commit_is_unknown(tmp_path: Path) -> None:
     assert git_commit(tmp_path / "runs.py") == "unknown"
 
 

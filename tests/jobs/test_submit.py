@@ -1,4 +1,4 @@
-"""Submitting without a cluster: what is asked of it, and what becomes of the job's log and its last line."""
+"""Submission with a fake cluster: the job request, the job's log and its result."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LINE = {"verb": "train", "family": "toy", "status": "ok", "run_id": "abc", "metr
 
 
 class FakeJobs:
-    """Stands for Ray's job client: gives a log in pieces, then how the job ended."""
+    """A fake of Ray's job client: a log in chunks, then the job's status."""
 
-    def __init__(self, pieces: list[str], *, status: str = "SUCCEEDED", exit_code: int | None = 0) -> None:
-        self.pieces = pieces
+    def __init__(self, chunks: list[str], *, status: str = "SUCCEEDED", exit_code: int | None = 0) -> None:
+        self.chunks = chunks
         self.info = SimpleNamespace(status=status, driver_exit_code=exit_code, message="")
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        for piece in self.pieces:
-            yield piece
+        for chunk in self.chunks:
+            yield chunk
 
     def get_job_info(self, job_id: str) -> Any:
         return self.info
@@ -41,14 +41,14 @@ def context(tmp_path: Path, **fields: Any) -> Context:
     return Context(store=Store(tmp_path / "my store"), **fields)
 
 
-def test_flags_that_submit_does_not_know_belong_to_the_verb() -> None:
+def test_unknown_flags_of_submit_belong_to_the_verb() -> None:
     invocation = read(["submit", "train", "toy", "--workers", "2", "--no-wait", "--store", "/shop/store"])
 
     assert invocation.options == Options(command=("train", "toy", "--workers", "2"), wait=False)
     assert invocation.everywhere.store == "/shop/store"
 
 
-def test_the_entrypoint_names_the_store_and_is_safe_to_quote(tmp_path: Path) -> None:
+def test_the_entrypoint_names_the_store_and_is_quoted(tmp_path: Path) -> None:
     remote = context(tmp_path, address="http://127.0.0.1:8265")
 
     words = shlex.split(submit._entrypoint(remote, ("prepare", "toy", "--raw", "a; rm b.csv")))
@@ -59,13 +59,13 @@ def test_the_entrypoint_names_the_store_and_is_safe_to_quote(tmp_path: Path) -> 
     ]
 
 
-def test_the_tracking_server_is_handed_on(tmp_path: Path) -> None:
+def test_the_tracking_uri_is_passed_on(tmp_path: Path) -> None:
     found = submit._runtime_env(context(tmp_path, tracking_uri="http://mlflow:5000"), "/tmp/code")
 
     assert found["env_vars"] == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
 
 
-def test_what_is_uploaded_are_our_packages_with_all_their_modules(tmp_path: Path) -> None:
+def test_only_our_packages_are_uploaded_with_all_modules(tmp_path: Path) -> None:
     copy_packages(tmp_path)
 
     copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
@@ -74,11 +74,11 @@ def test_what_is_uploaded_are_our_packages_with_all_their_modules(tmp_path: Path
     assert not [path for path in copied if path.suffix == ".pyc"]
 
 
-def test_the_log_is_shown_and_the_last_line_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_is_printed_and_the_json_line_returned(capsys: pytest.CaptureFixture[str]) -> None:
     text = f"epoch 1\nepoch 2\n{json.dumps(LINE)}\n"
-    pieces = [text[place : place + 7] for place in range(0, len(text), 7)]
+    chunks = [text[start : start + 7] for start in range(0, len(text), 7)]
 
-    line = asyncio.run(submit._follow(FakeJobs(pieces), "job"))
+    line = asyncio.run(submit._follow(FakeJobs(chunks), "job"))
 
     assert line == LINE
     captured = capsys.readouterr()
@@ -86,14 +86,14 @@ def test_the_log_is_shown_and_the_last_line_kept(capsys: pytest.CaptureFixture[s
     assert captured.out == ""
 
 
-def test_a_log_that_ends_without_a_line_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_without_a_json_line_is_printed_completely(capsys: pytest.CaptureFixture[str]) -> None:
     line = asyncio.run(submit._follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
 
     assert line is None
     assert capsys.readouterr().err == '{"verb": broken\nKilled\n'
 
 
-def test_the_job_s_answer_becomes_ours() -> None:
+def test_the_job_s_result_is_returned() -> None:
     outcome = submit._outcome({**LINE, "seconds": 3}, 0, {"job_id": "j"})
 
     assert (outcome.status, outcome.run_id, outcome.metrics) == ("ok", "abc", {"val_x": 0.5})
@@ -101,7 +101,7 @@ def test_the_job_s_answer_becomes_ours() -> None:
 
 
 @pytest.mark.parametrize("exit_code", [2, 3, 4, 5, 6])
-def test_the_job_s_exit_code_becomes_ours(exit_code: int) -> None:
+def test_the_job_s_exit_code_is_returned(exit_code: int) -> None:
     line = {**LINE, "status": "failed", "exit_code": exit_code, "error": "not better"}
 
     with pytest.raises(Failure, match="not better") as caught:
@@ -115,16 +115,16 @@ def test_the_job_s_exit_code_becomes_ours(exit_code: int) -> None:
     ("status", "driver", "expected"),
     [("SUCCEEDED", 0, 0), ("FAILED", 4, 4), ("FAILED", -9, 1), ("FAILED", None, 1), ("STOPPED", None, 1)],
 )
-def test_a_job_that_died_has_an_exit_code_too(status: str, driver: int | None, expected: int) -> None:
+def test_a_killed_job_has_an_exit_code(status: str, driver: int | None, expected: int) -> None:
     assert submit._exit_code(FakeJobs([], status=status, exit_code=driver), "job") == expected
 
 
 @pytest.mark.parametrize("command", [(), ("submit", "train"), ("demo",), ("stop",)])
-def test_what_cannot_be_submitted_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_verbs_that_cannot_be_submitted_are_rejected(tmp_path: Path, command: tuple[str, ...]) -> None:
     with pytest.raises(UsageFailure, match="submit"):
         submit.run(context(tmp_path), None, Options(command=command), None)
 
 
-def test_a_cluster_that_does_not_answer_is_a_dependency_that_is_down(tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_respond_is_a_dependency_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(DependencyDown, match=r"127\.0\.0\.1:9"):
         submit.run(context(tmp_path, address="http://127.0.0.1:9"), None, Options(command=("status",)), None)

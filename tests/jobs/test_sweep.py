@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster: failed trials, interruptions and requests that cannot be met."""
+"""Sweeps on a Ray cluster: failed trials, resumption and invalid requests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jobs import sweep
 from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.sweep import Options, search_space
 from jobs.tracking.client import Tracking
+from jobs.tracking.runs import open_run
 from jobs.training import checkpoints, trials
 from models import bundle
 from models.config import Choice, LogUniform, Range
@@ -25,29 +26,29 @@ from tests.kit import toy as toy_module
 from tests.kit.register import TOY
 
 
-def failing_once(marker: Path) -> Any:
-    """The toy family, in which every attempt at one setting, the first that is not the default, fails."""
-    usual = toy_module.Config().learning_rate
+def with_failing_learning_rate(marker: Path) -> Any:
+    """The toy family, which always fails for the first learning rate that is not the default."""
+    default = toy_module.Config().learning_rate
 
     def build(config: Any, schema: Any) -> Any:
-        if config.learning_rate != usual:
+        if config.learning_rate != default:
             try:
                 with marker.open("x") as file:
                     file.write(repr(config.learning_rate))
             except FileExistsError:
                 pass
             if marker.read_text() == repr(config.learning_rate):
-                raise ValueError("this setting is poisoned")
+                raise ValueError("this learning rate fails")
         return TOY.build(config, schema)
 
     return dataclasses.replace(TOY, build=build)
 
 
 @pytest.mark.ray
-def test_a_failed_trial_does_not_end_the_sweep(
+def test_a_failed_trial_does_not_fail_the_sweep(
     ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
-    family = failing_once(tmp_path / "poisoned")
+    family = with_failing_learning_rate(tmp_path / "failing")
 
     outcome = sweep.run(context, family, Options(trials=3), toy_module.Config(epochs=3))
 
@@ -63,12 +64,12 @@ def test_a_failed_trial_does_not_end_the_sweep(
     report = tracking.download(f"runs:/{outcome.run_id}/search", tmp_path / "download")
     assert (report / "search.svg").read_text().startswith("<?xml")
     rows = list(csv.DictReader((report / "trials.csv").open()))
-    assert [row["error"] for row in rows if row["error"]] == ["ValueError: this setting is poisoned"]
+    assert [row["error"] for row in rows if row["error"]] == ["ValueError: this learning rate fails"]
     assert not list(context.store.run_directory("toy", outcome.run_id).glob("trials/*/checkpoints"))
 
 
 @pytest.mark.ray
-def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
+def test_a_sweep_whose_trials_all_fail_fails_with_the_first_error(
     ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     def build(config: Any, schema: Any) -> Any:
@@ -76,7 +77,7 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 
     family = dataclasses.replace(TOY, build=build)
 
-    with pytest.raises(Failure, match=r"no trial of 2 .*nothing works") as failure:
+    with pytest.raises(Failure, match=r"all 2 trials failed.*nothing works") as failure:
         sweep.run(context, family, Options(trials=2), None)
 
     assert failure.value.exit_code == 1
@@ -84,7 +85,7 @@ def test_a_sweep_without_a_good_trial_fails_with_the_first_error(
 
 @pytest.mark.ray
 @pytest.mark.parametrize("options", [Options(concurrent=3), Options(gpu=True), Options(workers_per_trial=3)])
-def test_an_impossible_sweep_is_refused_at_once(
+def test_a_sweep_beyond_the_cluster_s_resources_is_rejected(
     ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
     with pytest.raises(UsageFailure, match="cluster has 2 CPUs and 0 GPUs"):
@@ -94,7 +95,7 @@ def test_an_impossible_sweep_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (Options(trials=0), "--trials 0 is less than 1"),
         (Options(workers_per_trial=0), "--workers-per-trial 0 is less than 1"),
@@ -102,14 +103,34 @@ def test_an_impossible_sweep_is_refused_at_once(
         (Options(minutes=-1.0), "--minutes -1.0 leaves no time"),
     ],
 )
-def test_a_sweep_without_sense_is_refused_before_a_cluster_is_asked(
-    toy: Family, context: Context, options: Options, said: str
+def test_invalid_options_are_rejected_before_connecting_to_a_cluster(
+    toy: Family, context: Context, options: Options, message: str
 ) -> None:
-    with pytest.raises(UsageFailure, match=said):
+    with pytest.raises(UsageFailure, match=message):
         sweep.run(context, toy, options, None)
 
 
-def test_fixed_settings_and_given_flags_are_not_searched(toy: Family) -> None:
+@pytest.mark.ray
+@pytest.mark.parametrize("pickled", [b"cjobs.trials\nTrialLogger\n.", b"cjobs.training.trials\nGone\n."])
+def test_a_sweep_of_another_release_cannot_be_resumed_and_its_best_model_is_named(
+    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, pickled: bytes
+) -> None:
+    plan, run = open_run(context, toy, name="sweep", config=toy_module.Config(), options=Options(), tags={})
+    run.end("KILLED")
+    for name, score in (("a", 0.1), ("b", 0.3)):
+        write_trial(plan.directory, name, [score])
+    (plan.directory / sweep.TUNE).mkdir()
+    (plan.directory / sweep.TUNE / "tuner.pkl").write_bytes(pickled)
+
+    with pytest.raises(Failure, match="was started by another release") as failure:
+        sweep.run(context, toy, Options(resume=plan.run_id), None)
+
+    assert "start a new sweep" in str(failure.value)
+    assert run.info().status == "KILLED"
+    assert str(checkpoints.best_of(trials.directory_of(plan.directory, "b"))) in str(failure.value)
+
+
+def test_fixed_hyperparameters_and_given_flags_are_not_searched(toy: Family) -> None:
     space, config = search_space(toy, toy_module.Config(learning_rate=0.5), ("epochs=7",))
     assert (list(space), config.learning_rate, config.epochs) == (["network"], 0.5, 7)
 
@@ -122,7 +143,7 @@ class Renamed(toy_module.Config):
     epochs: int = field(default=3, metadata={"was": "passes", "until": "0.3.0"})
 
 
-def test_a_fixed_setting_may_have_its_old_name(toy: Family) -> None:
+def test_a_fixed_hyperparameter_may_have_its_deprecated_name(toy: Family) -> None:
     _, config = search_space(dataclasses.replace(toy, Config=Renamed), Renamed(), ("passes=7",))
     assert config == Renamed(epochs=7)
 
@@ -132,31 +153,18 @@ def test_a_fixed_setting_may_have_its_old_name(toy: Family) -> None:
     [
         ("colour=red", "'?colour=red"),
         ("network=tree", 'Choose from: "linear", "hidden"'),
-        ("epochs", "does not name"),
-        ("epochs=x", "whole"),
+        ("epochs", "not NAME=VALUE"),
+        ("epochs=x", "integer"),
     ],
 )
-def test_a_fixed_setting_that_does_not_exist_is_refused(toy: Family, fix: str, message: str) -> None:
+def test_an_unknown_fixed_hyperparameter_is_rejected(toy: Family, fix: str, message: str) -> None:
     with pytest.raises(UsageFailure, match=message):
         search_space(toy, toy_module.Config(), (fix,))
 
 
-def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> None:
-    for name, scores in (("a", [0.1, 0.4]), ("b", [0.3, 0.2])):
-        directory = trials.directory_of(tmp_path, name)
-        directory.mkdir(parents=True)
-        record = {
-            "trial_id": name,
-            "run_id": name,
-            "sample": {"network": "linear", "learning_rate": 0.1},
-            "error": None,
-        }
-        (directory / trials.RECORD).write_text(json.dumps(record))
-        reports = [
-            {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}
-            for epoch, score in enumerate(scores)
-        ]
-        (directory / checkpoints.REPORTS).write_text(json.dumps(reports))
+def test_the_report_shows_the_search_in_chronological_order(tmp_path: Path) -> None:
+    write_trial(tmp_path, "a", [0.1, 0.4])
+    write_trial(tmp_path, "b", [0.3, 0.2])
     order = [("a", 0), ("b", 0), ("b", 0), ("b", 1), ("a", 1)]
     lines = [json.dumps({"trial_id": name, "epoch": epoch, "time": 0.0}) for name, epoch in order]
     (tmp_path / trials.HISTORY).write_text("\n".join(lines))
@@ -166,10 +174,24 @@ def test_the_report_shows_the_search_in_the_order_it_went(tmp_path: Path) -> Non
     trials.write_report(tmp_path / "search", table, space, Metric("accuracy", "max"))
 
     assert [(row.score, row.best_epoch, row.core_seconds) for row in table] == [(0.4, 1, 12.0), (0.3, 0, 12.0)]
-    assert trials._path_of_best(tmp_path, table, Metric("accuracy", "max")) == [
+    assert trials._best_so_far(tmp_path, table, Metric("accuracy", "max")) == [
         (6.0, 0.1),
         (12.0, 0.3),
         (24.0, 0.4),
         (24.0, 0.4),
     ]
     assert (tmp_path / "search" / "search.svg").stat().st_size > 1000
+
+
+def write_trial(sweep_directory: Path, name: str, scores: list[float]) -> None:
+    """Write what a trial leaves on disk: its record and a report for each epoch."""
+    directory = trials.directory_of(sweep_directory, name)
+    directory.mkdir(parents=True)
+    sample = {"network": "linear", "learning_rate": 0.1}
+    record = {"trial_id": name, "run_id": name, "sample": sample, "error": None}
+    (directory / trials.RECORD).write_text(json.dumps(record))
+    reports = [
+        {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}
+        for epoch, score in enumerate(scores)
+    ]
+    (directory / checkpoints.REPORTS).write_text(json.dumps(reports))

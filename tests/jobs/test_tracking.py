@@ -1,4 +1,4 @@
-"""Tracking: it never stops a training, nothing it was told is lost, and a model's address says where to look."""
+"""Tracking: it never stops a training run, loses no calls, and resolves model URIs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from models.family import Family
 from models.prepared import Prepared
 from tests.kit.toy_models import write_toy_model
 
-NOBODY = "http://127.0.0.1:9"
-"""The discard port, on which nothing listens."""
+UNREACHABLE = "http://127.0.0.1:9"
+"""The discard port, which is closed."""
 
 
 class RecordingServer(ThreadingHTTPServer):
-    """Answers as an MLflow server to what a run logs, and remembers it; `broken` makes it answer 500."""
+    """A fake MLflow server that records what a run logs; `broken` makes it respond with 503."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -72,21 +72,21 @@ def server() -> Iterator[RecordingServer]:
     recording.server_close()
 
 
-def test_an_unreachable_server_stops_a_start_quickly_and_is_named(context: Context) -> None:
+def test_an_unreachable_server_fails_quickly_and_is_named(context: Context) -> None:
     started = time.monotonic()
-    with pytest.raises(DependencyDown, match=r"http://127\.0\.0\.1:9 does not answer.*MLFLOW_TRACKING_URI") as down:
-        _start(_at(context, NOBODY))
+    with pytest.raises(DependencyDown, match=r"http://127\.0\.0\.1:9 does not respond.*MLFLOW_TRACKING_URI") as down:
+        _start(_at(context, UNREACHABLE))
     assert down.value.exit_code == 5
     assert time.monotonic() - started < 15
 
 
-def test_a_password_in_the_address_is_not_shown(context: Context) -> None:
+def test_a_password_in_the_uri_is_not_shown(context: Context) -> None:
     with pytest.raises(DependencyDown) as down:
         _start(_at(context, "http://owner:secret@127.0.0.1:9"))
     assert "secret" not in str(down.value)
 
 
-def test_what_a_server_could_not_take_is_delivered_later_in_order(
+def test_undelivered_calls_are_delivered_later_in_order(
     context: Context, server: RecordingServer, tmp_path: Path
 ) -> None:
     run = Tracking(_at(context, server.uri)).resume_run("r1")
@@ -107,12 +107,12 @@ def test_what_a_server_could_not_take_is_delivered_later_in_order(
     assert not Tracking(context).spool.pending("r1")
 
 
-def test_a_run_goes_on_while_tracking_is_down_and_the_next_verb_delivers(context: Context, tmp_path: Path) -> None:
+def test_a_run_continues_while_tracking_is_down_and_is_delivered_later(context: Context, tmp_path: Path) -> None:
     run_id = _start(context).run_id
     files = tmp_path / "files"
     files.mkdir()
     (files / "card.json").write_text("{}")
-    cut_off = Tracking(_at(context, NOBODY)).resume_run(run_id)
+    cut_off = Tracking(_at(context, UNREACHABLE)).resume_run(run_id)
     cut_off.log_metrics({"loss": 0.5}, step=4)
     cut_off.log_artifacts(files, "data")
     cut_off.end("FINISHED")
@@ -130,13 +130,13 @@ def test_a_verb_delivers_the_spool_when_it_starts(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     run = _start(context)
-    Tracking(_at(context, NOBODY)).resume_run(run.run_id).log_metrics({"loss": 0.5}, step=4)
+    Tracking(_at(context, UNREACHABLE)).resume_run(run.run_id).log_metrics({"loss": 0.5}, step=4)
     model = write_toy_model(toy, toy_data, tmp_path / "model")
     evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
     assert run.metric_history("loss") == [(4, 0.5)]
 
 
-def test_a_refused_call_is_put_aside_and_does_not_block_those_behind_it(context: Context) -> None:
+def test_a_rejected_call_does_not_block_later_ones(context: Context) -> None:
     run = _start(context)
     spool = Spool(context.store.spool)
     spool.append(run.run_id, {"call": "metrics", "metrics": {"what@ever": 1.0}, "step": 0, "time_ms": 0})
@@ -164,7 +164,7 @@ def test_a_trial_is_a_child_of_its_sweep_and_artifacts_lie_in_the_store(context:
     assert [run.name for run in tracking.list_runs("toy")] == ["trial", "sweep"]
 
 
-def test_every_way_to_name_a_model_leads_to_the_same_bundle(
+def test_every_kind_of_model_uri_resolves_to_the_same_bundle(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
@@ -180,7 +180,7 @@ def test_every_way_to_name_a_model_leads_to_the_same_bundle(
     assert (located.uri, located.run_id, located.name) == ("models:/toy/1", run.run_id, "1")
 
 
-def test_a_model_that_was_tampered_with_in_the_registry_is_refused(
+def test_a_modified_model_in_the_registry_is_rejected(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     directory = write_toy_model(toy, toy_data, tmp_path / "model")
@@ -193,20 +193,20 @@ def test_a_model_that_was_tampered_with_in_the_registry_is_refused(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/toy@champion", r"models:/toy@champion points nowhere; `shopkeeper promote toy`"),
+        ("models:/toy@champion", r"models:/toy@champion does not exist; `shopkeeper promote toy`"),
         ("models:/toy/3", r"toy has no version '3'.*there are: none"),
         ("runs:/0123", r"run '0123' is unknown to"),
-        ("models:/toy", r"'models:/toy' names no model; use runs:/RUN_ID"),
+        ("models:/toy", r"'models:/toy' is not a model URI; use runs:/RUN_ID"),
         ("no/such/directory", r"there is no directory 'no/such/directory'"),
     ],
 )
-def test_a_model_that_is_not_there_is_a_usage_failure(context: Context, uri: str, message: str) -> None:
+def test_a_missing_model_is_a_usage_failure(context: Context, uri: str, message: str) -> None:
     with pytest.raises(UsageFailure, match=message) as failure:
         resolve_model(context, uri)
     assert failure.value.exit_code == 2
 
 
-def test_a_run_without_a_model_says_so(context: Context) -> None:
+def test_a_run_without_a_model_is_a_usage_failure(context: Context) -> None:
     with pytest.raises(UsageFailure, match=r"\(running\) has no model"):
         resolve_model(context, f"runs:/{_start(context).run_id}")
 

@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: lost workers, Ctrl-C and impossible requests."""
+"""Training on a Ray cluster: lost workers, Ctrl-C and invalid resource requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import reopen_run
 from jobs.train import Options
-from jobs.training.fit import place_workers
+from jobs.training.fit import allocate_workers
 from models import bundle
 from models.family import Family
 from models.prepared import Prepared
@@ -35,7 +35,7 @@ COMMAND = (
 
 
 def with_loss(change: Any) -> Any:
-    """The toy family with a network whose loss goes through `change(network, loss)`, also in other processes."""
+    """The toy family with its loss passed through `change(network, loss)`; works in other processes too."""
 
     def build(config: Any, schema: Any) -> Any:
         network: Any = TOY.build(config, schema)
@@ -50,14 +50,14 @@ def with_loss(change: Any) -> Any:
 
 
 def steps_logged(context: Context, run_id: str, metric: str) -> list[int]:
-    """Every step for which a metric was logged, repeats included."""
+    """The steps at which a metric was logged, including duplicates."""
     tracking = Tracking(context)
     with tracking.reached():
         return sorted(point.step for point in tracking.client.get_metric_history(run_id, metric))
 
 
 @pytest.mark.ray
-def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
+def test_a_killed_worker_neither_fails_the_run_nor_repeats_an_epoch(
     ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
@@ -81,9 +81,7 @@ def test_a_killed_worker_neither_ends_the_run_nor_repeats_an_epoch(
 
 
 @pytest.mark.ray
-def test_a_loss_that_stays_not_finite_fails_with_a_remedy(
-    ray_cluster: None, toy_data: Prepared, context: Context
-) -> None:
+def test_a_diverging_run_fails_with_a_remedy(ray_cluster: None, toy_data: Prepared, context: Context) -> None:
     broken = with_loss(lambda network, loss: loss * math.nan)
 
     with pytest.raises(Failure, match="--learning-rate") as failure:
@@ -126,10 +124,10 @@ def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
 
 @pytest.mark.ray
 @pytest.mark.parametrize("options", [Options(workers=3), Options(gpu=True), Options(workers=0)])
-def test_an_impossible_request_is_refused_at_once(
+def test_a_request_beyond_the_cluster_s_resources_is_rejected(
     ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
-    with pytest.raises(UsageFailure, match=r"cannot place .* the cluster has 2 CPUs and 0 GPUs") as failure:
+    with pytest.raises(UsageFailure, match=r"cannot allocate .* the cluster has 2 CPUs and 0 GPUs") as failure:
         train.run(context, toy, options, None)
 
     assert failure.value.exit_code == 2
@@ -137,14 +135,12 @@ def test_an_impossible_request_is_refused_at_once(
 
 
 @pytest.mark.ray
-def test_one_worker_gets_all_processors_of_the_cluster(ray_cluster: None) -> None:
-    assert place_workers(1, gpu=False).cpus_each == 2
-    assert place_workers(2, gpu=False).cpus_each == 1
+def test_one_worker_gets_all_cpus_of_the_cluster(ray_cluster: None) -> None:
+    assert allocate_workers(1, gpu=False).cpus_per_worker == 2
+    assert allocate_workers(2, gpu=False).cpus_per_worker == 1
 
 
-def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
-    toy: Family, toy_data: Prepared, context: Context
-) -> None:
+def test_a_run_is_resumed_only_with_its_original_settings(toy: Family, toy_data: Prepared, context: Context) -> None:
     from jobs.tracking.runs import open_run
 
     config = toy_module.Config(epochs=7)
@@ -153,7 +149,7 @@ def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
     again, _ = reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
 
     assert (again.config, again.options.workers, again.data) == (config, 2, toy_data)
-    with pytest.raises(UsageFailure, match=r"--epochs 8 differs from run .* 7"):
+    with pytest.raises(UsageFailure, match="--epochs 8 differs from 7 of run"):
         reopen_run(context, toy, config=toy_module.Config(epochs=8), options=Options(resume=plan.run_id))
     with pytest.raises(UsageFailure, match="--workers 3 differs"):
         reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id, workers=3))

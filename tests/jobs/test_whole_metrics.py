@@ -1,4 +1,4 @@
-"""A metric of the whole split, such as macro F1, is followed like any other: by epochs, evaluations and the gate."""
+"""Metrics computed on a whole split, such as macro F1, in training, evaluation, sweeps and the gate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jobs.evaluation.gate import check_better, check_slices
 from jobs.evaluation.scoring import load_model, score
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.evaluate import Scores
 from models.family import Family, Gate
@@ -43,17 +43,17 @@ Reports = list[dict[str, float | int]]
 
 
 def train(
-    family: Family, data: Prepared, directory: Path, *, place: Place | None = None, config: toy.Config = CONFIG
+    family: Family, data: Prepared, directory: Path, *, worker: WorkerContext | None = None, config: toy.Config = CONFIG
 ) -> tuple[Reports, Result]:
     reports: Reports = []
     result = run_training(
-        family, config=config, data=data, directory=directory, place=place or Place(), report=reports.append
+        family, config=config, data=data, directory=directory, worker=worker or WorkerContext(), report=reports.append
     )
     return reports, result
 
 
 @pytest.mark.parametrize("name", FAMILIES_BY_METRIC)
-def test_the_best_epoch_is_the_best_by_the_metric_of_the_whole(
+def test_the_best_epoch_is_selected_by_the_whole_split_metric(
     name: str, toy_data: Prepared, context: Context, tmp_path: Path
 ) -> None:
     family = FAMILIES_BY_METRIC[name]
@@ -68,7 +68,7 @@ def test_the_best_epoch_is_the_best_by_the_metric_of_the_whole(
     assert family.metric.compute(kept) == result.metrics[f"val_{name}"] == values[result.best_epoch]
 
 
-def test_metrics_of_the_whole_are_equal_on_1_and_2_workers(toy_data: Prepared, tmp_path: Path) -> None:
+def test_whole_split_metrics_are_equal_on_1_and_2_workers(toy_data: Prepared, tmp_path: Path) -> None:
     alone, _ = train(BY_MACRO_F1, toy_data, tmp_path / "alone", config=dataclasses.replace(CONFIG, epochs=2))
 
     together(partial(work, toy_data), 2, tmp_path)
@@ -83,17 +83,17 @@ def test_metrics_of_the_whole_are_equal_on_1_and_2_workers(toy_data: Prepared, t
 
 
 def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
-    """One of two workers."""
-    place = Place(rank=rank, world_size=world_size)
+    """The work of one of two workers."""
+    worker = WorkerContext(rank=rank, world_size=world_size)
     reports, _ = train(
-        BY_MACRO_F1, data, directory / "shared", place=place, config=dataclasses.replace(CONFIG, epochs=2)
+        BY_MACRO_F1, data, directory / "shared", worker=worker, config=dataclasses.replace(CONFIG, epochs=2)
     )
     times = ("seconds", "examples_per_s")
     numbers = [{name: value for name, value in report.items() if name not in times} for report in reports]
     (directory / f"{rank}.json").write_text(json.dumps(numbers))
 
 
-def test_a_metric_that_is_followed_by_nobody_may_be_undefined(toy_data: Prepared, tmp_path: Path) -> None:
+def test_a_secondary_metric_may_be_undefined(toy_data: Prepared, tmp_path: Path) -> None:
     undefined = Metric("share_of_none", "max", compute=lambda kept: math.nan)
     family = dataclasses.replace(BY_MACRO_F1, metrics=[*BY_MACRO_F1.metrics, undefined])
 
@@ -108,7 +108,7 @@ def auroc_of_blue(kept: Kept) -> float:
 
 
 def by_auroc(spoilt: Callable[[int], bool]) -> Family:
-    """The toy followed by an AUROC, which refuses NaN; after `spoilt` epochs its weights are NaN."""
+    """The toy with an AUROC as its metric, which rejects NaN; its weights are NaN after `spoilt` epochs."""
     epochs = 0
 
     def evaluate(network: toy.Network, batch: Tensor) -> BatchMetrics:
@@ -127,7 +127,7 @@ def by_auroc(spoilt: Callable[[int], bool]) -> Family:
     )
 
 
-def test_a_network_that_is_not_finite_falls_back_instead_of_being_scored(toy_data: Prepared, tmp_path: Path) -> None:
+def test_a_diverged_network_is_rolled_back_instead_of_scored(toy_data: Prepared, tmp_path: Path) -> None:
     reports, result = train(by_auroc(lambda epochs: epochs == 2), toy_data, tmp_path / "run")
 
     assert [report["epoch"] for report in reports] == [0, 1, 2, 3, 4, 5]
@@ -138,7 +138,7 @@ def test_a_network_that_is_not_finite_falls_back_instead_of_being_scored(toy_dat
         train(by_auroc(lambda epochs: epochs > 1), toy_data, tmp_path / "lost")
 
 
-def test_what_is_kept_in_half_precision_is_scored_too(context: Context, toy_data: Prepared, tmp_path: Path) -> None:
+def test_outputs_kept_in_half_precision_are_scored(context: Context, toy_data: Prepared, tmp_path: Path) -> None:
     def evaluate(network: toy.Network, batch: Tensor) -> BatchMetrics:
         found = BY_RMSE.evaluate(network, batch)
         return dataclasses.replace(found, kept={**found.kept, "error": found.kept["error"].bfloat16()})
@@ -153,7 +153,7 @@ def test_what_is_kept_in_half_precision_is_scored_too(context: Context, toy_data
     assert values[0] == pytest.approx(values[1], rel=0.01)
 
 
-def test_an_evaluation_writes_an_interval_of_the_whole_and_of_each_slice(
+def test_an_evaluation_has_intervals_for_the_split_and_for_each_slice(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path
 ) -> None:
     model = write_toy_model(toy, toy_data, tmp_path / "model", tilt=1.0)
@@ -162,7 +162,7 @@ def test_an_evaluation_writes_an_interval_of_the_whole_and_of_each_slice(
     outcome = evaluate.run(context, BY_MACRO_F1, options, None)
 
     scores = score(context, load_model(model, BY_MACRO_F1), data=toy_data, split="test")
-    low, high = direct_bootstrap(scores.kept["picked"], scores.kept["guessed"])
+    low, high = direct_bootstrap(scores.kept["picked"], scores.kept["predicted"])
     assert outcome.metrics["test_macro_f1"] == scores.value(MACRO_F1)
     assert outcome.details["interval"] == pytest.approx([low, high], abs=0.02)
     written = json.loads((tmp_path / "report" / "evaluation.json").read_text())
@@ -174,51 +174,51 @@ def test_an_evaluation_writes_an_interval_of_the_whole_and_of_each_slice(
     assert "Macro F1" in (tmp_path / "report" / "report.html").read_text()
 
 
-def direct_bootstrap(picked: NDArray[Any], guessed: NDArray[Any]) -> tuple[float, float]:
+def direct_bootstrap(picked: NDArray[Any], predicted: NDArray[Any]) -> tuple[float, float]:
     """The 95 % interval of macro F1 from confusion matrices drawn as a whole, which needs no resampled examples."""
-    counts = np.bincount(picked * 3 + guessed, minlength=9)
+    counts = np.bincount(picked * 3 + predicted, minlength=9)
     drawn = np.random.default_rng(5).multinomial(counts.sum(), counts / counts.sum(), size=4000).reshape(-1, 3, 3)
-    hits = np.diagonal(drawn, axis1=1, axis2=2)
-    f1 = 2 * hits / np.maximum(drawn.sum(1) + drawn.sum(2), 1)
+    correct = np.diagonal(drawn, axis1=1, axis2=2)
+    f1 = 2 * correct / np.maximum(drawn.sum(1) + drawn.sum(2), 1)
     low, high = np.quantile(f1.mean(1), [0.025, 0.975])
     return float(low), float(high)
 
 
 def scores_of(error: NDArray[np.float64], *, slices: NDArray[np.str_] | None = None) -> Scores:
-    """What a model scores whose errors are given; its accuracy is the share of the errors below 1."""
+    """Scores with the given errors; the accuracy is the fraction of errors below 1."""
     right = (np.abs(error) < 1).astype(np.float64)
     groups = {} if slices is None else {"group": slices}
     return Scores({"accuracy": right}, {"accuracy": np.ones(len(error))}, groups, {}, {"error": error}, len(error))
 
 
-def test_an_interval_of_the_whole_is_as_wide_as_theory_says() -> None:
+def test_the_interval_of_a_whole_split_metric_is_as_wide_as_theory_says() -> None:
     error = np.random.default_rng(0).normal(0, 2, 800)
 
     found = metric_interval(scores_of(error), RMSE, num_resamples=1000, seed=0)
 
-    # By the delta method the deviation of a root is that of the mean below it over twice the root.
+    # Delta method: the standard deviation of a root is that of its argument over twice the root.
     deviation = np.square(error).std() / (2 * found.value * math.sqrt(len(error)))
     assert found.value == pytest.approx(math.sqrt(np.square(error).mean()))
     assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.12)
     assert found.low < found.value < found.high
 
 
-def test_a_metric_of_the_whole_of_very_many_examples_is_computed_less_often() -> None:
+def test_a_whole_split_metric_gets_fewer_resamples_on_a_large_split() -> None:
     calls = 0
 
-    def counted(kept: Kept) -> float:
+    def counting_mean(kept: Kept) -> float:
         nonlocal calls
         calls += 1
         return float(kept["error"].mean())
 
     scores = scores_of(np.zeros(MAX_COMPUTED_EXAMPLES // 250))
-    metric_interval(scores, Metric("mean", "min", compute=counted), num_resamples=1000, seed=0)
+    metric_interval(scores, Metric("mean", "min", compute=counting_mean), num_resamples=1000, seed=0)
 
     assert calls == 1 + 250
 
 
-@pytest.mark.parametrize("family", [TOY, BY_RMSE], ids=["a ratio", "of the whole"])
-def test_a_candidate_that_is_better_only_by_chance_is_promoted_as_seldom_as_the_gate_says(family: Family) -> None:
+@pytest.mark.parametrize("family", [TOY, BY_RMSE], ids=["ratio", "whole split"])
+def test_the_gate_has_its_nominal_false_positive_rate(family: Family) -> None:
     p_value, trials, promoted = 0.05, 300, 0
     draw = np.random.default_rng(11)
 
@@ -226,35 +226,35 @@ def test_a_candidate_that_is_better_only_by_chance_is_promoted_as_seldom_as_the_
         shared = draw.normal(0, 1, 150)
         candidate, champion = (scores_of(shared + draw.normal(0, 1, 150)) for _ in range(2))
         promoted += check_better(
-            family, candidate, champion, than="champion", p_value=p_value, num_resamples=200
+            family, candidate, champion, name="champion", p_value=p_value, num_resamples=200
         ).passed
 
-    # Four deviations of a binomial draw above what is allowed; and not so strict that none ever passes.
+    # At most four standard deviations of a binomial above the level, and not so strict that none passes.
     assert 1 <= promoted <= trials * p_value + 4 * math.sqrt(trials * p_value * (1 - p_value))
 
 
-@pytest.mark.parametrize("family", [TOY, BY_RMSE], ids=["a ratio", "of the whole"])
+@pytest.mark.parametrize("family", [TOY, BY_RMSE], ids=["ratio", "whole split"])
 def test_a_candidate_that_is_truly_better_is_promoted(family: Family) -> None:
     draw = np.random.default_rng(2)
     shared = draw.normal(0, 1, 400)
     candidate, champion = (scores_of(shared + draw.normal(0, noise, 400)) for noise in (0.5, 1.5))
 
-    found = check_better(family, candidate, champion, than="champion", p_value=0.05, num_resamples=1000)
-    reverse = check_better(family, champion, candidate, than="champion", p_value=0.05, num_resamples=1000)
+    found = check_better(family, candidate, champion, name="champion", p_value=0.05, num_resamples=1000)
+    reverse = check_better(family, champion, candidate, name="champion", p_value=0.05, num_resamples=1000)
 
     assert found.passed and not reverse.passed
 
 
-def test_models_are_compared_by_the_whole_on_the_same_examples() -> None:
+def test_models_are_compared_on_the_same_resamples() -> None:
     error = np.random.default_rng(4).normal(0, 1, 300)
 
     found = compare_scores(RMSE, scores_of(error * 0.98), scores_of(error), num_resamples=500, seed=0)
 
-    assert found.difference < 0 and found.high < 0, "a small but steady gain, seen example by example"
+    assert found.difference < 0 and found.high < 0, "a small consistent gain must be significant"
     assert found.p_value < 0.01
 
 
-def test_a_slice_may_not_fall_in_a_metric_of_the_whole() -> None:
+def test_a_slice_may_not_drop_in_a_whole_split_metric() -> None:
     groups = np.repeat(["better", "worse", "few"], [400, 400, 20])
     error = np.random.default_rng(6).normal(0, 1, len(groups))
     factor = {"better": 0.5, "worse": 1.4, "few": 5.0}
@@ -272,7 +272,7 @@ def test_a_slice_may_not_fall_in_a_metric_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES_BY_METRIC)
-def test_promotion_follows_the_metric_of_the_whole(
+def test_promotion_uses_the_whole_split_metric(
     name: str, context: Context, toy: Family, toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Slices have a test of their own, and scikit-learn takes a millisecond for each F1.
@@ -286,7 +286,7 @@ def test_promotion_follows_the_metric_of_the_whole(
 
     assert run(middling).status == "promoted"
     assert run(good).details["checks"][0].startswith(f"{name} ")
-    with pytest.raises(GateNotMet, match=f"{name} .* not surely better than champion 2"):
+    with pytest.raises(GateNotMet, match=f"{name} .* not significantly better than champion 2"):
         run(middling)
 
 

@@ -1,4 +1,4 @@
-"""A user's folder with packages of the names that ours have, and the command line run in it as a user would."""
+"""A user's folder with packages named like ours, and commands run in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ raise ImportError("this package is not Shopkeeper's")
 
 
 def write_foreign_packages(directory: Path, names: Sequence[str] = PACKAGES) -> Path:
-    """Make a directory whose packages leave a trace when they are imported, and fail."""
+    """Create packages that record their import in a file, then fail."""
     for name in names:
         (directory / name).mkdir(parents=True)
         (directory / name / "__init__.py").write_text(FOREIGN_PACKAGE, encoding="utf-8")
@@ -30,13 +30,13 @@ def write_foreign_packages(directory: Path, names: Sequence[str] = PACKAGES) -> 
 
 
 def imported(directory: Path) -> str:
-    """Which of the foreign packages were imported, by which process; empty when none was."""
+    """Which of the foreign packages were imported by which process; empty if none was."""
     trace = directory / "IMPORTED"
     return trace.read_text(encoding="utf-8") if trace.exists() else ""
 
 
 def run_in(directory: Path, command: Sequence[str | Path]) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON line of a command line that is run in a directory, without the tests' search path."""
+    """Exit code and JSON line of a command run in a directory, without the tests' PYTHONPATH."""
     ours = ("PYTHONPATH", "SHOPKEEPER_STORE")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     words = [str(word) for word in command]

@@ -1,4 +1,4 @@
-"""Processes of this machine that work together over gloo, as the workers of one training do."""
+"""Runs a function in local processes of one gloo process group, like the workers of a training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 
 def together(work: Callable[[int, int, Path], None], world_size: int, directory: Path) -> None:
-    """Runs `work(rank, world_size, directory)` in so many processes of one group; what one of them raises is raised."""
+    """Run `work(rank, world_size, directory)` in `world_size` processes; re-raises the error of any of them."""
     spawn(_process, (work, world_size, directory), nprocs=world_size)  # type: ignore[no-untyped-call]
 
 
@@ -24,5 +24,5 @@ def _process(rank: int, work: Callable[[int, int, Path], None], world_size: int,
     gc.collect()  # DistributedDataParallel holds the group
     dist.barrier()
     dist.destroy_process_group()
-    # Seldom, gloo's threads abort a process whose interpreter is being taken down, long after the work was done.
+    # Rarely, gloo's threads abort the process during interpreter shutdown, after the work is done.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Packages of other people, installed in a folder as pip would: modules and what their metadata say of them."""
+"""Third-party packages, installed into a folder like pip does: modules and their metadata."""
 
 from __future__ import annotations
 

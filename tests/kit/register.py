@@ -1,4 +1,4 @@
-"""The toy family's one line in the table of families; the tests' Ray workers run it when they start."""
+"""Registers the toy family; the tests' Ray workers call this on startup."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ TOY: Family = toy.FAMILY
 
 
 def register() -> None:
-    """Add the toy to the families that this process knows."""
+    """Add the toy to FAMILIES of this process."""
     FAMILIES["toy"] = TOY

@@ -1,4 +1,4 @@
-"""Replicas of the toy family with its extras, in this process or in one of their own."""
+"""Replicas of the extended toy family, in this process or another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit.toy_extras import VISITS, Visit
 
 
 def replica(model: Path, live_store: Path, *, sizes: list[int] | None = None) -> Service:
-    """A service of the family that is registered as toy; the sizes of its batches are appended to `sizes`."""
+    """A service of the family registered as toy; appends its batch sizes to `sizes`."""
     noted = [] if sizes is None else sizes
     service = Service("toy", observe=lambda path, version, size: noted.append(size))
     asyncio.run(service.load(Settings(version="1", bundle=model, live_feature_store=live_store)))
@@ -24,7 +24,7 @@ def replica(model: Path, live_store: Path, *, sizes: list[int] | None = None) ->
 
 
 async def visit_until_answered(service: Service, note: str) -> int:
-    """The number of a visit of ann's, who is noted by others at the same time."""
+    """Record a visit of ann despite concurrent updates; returns its number."""
     while True:
         try:
             answer = await service.answer(VISITS, Visit(visitor_id="ann", note=note))
@@ -35,7 +35,7 @@ async def visit_until_answered(service: Service, note: str) -> int:
 
 
 def visit_in_a_process(rank: int, together: Barrier, model: Path, live_store: Path, num_visits: int) -> None:
-    """What a process does that notes visits, one after the other, as RANK-0, RANK-1 and so on."""
+    """Record visits in this process one after the other, as RANK-0, RANK-1 and so on."""
     torch.set_num_threads(1)
     FAMILIES["toy"] = toy_extras.FAMILY
     service = replica(model, live_store)

@@ -1,4 +1,4 @@
-"""The toy family with its extras as an application of a cluster whose processes do not know it."""
+"""Serves the extended toy family on a cluster whose processes have not registered it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ FAMILY = _below_prefix(first(SOUNDS))
 
 
 class FamilyName(str):
-    """The family's name; brings the family along to each process that it is sent to."""
+    """The family's name; unpickling it registers the family in the receiving process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (str(self),)
+        return _register, (str(self),)
 
 
-def _arrived(name: str) -> FamilyName:
+def _register(name: str) -> FamilyName:
     FAMILIES[name] = FAMILY
     return FamilyName(name)
 
 
 def build(args: dict[str, Any]) -> Any:
-    """What `serve.app:build` is for families that all processes know."""
+    """Like `serve.app:build`, for this family."""
     deployment: Any = Model
     return deployment.bind(FamilyName(FAMILY.name), 1)

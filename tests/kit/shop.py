@@ -1,4 +1,4 @@
-"""A little shop for the tests of deployment: its prepared data and models that need no training."""
+"""A small shop for deployment tests: prepared data and untrained models."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SHOP = FAMILIES["recommender"]
 
 
 def prepare_shop(store: Store) -> Prepared:
-    """A little log, prepared as the current data of a store."""
+    """Prepare a small log as the current data of a store."""
     log = store.root / "log.txt"
     store.root.mkdir(parents=True, exist_ok=True)
-    log.write_text("\n".join(f"u{user} item-{(user + place) % 20}" for user in range(40) for place in range(6)))
-    data = store.data("recommender") / "little"
+    log.write_text("\n".join(f"u{user} item-{(user + step) % 20}" for user in range(40) for step in range(6)))
+    data = store.data("recommender") / "small"
     data.mkdir(parents=True)
     with ThreadPoolExecutor(1) as executor:
         SHOP.prepare(SHOP.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
@@ -32,7 +32,7 @@ def prepare_shop(store: Store) -> Prepared:
 
 
 def prepare_toy(store: Store) -> Prepared:
-    """A few visitors, prepared as the current data of the toy family."""
+    """Prepare a few visitors as the current data of the toy family."""
     data = store.data("toy") / "toy"
     if not data.is_dir():
         raw = store.root / "visitors.csv"
@@ -45,7 +45,7 @@ def prepare_toy(store: Store) -> Prepared:
 
 
 def write_model(family: Family, data: Prepared, directory: Path, **fields: Any) -> Path:
-    """A model that needs no training."""
+    """Write an untrained model."""
     schema = data.schema(family.Schema, family.files)
     config = family.Config(**fields)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A complete family in under 130 lines of code: which colour a visitor picks, given two numbers."""
+"""A complete family in under 130 lines of code: predicts which colour a visitor picks from two numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PrepareConfig:
 @dataclass(frozen=True)
 class Config(TrainConfig):
     network: Literal["linear", "hidden", "majority"] = "linear"
-    """Which network: one layer, two layers, or the most frequent colour for everybody."""
+    """Network: one layer, two layers, or always the most frequent colour."""
 
 
 class Network(nn.Module):
@@ -79,8 +79,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         raise DataRejected(f"{config.raw} has rows without one of the colours {', '.join(COLOURS)}; correct them")
     parts: dict[tuple[str, int], list[list[float]]] = {}
     for visitor_id, warmth, brightness, colour in rows:
-        place = int(hashlib.sha256(visitor_id.encode()).hexdigest(), 16)
-        part = parts.setdefault((SPLITS[max(0, place % 8 - 5)], place // 8 % NUM_SHARDS), [])
+        bucket = int(hashlib.sha256(visitor_id.encode()).hexdigest(), 16)
+        part = parts.setdefault((SPLITS[max(0, bucket % 8 - 5)], bucket // 8 % NUM_SHARDS), [])
         part.append([float(warmth), float(brightness), COLOURS.index(colour)])
     for (split, shard), numbers in parts.items():
         np.save(out / f"{split}-{shard}.npy", np.array(numbers, dtype=np.float32))
@@ -143,7 +143,7 @@ def visitor_rows(data: Prepared) -> Iterable[tuple[str, list[float]]]:
 
 FAMILY = Family(
     name="toy",
-    metric=Metric("accuracy", "max", "Accuracy", "Share of visitors whose colour is guessed."),
+    metric=Metric("accuracy", "max", "Accuracy", "Fraction of visitors whose colour is predicted correctly."),
     PrepareConfig=PrepareConfig,
     Config=Config,
     Schema=Schema,
@@ -156,7 +156,7 @@ FAMILY = Family(
     endpoints=[
         Endpoint(
             path="/v1/colours",
-            summary="Guess a visitor's colour",
+            summary="Predict a visitor's colour",
             Request=Request,
             Response=Response,
             encode=encode,

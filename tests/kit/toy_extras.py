@@ -1,4 +1,4 @@
-"""The toy family with what coming families need: baskets, sounds, answers that take long, live features, a stream."""
+"""The toy family with every optional part: baskets, audio files, slow answers, live features, a WebSocket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kit.toy import COLOURS, Network, Visitor
 TOO_HOT = 1000.0
 
 
-# Several examples for one request
+# Several examples per request
 
 
 class Basket(BaseModel, extra="forbid"):
@@ -38,7 +38,7 @@ def encode_basket(request: Basket, schema: Schema, features: Features) -> list[V
 
 
 def predict_unless_hot(network: Network, batch: Tensor) -> list[int]:
-    """The colours; refuses a batch with an item that is too hot, as a network might."""
+    """The colours; fails on a batch with an item that is too hot."""
     if bool((batch[:, 0] > TOO_HOT).any()):
         raise ValueError(f"an item is hotter than {TOO_HOT:g}")
     return network.predict(batch)
@@ -59,7 +59,7 @@ BASKETS = Endpoint(
 )
 
 
-# An answer that is a file
+# File answers
 
 
 class Jingle(Media):
@@ -67,7 +67,7 @@ class Jingle(Media):
 
 
 def answer_sound(request: toy.Request, predictions: Sequence[int], schema: Schema, model_version: str) -> Jingle:
-    """A hundredth of a second for blue, two for green, three for red."""
+    """A tone of 10 ms for blue, 20 ms for green, 30 ms for red."""
     content = io.BytesIO()
     with wave.open(content, "wb") as sound:
         sound.setnchannels(1)
@@ -79,7 +79,7 @@ def answer_sound(request: toy.Request, predictions: Sequence[int], schema: Schem
 
 SOUNDS = Endpoint(
     path="/v1/sounds",
-    summary="How a visitor's colour sounds",
+    summary="A visitor's colour as a sound",
     Request=toy.Request,
     Response=Jingle,
     encode=toy.encode,
@@ -88,12 +88,12 @@ SOUNDS = Endpoint(
 )
 
 
-# An answer that takes long
+# Slow answers
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Holds the answers up that ask for warmth above zero, until it is opened."""
+    """Blocks answers to requests with positive warmth until it is opened."""
 
     is_open: threading.Event = field(default_factory=threading.Event)
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -101,7 +101,7 @@ class Gate:
     def answer(
         self, request: toy.Request, predictions: Sequence[int], schema: Schema, model_version: str
     ) -> toy.Response:
-        """The toy's answer, late."""
+        """The toy's answer, after the gate."""
         assert request.numbers is not None
         if request.numbers[0] > 0:
             self.entered.release()
@@ -110,10 +110,10 @@ class Gate:
 
 
 def slow(gate: Gate, *, timeout_s: float) -> Endpoint:
-    """An endpoint whose answers wait at a gate."""
+    """An endpoint whose answers wait for a gate."""
     return Endpoint(
         path="/v1/slow",
-        summary="Guess a visitor's colour with much thought",
+        summary="Predict a visitor's colour slowly",
         Request=toy.Request,
         Response=toy.Response,
         encode=toy.encode,
@@ -123,19 +123,19 @@ def slow(gate: Gate, *, timeout_s: float) -> Endpoint:
     )
 
 
-# A feature that requests write
+# Live features
 
 
 class Visit(BaseModel, extra="forbid"):
     visitor_id: str
     note: str = ""
     is_lost: bool = False
-    """Whether the answer is to fail."""
+    """Makes the answer fail."""
 
 
 class Visits(BaseModel):
     number: int = Field(ge=1)
-    """Which visit of this visitor it is, from 1."""
+    """Index of the visit of this visitor, from 1."""
 
 
 def notes_before(request: Visit, features: Features) -> list[str]:
@@ -168,7 +168,7 @@ def visiting(request: BaseModel) -> list[str]:
 NOTES = Feature(name="notes", keys=visiting)
 VISITS = Endpoint(
     path="/v1/visits",
-    summary="Note a visit",
+    summary="Record a visit",
     Request=Visit,
     Response=Visits,
     encode=encode_visit,
@@ -182,23 +182,23 @@ def asked_visitor(request: BaseModel) -> list[str]:
     return toy.asked_visitor(request) if isinstance(request, toy.Request) else []
 
 
-# A stream
+# A WebSocket
 
 
 @dataclass
 class Talk:
-    """What is known of a connection."""
+    """State of a connection."""
 
     model_version: str
     number: float | None = None
-    """The first of two, until the second comes."""
+    """The first number of a pair, until the second arrives."""
     num_colours: int = 0
 
 
 class Heard(BaseModel):
     colour: str
     number: int
-    """Which colour of this connection it is, from 1."""
+    """Index of the colour in this connection, from 1."""
     model_version: str
 
 
@@ -207,7 +207,7 @@ def open_talk(schema: Schema, model_version: str) -> Talk:
 
 
 def encode_words(talk: Talk, message: str | bytes, schema: Schema) -> list[Visitor]:
-    """Two numbers, each a message, are an example; bytes are as many examples as there are pairs of float32."""
+    """Two text messages with a number each make an example; bytes make one per pair of float32."""
     if isinstance(message, bytes):
         return [np.array([*pair, -1], dtype=np.float32) for pair in np.frombuffer(message, np.float32).reshape(-1, 2)]
     number = float(message)
@@ -219,7 +219,7 @@ def encode_words(talk: Talk, message: str | bytes, schema: Schema) -> list[Visit
 
 
 def answer_words(talk: Talk, predictions: Sequence[int], schema: Schema) -> list[BaseModel | bytes]:
-    """For each example its colour as JSON, then all of them as one byte each; nothing for no example."""
+    """The colour of each example as JSON, then all colours as one byte each; nothing without examples."""
     answers: list[BaseModel | bytes] = []
     for each in predictions:
         talk.num_colours += 1
@@ -229,7 +229,7 @@ def answer_words(talk: Talk, predictions: Sequence[int], schema: Schema) -> list
 
 TALK = Stream(
     path="/v1/talk",
-    summary="Guess colours as numbers come",
+    summary="Predict colours from a stream of numbers",
     open=open_talk,
     encode=encode_words,
     predict=predict_unless_hot,
@@ -246,7 +246,7 @@ FAMILY = dataclasses.replace(
 
 
 def first(endpoint: Endpoint, *, golden_request: BaseModel | None = None) -> Family:
-    """The family with another first endpoint, which batch prediction and the golden request then ask."""
+    """The family with another first endpoint, which batch prediction and the golden request use."""
     others = [each for each in FAMILY.endpoints if each.path != endpoint.path]
     asked = golden_request or toy.Request(numbers=(0.5, -0.5))
     return dataclasses.replace(FAMILY, endpoints=[endpoint, *others], golden_request=lambda schema: asked)

@@ -1,4 +1,4 @@
-"""Made-up models of the toy family whose quality is known, and a store whose tracking database exists already."""
+"""Models of the toy family with hand-set weights of known quality."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from models.family import Family
 from models.prepared import Prepared
 
 DIRECTIONS = ((0.0, -1.0), (-1.0, 1.0), (1.0, 1.0))
-"""What tells blue, green and red apart in the toy's data, as weights of warmth and brightness."""
+"""The weights of warmth and brightness that generate blue, green and red in the toy's data."""
 BEND = ((0.0, 0.0), (0.6, 0.0), (-0.6, 0.0))
 
 
 def write_toy_model(toy: Family, data: Prepared, directory: Path, *, sharpness: float = 1.0, tilt: float = 0.0) -> Path:
-    """Write a bundle that knows the rule of the toy's data.
+    """Write a bundle with the weights that generate the toy's data.
 
-    `sharpness` 0 answers the same to everybody, and `tilt` bends the rule for green and red.
+    With `sharpness` 0 the prediction is constant, and `tilt` perturbs the weights of green and red.
     """
     schema = data.schema(toy.Schema)
     config = toy.Config(network="linear")

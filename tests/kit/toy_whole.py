@@ -1,4 +1,4 @@
-"""The toy family followed by metrics of the whole, which are no ratio: macro F1 and a root mean squared error."""
+"""The toy family with metrics of a whole split that are not ratios: macro F1 and RMSE."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.kit import toy
 
 
 def macro_f1(kept: Kept) -> float:
-    """Mean of F1 over the colours; one that nobody picked and that is never guessed counts 0."""
-    return float(f1_score(kept["picked"], kept["guessed"], labels=range(3), average="macro", zero_division=0))
+    """Mean F1 over the colours; 0 for one that is neither picked nor predicted."""
+    return float(f1_score(kept["picked"], kept["predicted"], labels=range(3), average="macro", zero_division=0))
 
 
 def rmse(kept: Kept) -> float:
@@ -24,10 +24,10 @@ def rmse(kept: Kept) -> float:
 
 
 def evaluate(network: toy.Network, batch: Tensor) -> BatchMetrics:
-    """What the toy scores, and what is kept of each visitor."""
+    """The toy's metrics, and the kept outputs of each visitor."""
     logits, picked = network.logits(batch), batch[:, 2].long()
-    chance = logits.softmax(1).gather(1, picked[:, None]).squeeze(1)
-    kept = {"picked": picked, "guessed": logits.argmax(1), "error": 1 - chance}
+    probability = logits.softmax(1).gather(1, picked[:, None]).squeeze(1)
+    kept = {"picked": picked, "predicted": logits.argmax(1), "error": 1 - probability}
     return dataclasses.replace(network.evaluate(batch), kept=kept)
 
 

@@ -1,4 +1,4 @@
-"""A verb for the tests of the command line: it ends as its flag says."""
+"""A verb for command-line tests that ends as its flag says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Options:
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """End as asked."""
+    """End as told."""
     sys.stdout.write("a library talks\n")
     match options.how:
         case "gate":

@@ -1,4 +1,4 @@
-"""Answers that are more than one prediction as JSON: baskets, files, ones that take long, and what requests write."""
+"""Optional kinds of answers: several examples per request, files, slow answers, and features that requests write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, f
 from tests.serve.test_service import assert_problem, client_of, write_bundle
 
 Serve = Callable[[Family], Service]
-NOBODY_WAITS_S = 600.0
+UNREACHED_TIMEOUT_S = 600.0
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def live_store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(tmp_path: Path, live_store: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Makes replicas of a family, with one model and one live store."""
+    """Start replicas of a family with one model and one live store."""
 
     def started(family: Family) -> Service:
         monkeypatch.setitem(FAMILIES, "toy", family)
@@ -62,11 +62,11 @@ def requests_to(service: Service) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://replica")
 
 
-# Several examples for one request
+# Several examples per request
 
 
 @pytest.mark.parametrize("num_items", [0, 1, 3])
-def test_a_basket_gets_one_colour_for_each_item_in_order(serve: Serve, num_items: int) -> None:
+def test_a_basket_gets_one_colour_per_item_in_order(serve: Serve, num_items: int) -> None:
     client = client_of(serve(toy_extras.FAMILY))
     items = [[2.0, 2.0], [-2.0, -2.0], [-5.0, 5.0]][:num_items]
     alone = [client.post("/v1/colours", json={"numbers": item}).json()["colour"] for item in items]
@@ -77,7 +77,7 @@ def test_a_basket_gets_one_colour_for_each_item_in_order(serve: Serve, num_items
     assert together.json()["colours"] == alone
 
 
-def test_a_bad_item_harms_its_own_basket_only(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+def test_a_bad_item_fails_its_own_basket_only(serve: Serve, tmp_path: Path, live_store: Path) -> None:
     sizes: list[int] = []
     serve(toy_extras.FAMILY)
     service = replica(tmp_path / "v1", live_store, sizes=sizes)
@@ -91,13 +91,13 @@ def test_a_bad_item_harms_its_own_basket_only(serve: Serve, tmp_path: Path, live
 
     assert [response.status_code for response in responses] == [200, 500, 200]
     assert [len(response.json()["colours"]) for response in (responses[0], responses[2])] == [2, 2]
-    assert max(sizes) > 2, "the requests did not share a batch"
+    assert max(sizes) > 2, "the requests must share a batch"
 
 
-# An answer that is a file
+# File answers
 
 
-def test_a_file_is_sent_under_its_media_type(serve: Serve) -> None:
+def test_a_file_answer_has_its_media_type(serve: Serve) -> None:
     response = client_of(serve(first(SOUNDS))).post(SOUNDS.path, json={"numbers": [1, 2]})
 
     assert response.status_code == 200
@@ -106,7 +106,7 @@ def test_a_file_is_sent_under_its_media_type(serve: Serve) -> None:
         assert sound.getnframes() in (80, 160, 240)
 
 
-def test_a_text_file_is_sent_under_exactly_its_media_type(serve: Serve) -> None:
+def test_a_text_file_has_no_charset_added_to_its_media_type(serve: Serve) -> None:
     def answer(request: Any, predictions: Sequence[int], schema: Any, model_version: str) -> Media:
         return Media(content=b"\xff", media_type="text/csv")
 
@@ -121,7 +121,7 @@ def test_a_text_file_is_sent_under_exactly_its_media_type(serve: Serve) -> None:
     assert list(described["content"]) == ["*/*"]
 
 
-def test_an_endpoint_with_files_still_answers_problems_and_openapi_says_both(serve: Serve) -> None:
+def test_an_endpoint_with_file_answers_documents_files_and_problems(serve: Serve) -> None:
     client = client_of(serve(first(SOUNDS)))
 
     assert_problem(client.post(SOUNDS.path, json={"visitor_id": "nobody"}), 422)
@@ -131,7 +131,7 @@ def test_an_endpoint_with_files_still_answers_problems_and_openapi_says_both(ser
     assert list(responses["422"]["content"]) == ["application/problem+json"]
 
 
-def test_a_model_whose_golden_answer_is_another_file_is_refused(serve: Serve, tmp_path: Path) -> None:
+def test_a_model_with_a_different_golden_file_is_rejected(serve: Serve, tmp_path: Path) -> None:
     serve(first(SOUNDS))
     replica_model = tmp_path / "v1"
 
@@ -144,12 +144,12 @@ def test_a_model_whose_golden_answer_is_another_file_is_refused(serve: Serve, tm
     assert replica_model.is_dir()
 
 
-# An answer that takes long
+# Slow answers
 
 
-def test_others_are_answered_while_one_answer_takes_long(serve: Serve) -> None:
+def test_a_slow_answer_does_not_block_others(serve: Serve) -> None:
     gate = Gate()
-    long = slow(gate, timeout_s=NOBODY_WAITS_S)
+    long = slow(gate, timeout_s=UNREACHED_TIMEOUT_S)
     service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[*toy_extras.FAMILY.endpoints, long]))
 
     async def ask() -> tuple[list[int], int]:
@@ -167,7 +167,7 @@ def test_others_are_answered_while_one_answer_takes_long(serve: Serve) -> None:
     assert asyncio.run(ask()) == ([200, 200], 200)
 
 
-def test_an_answer_that_takes_too_long_is_a_504_problem_and_stuck_ones_are_bounded(serve: Serve) -> None:
+def test_an_answer_that_times_out_is_a_504_problem_and_stuck_answers_are_bounded(serve: Serve) -> None:
     gate = Gate()
     long = slow(gate, timeout_s=0.01)
     service = serve(dataclasses.replace(toy_extras.FAMILY, endpoints=[*toy_extras.FAMILY.endpoints, long]))
@@ -182,11 +182,11 @@ def test_an_answer_that_takes_too_long_is_a_504_problem_and_stuck_ones_are_bound
     gate.is_open.set()
 
     assert all("longer than 0.01 s" in assert_problem(response, 504)["detail"] for response in stuck)
-    assert "try again later" in assert_problem(refused, 503)["detail"], "it was not refused at once"
+    assert "try again later" in assert_problem(refused, 503)["detail"], "it must be rejected immediately"
     assert other.status_code == 200
 
 
-def test_a_request_that_takes_longer_than_requests_may_is_a_504_problem(serve: Serve) -> None:
+def test_a_request_that_times_out_is_a_504_problem(serve: Serve) -> None:
     release = threading.Event()
 
     def wait(network: Any, batch: Any) -> list[int]:
@@ -204,7 +204,7 @@ def test_a_request_that_takes_longer_than_requests_may_is_a_504_problem(serve: S
     assert "within 0.01 s" in content["detail"]
 
 
-# What requests write
+# Live features
 
 
 def notes_of(path: Path, visitor: str = "ann") -> list[str]:
@@ -214,7 +214,7 @@ def notes_of(path: Path, visitor: str = "ann") -> list[str]:
     return notes
 
 
-def test_what_a_request_writes_the_next_one_reads(serve: Serve, live_store: Path) -> None:
+def test_a_request_reads_what_the_previous_one_wrote(serve: Serve, live_store: Path) -> None:
     client = client_of(serve(toy_extras.FAMILY))
 
     numbers = [client.post(VISITS.path, json={"visitor_id": "ann", "note": note}).json()["number"] for note in "abc"]
@@ -224,7 +224,7 @@ def test_what_a_request_writes_the_next_one_reads(serve: Serve, live_store: Path
     assert notes_of(live_store, "bob") == []
 
 
-def test_nothing_is_written_when_the_answer_fails(serve: Serve, live_store: Path) -> None:
+def test_a_failed_answer_writes_nothing(serve: Serve, live_store: Path) -> None:
     client = client_of(serve(toy_extras.FAMILY))
 
     assert_problem(client.post(VISITS.path, json={"visitor_id": "ann", "is_lost": True}), 500)
@@ -234,19 +234,14 @@ def test_nothing_is_written_when_the_answer_fails(serve: Serve, live_store: Path
 
 @dataclasses.dataclass
 class Rival:
-    """Another replica that writes each time between this one's reading and writing, so many times."""
+    """A concurrent replica that writes between the read and the write of this one, `num_left` times."""
 
     store: FeatureStore
     num_left: int
     num_updates: int = 0
 
-    def in_the_way(self) -> Family:
-        """The family, with visits during which the rival writes."""
-        visits = dataclasses.replace(VISITS, update=self.update)
-        return first(visits, golden_request=Visit(visitor_id="nobody"))
-
     def update(self, request: Visit, predictions: Sequence[int], schema: Any, features: Features) -> Features:
-        """What the visit writes, after the rival has written."""
+        """The update of a visit, after the rival has written."""
         self.num_updates += 1
         if self.num_left:
             self.num_left -= 1
@@ -256,7 +251,7 @@ class Rival:
         return toy_extras.update_notes(request, predictions, schema, features)
 
 
-def test_a_request_that_lost_a_race_is_done_again_with_what_the_winner_wrote(serve: Serve, live_store: Path) -> None:
+def test_a_request_that_loses_a_race_is_retried_with_the_new_features(serve: Serve, live_store: Path) -> None:
     rival = Rival(FeatureStore(live_store), num_left=2)
     client = client_of(
         serve(first(dataclasses.replace(VISITS, update=rival.update), golden_request=Visit(visitor_id="")))
@@ -268,7 +263,7 @@ def test_a_request_that_lost_a_race_is_done_again_with_what_the_winner_wrote(ser
     assert notes_of(live_store) == ["rival", "rival", "mine"]
 
 
-def test_a_request_that_loses_each_race_is_a_409_problem_and_writes_nothing(serve: Serve, live_store: Path) -> None:
+def test_a_request_that_loses_every_race_is_a_409_problem_and_writes_nothing(serve: Serve, live_store: Path) -> None:
     rival = Rival(FeatureStore(live_store), num_left=1000)
     client = client_of(
         serve(first(dataclasses.replace(VISITS, update=rival.update), golden_request=Visit(visitor_id="")))
@@ -280,7 +275,7 @@ def test_a_request_that_loses_each_race_is_a_409_problem_and_writes_nothing(serv
     assert notes_of(live_store) == ["rival"] * MAX_ATTEMPTS
 
 
-def test_two_replicas_lose_no_visit_between_them(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+def test_two_replicas_lose_no_updates(serve: Serve, tmp_path: Path, live_store: Path) -> None:
     replicas = [serve(toy_extras.FAMILY), replica(tmp_path / "v1", live_store)]
 
     async def ask() -> list[int]:
@@ -291,7 +286,7 @@ def test_two_replicas_lose_no_visit_between_them(serve: Serve, tmp_path: Path, l
     assert sorted(notes_of(live_store), key=int) == [str(number) for number in range(24)]
 
 
-def test_replicas_in_two_processes_lose_no_visit_between_them(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+def test_replicas_in_two_processes_lose_no_updates(serve: Serve, tmp_path: Path, live_store: Path) -> None:
     serve(toy_extras.FAMILY)  # writes the model
 
     together = get_context("spawn").Barrier(2)
@@ -303,7 +298,7 @@ def test_replicas_in_two_processes_lose_no_visit_between_them(serve: Serve, tmp_
         assert [note for note in notes if note.startswith(f"{rank}-")] == [f"{rank}-{number}" for number in range(100)]
 
 
-def test_live_features_and_filled_ones_are_read_together(serve: Serve, tmp_path: Path, live_store: Path) -> None:
+def test_live_and_filled_features_are_read_together(serve: Serve, tmp_path: Path, live_store: Path) -> None:
     serve(toy_extras.FAMILY)
     (tmp_path / "visitors.json").write_text('{"ann": [2.0, 2.0]}')
     store = FeatureStore(tmp_path / "features.sqlite")
@@ -317,7 +312,7 @@ def test_live_features_and_filled_ones_are_read_together(serve: Serve, tmp_path:
     assert client.post(VISITS.path, json={"visitor_id": "ann"}).json() == {"number": 1}
 
 
-def test_a_family_that_writes_features_is_refused_without_its_live_store(serve: Serve, tmp_path: Path) -> None:
+def test_a_family_that_writes_features_requires_a_live_store(serve: Serve, tmp_path: Path) -> None:
     serve(toy_extras.FAMILY)
     model = tmp_path / "v1"
 

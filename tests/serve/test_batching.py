@@ -1,4 +1,4 @@
-"""The micro-batcher: nobody is held back, nobody suffers from another's example."""
+"""The micro-batcher: no request waits for a batch to fill, and bad examples fail alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from serve.batching import Batcher
 
 
-def test_a_lone_request_is_not_held_and_those_that_come_meanwhile_share_a_batch() -> None:
+def test_a_single_request_does_not_wait_and_queued_ones_share_a_batch() -> None:
     started, release, sizes = threading.Event(), threading.Event(), []
 
     def predict(examples: Sequence[int]) -> list[int]:
@@ -22,7 +22,7 @@ def test_a_lone_request_is_not_held_and_those_that_come_meanwhile_share_a_batch(
     async def ask() -> list[int]:
         batcher = Batcher()
         lone = asyncio.create_task(batcher.submit(predict, 0))
-        assert await asyncio.to_thread(started.wait, 10), "the lone request was held back"
+        assert await asyncio.to_thread(started.wait, 10), "the single request must not wait"
         others = [asyncio.create_task(batcher.submit(predict, number)) for number in range(1, 6)]
         await asyncio.sleep(0)  # lets them all queue
         release.set()
@@ -32,7 +32,7 @@ def test_a_lone_request_is_not_held_and_those_that_come_meanwhile_share_a_batch(
     assert sizes == [1, 5]
 
 
-def test_a_batch_is_never_larger_than_its_limit_and_never_mixes_two_kinds() -> None:
+def test_a_batch_respects_its_limit_and_never_mixes_predict_functions() -> None:
     batches: list[tuple[str, list[int]]] = []
 
     def kind(name: str) -> Callable[[Sequence[int]], list[int]]:
@@ -52,10 +52,10 @@ def test_a_batch_is_never_larger_than_its_limit_and_never_mixes_two_kinds() -> N
     assert all(number % 2 == (name == "odd") for name, examples in batches for number in examples)
 
 
-def test_a_poisoned_example_fails_alone() -> None:
+def test_a_bad_example_fails_alone() -> None:
     def predict(examples: Sequence[int]) -> list[int]:
         if 3 in examples:
-            raise RuntimeError("poison")
+            raise RuntimeError("bad example")
         return list(examples)
 
     async def ask() -> list[Any]:
@@ -67,7 +67,7 @@ def test_a_poisoned_example_fails_alone() -> None:
     assert isinstance(answers[3], RuntimeError)
 
 
-def test_a_client_that_has_gone_does_not_stop_the_others() -> None:
+def test_a_disconnected_client_does_not_affect_the_others() -> None:
     started, release = threading.Event(), threading.Event()
 
     def predict(examples: Sequence[int]) -> list[int]:

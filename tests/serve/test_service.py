@@ -1,4 +1,4 @@
-"""The service without a cluster: answers, refusals, batching, and a model that takes over from another."""
+"""The service without a cluster: answers, problems, feature stores and model reloads."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def assert_problem(response: Any, status: int) -> dict[str, Any]:
     return content
 
 
-def test_an_answer_names_the_model_version(toy_client: TestClient) -> None:
+def test_an_answer_carries_the_model_version(toy_client: TestClient) -> None:
     response = toy_client.post("/v1/colours", json={"numbers": [1.0, 2.0]})
 
     assert response.status_code == 200
@@ -84,7 +84,7 @@ def test_an_answer_names_the_model_version(toy_client: TestClient) -> None:
     assert response.json()["colour"] in ("blue", "green", "red")
 
 
-def test_the_service_says_which_model_answers(toy_client: TestClient, tmp_path: Path) -> None:
+def test_the_service_reports_its_model(toy_client: TestClient, tmp_path: Path) -> None:
     content = toy_client.get("/v1/models").json()
 
     assert (content["family"], content["version"], content["network"]) == ("toy", "7", "linear")
@@ -95,7 +95,7 @@ def test_the_service_says_which_model_answers(toy_client: TestClient, tmp_path: 
     assert toy_client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_openapi_describes_requests_with_examples_and_problems(shop_client: TestClient) -> None:
+def test_openapi_documents_request_examples_and_problems(shop_client: TestClient) -> None:
     content = shop_client.get("/openapi.json").json()
 
     responses = content["paths"]["/v1/recommendations"]["post"]["responses"]
@@ -116,7 +116,7 @@ def test_an_unknown_field_is_named(toy_client: TestClient) -> None:
     assert content["errors"][0]["pointer"] == "#/colour"
 
 
-def test_what_encode_refuses_is_a_422_with_its_message(toy_client: TestClient) -> None:
+def test_a_request_that_encode_rejects_is_a_422_with_its_message(toy_client: TestClient) -> None:
     content = assert_problem(toy_client.post("/v1/colours", json={"visitor_id": "nobody"}), 422)
 
     assert "nobody" in content["detail"]
@@ -130,7 +130,7 @@ def test_a_body_over_the_limit_is_a_413_whether_or_not_it_declares_its_length(to
     assert_problem(toy_client.post("/v1/colours", content=iter([body]), headers=declared), 413)
 
 
-def test_a_wrong_path_and_a_wrong_method_are_problems(toy_client: TestClient) -> None:
+def test_an_unknown_path_and_a_wrong_method_are_problems(toy_client: TestClient) -> None:
     assert_problem(toy_client.get("/v1/nothing"), 404)
     response = toy_client.get("/v1/colours")
 
@@ -138,7 +138,7 @@ def test_a_wrong_path_and_a_wrong_method_are_problems(toy_client: TestClient) ->
     assert response.headers["allow"] == "POST"
 
 
-def test_a_failure_inside_does_not_show_its_reason(
+def test_an_internal_error_is_not_disclosed(
     toy: Family, toy_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(network: Any, batch: Any) -> list[int]:
@@ -155,14 +155,14 @@ def test_a_failure_inside_does_not_show_its_reason(
     assert "secret" not in response.text
 
 
-def test_a_service_without_a_model_is_not_healthy_and_refuses_requests(toy: Family) -> None:
+def test_a_service_without_a_model_is_unhealthy_and_rejects_requests(toy: Family) -> None:
     client = client_of(Service("toy"))
 
     assert_problem(client.get("/healthz"), 503)
     assert_problem(client.post("/v1/colours", json={"numbers": [1, 2]}), 503)
 
 
-def test_features_come_from_the_store_and_a_replaced_store_is_noticed(
+def test_features_are_read_from_the_store_which_is_reopened_when_replaced(
     toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "features.sqlite"
@@ -171,14 +171,14 @@ def test_features_come_from_the_store_and_a_replaced_store_is_noticed(
     assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 200
     assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 422
 
-    write_features(tmp_path / "aside.sqlite", {"bob": [1.0, 1.0]})
-    (tmp_path / "aside.sqlite").replace(path)
+    write_features(tmp_path / "new.sqlite", {"bob": [1.0, 1.0]})
+    (tmp_path / "new.sqlite").replace(path)
 
     assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 200
     assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 422
 
 
-def test_a_missing_feature_store_is_refused_when_the_model_is_loaded(
+def test_a_missing_feature_store_fails_the_load_of_a_model(
     toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.sqlite"):
@@ -193,7 +193,7 @@ def test_a_new_model_takes_over(toy: Family, toy_bundle: Callable[..., Path]) ->
 
 
 @pytest.mark.parametrize("fault", ["truncated", "foreign", "another golden answer", "another digest", "missing"])
-def test_a_broken_model_does_not_take_over_and_is_reported(
+def test_a_broken_model_is_reported_and_the_previous_one_stays_in_use(
     toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path, fault: str
 ) -> None:
     service = loaded("toy", version="1", bundle=toy_bundle("v1"))
@@ -231,14 +231,14 @@ def test_the_first_model_must_load(toy: Family, toy_bundle: Callable[..., Path])
         loaded("toy", version="1", bundle=broken)
 
 
-def test_an_application_says_which_argument_is_wrong() -> None:
+def test_an_invalid_argument_of_an_application_is_named() -> None:
     with pytest.raises(ValueError, match="unknown family 'toys'"):
         build({"family": "toys"})
     with pytest.raises(ValueError, match="'colour'"):
         build({"family": "recommender", "colour": 1})
 
 
-def test_the_example_config_is_valid_and_names_families_that_exist() -> None:
+def test_the_example_config_is_valid_and_names_existing_families() -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "serve" / "config.yaml").read_text()))
 
     assert config.http_options.host == "127.0.0.1"
@@ -250,13 +250,13 @@ def test_the_example_config_is_valid_and_names_families_that_exist() -> None:
         Settings.model_validate(application.deployments[0].user_config)
 
 
-# The recommender at the border of the service
+# The recommender behind the service
 
 
 def shop_bundle(directory: Path) -> Path:
     family, data = FAMILIES["recommender"], directory.with_name(f"{directory.name}-data")
     log = directory.with_name(f"{directory.name}.txt")
-    log.write_text("\n".join(f"u{user} item-{(user + place) % 20}" for user in range(40) for place in range(6)))
+    log.write_text("\n".join(f"u{user} item-{(user + step) % 20}" for user in range(40) for step in range(6)))
     data.mkdir()
     with ThreadPoolExecutor(1) as executor:
         schema = family.prepare(family.PrepareConfig(raw=str(log), split="leave-one-out"), data, executor)
@@ -277,7 +277,7 @@ def shop_client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     return client_of(loaded("recommender", version="3", bundle=shop_bundle(directory / "v3"), feature_store=path))
 
 
-def test_a_known_shopper_gets_items_that_they_have_not_seen(shop_client: TestClient) -> None:
+def test_a_known_user_gets_unseen_items(shop_client: TestClient) -> None:
     response = shop_client.post("/v1/recommendations", json={"user_id": "ann", "count": 18})
 
     content = response.json()
@@ -288,7 +288,7 @@ def test_a_known_shopper_gets_items_that_they_have_not_seen(shop_client: TestCli
 
 
 @pytest.mark.parametrize("request_body", [{"user_id": "nobody"}, {}, {"history": []}, {"history": ["never-sold"]}])
-def test_an_unknown_shopper_gets_the_named_fallback(shop_client: TestClient, request_body: dict[str, Any]) -> None:
+def test_an_unknown_user_gets_the_popular_fallback(shop_client: TestClient, request_body: dict[str, Any]) -> None:
     content = shop_client.post("/v1/recommendations", json=request_body).json()
 
     assert content["source"] == "popular"
@@ -322,24 +322,24 @@ def test_a_filter_on_item_attributes_holds(shop_client: TestClient) -> None:
         None,
     ],
 )
-def test_an_impossible_request_is_a_422_problem(shop_client: TestClient, body: Any) -> None:
+def test_an_invalid_request_is_a_422_problem(shop_client: TestClient, body: Any) -> None:
     assert_problem(shop_client.post("/v1/recommendations", json=body), 422)
 
 
-def test_text_that_is_no_unicode_is_a_422_problem(shop_client: TestClient) -> None:
+def test_text_that_is_not_unicode_is_a_422_problem(shop_client: TestClient) -> None:
     headers = {"content-type": "application/json"}
 
     assert_problem(shop_client.post("/v1/recommendations", content=b'{"user_id": "\\ud800"}', headers=headers), 422)
     assert_problem(shop_client.post("/v1/recommendations", content=b'{"user_id": "\xff"}', headers=headers), 422)
 
 
-def test_json_nested_too_deeply_is_refused(shop_client: TestClient) -> None:
+def test_json_nested_too_deeply_is_rejected(shop_client: TestClient) -> None:
     headers = {"content-type": "application/json"}
 
     assert_problem(shop_client.post("/v1/recommendations", content=b"[" * 100_000, headers=headers), 422)
 
 
-def test_a_history_of_a_million_items_is_refused(shop_client: TestClient) -> None:
+def test_a_history_of_a_million_items_is_rejected(shop_client: TestClient) -> None:
     assert_problem(shop_client.post("/v1/recommendations", json={"history": ["item-1"] * 10**6}), 413)
 
 
@@ -349,14 +349,14 @@ def test_an_unknown_item_has_no_similar_items(shop_client: TestClient) -> None:
     assert "never-sold" in content["detail"]
 
 
-def test_similar_items_leave_out_the_item_itself(shop_client: TestClient) -> None:
+def test_similar_items_exclude_the_item_itself(shop_client: TestClient) -> None:
     content = shop_client.post("/v1/similar_items", json={"item_id": "item-5", "count": 19}).json()
 
     assert len(content["items"]) == 19
     assert "item-5" not in {item["item_id"] for item in content["items"]}
 
 
-def test_requests_of_both_endpoints_at_once_get_their_own_answers(tmp_path: Path) -> None:
+def test_concurrent_requests_of_both_endpoints_get_their_own_answers(tmp_path: Path) -> None:
     service = loaded("recommender", version="3", bundle=shop_bundle(tmp_path / "v3"))
     recommend, similar = FAMILIES["recommender"].endpoints
 

@@ -1,4 +1,4 @@
-"""The WebSockets of a family: a state and a model for each connection, and nobody harms another."""
+"""The WebSockets of a family: state and model per connection, and isolation between connections."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def service(load: Load) -> Service:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[TestClient]:
-    """All of its requests and connections share one event loop, as in a replica."""
+    """A client whose requests and connections share one event loop, as in a replica."""
     with TestClient(make_app(service), raise_server_exceptions=False) as one:
         yield one
 
@@ -62,7 +62,7 @@ def with_stream(family: Family, **changes: Any) -> Family:
     return dataclasses.replace(family, streams=[dataclasses.replace(TALK, **changes)])
 
 
-def test_a_connection_keeps_its_state_and_gets_an_answer_when_there_is_enough(client: TestClient) -> None:
+def test_a_connection_keeps_its_state_between_messages(client: TestClient) -> None:
     alone = client.post("/v1/colours", json={"numbers": [2.0, 2.0]}).json()["colour"]
 
     with client.websocket_connect(TALK.path) as one, client.websocket_connect(TALK.path) as other:
@@ -79,7 +79,7 @@ def test_a_connection_keeps_its_state_and_gets_an_answer_when_there_is_enough(cl
     assert second == {"colour": alone, "number": 2, "model_version": "v1"}
 
 
-def test_answers_come_in_the_order_of_the_messages_and_bytes_as_bytes(client: TestClient) -> None:
+def test_answers_are_in_the_order_of_the_messages(client: TestClient) -> None:
     draw = np.random.default_rng(0)
     messages = [draw.normal(size=(size, 2)).astype(np.float32) for size in (1, 7, 3, 5)]
 
@@ -96,7 +96,7 @@ def test_answers_come_in_the_order_of_the_messages_and_bytes_as_bytes(client: Te
     assert numbers == list(range(1, 17))
 
 
-def test_a_message_that_encode_refuses_gets_a_problem_and_the_connection_stays(client: TestClient) -> None:
+def test_a_message_that_encode_rejects_gets_a_problem_and_the_connection_stays_open(client: TestClient) -> None:
     with client.websocket_connect(TALK.path) as socket:
         socket.send_text("warm")
         refused = socket.receive_json()
@@ -109,7 +109,7 @@ def test_a_message_that_encode_refuses_gets_a_problem_and_the_connection_stays(c
     assert answered["number"] == 1
 
 
-def test_a_message_over_the_limit_closes_the_connection_after_the_answers_before_it(client: TestClient) -> None:
+def test_a_message_over_the_limit_closes_the_connection_after_earlier_answers(client: TestClient) -> None:
     with client.websocket_connect(TALK.path) as socket:
         socket.send_text("1")
         socket.send_text("1")
@@ -133,7 +133,7 @@ def test_without_a_model_a_connection_is_closed_with_try_again_later(load: Load)
     assert closed.value.code == TRY_AGAIN_LATER == 1013
 
 
-def test_a_connection_keeps_the_model_that_it_was_opened_with(service: Service, client: TestClient, load: Load) -> None:
+def test_a_connection_keeps_its_model_until_it_ends(service: Service, client: TestClient, load: Load) -> None:
     def version_in(socket: Any) -> str:
         socket.send_bytes(np.ones(2, np.float32).tobytes())
         version: str = socket.receive_json()["model_version"]
@@ -148,7 +148,7 @@ def test_a_connection_keeps_the_model_that_it_was_opened_with(service: Service, 
     assert client.get("/v1/models").json()["version"] == "v2"
 
 
-def test_more_connections_than_the_limit_are_closed_and_requests_go_on(service: Service, client: TestClient) -> None:
+def test_connections_over_the_limit_are_closed_and_requests_still_work(service: Service, client: TestClient) -> None:
     service.streams = Streams(service.batcher, max_connections=1)
 
     with client.websocket_connect(TALK.path):
@@ -162,7 +162,7 @@ def test_more_connections_than_the_limit_are_closed_and_requests_go_on(service: 
     assert closed.value.code == TRY_AGAIN_LATER
 
 
-def test_a_failure_inside_closes_the_connection_alone_and_does_not_show_its_reason(client: TestClient) -> None:
+def test_an_internal_error_closes_its_connection_only_and_is_not_disclosed(client: TestClient) -> None:
     pair = np.ones(2, np.float32)
 
     with client.websocket_connect(TALK.path) as bad, client.websocket_connect(TALK.path) as good:
@@ -176,7 +176,7 @@ def test_a_failure_inside_closes_the_connection_alone_and_does_not_show_its_reas
     assert "hotter" not in closed.value.reason
 
 
-def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disconnected_client_s_queued_examples_are_not_predicted(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     started, release, sizes = threading.Event(), threading.Event(), []
 
     def wait(network: Any, batch: Any) -> list[int]:
@@ -193,18 +193,18 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(load: Load, mo
     with TestClient(make_app(service)) as client:
         with client.websocket_connect(TALK.path) as socket:
             socket.send_bytes(pairs.tobytes())
-            assert started.wait(60)  # with the first example; the others wait for the next batch
+            assert started.wait(60)  # with the first example; the others are queued
             socket.send_bytes(pairs.tobytes())
             assert service.streams.num_open == 1
-        # The session ends when the application has; the network is still at work.
+        # The session ends when the application has; the network is still predicting.
         assert service.streams.num_open == 0
         release.set()
         assert client.post("/v1/colours", json={"numbers": [1, 1]}).status_code == 200
 
-    assert sizes == [1], "examples of a client that has gone were predicted"
+    assert sizes == [1], "queued examples of a disconnected client must not be predicted"
 
 
-def test_a_client_that_sends_faster_than_it_is_answered_is_closed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_too_fast_is_disconnected(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def wait(state: Any, message: str | bytes, schema: Any) -> list[Any]:
@@ -226,18 +226,18 @@ def test_a_client_that_sends_faster_than_it_is_answered_is_closed(load: Load, mo
     assert closed.value.code == TOO_FAST == 1008
 
 
-def test_openapi_names_the_streams(client: TestClient) -> None:
+def test_openapi_lists_the_streams(client: TestClient) -> None:
     described: str = client.get("/openapi.json").json()["info"]["description"]
 
     assert f"WebSocket {TALK.path}: {TALK.summary}" in described
 
 
-def test_a_wrong_path_is_refused(client: TestClient) -> None:
+def test_an_unknown_path_is_rejected(client: TestClient) -> None:
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/nothing"):
         pass
 
 
-def test_an_empty_message_is_one_of_the_familys_messages(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_message_is_passed_to_the_family(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | bytes] = []
 
     def note(state: Any, message: str | bytes, schema: Any) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Stores and models as earlier releases left them, one archive for each release."""
+"""Stores and models written by earlier releases, one archive per release."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TEXTS = (".json", ".yaml", ".yml")
 
 
 def unpack(release: str, directory: Path) -> Path:
-    """Unpack the archive of a release into a directory, move its store's paths there, and return the new store.
+    """Unpack the archive of a release, relocate the paths in its store, and return the store.
 
-    Beside the store lie `bundles/`, `requests/` and `answers/`.
+    `bundles/`, `requests/` and `answers/` are next to the store.
     """
     with tarfile.open(_archive(release)) as archive:
         archive.extractall(directory, filter="data")
@@ -29,7 +29,7 @@ def unpack(release: str, directory: Path) -> Path:
 
 @cache
 def bundle_names(release: str) -> tuple[str, ...]:
-    """The models that stand alone in the archive of a release."""
+    """Names of the standalone models in the archive of a release."""
     with tarfile.open(_archive(release)) as archive:
         paths = [Path(name) for name in archive.getnames()]
     return tuple(sorted(path.name for path in paths if path.parent == Path("bundles")))
@@ -41,7 +41,7 @@ def _archive(release: str) -> Path:
 
 def _move_in_files(store: Path, before: str, after: str) -> None:
     for path in store.rglob("*"):
-        # What a manifest seals is the same wherever it lies.
+        # Sealed bundles contain no paths and must not change.
         if path.suffix not in TEXTS or (path.parent / MANIFEST).exists():
             continue
         text = path.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def _move_in_database(path: Path, before: str, after: str) -> None:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             for _, column, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
-                # replace() would make text of numbers too.
+                # replace() would convert numbers to text.
                 where = f'typeof("{column}") = \'text\' AND instr("{column}", :before)'
                 change = f'UPDATE "{table}" SET "{column}" = replace("{column}", :before, :after) WHERE {where}'
                 database.execute(change, {"before": before, "after": after})

@@ -1,4 +1,4 @@
-"""Makes 0.1.0.tar.xz: a small store, models of every network and their answers; run with release 0.1.0 only."""
+"""Creates 0.1.0.tar.xz: a small store, models of every network and their answers; run with release 0.1.0 only."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ for name, value in Backbone("resnet18", size=32).state_dict().items():
         weights[name] = value
 save_file(weights, raw / "resnet18.safetensors")
 """
-"""Run by the code of the release: the made-up samples as small as can be, and what is asked of the champions."""
+"""Run with the code of the release: small synthetic samples, and the requests to the champions."""
 
 TRAIN = """
 import json, shlex, shutil, sys
@@ -89,7 +89,7 @@ for name, flags in json.loads(sys.argv[5]).items():
     shutil.copytree(trained.best, bundles / f"{family.NAME}-{name}")
     sys.stderr.write(f"{family.NAME}-{name}: epoch {trained.best_epoch}, {trained.metrics}\\n")
 """
-"""What `train` does on one worker, without a cluster for each of many models."""
+"""Like `train` on one worker, but without a cluster per model."""
 
 TINY = {
     "recommender": "--max-length 16 --dim 8 --num-blocks 1 --batch-size 8 --precision fp32 --patience 0",
@@ -116,7 +116,7 @@ ALONE: list[tuple[str, str, Mapping[str, str]]] = [
         "recommender",
         PREPARE["recommender"],
         {
-            # Of so small a log a blend would take the counted prior alone, and the answers not tell what was learnt.
+            # On so small a log a blend would use the count-based prior alone.
             **{each: f"--network {each} --no-blend" for each in ("transformer", "gru", "two_tower", "gan")},
             **{each: f"--network {each}" for each in ("transitions", "popularity", "item_knn")},
             "autoencoder": "--network autoencoder --no-blend --epochs 4",
@@ -150,15 +150,15 @@ ALONE: list[tuple[str, str, Mapping[str, str]]] = [
         {"backbone": f"--network backbone --backbone {RAW}/resnet18.safetensors --no-flip"},
     ),
 ]
-"""How data is prepared, and the models that are trained on it by the names of their directories."""
+"""How data is prepared, and the models trained on it by directory name."""
 
 
 def make() -> None:
-    """Make everything at ROOT and pack what is to be kept."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background shell would ignore it
+    """Create everything in ROOT and pack the archive."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell would ignore it
     shutil.rmtree(ROOT, ignore_errors=True)
     RAW.mkdir(parents=True)
-    os.chdir(ROOT)  # MLflow notes the working directory in a new database
+    os.chdir(ROOT)  # MLflow stores the working directory in a new database
     subprocess.run([sys.executable, "-c", MAKE_RAW, str(RAW), str(ROOT / "requests")], check=True, env=_environment())
     for family in FAMILIES:
         _verb(f"prepare {family} {PREPARE[family]}")
@@ -173,9 +173,9 @@ def make() -> None:
 
 
 def _interrupt(family: str) -> None:
-    """Start a training and stop it after its first epoch."""
+    """Start a training run and interrupt it after its first epoch."""
     command = _command(f"train {family} {TINY[family]} {INTERRUPTED[family]}")
-    slowly = {**_environment(), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5"}  # or it would be over too soon
+    slowly = {**_environment(), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5"}  # or it would finish too soon
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=slowly)
     assert process.stderr is not None
     for line in process.stderr:
@@ -189,7 +189,7 @@ def _interrupt(family: str) -> None:
 
 
 def _predict(family: str) -> None:
-    """Store what both versions answer."""
+    """Store the answers of both versions."""
     for version in ("1", "2"):
         output = ROOT / "answers" / f"{family}-{version}.parquet"
         output.parent.mkdir(exist_ok=True)
@@ -199,7 +199,7 @@ def _predict(family: str) -> None:
 
 
 def _deploy() -> None:
-    """Deploy version 1, then the champion, of both, so that the store holds what was served before too."""
+    """Deploy version 1, then the champion, of both families, so that the store has a previous deployment."""
     try:
         for model in ("--model models:/{}/1", ""):
             for family in FAMILIES:
@@ -209,7 +209,7 @@ def _deploy() -> None:
 
 
 def _train_alone() -> None:
-    """Train the models that stand alone, in a store that is not kept."""
+    """Train the standalone models, in a temporary store."""
     for family, prepare, models in ALONE:
         data = _verb(f"prepare {family} {prepare}", store=SCRATCH)["data"]
         flags = json.dumps({name: f"{TINY[family]} --epochs 1 {network}" for name, network in models.items()})
@@ -239,7 +239,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _verb(line: str, store: Path = STORE) -> dict[str, Any]:
-    """The JSON line of a command that must succeed."""
+    """Run a command that must succeed; returns its JSON line."""
     done = subprocess.run(_command(line, store), stdout=subprocess.PIPE, text=True, check=True, env=_environment())
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import bundle, golden
 from models.image import FAMILY
@@ -309,8 +309,8 @@ def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of two workers."""
     config = dataclasses.replace(SMALL, **SETTINGS, epochs=1)
     reports: list[dict[str, float | int]] = []
-    place = Place(rank=rank, world_size=world_size)
-    run_training(FAMILY, config=config, data=data, directory=directory / "run", place=place, report=reports.append)
+    worker = WorkerContext(rank=rank, world_size=world_size)
+    run_training(FAMILY, config=config, data=data, directory=directory / "run", worker=worker, report=reports.append)
     kept = [
         {name: value for name, value in report.items() if name not in ("seconds", "examples_per_s")}
         for report in reports

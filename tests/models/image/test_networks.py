@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import Task, validate
+from jobs.training.validation import TrainingTask, validate
 from models import bundle
 from models.image import FAMILY
 from models.image.config import Config
@@ -207,7 +207,7 @@ def test_two_workers_are_evaluated_with_the_same_statistics(data: Prepared, tmp_
 
     config = dataclasses.replace(SMALL, epochs=1)
     loaded = bundle.load(tmp_path / "run" / "best", FAMILY)
-    task = Task(FAMILY, config, loaded.schema, data, tmp_path / "run", Place())
+    task = TrainingTask(FAMILY, config, loaded.schema, data, tmp_path / "run", WorkerContext())
     alone = validate(task, loaded.network)
     said = read_json(tmp_path / "run" / "best" / "metrics.json")
     assert alone == {name: pytest.approx(said[name], rel=1e-6) for name in alone}
@@ -215,7 +215,7 @@ def test_two_workers_are_evaluated_with_the_same_statistics(data: Prepared, tmp_
 
 def work(data: Prepared, rank: int, world_size: int, directory: Path) -> None:
     """One of two workers."""
-    train(data, directory / "run", place=Place(rank=rank, world_size=world_size), epochs=1)
+    train(data, directory / "run", worker=WorkerContext(rank=rank, world_size=world_size), epochs=1)
 
 
 def test_grey_images_leave_the_first_convolution_in_channels_last_format() -> None:
@@ -381,7 +381,14 @@ def test_an_interrupted_run_of_a_resnet_ends_as_if_it_had_not_been_interrupted(d
 
 
 def train(
-    data: Prepared, directory: Path, *, place: Place | None = None, report: Any = lambda _: None, **changes: Any
+    data: Prepared,
+    directory: Path,
+    *,
+    worker: WorkerContext | None = None,
+    report: Any = lambda _: None,
+    **changes: Any,
 ) -> Any:
     config = dataclasses.replace(SMALL, **changes)
-    return run_training(FAMILY, config=config, data=data, directory=directory, place=place or Place(), report=report)
+    return run_training(
+        FAMILY, config=config, data=data, directory=directory, worker=worker or WorkerContext(), report=report
+    )

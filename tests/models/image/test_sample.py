@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models.image import FAMILY
 from models.image.config import Config
@@ -35,7 +35,7 @@ def test_a_network_learns_what_the_linear_baseline_cannot(tmp_path: Path) -> Non
             config=chosen,
             data=data,
             directory=tmp_path / name,
-            place=Place(device="cpu"),
+            worker=WorkerContext(device="cpu"),
             report=lambda report: None,
         )
         accuracy[name] = result.metrics["val_accuracy"]

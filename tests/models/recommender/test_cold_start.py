@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import bundle
 from models.prepared import Prepared
@@ -70,7 +70,9 @@ def test_a_cold_start_item_is_among_the_first_for_users_of_similar_items(
     network: Any, blend: bool, data: Prepared, tmp_path: Path
 ) -> None:
     config = Config(network=network, blend=blend, dim=16, max_length=10, batch_size=16, epochs=6, precision="fp32")
-    trained = run_training(FAMILY, config=config, data=data, directory=tmp_path, place=Place(), report=lambda _: None)
+    trained = run_training(
+        FAMILY, config=config, data=data, directory=tmp_path, worker=WorkerContext(), report=lambda _: None
+    )
     loaded = bundle.load(trained.best, FAMILY)
     schema: Schema = loaded.schema
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from jobs.cli.context import Store
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models.nn.layers import chunk_tokens, linear_cross_entropy
 from models.prepared import Prepared
@@ -67,7 +67,7 @@ def test_the_sampled_loss_learns_nearly_as_well_as_the_full_one(data: Prepared, 
     for loss in ("full", "sampled"):
         config = dataclasses.replace(SMALL, epochs=4, loss=loss, num_negatives=64, blend=False, spectral_start=False)
         result = run_training(
-            FAMILY, config=config, data=data, directory=tmp_path / loss, place=Place(), report=lambda _: None
+            FAMILY, config=config, data=data, directory=tmp_path / loss, worker=WorkerContext(), report=lambda _: None
         )
         scores.append(result.metrics["val_ndcg_at_10"])
 

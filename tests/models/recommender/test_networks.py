@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from jobs.cli.context import Store
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import bundle
 from models.metrics import gini, rank_of, rank_without
@@ -181,10 +181,10 @@ def test_a_network_learns_the_transitions_of_the_synthetic_shop(
     popularity = dataclasses.replace(SMALL, network="popularity")
 
     result = run_training(
-        FAMILY, config=config, data=data, directory=tmp_path / "a", place=Place(), report=lambda _: None
+        FAMILY, config=config, data=data, directory=tmp_path / "a", worker=WorkerContext(), report=lambda _: None
     )
     floor = run_training(
-        FAMILY, config=popularity, data=data, directory=tmp_path / "b", place=Place(), report=lambda _: None
+        FAMILY, config=popularity, data=data, directory=tmp_path / "b", worker=WorkerContext(), report=lambda _: None
     )
 
     assert result.metrics["val_ndcg_at_10"] > 2 * floor.metrics["val_ndcg_at_10"]

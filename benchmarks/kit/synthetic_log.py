@@ -1,4 +1,4 @@
-"""A made-up log of any size with structure to learn: topics, successors of items, favourite topics of shoppers."""
+"""A synthetic log of any size with learnable structure: topics, item-to-item transitions, users' favourite topics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ITEMS_PER_TOPIC = 100
 NUM_FAVOURITES = 3
 SUCCESSOR_SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)
 FOLLOWS, STAYS, RETURNS = 0.6, 0.25, 0.12
-"""The next item is a successor of the last, any of its topic, or one of a favourite topic; else anything."""
+"""Probabilities that the next item is a successor of the last one, of its topic, or of a favourite topic; else any."""
 FIRST_S = 1_700_000_000
 SPAN_S = 300 * 86_400
 
 
 @dataclass(frozen=True)
 class World:
-    """Item `rank * num_topics + topic` is the rank-th most popular of its topic."""
+    """The generating distribution; item `rank * num_topics + topic` is the rank-th most popular of its topic."""
 
     num_topics: int
     topic_shares: NDArray[np.float64]
@@ -34,7 +34,7 @@ class World:
 
     @classmethod
     def of(cls, num_items: int, draw: np.random.Generator) -> World:
-        """Topics and ranks by a flattened Zipf law."""
+        """Topics and ranks with a flattened Zipf distribution."""
         num_topics = max(num_items // ITEMS_PER_TOPIC, NUM_FAVOURITES + 1)
         topic_shares, rank_shares = _zipf(num_topics), _zipf(ITEMS_PER_TOPIC)
         size = num_topics * ITEMS_PER_TOPIC
@@ -43,7 +43,7 @@ class World:
         return cls(num_topics, topic_shares, rank_shares, successors)
 
     def next_items(self, items: Ints, favourites: Ints, draw: np.random.Generator) -> Ints:
-        """What shoppers [U] with favourite topics [U, F] take after `items` [U]."""
+        """The next items [U] of users with favourite topics [U, F] after `items` [U]."""
         kind, users = draw.random(len(items)), np.arange(len(items))
         followed = self.successors[items, _drawn(np.array(SUCCESSOR_SHARES), items.shape, draw)]
         favourite = favourites[users, draw.integers(0, NUM_FAVOURITES, len(items))]
@@ -54,7 +54,7 @@ class World:
         return np.asarray(np.where(kind < FOLLOWS, followed, fresh))
 
     def probabilities(self, item: int, favourites: Ints) -> dict[int, float]:
-        """The probability of each item of the topics in play to be next; all others share what is left."""
+        """Probability of each item of the topics in question to be next; the others share the rest."""
         found: dict[int, float] = {}
         shares = {int(topic): RETURNS / NUM_FAVOURITES for topic in favourites}
         shares[item % self.num_topics] = shares.get(item % self.num_topics, 0.0) + STAYS
@@ -69,17 +69,17 @@ class World:
 
 
 def write_log(path: Path, *, num_items: int, num_users: int, events_per_user: int, seed: int = 0) -> dict[str, float]:
-    """Write a Parquet log of users, items and times; returns what an ideal predictor reaches on next-to-last ones.
+    """Write a Parquet log of users, items and times; returns the metrics of an ideal predictor on next-to-last events.
 
-    That predictor knows the law and the shopper's favourite topics, which a network has to guess from the history.
+    It knows the distribution and each user's favourite topics, which a network has to infer from the history.
     """
     draw = np.random.default_rng(seed)
     world = World.of(num_items, draw)
     favourites = _drawn(world.topic_shares, (num_users, NUM_FAVOURITES), draw)
     events = np.empty((num_users, events_per_user), np.int64)
     events[:, 0] = draw.integers(0, len(world.successors), num_users)
-    for place in range(1, events_per_user):
-        events[:, place] = world.next_items(events[:, place - 1], favourites, draw)
+    for step in range(1, events_per_user):
+        events[:, step] = world.next_items(events[:, step - 1], favourites, draw)
     named = draw.permutation(len(world.successors))
     times = FIRST_S + draw.integers(0, SPAN_S, (num_users, 1)) + 3600 * np.arange(events_per_user)
     table = pa.table(
@@ -94,7 +94,7 @@ def write_log(path: Path, *, num_items: int, num_users: int, events_per_user: in
 
 
 def ideal(world: World, events: Ints, favourites: Ints) -> dict[str, float]:
-    """NDCG@10 and hit rate of the ideal predictor on the next-to-last events that are new to the shopper."""
+    """NDCG@10 and hit rate of the ideal predictor on next-to-last events whose item is new to the user."""
     gains: list[float] = []
     for history, target, liked in zip(events[:, :-2], events[:, -2].tolist(), favourites, strict=True):
         seen = set(history.tolist())
@@ -113,7 +113,7 @@ def _zipf(num: int) -> NDArray[np.float64]:
 
 
 def _drawn(shares: NDArray[np.float64], shape: tuple[int, ...], draw: np.random.Generator) -> Ints:
-    """Places drawn with the given probabilities."""
+    """Indices drawn with the given probabilities."""
     return np.searchsorted(shares.cumsum(), draw.random(shape)).clip(max=len(shares) - 1)
 
 
