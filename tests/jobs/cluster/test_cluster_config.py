@@ -24,7 +24,7 @@ from jobs.serving.config import check_config
 from models import FAMILIES
 from serve.service import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = ROOT / "docs" / "kubernetes"
 SUFFIXES = {"Gi": 1024**3, "Mi": 1024**2}
 

@@ -1,0 +1,1 @@
+"""Tests of the cluster a verb works on."""
