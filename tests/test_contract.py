@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 
 from jobs.evaluation.scoring import load_model, score_shards
 from jobs.prediction.answer_table import ERROR, MODEL_VERSION, Recipe, TableAnswerer
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import FAMILIES, bundle
 from models.ask import Answerer
@@ -87,7 +87,7 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             config=family.Config(**{**sample.train, "epochs": 1}),
             data=data,
             directory=directory / "run",
-            place=Place(),
+            worker=WorkerContext(),
             report=reports.append,
         )
         yield Line(family, sample, data, reports, result.best, filled(family, data, directory / "features.sqlite"))

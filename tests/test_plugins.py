@@ -136,7 +136,7 @@ def test_a_network_of_another_package_is_trained_bundled_and_asked(
 
 def train_and_ask(name: str, network: str, directory: str) -> None:
     """What the test above does where the package is installed: the whole line, as for a network of ours."""
-    from jobs.training.distributed import Place
+    from jobs.training.distributed import WorkerContext
     from jobs.training.loop import run_training
     from models.ask import Answerer
     from tests.test_contract import prepared, shorten
@@ -148,7 +148,9 @@ def train_and_ask(name: str, network: str, directory: str) -> None:
     data = prepared(family, sample, root / "data", num_threads=1)
     config = family.Config(**{**sample.train, "network": network, "epochs": 1})
     reports: list[Any] = []
-    run_training(family, config=config, data=data, directory=root / "run", place=Place(), report=reports.append)
+    run_training(
+        family, config=config, data=data, directory=root / "run", worker=WorkerContext(), report=reports.append
+    )
     before, loaded = (
         bundle.load(root / "run" / part, family) for part in ("checkpoints/epoch_0000", "checkpoints/epoch_0001")
     )

@@ -205,7 +205,7 @@ def test_the_docstring_below_a_field_is_its_help() -> None:
 
 def test_an_inherited_field_has_the_docstring_of_its_parent(toy: Family) -> None:
     assert "one optimiser step" in field_docstrings(toy.Config)["batch_size"]
-    assert "Which network" in field_docstrings(toy.Config)["network"]
+    assert "one layer, two layers" in field_docstrings(toy.Config)["network"]
 
 
 def test_a_verb_writes_only_the_json_line_to_stdout(toy: Family, tmp_path: Path, capfd: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.training.distributed import Place
+from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import FAMILIES, bundle
 from models.errors import BundleRejected
@@ -78,7 +78,7 @@ def test_files_of_a_family_go_from_prepared_data_into_every_bundle(
     reports: list[object] = []
 
     result = run_training(
-        family, config=config, data=toy_data, directory=tmp_path / "run", place=Place(), report=reports.append
+        family, config=config, data=toy_data, directory=tmp_path / "run", worker=WorkerContext(), report=reports.append
     )
 
     loaded = bundle.load(result.best, family)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import Task, validate
+from jobs.training.validation import TrainingTask, validate
 from models import bundle
 from models.image import FAMILY
 from models.image.config import Config
@@ -207,7 +207,7 @@ def test_two_workers_are_judged_with_the_same_statistics(data: Prepared, tmp_pat
 
     config = dataclasses.replace(SMALL, epochs=1)
     loaded = bundle.load(tmp_path / "run" / "best", FAMILY)
-    task = Task(FAMILY, config, loaded.schema, data, tmp_path / "run", WorkerContext())
+    task = TrainingTask(FAMILY, config, loaded.schema, data, tmp_path / "run", WorkerContext())
     alone = validate(task, loaded.network)
     said = read_json(tmp_path / "run" / "best" / "metrics.json")
     assert alone == {name: pytest.approx(said[name], rel=1e-6) for name in alone}

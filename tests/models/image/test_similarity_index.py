@@ -12,7 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from jobs.cli.context import Store
-from jobs.deploy import _index
+from jobs.deploy import _build_index
 from models import FAMILIES, bundle
 from models.errors import BundleRejected
 from models.image import FAMILY
@@ -123,9 +123,9 @@ def test_deploy_makes_the_index_of_a_model_and_its_data_once(products: Shop, sto
     (store.data("image") / "CURRENT").write_text("here")
     loaded = bundle.load(model, FAMILY)
 
-    made = _index(store, FAMILY, loaded)
+    made = _build_index(store, FAMILY, loaded)
     assert made is not None and (made / EMBEDDINGS).read_bytes() == (index / EMBEDDINGS).read_bytes()
     before = (made / EMBEDDINGS).stat().st_mtime_ns
-    assert _index(store, FAMILY, loaded) == made
+    assert _build_index(store, FAMILY, loaded) == made
     assert (made / EMBEDDINGS).stat().st_mtime_ns == before
-    assert _index(store, FAMILIES["recommender"], loaded) is None
+    assert _build_index(store, FAMILIES["recommender"], loaded) is None
