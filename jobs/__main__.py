@@ -1,4 +1,4 @@
-"""The command line, `shopkeeper VERB FAMILY --flags`: parses flags and environment, runs a verb, reports the result."""
+"""The command line, `shopkeeper VERB FAMILY --flags`: parses it, runs the verb and reports the result."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Evaluation: scores of a model on a split, confidence intervals, the promotion gate and the report."""
+"""Scores of a model on a split, confidence intervals, the promotion gate and the report."""

@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals and paired comparisons of metrics (percentile method; Efron, 1979)."""
+"""Bootstrap confidence intervals and paired comparisons of metrics (percentile method, Efron 1979)."""
 
 from __future__ import annotations
 

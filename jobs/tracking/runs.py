@@ -1,4 +1,4 @@
-"""Tracked runs of `train` and `sweep`: their tags, and a plan on disk from which they can be resumed."""
+"""Tracked runs of `train` and `sweep`, with tags, and a plan on disk from which they can be resumed."""
 
 from __future__ import annotations
 

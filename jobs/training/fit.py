@@ -1,4 +1,4 @@
-"""Train one network on Ray workers: the only TorchTrainer of the project, around the one training loop."""
+"""Distributed training with Ray Train: the only TorchTrainer of the project, around the training loop."""
 
 from __future__ import annotations
 
