@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 
-def together(work: Callable[[int, int, Path], None], world_size: int, directory: Path) -> None:
+def run_workers(work: Callable[[int, int, Path], None], world_size: int, directory: Path) -> None:
     """Run `work(rank, world_size, directory)` in `world_size` processes; re-raises the error of any of them."""
     spawn(_process, (work, world_size, directory), nprocs=world_size)  # type: ignore[no-untyped-call]
 

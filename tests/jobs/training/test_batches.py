@@ -18,7 +18,7 @@ from jobs.training.validation import TrainingTask
 from models.family import Dataset, Family
 from models.prepared import Prepared
 from tests.kit import toy as toy_module
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 from tests.kit.register import TOY
 from tests.kit.toy import Visitor
 
@@ -45,7 +45,7 @@ def write_batches_of_worker(data: Prepared, rank: int, world_size: int, director
 def test_the_global_batch_is_the_same_on_any_number_of_workers(
     toy: Family, toy_data: Prepared, tmp_path: Path, world_size: int
 ) -> None:
-    together(partial(write_batches_of_worker, toy_data), world_size, tmp_path)
+    run_workers(partial(write_batches_of_worker, toy_data), world_size, tmp_path)
 
     parts = [np.load(tmp_path / f"{rank}-of-{world_size}.npz") for rank in range(world_size)]
     num_examples = toy_data.schema(toy.Schema).num_examples["train"]

@@ -24,7 +24,7 @@ from models.family import Family
 from models.golden import check, golden
 from models.prepared import Prepared
 from tests.kit import toy as toy_module
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 from tests.kit.register import TOY, register
 
 TIMES = ("seconds", "examples_per_s")
@@ -284,7 +284,7 @@ def test_validation_is_identical_on_one_two_and_three_workers(toy: Family, toy_d
     single = validate_best(toy_data, tmp_path / "run", WorkerContext())
 
     for world_size in (2, 3):
-        together(partial(work, toy_data), world_size, tmp_path)
+        run_workers(partial(work, toy_data), world_size, tmp_path)
 
         found = [json.loads((tmp_path / f"{rank}-of-{world_size}.json").read_text()) for rank in range(world_size)]
         assert [one["validated"] for one in found] == [single] * world_size

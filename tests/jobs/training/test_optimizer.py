@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jobs.training.distributed import WorkerContext, wrap_ddp
 from jobs.training.optimizer import BETAS, clip_gradients, make_optimizer
 from models.config import TrainConfig
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 from tests.kit.register import TOY
 
 CONFIG = TrainConfig(learning_rate=0.1, weight_decay=0.5)
@@ -89,7 +89,7 @@ def test_a_resumed_optimizer_equals_an_uninterrupted_one() -> None:
 
 
 def test_two_workers_update_the_rows_that_either_of_them_used(tmp_path: Path) -> None:
-    together(work, 2, tmp_path)
+    run_workers(work, 2, tmp_path)
 
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     before = Table(sparse=True).table.weight.detach()

@@ -32,7 +32,7 @@ from models.family import Family, Gate
 from models.metrics import BatchMetrics, Kept, Metric
 from models.prepared import Prepared
 from tests.kit import toy
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 from tests.kit.register import TOY
 from tests.kit.toy_models import write_toy_model
 from tests.kit.toy_whole import BY_MACRO_F1, BY_RMSE, MACRO_F1, RMSE
@@ -71,7 +71,7 @@ def test_the_best_epoch_is_selected_by_the_whole_split_metric(
 def test_whole_split_metrics_are_equal_on_1_and_2_workers(toy_data: Prepared, tmp_path: Path) -> None:
     alone, _ = train(BY_MACRO_F1, toy_data, tmp_path / "alone", config=dataclasses.replace(CONFIG, epochs=2))
 
-    together(partial(work, toy_data), 2, tmp_path)
+    run_workers(partial(work, toy_data), 2, tmp_path)
 
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]

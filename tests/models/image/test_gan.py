@@ -29,7 +29,7 @@ from models.image.report.summary import summarise
 from models.image.schema import MISSING
 from models.prepared import Prepared
 from models.report import Table
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 from tests.models.image.test_networks import (
     HEADS,
     SIZE,
@@ -296,7 +296,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(trained: Any,
 
 
 def test_two_workers_train_one_network_together(trained: Any, tmp_path: Path) -> None:
-    together(partial(work, trained[0]), 2, tmp_path)
+    run_workers(partial(work, trained[0]), 2, tmp_path)
 
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second

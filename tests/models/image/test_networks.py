@@ -30,7 +30,7 @@ from models.json_files import read_json
 from models.nn.muon import orthogonalised
 from models.prepared import Prepared
 from tests.conftest import CHECKOUT
-from tests.kit.gloo import together
+from tests.kit.gloo import run_workers
 
 TRAINED = ("resnet", "cnn")
 SMALL = Config(width=0.25, batch_size=32, epochs=4, precision="fp32", shift=1)
@@ -203,7 +203,7 @@ def test_a_trained_resnet_has_the_batch_norm_statistics_of_unaugmented_images(da
 
 
 def test_two_workers_are_evaluated_with_the_same_statistics(data: Prepared, tmp_path: Path) -> None:
-    together(partial(work, data), 2, tmp_path)
+    run_workers(partial(work, data), 2, tmp_path)
 
     config = dataclasses.replace(SMALL, epochs=1)
     loaded = bundle.load(tmp_path / "run" / "best", FAMILY)
