@@ -1,4 +1,4 @@
-"""Standard output: reserved for the result of a command; what cannot be written there is an error of its own."""
+"""Standard output: reserved for the result of a command; a failed write is an error of its own."""
 
 from __future__ import annotations
 
