@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -10,12 +9,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
-from jobs.cli.flags import Parser, UsageError, suggestion
+from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
+from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 
@@ -109,6 +109,12 @@ class Everywhere:
     quiet: bool = False
     """Log warnings and errors only."""
 
+    def __post_init__(self) -> None:
+        try:
+            Path(self.store).expanduser()
+        except RuntimeError:
+            raise ValueError(f"--store {self.store}: there is no such user; give the path of a directory") from None
+
 
 @dataclass(frozen=True)
 class Invocation:
@@ -126,17 +132,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _log_to_stderr(quiet="--quiet" in given, debug="--debug" in given)
+    _log_to_stderr(quiet=is_set(given, "quiet"), debug=is_set(given, "debug"))
+    try:
+        with stdout_for_results() as stdout:
+            return _execute(given, stdout)
+    except OutputFailed as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _execute(given: Sequence[str], stdout: TextIO) -> int:
+    """Read and run a command line and write its help or result; raises OutputFailed."""
     try:
         invocation = read(given)
-    except SystemExit:  # after printing the help
+    except HelpRequested as requested:
+        write(stdout, requested.text(for_terminal=stdout.isatty()))
         return 0
-    except UsageError as error:
-        names = [word for word in given[:2] if not word.startswith("-")] + [None, None]
-        result = Result(exit_code=2, verb=names[0], family=names[1], error=str(error))
-        _report(result, stdout=sys.stdout, as_json="--json" in given)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every error gets its JSON line
+        result = _unreadable(given, error)
+        _report(result, stdout=stdout, as_json=is_set(given, "json"))
         return result.exit_code
-    with _stdout_for_results() as stdout, sigterm_interrupts() as terminated:
+    with sigterm_interrupts() as terminated:
         result = run(invocation)
         if terminated.is_set() and result.error:
             result = dataclasses.replace(result, exit_code=6)
@@ -144,8 +160,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result.exit_code
 
 
+def _unreadable(given: Sequence[str], error: BaseException) -> Result:
+    """The result for a command line that cannot be read: a mistake of the user or a broken family."""
+    from models.errors import PluginRejected
+
+    if is_set(given, "debug"):
+        traceback.print_exception(error, file=sys.stderr)
+    names = [word for word in given[:2] if not word.startswith("-")]
+    match error:
+        case UsageError():
+            exit_code, message = 2, str(error)
+        case PluginRejected():
+            exit_code, message = 1, str(error)
+        case KeyboardInterrupt():
+            exit_code, message = 130, "interrupted before it started"
+        case _:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            command = " ".join(["shopkeeper", *names])
+            exit_code, message = 1, f"the flags of `{command}` cannot be read: {reason}; --debug shows the traceback"
+    verb, family = [*names, None, None][:2]
+    return Result(exit_code=exit_code, verb=verb, family=family, error=message)
+
+
 def read(given: Sequence[str]) -> Invocation:
-    """Parse a command line; prints help and raises SystemExit, or raises UsageError."""
+    """Parse a command line; raises HelpRequested, UsageError, or PluginRejected for a family without valid flags."""
     if not given or given[0].startswith("-"):
         _overview(given)
     name, *rest = given
@@ -161,21 +199,23 @@ def read(given: Sequence[str]) -> Invocation:
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
     parser = parser_of(name, family_name)
     if verb.takes_command:
-        (options, *config, everywhere), command = parser.read_known(rest)
+        (options, *config, everywhere), command = parser.read_known(rest, unset=_environment())
         options = dataclasses.replace(options, command=tuple(command))
     else:
-        options, *config, everywhere = parser.read(rest)
+        options, *config, everywhere = parser.read(rest, unset=_environment())
     return Invocation(
         verb=name,
         family_name=family_name,
-        everywhere=_with_environment(everywhere),
+        everywhere=everywhere,
         options=options,
         config=config[0] if config else None,
     )
 
 
 def parser_of(name: str, family_name: str | None) -> Parser:
-    """The parser of the arguments after a verb and its family."""
+    """The parser of the arguments after a verb and its family; raises PluginRejected for a family's invalid flags."""
+    from models.errors import PluginRejected
+
     verb = VERBS[name]
     options_class, config_class = _dataclasses(name, family_name)
     about, placeholder = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
@@ -184,13 +224,16 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     if not family_name and verb.config:
         about += f" `shopkeeper {name} FAMILY --help` lists its flags too."
     configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
-    return Parser(
-        {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
-        prog=f"shopkeeper {name}{f' {family_name}' if family_name else placeholder}",
-        description=about,
-        epilog=EPILOG,
-        without=("command",) if verb.takes_command else (),
-    )
+    try:
+        return Parser(
+            {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
+            prog=f"shopkeeper {name}{f' {family_name}' if family_name else placeholder}",
+            description=about,
+            epilog=EPILOG,
+            without=("command",) if verb.takes_command else (),
+        )
+    except FlagsRejected as error:
+        raise PluginRejected(f"the family {family_name!r} cannot be used by {name}: {error}") from error
 
 
 def run(invocation: Invocation) -> Result:
@@ -270,31 +313,27 @@ def _masked(value: Any) -> Any:
             return value
 
 
-def _with_environment(given: Everywhere) -> Everywhere:
-    """The flags of every verb; the environment sets those that were not given."""
-    unset = Everywhere()
-    return dataclasses.replace(
-        given,
-        store=given.store if given.store != unset.store else os.environ.get("SHOPKEEPER_STORE", unset.store),
-        address=given.address or os.environ.get("RAY_ADDRESS") or None,
-    )
+def _environment() -> dict[str, str]:
+    """Values from the environment for flags that are not given."""
+    found = {"store": os.environ.get("SHOPKEEPER_STORE"), "address": os.environ.get("RAY_ADDRESS")}
+    return {name: value for name, value in found.items() if value}
 
 
 def _overview(given: Sequence[str]) -> NoReturn:
     if not given:
         raise UsageError("no verb given; see `shopkeeper --help`")
     if given[0] == "--version":
-        sys.stdout.write(f"shopkeeper {importlib.metadata.version('shopkeeper')}\n")
+        text = f"shopkeeper {importlib.metadata.version('shopkeeper')}\n"
     elif given[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
         groups = [
             "\n".join([f"{title}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())])
             for title, verbs in VERB_GROUPS.items()
         ]
-        sys.stdout.write("\n\n".join(["Usage: shopkeeper VERB [FAMILY] [--flags]", *groups, EPILOG]) + "\n")
+        text = "\n\n".join(["Usage: shopkeeper VERB [FAMILY] [--flags]", *groups, EPILOG]) + "\n"
     else:
         raise UsageError(f"the verb comes first, then the flags; got {given[0]!r}; see `shopkeeper --help`")
-    raise SystemExit(0)
+    raise HelpRequested(lambda _: text)
 
 
 def _dataclasses(name: str, family_name: str | None) -> tuple[Any, Any]:
@@ -320,10 +359,9 @@ def _report(result: Result, *, stdout: TextIO, as_json: bool) -> None:
     if result.error:
         sys.stderr.write(f"error: {result.error}\n")
     if as_json:
-        stdout.write(result.to_json() + "\n")
+        write(stdout, result.to_json() + "\n")
     elif not result.error:
-        stdout.write(result.to_text() + "\n")
-    stdout.flush()
+        write(stdout, result.to_text() + "\n")
 
 
 def _log_to_stderr(*, quiet: bool, debug: bool) -> None:
@@ -334,21 +372,6 @@ def _log_to_stderr(*, quiet: bool, debug: bool) -> None:
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
-
-
-@contextlib.contextmanager
-def _stdout_for_results() -> Iterator[TextIO]:
-    """Reserves stdout for the result; output of libraries and child processes goes to stderr."""
-    results = sys.stdout
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(contextlib.redirect_stdout(sys.stderr))
-        with contextlib.suppress(OSError, ValueError):  # a stdout without a file descriptor, as in tests
-            if results.fileno() == 1:
-                results.flush()
-                results = undo.enter_context(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-                os.dup2(2, 1)
-                undo.callback(os.dup2, results.fileno(), 1)
-        yield results
 
 
 def _search_own_packages_first() -> None:

@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.cli.flags import Parser, UsageError, flag_name
+from jobs.cli.flags import Parser, UsageError, check_at_least, flag_name
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.tracking.client import BUNDLE, Run, Tracking
@@ -69,6 +69,11 @@ class Options:
     resume: str | None = None
     """Run id of an interrupted sweep to resume, with its original settings."""
 
+    def __post_init__(self) -> None:
+        check_at_least(self, trials=1, concurrent=0, workers_per_trial=1)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"--minutes {self.minutes} leaves no time; use more than 0")
+
 
 @dataclass(frozen=True)
 class Search:
@@ -96,9 +101,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Search hyperparameters; each trial becomes a child run, and the best model an artifact of the sweep's run."""
     assert family is not None
     config = config or family.Config()
-    # Both reject invalid settings before anything starts.
-    _check(options)
-    search_space(family, config, options.fix)
+    search_space(family, config, options.fix)  # rejects invalid settings before anything starts
     connection.connect(context)
     if options.resume:
         plan = read_plan(context, family, config=config, options=options)
@@ -115,15 +118,6 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         with _ctrl_c_as_exception():
             tuner.fit()
         return _conclude(search, plan, tracked)
-
-
-def _check(options: Options) -> None:
-    minimum = {"trials": 1, "concurrent": 0, "workers_per_trial": 1}
-    for name, value in minimum.items():
-        if getattr(options, name) < value:
-            raise UsageFailure(f"{flag_name(name)} {getattr(options, name)} is less than {value}")
-    if options.minutes is not None and not options.minutes > 0:
-        raise UsageFailure(f"--minutes {options.minutes} leaves no time; use more than 0")
 
 
 def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dict[str, Range], Any]:

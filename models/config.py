@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from models.settings import Share, check_settings
+
+GradNorm = Annotated[PositiveFloat, Field(allow_inf_nan=True)]
+"""A largest norm of the gradients; infinity does not clip."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class TrainConfig:
     """Share of all steps over which the learning rate warms up from zero."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW's weight decay, for matrices only, not for vectors, biases and embeddings."""
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: GradNorm = 1.0
     """Gradient clipping: the largest norm of the gradients."""
     patience: NonNegativeInt = 3
     """Early stopping: stop after this many epochs in a row without a better validation score; 0 never stops early."""

@@ -11,9 +11,11 @@ A package in the same environment declares them in its pyproject.toml:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -27,6 +29,9 @@ NETWORKS_GROUP = "shopkeeper.networks"
 """Group of the entry points: family.network -> module:attribute, a function (config, schema) for `build`."""
 
 log = logging.getLogger("shopkeeper")
+
+_OWN_NETWORKS: dict[str, tuple[str, ...]] = {}
+"""Networks of the families that accept networks of other packages, which cannot replace them."""
 
 
 def with_plugins(own: Sequence[Family]) -> dict[str, Family]:
@@ -50,6 +55,7 @@ def with_plugins(own: Sequence[Family]) -> dict[str, Family]:
 
 def network_names(family: str, own: Sequence[str]) -> tuple[str, ...]:
     """The choices of a family's --network: its own networks, then those of other packages, without loading any."""
+    _OWN_NETWORKS[family] = tuple(own)
     names = list(own)
     for entry in _entries(NETWORKS_GROUP):
         of, _, name = entry.name.partition(".")
@@ -83,6 +89,8 @@ def origin(family: str, network: str) -> str | None:
 
 
 def _network_entry(family: str, network: str) -> EntryPoint | None:
+    if network in _OWN_NETWORKS.get(family, (network,)):
+        return None
     return next((entry for entry in _entries(NETWORKS_GROUP) if entry.name == f"{family}.{network}"), None)
 
 
@@ -95,9 +103,12 @@ def _entries(group: str) -> tuple[EntryPoint, ...]:
 
 def _load(entry: EntryPoint) -> Any:
     try:
-        return entry.load()
-    except Exception as error:  # another package may fail in any way, and must not affect the rest
-        reason = f"{type(error).__name__}: {error}"
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # another package may fail in any way, even exit, and must not affect the rest
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginRejected(
             f"{_label(entry)} cannot be loaded: {reason}; correct or uninstall {_package(entry)}"
         ) from error

@@ -6,7 +6,7 @@ import functools
 import typing
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number between 0 and 1."""
@@ -27,4 +27,12 @@ def check_settings(settings: Any) -> None:
 @functools.cache
 def _allowed(settings_class: Any) -> dict[str, TypeAdapter[Any]]:
     hints = typing.get_type_hints(settings_class, include_extras=True)
-    return {name: TypeAdapter(hint) for name, hint in hints.items()}
+    return {name: _adapter(hint) for name, hint in hints.items()}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Checks values of a type; infinity and NaN only pass if the type says `Field(allow_inf_nan=True)`."""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+    except PydanticUserError:  # a dataclass or model has its own config
+        return TypeAdapter(hint)

@@ -108,6 +108,33 @@ def test_families_that_cannot_be_had_cost_a_warning_each_that_names_their_packag
     ]
 
 
+def test_a_package_that_exits_on_import_costs_one_warning_and_not_the_result(site: Path, run: Run) -> None:
+    modules = {
+        "bad_exit.py": "import sys; print('a package talks'); sys.exit()",
+        "bad_lines.py": "raise ValueError('first\\nsecond')",
+    }
+    families = {"leaving": "bad_exit:FAMILY", "wordy": "bad_lines:FAMILY"}
+    install(site, "bad-shop", groups={"shopkeeper.families": families}, modules=modules)
+
+    found = run("-m", "jobs", "train", "recommender", "--dry-run", "--json")
+
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["status"] == "dry-run"
+    leaving, wordy = [line for line in found.stderr.splitlines() if "cannot be loaded" in line]
+    assert "'leaving' of the package bad-shop (bad_exit:FAMILY) cannot be loaded: SystemExit" in leaving
+    assert "ValueError: first second; correct or uninstall bad-shop" in wordy
+
+
+def test_a_package_cannot_take_the_place_of_a_network_of_ours(site: Path, run: Run) -> None:
+    taken = {**MINE, "recommender.popularity": "my_networks:build_mine"}
+    install(site, "my-networks", groups={"shopkeeper.networks": taken}, modules={"my_networks.py": NETWORKS})
+    asked = "[origin('recommender', name) for name in ('popularity', 'mine')]"
+
+    found = run("-c", f"from models import FAMILIES; from models.plugins import origin; FAMILIES; print({asked})")
+
+    assert found.stdout.strip() == "[None, 'my-networks==1.2']"
+
+
 def test_a_package_may_be_imported_before_the_families_are_asked_for(site: Path, run: Run) -> None:
     install_toy(site)
 

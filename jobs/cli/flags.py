@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import io
 import logging
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token
 from docstring_parser import parse_from_object
+
+FALSE = ("no", "n", "0", "false", "f")
+"""What cyclopts reads as false after `--switch=`."""
 
 log = logging.getLogger("shopkeeper")
 
@@ -21,15 +26,32 @@ class UsageError(Exception):
     """An invalid command line; the message is for the user."""
 
 
+class FlagsRejected(Exception):
+    """A dataclass that cannot become flags; the message names the class, the field and the remedy."""
+
+
+class HelpRequested(Exception):
+    """The command line asks for help; an exception of its own, as a plugin may raise SystemExit too."""
+
+    def __init__(self, render: Callable[[bool], str]) -> None:
+        super().__init__("help")
+        self._render = render
+
+    def text(self, *, for_terminal: bool) -> str:
+        """The help, with styles for a terminal."""
+        return self._render(for_terminal)
+
+
 class Parser:
     """Parses the flags of several dataclasses, which the help groups by title."""
 
     def __init__(
         self, groups: Mapping[str, Any], *, prog: str, description: str, epilog: str = "", without: Sequence[str] = ()
     ) -> None:
-        """Creates a flag per field except those in `without`; raises ValueError for a duplicate name."""
+        """Creates a flag per field except those in `without`; raises FlagsRejected for fields without a flag."""
         self.prog = prog
         self.classes = list(groups.values())
+        _check_names(groups)
         parameters = [
             parameter
             for index, (title, config_class) in enumerate(groups.items())
@@ -48,9 +70,11 @@ class Parser:
         )
         self.app.default(_command(parameters))
 
-    def read(self, arguments: Sequence[str]) -> list[Any]:
-        """Parse `arguments` into the dataclasses; prints help and raises SystemExit, or raises UsageError."""
-        values, unknown = self.read_known(arguments)
+    def read(self, arguments: Sequence[str], *, unset: Mapping[str, Any] | None = None) -> list[Any]:
+        """Parse `arguments` into the dataclasses, with values for flags not given; raises HelpRequested, UsageError."""
+        values, unknown = self.read_known(arguments, unset=unset)
+        if unknown and "--" in arguments:
+            raise UsageError(f"unexpected argument --; omit it, flags follow directly; see `{self.prog} --help`")
         if unknown:
             known = [name for argument in self.app.assemble_argument_collection() for name in argument.names]
             given = unknown[0].partition("=")[0]
@@ -58,19 +82,39 @@ class Parser:
             raise UsageError(f"{kind} {given}{suggestion(given, known)}; see `{self.prog} --help`")
         return values
 
-    def read_known(self, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
-        """Parse `arguments` into the dataclasses, and return the unknown ones; other fields keep their default."""
+    def read_known(
+        self, arguments: Sequence[str], *, unset: Mapping[str, Any] | None = None
+    ) -> tuple[list[Any], list[str]]:
+        """Parse `arguments` into the dataclasses, with values for flags not given, and return the unknown arguments."""
         try:
             command, bound, unknown, _ = self.app.parse_known_args(_renamed(arguments, self.classes))
             if command is not self.app.default_command:
-                command(*bound.args, **bound.kwargs)
-                raise SystemExit(0)
-            return [_build(config_class, bound.arguments) for config_class in self.classes], unknown
+                raise HelpRequested(self._help)
+            given = {**(unset or {}), **bound.arguments}
+            return [_build(config_class, given) for config_class in self.classes], unknown
         except CycloptsError as error:
             error.verbose = False
             raise UsageError(f"{' '.join(str(error).split()).rstrip('.')}; see `{self.prog} --help`") from None
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    def _help(self, for_terminal: bool) -> str:
+        from rich.console import Console  # cyclopts imports it for help only
+
+        console = Console(file=io.StringIO(), force_terminal=for_terminal or None)
+        with console.capture() as captured:
+            self.app.help_print([], console=console)
+        return captured.get()
+
+
+def is_set(arguments: Sequence[str], name: str) -> bool:
+    """Whether a switch such as `json` is given, for what must be known even if the arguments cannot be parsed."""
+    found = False
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag in (f"--{name}", f"--no-{name}"):
+            found = flag == f"--{name}" and value.lower() not in FALSE
+    return found
 
 
 def suggestion(given: str, known: Sequence[str]) -> str:
@@ -98,9 +142,52 @@ def field_docstrings(config_class: Any) -> dict[str, str]:
     return {entry.arg_name: re.sub(r"\s+", " ", entry.description or "").strip() for entry in documented}
 
 
+def _check_names(groups: Mapping[str, Any]) -> None:
+    """Raise FlagsRejected for a class that is no dataclass, or a field of two classes."""
+    owners: dict[str, str] = {}
+    for title, config_class in groups.items():
+        if not dataclasses.is_dataclass(config_class):
+            name = getattr(config_class, "__name__", repr(config_class))
+            raise FlagsRejected(f"{name} is not a dataclass; decorate it with @dataclass")
+        for field in dataclasses.fields(config_class):
+            if field.name in owners:
+                raise FlagsRejected(
+                    f"the field {field.name!r} is among the {_lower(title)} and the {_lower(owners[field.name])}; "
+                    "rename the family's field"
+                )
+            owners[field.name] = title
+
+
+def _check_type(parameter: inspect.Parameter, config_class: Any) -> None:
+    """Raise FlagsRejected for a field whose type cyclopts cannot read from text."""
+    app = App(version_flags=(), help_flags=())
+    app.default(_command([parameter]))
+    try:
+        app.assemble_argument_collection()
+    except Exception as error:
+        raise FlagsRejected(
+            f"the field {parameter.name!r} of {config_class.__name__} has a type without a flag ({error}); "
+            "use bool, int, float, str, Literal or tuple[str, ...]"
+        ) from error
+
+
+def _type_hints(config_class: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(config_class)
+    except Exception as error:
+        raise FlagsRejected(
+            f"the types of the fields of {config_class.__name__} cannot be resolved ({error}); "
+            "import them at the top of its module"
+        ) from error
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:]
+
+
 def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
     """One parameter per field: cyclopts cannot parse a dataclass whose parent is in another module (its issue 439)."""
-    hints, helps = typing.get_type_hints(config_class), field_docstrings(config_class)
+    hints, helps = _type_hints(config_class), field_docstrings(config_class)
     parameters = []
     for field in dataclasses.fields(config_class):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
@@ -110,17 +197,17 @@ def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
             help=helps.get(field.name, ""),
             metavar="A,B,..." if is_list else None,
             show_default=default not in (None, (), ""),
-            converter=_converter(hints[field.name]),
+            converter=_converter(hints[field.name], allows_empty=default in ("",)),
             n_tokens=1 if is_list else None,
         )
-        parameters.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
-                annotation=Annotated[hints[field.name], shown],
-            )
+        parameter = inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+            annotation=Annotated[hints[field.name], shown],
         )
+        _check_type(parameter, config_class)
+        parameters.append(parameter)
     return parameters
 
 
@@ -135,15 +222,23 @@ def _command(parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
     return command
 
 
-def _converter(hint: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
-    """A converter where cyclopts' own does not fit: it would round 3.7 to an integer."""
+def _converter(hint: Any, *, allows_empty: bool) -> Callable[[Any, Sequence[Token]], Any] | None:
+    """A converter where cyclopts' own does not fit: it would round 3.7 to an integer, and accept an empty path."""
     if hint == tuple[str, ...]:
         return lambda _, tokens: tuple(
             word.strip() for token in tokens for word in token.value.split(",") if word.strip()
         )
     if int in (hint, *typing.get_args(hint)):
         return lambda _, tokens: _integer(tokens[-1].value)
+    if {str} <= {hint, *typing.get_args(hint)} <= {hint, str, NoneType} and not allows_empty:
+        return lambda _, tokens: _filled(tokens[-1].value)
     return None
+
+
+def _filled(text: str) -> str:
+    if not text:
+        raise ValueError("the value is empty; give one or omit the flag")
+    return text
 
 
 def _integer(text: str) -> int:

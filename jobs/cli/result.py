@@ -30,13 +30,13 @@ class Result:
     """The summary for people shows the metrics whose name contains this."""
 
     def to_json(self) -> str:
-        """One JSON line."""
+        """One JSON line, in ASCII, which any stdout can encode."""
         head: dict[str, Any] = {"verb": self.verb, "family": self.family, "status": self.status}
         head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
         if self.error:
             head["error"] = self.error
         rest = {name: value for name, value in self.details.items() if name not in head}
-        return json.dumps(_to_json_value({**head, **rest}), ensure_ascii=False, default=str)
+        return json.dumps(_to_json_value({**head, **rest}), default=str)
 
     def to_text(self) -> str:
         """A short summary for people."""

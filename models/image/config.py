@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from models.config import Choice, LogUniform, Range, TrainConfig
+from models.config import Choice, GradNorm, LogUniform, Range, TrainConfig
 from models.plugins import network_names
 from models.settings import Share
 
@@ -36,7 +36,7 @@ class Config(TrainConfig):
     which Muon optimises, use 17 times this rate."""
     warmup_fraction: Share = 0.05
     """Fraction of all steps with linear warm-up of the learning rate."""
-    max_grad_norm: PositiveFloat = 10.0
+    max_grad_norm: GradNorm = 10.0
     """Maximum norm for gradient clipping."""
     patience: NonNegativeInt = 0
     """Early stopping: epochs without a better validation score before training stops; 0 disables it. Most of the gain

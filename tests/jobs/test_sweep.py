@@ -97,17 +97,15 @@ def test_a_sweep_beyond_the_cluster_s_resources_is_rejected(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(trials=0), "--trials 0 is less than 1"),
-        (Options(workers_per_trial=0), "--workers-per-trial 0 is less than 1"),
-        (Options(concurrent=-2), "--concurrent -2 is less than 0"),
-        (Options(minutes=-1.0), "--minutes -1.0 leaves no time"),
+        ({"trials": 0}, "--trials 0 is too small; use 1 or more"),
+        ({"workers_per_trial": 0}, "--workers-per-trial 0 is too small; use 1 or more"),
+        ({"concurrent": -2}, "--concurrent -2 is too small; use 0 or more"),
+        ({"minutes": -1.0}, "--minutes -1.0 leaves no time"),
     ],
 )
-def test_invalid_options_are_rejected_before_connecting_to_a_cluster(
-    toy: Family, context: Context, options: Options, message: str
-) -> None:
-    with pytest.raises(UsageFailure, match=message):
-        sweep.run(context, toy, options, None)
+def test_invalid_options_are_rejected_even_for_a_dry_run(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
 
 
 @pytest.mark.ray
