@@ -10,7 +10,7 @@ ARGS :=
 
 setup: $(VENV)/.complete  ## the environment alone
 
-demo: setup  ## a small made-up shop, start to finish; ARGS=--stay leaves it up
+demo: setup  ## a small synthetic shop, end to end; ARGS=--stay keeps it running
 	$(VENV)/bin/shopkeeper demo $(ARGS)
 
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster

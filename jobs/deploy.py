@@ -159,6 +159,10 @@ def _build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | 
         log.info("indexing the catalogue of %s", data.path)
         count = family.index.write(loaded.network, data, loaded.schema, directory)
         log.info("the index has %d entries", count)
+        if not count:
+            log.warning(
+                "answers that name entries of the catalogue stay empty: the prepared data of %s has no ids", data.path
+            )
     return directory
 
 

@@ -101,7 +101,7 @@ def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
         "version": version,
         "run_id": info.run_id,
         "promoted": info.tags.get("promoted"),
-        "metrics": metrics,
+        "metrics": dict(sorted(metrics.items(), key=lambda item: item[0] != f"test_{family.metric.name}")),
         "previous": info.tags.get(TAG_PREVIOUS) or None,
     }
 

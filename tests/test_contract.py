@@ -1,4 +1,4 @@
-"""Every family goes the whole line on its own sample: prepare, an epoch, bundle, golden, evaluation, answers."""
+"""Every family goes through the pipeline on its own sample: prepare, an epoch, bundle, golden, evaluation, answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ MALFORMED: Mapping[str, Mapping[str, Any]] = {
     "image": {"image": base64.b64encode(b"%PDF").decode()},
 }
 """Fields of a request that each family refuses."""
+OF_OTHER_PACKAGES = {entry.name for entry in entry_points(group="shopkeeper.families")}
 VERSION = "7"
 
 
@@ -202,7 +204,9 @@ def test_batch_prediction_gives_the_answers_of_the_endpoint(line: Line) -> None:
 
 
 def test_a_malformed_request_is_refused_and_harms_no_other(line: Line) -> None:
-    assert line.family.name in MALFORMED, f"say in MALFORMED which request {line.family.name} refuses"
+    if line.family.name not in MALFORMED:
+        assert line.family.name in OF_OTHER_PACKAGES, f"say in MALFORMED which request {line.family.name} refuses"
+        pytest.skip(f"{line.family.name} is of another package, which tests its own requests")
     malformed = dict(MALFORMED[line.family.name])
     path = line.family.endpoints[0].path.removeprefix(line.family.route_prefix.rstrip("/"))
 

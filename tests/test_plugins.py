@@ -1,4 +1,4 @@
-"""Families and networks of other packages: they are found, go the whole line, and harm nobody when they are broken."""
+"""Families and networks of other packages: they work end to end, and broken ones break nothing else."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_network_of_another_package_is_trained_bundled_and_asked(
 
 
 def train_and_ask(name: str, network: str, directory: str) -> None:
-    """What the test above does where the package is installed: the whole line, as for a network of ours."""
+    """What the test above does where the package is installed: the pipeline, as for a network of ours."""
     from jobs.training.distributed import WorkerContext
     from jobs.training.loop import run_training
     from models.ask import Answerer

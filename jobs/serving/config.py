@@ -101,7 +101,7 @@ def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dic
         if other["route_prefix"] == added["route_prefix"]:
             raise UsageFailure(
                 f"{other['name']} is already deployed at {other['route_prefix']!r}; "
-                f"give {added['name']} another ROUTE_PREFIX, or another store"
+                f"give the family {added['name']} a route_prefix of its own, or use another store"
             )
     return {**config, "applications": [*others, dict(added)]}
 

@@ -27,7 +27,7 @@ def test_the_demo_returns_right_answers_and_leaves_nothing_running(tmp_path: Pat
     assert code == 0, said
     old, new, anonymous = said["answers"].values()
     first = new["answer"]["items"][0]["item_id"]
-    assert f"mostly come {first}" in new["right_answer"]
+    assert f"is mostly followed by {first}" in new["right_answer"]
     assert (old["answer"]["source"], anonymous["answer"]["source"]) == ("personal", "popular")
     assert said["metrics"]["test_ndcg_at_10"] > 0.3
     assert running_head(Store(tmp_path / "demo")) is None

@@ -1,1 +1,1 @@
-"""What several tests use: the toy family, made-up data, fakes of the outside world."""
+"""What several tests use: the toy family, synthetic data, fakes of the outside world."""

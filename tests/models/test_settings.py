@@ -75,7 +75,7 @@ def test_the_settings_of_prepare_have_ranges(family: str, name: str, value: Any)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--timeout-s", "-1"], "--timeout-s -1.0 is no time to wait"),
+        (["--timeout-s", "-1"], "--timeout-s -1.0 is not a duration"),
         (["--cpus", "-1"], "--cpus -1.0 cannot be reserved"),
     ],
 )
