@@ -230,7 +230,7 @@ def test_a_second_process_with_the_same_plan_is_refused_and_takes_over_when_the_
     assert names == {"part-00000.parquet", working_directory.PLAN}
 
 
-def test_a_previous_output_under_the_name_of_the_working_directory_gives_no_answers(
+def test_a_previous_output_under_the_name_of_the_working_directory_gives_no_answers_and_is_removed(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
@@ -242,6 +242,10 @@ def test_a_previous_output_under_the_name_of_the_working_directory_gives_no_answ
     predict.run(context, toy, options, None)
 
     assert pq.read_table(tmp_path / "out").column("model_version").to_pylist() == ["model"]
+    _predict(context, toy, tmp_path / "other", users, tmp_path / "left")
+    (tmp_path / "left").rename(working_directory.path_of(tmp_path / "out", key))
+    assert predict.run(context, toy, options, None).status == "unchanged"
+    assert not working_directory.path_of(tmp_path / "out", key).exists()
 
 
 def test_a_working_directory_that_vanishes_is_not_created_again(
