@@ -20,10 +20,13 @@ from jobs.cluster.ports import free_port
 from jobs.tracking.mlflow_ui import start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family
+from models.files import write_text
 
 ANSWER_TIMEOUT_S = 30.0
 PREFERRED_PORT = 8000
 SHOWN_CHARACTERS = 60
+MARKER = ".shopkeeper-demo"
+"""File in a store that the next demo may delete; 0.1.0 did not write one."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,14 @@ def _first_with_sample() -> Family:
 
 
 def _clear(store: Store) -> None:
-    """Stop and delete the store of an earlier demo."""
+    """Stop and delete the store of an earlier demo; raises UsageFailure for a directory that no demo wrote."""
+    is_of_0_1_0 = (store.cluster / "head.log").is_file() and (store.root / "raw").is_dir()
+    if store.root.exists() and any(store.root.iterdir()) and not is_of_0_1_0 and not (store.root / MARKER).is_file():
+        raise UsageFailure(f"{store.root} exists and no demo wrote it; move it, or name another --store")
     _stop(store)
     if store.root.exists():
         shutil.rmtree(store.root)
+    write_text(store.root / MARKER, "The next demo deletes this directory.\n")
 
 
 def _stop(store: Store) -> None:

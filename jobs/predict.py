@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import shutil
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
+from jobs.prediction import working_directory
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer, answer_schema
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
@@ -27,19 +27,18 @@ from models import bundle
 from models.errors import DataRejected
 from models.family import Family, RawBody
 from models.features import FeatureStore, filled, live, write_store
-from models.files import leftovers, put_directory, replace_file, sha256
-from models.json_files import read_json
+from models.files import put_directory, put_file, real_path, replace_file, sha256
 
 ROWS_PER_PART = 10_000
 FILES_PER_PART = 200
 """Smaller, since files are larger than rows and a part is held in memory."""
 FILE = "file"
 """Output column for a folder of files: the path relative to the folder."""
-PLAN = "_plan.json"
-"""File with the plan's key in a finished output directory; Parquet readers skip names with an underscore."""
 PLAN_KEY = b"shopkeeper.plan"
 """Metadata entry with the plan's key in a finished output file."""
 PARQUET = ".parquet"
+MERGED = "_merged.parquet"
+"""File in the working directory that becomes the output file."""
 MAX_REASONS = 5
 
 
@@ -133,20 +132,20 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     tracking.deliver_spool()
     located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     key = plan_key(context, family, located, options)
-    output = Path(options.output).absolute()
-    details = {"model": located.uri, "output": str(output), "parts": len(parts)}
+    output = real_path(Path(options.output))
+    details = {"model": located.uri, "output": str(Path(options.output).absolute()), "parts": len(parts)}
     if _key_of(output) == key:
         log.info("%s is up to date for this model and input", output)
+        working_directory.remove_stale(output, key)
         return Outcome(status="unchanged", run_id=located.run_id, details=details)
-    directory = working_directory(output, key)
-    directory.mkdir(parents=True, exist_ok=True)
-    missing = [part for part in parts if not (directory / part.file_name).is_file()]
-    if len(missing) < len(parts):
-        log.info("%d of %d parts are already done", len(parts) - len(missing), len(parts))
-    recipe = make_recipe(context, family, located, options)
-    _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
-    done = _count(directory, parts)
-    _publish(directory, parts, output, key)
+    with working_directory.opened(output, key) as directory:
+        missing = [part for part in parts if not (directory / part.file_name).is_file()]
+        if len(missing) < len(parts):
+            log.info("%d of %d parts are already done", len(parts) - len(missing), len(parts))
+        recipe = make_recipe(context, family, located, options)
+        _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
+        done = _count(directory, parts)
+        _publish(directory, parts, output, key)
     seconds = time.monotonic() - started
     return Outcome(
         run_id=located.run_id,
@@ -223,11 +222,6 @@ def plan_key(context: Context, family: Family, located: LocatedModel, options: O
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def working_directory(output: Path, key: str) -> Path:
-    """Directory of unfinished parts, next to the output so that a rename publishes them."""
-    return output.with_name(f".{output.name}.{key[:16]}")
-
-
 def _answer_parts(
     context: Context,
     recipe: Recipe,
@@ -264,18 +258,14 @@ def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> 
     if output.suffix == ".parquet":
         schema = pq.read_schema(directory / parts[0].file_name)
         schema = schema.with_metadata({**(schema.metadata or {}), PLAN_KEY: key.encode()})
-        with replace_file(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with pq.ParquetWriter(directory / MERGED, schema) as writer:
             for part in parts:
                 writer.write_table(pq.read_table(directory / part.file_name).replace_schema_metadata(schema.metadata))
+        put_file(directory / MERGED, output)
+        shutil.rmtree(directory)
     else:
-        (directory / PLAN).write_text(json.dumps({"plan": key}), encoding="utf-8")
         put_directory(directory, output)
-    name = glob.escape(f".{output.name}.")
-    for left in output.parent.glob(f"{name}*"):
-        if left.is_dir():
-            shutil.rmtree(left)
-    for left in leftovers(output.parent, name + "[0-9a-f]" * 8):
-        left.unlink()
+        (output / working_directory.LOCK).unlink(missing_ok=True)
 
 
 def _key_of(output: Path) -> str | None:
@@ -286,9 +276,10 @@ def _key_of(output: Path) -> str | None:
         except pa.ArrowInvalid:
             return None
     if output.is_dir() and any(output.iterdir()):
-        if output.suffix == ".parquet" or not (output / PLAN).is_file():
+        key = working_directory.plan_of(output)
+        if output.suffix == PARQUET or not key:
             raise UsageFailure(f"{output} is a directory that predict did not write; name another --output")
-        return str(read_json(output / PLAN).get("plan"))
+        return key
     return None
 
 

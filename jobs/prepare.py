@@ -20,6 +20,8 @@ from models.files import add_directory, leftovers, temporary_directory, write_te
 
 NAME_LENGTH = 16
 """Length of the fingerprint's prefix that names a prepared data directory."""
+NEW, CURRENT = "new", "CURRENT"
+"""Names of the unfinished data, and of the pointer to the current data, in the data directory."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             is_new = not directory.exists()
         else:
             is_new = add_directory(out, directory)
-            write_text(data / "CURRENT", directory.name + "\n")
+            write_text(data / CURRENT, directory.name + "\n")
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)
     log.info("%s", _summary(card, directory, status=status, seconds=seconds))
@@ -74,7 +76,7 @@ def _temporary_directory(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
         return
     created = [parent for parent in (data, *data.parents) if not parent.exists()]
     try:
-        with temporary_directory(data / "new") as out:
+        with temporary_directory(data / NEW) as out:
             _remove_leftovers(data)
             yield out
     finally:
@@ -84,8 +86,8 @@ def _temporary_directory(data: Path, *, is_dry_run: bool) -> Iterator[Path]:
 
 
 def _remove_leftovers(data: Path) -> None:
-    """Delete temporary files of killed runs of prepare."""
-    for path in leftovers(data):
+    """Delete temporary files of killed runs of prepare, and nothing else that is hidden."""
+    for path in leftovers(data, NEW, CURRENT):
         log.info("deleting %s, left by an interrupted prepare", path)
         with suppress(OSError):  # another run is deleting it
             if path.is_dir():

@@ -146,6 +146,7 @@ class FeatureStore:
 def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
     """Write a store with the features of a family, atomically replacing an existing one; returns rows per feature."""
     # Closing the last connection merges the write-ahead log, so that one file is left.
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as temporary, closing(FeatureStore(temporary)) as store:
         return fill(store, features, data)
 

@@ -154,7 +154,7 @@ def _prune(directory: Path, progress: Progress) -> None:
     past = sorted(epoch for epoch in _epochs(directory) if epoch <= progress.epoch)
     for epoch in set(_epochs(directory)) - {*past[-NUM_KEPT:], progress.best_epoch}:
         shutil.rmtree(path_of(directory, epoch), ignore_errors=True)
-    for leftover in (directory / "checkpoints").glob(".epoch_*"):
+    for leftover in (directory / "checkpoints").glob(".epoch_*." + "[0-9a-f]" * 8):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

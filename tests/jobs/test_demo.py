@@ -55,6 +55,28 @@ def test_a_demo_on_a_remote_cluster_is_rejected(store: Store) -> None:
     assert not store.root.exists()
 
 
+def test_a_directory_that_no_demo_wrote_is_not_deleted(store: Store) -> None:
+    notes = store.root / "demo" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+
+    with pytest.raises(UsageFailure, match="no demo wrote it"):
+        demo.run(Context(store=store), None, demo.Options(), None)
+
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("sign", [".shopkeeper-demo", "cluster/head.log"])
+def test_the_store_of_an_earlier_demo_is_cleared(store: Store, sign: str) -> None:
+    for name in (sign, "raw/log.csv"):
+        (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.root / name).touch()
+
+    demo._clear(store)
+
+    assert [path.name for path in store.root.iterdir()] == [demo.MARKER]
+
+
 def test_a_port_in_use_is_not_chosen() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

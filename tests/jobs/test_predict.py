@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 
 from jobs import predict
 from jobs.cli.context import Context, Outcome, UsageFailure
-from jobs.predict import PartAnswerer, make_recipe, plan_key, plan_parts, working_directory
+from jobs.predict import PartAnswerer, make_recipe, plan_key, plan_parts
+from jobs.prediction import working_directory
 from jobs.prediction.answer_table import answer_schema
 from jobs.tracking.model_uri import locate_model
 from models.errors import DataRejected
@@ -73,7 +75,7 @@ def test_a_rerun_skips_the_finished_parts_of_an_interrupted_run(
     options = predict.Options(input=str(users), output=str(tmp_path / "out.parquet"), model=str(model))
     located = locate_model(context, str(model))
     parts = plan_parts([users])
-    directory = working_directory(tmp_path / "out.parquet", plan_key(context, toy, located, options))
+    directory = working_directory.path_of(tmp_path / "out.parquet", plan_key(context, toy, located, options))
     directory.mkdir()
     left = PartAnswerer(make_recipe(context, toy, located, options), parts, directory)
     left.write(parts[1])
@@ -169,6 +171,114 @@ def test_a_directory_that_predict_did_not_write_is_not_overwritten(
     with pytest.raises(UsageFailure, match="is a directory that predict did not write"):
         _predict(context, toy, model, users, tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["answers", "answers.parquet"])
+def test_directories_and_files_of_the_user_next_to_the_output_stay(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, output: str
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    (tmp_path / "pp").mkdir()
+    _predict(context, toy, model, users, tmp_path / "pp" / output)
+    kept = [tmp_path / "pp" / f".{output}.{suffix}" for suffix in ("backup", "old", "0123456789abcdef", "20240101")]
+    for directory in kept:
+        directory.mkdir()
+        (directory / "notes.txt").write_text("mine")
+    dated = tmp_path / "pp" / f".{output}.20240102"
+    dated.write_text("a copy of the user's")
+    os.utime(dated, (0, 0))
+    other = write_toy_model(toy, toy_data, tmp_path / "other", sharpness=0.0)
+
+    _predict(context, toy, other, users, tmp_path / "pp" / output)
+
+    assert all((directory / "notes.txt").read_text() == "mine" for directory in kept) and dated.is_file()
+
+
+@pytest.mark.parametrize("output", ["answers", "answers.parquet"])
+def test_only_working_directories_that_no_process_uses_are_removed(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, output: str
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    path, used, stale = tmp_path / "pp" / output, "a" * 64, "b" * 64
+    with pytest.raises(KeyboardInterrupt), working_directory.opened(path, stale) as left:
+        (left / "part-00000.parquet").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), working_directory.opened(path, used) as directory:
+        (directory / "part-00000.parquet").touch()
+        _predict(context, toy, model, users, path)
+        names = {each.name for each in path.parent.iterdir()}
+        assert names == {output, directory.name} and (directory / "part-00000.parquet").is_file()
+        raise KeyboardInterrupt
+    _predict(context, toy, model, users, path)
+    assert {each.name for each in path.parent.iterdir()} == {output}
+
+
+def test_a_second_process_with_the_same_plan_is_refused_and_takes_over_when_the_first_is_gone(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
+    key = plan_key(context, toy, locate_model(context, str(model)), options)
+    with working_directory.opened(tmp_path / "out", key):
+        with pytest.raises(UsageFailure, match="another predict is writing the same answers"):
+            predict.run(context, toy, options, None)
+        assert working_directory.path_of(tmp_path / "out", key).is_dir()
+
+    assert predict.run(context, toy, options, None).status == "ok"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"part-00000.parquet", working_directory.PLAN}
+
+
+def test_a_previous_output_under_the_name_of_the_working_directory_gives_no_answers_and_is_removed(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
+    key = plan_key(context, toy, locate_model(context, str(model)), options)
+    _predict(context, toy, write_toy_model(toy, toy_data, tmp_path / "other"), users, tmp_path / "out")
+    (tmp_path / "out").rename(working_directory.path_of(tmp_path / "out", key))
+
+    predict.run(context, toy, options, None)
+
+    assert pq.read_table(tmp_path / "out").column("model_version").to_pylist() == ["model"]
+    _predict(context, toy, tmp_path / "other", users, tmp_path / "left")
+    (tmp_path / "left").rename(working_directory.path_of(tmp_path / "out", key))
+    assert predict.run(context, toy, options, None).status == "unchanged"
+    assert not working_directory.path_of(tmp_path / "out", key).exists()
+
+
+def test_a_working_directory_that_vanishes_is_not_created_again(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
+    parts, directory = plan_parts([users]), tmp_path / "vanished"
+    answerer = PartAnswerer(make_recipe(context, toy, locate_model(context, str(model)), options), parts, directory)
+
+    with pytest.raises(FileNotFoundError):
+        answerer.write(parts[0])
+
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("output", ["answers", "answers.parquet"])
+@pytest.mark.parametrize("exists", [True, False], ids=["existing", "dangling"])
+def test_a_symlink_as_output_is_followed(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, output: str, exists: bool
+) -> None:
+    users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
+    real, link = tmp_path / "disk" / output, tmp_path / f"link-{output}"
+    if exists:
+        _predict(context, toy, write_toy_model(toy, toy_data, tmp_path / "other"), users, real)
+    link.symlink_to(real)
+
+    _predict(context, toy, model, users, link)
+
+    assert link.is_symlink() and not real.is_symlink()
+    assert pq.read_table(real).column("model_version").to_pylist() == ["model"]
+    assert [path.name for path in real.parent.iterdir()] == [output]
+    assert _predict(context, toy, model, users, link).status == "unchanged"
 
 
 def test_fields_given_by_set_must_be_fields_of_the_request(

@@ -24,6 +24,7 @@ from models.files import (
     create_text,
     leftovers,
     put_directory,
+    put_file,
     remove_directory,
     replace_directory,
     replace_file,
@@ -195,18 +196,18 @@ def test_a_killed_writer_leaves_the_old_content_and_hidden_leftovers_that_are_ig
     assert sorted(tmp_path.glob(".*")) == left
 
 
-def test_leftovers_are_hidden_entries_without_a_change_for_a_day(tmp_path: Path) -> None:
-    for name in (".killed.00000000", ".alive.00000000"):
+def test_leftovers_are_temporary_paths_of_the_given_names_without_a_change_for_a_day(tmp_path: Path) -> None:
+    for name in (".new.00000000", ".new.11111111"):
         (tmp_path / name / "work").mkdir(parents=True)
-    (tmp_path / ".CURRENT.00000000").touch()
-    (tmp_path / "best").mkdir()
+    not_ours = (".gitignore", ".CURRENT.old", ".best.00000000", ".new.0000000g", "CURRENT")
+    for name in (".CURRENT.00000000", *not_ours):
+        (tmp_path / name).touch()
     past = time.time() - LEFTOVER_AGE_S - 60
-    names = (".killed.00000000/work", ".killed.00000000", ".alive.00000000", ".CURRENT.00000000", "best")
-    for name in names:
+    for name in (".new.00000000/work", ".new.00000000", ".new.11111111", ".CURRENT.00000000", *not_ours):
         os.utime(tmp_path / name, (past, past))
 
-    assert {path.name for path in leftovers(tmp_path)} == {".killed.00000000", ".CURRENT.00000000"}
-    assert {path.name for path in leftovers(tmp_path, ".CURRENT.*")} == {".CURRENT.00000000"}
+    assert {path.name for path in leftovers(tmp_path, "new", "CURRENT")} == {".new.00000000", ".CURRENT.00000000"}
+    assert {path.name for path in leftovers(tmp_path, "CURRENT")} == {".CURRENT.00000000"}
 
 
 @pytest.mark.parametrize("write", [write_text, create_text])
@@ -225,6 +226,96 @@ def test_a_file_has_its_permissions_from_the_start(
     write(path, "secret", mode=0o600)
 
     assert seen == [0o600] and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_rewritten_file_keeps_its_mode_unless_another_is_given(tmp_path: Path) -> None:
+    path, modes = tmp_path / "serve.yaml", list[int]()
+    for before, given in ((0o600, None), (0o666, None), (0o444, None), (0o644, 0o600)):
+        path.touch()
+        path.chmod(before)
+        write_text(path, "new", mode=given)
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+
+    assert modes == [0o600, 0o666, 0o444, 0o600]
+
+
+def test_a_private_file_is_private_while_it_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    write_text(path, "old", mode=0o600)
+
+    with replace_file(path) as temporary:
+        temporary.write_text("secret")
+        seen = stat.S_IMODE(temporary.stat().st_mode)
+
+    assert seen == 0o600
+
+
+def test_a_finished_file_gets_the_mode_of_the_one_it_replaces(tmp_path: Path) -> None:
+    write_text(tmp_path / "answers", "old", mode=0o600)
+    write_text(tmp_path / "finished", "new")
+
+    put_file(tmp_path / "finished", tmp_path / "answers")
+
+    assert (tmp_path / "answers").read_text() == "new" and _names(tmp_path) == ["answers"]
+    assert stat.S_IMODE((tmp_path / "answers").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("write", "exists"), [(write_text, True), (write_text, False), (create_text, False)])
+def test_a_symlink_to_a_file_is_followed(tmp_path: Path, write: Callable[..., None], exists: bool) -> None:
+    real, link = tmp_path / "disk" / "plan.json", tmp_path / "link"
+    if exists:
+        write_text(real, "old")
+    link.symlink_to(real)
+
+    write(link, "new")
+
+    assert link.is_symlink() and not real.is_symlink() and real.read_text() == "new"
+    assert _names(real.parent) == ["plan.json"] and _names(tmp_path) == ["disk", "link"]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["existing", "dangling"])
+def test_a_symlink_to_a_directory_is_followed(tmp_path: Path, exists: bool) -> None:
+    real, link = tmp_path / "disk" / "best", tmp_path / "link"
+    if exists:
+        _write_directory(real, "old")
+    link.symlink_to(real)
+
+    _write_directory(link, "new")
+
+    assert link.is_symlink() and _texts(real) == {"new"} and _names(real.parent) == ["best"]
+
+
+def test_a_directory_is_added_where_a_dangling_or_empty_symlink_leads(tmp_path: Path) -> None:
+    for name in ("dangling", "empty"):
+        real, link = tmp_path / "disk" / name, tmp_path / name
+        link.symlink_to(real)
+        if name == "empty":
+            real.mkdir()
+        with temporary_directory(link) as temporary:
+            (temporary / "rows").write_text("rows")
+            assert add_directory(temporary, link)
+        assert link.is_symlink() and (real / "rows").read_text() == "rows"
+
+
+def test_removing_a_symlink_leaves_the_directory_it_leads_to(tmp_path: Path) -> None:
+    _write_directory(tmp_path / "real", "mine")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    remove_directory(tmp_path / "link")
+
+    assert _names(tmp_path) == ["real"] and _texts(tmp_path / "real") == {"mine"}
+
+
+def test_a_parent_directory_that_vanishes_is_not_created_again(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+
+    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "work" / "part") as temporary:
+        temporary.write_text("answers")
+        shutil.rmtree(tmp_path / "work")
+
+    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "work" / "part") as temporary:
+        temporary.write_text("answers")
+    assert not _names(tmp_path)
 
 
 def test_creating_a_file_does_not_replace_an_existing_one(tmp_path: Path) -> None:

@@ -153,6 +153,18 @@ def test_checkpoints_of_another_config_are_not_resumed(toy: Family, toy_data: Pr
         train(toy, toy_data, tmp_path / "run", learning_rate=0.5)
 
 
+def test_of_the_hidden_entries_only_incomplete_checkpoints_are_deleted(
+    toy: Family, toy_data: Prepared, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    for name in (".epoch_0001.0a1b2c3d", ".epoch_0001.backup"):
+        (folder / name).mkdir(parents=True)
+
+    train(toy, toy_data, tmp_path / "run", epochs=1)
+
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {".epoch_0001.backup"}
+
+
 def test_only_the_newest_checkpoints_and_the_best_are_kept(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
     _, result = train(toy, toy_data, tmp_path / "run", epochs=8, learning_rate=300.0, patience=0)
 

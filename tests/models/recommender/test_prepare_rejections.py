@@ -209,16 +209,18 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, store: Store, monkey
 
 def test_prepare_removes_day_old_leftovers_of_killed_runs(tmp_path: Path, store: Store) -> None:
     data, two_days_ago = store.data("recommender"), time.time() - 2 * 86_400
-    for name in (".killed", ".alive"):
-        (data / name / "work").mkdir(parents=True)
-    (data / ".CURRENT.killed").write_text("nothing\n")
-    for path in (data / ".killed" / "work", data / ".killed", data / ".alive", data / ".CURRENT.killed"):
+    killed, alive, pointer = data / ".new.00000000", data / ".new.11111111", data / ".CURRENT.00000000"
+    for directory in (killed, alive):
+        (directory / "work").mkdir(parents=True)
+    for path in (pointer, data / ".gitignore"):
+        path.write_text("nothing\n")
+    for path in (killed / "work", killed, alive, pointer, data / ".gitignore"):
         os.utime(path, (two_days_ago, two_days_ago))
     raw = write_csv(tmp_path / "log.csv", make_log())
     prepare(store, PrepareConfig(raw=str(raw)), is_dry_run=True)
-    assert (data / ".killed").exists()
+    assert killed.exists()
     new = prepared(store, raw)
-    assert {path.name for path in data.iterdir()} == {".alive", new.name, "CURRENT"}
+    assert {path.name for path in data.iterdir()} == {alive.name, ".gitignore", new.name, "CURRENT"}
 
 
 def test_float_ids_that_are_not_exact_are_quarantined(tmp_path: Path, store: Store) -> None:
