@@ -17,7 +17,7 @@ from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
 from jobs.evaluation.report_page import Evaluation, SliceScore, render
-from jobs.evaluation.scoring import baselines, load_model, one_thread, score
+from jobs.evaluation.scoring import baselines, load_model, one_thread, score, undefined
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
@@ -88,7 +88,7 @@ def evaluate(
     baseline_metrics: dict[str, dict[str, Interval]] = {}
     for name, other in baselines(family, data, schema):
         others[name] = _score(context, name, other, data=data, options=options)
-        baseline_metrics[name] = _intervals(family, other, others[name], options)
+        baseline_metrics[name] = _intervals(family, other, others[name], options, is_baseline=True)
     evaluation = Evaluation(
         family=family.name,
         model=located.uri,
@@ -125,12 +125,16 @@ def _score(context: Context, name: str, model: Model, *, data: Prepared, options
     return score(context, model, data=data, split=options.split, num_workers=options.workers)
 
 
-def _intervals(family: Family, model: Model, scores: Scores, options: Options) -> dict[str, Interval]:
-    """Every metric with its confidence interval; those of `summarise` have none."""
+def _intervals(
+    family: Family, model: Model, scores: Scores, options: Options, *, is_baseline: bool = False
+) -> dict[str, Interval]:
+    """Every metric with its confidence interval; those of `summarise` have none, nor has a baseline's undefined one."""
     exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
-    if family.metric.name not in exact:
-        name = family.metric.name
-        raise UsageFailure(f"{name} is undefined on the {options.split} split: no example counts; prepare more data")
+    name = family.metric.name
+    if name not in exact and is_baseline:
+        exact[name] = Interval(math.nan, math.nan, math.nan)
+    if name not in exact:
+        raise UsageFailure(undefined(family, scores, options.split))
     whole = family.summarise(scores.accumulators, model.schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 
@@ -195,4 +199,5 @@ def _details(evaluation: Evaluation, directory: Path) -> dict[str, Any]:
 
 
 def _values(metrics: Mapping[str, Interval], metric: str) -> dict[str, float]:
-    return {metric: metrics[metric].value}
+    value = metrics[metric].value
+    return {} if math.isnan(value) else {metric: value}

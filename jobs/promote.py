@@ -12,7 +12,7 @@ from typing import Any
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
-from jobs.evaluation.scoring import baselines, load_model, score
+from jobs.evaluation.scoring import baselines, load_model, score, undefined
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -142,7 +142,7 @@ def _check(context: Context, family: Family, pair: _ModelPair, scores: Scores, o
         return check_better(family, scores, other, name=name, p_value=options.p_value, num_resamples=resamples)
 
     if math.isnan(scores.value(family.metric)):
-        raise UsageFailure(f"{family.metric.name} is undefined on the test split: no example counts; prepare more data")
+        raise UsageFailure(undefined(family, scores, "test"))
     checks = []
     if pair.champion_model is not None:
         champion = _score(context, "the champion", pair.champion_model, pair.data, options)

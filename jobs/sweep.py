@@ -228,9 +228,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         directory = trials.directory_of(search.directory, tune.get_context().get_trial_id())
         config, resources = dataclasses.replace(search.config, **sample), search.resources
         if resources.num_workers > 1:
-            from ray.tune.integration.ray_train import TuneReportCallback
-
-            callbacks = [TuneReportCallback()]  # type: ignore[no-untyped-call]
+            callbacks = [_report_callback(search)]
             fit(
                 search.family,
                 config=config,
@@ -243,10 +241,31 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         torch.set_num_threads(resources.cpus_per_worker)
         worker = WorkerContext(device="cuda" if resources.gpu else "cpu")
         run_training(
-            search.family, config=config, data=search.data, directory=directory, worker=worker, report=tune.report
+            search.family,
+            config=config,
+            data=search.data,
+            directory=directory,
+            worker=worker,
+            report=lambda metrics: tune.report(with_score(search, metrics)),
         )
 
     return trial
+
+
+def with_score(search: Search, metrics: Mapping[str, float | int]) -> dict[str, float | int]:
+    """An epoch's report for Tune, which requires the metric of a trial: the worst number while it is undefined."""
+    worst = -math.inf if search.family.metric.mode == "max" else math.inf
+    return {search.metric: worst, **metrics}
+
+
+def _report_callback(search: Search) -> Any:
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class ReportWithScore(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            super().after_report(run_context, [with_score(search, each) for each in metrics], checkpoint)
+
+    return ReportWithScore()  # type: ignore[no-untyped-call]
 
 
 def _resources(resources: TrainingResources) -> dict[str, float]:
@@ -262,6 +281,8 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     best = trials.best_of(table, search.family.metric)
     if best is None:
         errors = [row.error for row in table if row.error]
+        if not errors and any(row.epochs for row in table):
+            raise Failure(f"{search.family.metric.name} is undefined in every trial; check `evaluate` and the data")
         raise Failure(
             f"all {len(table)} trials failed; the first error: {errors[0]}"
             if errors

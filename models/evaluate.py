@@ -56,7 +56,7 @@ class Scores:
     def value(self, metric: Metric, among: NDArray[np.bool_] | None = None) -> float:
         """A metric over all examples, or over those of a mask; NaN when none counts."""
         if metric.compute is not None:
-            return float(metric.compute(self.kept if among is None else rows_of(self.kept, among)))
+            return metric.computed(self.kept) if among is None else metric.computed_or_nan(rows_of(self.kept, among))
         return self.ratio(metric.name, among)
 
     def ratio(self, name: str, among: NDArray[np.bool_] | None = None) -> float:
@@ -89,36 +89,42 @@ def blocks(
 def evaluate_shard(
     model: Model, data: Prepared, split: str, shard: int, *, device: torch.device | str = "cpu"
 ) -> Scores | None:
-    """Scores of the examples of a shard, None for one without examples; the network must be in evaluation mode."""
-    family, parts = model.family, []
+    """Scores of the examples of a shard, None for one without examples; the network must be in evaluation mode.
+
+    Raises ValueError unless `evaluate` and `slices` give one value per example, under the same names for every block.
+    """
+    family, parts = model.family, list[Scores]()
     for batch, size in blocks(family, data, split, shard, schema=model.schema, config=model.config):
         # Slices first: a network may modify its batch.
         slices = {name: np.asarray(labels, np.str_) for name, labels in family.slices(batch, model.schema).items()}
         found = family.evaluate(model.network, batch.to(device))
-        parts.append(
-            Scores(
-                numerators={name: ratio.numerator.double().cpu().numpy() for name, ratio in found.ratios.items()},
-                denominators={name: ratio.denominator.double().cpu().numpy() for name, ratio in found.ratios.items()},
-                slices=slices,
-                accumulators={name: value.cpu() for name, value in found.accumulators.items()},
-                kept={name: _array(value) for name, value in found.kept.items()},
-                num_examples=size,
-            )
+        part = Scores(
+            numerators={name: ratio.numerator.double().cpu().numpy() for name, ratio in found.ratios.items()},
+            denominators={name: ratio.denominator.double().cpu().numpy() for name, ratio in found.ratios.items()},
+            slices=slices,
+            accumulators={name: value.cpu() for name, value in found.accumulators.items()},
+            kept={name: _array(value) for name, value in found.kept.items()},
+            num_examples=size,
         )
+        _check_rows(family, part)
+        parts.append(part)
     return join(parts)
 
 
 def join(parts: Sequence[Scores | None]) -> Scores | None:
-    """Concatenate the scores of several shards or blocks, in order; None if none of them has an example."""
+    """Concatenate the scores of several shards or blocks, in order; None if none of them has an example.
+
+    Raises ValueError for parts with other metrics or slices than the first.
+    """
     full = [part for part in parts if part is not None]
     if not full:
         return None
     return Scores(
-        numerators=_concatenated([part.numerators for part in full]),
-        denominators=_concatenated([part.denominators for part in full]),
-        slices=_concatenated([part.slices for part in full]),
-        accumulators=reduce(_added, [part.accumulators for part in full]),
-        kept=_concatenated([part.kept for part in full]),
+        numerators=_concatenated("ratios", [part.numerators for part in full]),
+        denominators=_concatenated("ratios", [part.denominators for part in full]),
+        slices=_concatenated("slices", [part.slices for part in full]),
+        accumulators=_total([part.accumulators for part in full]),
+        kept=_concatenated("kept values", [part.kept for part in full]),
         num_examples=sum(part.num_examples for part in full),
     )
 
@@ -128,16 +134,52 @@ def rows_of(kept: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> dict[str, N
     return {name: values[rows] for name, values in kept.items()}
 
 
+def check_same_names(kind: str, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError, which names the difference, unless all parts of a split have the same names."""
+    for part in parts[1:]:
+        if different := sorted(part.keys() ^ parts[0].keys()):
+            raise ValueError(
+                f"`evaluate` and `slices` must give the same names for every batch; {different[0]!r}, one of the "
+                f"{kind}, is missing for some"
+            )
+
+
+def _check_rows(family: Family, part: Scores) -> None:
+    """Raise ValueError, which names the metric and both numbers, unless each example of a block has one row."""
+    for name in part.numerators:
+        for of, values in (("numerator", part.numerators[name]), ("denominator", part.denominators[name])):
+            if values.ndim != 1:
+                raise ValueError(
+                    f"`evaluate` of {family.name} gives a {of} of shape {list(values.shape)} for the ratio {name} of a "
+                    f"batch of {part.num_examples} examples; give a vector with one number per example"
+                )
+            _check_length(family, f"`evaluate` of {family.name} gives a {of}", f"the ratio {name}", values, part)
+    for name, kept in part.kept.items():
+        _check_length(family, f"`evaluate` of {family.name} keeps values", name, kept, part)
+    for name, labels in part.slices.items():
+        _check_length(family, f"`slices` of {family.name} gives labels", name, labels, part)
+
+
+def _check_length(family: Family, what: str, name: str, values: NDArray[Any], part: Scores) -> None:
+    num_rows = len(values) if values.ndim else 0
+    if num_rows != part.num_examples:
+        raise ValueError(
+            f"{what} with {num_rows} rows for {name}, and the batch was collated from {part.num_examples} examples; "
+            f"give one row per example, and check that `collate` of {family.name} drops and repeats none"
+        )
+
+
 def _array(values: Tensor) -> NDArray[Any]:
     """The values in NumPy, which has no bfloat16."""
     array: NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
     return array
 
 
-def _concatenated(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    assert all(part.keys() == parts[0].keys() for part in parts), "every batch must give the same metrics and slices"
+def _concatenated(kind: str, parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    check_same_names(kind, parts)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _added(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: first[name] + second[name] for name in first}
+def _total(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    check_same_names("accumulators", parts)
+    return {name: reduce(torch.add, [part[name] for part in parts]) for name in parts[0]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
+from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
@@ -358,23 +358,7 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """Write a synthetic raw log to a directory; required by `demo`."""
 
     def __post_init__(self) -> None:
-        settings = {each.name for each in dataclasses.fields(self.Config)}
-        if unknown := sorted(set(self.space) - settings):
-            raise ValueError(f"the space of {self.name} searches {unknown[0]!r}, which is not a field of its Config")
-        if not self.endpoints:
-            raise ValueError(f"{self.name} has no endpoint, and `predict` runs the first one")
-        if any(each.update for each in self.endpoints) and all(each.rows for each in self.features):
-            raise ValueError(
-                f"{self.name} has an endpoint with `update`, and no feature without `rows` for it to write"
-            )
-        paths = [each.path for each in self.endpoints] + [each.path for each in self.streams]
-        prefix = self.route_prefix.rstrip("/") + "/"
-        for path in paths:
-            if not path.startswith(prefix) or paths.count(path) > 1:
-                raise ValueError(f"the path {path} of {self.name} must start with {prefix} and be unique")
-        names = [each.name for each in self.all_metrics]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{self.name} has more than one metric {repeated[0]!r}")
+        check_family(self)
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:

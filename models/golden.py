@@ -18,9 +18,15 @@ ABSOLUTE_TOLERANCE = 1e-5
 def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
     """The family's golden request and the network's response, as JSON: {"request": ..., "response": ...}.
 
-    Strings that differ between two responses to the same request (a new id, the model's version) are left out.
+    Strings that differ between two responses to the same request (a new id, the model's version) are left out. Raises
+    ValueError for a request that is not one of the first endpoint.
     """
-    request = family.golden_request(schema)
+    request, expected = family.golden_request(schema), family.endpoints[0].Request
+    if not isinstance(request, expected):
+        raise ValueError(
+            f"golden_request of {family.name} returns {request!r}, a {type(request).__name__}; it must return a "
+            f"{expected.__name__}, the Request of the first endpoint {family.endpoints[0].path}"
+        )
     first = _answer(family, network, schema, request, "1")
     second = _answer(family, network, schema, request, "2")
     return {"request": request.model_dump(mode="json"), "response": _stable(first, second)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,8 +41,35 @@ class Metric:
     number), e.g. `("NDCG", "length of the list", 10)`."""
 
     def better(self, value: float, than: float) -> bool:
-        """Whether `value` is better than `than`; a NaN never is."""
+        """Whether `value` is better than `than`; any value is better than a NaN, which is better than nothing."""
+        if math.isnan(than):
+            return not math.isnan(value)
         return value > than if self.mode == "max" else value < than
+
+    def computed(self, kept: Kept) -> float:
+        """`compute` on a whole split; raises ValueError, which names the metric, if it fails on the kept values."""
+        assert self.compute is not None
+        try:
+            return float(self.compute(kept))
+        except KeyError as error:
+            if error.args[:1] and error.args[0] in kept:
+                raise
+            raise ValueError(
+                f"the metric {self.name} cannot be computed: it reads {error}, and `evaluate` keeps "
+                f"{', '.join(sorted(kept)) or 'nothing'}; keep the values that its `compute` reads"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"the metric {self.name} cannot be computed: {error}; return NaN where it is undefined"
+            ) from error
+
+    def computed_or_nan(self, kept: Kept) -> float:
+        """`compute` on a subset of a split, such as a resample; NaN where it raises ValueError, e.g. on one class."""
+        assert self.compute is not None
+        try:
+            return float(self.compute(kept))
+        except ValueError:
+            return math.nan
 
 
 def described(name: str, known: Sequence[Metric]) -> Metric:

@@ -15,13 +15,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def check_settings(settings: Any) -> None:
     """Raise ValueError, which names the flag, for a field of a dataclass whose value its type does not allow."""
     settings_class: Any = type(settings)
-    for name, allowed in _allowed(settings_class).items():
-        value = getattr(settings, name)
-        try:
-            allowed.validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].replace("Input", "it", 1)
-            raise ValueError(f"--{name.replace('_', '-')} is {value!r}; {reason}") from None
+    for name in _allowed(settings_class):
+        check_setting(settings_class, name, getattr(settings, name))
+
+
+def check_setting(settings_class: Any, name: str, value: Any) -> None:
+    """Raise ValueError, which names the flag, for a value that the type of a dataclass's field does not allow."""
+    try:
+        _allowed(settings_class)[name].validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].replace("Input", "it", 1)
+        raise ValueError(f"--{name.replace('_', '-')} is {value!r}; {reason}") from None
 
 
 @functools.cache

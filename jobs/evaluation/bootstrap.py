@@ -97,7 +97,7 @@ def compare_scores(
     kept = [part.kept if among is None else rows_of(part.kept, among) for part in (candidate, other)]
     first, second = _computed(metric, kept, num_resamples=num_resamples, seed=seed)
     point = candidate.value(metric, among) - other.value(metric, among)
-    return _comparison(point, first - second, mode=metric.mode)
+    return _comparison(point, first, second, mode=metric.mode)
 
 
 def intervals(
@@ -134,15 +134,17 @@ def compare(
         [_divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)]
     )
     points = _divide(numerator.sum(0), denominator.sum(0))
-    return _comparison(float(points[0] - points[1]), drawn[:, 0] - drawn[:, 1], mode=mode)
+    return _comparison(float(points[0] - points[1]), drawn[:, 0], drawn[:, 1], mode=mode)
 
 
-def _comparison(difference: float, drawn: Floats, *, mode: Literal["max", "min"]) -> Comparison:
-    """The comparison from the differences in the resamples."""
+def _comparison(difference: float, candidate: Floats, other: Floats, *, mode: Literal["max", "min"]) -> Comparison:
+    """The comparison from the values of both models in each resample."""
+    drawn = candidate - other
     gains = drawn if mode == "max" else -drawn
     low, high = _ends(drawn)
-    # A NaN, where no example counts, is not a gain.
-    num_not_better = len(drawn) - int((gains > 0).sum())
+    # A value is better than a NaN, as in Metric.better: a constant model has no correlation in any resample.
+    is_better = (gains > 0) | (np.isnan(other) & ~np.isnan(candidate))
+    num_not_better = len(drawn) - int(is_better.sum())
     return Comparison(difference, low, high, p_value=(1 + num_not_better) / (1 + len(drawn)))
 
 
@@ -163,7 +165,7 @@ def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed:
     for _ in range(min(num_resamples, MAX_COMPUTED, affordable) if num_examples else 0):
         rows = generator.integers(0, num_examples, size=num_examples)
         for values, each in zip(found, kept, strict=True):
-            values.append(float(metric.compute(rows_of(each, rows))))
+            values.append(metric.computed_or_nan(rows_of(each, rows)))
     return [np.asarray(values or [math.nan]) for values in found]
 
 

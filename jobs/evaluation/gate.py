@@ -38,23 +38,23 @@ class Check:
 def check_better(
     family: Family, candidate: Scores, other: Scores, *, name: str, p_value: float, num_resamples: int
 ) -> Check:
-    """Whether the candidate's metric is significantly better than another model's on the same examples."""
+    """Whether the candidate's metric is significantly better than another model's on the same examples.
+
+    A defined metric is better than an undefined one, such as the correlation of a constant baseline; an undefined one
+    never passes.
+    """
     metric = family.metric.name
-    found = compare_scores(family.metric, candidate, other, num_resamples=num_resamples, seed=0)
     value, reference = candidate.value(family.metric), other.value(family.metric)
+    if math.isnan(value) or math.isnan(reference):
+        return _check_undefined(metric, value, reference, name=name)
+    found = compare_scores(family.metric, candidate, other, num_resamples=num_resamples, seed=0)
     passed = family.metric.better(value, reference) and found.p_value < p_value
     relation = "is better than" if passed else "is not significantly better than"
     return Check(
         name=f"better than {name}",
         passed=passed,
         message=f"{metric} {value:.5f} {relation} {name}'s {reference:.5f} (p = {found.p_value:.4f}, limit {p_value})",
-        numbers={
-            "candidate": value,
-            "other": reference,
-            "low": found.low,
-            "high": found.high,
-            "p_value": found.p_value,
-        },
+        numbers=_defined(candidate=value, other=reference, low=found.low, high=found.high, p_value=found.p_value),
     )
 
 
@@ -95,6 +95,22 @@ def median_latency_ms(family: Family, model: Model) -> float:
     return statistics.median(timings[NUM_WARMUPS:]) * 1000
 
 
+def _check_undefined(metric: str, value: float, reference: float, *, name: str) -> Check:
+    """The check of a metric that one of two models, or both, do not have."""
+    passed = not math.isnan(value)
+    message = (
+        f"{metric} {value:.5f} is better than {name}'s, which is undefined"
+        if passed
+        else f"{metric} of the candidate is undefined, so it is not better than {name}"
+    )
+    return Check(f"better than {name}", passed, message, _defined(candidate=value, other=reference))
+
+
+def _defined(**numbers: float) -> dict[str, float]:
+    """The numbers without NaN, which JSON does not have."""
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+
 def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: Any, name: str) -> Check | None:
     metric, gate = family.metric.name, family.gate
     counted = among if family.metric.compute is not None else among & (candidate.denominators[metric] > 0)
@@ -102,6 +118,8 @@ def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: 
     if num_examples < gate.min_slice_examples:
         return None
     now, before = candidate.value(family.metric, among), champion.value(family.metric, among)
+    if math.isnan(before):
+        return None
     drop = _relative_drop(now, before, family.metric.mode)
     # Small slices often drop by 10 % by chance, which would block good models; so the drop must be significant.
     p_value = 1.0
@@ -112,14 +130,20 @@ def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: 
         name=f"slice {name}",
         passed=not (drop > gate.slice_tolerance and p_value < SLICE_P_VALUE),
         message=(
-            f"{metric} where {name} went from {before:.5f} to {now:.5f} on {num_examples} examples "
-            f"(down {drop:.1%}, limit {gate.slice_tolerance:.0%}; p = {p_value:.3f})"
+            f"{metric} where {name} went from {before:.5f} to {_text(now)} on {num_examples} examples "
+            f"({'' if math.isinf(drop) else f'down {drop:.1%}, '}limit {gate.slice_tolerance:.0%}; p = {p_value:.3f})"
         ),
-        numbers={"candidate": now, "other": before, "examples": num_examples, "p_value": p_value},
+        numbers=_defined(candidate=now, other=before, examples=num_examples, p_value=p_value),
     )
 
 
 def _relative_drop(now: float, before: float, mode: str) -> float:
-    """The relative deterioration from `before`; 0 if it did not get worse or `before` is 0."""
+    """The relative deterioration from `before`, infinite to NaN; 0 if it did not get worse or `before` is 0."""
+    if math.isnan(now):
+        return math.inf
     loss = before - now if mode == "max" else now - before
-    return 0.0 if math.isnan(loss) or loss <= 0 or before == 0 else loss / abs(before)
+    return 0.0 if loss <= 0 or before == 0 else loss / abs(before)
+
+
+def _text(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.5f}"

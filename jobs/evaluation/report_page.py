@@ -97,9 +97,10 @@ class Evaluation:
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the best metric."""
+        """The baseline with the best metric; None if it is undefined for all of them."""
         chosen = max if self.mode == "max" else min
-        return chosen(self.baselines, key=lambda name: self.baselines[name][self.metric].value, default=None)
+        values = {name: metrics[self.metric].value for name, metrics in self.baselines.items()}
+        return chosen((name for name in values if not math.isnan(values[name])), key=values.__getitem__, default=None)
 
     def describe(self, metric: str) -> Metric:
         """Title and meaning of a metric."""
@@ -190,7 +191,9 @@ def _curves(evaluation: Evaluation) -> str:
         label.replace("_", " "): {
             each[2]: score.value
             for metric, score in metrics.items()
-            if (each := evaluation.describe(metric).curve) is not None and each[:2] == (name, axis)
+            if (each := evaluation.describe(metric).curve) is not None
+            and each[:2] == (name, axis)
+            and not math.isnan(score.value)
         }
         for label, metrics in all_metrics.items()
     }
@@ -211,7 +214,7 @@ def _table(evaluation: Evaluation) -> str:
             _cell(f"{score.value:.4f}", "best"),
             # Metrics that are not computed per example have no interval.
             _cell("" if score.low != score.low else f"{score.low:.4f} to {score.high:.4f}", "soft"),
-            *(_cell("" if other is None else f"{other.value:.4f}") for other in others),
+            *(_cell("" if other is None or math.isnan(other.value) else f"{other.value:.4f}") for other in others),
         ]
         rows.append("".join(cells))
     return f"<h2>All metrics</h2>{_html_table(head, rows)}"

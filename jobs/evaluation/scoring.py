@@ -57,6 +57,16 @@ def score(context: Context, model: Model, *, data: Prepared, split: str, num_wor
     return scores
 
 
+def undefined(family: Family, scores: Scores, split: str) -> str:
+    """Why a model's metric is undefined on a split, and the remedy."""
+    name = family.metric.name
+    if family.metric.compute is None and name not in scores.numerators:
+        return f"`evaluate` of {family.name} does not return its metric {name}; return a ratio of this name"
+    if family.metric.compute is None:
+        return f"{name} is undefined on the {split} split: no example counts; prepare more data"
+    return f"{name} of the model is undefined on the {split} split, as for constant predictions; train another model"
+
+
 def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]) -> dict[int, Scores | None]:
     """Score some shards in parallel, in as many threads as torch may use; None for a shard without examples."""
     model.network.eval()

@@ -34,7 +34,8 @@ class Progress:
     epoch: int
     """Completed epochs; 0 is the model before training."""
     best_epoch: int
-    best_score: float
+    best_score: float | None
+    """None while the metric is undefined."""
     epochs_without_gain: int = 0
     step: int = 0
     """Completed optimizer steps."""
@@ -121,7 +122,7 @@ def restore_best(directory: Path, progress: Progress, metric: str) -> Progress:
         return progress
     log.warning("the bundle of the best epoch %d is lost; using epoch %d instead", progress.best_epoch, progress.epoch)
     _copy_bundle(path_of(directory, progress.epoch), best)
-    return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=float(progress.reports[-1][metric]))
+    return dataclasses.replace(progress, best_epoch=progress.epoch, best_score=progress.reports[-1].get(metric))
 
 
 def remove(directory: Path) -> None:

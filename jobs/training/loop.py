@@ -146,8 +146,8 @@ def _write_epoch_0(task: TrainingTask, network: Any) -> None:
     metrics = validate(single_worker, network)
     if not _finite(metrics):
         raise TrainingDiverged(f"the metrics are not finite before training: {metrics}; check the prepared data")
-    score = metrics[task.metric]
-    report = {**metrics, f"best_{task.metric}": score, "epoch": 0, "learning_rate": 0.0, "steps": 0}
+    score = metrics.get(task.metric)
+    report = {**metrics, **_best(task, score), "epoch": 0, "learning_rate": 0.0, "steps": 0}
     report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
     _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
 
@@ -188,6 +188,8 @@ def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress
     dtype = autocast_dtype(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    # A worker with fewer examples than steps repeats some, and still weighs as much as the examples it has.
+    share = len(split.dataset) / sum(map(len, order))
     module.train()
     for step, rows in enumerate(order):
         batch = task.family.collate([split.dataset[row] for row in rows]).to(device)
@@ -205,7 +207,7 @@ def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break
     finite = math.isfinite(norm_sum.item())
-    loss = sum(all_gather(loss_sum.item() if finite else math.nan, worker)) / split.num_examples
+    loss = sum(all_gather(loss_sum.item() * share if finite else math.nan, worker)) / split.num_examples
     return _Epoch(loss=loss, examples=split.num_examples, steps=split.steps, seconds=time.monotonic() - started)
 
 
@@ -221,12 +223,12 @@ def _advance(
     task: TrainingTask, progress: Progress, trained: _Epoch, metrics: dict[str, float], seconds: float
 ) -> Progress:
     """The progress after a finite epoch, with its report."""
-    epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics[task.metric]
-    better = task.family.metric.better(score, progress.best_score)
-    worse = task.family.metric.better(progress.best_score, score)
+    epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics.get(task.metric)
+    better = _better(task, score, progress.best_score)
+    worse = _better(task, progress.best_score, score)
     best_score = score if better else progress.best_score
     rate = progress.rate_scale * learning_rate(task.config, step - 1, progress.total_steps)
-    report = {**metrics, f"best_{task.metric}": best_score, "epoch": epoch, "train_loss": trained.loss}
+    report = {**metrics, **_best(task, best_score), "epoch": epoch, "train_loss": trained.loss}
     report |= {"learning_rate": rate, "steps": trained.steps, "seconds": seconds}
     report |= {"examples_per_s": trained.examples / trained.seconds}
     return dataclasses.replace(
@@ -238,6 +240,15 @@ def _advance(
         step=step,
         reports=[*progress.reports, report],
     )
+
+
+def _best(task: TrainingTask, score: float | None) -> dict[str, float]:
+    """The best score for a report; none while the metric was undefined in every epoch."""
+    return {} if score is None else {f"best_{task.metric}": score}
+
+
+def _better(task: TrainingTask, score: float | None, than: float | None) -> bool:
+    return task.family.metric.better(*(math.nan if value is None else value for value in (score, than)))
 
 
 def _roll_back(task: TrainingTask, network: Any, optimizer: Optimizer, progress: Progress) -> Progress:
@@ -295,5 +306,6 @@ def _finite(metrics: dict[str, float]) -> bool:
 
 
 def _line(report: dict[str, float | int], metric: str) -> str:
-    head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {report[metric]:.4f}"
+    score = f"{report[metric]:.4f}" if metric in report else "undefined"
+    head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {score}"
     return f"{head} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -156,8 +157,10 @@ def remove_losers(sweep: Path, best: TrialResult) -> None:
 
 def _read_trial(directory: Path, metric: str, cores: int) -> TrialResult:
     record, reports = read_json(directory / RECORD), checkpoints.read_reports(directory)
-    score = reports[-1][metric] if reports else None
-    best = next((report for report in reports if report[metric.removeprefix("best_")] == score), None)
+    score = reports[-1].get(metric) if reports else None
+    best = next(
+        (each for each in reports if score is not None and each.get(metric.removeprefix("best_")) == score), None
+    )
     return TrialResult(
         trial_id=record["trial_id"],
         run_id=record["run_id"],
@@ -195,8 +198,8 @@ def _best_so_far(sweep: Path, table: Sequence[TrialResult], metric: Metric) -> l
         seen.add((trial_id, epoch))
         report = found[epoch]
         spent += spent_by[trial_id] * report["seconds"] / total_s[trial_id]
-        score = float(report[f"val_{metric.name}"])
-        if not path or metric.better(score, path[-1][1]):
+        score = float(report.get(f"val_{metric.name}", math.nan))
+        if metric.better(score, path[-1][1] if path else math.nan):
             path.append((spent, score))
     return [*path, (spent, path[-1][1])] if path else []
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jobs.training.distributed import WorkerContext, all_gather
-from models.evaluate import Model, blocks, evaluate_shard
+from models.evaluate import Model, blocks, check_same_names, evaluate_shard
 from models.family import Family
 from models.prepared import Prepared
 
@@ -42,20 +42,18 @@ class TrainingTask:
 def validate(task: TrainingTask, network: Any) -> dict[str, float]:
     """Calibrate the network on the validation split and evaluate it there, on each example exactly once.
 
-    Sums are kept per shard and added in shard order, so the result does not depend on the number of workers.
+    Sums are kept per shard and added in shard order, so the result does not depend on the number of workers. A metric
+    that is undefined, such as the correlation of a constant network, is left out. Raises ValueError when no example
+    counts, and when `evaluate` does not give the family's metric.
     """
     network.eval()
     _calibrate(task, network)
     scores = [part for part in _by_shard(task, lambda shard: _validate_shard(task, network, shard)) if part]
+    _check_metric(task, scores)
     numerators = _sum([part.numerators for part in scores])
     denominators = _sum([part.denominators for part in scores])
     ratios = {name: numerators[name] / denominators[name] for name in numerators if denominators[name]}
     found = ratios | _computed(task.family, scores)
-    if task.family.metric.name not in found:
-        raise ValueError(
-            f"{task.family.metric.name} is undefined on the validation split in {task.data.path}: no example counts; "
-            "prepare more data"
-        )
     return {f"val_{name}": value for name, value in found.items()}
 
 
@@ -68,6 +66,24 @@ class _ShardScores:
     kept: dict[str, NDArray[Any]]
 
 
+def _check_metric(task: TrainingTask, scores: Sequence[_ShardScores]) -> None:
+    """Raise ValueError if this validation split, or this `evaluate`, cannot give the family's metric."""
+    check_same_names("ratios", [part.numerators for part in scores])
+    check_same_names("kept values", [part.kept for part in scores])
+    metric = task.family.metric
+    if scores and metric.compute is None and metric.name not in scores[0].numerators:
+        raise ValueError(
+            f"`evaluate` of {task.family.name} does not return its metric {metric.name}; it returns the ratios "
+            f"{', '.join(sorted(scores[0].numerators)) or 'none'}; return {metric.name} too, or give it a `compute`"
+        )
+    counts = metric.compute is not None or any(part.denominators[metric.name] for part in scores)
+    if not scores or not counts:
+        raise ValueError(
+            f"{metric.name} is undefined on the validation split in {task.data.path}: no example counts; "
+            "prepare more data"
+        )
+
+
 def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float]:
     """The metrics with a `compute` that are defined here; all NaN if the network's output is not finite."""
     if not scores:
@@ -75,7 +91,7 @@ def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float
     kept = {name: np.concatenate([part.kept[name] for part in scores]) for name in scores[0].kept}
     finite = all(np.isfinite(values).all() for values in kept.values() if values.dtype.kind == "f")
     found = {
-        metric.name: float(metric.compute(kept)) if finite else math.nan
+        metric.name: metric.computed(kept) if finite else math.nan
         for metric in family.all_metrics
         if metric.compute is not None
     }

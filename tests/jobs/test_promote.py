@@ -103,10 +103,10 @@ def test_an_insignificant_drop_of_a_slice_does_not_prevent_a_promotion(toy: Fami
 def test_a_model_that_is_too_slow_and_too_large_is_rejected_with_both_numbers(
     context: Context, toy: Family, good: Path
 ) -> None:
-    strict = dataclasses.replace(toy, gate=Gate(max_latency_ms=0.0, max_size_mb=0.0))
+    strict = dataclasses.replace(toy, gate=Gate(max_latency_ms=1e-9, max_size_mb=1e-9))
     with pytest.raises(GateNotMet) as refused:
         _promote(context, strict, good)
-    assert [text.rpartition("(")[2] for text in refused.value.details["failed"]] == ["limit 0)", "limit 0)"]
+    assert [text.rpartition("(")[2] for text in refused.value.details["failed"]] == ["limit 1e-09)", "limit 1e-09)"]
 
 
 def test_force_requires_a_reason(context: Context, toy: Family, good: Path) -> None:
