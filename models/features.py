@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.errors import FeatureStoreUnreadable
 from models.family import Feature, Features
 from models.files import replace_file
 from models.prepared import Prepared
@@ -47,22 +48,19 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Raises FileNotFoundError for a missing file, FeatureStoreUnreadable for one that is not a feature store."""
         self.path = path
-        if read_only:
-            if not path.is_file():
-                raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
-            self._connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
-        else:
+        if read_only and not path.is_file():
+            raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
+        if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _connect(path.absolute().as_uri())
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            # A power loss may lose the last writes but does not corrupt the file; no write waits for the disk.
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
-                "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
-            )
-        columns = [row[1] for row in self._connection.execute("PRAGMA table_info(feature)")]
+        try:
+            self._connection = _connect(f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}")
+            columns = _open(self._connection, read_only=read_only)
+        except sqlite3.DatabaseError as error:
+            raise FeatureStoreUnreadable(f"{path} is not a readable feature store: {error}; deploy again") from error
+        if not columns:
+            raise FeatureStoreUnreadable(f"{path} is not a feature store: it lacks the table `feature`; deploy again")
         # Files written by release 0.1 have no versions.
         self._version = "version" if "version" in columns else "1"
 
@@ -171,6 +169,19 @@ def create_live_store(path: Path) -> None:
     # SQLite gives its auxiliary files the same permissions.
     path.touch(mode=0o600)
     FeatureStore(path).close()
+
+
+def _open(connection: sqlite3.Connection, *, read_only: bool) -> list[str]:
+    """The columns of the table, which a writer creates; none if the file is not a feature store."""
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A power loss may lose the last writes but does not corrupt the file; no write waits for the disk.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
+            "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
+        )
+    return [row[1] for row in connection.execute("PRAGMA table_info(feature)")]
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import FeatureStoreUnreadable
 from models.family import Feature
 from models.features import ABSENT, Change, FeatureStore, create_live_store, fill, filled, live
 from models.prepared import Prepared
@@ -110,3 +111,16 @@ def test_a_store_of_release_0_1_can_be_read(tmp_path: Path) -> None:
     old.close()
 
     assert FeatureStore(path, read_only=True).lookup([ASKED], ["ann"]) == {"notes": {"ann": [1]}}
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b""])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_that_is_not_a_feature_store_is_named(tmp_path: Path, content: bytes, read_only: bool) -> None:
+    path = tmp_path / "features.sqlite"
+    path.write_bytes(content)
+
+    if not content and not read_only:  # a new live store
+        assert FeatureStore(path).state() == (0, 0)
+    else:
+        with pytest.raises(FeatureStoreUnreadable, match=r"features\.sqlite is not a.* feature store"):
+            FeatureStore(path, read_only=read_only)

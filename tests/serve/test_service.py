@@ -223,6 +223,33 @@ def test_a_broken_model_is_reported_and_the_previous_one_stays_in_use(
     assert client.post("/v1/colours", json={"numbers": [1, 2]}).json()["model_version"] == "1"
 
 
+@pytest.mark.parametrize("kind", ["feature_store", "live_feature_store"])
+def test_a_damaged_feature_store_is_reported_and_the_previous_model_stays_in_use(
+    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
+    damaged = tmp_path / "damaged.sqlite"
+    damaged.write_bytes(b"not a database" * 100)
+
+    asyncio.run(service.load(Settings.model_validate({"version": "2", "bundle": toy_bundle("v2"), kind: damaged})))
+
+    failed = service.info().last_failed_reload
+    assert (service.info().version, failed and failed.version) == ("1", "2")
+    assert failed is not None and "damaged.sqlite" in failed.error
+
+
+def test_a_reload_that_fails_in_any_way_is_reported_and_the_previous_model_stays_in_use(
+    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
+
+    # The toy family has no index, which is an AssertionError.
+    asyncio.run(service.load(Settings(version="2", bundle=toy_bundle("v2"), index=tmp_path)))
+
+    failed = service.info().last_failed_reload
+    assert (service.info().version, failed and failed.error) == ("1", "AssertionError: toy has no index")
+
+
 def test_the_first_model_must_load(toy: Family, toy_bundle: Callable[..., Path]) -> None:
     broken = toy_bundle("v1")
     (broken / "config.json").write_text("{}")
