@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import FeatureStoreUnreadable
 from models.family import Feature
-from models.features import ABSENT, Change, FeatureStore, create_live_store, fill, filled, live
+from models.features import ABSENT, Change, FeatureStore, InvalidKey, create_live_store, fill, filled, live
 from models.prepared import Prepared
 
 ASKED = Feature(name="notes", keys=lambda request: list(request))
@@ -124,3 +124,12 @@ def test_a_file_that_is_not_a_feature_store_is_named(tmp_path: Path, content: by
     else:
         with pytest.raises(FeatureStoreUnreadable, match=r"features\.sqlite is not a.* feature store"):
             FeatureStore(path, read_only=read_only)
+
+
+def test_a_key_that_is_not_unicode_is_rejected_and_the_store_stays_usable(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+
+    with pytest.raises(InvalidKey, match=r"the key '\\ud800' of 'notes' is not Unicode text"):
+        store.read([ASKED], ["ann", "\ud800"])
+
+    assert store.lookup([ASKED], ["ann"]) == {"notes": {}}

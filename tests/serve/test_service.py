@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from fastapi.testclient import TestClient
 from ray.serve.schema import ServeDeploySchema
@@ -39,17 +38,6 @@ def write_bundle(family: Family, directory: Path, *, network: Any, schema: Any, 
     }
     bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
     return directory
-
-
-@pytest.fixture
-def toy_bundle(toy: Family, tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str, *, seed: int = 0) -> Path:
-        schema = toy.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
-        torch.manual_seed(seed)
-        network = toy.build(toy.Config(), schema)
-        return write_bundle(toy, tmp_path / name, network=network, schema=schema, config=toy.Config())
-
-    return write
 
 
 def loaded(family_name: str, **settings: Any) -> Service:
@@ -221,33 +209,6 @@ def test_a_broken_model_is_reported_and_the_previous_one_stays_in_use(
     assert content["last_failed_reload"]["version"] == "2"
     assert content["last_failed_reload"]["error"]
     assert client.post("/v1/colours", json={"numbers": [1, 2]}).json()["model_version"] == "1"
-
-
-@pytest.mark.parametrize("kind", ["feature_store", "live_feature_store"])
-def test_a_damaged_feature_store_is_reported_and_the_previous_model_stays_in_use(
-    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path, kind: str
-) -> None:
-    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
-    damaged = tmp_path / "damaged.sqlite"
-    damaged.write_bytes(b"not a database" * 100)
-
-    asyncio.run(service.load(Settings.model_validate({"version": "2", "bundle": toy_bundle("v2"), kind: damaged})))
-
-    failed = service.info().last_failed_reload
-    assert (service.info().version, failed and failed.version) == ("1", "2")
-    assert failed is not None and "damaged.sqlite" in failed.error
-
-
-def test_a_reload_that_fails_in_any_way_is_reported_and_the_previous_model_stays_in_use(
-    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
-) -> None:
-    service = loaded("toy", version="1", bundle=toy_bundle("v1"))
-
-    # The toy family has no index, which is an AssertionError.
-    asyncio.run(service.load(Settings(version="2", bundle=toy_bundle("v2"), index=tmp_path)))
-
-    failed = service.info().last_failed_reload
-    assert (service.info().version, failed and failed.error) == ("1", "AssertionError: toy has no index")
 
 
 def test_the_first_model_must_load(toy: Family, toy_bundle: Callable[..., Path]) -> None:
