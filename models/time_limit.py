@@ -68,11 +68,20 @@ class TimedThreads:
                 result = call.run()
             except BaseException as error:  # noqa: BLE001  passed on to the caller
                 del self._deadlines_s[number]
-                call.future.set_exception(error)
+                call.future.set_exception(_passed_on(error))
             else:
                 del self._deadlines_s[number]
                 call.future.set_result(result)
             del call  # not kept alive until the next call
+
+
+def _passed_on(error: BaseException) -> Exception:
+    """What the caller is to raise: an event loop would end by SystemExit or KeyboardInterrupt."""
+    if isinstance(error, Exception):
+        return error
+    replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")
+    replaced.__cause__ = error
+    return replaced
 
 
 def overdue(timeout_s: float, *, has_begun: bool) -> str:
