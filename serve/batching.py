@@ -43,8 +43,13 @@ class Batcher:
         return await future
 
     async def submit_all(self, predict: Predict, examples: Sequence[Any]) -> list[Any]:
-        """The predictions for the examples of one request, in order; raises the first error."""
-        return await asyncio.gather(*(self.submit(predict, example) for example in examples))
+        """The predictions for the examples of one request, in order; raises the first error and drops the others."""
+        tasks = [asyncio.create_task(self.submit(predict, example)) for example in examples]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def _start_next(self) -> None:
         batch = self._take()
