@@ -20,6 +20,7 @@ from models.time_limit import TimedThreads, overdue
 from serve.batching import Batcher
 from serve.loaded import Loaded
 from serve.problems import RequestRefused
+from serve.stored_features import StoredFeatures
 
 JSON = "application/json"
 MAX_ATTEMPTS = 5
@@ -46,6 +47,18 @@ class Answers:
         if its `answer` times out, 503 if no thread is free for that, 409 if its features were written concurrently at
         every attempt.
         """
+        with loaded.features.in_use():
+            return await self._attempt(loaded, endpoint, request)
+
+    def close_when_unused(self, features: StoredFeatures) -> None:
+        """Close the feature stores of a replaced model when its last request ends, in the thread that writes."""
+        features.when_unused(lambda: self._writer.submit(features.close))
+
+    async def closed(self) -> None:
+        """Wait for the writes and closings that have been submitted."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, int)
+
+    async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]
         for _ in range(MAX_ATTEMPTS):
             found = _read(loaded, request)

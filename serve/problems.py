@@ -176,7 +176,7 @@ def _field_error(mistake: Mapping[str, Any]) -> FieldError:
     if mistake["type"] == "json_invalid":
         return FieldError(pointer="#", detail=f"invalid JSON at character {location[0]}: {mistake['ctx']['error']}")
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
-    return FieldError(pointer=_sendable(f"#{pointer}"), detail=_sendable(mistake["msg"]))
+    return FieldError(pointer=f"#{pointer}", detail=mistake["msg"])
 
 
 def _sendable(text: str) -> str:

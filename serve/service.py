@@ -116,7 +116,10 @@ class Service:
                     raise
                 log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
                 return
-            self._current, self._settings, self._failed = loaded, settings, None
+            replaced, self._current = self._current, loaded
+            self._settings, self._failed = settings, None
+            if replaced is not None:
+                self.answers.close_when_unused(replaced.features)
             log.info("now serving %s version %s", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
