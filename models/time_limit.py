@@ -68,15 +68,15 @@ class TimedThreads:
                 result = call.run()
             except BaseException as error:  # noqa: BLE001  passed on to the caller
                 del self._deadlines_s[number]
-                call.future.set_exception(_passed_on(error))
+                call.future.set_exception(as_exception(error))
             else:
                 del self._deadlines_s[number]
                 call.future.set_result(result)
             del call  # not kept alive until the next call
 
 
-def _passed_on(error: BaseException) -> Exception:
-    """What the caller is to raise: an event loop would end by SystemExit or KeyboardInterrupt."""
+def as_exception(error: BaseException) -> Exception:
+    """An error to pass on to an event loop, which SystemExit or KeyboardInterrupt would end: those as a RuntimeError."""
     if isinstance(error, Exception):
         return error
     replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")

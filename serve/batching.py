@@ -10,6 +10,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from models.time_limit import as_exception
+
 MAX_BATCH = 64
 
 log = logging.getLogger("shopkeeper.serve")
@@ -76,7 +78,7 @@ class Batcher:
 
     def _finish(self, batch: list[_Pending], done: asyncio.Future[list[Any]]) -> None:
         failure = done.exception()
-        outcomes = [failure] * len(batch) if failure else done.result()
+        outcomes = [as_exception(failure)] * len(batch) if failure else done.result()
         for pending, outcome in zip(batch, outcomes, strict=True):
             if pending.future.cancelled():
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -113,3 +114,13 @@ def test_the_queued_examples_of_a_failed_request_are_not_predicted() -> None:
 
     assert asyncio.run(ask()) == 100
     assert batches == [[0], [1, 2], [100]]
+
+
+def test_a_prediction_that_exits_does_not_end_the_event_loop() -> None:
+    async def ask() -> int:
+        batcher = Batcher()
+        with pytest.raises(RuntimeError, match="SystemExit: 3"):
+            await batcher.submit(lambda examples: sys.exit(3), 0)
+        return int(await batcher.submit(lambda examples: [7] * len(examples), 0))
+
+    assert asyncio.run(ask()) == 7

@@ -63,7 +63,7 @@ def test_a_key_that_is_not_unicode_is_a_422_problem(
 
 
 def test_a_problem_can_quote_text_that_is_not_unicode() -> None:
-    assert json.loads(problem(422, "no visitor \ud800").body)["detail"] == r"no visitor \ud800"
+    assert json.loads(bytes(problem(422, "no visitor \ud800").body))["detail"] == r"no visitor \ud800"
 
 
 def num_open_files(directory: Path) -> int:
