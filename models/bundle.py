@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -79,12 +78,7 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
     if not manifest.is_file():
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:5]) or "nothing"
         raise BundleRejected(f"{directory} has no {MANIFEST} (found: {found}); it is not a Shopkeeper model")
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        version, listed = int(content["format"]), content["files"]
-        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleRejected(f"{manifest} is not readable: {error}") from None
+    version, expected = _listed_in(manifest)
     if version > FORMAT:
         raise BundleRejected(
             f"{manifest} has format {version}, and this release reads up to {FORMAT}; upgrade Shopkeeper"
@@ -92,13 +86,27 @@ def verify(directory: Path, required: tuple[str, ...] = REQUIRED) -> str:
     missing = [name for name in required if name not in expected]
     if missing:
         raise BundleRejected(f"{directory} lacks {', '.join(missing)}; train the model again")
-    for name, (num_bytes, digest) in expected.items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file():
-            raise BundleRejected(f"{directory}: {name!r} is in the manifest and missing")
-        if path.stat().st_size != num_bytes or sha256(path) != digest:
-            raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
-    return sha256(manifest)
+    try:
+        for name, (num_bytes, digest) in expected.items():
+            path = directory / name
+            if Path(name).name != name or not path.is_file():
+                raise BundleRejected(f"{directory}: {name!r} is in the manifest and missing")
+            if path.stat().st_size != num_bytes or sha256(path) != digest:
+                raise BundleRejected(f"{path} differs from its manifest (truncated or changed); use another copy")
+        return sha256(manifest)
+    except OSError as error:  # such as a disk error or a missing permission
+        raise BundleRejected(f"{directory} is not readable: {error}") from error
+
+
+def _listed_in(manifest: Path) -> tuple[int, dict[str, tuple[int, str]]]:
+    """The format of a manifest, and the size and sha256 of each file that it lists; raises BundleRejected."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
+        return int(content["format"]), expected
+    # The recursion limit is hit by deep nesting, and 1e400 is an infinite number.
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        raise BundleRejected(f"{manifest} is not readable: {error}") from None
 
 
 def load(directory: Path, family: Family, *, device: torch.device | str = "cpu") -> Bundle:
@@ -113,8 +121,9 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
         config = config_from_dict(family.Config, read_json(directory / "config.json"))
         network = family.build(config, schema)
         load_tensors(network, directory / "model.safetensors")
-    except (ValidationError, ValueError, TypeError, KeyError) as error:
-        raise BundleRejected(f"{directory} is inconsistent: {error}") from error
+    except Exception as error:  # the network of another package may fail in any way
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise BundleRejected(f"{directory} is inconsistent: {reason}") from error
     return Bundle(
         family=family.name,
         config=config,
@@ -139,7 +148,10 @@ def _packages(directory: Path) -> dict[str, Any]:
 
 
 def _check_packages(directory: Path, family: Family) -> None:
-    for network, package in read_json(directory / MANIFEST).get("packages", {}).items():
+    packages = read_json(directory / MANIFEST).get("packages", {})
+    if not isinstance(packages, dict):
+        raise BundleRejected(f"{directory / MANIFEST} has packages {packages!r}, not an object; use another copy")
+    for network, package in packages.items():
         if origin(family.name, network) is None:
             raise BundleRejected(
                 f"{directory} has the network {network!r} of another package, which is not installed here; "

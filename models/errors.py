@@ -1,4 +1,4 @@
-"""Errors: raw data that cannot be prepared, models that cannot be loaded, plugins that cannot be used."""
+"""Errors: raw data that cannot be prepared; models, feature stores and plugins that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ class DataRejected(ValueError):
 
 class BundleRejected(ValueError):
     """A directory that is damaged, of another family or not a model; the message names the file and the reason."""
+
+
+class FeatureStoreUnreadable(OSError):
+    """A file that is not a feature store or cannot be opened; the message names the file and the reason."""
 
 
 class PluginRejected(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import TypeVar
@@ -127,6 +128,13 @@ class RawBody:
     """A larger body, including JSON, is rejected before it is read."""
 
 
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+MEDIA_TYPE = re.compile(
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[\t -~])*\"))*[ \t]*;?"
+)
+"""A media type with parameters, of RFC 9110."""
+
+
 class Media(BaseModel):
     """A response that is a file, such as speech; the service sends its content under its media type."""
 
@@ -134,6 +142,14 @@ class Media(BaseModel):
 
     content: bytes
     media_type: str
+
+    @field_validator("media_type", check_fields=False)
+    @classmethod
+    def _is_media_type(cls, value: str) -> str:
+        # It is sent as a header; a line break would begin another one.
+        if not MEDIA_TYPE.fullmatch(value):
+            raise ValueError(f"{value!r} is not a media type; give type/subtype, with parameters if need be")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)

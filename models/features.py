@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.errors import FeatureStoreUnreadable
 from models.family import Feature, Features
 from models.files import replace_file
 from models.prepared import Prepared
@@ -19,6 +20,10 @@ BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for a lock."""
 ABSENT = 0
 """Version of a missing key."""
+
+
+class InvalidKey(ValueError):
+    """A key of a request that no store can contain; the message is for the client."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +52,19 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Raises FileNotFoundError for a missing file, FeatureStoreUnreadable for one that is not a feature store."""
         self.path = path
-        if read_only:
-            if not path.is_file():
-                raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
-            self._connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
-        else:
+        if read_only and not path.is_file():
+            raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
+        if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _connect(path.absolute().as_uri())
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            # A power loss may lose the last writes but does not corrupt the file; no write waits for the disk.
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
-                "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
-            )
-        columns = [row[1] for row in self._connection.execute("PRAGMA table_info(feature)")]
+        try:
+            self._connection = _connect(f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}")
+            columns = _open(self._connection, read_only=read_only)
+        except sqlite3.DatabaseError as error:
+            raise FeatureStoreUnreadable(f"{path} is not a readable feature store: {error}; deploy again") from error
+        if not columns:
+            raise FeatureStoreUnreadable(f"{path} is not a feature store: it lacks the table `feature`; deploy again")
         # Files written by release 0.1 have no versions.
         self._version = "version" if "version" in columns else "1"
 
@@ -84,13 +86,17 @@ class FeatureStore:
         return self.read(features, request).values
 
     def read(self, features: Sequence[Feature], request: Any) -> Found:
-        """A consistent snapshot of the values that a request asks for, with their versions."""
+        """A consistent snapshot of the values that a request asks for, with their versions.
+
+        Raises InvalidKey for a key that is not Unicode text.
+        """
         values: dict[str, dict[str, Any]] = {feature.name: {} for feature in features}
         versions: dict[tuple[str, str], int] = {}
         select = f"SELECT value, {self._version} FROM feature WHERE name = ? AND key = ?"
         with self._transaction("DEFERRED"):
             for feature in features:
                 for key in feature.keys(request):
+                    _check_key(feature.name, key)
                     row = self._connection.execute(select, (feature.name, key)).fetchone()
                     versions[feature.name, key] = ABSENT if row is None else row[1]
                     if row is not None:
@@ -121,6 +127,10 @@ class FeatureStore:
         row = self._connection.execute(f"SELECT COUNT(*), COALESCE(SUM({self._version}), 0) FROM feature").fetchone()
         return int(row[0]), int(row[1])
 
+    def leave_one_file(self) -> None:
+        """Merge the write-ahead log and give it up: even a reader would have to create its files next to the store."""
+        self._connection.execute("PRAGMA journal_mode=DELETE")
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -144,11 +154,17 @@ class FeatureStore:
 
 
 def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
-    """Write a store with the features of a family, atomically replacing an existing one; returns rows per feature."""
-    # Closing the last connection merges the write-ahead log, so that one file is left.
+    """Write a store with the features of a family, atomically replacing an existing one; returns rows per feature.
+
+    It is readable by its owner only, who needs no write permission to read it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as temporary, closing(FeatureStore(temporary)) as store:
-        return fill(store, features, data)
+    with replace_file(path) as temporary:
+        _create_private(temporary)
+        with closing(FeatureStore(temporary)) as store:
+            counts = fill(store, features, data)
+            store.leave_one_file()
+        return counts
 
 
 def fill(store: FeatureStore, features: Sequence[Feature], data: Prepared) -> dict[str, int]:
@@ -169,14 +185,40 @@ def live(features: Sequence[Feature]) -> list[Feature]:
 def create_live_store(path: Path) -> None:
     """Create an empty store for the features that endpoints write, readable by its owner only, unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _create_private(path)
+    FeatureStore(path).close()
+
+
+def _create_private(path: Path) -> None:
     # SQLite gives its auxiliary files the same permissions.
     path.touch(mode=0o600)
-    FeatureStore(path).close()
+
+
+def _open(connection: sqlite3.Connection, *, read_only: bool) -> list[str]:
+    """The columns of the table, which a writer creates; none if the file is not a feature store."""
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A power loss may lose the last writes but does not corrupt the file; no write waits for the disk.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS feature (name TEXT, key TEXT, value TEXT, "
+            "version INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (name, key)) WITHOUT ROWID"
+        )
+    return [row[1] for row in connection.execute("PRAGMA table_info(feature)")]
 
 
 def _connect(address: str) -> sqlite3.Connection:
     # Without an isolation level, transactions begin explicitly and not before each write.
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _check_key(name: str, key: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
+        raise InvalidKey(
+            f"the key {key!r} of {name!r} is not Unicode text; send text without lone surrogates"
+        ) from None
 
 
 def _json(value: Any) -> str:

@@ -34,9 +34,13 @@ def golden(family: Family, network: Any, schema: Any) -> dict[str, Any]:
 
 def check(family: Family, network: Any, schema: Any, golden: dict[str, Any]) -> None:
     """Repeat the golden request; raises BundleRejected when the answer differs by more than rounding errors."""
-    request = family.endpoints[0].Request.model_validate(golden["request"])
-    answer = _answer(family, network, schema, request, "1")
-    found = difference(golden, answer)
+    try:
+        request = family.endpoints[0].Request.model_validate(golden["request"])
+        answer = _answer(family, network, schema, request, "1")
+        found = difference(golden, answer)
+    except Exception as error:  # a damaged file or network may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise BundleRejected(f"the golden request of golden.json cannot be answered: {reason}") from error
     if found:
         raise BundleRejected(f"the model no longer gives its golden answer: {found}; use another copy")
 

@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BundleRejected(f"{path} is larger than {MAX_JSON_BYTES} bytes")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleRejected(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise BundleRejected(f"{path} contains a {type(content).__name__}, not an object")

@@ -68,11 +68,20 @@ class TimedThreads:
                 result = call.run()
             except BaseException as error:  # noqa: BLE001  passed on to the caller
                 del self._deadlines_s[number]
-                call.future.set_exception(error)
+                call.future.set_exception(as_exception(error))
             else:
                 del self._deadlines_s[number]
                 call.future.set_result(result)
             del call  # not kept alive until the next call
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error to pass on to an event loop, which SystemExit or KeyboardInterrupt would end: those as a RuntimeError."""
+    if isinstance(error, Exception):
+        return error
+    replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")
+    replaced.__cause__ = error
+    return replaced
 
 
 def overdue(timeout_s: float, *, has_begun: bool) -> str:

@@ -15,11 +15,12 @@ from pydantic import BaseModel
 
 from models.ask import Answerer
 from models.family import AnyEndpoint, Media
-from models.features import Change, Found
+from models.features import Change, Found, InvalidKey
 from models.time_limit import TimedThreads, overdue
 from serve.batching import Batcher
 from serve.loaded import Loaded
 from serve.problems import RequestRefused
+from serve.stored_features import StoredFeatures
 
 JSON = "application/json"
 MAX_ATTEMPTS = 5
@@ -42,12 +43,25 @@ class Answers:
     async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
 
-        Raises RequestRefused without having written anything: 422 if `encode` rejects it, 504 if its `answer` times
-        out, 503 if no thread is free for that, 409 if its features were written concurrently at every attempt.
+        Raises RequestRefused without having written anything: 422 if `encode` rejects it or a key is not Unicode, 504
+        if its `answer` times out, 503 if no thread is free for that, 409 if its features were written concurrently at
+        every attempt.
         """
+        with loaded.features.in_use():
+            return await self._attempt(loaded, endpoint, request)
+
+    def close_when_unused(self, features: StoredFeatures) -> None:
+        """Close the feature stores of a replaced model when its last request ends, in the thread that writes."""
+        features.when_unused(lambda: self._writer.submit(features.close))
+
+    async def closed(self) -> None:
+        """Wait for the writes and closings that have been submitted."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, int)
+
+    async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]
         for _ in range(MAX_ATTEMPTS):
-            found = loaded.features.read(request)
+            found = _read(loaded, request)
             examples = await self._encode(answerer, endpoint, request, found)
             predictions = await self._batcher.submit_all(loaded.predicts[endpoint.path], examples)
             response = await self._answer(endpoint, partial(answerer.answer, request, predictions))
@@ -104,6 +118,13 @@ def media_types(response: type[Media]) -> tuple[str, ...]:
     if typing.get_origin(annotation) is Literal:
         return tuple(str(each) for each in typing.get_args(annotation))
     return ("*/*",)
+
+
+def _read(loaded: Loaded, request: BaseModel) -> Found:
+    try:
+        return loaded.features.read(request)
+    except InvalidKey as error:
+        raise RequestRefused(str(error)) from error
 
 
 def _changes(

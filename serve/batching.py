@@ -10,6 +10,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from models.time_limit import as_exception
+
 MAX_BATCH = 64
 
 log = logging.getLogger("shopkeeper.serve")
@@ -43,8 +45,13 @@ class Batcher:
         return await future
 
     async def submit_all(self, predict: Predict, examples: Sequence[Any]) -> list[Any]:
-        """The predictions for the examples of one request, in order; raises the first error."""
-        return await asyncio.gather(*(self.submit(predict, example) for example in examples))
+        """The predictions for the examples of one request, in order; raises the first error and drops the others."""
+        tasks = [asyncio.create_task(self.submit(predict, example)) for example in examples]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def _start_next(self) -> None:
         batch = self._take()
@@ -71,7 +78,7 @@ class Batcher:
 
     def _finish(self, batch: list[_Pending], done: asyncio.Future[list[Any]]) -> None:
         failure = done.exception()
-        outcomes = [failure] * len(batch) if failure else done.result()
+        outcomes = [as_exception(failure)] * len(batch) if failure else done.result()
         for pending, outcome in zip(batch, outcomes, strict=True):
             if pending.future.cancelled():
                 continue

@@ -112,7 +112,7 @@ class TimeLimit:
 
 def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
     """A problem with the standard title of its status."""
-    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=_sendable(detail), errors=errors)
 
 
 def problem(status: int, detail: str, *, errors: list[FieldError] | None = None) -> JSONResponse:
@@ -177,3 +177,8 @@ def _field_error(mistake: Mapping[str, Any]) -> FieldError:
         return FieldError(pointer="#", detail=f"invalid JSON at character {location[0]}: {mistake['ctx']['error']}")
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
     return FieldError(pointer=f"#{pointer}", detail=mistake["msg"])
+
+
+def _sendable(text: str) -> str:
+    """Text that may quote a request, with lone surrogates, which UTF-8 cannot represent, as escapes."""
+    return text.encode(errors="backslashreplace").decode()

@@ -100,20 +100,26 @@ class Service:
     async def load(self, settings: Settings) -> None:
         """Load and verify a model, check its golden answer, and switch to it.
 
-        On failure the previous model stays in use and `info` shows the error; without one it raises BundleRejected.
+        On failure the previous model stays in use and `info` shows the error; without one it raises the error,
+        which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
         """
         async with self._reloading:
             if self._settings == settings:
                 return
             try:
                 loaded = await asyncio.to_thread(self._load, settings)
-            except (ValueError, OSError) as error:
-                self._failed = FailedReload(version=settings.version, error=str(error), at=_now())
+            except Exception as error:  # whatever fails, the previous model stays in use
+                is_described = isinstance(error, ValueError | OSError)
+                reason = str(error) if is_described else f"{type(error).__name__}: {error}"
+                self._failed = FailedReload(version=settings.version, error=reason, at=_now())
                 if self._current is None:
                     raise
-                log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, error)
+                log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
                 return
-            self._current, self._settings, self._failed = loaded, settings, None
+            replaced, self._current = self._current, loaded
+            self._settings, self._failed = settings, None
+            if replaced is not None:
+                self.answers.close_when_unused(replaced.features)
             log.info("now serving %s version %s", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:

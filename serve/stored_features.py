@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from models.family import Family, Features
 from models.features import Change, FeatureStore, Found, filled, live
+from serve.problems import log
+
+RETRY_S = 10.0
+"""Pause before a replacement that cannot be opened is tried again."""
 
 
 class StoredFeatures:
@@ -22,6 +28,34 @@ class StoredFeatures:
         # Separate connections, as a connection would read its own uncommitted writes.
         self._live_store = FeatureStore(live_store, read_only=True) if live_store else None
         self._live_writer = FeatureStore(live_store) if live_store else None
+        self._num_requests = 0
+        self._on_unused: Callable[[], object] | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a request uses the stores; on the event loop."""
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
+            self._report_if_unused()
+
+    def when_unused(self, do: Callable[[], object]) -> None:
+        """Call `do` once when no request uses the stores, now or later; on the event loop."""
+        self._on_unused = do
+        self._report_if_unused()
+
+    def close(self) -> None:
+        """Close all connections; in the thread that writes, after its last write."""
+        for store in (self._filled_store, self._live_store, self._live_writer):
+            if store is not None:
+                store.close()
+
+    def _report_if_unused(self) -> None:
+        if self._num_requests == 0 and self._on_unused is not None:
+            do, self._on_unused = self._on_unused, None
+            do()
 
     def read(self, request: Any) -> Found:
         """The feature values of a request, and the versions of the live ones."""
@@ -43,23 +77,37 @@ class _ReloadingStore:
     """A read-only store that is reopened when its file is replaced."""
 
     def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError or FeatureStoreUnreadable."""
         self._path = path
-        self._open()
+        self._store = FeatureStore(path, read_only=True)
+        self._identity = _identity(path)
+        self._unreadable: tuple[int, int] | None = None
+        """Identity of the last replacement that could not be opened."""
+        self._retry_at_s = 0.0
 
     def lookup(self, features: Sequence[Any], request: Any) -> Features:
-        try:
-            is_replaced = _identity(self._path) != self._identity
-        except FileNotFoundError:  # being replaced, or deleted: the open one still works
-            is_replaced = False
-        if is_replaced:
-            before = self._store
-            self._open()
-            before.close()
+        self._reopen_if_replaced()
         return self._store.lookup(features, request)
 
-    def _open(self) -> None:
-        self._store = FeatureStore(self._path, read_only=True)
-        self._identity = _identity(self._path)
+    def close(self) -> None:
+        self._store.close()
+
+    def _reopen_if_replaced(self) -> None:
+        try:
+            identity = _identity(self._path)
+        except OSError:  # being replaced, or deleted: the open one still works
+            return
+        is_tried = identity == self._unreadable and time.monotonic() < self._retry_at_s
+        if identity == self._identity or is_tried:
+            return
+        try:
+            replacement = FeatureStore(self._path, read_only=True)
+        except OSError as error:
+            log.error("the replaced feature store stays in use: %s", error)
+            self._unreadable, self._retry_at_s = identity, time.monotonic() + RETRY_S
+            return
+        before, self._store, self._identity = self._store, replacement, identity
+        before.close()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from models.family import AnyStream
+from models.time_limit import TimedThreads
 from serve.batching import Batcher
 from serve.loaded import Loaded
 from serve.problems import log, problem_of
 
 TOO_FAST, TOO_LARGE, FAILED, TRY_AGAIN_LATER = 1008, 1009, 1011, 1013
 """WebSocket close codes of RFC 6455 and its registry."""
+TOO_SLOW = TOO_FAST
+"""A client that does not keep its part of the protocol gets the same code either way."""
 MAX_CONNECTIONS = 32
 """Per replica. Each connection counts as an ongoing request in Serve, and some must be left for HTTP."""
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Per connection: received but unanswered messages. Serve applies no backpressure to fast clients."""
 MESSAGE_OVERHEAD_BYTES = 128
+NUM_ENCODERS = 4
+"""Messages that are encoded at the same time, per replica."""
+ENCODE_TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 30.0
+"""How long a client may leave an answer unread; otherwise it would hold its connection for ever."""
 
 
 class _End(Exception):
@@ -59,11 +66,21 @@ class _Inbox:
 class Streams:
     """Serves the connections of one replica."""
 
-    def __init__(self, batcher: Batcher, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        num_encoders: int = NUM_ENCODERS,
+        encode_timeout_s: float = ENCODE_TIMEOUT_S,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
         self._batcher = batcher
         self._max_connections = max_connections
         # Off the event loop, as a second of audio takes milliseconds to encode.
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._encoders = TimedThreads(num_encoders)
+        self._encode_timeout_s = encode_timeout_s
+        self._send_timeout_s = send_timeout_s
         self.num_open = 0
         """Open connections."""
 
@@ -82,8 +99,10 @@ class Streams:
         finally:
             self.num_open -= 1
         if end.code is not None:
-            with contextlib.suppress(WebSocketDisconnect):  # disconnected just now
-                await socket.close(end.code, end.reason)
+            # It may have disconnected just now, or not read what was sent before.
+            with contextlib.suppress(WebSocketDisconnect, TimeoutError):
+                async with asyncio.timeout(self._send_timeout_s):
+                    await socket.close(end.code, end.reason)
 
     async def _converse(self, stream: AnyStream, loaded: Loaded, socket: WebSocket) -> _End:
         inbox = _Inbox(max(MAX_WAITING_BYTES, stream.max_message_bytes + MESSAGE_OVERHEAD_BYTES))
@@ -102,18 +121,42 @@ class Streams:
 
     async def _answer(self, stream: AnyStream, loaded: Loaded, socket: WebSocket, inbox: _Inbox) -> None:
         schema, predict = loaded.model.schema, loaded.predicts[stream.path]
-        running = asyncio.get_running_loop()
         state = stream.open(schema, loaded.version)
         while True:
             message = await inbox.get()
             try:
-                examples = await running.run_in_executor(self._encoder, stream.encode, state, message, schema)
+                examples = await self._encode(partial(stream.encode, state, message, schema))
             except ValueError as error:
-                await socket.send_text(problem_of(422, str(error)).model_dump_json(exclude_none=True))
+                refusal = problem_of(422, str(error)).model_dump_json(exclude_none=True)
+                await self._send(socket.send_text(refusal))
                 continue
             predictions = await self._batcher.submit_all(predict, examples)
             for answer in stream.answer(state, predictions, schema):
-                await _send(socket, answer)
+                if isinstance(answer, bytes):
+                    await self._send(socket.send_bytes(answer))
+                else:
+                    await self._send(socket.send_text(answer.model_dump_json()))
+
+    async def _encode(self, encode: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        if self._encoders.are_all_stuck:
+            raise _End(TRY_AGAIN_LATER, "too many messages have exceeded their time limit; try again later")
+        future = self._encoders.submit(encode, timeout_s=self._encode_timeout_s)
+        try:
+            async with asyncio.timeout(self._encode_timeout_s) as limit:
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            if not limit.expired():  # raised by `encode` itself
+                raise
+            raise _End(FAILED, f"a message was not encoded within {self._encode_timeout_s:g} s") from None
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout_s) as limit:
+                await sending
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise _End(TOO_SLOW, f"an answer was not read within {self._send_timeout_s:g} s; read them") from None
 
 
 def _end_of(stream: AnyStream, outcomes: Sequence[BaseException | None]) -> _End:
@@ -139,10 +182,3 @@ async def _read(stream: AnyStream, socket: WebSocket, inbox: _Inbox) -> None:
             inbox.put(_End(TOO_LARGE, f"a message is larger than {stream.max_message_bytes} bytes; send less at once"))
         else:
             inbox.put(content if text is None else text, len(content))
-
-
-async def _send(socket: WebSocket, message: BaseModel | bytes) -> None:
-    if isinstance(message, bytes):
-        await socket.send_bytes(message)
-    else:
-        await socket.send_text(message.model_dump_json())

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from models import FAMILIES, bundle
+from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
 from models.family import Family, Features, Schema
 from models.prepared import Prepared
@@ -39,12 +39,62 @@ def test_a_bundle_of_a_newer_format_is_rejected_with_a_remedy(toy: Family, model
         bundle.load(model, toy)
 
 
-@pytest.mark.parametrize("version", ["newest", None, [1]])
+@pytest.mark.parametrize("version", ["newest", None, [1], float("inf")])
 def test_a_format_that_is_not_a_number_is_rejected(toy: Family, model: Path, version: object) -> None:
     change_manifest(model, format=version)
 
     with pytest.raises(BundleRejected, match=r"MANIFEST\.json is not readable"):
         bundle.load(model, toy)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"format": 1e400, "files": {}}', b"\xff", b'{"format": 1, "files": []}']
+)
+def test_a_manifest_that_cannot_be_read_is_rejected(model: Path, content: bytes) -> None:
+    (model / bundle.MANIFEST).write_bytes(content)
+
+    with pytest.raises(BundleRejected, match=r"MANIFEST\.json is not readable"):
+        bundle.verify(model)
+
+
+def test_a_manifest_with_a_name_that_no_file_can_have_is_rejected(model: Path) -> None:
+    change_manifest(model, files={"x" * 1000: {"bytes": 1, "sha256": ""}})
+
+    with pytest.raises(BundleRejected, match="is not readable"):
+        bundle.verify(model, required=())
+
+
+def test_a_file_that_is_nested_too_deeply_is_rejected(toy: Family, model: Path) -> None:
+    (model / "metrics.json").write_text("[" * 100_000)
+    bundle.seal(model)
+
+    with pytest.raises(BundleRejected, match=r"metrics\.json is not JSON"):
+        bundle.load(model, toy)
+
+
+def test_packages_that_are_not_an_object_are_rejected(toy: Family, model: Path) -> None:
+    change_manifest(model, packages=["x"])
+
+    with pytest.raises(BundleRejected, match=r"MANIFEST\.json has packages \['x'\]"):
+        bundle.load(model, toy)
+
+
+def test_a_network_that_fails_to_build_in_any_way_is_rejected_with_its_error(toy: Family, model: Path) -> None:
+    def build(config: object, schema: object) -> object:
+        raise ZeroDivisionError("no colours")
+
+    with pytest.raises(BundleRejected, match="is inconsistent: ZeroDivisionError: no colours"):
+        bundle.load(model, dataclasses.replace(toy, build=build))
+
+
+@pytest.mark.parametrize("content", [{}, {"request": {"numbers": [1, 2]}}, {"request": 3, "response": {}}])
+def test_a_golden_file_without_a_usable_request_and_response_is_rejected(
+    toy: Family, model: Path, content: dict[str, object]
+) -> None:
+    loaded = bundle.load(model, toy)
+
+    with pytest.raises(BundleRejected, match=r"golden\.json cannot be answered"):
+        golden.check(toy, loaded.network, loaded.schema, content)
 
 
 def test_a_bundle_of_another_family_is_rejected_with_both_names(model: Path) -> None:

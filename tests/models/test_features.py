@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import FeatureStoreUnreadable
 from models.family import Feature
-from models.features import ABSENT, Change, FeatureStore, create_live_store, fill, filled, live
+from models.features import ABSENT, Change, FeatureStore, InvalidKey, create_live_store, fill, filled, live
 from models.prepared import Prepared
 
 ASKED = Feature(name="notes", keys=lambda request: list(request))
@@ -110,3 +111,25 @@ def test_a_store_of_release_0_1_can_be_read(tmp_path: Path) -> None:
     old.close()
 
     assert FeatureStore(path, read_only=True).lookup([ASKED], ["ann"]) == {"notes": {"ann": [1]}}
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b""])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_that_is_not_a_feature_store_is_named(tmp_path: Path, content: bytes, read_only: bool) -> None:
+    path = tmp_path / "features.sqlite"
+    path.write_bytes(content)
+
+    if not content and not read_only:  # a new live store
+        assert FeatureStore(path).state() == (0, 0)
+    else:
+        with pytest.raises(FeatureStoreUnreadable, match=r"features\.sqlite is not a.* feature store"):
+            FeatureStore(path, read_only=read_only)
+
+
+def test_a_key_that_is_not_unicode_is_rejected_and_the_store_stays_usable(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "live.sqlite")
+
+    with pytest.raises(InvalidKey, match=r"the key '\\ud800' of 'notes' is not Unicode text"):
+        store.read([ASKED], ["ann", "\ud800"])
+
+    assert store.lookup([ASKED], ["ann"]) == {"notes": {}}

@@ -20,6 +20,14 @@ def test_a_call_in_time_returns_its_value_or_raises_its_error() -> None:
     assert not threads.are_all_stuck
 
 
+def test_a_call_that_exits_raises_an_error_that_ends_neither_its_thread_nor_the_event_loop() -> None:
+    threads = TimedThreads(1)
+
+    with pytest.raises(RuntimeError, match="the call ended with SystemExit: 3"):
+        threads.call(lambda: sys.exit(3), timeout_s=60)
+    assert threads.call(lambda: 7, timeout_s=60) == 7
+
+
 def test_stuck_threads_are_not_replaced_and_are_reused_when_their_calls_end() -> None:
     threads, entered, release = TimedThreads(2), threading.Semaphore(0), threading.Event()
     ran: list[str] = []

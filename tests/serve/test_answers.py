@@ -121,6 +121,23 @@ def test_a_text_file_has_no_charset_added_to_its_media_type(serve: Serve) -> Non
     assert list(described["content"]) == ["*/*"]
 
 
+@pytest.mark.parametrize(
+    "media_type", ["text/csv\r\nset-cookie: a=b", "text/csv\n", "text/\N{SNOWMAN}", "text", "", 'text/csv; a="\r"']
+)
+def test_an_invalid_media_type_is_rejected_before_it_becomes_a_header(media_type: str) -> None:
+    class Table(Media):
+        media_type: str
+
+    for kind in (Media, Table):
+        with pytest.raises(ValueError, match="is not a media type"):
+            kind(content=b"", media_type=media_type)
+
+
+@pytest.mark.parametrize("media_type", ["image/svg+xml", "text/csv;charset=utf-8", 'text/csv; header="a; b"; n=1'])
+def test_a_media_type_may_have_parameters(media_type: str) -> None:
+    assert Media(content=b"", media_type=media_type).media_type == media_type
+
+
 def test_an_endpoint_with_file_answers_documents_files_and_problems(serve: Serve) -> None:
     client = client_of(serve(first(SOUNDS)))
 

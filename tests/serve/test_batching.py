@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import pytest
 
 from serve.batching import Batcher
 
@@ -85,5 +88,39 @@ def test_a_disconnected_client_does_not_affect_the_others() -> None:
         await asyncio.sleep(0)
         release.set()
         return int(await stays)
+
+    assert asyncio.run(ask()) == 7
+
+
+def test_the_queued_examples_of_a_failed_request_are_not_predicted() -> None:
+    release, batches = threading.Event(), []
+
+    def predict(examples: Sequence[int]) -> list[int]:
+        batches.append(list(examples))
+        if 0 in examples:
+            raise RuntimeError("bad example")
+        if len(batches) == 2:  # begins before the request learns of its error
+            assert release.wait(10)
+        return list(examples)
+
+    async def ask() -> int:
+        batcher = Batcher(max_batch=2)
+        with pytest.raises(RuntimeError, match="bad example"):
+            await batcher.submit_all(predict, range(100))
+        other = asyncio.create_task(batcher.submit(predict, 100))
+        await asyncio.sleep(0)
+        release.set()
+        return int(await other)
+
+    assert asyncio.run(ask()) == 100
+    assert batches == [[0], [1, 2], [100]]
+
+
+def test_a_prediction_that_exits_does_not_end_the_event_loop() -> None:
+    async def ask() -> int:
+        batcher = Batcher()
+        with pytest.raises(RuntimeError, match="SystemExit: 3"):
+            await batcher.submit(lambda examples: sys.exit(3), 0)
+        return int(await batcher.submit(lambda examples: [7] * len(examples), 0))
 
     assert asyncio.run(ask()) == 7

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from fastapi.testclient import TestClient
 from ray.serve.schema import ServeDeploySchema
@@ -39,17 +38,6 @@ def write_bundle(family: Family, directory: Path, *, network: Any, schema: Any, 
     }
     bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
     return directory
-
-
-@pytest.fixture
-def toy_bundle(toy: Family, tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str, *, seed: int = 0) -> Path:
-        schema = toy.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
-        torch.manual_seed(seed)
-        network = toy.build(toy.Config(), schema)
-        return write_bundle(toy, tmp_path / name, network=network, schema=schema, config=toy.Config())
-
-    return write
 
 
 def loaded(family_name: str, **settings: Any) -> Service:

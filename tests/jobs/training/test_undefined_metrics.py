@@ -121,7 +121,9 @@ def test_a_value_error_of_a_whole_split_metric_names_the_metric(toy_data: Prepar
         train(family, toy_data, tmp_path / "run")
 
 
-def scores_of(logit: NDArray[np.float64], picked: NDArray[np.int64], groups: NDArray[np.str_] | None = None) -> Scores:
+def scores_of(
+    logit: NDArray[np.floating[Any]], picked: NDArray[np.int64], groups: NDArray[np.str_] | None = None
+) -> Scores:
     slices = {} if groups is None else {"group": groups}
     return Scores({}, {}, slices, {}, {"logit": logit, "picked": picked}, len(logit))
 
