@@ -76,7 +76,7 @@ class TimedThreads:
 
 
 def as_exception(error: BaseException) -> Exception:
-    """An error to pass on to an event loop, which SystemExit or KeyboardInterrupt would end: those as a RuntimeError."""
+    """An error to pass on to an event loop, which SystemExit or KeyboardInterrupt would end; RuntimeError for those."""
     if isinstance(error, Exception):
         return error
     replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")
