@@ -76,11 +76,7 @@ class TimedThreads:
 
 
 def as_exception(error: BaseException) -> Exception:
-<<<<<<< HEAD
     """An error for an event loop, which SystemExit or KeyboardInterrupt would end: those become a RuntimeError."""
-=======
-    """An error to pass on to an event loop, which SystemExit or KeyboardInterrupt would end; RuntimeError for those."""
->>>>>>> fixserve
     if isinstance(error, Exception):
         return error
     replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")
