@@ -48,10 +48,6 @@ class Clumsy(kit.Config):
         raise KeyError("colour\nand shape")
 
 
-class Plain:
-    raw: str = ""
-
-
 @pytest.mark.parametrize(
     ("verb", "change", "said"),
     [
@@ -62,7 +58,6 @@ class Plain:
             "flags of train; rename the family's field",
         ),
         ("train", {"Config": WithoutFlag}, "the field 'table' of WithoutFlag has a type without a flag"),
-        ("prepare", {"PrepareConfig": Plain}, "Plain is not a dataclass; decorate it with @dataclass"),
         ("train", {"Config": Clumsy}, "the flags of `shopkeeper train toy` cannot be read: KeyError: "),
     ],
 )
