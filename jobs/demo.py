@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs import deploy, prepare, promote, sweep, train
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
+from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.cluster.local_head import start_head, stop_head
 from jobs.cluster.ports import free_port
@@ -41,6 +42,9 @@ class Options:
     """Data-parallel training processes."""
     port: int | None = None
     """Port of the endpoint; unset is 8000, or a free one if that is taken."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, trials=1, workers=1)
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:

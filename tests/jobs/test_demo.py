@@ -36,12 +36,21 @@ def test_the_demo_returns_right_answers_and_leaves_nothing_running(tmp_path: Pat
 
 
 @pytest.mark.ray
-def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path) -> None:
-    code, said = _demo(tmp_path, "--trials=-1")
-    assert code == 2
-    assert "-1" in said["error"]
+def test_a_demo_that_fails_stops_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, said = _demo(tmp_path)
+    assert code == 5
+    assert "http://127.0.0.1:9" in said["error"]
     assert (tmp_path / "demo" / "cluster" / "head.log").is_file()
     assert running_head(Store(tmp_path / "demo")) is None
+
+
+@pytest.mark.parametrize("flag", ["--trials=0", "--workers=0"])
+def test_a_demo_that_cannot_work_is_refused_before_anything_starts(tmp_path: Path, flag: str) -> None:
+    code, said = _demo(tmp_path, flag)
+    assert code == 2
+    assert flag.partition("=")[0] in said["error"]
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_family_without_synthetic_data_has_no_demo(store: Store, toy: Family) -> None:
