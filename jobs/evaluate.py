@@ -97,6 +97,7 @@ def evaluate(
         split=options.split,
         data_fingerprint=schema.fingerprint,
         num_examples=scores.num_examples,
+        num_counted=scores.num_counted(family.metric),
         metric=family.metric.name,
         mode=family.metric.mode,
         metrics=metrics,
@@ -166,7 +167,7 @@ def _slices(family: Family, scores: Scores, best: Scores | None, options: Option
                 continue
             score = metric_interval(scores, metric, among=among, num_resamples=options.bootstrap, seed=options.seed)
             baseline = math.nan if best is None else best.value(metric, among)
-            rows.append(SliceScore(str(label), int(among.sum()), score, baseline))
+            rows.append(SliceScore(str(label), int(among.sum()), scores.num_counted(metric, among), score, baseline))
         found[dimension] = sorted(rows, key=lambda row: -row.num_examples)
     return found
 
@@ -191,6 +192,7 @@ def _details(evaluation: Evaluation, directory: Path) -> dict[str, Any]:
         "model": evaluation.model,
         "split": evaluation.split,
         "num_examples": evaluation.num_examples,
+        "num_counted": evaluation.num_counted,
         "interval": [score.low, score.high],
         "baselines": {name: _values(metrics, evaluation.metric) for name, metrics in evaluation.baselines.items()},
         "report": str(directory / REPORT),

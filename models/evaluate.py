@@ -68,6 +68,13 @@ class Scores:
         below = math.fsum(self.denominators[name][chosen])
         return math.fsum(self.numerators[name][chosen]) / below if below else math.nan
 
+    def num_counted(self, metric: Metric, among: NDArray[np.bool_] | None = None) -> int:
+        """How many examples count for a metric, of all or of those of a mask."""
+        chosen = np.ones(self.num_examples, np.bool_) if among is None else among
+        if metric.compute is not None:
+            return int(chosen.sum())
+        return int((chosen & (self.denominators[metric.name] > 0)).sum())
+
     def values(self, metrics: Sequence[Metric]) -> dict[str, float]:
         """Every ratio, and every one of `metrics` with a `compute`, that is defined."""
         found = {name: self.ratio(name) for name in self.numerators}

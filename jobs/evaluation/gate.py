@@ -113,8 +113,7 @@ def _defined(**numbers: float) -> dict[str, float]:
 
 def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: Any, name: str) -> Check | None:
     metric, gate = family.metric.name, family.gate
-    counted = among if family.metric.compute is not None else among & (candidate.denominators[metric] > 0)
-    num_examples = int(counted.sum())
+    num_examples = candidate.num_counted(family.metric, among)
     if num_examples < gate.min_slice_examples:
         return None
     now, before = candidate.value(family.metric, among), champion.value(family.metric, among)

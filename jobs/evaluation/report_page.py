@@ -59,6 +59,8 @@ class SliceScore:
 
     label: str
     num_examples: int
+    num_counted: int
+    """Examples of the group that count for the metric."""
     score: Interval
     baseline: float
 
@@ -75,6 +77,8 @@ class Evaluation:
     split: str
     data_fingerprint: str
     num_examples: int
+    num_counted: int
+    """Examples that count for `metric`."""
     metric: str
     mode: Literal["max", "min"]
     metrics: dict[str, Interval]
@@ -141,13 +145,18 @@ def _head(evaluation: Evaluation) -> str:
     score = evaluation.metrics[evaluation.metric]
     best = evaluation.best_baseline
     compared = "" if best is None else f"<p>{escape(_comparison(evaluation, best))}</p>"
+    counted = (
+        f"; {evaluation.num_counted:,} of {evaluation.num_examples:,} held-out examples count for it"
+        if evaluation.num_counted < evaluation.num_examples
+        else ""
+    )
     return (
         f"<h1>{escape(evaluation.family.capitalize())} on the {escape(evaluation.split)} split</h1>"
         f'<p class="soft">Model <code>{escape(evaluation.model)}</code>, evaluated {escape(evaluation.created)} on '
         f"{evaluation.num_examples:,} held-out examples.</p>"
         f'<div class="card"><div class="soft">{escape(evaluation.describe(evaluation.metric).title)}</div>'
         f'<div class="big">{score.value:.4f}</div>'
-        f'<p class="soft">95 % confidence interval {score.low:.4f} to {score.high:.4f}</p>{compared}'
+        f'<p class="soft">95 % confidence interval {score.low:.4f} to {score.high:.4f}{counted}</p>{compared}'
         f'<p class="small soft">{escape(evaluation.describe(evaluation.metric).meaning)}</p></div>'
     )
 
@@ -232,7 +241,7 @@ def _slices(evaluation: Evaluation) -> str:
                 score.score.value,
                 score.score.low,
                 score.score.high,
-                note=f"{score.num_examples:,} ex.",
+                note=f"{score.num_counted:,} ex.",
                 mark=None if best is None or score.baseline != score.baseline else score.baseline,
             )
             for score in scores

@@ -23,7 +23,7 @@ from models import FAMILIES
 from models.errors import BundleRejected
 from models.evaluate import Scores
 from models.family import Family
-from models.metrics import described
+from models.metrics import BatchMetrics, Ratio, described
 from models.prepared import Prepared
 from models.report import Content, Gallery, Matrix, Picture, Plot, Section, Table
 from tests.kit.register import TOY
@@ -137,6 +137,35 @@ def test_evaluate_writes_a_report_and_the_same_numbers_as_json(
     assert {row["label"] for row in numbers["slices"]["warmth"]} == {"warm", "cold"}
     assert f"{outcome.metrics['test_accuracy']:.4f}" in page
     assert "majority" in page and "warmth" in page.lower() and "shopkeeper evaluate toy --model" in page
+
+
+def test_the_report_says_how_many_examples_count_for_the_metric(
+    context: Context, toy: Family, toy_data: Prepared, model: Path
+) -> None:
+    def without_dark(network: Any, batch: torch.Tensor) -> BatchMetrics:
+        found = toy.evaluate(network, batch)
+        ratio, counts = found.ratios["accuracy"], batch[:, 1] > 0
+        return dataclasses.replace(found, ratios={"accuracy": Ratio(ratio.numerator * counts, counts.double())})
+
+    options = evaluate.Options(model=str(model), bootstrap=100)
+    outcome = evaluate.run(context, dataclasses.replace(toy, evaluate=without_dark), options, None)
+
+    rows = np.concatenate([np.load(toy_data.path / f"test-{shard}.npy") for shard in range(4)])
+    warm, bright = rows[:, 0] > 0, rows[:, 1] > 0
+    page = Path(outcome.details["report"]).read_text(encoding="utf-8")
+    numbers = json.loads(Path(outcome.details["numbers"]).read_text(encoding="utf-8"))
+    groups = {row["label"]: (row["num_counted"], row["num_examples"]) for row in numbers["slices"]["warmth"]}
+    assert (numbers["num_counted"], numbers["num_examples"]) == (bright.sum(), len(rows))
+    assert groups == {"warm": ((warm & bright).sum(), warm.sum()), "cold": ((~warm & bright).sum(), (~warm).sum())}
+    assert f"; {bright.sum()} of {len(rows)} held-out examples count for it" in page
+    assert outcome.details["num_counted"] == bright.sum() < len(rows)
+
+
+def test_the_report_gives_one_number_of_examples_if_all_count(
+    context: Context, toy: Family, toy_data: Prepared, model: Path
+) -> None:
+    outcome = evaluate.run(context, toy, evaluate.Options(model=str(model), bootstrap=100), None)
+    assert "count for it" not in Path(outcome.details["report"]).read_text(encoding="utf-8")
 
 
 def test_a_family_s_sections_are_in_the_report_the_json_and_the_metrics(
