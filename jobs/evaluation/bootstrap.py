@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,8 +49,11 @@ class Comparison:
 
 def score_intervals(scores: Scores, metrics: Sequence[Metric], *, num_resamples: int, seed: int) -> dict[str, Interval]:
     """Value and interval of every ratio metric, and of every one of `metrics` with a `compute`."""
-    found = intervals(scores.numerators, scores.denominators, num_resamples=num_resamples, seed=seed)
-    found = {name: dataclasses.replace(one, value=scores.ratio(name)) for name, one in found.items()}
+    found = {}
+    if names := [name for name, denominator in scores.denominators.items() if denominator.any()]:
+        pairs = [(scores.numerators[name], scores.denominators[name]) for name in names]
+        drawn = _ratios(pairs, num_resamples=num_resamples, seed=seed)
+        found = {name: Interval(scores.ratio(name), *_ends(values)) for name, values in zip(names, drawn, strict=True)}
     for metric in metrics:
         if metric.compute is not None and not math.isnan(scores.value(metric)):
             found[metric.name] = metric_interval(scores, metric, num_resamples=num_resamples, seed=seed)
@@ -62,18 +64,8 @@ def metric_interval(
     scores: Scores, metric: Metric, *, among: NDArray[np.bool_] | None = None, num_resamples: int, seed: int
 ) -> Interval:
     """Value and interval of a metric on all examples, or on those `among`, at least one of which must count."""
-    value = scores.value(metric, among)
-    if metric.compute is not None:
-        kept = scores.kept if among is None else rows_of(scores.kept, among)
-        (drawn,) = _computed(metric, [kept], num_resamples=num_resamples, seed=seed)
-        return Interval(value, *_ends(drawn))
-    chosen = slice(None) if among is None else among
-    numerators, denominators = (
-        {metric.name: scores.numerators[metric.name][chosen]},
-        {metric.name: scores.denominators[metric.name][chosen]},
-    )
-    found = intervals(numerators, denominators, num_resamples=num_resamples, seed=seed)[metric.name]
-    return dataclasses.replace(found, value=value)
+    (drawn,) = _drawn(metric, [scores], among=among, num_resamples=num_resamples, seed=seed)
+    return Interval(scores.value(metric, among), *_ends(drawn))
 
 
 def compare_scores(
@@ -87,54 +79,9 @@ def compare_scores(
 ) -> Comparison:
     """Compare a metric of two models on the same examples, all of them or those `among`."""
     assert candidate.num_examples == other.num_examples, "both models must be scored on the same examples"
-    if metric.compute is None:
-        chosen = slice(None) if among is None else among
-        pairs = [
-            (part.numerators[metric.name][chosen], part.denominators[metric.name][chosen])
-            for part in (candidate, other)
-        ]
-        return compare(*pairs, mode=metric.mode, num_resamples=num_resamples, seed=seed)
-    kept = [part.kept if among is None else rows_of(part.kept, among) for part in (candidate, other)]
-    first, second = _computed(metric, kept, num_resamples=num_resamples, seed=seed)
-    point = candidate.value(metric, among) - other.value(metric, among)
-    return _comparison(point, first, second, mode=metric.mode)
-
-
-def intervals(
-    numerators: Mapping[str, Floats], denominators: Mapping[str, Floats], *, num_resamples: int, seed: int
-) -> dict[str, Interval]:
-    """The interval of every ratio metric, given the numerator and denominator of each example [N]."""
-    names = [name for name in numerators if denominators[name].any()]
-    if not names:
-        return {}
-    numerator, denominator = (_units([part[name] for name in names], seed) for part in (numerators, denominators))
-    drawn = np.concatenate(
-        [_divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)]
-    )
-    points = _divide(numerator.sum(0), denominator.sum(0))
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {
-        name: Interval(float(points[index]), float(low[index]), float(high[index])) for index, name in enumerate(names)
-    }
-
-
-def compare(
-    candidate: tuple[Floats, Floats],
-    other: tuple[Floats, Floats],
-    *,
-    mode: Literal["max", "min"],
-    num_resamples: int,
-    seed: int,
-) -> Comparison:
-    """Compare a ratio metric of two models, each given as (numerators, denominators) of the same examples [N]."""
-    assert len(candidate[0]) == len(other[0]), "a paired comparison needs the same examples"
-    numerator = _units([candidate[0], other[0]], seed)
-    denominator = _units([candidate[1], other[1]], seed)
-    drawn = np.concatenate(
-        [_divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)]
-    )
-    points = _divide(numerator.sum(0), denominator.sum(0))
-    return _comparison(float(points[0] - points[1]), drawn[:, 0], drawn[:, 1], mode=mode)
+    first, second = _drawn(metric, [candidate, other], among=among, num_resamples=num_resamples, seed=seed)
+    difference = candidate.value(metric, among) - other.value(metric, among)
+    return _comparison(difference, first, second, mode=metric.mode)
 
 
 def _comparison(difference: float, candidate: Floats, other: Floats, *, mode: Literal["max", "min"]) -> Comparison:
@@ -155,6 +102,27 @@ def _ends(drawn: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _drawn(
+    metric: Metric, models: Sequence[Scores], *, among: NDArray[np.bool_] | None, num_resamples: int, seed: int
+) -> Sequence[Floats]:
+    """The metric of each model in every resample of the examples, or of those `among`; the same for all models."""
+    if metric.compute is not None:
+        kept = [each.kept if among is None else rows_of(each.kept, among) for each in models]
+        return _computed(metric, kept, num_resamples=num_resamples, seed=seed)
+    chosen = slice(None) if among is None else among
+    pairs = [(each.numerators[metric.name][chosen], each.denominators[metric.name][chosen]) for each in models]
+    return _ratios(pairs, num_resamples=num_resamples, seed=seed)
+
+
+def _ratios(pairs: Sequence[tuple[Floats, Floats]], *, num_resamples: int, seed: int) -> Sequence[Floats]:
+    """Ratios of the sums of (numerators [N], denominators [N]), several on the same resamples."""
+    numerator, denominator = (_units(columns, seed) for columns in zip(*pairs, strict=True))
+    drawn = [
+        _divide(weights @ numerator, weights @ denominator) for weights in _draws(len(numerator), num_resamples, seed)
+    ]
+    return list(np.concatenate(drawn).T)
+
+
 def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed: int) -> list[Floats]:
     """A metric with a `compute`, for several models on the same resamples."""
     assert metric.compute is not None
@@ -169,7 +137,7 @@ def _computed(metric: Metric, kept: Sequence[Kept], *, num_resamples: int, seed:
     return [np.asarray(values or [math.nan]) for values in found]
 
 
-def _units(columns: list[Floats], seed: int) -> Floats:
+def _units(columns: Sequence[Floats], seed: int) -> Floats:
     """The columns [N] as a matrix of resampling units [U, M]; the same seed and length give the same units."""
     num_examples = len(columns[0])
     if num_examples <= MAX_UNITS:

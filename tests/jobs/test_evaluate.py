@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from jobs import evaluate
 from jobs.cli.context import Context, UsageFailure
-from jobs.evaluation.bootstrap import MAX_UNITS, compare, intervals
+from jobs.evaluation.bootstrap import MAX_UNITS, compare_scores, score_intervals
 from jobs.evaluation.charts import Bar, bars
 from jobs.evaluation.scoring import load_model, score
 from models import FAMILIES
 from models.errors import BundleRejected
 from models.evaluate import Scores
 from models.family import Family
-from models.metrics import BatchMetrics, Ratio, described
+from models.metrics import BatchMetrics, Metric, Ratio, described
 from models.prepared import Prepared
 from models.report import Content, Gallery, Matrix, Picture, Plot, Section, Table
 from tests.kit.register import TOY
@@ -84,6 +85,11 @@ def assert_same_bits(one: Scores, other: Scores) -> None:
     assert one.accumulators["picked"].equal(other.accumulators["picked"])
 
 
+def scores_of(values: NDArray[np.float64]) -> Scores:
+    """Scores whose metric `m` is the mean of the values."""
+    return Scores({"m": values}, {"m": np.ones(len(values))}, {}, {}, {}, len(values))
+
+
 def test_an_example_with_a_zero_denominator_does_not_count() -> None:
     scores = Scores({"m": np.array([1.0, 0.0, 5.0])}, {"m": np.array([1.0, 1.0, 0.0])}, {}, {}, {}, 3)
     assert scores.ratio("m", np.array([True, True, False])) == 0.5
@@ -93,9 +99,7 @@ def test_an_example_with_a_zero_denominator_does_not_count() -> None:
 @pytest.mark.parametrize("num_examples", [400, 3 * MAX_UNITS])
 def test_a_95_percent_interval_is_as_wide_as_theory_says(num_examples: int) -> None:
     correct = (np.random.default_rng(1).random(num_examples) < 0.3).astype(float)
-    found = intervals({"accuracy": correct}, {"accuracy": np.ones(num_examples)}, num_resamples=2000, seed=0)[
-        "accuracy"
-    ]
+    found = score_intervals(scores_of(correct), [], num_resamples=2000, seed=0)["m"]
     mean = correct.mean()
     half_width = 1.96 * math.sqrt(mean * (1 - mean) / num_examples)
     assert found.value == pytest.approx(mean)
@@ -108,18 +112,20 @@ def test_an_interval_has_its_nominal_coverage() -> None:
     covered = 0
     for trial in range(200):
         values = draw.exponential(size=150)
-        found = intervals({"m": values}, {"m": np.ones(150)}, num_resamples=300, seed=trial)["m"]
+        found = score_intervals(scores_of(values), [], num_resamples=300, seed=trial)["m"]
         covered += found.low <= 1.0 <= found.high
     assert 178 <= covered <= 199
 
 
 def test_a_small_consistent_gain_is_significant_and_noise_is_not() -> None:
     draw = np.random.default_rng(3)
-    before, ones = draw.random(500), np.ones(500)
-    steady = compare((before + 0.01, ones), (before, ones), mode="max", num_resamples=1000, seed=0)
-    noise = compare((before + draw.normal(0, 0.5, 500), ones), (before, ones), mode="max", num_resamples=1000, seed=0)
-    lower_is_better = compare((before + 0.01, ones), (before, ones), mode="min", num_resamples=1000, seed=0)
-    same = compare((before, ones), (before, ones), mode="max", num_resamples=1000, seed=0)
+    before = draw.random(500)
+    gain, better = Metric("m", "max"), scores_of(before + 0.01)
+    steady = compare_scores(gain, better, scores_of(before), num_resamples=1000, seed=0)
+    noisy = scores_of(before + draw.normal(0, 0.5, 500))
+    noise = compare_scores(gain, noisy, scores_of(before), num_resamples=1000, seed=0)
+    lower_is_better = compare_scores(Metric("m", "min"), better, scores_of(before), num_resamples=1000, seed=0)
+    same = compare_scores(gain, scores_of(before), scores_of(before), num_resamples=1000, seed=0)
     assert steady.p_value < 0.01 < 0.05 < noise.p_value
     assert lower_is_better.p_value == same.p_value == 1.0
 
