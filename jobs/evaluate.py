@@ -21,7 +21,6 @@ from jobs.evaluation.scoring import baselines, load_model, one_thread, score, un
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
-from models import bundle
 from models.evaluate import Model, Scores
 from models.family import Family
 from models.files import write_text
@@ -92,7 +91,7 @@ def evaluate(
     evaluation = Evaluation(
         family=family.name,
         model=located.uri,
-        digest=bundle.verify(located.directory),
+        digest=model.digest,
         run_id=located.run_id,
         split=options.split,
         data_fingerprint=schema.fingerprint,

@@ -16,7 +16,7 @@ from jobs.evaluation.scoring import baselines, load_model, score, undefined
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
-from models import bundle
+from models.bundle import Bundle
 from models.errors import BundleRejected
 from models.evaluate import Model, Scores
 from models.family import Family
@@ -56,9 +56,9 @@ class _ModelPair:
     """The candidate, and the champion that it is compared with."""
 
     candidate: LocatedModel
-    model: Model
+    model: Bundle
     champion: LocatedModel | None
-    champion_model: Model | None
+    champion_model: Bundle | None
     previous: str | None
     """Version that the alias points to; the champion's, unless that cannot be loaded."""
     data: Prepared
@@ -72,7 +72,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     tracking = Tracking(context)
     tracking.deliver_spool()
     pair = _load_pair(context, family, tracking, options)
-    if pair.champion and bundle.verify(pair.champion.directory) == bundle.verify(pair.candidate.directory):
+    if pair.champion and pair.champion_model and pair.champion_model.digest == pair.model.digest:
         log.info("%s is already the champion", pair.candidate.uri)
         return Outcome(status="unchanged", run_id=pair.candidate.run_id, details={"version": pair.champion.version})
     scores = _score(context, "the candidate", pair.model, pair.data, options)
@@ -176,7 +176,7 @@ def _register_champion(
         TAG_PREVIOUS: pair.previous or "",
         TAG_FINGERPRINT: pair.data.fingerprint,
         "candidate": pair.candidate.uri,
-        "digest": bundle.verify(pair.candidate.directory),
+        "digest": pair.model.digest,
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
         "forced": str(any(not check.passed for check in checks)).lower(),
         "reason": options.reason or "",

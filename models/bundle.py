@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.errors import BundleRejected
+from models.evaluate import Model
 from models.family import Family
 from models.files import replace_directory, sha256
 from models.json_files import read_json
@@ -28,13 +29,9 @@ REQUIRED = ("config.json", "schema.json", "model.safetensors", "metrics.json", "
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A loaded model directory: everything that evaluation and serving need."""
+class Bundle(Model):
+    """The model of a verified directory, with its other files."""
 
-    family: str
-    config: Any
-    schema: Any
-    network: Any
     metrics: dict[str, float]
     golden: dict[str, Any]
     digest: str
@@ -125,7 +122,7 @@ def load(directory: Path, family: Family, *, device: torch.device | str = "cpu")
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise BundleRejected(f"{directory} is inconsistent: {reason}") from error
     return Bundle(
-        family=family.name,
+        family=family,
         config=config,
         schema=schema,
         network=network.to(device).eval(),

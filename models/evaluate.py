@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """What evaluation needs of a model, trained or count-based."""
+    """A network, trained or count-based, with what it was built from."""
 
     family: Family
     config: Any

@@ -13,6 +13,7 @@ import torch
 from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
 from models import bundle
+from models.bundle import Bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
 from models.family import Family
 from models.nn.memory import keep_freed_memory
@@ -23,13 +24,12 @@ MAX_THREADS = 8
 """Each holds the scores of a block in memory."""
 
 
-def load_model(directory: Path, family: Family) -> Model:
+def load_model(directory: Path, family: Family) -> Bundle:
     """Load and verify a model directory; raises UsageFailure if it belongs to another family."""
     found = bundle.family_name(directory)
     if found != family.name:
         raise UsageFailure(f"{directory} holds a model of {found}, not of {family.name}; name another --model")
-    loaded = bundle.load(directory, family)
-    return Model(family, loaded.config, loaded.schema, loaded.network)
+    return bundle.load(directory, family)
 
 
 def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str, Model]]:
