@@ -17,10 +17,10 @@ NO_FEATURES: Features = {}
 
 @dataclass(frozen=True)
 class Answerer:
-    """An endpoint or a stream, with the model that answers its requests."""
+    """An endpoint, with the model that answers its requests."""
 
     family: Family
-    endpoint: AnyEndpoint | AnyStream
+    endpoint: AnyEndpoint
     network: nn.Module
     """In evaluation mode."""
     schema: Any
@@ -28,28 +28,31 @@ class Answerer:
 
     def encode(self, request: BaseModel, features: Features = NO_FEATURES) -> list[Any]:
         """The examples of a request; raises ValueError for one that cannot be answered."""
-        assert isinstance(self.endpoint, AnyEndpoint), "a stream encodes messages, not requests"
         return list(self.endpoint.encode(request, self.schema, features))
 
     def predict(self, examples: Sequence[Any]) -> list[Any]:
-        """One prediction per example, on the network's device; the examples may come from several requests."""
-        if not examples:
-            return []
-        with torch.inference_mode():
-            batch = self.family.collate(examples).to(device_of(self.network))
-            predictions = list(self.endpoint.predict(self.network, batch))
-        assert len(predictions) == len(examples), "predict gives one prediction per example"
-        return predictions
+        """One prediction per example, in order."""
+        return predict(self.family, self.endpoint, self.network, examples)
 
     def answer(self, request: BaseModel, predictions: Sequence[Any]) -> BaseModel:
         """The response to a request, given the predictions of its examples, in order."""
-        assert isinstance(self.endpoint, AnyEndpoint), "a stream answers messages, not requests"
         response: BaseModel = self.endpoint.answer(request, predictions, self.schema, self.model_version)
         return response
 
     def __call__(self, request: BaseModel, features: Features = NO_FEATURES) -> BaseModel:
         """The response to a single request."""
         return self.answer(request, self.predict(self.encode(request, features)))
+
+
+def predict(family: Family, route: AnyEndpoint | AnyStream, network: nn.Module, examples: Sequence[Any]) -> list[Any]:
+    """One prediction per example, on the network's device; the examples may come from several requests."""
+    if not examples:
+        return []
+    with torch.inference_mode():
+        batch = family.collate(examples).to(device_of(network))
+        predictions = list(route.predict(network, batch))
+    assert len(predictions) == len(examples), "predict gives one prediction per example"
+    return predictions
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.ask import Answerer
+from models.ask import Answerer, predict
 from models.bundle import Bundle
-from models.family import AnyEndpoint, AnyStream, Family
+from models.family import AnyEndpoint, AnyStream
 from serve.batching import Predict
 from serve.stored_features import StoredFeatures
 
@@ -24,31 +24,31 @@ class Loaded:
     model: Bundle
     features: StoredFeatures
     answerers: Mapping[str, Answerer]
-    """Path of an endpoint or stream -> its answerer."""
+    """Path of an endpoint -> its answerer."""
     predicts: Mapping[str, Predict]
     """Path of an endpoint or stream -> its batch prediction function."""
     loaded_at: str
 
 
-def make_loaded(
-    family: Family, model: Bundle, *, version: str, features: StoredFeatures, observe: Observer, loaded_at: str
-) -> Loaded:
-    """A model with an answerer for every path of its family."""
+def make_loaded(model: Bundle, *, version: str, features: StoredFeatures, observe: Observer, loaded_at: str) -> Loaded:
+    """A model with what answers every path of its family."""
+    family = model.family
     routes: list[AnyEndpoint | AnyStream] = [*family.endpoints, *family.streams]
-    answerers = {each.path: Answerer(family, each, model.network, model.schema, version) for each in routes}
     return Loaded(
         version=version,
         model=model,
         features=features,
-        answerers=answerers,
-        predicts={path: _observed(path, answerer, observe) for path, answerer in answerers.items()},
+        answerers={
+            each.path: Answerer(family, each, model.network, model.schema, version) for each in family.endpoints
+        },
+        predicts={each.path: _observed(model, each, version, observe) for each in routes},
         loaded_at=loaded_at,
     )
 
 
-def _observed(path: str, answerer: Answerer, observe: Observer) -> Predict:
-    def predict(examples: Sequence[Any]) -> list[Any]:
-        observe(path, answerer.model_version, len(examples))
-        return answerer.predict(examples)
+def _observed(model: Bundle, route: AnyEndpoint | AnyStream, version: str, observe: Observer) -> Predict:
+    def observed(examples: Sequence[Any]) -> list[Any]:
+        observe(route.path, version, len(examples))
+        return predict(model.family, route, model.network, examples)
 
-    return predict
+    return observed

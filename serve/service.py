@@ -153,9 +153,7 @@ class Service:
         features = StoredFeatures(
             self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
         )
-        return make_loaded(
-            self.family, model, version=settings.version, features=features, observe=self._observe, loaded_at=_now()
-        )
+        return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
 
 
 def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
