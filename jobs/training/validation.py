@@ -86,8 +86,6 @@ def _check_metric(task: TrainingTask, scores: Sequence[_ShardScores]) -> None:
 
 def _computed(family: Family, scores: Sequence[_ShardScores]) -> dict[str, float]:
     """The metrics with a `compute` that are defined here; all NaN if the network's output is not finite."""
-    if not scores:
-        return {}
     kept = {name: np.concatenate([part.kept[name] for part in scores]) for name in scores[0].kept}
     finite = all(np.isfinite(values).all() for values in kept.values() if values.dtype.kind == "f")
     found = {
@@ -139,4 +137,4 @@ def _by_shard(task: TrainingTask, measure: Callable[[int], Found]) -> list[Found
 
 
 def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: math.fsum(part[name] for part in parts) for name in (parts[0] if parts else ())}
+    return {name: math.fsum(part[name] for part in parts) for name in parts[0]}
