@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from models.ask import Answerer
 from models.family import AnyEndpoint, Media
-from models.features import Change, Found, InvalidKey
+from models.features import Change, Found, NotUnicode
 from models.time_limit import TimedThreads, overdue
 from serve.batching import Batcher
 from serve.loaded import Loaded
@@ -43,9 +43,9 @@ class Answers:
     async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
 
-        Raises RequestRefused without having written anything: 422 if `encode` rejects it or a key is not Unicode, 504
-        if its `answer` times out, 503 if no thread is free for that, 409 if its features were written concurrently at
-        every attempt.
+        Raises RequestRefused without having written anything: 422 if `encode` rejects it or a key or new value is not
+        Unicode, 504 if its `answer` times out, 503 if no thread is free for that, 409 if other replicas wrote its
+        features at every attempt.
         """
         with loaded.features.in_use():
             return await self._attempt(loaded, endpoint, request)
@@ -99,6 +99,8 @@ class Answers:
     async def _write(self, loaded: Loaded, changes: Sequence[Change]) -> bool:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._writer, loaded.features.write, changes)
+        except NotUnicode as error:
+            raise RequestRefused(str(error)) from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
@@ -123,7 +125,7 @@ def media_types(response: type[Media]) -> tuple[str, ...]:
 def _read(loaded: Loaded, request: BaseModel) -> Found:
     try:
         return loaded.features.read(request)
-    except InvalidKey as error:
+    except NotUnicode as error:
         raise RequestRefused(str(error)) from error
 
 

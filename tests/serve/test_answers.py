@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 
 from models import FAMILIES
 from models.family import Endpoint, Family, Features, Media
-from models.features import FeatureStore, create_live_store
+from models.features import Change, FeatureStore, create_live_store
 from models.prepared import Prepared
 from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
 from serve.service import Service, Settings, make_app
@@ -226,7 +226,7 @@ def test_a_request_that_times_out_is_a_504_problem(serve: Serve) -> None:
 
 def notes_of(path: Path, visitor: str = "ann") -> list[str]:
     notes: list[str] = (
-        FeatureStore(path).lookup([toy_extras.NOTES], Visit(visitor_id=visitor))["notes"].get(visitor, [])
+        FeatureStore(path).read([toy_extras.NOTES], Visit(visitor_id=visitor)).values["notes"].get(visitor, [])
     )
     return notes
 
@@ -249,6 +249,16 @@ def test_a_failed_answer_writes_nothing(serve: Serve, live_store: Path) -> None:
     assert notes_of(live_store) == []
 
 
+def test_a_value_that_is_not_unicode_is_a_422_problem_and_is_not_written(serve: Serve, live_store: Path) -> None:
+    client = client_of(serve(toy_extras.FAMILY))
+    content, headers = b'{"visitor_id": "ann", "note": "\\ud800"}', {"content-type": "application/json"}
+
+    detail = assert_problem(client.post(VISITS.path, content=content, headers=headers), 422)["detail"]
+
+    assert "the new value of 'notes' for 'ann' is not Unicode text" in detail
+    assert notes_of(live_store) == []
+
+
 @dataclasses.dataclass
 class Rival:
     """A concurrent replica that writes between the read and the write of this one, `num_left` times."""
@@ -264,7 +274,7 @@ class Rival:
             self.num_left -= 1
             found = self.store.read([toy_extras.NOTES], request)
             rivals = [*found.values["notes"].get("ann", []), "rival"]
-            assert self.store.compare_and_set("notes", "ann", rivals, found.versions["notes", "ann"])
+            assert self.store.compare_and_set([Change("notes", "ann", rivals, found.versions["notes", "ann"])])
         return toy_extras.update_notes(request, predictions, schema, features)
 
 
