@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from fastapi import Response
 from pydantic import BaseModel
@@ -24,7 +26,7 @@ from serve.stored_features import StoredFeatures
 
 JSON = "application/json"
 MAX_ATTEMPTS = 5
-"""Attempts to answer a request whose features are written concurrently, before it is rejected."""
+"""Attempts to answer a request whose features other replicas write concurrently, before it is rejected."""
 NUM_LONG_ANSWERS = 4
 """Concurrent answers with a time limit, per replica."""
 
@@ -39,6 +41,8 @@ class Answers:
         # One thread, as SQLite allows one writer; off the event loop, as a write may wait for other replicas.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._long = TimedThreads(num_long_answers)
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Lock of each live feature and key that requests are writing."""
 
     async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
@@ -47,8 +51,10 @@ class Answers:
         Unicode, 504 if its `answer` times out, 503 if no thread is free for that, 409 if other replicas wrote its
         features at every attempt.
         """
+        writes = loaded.features.live_keys(request) if endpoint.update else set()
         with loaded.features.in_use():
-            return await self._attempt(loaded, endpoint, request)
+            async with self._turn(writes):
+                return await self._attempt(loaded, endpoint, request)
 
     def close_when_unused(self, features: StoredFeatures) -> None:
         """Close the feature stores of a replaced model when its last request ends, in the thread that writes."""
@@ -57,6 +63,18 @@ class Answers:
     async def closed(self) -> None:
         """Wait for the writes and closings that have been submitted."""
         await asyncio.get_running_loop().run_in_executor(self._writer, int)
+
+    @asynccontextmanager
+    async def _turn(self, keys: Set[tuple[str, str]]) -> AsyncIterator[None]:
+        """Wait for earlier requests to this replica that write the same keys, all but one of which would lose a race.
+
+        Keys are locked in order, so that two requests never wait for each other.
+        """
+        locks = [self._turns.setdefault(key, asyncio.Lock()) for key in sorted(keys)]
+        async with AsyncExitStack() as held:
+            for lock in locks:
+                await held.enter_async_context(lock)
+            yield
 
     async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]

@@ -62,6 +62,10 @@ class StoredFeatures:
         newest = self._filled_store.newest() if self._filled_store else None
         return read_stores(self._features, request, filled_store=newest, live_store=self._live_store)
 
+    def live_keys(self, request: Any) -> set[tuple[str, str]]:
+        """The (feature name, key) pairs that a request may write."""
+        return {(feature.name, key) for feature in live(self._features) for key in feature.keys(request)}
+
     def write(self, changes: Sequence[Change]) -> bool:
         """Write all changes if none of their features changed since read, else nothing; from one thread only."""
         assert self._live_writer is not None, "only a family with live features writes"

@@ -26,7 +26,7 @@ from serve.service import Service, Settings, make_app
 from tests.kit import toy_extras
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
 from tests.kit.toy import visitor_rows
-from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, first, slow
+from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, Visits, first, slow
 from tests.serve.test_service import assert_problem, client_of, write_bundle
 
 Serve = Callable[[Family], Service]
@@ -300,6 +300,44 @@ def test_a_request_that_loses_every_race_is_a_409_problem_and_writes_nothing(ser
 
     assert rival.num_updates == MAX_ATTEMPTS
     assert notes_of(live_store) == ["rival"] * MAX_ATTEMPTS
+
+
+def test_concurrent_requests_to_one_replica_for_one_key_are_all_answered_at_the_first_attempt(
+    serve: Serve, live_store: Path
+) -> None:
+    counter = Rival(FeatureStore(live_store), num_left=0)
+    visits = dataclasses.replace(VISITS, update=counter.update)
+    service = serve(first(visits, golden_request=Visit(visitor_id="")))
+
+    async def ask() -> list[int]:
+        async with requests_to(service) as client:
+            asked = (client.post(VISITS.path, json={"visitor_id": "ann", "note": str(each)}) for each in range(30))
+            return [response.json().get("number", 0) for response in await asyncio.gather(*asked)]
+
+    assert sorted(asyncio.run(ask())) == list(range(1, 31))
+    assert counter.num_updates == 30
+    assert sorted(notes_of(live_store), key=int) == [str(each) for each in range(30)]
+
+
+def test_a_request_waits_only_for_those_that_write_the_same_key(serve: Serve) -> None:
+    is_open = threading.Event()
+
+    def answer(request: Visit, *arguments: Any) -> Visits:
+        assert request.visitor_id != "ann" or is_open.wait(60)
+        return toy_extras.answer_visit(request, *arguments)
+
+    visits = dataclasses.replace(VISITS, answer=answer, answer_timeout_s=UNREACHED_TIMEOUT_S)
+    service = serve(first(visits, golden_request=Visit(visitor_id="")))
+
+    async def ask() -> list[int]:
+        async with requests_to(service) as client:
+            anns = [asyncio.create_task(client.post(VISITS.path, json={"visitor_id": "ann"})) for _ in range(2)]
+            bob = await client.post(VISITS.path, json={"visitor_id": "bob"})
+            assert not any(ann.done() for ann in anns)
+            is_open.set()
+            return [bob.json()["number"], *sorted([(await ann).json()["number"] for ann in anns])]
+
+    assert asyncio.run(ask()) == [1, 1, 2]
 
 
 def test_two_replicas_lose_no_updates(serve: Serve, tmp_path: Path, live_store: Path) -> None:
