@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from models.ask import Answerer
 from models.family import AnyEndpoint, Media
 from models.features import Change, Found, NotUnicode
-from models.time_limit import TimedThreads, overdue
+from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
 from serve.loaded import Loaded
 from serve.problems import RequestRefused
@@ -103,16 +103,10 @@ class Answers:
             return answer()
         if self._long.are_all_stuck:
             raise RequestRefused("too many answers have exceeded their time limit; try again later", status=503)
-        future = self._long.submit(answer, timeout_s=timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            if not limit.expired():  # raised by the answer itself
-                raise
-            # The timeout has cancelled it, unless it is running.
-            has_begun = not future.cancelled()
-            raise RequestRefused(overdue(timeout_s, has_begun=has_begun), status=504 if has_begun else 503) from None
+            return await self._long.call_async(answer, timeout_s=timeout_s)
+        except Overdue as overdue:
+            raise RequestRefused(str(overdue), status=504 if overdue.has_begun else 503) from None
 
     async def _write(self, loaded: Loaded, changes: Sequence[Change]) -> bool:
         try:
