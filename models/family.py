@@ -381,3 +381,9 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     def all_metrics(self) -> tuple[Metric, ...]:
         """`metric`, then the others."""
         return (self.metric, *(each for each in self.metrics if each != self.metric))
+
+    @property
+    def models_path(self) -> str:
+        """The path at which the service reports the model in use."""
+        prefix = self.route_prefix.rstrip("/")
+        return f"{prefix}/models" if prefix else "/v1/models"

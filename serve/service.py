@@ -158,6 +158,16 @@ class Service:
         )
 
 
+class _Application(FastAPI):
+    """An application whose OpenAPI lists the paths that clients send, though Serve mounts it at a prefix."""
+
+    prefix = ""
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        return {**described, "paths": {f"{self.prefix}{path}": each for path, each in described["paths"].items()}}
+
+
 def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
     """The HTTP application of a service: the family's endpoints and streams, model info, health and OpenAPI.
 
@@ -166,7 +176,10 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     family = service.family
     prefix = family.route_prefix.rstrip("/")
     streams = "".join(f"\n\nWebSocket {stream.path}: {stream.summary}" for stream in family.streams)
-    app = FastAPI(title=f"Shopkeeper: {family.name}", version="1", description=streams.strip())
+    app = _Application(
+        title=f"Shopkeeper: {family.name}", version="1", description=streams.strip(), root_path_in_servers=False
+    )
+    app.prefix = prefix
     raws = [endpoint.raw for endpoint in family.endpoints if endpoint.raw is not None]
     install(
         app,
@@ -178,7 +191,7 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 
-    @app.get("/models" if prefix else "/v1/models", summary="The model in use")
+    @app.get(family.models_path.removeprefix(prefix), summary="The model in use")
     async def models() -> ModelInfo:
         return service.info()
 

@@ -133,7 +133,7 @@ def test_the_golden_request_gives_the_response_stored_with_the_model(bundle: Pat
 
 
 def test_openapi_describes_the_body_in_each_type_and_the_query(client: TestClient) -> None:
-    operation = client.get("/openapi.json").json()["paths"][path(RECOGNISE)]["post"]
+    operation = client.get("/openapi.json").json()["paths"][RECOGNISE]["post"]
 
     assert set(operation["requestBody"]["content"]) == {"image/jpeg", "image/png", "image/webp", "application/json"}
     assert {parameter["name"] for parameter in operation["parameters"]} == {"count", "threshold", "embedding"}
