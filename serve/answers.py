@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import typing
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
-from fastapi import Response
 from pydantic import BaseModel
 
 from models.ask import Answerer
-from models.family import AnyEndpoint, Media
+from models.family import AnyEndpoint
 from models.features import Change, Found, NotUnicode
 from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
-from serve.loaded import Loaded
+from serve.loaded_model import Loaded
 from serve.problems import RequestRefused
 from serve.stored_features import StoredFeatures
 
-JSON = "application/json"
 MAX_ATTEMPTS = 5
 """Attempts to answer a request whose features other replicas write concurrently, before it is rejected."""
 NUM_LONG_ANSWERS = 4
@@ -117,21 +114,6 @@ class Answers:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             raise RequestRefused("the feature store is busy; try again later", status=503) from error
-
-
-def http_response(answer: BaseModel) -> Response:
-    """The HTTP response of an answer: a file with its media type, anything else as JSON."""
-    if isinstance(answer, Media):
-        return Response(answer.content, headers={"Content-Type": answer.media_type})
-    return Response(answer.model_dump_json(), media_type=JSON)
-
-
-def media_types(response: type[Media]) -> tuple[str, ...]:
-    """The media types of a file answer for OpenAPI: the literals of its class, or any type."""
-    annotation = response.model_fields["media_type"].annotation
-    if typing.get_origin(annotation) is Literal:
-        return tuple(str(each) for each in typing.get_args(annotation))
-    return ("*/*",)
 
 
 def _read(loaded: Loaded, request: BaseModel) -> Found:

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from models.family import AnyStream
 from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
-from serve.loaded import Loaded
+from serve.loaded_model import Loaded
 from serve.problems import log, problem_of
 
 TOO_FAST, TOO_LARGE, FAILED, TRY_AGAIN_LATER = 1008, 1009, 1011, 1013

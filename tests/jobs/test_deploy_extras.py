@@ -19,7 +19,8 @@ from models import FAMILIES
 from models.family import Family
 from models.features import ABSENT, Change, FeatureStore, create_live_store
 from models.prepared import Prepared
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit import toy_extras
 from tests.kit.shop import write_model
 from tests.kit.toy_extras import NOTES, SOUNDS, VISITS, Visit, first

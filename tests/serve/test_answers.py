@@ -22,7 +22,8 @@ from models.family import Endpoint, Family, Features, Media
 from models.features import Change, FeatureStore, create_live_store
 from models.prepared import Prepared
 from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit import toy_extras
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
 from tests.kit.toy import visitor_rows

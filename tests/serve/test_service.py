@@ -23,7 +23,8 @@ from models.features import FeatureStore, fill
 from models.prepared import Prepared
 from serve.app import build
 from serve.problems import MAX_BODY_BYTES
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit import served_toy
 from tests.kit.served_toy import PREFIX
 

@@ -23,7 +23,8 @@ from models.image.endpoints import ENDPOINTS
 from models.image.networks.build import build, initialise
 from models.image.schema import Schema
 from models.image.text.describe import Attribute, describe
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit.pictures import TABLE_FLAGS, animated, bomb, drawn, encoded, half_red, prepared, table, webp_header
 from tests.serve.test_service import assert_problem, write_bundle
 
