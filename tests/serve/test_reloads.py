@@ -141,7 +141,7 @@ def test_a_store_that_is_replaced_while_it_is_opened_is_reopened(
     connect = sqlite3.connect
 
     def connect_and_replace(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        opened = connect(*arguments, **options)
+        opened: sqlite3.Connection = connect(*arguments, **options)
         if new.exists():
             new.replace(path)
         return opened
