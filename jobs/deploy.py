@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
-from jobs.serving.api import ServeApi, models_path, read_file, read_json
+from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PinnedModel,
     Size,
@@ -236,7 +236,7 @@ def _url(context: Context, api: ServeApi, options: Options) -> str:
 
 def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
     """Wait until the application is running and every replica reports the model; raises Failure."""
-    address = f"{url}{models_path(family.route_prefix)}"
+    address = f"{url}{family.models_path}"
     deadline = time.monotonic() + timeout_s
     seen = "no response"
     while time.monotonic() < deadline:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Failure, Outcome, log
 from jobs.cluster.local_head import running_head
-from jobs.serving.api import models_path, read_json
+from jobs.serving.api import read_json
 from jobs.serving.config import config_path, read_config, user_config
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
@@ -120,7 +120,7 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
     url = f"http://{host}:{http['port']}"
     version = served["version"]
     try:
-        answering = read_json(f"{url}{models_path(family.route_prefix)}")
+        answering = read_json(f"{url}{family.models_path}")
         health = "ok" if answering["version"] == version else f"version {answering['version']} is served"
     except Failure as error:
         answering, health = None, str(error)

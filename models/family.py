@@ -196,8 +196,9 @@ class Endpoint(
     """(request, the predictions of its examples in order, schema, model version) -> response."""
     update: Callable[[RequestT, Sequence[PredictionT], SchemaT, Features], Features] | None = None
     """What the request writes to features without `rows`, e.g. a dialogue's state, under keys that the feature's `keys`
-    gives for it. Everything is written after `answer`, and only if no value has changed since it was read; otherwise
-    the request is repeated with the new values, a few times, and then gets 409. Batch prediction writes nothing."""
+    gives for it. Everything is written after `answer`, and only if no value has changed since it was read. Requests to
+    one replica with the same keys take turns; one that loses a race with another replica is repeated with the new
+    values, a few times, and then gets 409. Batch prediction writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,3 +381,9 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     def all_metrics(self) -> tuple[Metric, ...]:
         """`metric`, then the others."""
         return (self.metric, *(each for each in self.metrics if each != self.metric))
+
+    @property
+    def models_path(self) -> str:
+        """The path at which the service reports the model in use."""
+        prefix = self.route_prefix.rstrip("/")
+        return f"{prefix}/models" if prefix else "/v1/models"

@@ -22,13 +22,13 @@ ABSENT = 0
 """Version of a missing key."""
 
 
-class InvalidKey(ValueError):
-    """A key of a request that no store can contain; the message is for the client."""
+class NotUnicode(ValueError):
+    """A key or value of a request that no store can contain; the message is for the client."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The values that a request has read, a consistent snapshot of the store."""
+    """The values that a request has read, a consistent snapshot of each store."""
 
     values: Features
     versions: Mapping[tuple[str, str], int]
@@ -81,14 +81,10 @@ class FeatureStore:
             written += self._insert(chunk)
         return written
 
-    def lookup(self, features: Sequence[Feature], request: Any) -> Features:
-        """The values that a request asks for, without missing keys."""
-        return self.read(features, request).values
-
     def read(self, features: Sequence[Feature], request: Any) -> Found:
-        """A consistent snapshot of the values that a request asks for, with their versions.
+        """A consistent snapshot of the values that a request asks for, without missing keys, and all versions.
 
-        Raises InvalidKey for a key that is not Unicode text.
+        Raises NotUnicode for a key with lone surrogates.
         """
         values: dict[str, dict[str, Any]] = {feature.name: {} for feature in features}
         versions: dict[tuple[str, str], int] = {}
@@ -96,19 +92,21 @@ class FeatureStore:
         with self._transaction("DEFERRED"):
             for feature in features:
                 for key in feature.keys(request):
-                    _check_key(feature.name, key)
+                    _check_unicode(key, f"the key {key!r} of {feature.name!r}")
                     row = self._connection.execute(select, (feature.name, key)).fetchone()
                     versions[feature.name, key] = ABSENT if row is None else row[1]
                     if row is not None:
                         values[feature.name][key] = json.loads(row[0])
         return Found(values, versions)
 
-    def compare_and_set(self, name: str, key: str, value: Any, version: int) -> bool:
-        """Write a value if its key still has this version, from `read`; returns whether it was written."""
-        return self.compare_and_set_all([Change(name, key, value, version)])
+    def compare_and_set(self, changes: Sequence[Change]) -> bool:
+        """Write all values, or none if any key no longer has the version of its change; returns whether they were.
 
-    def compare_and_set_all(self, changes: Sequence[Change]) -> bool:
-        """Write all values, or none if any key no longer has the version of its change; returns whether they were."""
+        Raises NotUnicode for a value with lone surrogates.
+        """
+        rows = [(each.name, each.key, _json(each.value), each.version + 1) for each in changes]
+        for name, key, value, _ in rows:
+            _check_unicode(value, f"the new value of {name!r} for {key!r}")
         with self._transaction("IMMEDIATE"):
             for change in changes:
                 row = self._connection.execute(
@@ -117,8 +115,7 @@ class FeatureStore:
                 if change.version != (ABSENT if row is None else row[0]):
                     return False
             self._connection.executemany(
-                "INSERT OR REPLACE INTO feature (name, key, value, version) VALUES (?, ?, ?, ?)",
-                [(each.name, each.key, _json(each.value), each.version + 1) for each in changes],
+                "INSERT OR REPLACE INTO feature (name, key, value, version) VALUES (?, ?, ?, ?)", rows
             )
         return True
 
@@ -182,6 +179,18 @@ def live(features: Sequence[Feature]) -> list[Feature]:
     return [each for each in features if each.rows is None]
 
 
+def read_stores(
+    features: Sequence[Feature], request: Any, *, filled_store: FeatureStore | None, live_store: FeatureStore | None
+) -> Found:
+    """The values that a request asks for from both stores of a family, if it has them, and the versions of live ones.
+
+    Raises NotUnicode for a key with lone surrogates.
+    """
+    values: Features = filled_store.read(filled(features), request).values if filled_store else {}
+    found = live_store.read(live(features), request) if live_store else Found({}, {})
+    return Found({**values, **found.values}, found.versions)
+
+
 def create_live_store(path: Path) -> None:
     """Create an empty store for the features that endpoints write, readable by its owner only, unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,13 +221,11 @@ def _connect(address: str) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
-def _check_key(name: str, key: str) -> None:
+def _check_unicode(text: str, what: str) -> None:
     try:
-        key.encode()
+        text.encode()
     except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-        raise InvalidKey(
-            f"the key {key!r} of {name!r} is not Unicode text; send text without lone surrogates"
-        ) from None
+        raise NotUnicode(f"{what} is not Unicode text; send text without lone surrogates") from None
 
 
 def _json(value: Any) -> str:

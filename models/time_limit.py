@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import threading
 import time
@@ -12,6 +13,16 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Overdue(TimeoutError):
+    """A call that did not end in time, or that no thread was free for."""
+
+    def __init__(self, timeout_s: float, *, has_begun: bool) -> None:
+        late = f"the answer took longer than {timeout_s:g} s"
+        never = f"no thread was free within {timeout_s:g} s, because other answers take long"
+        super().__init__(late if has_begun else never)
+        self.has_begun = has_begun
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,24 @@ class TimedThreads:
         return future
 
     def call(self, run: Callable[[], T], *, timeout_s: float) -> T:
-        """The result of a call; raises TimeoutError when it takes longer or no thread is free in that time."""
+        """The result of a call; raises Overdue when it takes longer or no thread is free in that time."""
         future = self.submit(run, timeout_s=timeout_s)
         concurrent.futures.wait([future], timeout=timeout_s)
         if not future.done():
-            raise TimeoutError(overdue(timeout_s, has_begun=not future.cancel()))
+            raise Overdue(timeout_s, has_begun=not future.cancel())
         return future.result()
+
+    async def call_async(self, run: Callable[[], T], *, timeout_s: float) -> T:
+        """Like `call`, on an event loop."""
+        future = self.submit(run, timeout_s=timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            if not limit.expired():  # raised by the call itself
+                raise
+            # The timeout has cancelled it, unless it is running.
+            raise Overdue(timeout_s, has_begun=not future.cancelled()) from None
 
     def _work(self, number: int) -> None:
         while True:
@@ -82,10 +105,3 @@ def as_exception(error: BaseException) -> Exception:
     replaced = RuntimeError(f"the call ended with {type(error).__name__}: {error}")
     replaced.__cause__ = error
     return replaced
-
-
-def overdue(timeout_s: float, *, has_begun: bool) -> str:
-    """The message about a call that did not end in time."""
-    if has_begun:
-        return f"the answer took longer than {timeout_s:g} s"
-    return f"no thread was free within {timeout_s:g} s, because other answers take long"

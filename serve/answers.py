@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
+from weakref import WeakValueDictionary
 
-from fastapi import Response
 from pydantic import BaseModel
 
 from models.ask import Answerer
-from models.family import AnyEndpoint, Media
-from models.features import Change, Found, InvalidKey
-from models.time_limit import TimedThreads, overdue
+from models.family import AnyEndpoint
+from models.features import Change, Found, NotUnicode
+from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
-from serve.loaded import Loaded
+from serve.loaded_model import Loaded
 from serve.problems import RequestRefused
 from serve.stored_features import StoredFeatures
 
-JSON = "application/json"
 MAX_ATTEMPTS = 5
-"""Attempts to answer a request whose features are written concurrently, before it is rejected."""
+"""Attempts to answer a request whose features other replicas write concurrently, before it is rejected."""
 NUM_LONG_ANSWERS = 4
 """Concurrent answers with a time limit, per replica."""
 
@@ -39,16 +38,20 @@ class Answers:
         # One thread, as SQLite allows one writer; off the event loop, as a write may wait for other replicas.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._long = TimedThreads(num_long_answers)
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Lock of each live feature and key that requests are writing."""
 
     async def answer(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         """The response to one request.
 
-        Raises RequestRefused without having written anything: 422 if `encode` rejects it or a key is not Unicode, 504
-        if its `answer` times out, 503 if no thread is free for that, 409 if its features were written concurrently at
-        every attempt.
+        Raises RequestRefused without having written anything: 422 if `encode` rejects it or a key or new value is not
+        Unicode, 504 if its `answer` times out, 503 if no thread is free for that, 409 if other replicas wrote its
+        features at every attempt.
         """
+        writes = loaded.features.live_keys(request) if endpoint.update else set()
         with loaded.features.in_use():
-            return await self._attempt(loaded, endpoint, request)
+            async with self._turn(writes):
+                return await self._attempt(loaded, endpoint, request)
 
     def close_when_unused(self, features: StoredFeatures) -> None:
         """Close the feature stores of a replaced model when its last request ends, in the thread that writes."""
@@ -57,6 +60,18 @@ class Answers:
     async def closed(self) -> None:
         """Wait for the writes and closings that have been submitted."""
         await asyncio.get_running_loop().run_in_executor(self._writer, int)
+
+    @asynccontextmanager
+    async def _turn(self, keys: Set[tuple[str, str]]) -> AsyncIterator[None]:
+        """Wait for earlier requests to this replica that write the same keys, all but one of which would lose a race.
+
+        Keys are locked in order, so that two requests never wait for each other.
+        """
+        locks = [self._turns.setdefault(key, asyncio.Lock()) for key in sorted(keys)]
+        async with AsyncExitStack() as held:
+            for lock in locks:
+                await held.enter_async_context(lock)
+            yield
 
     async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]
@@ -85,45 +100,26 @@ class Answers:
             return answer()
         if self._long.are_all_stuck:
             raise RequestRefused("too many answers have exceeded their time limit; try again later", status=503)
-        future = self._long.submit(answer, timeout_s=timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            if not limit.expired():  # raised by the answer itself
-                raise
-            # The timeout has cancelled it, unless it is running.
-            has_begun = not future.cancelled()
-            raise RequestRefused(overdue(timeout_s, has_begun=has_begun), status=504 if has_begun else 503) from None
+            return await self._long.call_async(answer, timeout_s=timeout_s)
+        except Overdue as overdue:
+            raise RequestRefused(str(overdue), status=504 if overdue.has_begun else 503) from None
 
     async def _write(self, loaded: Loaded, changes: Sequence[Change]) -> bool:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._writer, loaded.features.write, changes)
+        except NotUnicode as error:
+            raise RequestRefused(str(error)) from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             raise RequestRefused("the feature store is busy; try again later", status=503) from error
 
 
-def http_response(answer: BaseModel) -> Response:
-    """The HTTP response of an answer: a file with its media type, anything else as JSON."""
-    if isinstance(answer, Media):
-        return Response(answer.content, headers={"Content-Type": answer.media_type})
-    return Response(answer.model_dump_json(), media_type=JSON)
-
-
-def media_types(response: type[Media]) -> tuple[str, ...]:
-    """The media types of a file answer for OpenAPI: the literals of its class, or any type."""
-    annotation = response.model_fields["media_type"].annotation
-    if typing.get_origin(annotation) is Literal:
-        return tuple(str(each) for each in typing.get_args(annotation))
-    return ("*/*",)
-
-
 def _read(loaded: Loaded, request: BaseModel) -> Found:
     try:
         return loaded.features.read(request)
-    except InvalidKey as error:
+    except NotUnicode as error:
         raise RequestRefused(str(error)) from error
 
 

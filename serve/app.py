@@ -13,7 +13,8 @@ from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
 from models.nn.memory import keep_freed_memory
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 
 ARGUMENTS = {"family", "num_threads"}
 

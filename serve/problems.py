@@ -145,7 +145,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     mistakes = error.errors()
     errors = [_field_error(mistake) for mistake in mistakes[:MAX_ERRORS]]
     first = errors[0]
-    return problem(422, f"{first.pointer}: {first.detail}; /openapi.json describes the body", errors=errors)
+    return problem(422, f"{first.pointer}: {first.detail}; {_openapi(request)} describes the body", errors=errors)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -157,9 +157,10 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # FastAPI's response to a body that is not UTF-8 or is nested too deeply
         return problem(422, "#: the body cannot be parsed as JSON; send UTF-8 with less nesting")
+    mounted_at = _root_path(request) or "/"
     details = {
-        404: f"{request.url.path} does not exist; /openapi.json lists the endpoints",
-        405: f"{request.method} is not allowed at {request.url.path}; /openapi.json lists the methods",
+        404: f"{request.url.path} does not exist; {_openapi(request)} lists the paths of the family at {mounted_at}",
+        405: f"{request.method} is not allowed at {request.url.path}; {_openapi(request)} lists the methods",
     }
     response = problem(error.status_code, details.get(error.status_code, str(error.detail)))
     response.headers.update(error.headers or {})
@@ -169,6 +170,17 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _internal_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(500, "internal server error; the cause is in the server's log")
+
+
+def _openapi(request: Request) -> str:
+    """Path of the application's OpenAPI document; each family has its own."""
+    return f"{_root_path(request)}/openapi.json"
+
+
+def _root_path(request: Request) -> str:
+    """The prefix at which the application is mounted."""
+    root_path: str = request.scope.get("root_path", "")
+    return root_path.rstrip("/")
 
 
 def _field_error(mistake: Mapping[str, Any]) -> FieldError:

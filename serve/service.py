@@ -1,33 +1,20 @@
-"""The service of one family: the loaded model, its features and the HTTP application; independent of Ray."""
+"""The service of one family: loads and reloads its model, and answers requests with it; independent of Ray."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Response, WebSocket
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
-from models.family import AnyEndpoint, AnyStream, Media
-from serve.answers import Answers, http_response, media_types
+from models.family import AnyEndpoint
+from serve.answers import Answers
 from serve.batching import Batcher
-from serve.bodies import raw_openapi, raw_route
-from serve.loaded import Loaded, Observer, make_loaded
-from serve.problems import (
-    MAX_BODY_BYTES,
-    REQUEST_TIMEOUT_S,
-    RequestRefused,
-    error_responses,
-    install,
-    log,
-    problem,
-)
+from serve.loaded_model import Loaded, Observer, make_loaded
+from serve.problems import RequestRefused, log
 from serve.stored_features import StoredFeatures
 from serve.streams import Streams
 
@@ -154,77 +141,6 @@ class Service:
             self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
-
-
-def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
-    """The HTTP application of a service: the family's endpoints and streams, model info, health and OpenAPI.
-
-    Requests time out after `timeout_s` plus the longest `answer_timeout_s` of the family's endpoints.
-    """
-    family = service.family
-    prefix = family.route_prefix.rstrip("/")
-    streams = "".join(f"\n\nWebSocket {stream.path}: {stream.summary}" for stream in family.streams)
-    app = FastAPI(title=f"Shopkeeper: {family.name}", version="1", description=streams.strip())
-    raws = [endpoint.raw for endpoint in family.endpoints if endpoint.raw is not None]
-    install(
-        app,
-        max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]),
-        timeout_s=timeout_s + max(endpoint.answer_timeout_s or 0.0 for endpoint in family.endpoints),
-    )
-    for endpoint in family.endpoints:
-        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
-    for stream in family.streams:
-        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
-
-    @app.get("/models" if prefix else "/v1/models", summary="The model in use")
-    async def models() -> ModelInfo:
-        return service.info()
-
-    @app.get("/healthz", summary="Whether a model is loaded")
-    async def healthz() -> Response:
-        if not service.is_ready:
-            return problem(503, "no model is loaded yet")
-        return Response('{"status":"ok"}', media_type="application/json")
-
-    return app
-
-
-def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
-    async def respond(endpoint: AnyEndpoint, request: BaseModel) -> Response:
-        return http_response(await service.answer(endpoint, request))
-
-    statuses = error_responses(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
-    is_file = issubclass(endpoint.Response, Media)
-    if is_file:
-        content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types(endpoint.Response)}
-        statuses[200] = {"description": "The file", "content": content}
-    add = app.post(
-        path,
-        summary=endpoint.summary,
-        response_model=None if is_file else endpoint.Response,
-        response_class=Response if is_file else JSONResponse,
-        responses=statuses,
-        openapi_extra=raw_openapi(endpoint, endpoint.raw) if endpoint.raw else None,
-    )
-    add(raw_route(endpoint, endpoint.raw, respond) if endpoint.raw else _json_route(endpoint, respond))
-
-
-def _json_route(
-    endpoint: AnyEndpoint, respond: Callable[[AnyEndpoint, BaseModel], Awaitable[Response]]
-) -> Callable[[Any], Awaitable[Response]]:
-    async def post(request: Any) -> Response:
-        return await respond(endpoint, request)
-
-    # FastAPI reads the body's type from the annotation, which differs by endpoint.
-    post.__annotations__["request"] = endpoint.Request
-    return post
-
-
-def _connection(service: Service, stream: AnyStream) -> Callable[[WebSocket], Awaitable[None]]:
-    async def connection(socket: WebSocket) -> None:
-        await service.streams.serve(stream, service.current, socket)
-
-    return connection
 
 
 def _now() -> str:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.family import Family, Features
-from models.features import Change, FeatureStore, Found, filled, live
+from models.family import Family
+from models.features import Change, FeatureStore, Found, live, read_stores
 from serve.problems import log
 
 RETRY_S = 10.0
@@ -21,8 +21,8 @@ class StoredFeatures:
 
     def __init__(self, family: Family, *, filled_store: Path | None, live_store: Path | None) -> None:
         """Raises FileNotFoundError for a missing file, ValueError if a required live store is not given."""
-        self._filled, self._live = filled(family.features), live(family.features)
-        if self._live and live_store is None:
+        self._features = family.features
+        if live(self._features) and live_store is None:
             raise ValueError(f"{family.name} writes features but has no live_feature_store; deploy it again")
         self._filled_store = _ReloadingStore(filled_store) if filled_store else None
         # Separate connections, as a connection would read its own uncommitted writes.
@@ -59,18 +59,17 @@ class StoredFeatures:
 
     def read(self, request: Any) -> Found:
         """The feature values of a request, and the versions of the live ones."""
-        values: Features = {}
-        if self._filled_store is not None:
-            values = self._filled_store.lookup(self._filled, request)
-        if self._live_store is None:
-            return Found(values, {})
-        found = self._live_store.read(self._live, request)
-        return Found({**values, **found.values}, found.versions)
+        newest = self._filled_store.newest() if self._filled_store else None
+        return read_stores(self._features, request, filled_store=newest, live_store=self._live_store)
+
+    def live_keys(self, request: Any) -> set[tuple[str, str]]:
+        """The (feature name, key) pairs that a request may write."""
+        return {(feature.name, key) for feature in live(self._features) for key in feature.keys(request)}
 
     def write(self, changes: Sequence[Change]) -> bool:
         """Write all changes if none of their features changed since read, else nothing; from one thread only."""
         assert self._live_writer is not None, "only a family with live features writes"
-        return self._live_writer.compare_and_set_all(changes)
+        return self._live_writer.compare_and_set(changes)
 
 
 class _ReloadingStore:
@@ -79,26 +78,25 @@ class _ReloadingStore:
     def __init__(self, path: Path) -> None:
         """Raises FileNotFoundError or FeatureStoreUnreadable."""
         self._path = path
-        self._store = FeatureStore(path, read_only=True)
+        # Before it is opened, so that a replacement in between is noticed.
         self._identity = _identity(path)
+        self._store = FeatureStore(path, read_only=True)
         self._unreadable: tuple[int, int] | None = None
         """Identity of the last replacement that could not be opened."""
         self._retry_at_s = 0.0
 
-    def lookup(self, features: Sequence[Any], request: Any) -> Features:
+    def newest(self) -> FeatureStore:
+        """The store in the file as it is now, or the previous one if it cannot be opened."""
         self._reopen_if_replaced()
-        return self._store.lookup(features, request)
+        return self._store
 
     def close(self) -> None:
         self._store.close()
 
     def _reopen_if_replaced(self) -> None:
-        try:
-            identity = _identity(self._path)
-        except OSError:  # being replaced, or deleted: the open one still works
-            return
+        identity = _identity(self._path)
         is_tried = identity == self._unreadable and time.monotonic() < self._retry_at_s
-        if identity == self._identity or is_tried:
+        if identity in (None, self._identity) or is_tried:
             return
         try:
             replacement = FeatureStore(self._path, read_only=True)
@@ -110,6 +108,10 @@ class _ReloadingStore:
         before.close()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What distinguishes a file from its replacement; None if it is being replaced or was deleted."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_dev, status.st_ino

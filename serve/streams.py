@@ -11,9 +11,9 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from models.family import AnyStream
-from models.time_limit import TimedThreads
+from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
-from serve.loaded import Loaded
+from serve.loaded_model import Loaded
 from serve.problems import log, problem_of
 
 TOO_FAST, TOO_LARGE, FAILED, TRY_AGAIN_LATER = 1008, 1009, 1011, 1013
@@ -140,13 +140,9 @@ class Streams:
     async def _encode(self, encode: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         if self._encoders.are_all_stuck:
             raise _End(TRY_AGAIN_LATER, "too many messages have exceeded their time limit; try again later")
-        future = self._encoders.submit(encode, timeout_s=self._encode_timeout_s)
         try:
-            async with asyncio.timeout(self._encode_timeout_s) as limit:
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            if not limit.expired():  # raised by `encode` itself
-                raise
+            return await self._encoders.call_async(encode, timeout_s=self._encode_timeout_s)
+        except Overdue:
             raise _End(FAILED, f"a message was not encoded within {self._encode_timeout_s:g} s") from None
 
     async def _send(self, sending: Awaitable[None]) -> None:

@@ -31,7 +31,8 @@ from models.family import Family, Question, Sample
 from models.features import FeatureStore, fill
 from models.golden import as_json
 from models.prepared import Prepared
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.conftest import write_visitors
 from tests.kit.register import TOY
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from models import FAMILIES, bundle
 from models.ask import Answerer
-from models.family import AnyEndpoint, Features
-from models.features import FeatureStore, filled, live
+from models.family import AnyEndpoint
+from models.features import FeatureStore, read_stores
 from models.nn.memory import keep_freed_memory
 from models.time_limit import TimedThreads
 
@@ -84,21 +84,15 @@ class TableAnswerer:
         for index, row in enumerate(rows):
             try:
                 request = self._request(row)
-                encoded.append((index, request, self._answerer.encode(request, self._lookup(request))))
+                found = read_stores(
+                    self._family.features, request, filled_store=self._features, live_store=self._live_features
+                )
+                encoded.append((index, request, self._answerer.encode(request, found.values)))
             except ValueError as error:
                 answered[index] = {ERROR: _reason(error)}
         for index, request, predictions in self._predict(encoded):
             answered[index] = self._answer(request, predictions)
         return answered
-
-    def _lookup(self, request: BaseModel) -> Features:
-        known = self._family.features
-        features: dict[str, Mapping[str, Any]] = {}
-        if self._features is not None:
-            features.update(self._features.lookup(filled(known), request))
-        if self._live_features is not None:
-            features.update(self._live_features.lookup(live(known), request))
-        return features
 
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields

@@ -43,12 +43,6 @@ class ServeApi:
             raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not respond: {error}") from error
 
 
-def models_path(family_route_prefix: str) -> str:
-    """Path at which an application reports its model."""
-    prefix = family_route_prefix.rstrip("/")
-    return f"{prefix}/models" if prefix else "/v1/models"
-
-
 def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
     """GET, or POST a JSON body, and parse the JSON response.
 

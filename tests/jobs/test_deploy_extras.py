@@ -17,9 +17,10 @@ from jobs.cli.context import Context, Failure, Store
 from jobs.serving.config import PinnedModel, user_config
 from models import FAMILIES
 from models.family import Family
-from models.features import ABSENT, FeatureStore, create_live_store
+from models.features import ABSENT, Change, FeatureStore, create_live_store
 from models.prepared import Prepared
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit import toy_extras
 from tests.kit.shop import write_model
 from tests.kit.toy_extras import NOTES, SOUNDS, VISITS, Visit, first
@@ -28,14 +29,14 @@ from tests.kit.toy_extras import NOTES, SOUNDS, VISITS, Visit, first
 def test_the_live_feature_store_is_created_once_and_never_overwritten(toy_data: Prepared, store: Store) -> None:
     deploy._fill_features(store, toy_extras.FAMILY)
     live = FeatureStore(store.live_feature_store("toy"))
-    live.compare_and_set("notes", "ann", ["a"], ABSENT)
+    live.compare_and_set([Change("notes", "ann", ["a"], ABSENT)])
 
     counts = deploy._fill_features(store, toy_extras.FAMILY)
 
     assert counts == {"visitor": 800}
-    assert live.lookup([NOTES], Visit(visitor_id="ann")) == {"notes": {"ann": ["a"]}}
+    assert live.read([NOTES], Visit(visitor_id="ann")).values == {"notes": {"ann": ["a"]}}
     filled = FeatureStore(store.feature_store("toy"), read_only=True)
-    assert filled.lookup([NOTES], Visit(visitor_id="ann")) == {"notes": {}}
+    assert filled.read([NOTES], Visit(visitor_id="ann")).values == {"notes": {}}
 
 
 @pytest.mark.parametrize(("endpoints_write", "has_live_store"), [(True, True), (False, False)])

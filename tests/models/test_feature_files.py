@@ -34,12 +34,12 @@ def test_a_rewritten_store_is_one_file_and_open_readers_keep_the_old_one(tmp_pat
     path = tmp_path / "shop" / "features.sqlite"
     write_store(path, [feature("old")], Prepared(tmp_path))
     before = FeatureStore(path, read_only=True)
-    assert before.lookup([feature("")], None) == {"history": {"ann": "old"}}
+    assert before.read([feature("")], None).values == {"history": {"ann": "old"}}
 
     counts = write_store(path, [feature("new")], Prepared(tmp_path))
 
     after = FeatureStore(path, read_only=True)
-    found = [store.lookup([feature("")], None)["history"]["ann"] for store in (before, after)]
+    found = [store.read([feature("")], None).values["history"]["ann"] for store in (before, after)]
     before.close()
     after.close()
     assert (counts, found) == ({"history": 1}, ["old", "new"])
@@ -54,7 +54,7 @@ def test_a_full_disk_leaves_the_old_store_and_nothing_else(tmp_path: Path) -> No
         write_store(path, [feature("new", is_disk_full=True)], Prepared(tmp_path))
 
     store = FeatureStore(path, read_only=True)
-    found = store.lookup([feature("")], None)
+    found = store.read([feature("")], None).values
     store.close()
     assert found == {"history": {"ann": "old"}}
     assert not list(tmp_path.glob(".*"))
@@ -111,7 +111,7 @@ def test_a_store_is_readable_without_write_permission(open_directory: Path) -> N
 
     def read() -> Any:
         store = FeatureStore(path, read_only=True)
-        found = store.lookup([feature("")], None)
+        found = store.read([feature("")], None).values
         store.close()
         return found
 

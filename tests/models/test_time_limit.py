@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from models.time_limit import TimedThreads
+from models.time_limit import Overdue, TimedThreads
 
 
 def test_a_call_in_time_returns_its_value_or_raises_its_error() -> None:
@@ -55,6 +56,31 @@ def test_a_call_that_takes_too_long_times_out() -> None:
     with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
         threads.call(lambda: release.wait(60), timeout_s=0.5)
     release.set()
+
+
+def test_on_an_event_loop_a_late_call_differs_from_one_that_had_no_thread_and_from_a_timeout_of_its_own() -> None:
+    threads, entered, release = TimedThreads(1), threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        entered.set()
+        return release.wait(60)
+
+    def time_out() -> None:
+        raise TimeoutError("its own")
+
+    async def call() -> list[bool]:
+        late = asyncio.create_task(threads.call_async(wait, timeout_s=0.5))
+        assert await asyncio.to_thread(entered.wait, 60)
+        with pytest.raises(Overdue, match="no thread was free") as unstarted:
+            await threads.call_async(lambda: True, timeout_s=0.01)
+        with pytest.raises(Overdue, match=r"longer than 0\.5 s") as begun:
+            await late
+        release.set()
+        with pytest.raises(TimeoutError, match="its own") as own:
+            await threads.call_async(time_out, timeout_s=60)
+        return [unstarted.value.has_begun, begun.value.has_begun, isinstance(own.value, Overdue)]
+
+    assert asyncio.run(call()) == [False, True, False]
 
 
 def test_a_call_that_never_ends_does_not_keep_the_process_alive() -> None:

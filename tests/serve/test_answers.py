@@ -19,14 +19,15 @@ from torch.multiprocessing.spawn import spawn
 
 from models import FAMILIES
 from models.family import Endpoint, Family, Features, Media
-from models.features import FeatureStore, create_live_store
+from models.features import Change, FeatureStore, create_live_store
 from models.prepared import Prepared
 from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit import toy_extras
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
 from tests.kit.toy import visitor_rows
-from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, first, slow
+from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, Visits, first, slow
 from tests.serve.test_service import assert_problem, client_of, write_bundle
 
 Serve = Callable[[Family], Service]
@@ -226,7 +227,7 @@ def test_a_request_that_times_out_is_a_504_problem(serve: Serve) -> None:
 
 def notes_of(path: Path, visitor: str = "ann") -> list[str]:
     notes: list[str] = (
-        FeatureStore(path).lookup([toy_extras.NOTES], Visit(visitor_id=visitor))["notes"].get(visitor, [])
+        FeatureStore(path).read([toy_extras.NOTES], Visit(visitor_id=visitor)).values["notes"].get(visitor, [])
     )
     return notes
 
@@ -249,6 +250,16 @@ def test_a_failed_answer_writes_nothing(serve: Serve, live_store: Path) -> None:
     assert notes_of(live_store) == []
 
 
+def test_a_value_that_is_not_unicode_is_a_422_problem_and_is_not_written(serve: Serve, live_store: Path) -> None:
+    client = client_of(serve(toy_extras.FAMILY))
+    content, headers = b'{"visitor_id": "ann", "note": "\\ud800"}', {"content-type": "application/json"}
+
+    detail = assert_problem(client.post(VISITS.path, content=content, headers=headers), 422)["detail"]
+
+    assert "the new value of 'notes' for 'ann' is not Unicode text" in detail
+    assert notes_of(live_store) == []
+
+
 @dataclasses.dataclass
 class Rival:
     """A concurrent replica that writes between the read and the write of this one, `num_left` times."""
@@ -264,7 +275,7 @@ class Rival:
             self.num_left -= 1
             found = self.store.read([toy_extras.NOTES], request)
             rivals = [*found.values["notes"].get("ann", []), "rival"]
-            assert self.store.compare_and_set("notes", "ann", rivals, found.versions["notes", "ann"])
+            assert self.store.compare_and_set([Change("notes", "ann", rivals, found.versions["notes", "ann"])])
         return toy_extras.update_notes(request, predictions, schema, features)
 
 
@@ -290,6 +301,44 @@ def test_a_request_that_loses_every_race_is_a_409_problem_and_writes_nothing(ser
 
     assert rival.num_updates == MAX_ATTEMPTS
     assert notes_of(live_store) == ["rival"] * MAX_ATTEMPTS
+
+
+def test_concurrent_requests_to_one_replica_for_one_key_are_all_answered_at_the_first_attempt(
+    serve: Serve, live_store: Path
+) -> None:
+    counter = Rival(FeatureStore(live_store), num_left=0)
+    visits = dataclasses.replace(VISITS, update=counter.update)
+    service = serve(first(visits, golden_request=Visit(visitor_id="")))
+
+    async def ask() -> list[int]:
+        async with requests_to(service) as client:
+            asked = (client.post(VISITS.path, json={"visitor_id": "ann", "note": str(each)}) for each in range(30))
+            return [response.json().get("number", 0) for response in await asyncio.gather(*asked)]
+
+    assert sorted(asyncio.run(ask())) == list(range(1, 31))
+    assert counter.num_updates == 30
+    assert sorted(notes_of(live_store), key=int) == [str(each) for each in range(30)]
+
+
+def test_a_request_waits_only_for_those_that_write_the_same_key(serve: Serve) -> None:
+    is_open = threading.Event()
+
+    def answer(request: Visit, *arguments: Any) -> Visits:
+        assert request.visitor_id != "ann" or is_open.wait(60)
+        return toy_extras.answer_visit(request, *arguments)
+
+    visits = dataclasses.replace(VISITS, answer=answer, answer_timeout_s=UNREACHED_TIMEOUT_S)
+    service = serve(first(visits, golden_request=Visit(visitor_id="")))
+
+    async def ask() -> list[int]:
+        async with requests_to(service) as client:
+            anns = [asyncio.create_task(client.post(VISITS.path, json={"visitor_id": "ann"})) for _ in range(2)]
+            bob = await client.post(VISITS.path, json={"visitor_id": "bob"})
+            assert not any(ann.done() for ann in anns)
+            is_open.set()
+            return [bob.json()["number"], *sorted([(await ann).json()["number"] for ann in anns])]
+
+    assert asyncio.run(ask()) == [1, 1, 2]
 
 
 def test_two_replicas_lose_no_updates(serve: Serve, tmp_path: Path, live_store: Path) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from models.family import Family
 from models.features import FeatureStore, create_live_store
 from serve.problems import problem
 from serve.service import Service, Settings
+from serve.stored_features import StoredFeatures
 from tests.kit import toy as toy_module
 from tests.kit import toy_extras
 from tests.kit.toy_extras import Gate, slow
@@ -127,3 +130,26 @@ def test_a_replacement_that_cannot_be_read_is_logged_and_the_open_store_stays_in
     write_features(new, {"bob": [1.0, 1.0]})
     new.replace(path)
     assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 200
+
+
+def test_a_store_that_is_replaced_while_it_is_opened_is_reopened(
+    toy: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "features.sqlite", tmp_path / "new.sqlite"
+    write_features(path, {"ann": [3.0, 3.0]})
+    write_features(new, {"ann": [1.0, 1.0]})
+    connect = sqlite3.connect
+
+    def connect_and_replace(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened: sqlite3.Connection = connect(*arguments, **options)
+        if new.exists():
+            new.replace(path)
+        return opened
+
+    monkeypatch.setattr(sqlite3, "connect", connect_and_replace)
+    stores = StoredFeatures(toy, filled_store=path, live_store=None)
+
+    found = stores.read(toy_module.Request(visitor_id="ann"))
+
+    stores.close()
+    assert found.values == {"visitor": {"ann": [1.0, 1.0]}}

@@ -23,7 +23,10 @@ from models.features import FeatureStore, fill
 from models.prepared import Prepared
 from serve.app import build
 from serve.problems import MAX_BODY_BYTES
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
+from tests.kit import served_toy
+from tests.kit.served_toy import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +127,20 @@ def test_an_unknown_path_and_a_wrong_method_are_problems(toy_client: TestClient)
 
     assert_problem(response, 405)
     assert response.headers["allow"] == "POST"
+
+
+def test_a_family_below_a_prefix_documents_the_paths_that_clients_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "toy", served_toy.FAMILY)
+    client = TestClient(make_app(Service("toy")), root_path=PREFIX, raise_server_exceptions=False)
+
+    described = client.get(f"{PREFIX}/openapi.json").json()
+    missing = assert_problem(client.get(f"{PREFIX}/nothing"), 404)["detail"]
+
+    paths = {endpoint.path for endpoint in served_toy.FAMILY.endpoints}
+    assert set(described["paths"]) == {*paths, f"{PREFIX}/models", f"{PREFIX}/healthz"}
+    assert "servers" not in described, "it would be a second prefix"
+    assert {client.post(path, json={}).status_code for path in paths} <= {422, 503}, "each of them must exist"
+    assert "/v1/toy/openapi.json lists the paths of the family at /v1/toy" in missing
 
 
 def test_an_internal_error_is_not_disclosed(

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from models import FAMILIES
-from serve.service import Service, make_app
+from serve.routes import make_app
+from serve.service import Service
 from serve.streams import FAILED, TOO_SLOW, TRY_AGAIN_LATER, Streams
 from tests.kit import toy_extras
 from tests.kit.toy_extras import TALK

@@ -18,7 +18,8 @@ from models import FAMILIES
 from models.family import Family
 from models.features import create_live_store
 from serve import streams
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from serve.streams import FAILED, TOO_FAST, TOO_LARGE, TRY_AGAIN_LATER, Streams
 from tests.kit import toy_extras
 from tests.kit.toy import COLOURS

@@ -15,7 +15,7 @@ from jobs import predict
 from jobs.cli.context import Context
 from models import FAMILIES
 from models.family import Family
-from models.features import ABSENT, FeatureStore, create_live_store
+from models.features import ABSENT, Change, FeatureStore, create_live_store
 from tests.kit import toy_extras
 from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Basket, Gate, Visit, first, slow
 from tests.kit.toy_models import write_toy_model
@@ -94,7 +94,7 @@ def test_live_features_are_read_but_not_written(shop: Shop) -> None:
 
     create_live_store(shop.live_store)
     store = FeatureStore(shop.live_store)
-    store.compare_and_set("notes", "ann", ["a", "b"], ABSENT)
+    store.compare_and_set([Change("notes", "ann", ["a", "b"], ABSENT)])
     before = store.state()
 
     assert [row["number"] for row in shop.predict(visits, columns)] == [3, 3, 1]
@@ -105,7 +105,7 @@ def test_answers_are_recomputed_after_live_features_change(shop: Shop) -> None:
     visits, columns = first(VISITS, golden_request=Visit(visitor_id="")), {"visitor_id": ["ann"]}
     create_live_store(shop.live_store)
     numbers = [shop.predict(visits, columns)[0]["number"]]
-    FeatureStore(shop.live_store).compare_and_set("notes", "ann", ["a"], ABSENT)
+    FeatureStore(shop.live_store).compare_and_set([Change("notes", "ann", ["a"], ABSENT)])
 
     numbers.append(shop.predict(visits, columns)[0]["number"])
 

@@ -23,7 +23,8 @@ from models.image.endpoints import ENDPOINTS
 from models.image.networks.build import build, initialise
 from models.image.schema import Schema
 from models.image.text.describe import Attribute, describe
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit.pictures import TABLE_FLAGS, animated, bomb, drawn, encoded, half_red, prepared, table, webp_header
 from tests.serve.test_service import assert_problem, write_bundle
 
@@ -133,7 +134,7 @@ def test_the_golden_request_gives_the_response_stored_with_the_model(bundle: Pat
 
 
 def test_openapi_describes_the_body_in_each_type_and_the_query(client: TestClient) -> None:
-    operation = client.get("/openapi.json").json()["paths"][path(RECOGNISE)]["post"]
+    operation = client.get("/openapi.json").json()["paths"][RECOGNISE]["post"]
 
     assert set(operation["requestBody"]["content"]) == {"image/jpeg", "image/png", "image/webp", "application/json"}
     assert {parameter["name"] for parameter in operation["parameters"]} == {"count", "threshold", "embedding"}

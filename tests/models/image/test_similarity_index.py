@@ -20,7 +20,8 @@ from models.image.config import Config
 from models.image.networks.build import build, initialise
 from models.image.similarity_index import EMBEDDINGS, Catalogue, write_index
 from models.prepared import Prepared
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder
 from tests.serve.test_service import assert_problem, write_bundle
 

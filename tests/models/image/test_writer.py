@@ -27,7 +27,8 @@ from models.image.text.describe import Attribute
 from models.image.text.titles import END, PADDING, Form, Lexicon, learn_forms
 from models.image.text.writer import TitleGenerator
 from models.prepared import Prepared
-from serve.service import Service, Settings, make_app
+from serve.routes import make_app
+from serve.service import Service, Settings
 from tests.kit.pictures import TABLE_FLAGS, drawn, encoded, prepared, table
 from tests.serve.test_service import assert_problem, write_bundle
 
