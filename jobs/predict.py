@@ -299,7 +299,7 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
         try:
             schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataRejected(f"{path} is not a readable Parquet file: {error}; recreate it") from None
+            raise DataRejected(f"{path} is not a readable Parquet file: {error}; write it again") from None
         first = first or schema
         if not schema.equals(first):
             raise DataRejected(f"{path} and {files[0]} differ in columns or types; make them equal")
@@ -338,7 +338,7 @@ def _read(part: Part) -> pa.Table:
     try:
         return file.read_row_group(part.row_group).slice(part.start, part.num_rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; recreate it") from None
+        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; write it again") from None
 
 
 def _read_file(path: Path, raw: RawBody) -> bytes:

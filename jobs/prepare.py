@@ -30,7 +30,7 @@ class Options:
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Prepare a family's data and make it current; raises DataRejected if too much of it is invalid.
+    """Prepare a family's data and make it current; raises DataRejected if too many rows are bad.
 
     Existing data with the same fingerprint is reused. A dry run reports the same and leaves the store untouched.
     """
@@ -104,4 +104,4 @@ def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: 
         "ok": "prepared",
         "unchanged": "already prepared as",
     }[status]
-    return f"{card['rows']:,} rows read, invalid: {bad}; {done} {directory} ({seconds:.1f} s)"
+    return f"{card['rows']:,} rows read, bad: {bad}; {done} {directory} ({seconds:.1f} s)"

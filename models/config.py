@@ -51,7 +51,7 @@ class TrainConfig:
     epochs: PositiveInt = 10
     """Maximum number of epochs."""
     batch_size: PositiveInt = 64
-    """Training examples per optimiser step, over all workers."""
+    """Training examples per optimizer step, over all workers."""
     learning_rate: PositiveFloat = 3e-3
     """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
     warmup_fraction: Share = 0.1

@@ -170,7 +170,7 @@ class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     raw: RawBody | None = None
     """For a request that is mostly one file; its `encode` runs in parallel to other requests: decoding takes time."""
     answer_timeout_s: float | None = None
-    """For an `answer` that takes long, such as a price optimiser: it runs in parallel to other requests, and past this
+    """For an `answer` that takes long, such as a price optimizer: it runs in parallel to other requests, and past this
     time the response is 504, an error row in batch prediction. It should then end by itself: it goes on in one of few
     threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
     microseconds."""

@@ -27,7 +27,7 @@ BLOCK_USERS = 1024
 
 
 def main() -> None:
-    """Fit and judge once for each request."""
+    """Fit and evaluate once for each request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("evaluate", "quality"))
     parser.add_argument("--data", type=Path, required=True, help="what benchmarks.kit.measure.export wrote")

@@ -48,7 +48,7 @@ def measure_rate(data: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 
 def measure_quality(data: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Train as long as the tutorial does and judge the last epoch, with the validation it asks for after each."""
+    """Train as long as the tutorial does and evaluate the last epoch, with the validation it asks for after each."""
     protocol.say({"versions": versions()})
     for request in protocol.asked():
         keras.utils.set_random_seed(request["seed"])

@@ -207,7 +207,7 @@ def fitted(
 
 def synthetic_data(arguments: argparse.Namespace, work: Path, num_items: int, num_users: int) -> tuple[Path, Answer]:
     """Prepared data of a synthetic log, and the metrics of the ideal predictor on it."""
-    raw = work / f"made-up-{num_items}.parquet"
+    raw = work / f"synthetic-{num_items}.parquet"
     ideal = write_log(raw, num_items=num_items, num_users=num_users, events_per_user=EVENTS_PER_USER)
     data = measure.prepared(str(raw), arguments, work)
     return data, {**ideal, "items": Prepared(data).schema(Schema).num_items}

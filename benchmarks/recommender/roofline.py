@@ -2,7 +2,7 @@
 
 The needed FLOPs are those of the matrix products of forward and backward pass (three times forward), with attention
 counted only over the positions that a target may attend to in the packed rows. Normalisation, softmax, dropout,
-embedding look-ups and the optimiser are not counted, so their cost shows as distance from the ceiling. The ceiling is
+embedding look-ups and the optimizer are not counted, so their cost shows as distance from the ceiling. The ceiling is
 torch's own matrix product, measured in the same run, alternating with the training: at its best shape, and at the
 shapes of the network (forward and both backward products). Core-seconds are processor time.
 """

@@ -30,7 +30,7 @@ class Config(TrainConfig):
     epochs: PositiveInt = 12
     """Maximum number of epochs."""
     batch_size: PositiveInt = 500
-    """Training images per optimiser step, summed over all workers."""
+    """Training images per optimizer step, summed over all workers."""
     learning_rate: PositiveFloat = 6e-3
     """Peak learning rate, reached after the warm-up, with cosine decay to a hundredth of it. The filters of a resnet,
     which Muon optimises, use 17 times this rate."""

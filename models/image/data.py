@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from models.image.codec import Pixels, fit
-from models.image.schema import MISSING, UNKNOWN, Schema
+from models.image.schema import MISSING, SPLITS, UNKNOWN, Schema
 from models.prepared import Prepared
 
-SPLITS = ("train", "val", "test")
 GOLDEN_RATIO = 0.618034
 """The fractional parts of its multiples are evenly spread."""
 

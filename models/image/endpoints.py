@@ -15,10 +15,10 @@ from models.family import Endpoint, Features, RawBody
 from models.image.codec import MAX_BYTES, colour_card, decode, encode_png
 from models.image.data import Picture
 from models.image.networks.anomaly import AnomalyScore
-from models.image.networks.build import predict, predict_similar
+from models.image.networks.build import predict
 from models.image.networks.classifier import Prediction
 from models.image.schema import MISSING, Schema
-from models.image.similarity_index import MAX_NEIGHBOURS, Comparison
+from models.image.similarity_index import MAX_NEIGHBOURS, Comparison, compare
 from models.image.text.describe import THRESHOLD, Description, Phrase, confident_attributes, describe, describe_title
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -256,7 +256,7 @@ ENDPOINTS = (
         Request=SimilarRequest,
         Response=SimilarResponse,
         encode=encode,
-        predict=predict_similar,
+        predict=compare,
         answer=answer_similar,
         raw=RAW,
     ),

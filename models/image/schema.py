@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 import models.family
 from models.image.text.titles import Form
 
+SPLITS = ("train", "val", "test")
 NUM_SHARDS = 32
 """Prepared images are hash-partitioned by product into this many shards."""
 

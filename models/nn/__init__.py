@@ -1,1 +1,1 @@
-"""Building blocks that several families use: layers, optimisers, precision, state dicts."""
+"""Building blocks that several families use: layers, optimizers, precision, state dicts."""

@@ -114,7 +114,7 @@ def read(source: Source) -> Iterator[Chunk]:
     except _DAMAGE as error:
         raise DataRejected(
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
-            "the file is damaged, truncated or of another format (see --format); create it again"
+            "the file is damaged, truncated or of another format (see --format); write it again"
         ) from None
 
 
@@ -307,9 +307,8 @@ def _parse_json(block: pa.Buffer, schema: pa.Schema | None) -> pa.Table:
         except pa.ArrowInvalid:
             pass  # a column changed its type; the block itself may still be consistent
     rows = _json_table(block, None)
-    if any(
-        pa.types.is_timestamp(column.type) for column in rows.schema
-    ):  # ids that look like dates were inferred as times
+    # Ids that look like dates were inferred as times.
+    if any(pa.types.is_timestamp(column.type) for column in rows.schema):
         kept = [pa.field(c.name, pa.string() if pa.types.is_timestamp(c.type) else c.type) for c in rows.schema]
         rows = _json_table(block, pa.schema(kept))
     return rows

@@ -6,7 +6,8 @@ from models.family import Calibration, Family
 from models.recommender.config import BASELINES, SPACE, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
-from models.recommender.networks.build import build, calibrate, calibration, evaluate, initialise, loss
+from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
+from models.recommender.networks.recommender import Recommender
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
 from models.recommender.report.slices import slices
@@ -28,7 +29,7 @@ FAMILY = Family(
     initialise=initialise,
     loss=loss,
     evaluate=evaluate,
-    calibration=Calibration(calibration, calibrate),
+    calibration=Calibration(calibration, Recommender.calibrate),
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,

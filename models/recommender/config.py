@@ -32,7 +32,7 @@ class Config(TrainConfig):
     learning_rate: PositiveFloat = 2e-3
     """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
     batch_size: PositiveInt = 32
-    """Rows of max_length events per optimiser step, over all workers."""
+    """Rows of max_length events per optimizer step, over all workers."""
     max_length: PositiveInt = 200
     """Events per training row, and of a user's history in prediction; older events are truncated."""
     dim: PositiveInt = 64

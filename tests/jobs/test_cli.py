@@ -78,7 +78,7 @@ def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
     shown = capsys.readouterr().out
     titles = ["Flags of train ", "Flags of train toy ", "Flags of every verb "]
     assert sorted(titles, key=shown.index) == titles
-    assert "per optimiser step" in shown
+    assert "per optimizer step" in shown
     assert "exit codes: 0 done" in shown
 
 
@@ -204,7 +204,7 @@ def test_the_docstring_below_a_field_is_its_help() -> None:
 
 
 def test_an_inherited_field_has_the_docstring_of_its_parent(toy: Family) -> None:
-    assert "per optimiser step" in field_docstrings(toy.Config)["batch_size"]
+    assert "per optimizer step" in field_docstrings(toy.Config)["batch_size"]
     assert "one layer" in field_docstrings(toy.Config)["network"]
 
 

@@ -68,7 +68,7 @@ class AnomalyScores:
 
 
 class Autoencoder(nn.Module):
-    """Satisfies models.family.Network."""
+    """One of the networks of the family, with Classifier and Gan."""
 
     catalogue: Catalogue | None = None
     """Index of the products to search, if it is served with one."""

@@ -12,7 +12,6 @@ from models.image.networks.autoencoder import Autoencoder, fit_statistics
 from models.image.networks.classifier import Classifier, Prediction
 from models.image.networks.gan import Gan
 from models.image.schema import Schema
-from models.image.similarity_index import Comparison, compare
 from models.metrics import BatchMetrics
 from models.prepared import Prepared
 
@@ -78,8 +77,3 @@ def optimizer(network: Network) -> Optimizer | None:
 def predict(network: Network, batch: Batch) -> list[Prediction]:
     """Class probabilities, embedding and the optional parts of each image's prediction."""
     return network.predict(batch)
-
-
-def predict_similar(network: Network, batch: Batch) -> list[Comparison]:
-    """The products most similar to each image; empty without an index."""
-    return compare(network, batch)

@@ -78,7 +78,7 @@ class Trunk(Protocol):
 
 
 class Classifier(nn.Module):
-    """Satisfies models.family.Network; built by `build`."""
+    """Heads over a trunk; one of the networks of the family, with Autoencoder and Gan."""
 
     mean: Tensor
     std: Tensor

@@ -48,7 +48,7 @@ BLOCK = 250
 
 
 class Gan(nn.Module):
-    """Satisfies models.family.Network."""
+    """One of the networks of the family, with Classifier and Autoencoder."""
 
     catalogue: Catalogue | None = None
     """Index of the products to search, if it is served with one."""

@@ -31,8 +31,8 @@ from models.image.prepare.shards import (
     scan,
     write_shard,
 )
-from models.image.prepare.sources import SPLITS, label_texts
-from models.image.schema import MISSING, NUM_SHARDS, Schema
+from models.image.prepare.sources import label_texts
+from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.quarantine import remedy
 from models.raw.tables import find, parse_mapping, read, without_secrets
@@ -99,7 +99,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     quarantine_duplicates(out, duplicates)
     kept = _split(kept, config)
     classes = {head: _classes(kept[head]) for head in heads}
-    _check_enough(config, kept, classes)
+    _check_enough(kept, classes)
     forms = _encode_titles(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
@@ -231,7 +231,7 @@ def _classes(labels: pd.Series[Any]) -> list[str]:
     return sorted(names)
 
 
-def _check_enough(config: PrepareConfig, kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
+def _check_enough(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
     for head, names in classes.items():
         if len(names) < 2:
             raise DataRejected(f"the label {head!r} has {len(names)} classes; classification needs at least 2")

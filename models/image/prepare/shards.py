@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.image.codec import PictureRejected, Pixels, decode, fit, read_header
-from models.image.prepare.sources import SPLITS, Entry, Part
-from models.image.schema import MISSING
+from models.image.prepare.sources import Entry, Part
+from models.image.schema import MISSING, SPLITS
 from models.image.text.titles import MAX_PHRASES
 from models.raw.quarantine import Quarantine
 

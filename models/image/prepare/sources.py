@@ -15,7 +15,6 @@ from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.raw.tables import Source, decode, opened, read
 
-SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},

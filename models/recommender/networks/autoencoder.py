@@ -98,5 +98,5 @@ class Autoencoder(nn.Module):
 
 
 def _num_steps(config: Config, schema: Schema) -> int:
-    """Approximate number of optimiser steps of a run."""
+    """Approximate number of optimizer steps of a run."""
     return config.epochs * math.ceil(schema.num_examples["train"] / (config.max_length * config.batch_size))

@@ -124,13 +124,8 @@ def evaluate(network: Recommender, batch: Rows | Histories) -> BatchMetrics:
 
 
 def calibration(network: Recommender, batch: Rows | Histories) -> Tensor | None:
-    """Sums over validation histories from which `calibrate` chooses the blend weight."""
+    """Sums over validation histories for `Recommender.calibrate`."""
     return network.calibration(_histories(batch))
-
-
-def calibrate(network: Recommender, sums: Tensor) -> None:
-    """Choose the blend weight, given the sums over the validation split."""
-    network.calibrate(sums)
 
 
 def predict(network: Recommender, batch: Rows | Histories) -> list[Prediction]:

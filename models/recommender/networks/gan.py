@@ -6,7 +6,7 @@ sampled, the discriminator sees the generator's scores of them (partial masking)
 towards zero there (zero-reconstruction, here with the logistic loss). One step trains both networks: the discriminator
 sees generated scores without a gradient to the generator, the generator sees a discriminator with detached weights.
 
-Differences from the paper, so that one optimiser and hundreds of steps replace its two and tens of thousands:
+Differences from the paper, so that one optimizer and hundreds of steps replace its two and tens of thousands:
 - Generator and discriminator are conditioned on a random part of the bag, and have to reconstruct all of it.
 - The generator is also regularised towards one at the items of the bag, as conditional GANs commonly are towards the
   ground truth (pix2pix, Isola et al., CVPR 2017).

@@ -336,9 +336,8 @@ def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _shown(value: pa.Scalar) -> str:
-    plain = (
-        value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
-    )  # Python's datetime ends with the year 9999
+    # Python's datetime ends with the year 9999.
+    plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
     example = plain.as_py()
     return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
 

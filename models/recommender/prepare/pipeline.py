@@ -204,7 +204,7 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(
         f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
-        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To go on, "
+        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
         f"{remedy(fraction, is_any_good=sum(scanned.bad.values()) < scanned.num_rows)}"
     )
 

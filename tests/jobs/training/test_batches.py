@@ -60,7 +60,7 @@ def test_the_global_batch_is_the_same_on_any_number_of_workers(
 
 
 def lengths_of(dataset: Dataset[Visitor]) -> Sequence[int]:
-    """Warmth as a stand-in for the length of a text."""
+    """Warmth as a proxy for the length of a text."""
     return [round(1000 * float(dataset[row][0])) for row in range(len(dataset))]
 
 

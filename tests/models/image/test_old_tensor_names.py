@@ -32,7 +32,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
 
 
 def started(name: str) -> tuple[Network, Optimizer]:
-    """A network with titles where it can use them, and its optimiser."""
+    """A network with titles where it can use them, and its optimizer."""
     torch.manual_seed(0)
     forms = [Form(text=value, names=(("colour", value),)) for value in HEADS["colour"]]
     config = Config(network=name, latent=8, width=0.25, precision="fp32")
@@ -45,11 +45,11 @@ def batch_of(seed: int) -> Batch:
     return Batch(images.pixels, images.labels, titles=torch.tensor([[1, 2, 0]] * 16))
 
 
-def step(network: nn.Module, optimiser: Optimizer, *, seed: int) -> None:
+def step(network: nn.Module, optimizer: Optimizer, *, seed: int) -> None:
     torch.manual_seed(seed)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     network(batch_of(seed)).backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def in_old_names(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -62,18 +62,18 @@ def in_old_names(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[
 
 @pytest.mark.parametrize("name", OLD_NAMES)
 def test_a_checkpoint_with_the_tensor_names_of_0_1_0_resumes_exactly(name: str, tmp_path: Path) -> None:
-    network, optimiser = started(name)
-    step(network, optimiser, seed=2)
+    network, optimizer = started(name)
+    step(network, optimizer, seed=2)
     old = in_old_names(network.state_dict(), OLD_NAMES[name])
     assert all(any(key.startswith(prefix) for key in old) for prefix in OLD_NAMES[name].values())
     directory = checkpoints.path_of(tmp_path, 1)
     directory.mkdir(parents=True)
     save_file(old, directory / checkpoints.MODEL)
-    save_file(checkpoints._flatten(optimiser), directory / checkpoints.OPTIMIZER)
+    save_file(checkpoints._flatten(optimizer), directory / checkpoints.OPTIMIZER)
 
-    resumed, its_optimiser = started(name)
-    checkpoints.load(tmp_path, 1, resumed, its_optimiser)
-    for one, other in ((network, optimiser), (resumed, its_optimiser)):
+    resumed, its_optimizer = started(name)
+    checkpoints.load(tmp_path, 1, resumed, its_optimizer)
+    for one, other in ((network, optimizer), (resumed, its_optimizer)):
         step(one, other, seed=3)
 
     expected = network.state_dict()
