@@ -27,7 +27,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     headline: str = ""
-    """The summary for people shows the metrics whose name contains this."""
+    """The summary for people shows the metrics whose name contains this; all of them if none does."""
 
     def to_json(self) -> str:
         """One JSON line, in ASCII, which any stdout can encode."""
@@ -41,7 +41,8 @@ class Result:
     def to_text(self) -> str:
         """A short summary for people."""
         title = " ".join(word for word in (self.verb, self.family) if word)
-        shown: dict[str, Any] = {name: value for name, value in self.metrics.items() if self.headline in name}
+        headline = {name: value for name, value in self.metrics.items() if self.headline in name}
+        shown: dict[str, Any] = headline or dict(self.metrics)
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
             shown["more"] = f"--json prints all {len(self.metrics)} metrics"
@@ -81,7 +82,7 @@ def _in_line(value: Any) -> str:
         case float():
             return f"{value:.6g}"
         case dict():
-            return ", ".join(f"{name} {_in_line(part)}" for name, part in value.items()) or "none"
+            return ", ".join(f"{name}: {_in_line(part)}" for name, part in value.items()) or "none"
         case list() | tuple():
             return ", ".join(_in_line(part) for part in value) or "none"
         case None:
