@@ -288,6 +288,7 @@ def _succeeded(invocation: Invocation) -> Result:
         run_id=outcome.run_id,
         metrics=outcome.metrics,
         details={**settings, **outcome.details},
+        summary=outcome.summary,
     )
 
 

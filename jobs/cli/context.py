@@ -129,6 +129,8 @@ class Outcome:
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    summary: str | None = None
+    """Text for people; None lists the metrics and details."""
 
 
 def family_named(name: str) -> Family:

@@ -28,6 +28,8 @@ class Result:
     error: str | None = None
     headline: str = ""
     """The summary for people shows the metrics whose name contains this; all of them if none does."""
+    summary: str | None = None
+    """Replaces metrics and details in the summary for people."""
 
     def to_json(self) -> str:
         """One JSON line, in ASCII, which any stdout can encode."""
@@ -40,13 +42,15 @@ class Result:
 
     def to_text(self) -> str:
         """A short summary for people."""
-        title = " ".join(word for word in (self.verb, self.family) if word)
+        title = f"{' '.join(word for word in (self.verb, self.family) if word)}: {self.status}"
+        if self.summary is not None:
+            return f"{title}\n{self.summary}"
         headline = {name: value for name, value in self.metrics.items() if self.headline in name}
         shown: dict[str, Any] = headline or dict(self.metrics)
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
             shown["more"] = f"--json prints all {len(self.metrics)} metrics"
-        return "\n".join([f"{title}: {self.status}", *_outline({**head, **shown, **self.details})])
+        return "\n".join([title, *_outline({**head, **shown, **self.details})])
 
 
 def _to_json_value(content: Any) -> Any:
