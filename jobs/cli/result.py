@@ -74,7 +74,8 @@ def _outline(content: Any, indent: str = "  ") -> Iterator[str]:
     for name, value in pairs:
         label = f"{indent}{name}" + ("" if name == "-" else ":")
         line = f"{label} {_in_line(value)}"
-        if isinstance(value, dict | list | tuple) and len(line) > MAX_LINE_LENGTH:
+        is_nested = isinstance(value, dict) and any(isinstance(part, dict) for part in value.values())
+        if is_nested or (isinstance(value, dict | list | tuple) and len(line) > MAX_LINE_LENGTH):
             yield label
             yield from _outline(value, indent + "  ")
         else:

@@ -364,6 +364,12 @@ def test_the_summary_separates_a_reason_from_its_count() -> None:
     assert result.to_text().endswith("  error_reasons: item 5 is unknown: 3")
 
 
+def test_the_summary_gives_each_nested_dictionary_its_own_line() -> None:
+    result = Result(0, "prepare", "toy", details={"splits": {"train": {"users": 9}, "val": {"users": 2}}})
+
+    assert result.to_text().splitlines()[1:] == ["  splits:", "    train: users: 9", "    val: users: 2"]
+
+
 def _flags(verb: str) -> list[str]:
     family = "recommender" if VERBS[verb].config else None
     return sorted(_flag(argument) for argument in parser_of(verb, family).app.assemble_argument_collection())
