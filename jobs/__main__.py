@@ -238,7 +238,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import Failure
+    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure
     from models.errors import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
@@ -252,17 +252,17 @@ def run(invocation: Invocation) -> Result:
     except Failure as error:
         return failed(error, error.exit_code, str(error), **error.details)
     except DataRejected as error:
-        return failed(error, 3, str(error))
+        return failed(error, EXIT_DATA_REJECTED, str(error))
     except KeyboardInterrupt as error:
         return failed(
             error,
-            130,
+            EXIT_CTRL_C,
             str(error) or f"{invocation.verb} was interrupted; `shopkeeper status` shows what is left",
         )
     except ValueError as error:
-        return failed(error, 1, str(error))
+        return failed(error, EXIT_FAILED, str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
-        return failed(error, 1, f"{type(error).__name__}: {error}; --debug shows the traceback")
+        return failed(error, EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback")
 
 
 def _succeeded(invocation: Invocation) -> Result:
@@ -288,6 +288,7 @@ def _succeeded(invocation: Invocation) -> Result:
         run_id=outcome.run_id,
         metrics=outcome.metrics,
         details={**settings, **outcome.details},
+        summary=outcome.summary,
     )
 
 

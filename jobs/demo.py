@@ -56,13 +56,11 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise UsageFailure(f"demo starts its own cluster on this machine; omit --address {context.address}")
     context = dataclasses.replace(context, store=Store(context.store.root / "demo"))
     _clear(context.store)
-    try:
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(_stop, context.store)
         outcome = _run_steps(context, family, options)
-    except BaseException:
-        _stop(context.store)
-        raise
-    if not options.stay:
-        _stop(context.store)
+        if options.stay:
+            at_end.pop_all()
     return outcome
 
 

@@ -104,7 +104,15 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     _prune(context.store, family, wanted, before)
     log.info("%s version %s is served at %s", family.name, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
-    return Outcome(run_id=located.run_id, details={**details, "features": features})
+    return Outcome(
+        run_id=located.run_id, details={**details, "endpoints": endpoint_urls(family, url), "features": features}
+    )
+
+
+def endpoint_urls(family: Family, url: str) -> list[str]:
+    """The URLs of a family's endpoints, then those of its streams."""
+    streams = [f"{url.replace('http', 'ws', 1)}{stream.path}" for stream in family.streams]
+    return [*(f"{url}{endpoint.path}" for endpoint in family.endpoints), *streams]
 
 
 def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:

@@ -299,7 +299,10 @@ def _check_columns(family: Family, files: Sequence[Path]) -> None:
         try:
             schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataRejected(f"{path} is not a readable Parquet file: {error}; write it again") from None
+            raise DataRejected(
+                f"{path} is not a readable Parquet file, and predict reads no other tables: {error}; "
+                "convert it, or write it again"
+            ) from None
         first = first or schema
         if not schema.equals(first):
             raise DataRejected(f"{path} and {files[0]} differ in columns or types; make them equal")

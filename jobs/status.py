@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.cli.context import Context, DependencyDown, Failure, Outcome, log
+from jobs.cli.context import Context, DependencyDown, Failure, Outcome
 from jobs.cluster.local_head import running_head
 from jobs.serving.api import read_json
 from jobs.serving.config import config_path, read_config, user_config
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
+from jobs.tracking.runs import PLAN
 from models import FAMILIES
 from models.family import Family
 
@@ -36,8 +37,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         "cluster": _cluster(context),
         "mlflow": running_ui(context.store) or context.tracking_uri,
     }
-    log.info("%s", "\n".join(_table(details)))
-    return Outcome(details=details)
+    return Outcome(details=details, summary="\n".join(_table(details)))
 
 
 def _family(context: Context, family: Family, options: Options) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _family(context: Context, family: Family, options: Options) -> dict[str, Any
     if context.tracking_uri is None and not (context.store.root / "mlflow.db").is_file():
         return {**found, "deployed": _deployed(context, family)}
     try:
-        found |= _tracked(Tracking(context), family, options)
+        found |= _tracked(context, family, options)
     except DependencyDown as error:
         found["tracking_error"] = str(error)
     return {**found, "deployed": _deployed(context, family)}
@@ -65,19 +65,19 @@ def _prepared(context: Context, family: Family) -> dict[str, Any] | None:
     }
 
 
-def _tracked(tracking: Tracking, family: Family, options: Options) -> dict[str, Any]:
-    metric = family.metric.name
+def _tracked(context: Context, family: Family, options: Options) -> dict[str, Any]:
+    tracking = Tracking(context)
     running = tracking.list_runs(family.name, where="attributes.status = 'RUNNING'")
     finished = tracking.list_runs(family.name, limit=options.runs, where="attributes.status != 'RUNNING'")
     return {
-        "running": [_run(info, metric) for info in running],
-        "finished": [_run(info, metric) for info in finished],
+        "running": [_run(context, family, info) for info in running],
+        "finished": [_run(context, family, info) for info in finished],
         "champion": _champion(Registry(tracking), family),
     }
 
 
-def _run(info: RunInfo, metric: str) -> dict[str, Any]:
-    names = (f"best_val_{metric}", f"val_{metric}", f"test_{metric}")
+def _run(context: Context, family: Family, info: RunInfo) -> dict[str, Any]:
+    names = [f"{prefix}_{family.metric.name}" for prefix in ("best_val", "val", "test")]
     return {
         "run_id": info.run_id,
         "name": info.name,
@@ -85,7 +85,16 @@ def _run(info: RunInfo, metric: str) -> dict[str, Any]:
         "started": datetime.fromtimestamp(info.started_ms / 1000, UTC).isoformat(timespec="seconds"),
         "parent_run_id": info.parent_run_id,
         "metrics": {name: info.metrics[name] for name in names if name in info.metrics},
+        "resume": _resume_command(context, family, info),
     }
+
+
+def _resume_command(context: Context, family: Family, info: RunInfo) -> str | None:
+    """The command that resumes a run, if it was interrupted or may have been killed before it could say so."""
+    has_plan = (context.store.run_directory(family.name, info.run_id) / PLAN).is_file()
+    if info.status not in ("RUNNING", "KILLED") or not has_plan:
+        return None
+    return f"shopkeeper {info.tags.get('job', 'train')} {family.name} --resume {info.run_id}"
 
 
 def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
@@ -145,8 +154,8 @@ def _table(details: Mapping[str, Any]) -> list[str]:
         lines += [
             name,
             f"  prepared  {_prepared_line(found['prepared'])}",
-            f"  running   {', '.join(one['run_id'] for one in found['running']) or 'nothing'}",
-            *(f"  {one['status']:<9} {one['run_id']} {one['started']} {_metrics(one)}" for one in found["finished"]),
+            *([_run_line(one) for one in found["running"]] or ["  running   nothing"]),
+            *(_run_line(one) for one in found["finished"]),
             f"  champion  {_version_line(found['champion'])}",
             f"  deployed  {_version_line(found['deployed'])}",
         ]
@@ -161,6 +170,15 @@ def _prepared_line(prepared: Mapping[str, Any] | None) -> str:
         return "nothing"
     splits = ", ".join(f"{split} {size:,}" for split, size in (prepared["splits"] or {}).items())
     return f"{prepared['fingerprint'][:16]}: {splits}"
+
+
+def _run_line(one: Mapping[str, Any]) -> str:
+    words = [f"  {one['status']:<9}", one["run_id"], one["started"], _metrics(one)]
+    if one["resume"]:
+        # Whether the process of a run still exists is unknown: it may be on another machine.
+        when = "if its process has ended, " if one["status"] == "running" else "interrupted; "
+        words.append(f"({when}`{one['resume']}` resumes it)")
+    return " ".join(filter(None, words))
 
 
 def _version_line(entry: Mapping[str, Any] | None) -> str:

@@ -140,14 +140,9 @@ class FeatureStore:
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
-        self._connection.execute(f"BEGIN {kind}")
-        try:
+        with self._connection:  # commits, or rolls back unless SQLite has, as it does when the disk is full
+            self._connection.execute(f"BEGIN {kind}")
             yield
-        except BaseException:
-            if self._connection.in_transaction:  # SQLite rolls back by itself when the disk is full
-                self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
 
 
 def write_store(path: Path, features: Sequence[Feature], data: Prepared) -> dict[str, int]:

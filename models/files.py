@@ -55,11 +55,10 @@ def replace_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
             final_mode = _create(temporary, mode) & mode
         yield temporary
         put_file(temporary, path, mode=final_mode)
-    except BaseException:
+    finally:
         # SQLite creates auxiliary files next to its own.
         for leftover in temporary.parent.glob(f"{glob.escape(temporary.name)}*"):
             leftover.unlink(missing_ok=True)
-        raise
 
 
 def put_file(finished: Path, path: Path, *, mode: int | None = None) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import FAMILIES
-from models.family import Family
 from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
@@ -129,10 +127,5 @@ class Outcome:
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-
-
-def family_named(name: str) -> Family:
-    """The family with a name; raises UsageFailure with the list of families."""
-    if name not in FAMILIES:
-        raise UsageFailure(f"unknown family {name!r}; there are {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[name]
+    summary: str | None = None
+    """Text for people; None lists the metrics and details."""

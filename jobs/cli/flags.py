@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter, Token
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token
 from docstring_parser import parse_from_object
 
 FALSE = ("no", "n", "0", "false", "f")
@@ -93,8 +93,7 @@ class Parser:
             given = {**(unset or {}), **bound.arguments}
             return [_build(config_class, given) for config_class in self.classes], unknown
         except CycloptsError as error:
-            error.verbose = False
-            raise UsageError(f"{' '.join(str(error).split()).rstrip('.')}; see `{self.prog} --help`") from None
+            raise UsageError(f"{_reason(error)}; see `{self.prog} --help`") from None
         except ValueError as error:
             raise UsageError(str(error)) from None
 
@@ -233,6 +232,14 @@ def _converter(hint: Any, *, allows_empty: bool) -> Callable[[Any, Sequence[Toke
     if {str} <= {hint, *typing.get_args(hint)} <= {hint, str, NoneType} and not allows_empty:
         return lambda _, tokens: _filled(tokens[-1].value)
     return None
+
+
+def _reason(error: CycloptsError) -> str:
+    """The message of cyclopts, which words an absent flag like one without its value."""
+    if isinstance(error, MissingArgumentError) and error.keyword is None and error.argument is not None:
+        return f"{error.argument.name} is required"
+    error.verbose = False
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _filled(text: str) -> str:

@@ -27,7 +27,9 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     headline: str = ""
-    """The summary for people shows the metrics whose name contains this."""
+    """The summary for people shows the metrics whose name contains this; all of them if none does."""
+    summary: str | None = None
+    """Replaces metrics and details in the summary for people."""
 
     def to_json(self) -> str:
         """One JSON line, in ASCII, which any stdout can encode."""
@@ -40,12 +42,15 @@ class Result:
 
     def to_text(self) -> str:
         """A short summary for people."""
-        title = " ".join(word for word in (self.verb, self.family) if word)
-        shown: dict[str, Any] = {name: value for name, value in self.metrics.items() if self.headline in name}
+        title = f"{' '.join(word for word in (self.verb, self.family) if word)}: {self.status}"
+        if self.summary is not None:
+            return f"{title}\n{self.summary}"
+        headline = {name: value for name, value in self.metrics.items() if self.headline in name}
+        shown: dict[str, Any] = headline or dict(self.metrics)
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
             shown["more"] = f"--json prints all {len(self.metrics)} metrics"
-        return "\n".join([f"{title}: {self.status}", *_outline({**head, **shown, **self.details})])
+        return "\n".join([title, *_outline({**head, **shown, **self.details})])
 
 
 def _to_json_value(content: Any) -> Any:
@@ -69,7 +74,8 @@ def _outline(content: Any, indent: str = "  ") -> Iterator[str]:
     for name, value in pairs:
         label = f"{indent}{name}" + ("" if name == "-" else ":")
         line = f"{label} {_in_line(value)}"
-        if isinstance(value, dict | list | tuple) and len(line) > MAX_LINE_LENGTH:
+        is_nested = isinstance(value, dict) and any(isinstance(part, dict) for part in value.values())
+        if is_nested or (isinstance(value, dict | list | tuple) and len(line) > MAX_LINE_LENGTH):
             yield label
             yield from _outline(value, indent + "  ")
         else:
@@ -81,7 +87,7 @@ def _in_line(value: Any) -> str:
         case float():
             return f"{value:.6g}"
         case dict():
-            return ", ".join(f"{name} {_in_line(part)}" for name, part in value.items()) or "none"
+            return ", ".join(f"{name}: {_in_line(part)}" for name, part in value.items()) or "none"
         case list() | tuple():
             return ", ".join(_in_line(part) for part in value) or "none"
         case None:

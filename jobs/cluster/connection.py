@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.cli.signals import sigterm_restored
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
-from jobs.cluster.packages import job_config
+from jobs.cluster.packages import job_config, worker_setup
 
 CONNECT_TIMEOUT_S = 8.0
 
@@ -43,6 +43,7 @@ def connect(context: Context) -> None:
         settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     if not address.startswith("ray://"):  # with Ray Client the actual driver runs on the cluster
         settings["job_config"] = job_config()
+        settings["runtime_env"] = {"worker_process_setup_hook": worker_setup()}
     try:
         with sigterm_restored():
             ray.init(

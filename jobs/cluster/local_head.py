@@ -70,35 +70,34 @@ def start_head(store: Store) -> ClusterInfo:
     if running:
         return running
     token_path = token_file(store)
-    temp_dir = _short_temp_dir()
     ports = _free_ports()
     log_path = store.cluster / "head.log"
-    with log_path.open("wb") as log_file:
-        process = subprocess.Popen(
-            _head_command(temp_dir, ports),
-            env=_head_environment(temp_dir, token_path=token_path, ports=ports),
-            cwd=temp_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    with ExitStack() as undo:
+        temp_dir = _short_temp_dir()
+        undo.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        with log_path.open("wb") as log_file:
+            process = subprocess.Popen(
+                _head_command(temp_dir, ports),
+                env=_head_environment(temp_dir, token_path=token_path, ports=ports),
+                cwd=temp_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        undo.callback(end_tree, process.pid, timeout_s=STOP_TIMEOUT_S)
+        info = ClusterInfo(
+            address="",
+            dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
+            pid=process.pid,
+            started_s=created_s(process.pid),
+            temp_dir=str(temp_dir),
+            token_path=str(token_path),
+            ports=ports,
         )
-    info = ClusterInfo(
-        address="",
-        dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
-        pid=process.pid,
-        started_s=created_s(process.pid),
-        temp_dir=str(temp_dir),
-        token_path=str(token_path),
-        ports=ports,
-    )
-    try:
         info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
-    except BaseException:
-        end_tree(info.pid, timeout_s=STOP_TIMEOUT_S)
-        shutil.rmtree(temp_dir, ignore_errors=True)
-        raise
-    write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
+        write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
+        undo.pop_all()
     return info
 
 

@@ -346,6 +346,30 @@ def test_a_deprecated_key_of_the_json_line_repeats_the_value(monkeypatch: pytest
     assert "hit_rate" not in result.to_text()
 
 
+def test_the_summary_shows_the_headline_metrics_or_all_if_there_are_none() -> None:
+    metrics = {"val_accuracy": 0.5, "val_loss": 1.0}
+
+    assert Result(0, "train", "toy", status="ok", metrics=metrics, headline="accuracy").to_text().splitlines() == [
+        "train toy: ok",
+        "  val_accuracy: 0.5",
+        "  more: --json prints all 2 metrics",
+    ]
+    counted = Result(0, "predict", "toy", status="ok", metrics={"rows": 3, "errors": 2}, headline="accuracy")
+    assert counted.to_text() == "predict toy: ok\n  rows: 3\n  errors: 2"
+
+
+def test_the_summary_separates_a_reason_from_its_count() -> None:
+    result = Result(0, "predict", "toy", details={"error_reasons": {"item 5 is unknown": 3}})
+
+    assert result.to_text().endswith("  error_reasons: item 5 is unknown: 3")
+
+
+def test_the_summary_gives_each_nested_dictionary_its_own_line() -> None:
+    result = Result(0, "prepare", "toy", details={"splits": {"train": {"users": 9}, "val": {"users": 2}}})
+
+    assert result.to_text().splitlines()[1:] == ["  splits:", "    train: users: 9", "    val: users: 2"]
+
+
 def _flags(verb: str) -> list[str]:
     family = "recommender" if VERBS[verb].config else None
     return sorted(_flag(argument) for argument in parser_of(verb, family).app.assemble_argument_collection())

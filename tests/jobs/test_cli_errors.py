@@ -101,6 +101,8 @@ def test_a_usage_error_gets_no_json_line_where_none_is_asked_for(
     [
         ("status --store=", "--store: the value is empty"),
         ("prepare toy --raw=", "--raw: the value is empty"),
+        ("prepare toy --raw", "--raw requires an argument"),
+        ("prepare toy", "--raw is required; see `shopkeeper prepare toy --help`"),
         ("train toy --resume=", "--resume: the value is empty"),
         ("status --store ~nosuchuser/x", "--store ~nosuchuser/x: there is no such user"),
         ("train toy --learning-rate inf", "--learning-rate is inf; it should be a finite number"),

@@ -53,6 +53,13 @@ def test_replicas_get_the_live_store_of_a_family_that_has_one(
     assert settings.feature_store == store.feature_store("toy")
 
 
+def test_the_urls_of_all_endpoints_and_streams_are_printed() -> None:
+    urls = deploy.endpoint_urls(toy_extras.FAMILY, "http://127.0.0.1:8000")
+
+    endpoints = [f"http://127.0.0.1:8000{endpoint.path}" for endpoint in toy_extras.FAMILY.endpoints]
+    assert urls == [*endpoints, f"ws://127.0.0.1:8000{toy_extras.TALK.path}"]
+
+
 @pytest.fixture
 def served_sounds(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
     """The golden answer of a model whose answers are audio files, and the URL at which it is served."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import submit
-from jobs.__main__ import read
+from jobs.__main__ import main, read
 from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailure
 from jobs.cluster.packages import copy_packages
 from jobs.submit import Options
@@ -46,6 +46,15 @@ def test_unknown_flags_of_submit_belong_to_the_verb() -> None:
 
     assert invocation.options == Options(command=("train", "toy", "--workers", "2"), wait=False)
     assert invocation.everywhere.store == "/shop/store"
+
+
+def test_a_dry_run_asked_for_after_the_command_submits_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["submit", "train", "toy", "--workers", "2", "--address", "http://127.0.0.1:9", "--dry-run", "--json"]
+
+    assert main(line) == 0
+
+    said = json.loads(capsys.readouterr().out)
+    assert (said["status"], said["options"]["command"]) == ("dry-run", ["train", "toy", "--workers", "2"])
 
 
 def test_the_entrypoint_names_the_store_and_is_quoted(tmp_path: Path) -> None:
