@@ -24,10 +24,11 @@ from models.prepared import Prepared
 from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
 from serve.service import Service, Settings, make_app
 from tests.kit import toy_extras
+from tests.kit.bundles import write_bundle
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
 from tests.kit.toy import visitor_rows
 from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, first, slow
-from tests.serve.test_service import assert_problem, client_of, write_bundle
+from tests.serve.test_service import assert_problem, client_of
 
 Serve = Callable[[Family], Service]
 UNREACHED_TIMEOUT_S = 600.0
