@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from jobs.cli.context import Store
 from models import FAMILIES, bundle
 from models.errors import BundleRejected, PluginRejected
+from models.prepared import Prepared
 from tests.conftest import CHECKOUT, write_visitors
 from tests.kit import toy
 from tests.kit.packages import NETWORKS, install
@@ -68,12 +70,13 @@ def test_a_family_of_another_package_has_all_verbs_and_flags(site: Path, run: Ru
 
 
 @pytest.mark.ray
-def test_a_family_of_another_package_is_trained_by_workers(site: Path, run: Run, tmp_path: Path) -> None:
+def test_a_family_of_another_package_is_trained_by_workers(
+    site: Path, run: Run, store: Store, toy_data: Prepared
+) -> None:
     install_toy(site)
-    raw, store = write_visitors(tmp_path / "visitors.csv"), str(tmp_path / "store")
-    assert run("-m", "jobs", "prepare", "toy", "--raw", str(raw), "--store", store).returncode == 0
+    settings = ("--epochs", "3", "--learning-rate", "0.1", "--store", str(store.root))
 
-    trained = run("-m", "jobs", "train", "toy", "--epochs", "3", "--learning-rate", "0.1", "--store", store, "--json")
+    trained = run("-m", "jobs", "train", "toy", *settings, "--json")
 
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["metrics"]["val_accuracy"] > 0.5

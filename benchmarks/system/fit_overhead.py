@@ -84,7 +84,7 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
 
     from jobs.training.fit import TrainingResources, fit
 
-    class Clock(UserCallback):  # type: ignore[misc]
+    class Clock(UserCallback):
         def __init__(self, path: str) -> None:
             self.path = path
 

@@ -12,8 +12,8 @@ from jobs.cli.context import Store
 from models import FAMILIES
 from models.family import Family
 from models.prepared import Prepared
+from tests.kit.bundles import write_bundle
 from tests.kit.register import TOY
-from tests.serve.test_service import write_bundle
 
 SHOP = FAMILIES["recommender"]
 

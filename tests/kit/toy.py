@@ -141,6 +141,15 @@ def visitor_rows(data: Prepared) -> Iterable[tuple[str, list[float]]]:
     yield from json.loads((data.path / "visitors.json").read_text()).items()
 
 
+ENDPOINT = Endpoint(
+    path="/v1/colours",
+    summary="Predict a visitor's colour",
+    Request=Request,
+    Response=Response,
+    encode=encode,
+    predict=Network.predict,
+    answer=answer,
+)
 FAMILY = Family(
     name="toy",
     metric=Metric("accuracy", "max", "Accuracy", "Fraction of visitors whose colour is predicted correctly."),
@@ -153,17 +162,7 @@ FAMILY = Family(
     build=Network,
     loss=Network.loss,
     evaluate=Network.evaluate,
-    endpoints=[
-        Endpoint(
-            path="/v1/colours",
-            summary="Predict a visitor's colour",
-            Request=Request,
-            Response=Response,
-            encode=encode,
-            predict=Network.predict,
-            answer=answer,
-        )
-    ],
+    endpoints=[ENDPOINT],
     golden_request=golden_request,
     initialise=initialise,
     slices=slices,

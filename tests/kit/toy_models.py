@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 import torch
 
-from models import bundle
 from models.family import Family
 from models.prepared import Prepared
+from tests.kit.bundles import write_bundle
 
 DIRECTIONS = ((0.0, -1.0), (-1.0, 1.0), (1.0, 1.0))
 """The weights of warmth and brightness that generate blue, green and red in the toy's data."""
@@ -28,11 +26,4 @@ def write_toy_model(toy: Family, data: Prepared, directory: Path, *, sharpness: 
     with torch.no_grad():
         network.layers.weight.copy_(sharpness * torch.tensor(DIRECTIONS) + tilt * torch.tensor(BEND))
         network.layers.bias.copy_(torch.tensor([0.3, 0.0, 0.0]))
-    files = {
-        "config.json": dataclasses.asdict(config),
-        "schema.json": json.loads(schema.model_dump_json()),
-        "metrics.json": {"val_accuracy": 0.5},
-        "golden.json": {"request": {}, "response": {}},
-    }
-    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
-    return directory
+    return write_bundle(toy, directory, network=network, schema=schema, config=config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.family import Family
-from tests.serve.test_service import write_bundle
+from tests.kit.bundles import write_bundle
 
 
 @pytest.fixture

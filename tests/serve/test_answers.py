@@ -25,10 +25,11 @@ from serve.answers import MAX_ATTEMPTS, NUM_LONG_ANSWERS
 from serve.routes import make_app
 from serve.service import Service, Settings
 from tests.kit import toy_extras
+from tests.kit.bundles import write_bundle
 from tests.kit.replicas import replica, visit_in_a_process, visit_until_answered
 from tests.kit.toy import visitor_rows
 from tests.kit.toy_extras import BASKETS, SOUNDS, VISITS, Gate, Jingle, Visit, Visits, first, slow
-from tests.serve.test_service import assert_problem, client_of, write_bundle
+from tests.serve.test_service import assert_problem, client_of
 
 Serve = Callable[[Family], Service]
 UNREACHED_TIMEOUT_S = 600.0

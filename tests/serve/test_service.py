@@ -16,7 +16,7 @@ import yaml
 from fastapi.testclient import TestClient
 from ray.serve.schema import ServeDeploySchema
 
-from models import FAMILIES, bundle, golden
+from models import FAMILIES, bundle
 from models.errors import BundleRejected
 from models.family import AnyEndpoint, Family
 from models.features import FeatureStore, fill
@@ -26,21 +26,10 @@ from serve.problems import MAX_BODY_BYTES
 from serve.routes import make_app
 from serve.service import Service, Settings
 from tests.kit import served_toy
+from tests.kit.bundles import write_bundle
 from tests.kit.served_toy import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_bundle(family: Family, directory: Path, *, network: Any, schema: Any, config: Any) -> Path:
-    """A model directory with a network and its golden answer."""
-    files = {
-        "config.json": dataclasses.asdict(config),
-        "schema.json": schema.model_dump(mode="json"),
-        "metrics.json": {},
-        "golden.json": golden.golden(family, network, schema),
-    }
-    bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
-    return directory
 
 
 def loaded(family_name: str, **settings: Any) -> Service:

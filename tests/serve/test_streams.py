@@ -22,9 +22,9 @@ from serve.routes import make_app
 from serve.service import Service, Settings
 from serve.streams import FAILED, TOO_FAST, TOO_LARGE, TRY_AGAIN_LATER, Streams
 from tests.kit import toy_extras
+from tests.kit.bundles import write_bundle
 from tests.kit.toy import COLOURS
 from tests.kit.toy_extras import TALK
-from tests.serve.test_service import write_bundle
 
 Load = Callable[[Service, str], None]
 

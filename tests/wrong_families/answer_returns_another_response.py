@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from models.family import Endpoint, Family, Schema
-from models.metrics import Metric
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 class Guess(BaseModel):
@@ -20,12 +20,7 @@ def answer(request: toy.Request, predictions: Sequence[int], schema: Schema, mod
 
 
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=toy.Network,
@@ -42,5 +37,4 @@ FAMILY = Family(
             answer=answer,  # wrong: arg-type
         )
     ],
-    golden_request=toy.golden_request,
 )

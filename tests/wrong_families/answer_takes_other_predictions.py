@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.family import Endpoint, Family, Schema
-from models.metrics import Metric
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def answer(request: toy.Request, predictions: Sequence[str], schema: Schema, model_version: str) -> toy.Response:
@@ -14,12 +14,7 @@ def answer(request: toy.Request, predictions: Sequence[str], schema: Schema, mod
 
 
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=toy.Network,
@@ -36,5 +31,4 @@ FAMILY = Family(
             answer=answer,
         )
     ],
-    golden_request=toy.golden_request,
 )

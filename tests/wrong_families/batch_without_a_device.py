@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from models.family import Endpoint, Family, Schema
-from models.metrics import BatchMetrics, Metric
+from models.family import Endpoint, Family
+from models.metrics import BatchMetrics
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def collate(examples: Sequence[toy.Visitor]) -> list[toy.Visitor]:
@@ -37,17 +38,11 @@ ENDPOINT = Endpoint(  # wrong: type-var
     answer=toy.answer,
 )
 FAMILY = Family(  # wrong: type-var
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=collate,
     build=toy.Network,
     loss=loss,
     evaluate=evaluate,
     endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
 )

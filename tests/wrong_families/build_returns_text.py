@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from models.family import Endpoint, Family, Schema
-from models.metrics import Metric
+from models.family import Family, Schema
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def build(config: toy.Config, schema: Schema) -> str:
     return config.network
 
 
-ENDPOINT = Endpoint(
-    path="/v1/colours",
-    summary="Guess a visitor's colour",
-    Request=toy.Request,
-    Response=toy.Response,
-    encode=toy.encode,
-    predict=toy.Network.predict,
-    answer=toy.answer,
-)
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=build,  # wrong: arg-type
     loss=toy.Network.loss,
     evaluate=toy.Network.evaluate,
-    endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
+    endpoints=[toy.ENDPOINT],
 )

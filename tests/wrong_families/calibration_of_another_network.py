@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.family import Calibration, Endpoint, Family, Schema
-from models.metrics import Metric
+from models.family import Calibration, Family
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def sums(network: nn.Linear, batch: Tensor) -> Tensor:
@@ -17,28 +17,13 @@ def choose(network: nn.Linear, sums: Tensor) -> None:
     network.bias.data.copy_(sums)
 
 
-ENDPOINT = Endpoint(
-    path="/v1/colours",
-    summary="Guess a visitor's colour",
-    Request=toy.Request,
-    Response=toy.Response,
-    encode=toy.encode,
-    predict=toy.Network.predict,
-    answer=toy.answer,
-)
 FAMILY = Family(  # wrong: misc
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=toy.Network,
     loss=toy.Network.loss,
     evaluate=toy.Network.evaluate,
-    endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
+    endpoints=[toy.ENDPOINT],
     calibration=Calibration(sums, choose),
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from models.family import Endpoint, Family, Features, Schema
-from models.metrics import Metric
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def encode(request: toy.Request, schema: Schema, features: Features) -> list[tuple[float, float]]:
@@ -21,17 +21,11 @@ ENDPOINT = Endpoint(
     answer=toy.answer,
 )
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,  # wrong: arg-type
     build=toy.Network,
     loss=toy.Network.loss,
     evaluate=toy.Network.evaluate,
     endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
 )

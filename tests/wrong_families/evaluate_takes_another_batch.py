@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from torch.nn.utils.rnn import PackedSequence
 
-from models.family import Endpoint, Family, Schema
-from models.metrics import BatchMetrics, Metric
+from models.family import Family
+from models.metrics import BatchMetrics
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def evaluate(network: toy.Network, batch: PackedSequence) -> BatchMetrics:
     return network.evaluate(batch.data)
 
 
-ENDPOINT = Endpoint(
-    path="/v1/colours",
-    summary="Guess a visitor's colour",
-    Request=toy.Request,
-    Response=toy.Response,
-    encode=toy.encode,
-    predict=toy.Network.predict,
-    answer=toy.answer,
-)
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=toy.Network,
     loss=toy.Network.loss,
     evaluate=evaluate,  # wrong: arg-type
-    endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
+    endpoints=[toy.ENDPOINT],
 )

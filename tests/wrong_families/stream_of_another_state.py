@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.family import Endpoint, Family, Schema, Stream
-from models.metrics import Metric
+from models.family import Family, Schema, Stream
 from tests.kit import toy
+from tests.kit.toy_parts import PARTS
 
 
 def start(schema: Schema, model_version: str) -> list[float]:
@@ -23,29 +23,14 @@ def answer(state: list[float], predictions: Sequence[int], schema: Schema) -> li
     return [toy.COLOURS[each].encode() for each in predictions]
 
 
-ENDPOINT = Endpoint(
-    path="/v1/colours",
-    summary="Guess a visitor's colour",
-    Request=toy.Request,
-    Response=toy.Response,
-    encode=toy.encode,
-    predict=toy.Network.predict,
-    answer=toy.answer,
-)
 FAMILY = Family(
-    name="wrong",
-    metric=Metric("accuracy", "max"),
-    PrepareConfig=toy.PrepareConfig,
-    Config=toy.Config,
-    Schema=Schema,
-    prepare=toy.prepare,
+    **PARTS,
     dataset=toy.dataset,
     collate=toy.collate,
     build=toy.Network,
     loss=toy.Network.loss,
     evaluate=toy.Network.evaluate,
-    endpoints=[ENDPOINT],
-    golden_request=toy.golden_request,
+    endpoints=[toy.ENDPOINT],
     streams=[
         Stream(  # wrong: misc
             path="/v1/s",

@@ -21,8 +21,8 @@ from models.image.networks.build import build, initialise
 from models.image.networks.classifier import Classifier
 from models.image.schema import Schema
 from models.prepared import Prepared
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import TABLE_FLAGS, prepared, table
-from tests.serve.test_service import write_bundle
 
 SIZE = 32
 

@@ -25,8 +25,9 @@ from models.image.schema import Schema
 from models.image.text.describe import Attribute, describe
 from serve.routes import make_app
 from serve.service import Service, Settings
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import TABLE_FLAGS, animated, bomb, drawn, encoded, half_red, prepared, table, webp_header
-from tests.serve.test_service import assert_problem, write_bundle
+from tests.serve.test_service import assert_problem
 
 RECOGNISE, DESCRIBE = "/v1/images/recognise", "/v1/images/describe"
 

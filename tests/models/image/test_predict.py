@@ -14,8 +14,8 @@ from models.image import FAMILY
 from models.image.config import Config
 from models.image.networks.build import build, initialise
 from models.prepared import Prepared
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder
-from tests.serve.test_service import write_bundle
 
 
 @pytest.fixture(scope="module")

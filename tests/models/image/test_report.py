@@ -33,8 +33,8 @@ from models.image.report.thumbnails import MAX_SIDE, as_image, as_pixels, thumbn
 from models.image.schema import MISSING, UNKNOWN, Schema
 from models.prepared import Prepared
 from models.report import Gallery, Matrix, Plot, Section, Table
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import TABLE_FLAGS, prepared, table
-from tests.serve.test_service import write_bundle
 
 HEADINGS = (
     *("Confusion matrix", "Metrics by class", "Most confident errors", "Calibration", "Robustness", "Saliency"),

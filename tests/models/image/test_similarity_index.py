@@ -22,8 +22,9 @@ from models.image.similarity_index import EMBEDDINGS, Catalogue, write_index
 from models.prepared import Prepared
 from serve.routes import make_app
 from serve.service import Service, Settings
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import SHAPES, TABLE_FLAGS, drawn, encoded, prepared, table, write_folder
-from tests.serve.test_service import assert_problem, write_bundle
+from tests.serve.test_service import assert_problem
 
 Shop = tuple[Prepared, Path, Path]
 

@@ -29,8 +29,9 @@ from models.image.text.writer import TitleGenerator
 from models.prepared import Prepared
 from serve.routes import make_app
 from serve.service import Service, Settings
+from tests.kit.bundles import write_bundle
 from tests.kit.pictures import TABLE_FLAGS, drawn, encoded, prepared, table
-from tests.serve.test_service import assert_problem, write_bundle
+from tests.serve.test_service import assert_problem
 
 DESCRIBE = "/describe"
 FLAGS = {**TABLE_FLAGS, "columns": "image=photo,item_id=sku,title=name", "labels": ("type=shape", "colour=paint")}
