@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.cli.signals import sigterm_restored
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
-from jobs.cluster.packages import job_config, worker_setup
+from jobs.cluster.packages import job_config
 
 CONNECT_TIMEOUT_S = 8.0
 
@@ -57,6 +57,22 @@ def connect(context: Context) -> None:
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
             "check its version of Ray, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it requires a token"
         ) from error
+
+
+def worker_setup() -> Callable[[], None]:
+    """A function for Ray to run in each new worker: names its cluster in RAY_ADDRESS.
+
+    Without it, where several clusters run on a machine, Ray Train's clean-up would query another one or fail.
+    """
+
+    def name_own_cluster() -> None:  # nested, so that Ray sends its code: it runs before our packages can be imported
+        import os
+
+        import ray
+
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    return name_own_cluster
 
 
 def disconnect() -> None:

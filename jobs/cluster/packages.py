@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import shutil
 import site
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +31,6 @@ def job_config() -> Any:
     config: Any = importlib.import_module("ray.job_config").JobConfig(_py_driver_sys_path=search_path())
     config._runtime_env_has_working_dir = lambda: True
     return config
-
-
-def worker_setup() -> Callable[[], None]:
-    """A function for Ray to run in each new worker: names its cluster in RAY_ADDRESS.
-
-    Without it, where several clusters run on a machine, Ray Train's clean-up would query another one or fail.
-    """
-
-    def name_own_cluster() -> None:  # nested, so that Ray sends its code: it runs before our packages can be imported
-        import os
-
-        import ray
-
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-
-    return name_own_cluster
 
 
 def copy_packages(directory: Path) -> None:

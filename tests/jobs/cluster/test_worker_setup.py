@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from jobs.cluster.packages import worker_setup
+from jobs.cluster.connection import worker_setup
 
 COMPARE = """
 import os, sys
@@ -27,9 +26,9 @@ assert named == ray.get_runtime_context().gcs_address, named
 
 def test_the_setup_runs_before_our_packages_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = cloudpickle.dumps(worker_setup())  # type: ignore[no-untyped-call]
-    monkeypatch.setitem(sys.modules, "jobs.cluster.packages", None)
+    monkeypatch.setitem(sys.modules, "jobs.cluster.connection", None)
 
-    assert callable(pickle.loads(sent))
+    assert callable(cloudpickle.loads(sent))
 
 
 @pytest.mark.ray
