@@ -20,7 +20,8 @@ from jobs.evaluation.scoring import load_model, score
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import TrainingTask, validate
+from jobs.training.task import TrainingTask
+from jobs.training.validation import validate
 from models import FAMILIES, bundle
 from models.bundle import config_from_dict
 from models.evaluate import Model

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jobs.training.distributed import all_gather
-from jobs.training.validation import TrainingTask
+from jobs.training.task import TrainingTask
 
 BUCKET_STEPS = 50
 """Size of a bucket in steps: large enough for little padding, small enough to stay random."""

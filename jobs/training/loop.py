@@ -21,7 +21,8 @@ from jobs.training.batches import batches, training_split
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import WorkerContext, all_gather, barrier, broadcast_buffers, seed_everything, wrap_ddp
 from jobs.training.optimizer import clip_gradients, make_optimizer
-from jobs.training.validation import TrainingTask, validate
+from jobs.training.task import TrainingTask
+from jobs.training.validation import validate
 from models import bundle
 from models.family import Family
 from models.golden import golden

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,29 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jobs.training.distributed import WorkerContext, all_gather
+from jobs.training.distributed import all_gather
+from jobs.training.task import TrainingTask
 from models.evaluate import Model, blocks, check_same_names, evaluate_shard
 from models.family import Family
-from models.prepared import Prepared
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """The immutable inputs of a training run, which every part of the loop needs."""
-
-    family: Family
-    config: Any
-    schema: Any
-    data: Prepared
-    directory: Path
-    worker: WorkerContext
-
-    @property
-    def metric(self) -> str:
-        """The validation metric that selects the best epoch."""
-        return f"val_{self.family.metric.name}"
 
 
 def validate(task: TrainingTask, network: Any) -> dict[str, float]:

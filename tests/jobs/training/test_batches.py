@@ -14,7 +14,7 @@ import torch
 
 from jobs.training.batches import batches, training_split
 from jobs.training.distributed import WorkerContext
-from jobs.training.validation import TrainingTask
+from jobs.training.task import TrainingTask
 from models.family import Dataset, Family
 from models.prepared import Prepared
 from tests.kit import toy as toy_module

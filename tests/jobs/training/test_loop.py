@@ -18,7 +18,8 @@ from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, learning_rate, run_training
 from jobs.training.optimizer import make_optimizer
-from jobs.training.validation import TrainingTask, validate
+from jobs.training.task import TrainingTask
+from jobs.training.validation import validate
 from models import bundle
 from models.family import Family
 from models.golden import check, golden

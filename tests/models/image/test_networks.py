@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
-from jobs.training.validation import TrainingTask, validate
+from jobs.training.task import TrainingTask
+from jobs.training.validation import validate
 from models import bundle
 from models.image import FAMILY
 from models.image.config import Config
