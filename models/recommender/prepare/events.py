@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.tables import LINE, decode
+from models.raw.ids import NUMBER, as_text
+from models.raw.rejections import Rejections, mask_of
+from models.raw.tables import LINE
+from models.raw.times import read_times, unit_remedy
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
 MAX_ID_CHARACTERS = 256
-EARLIEST_S = 631_152_000  # 1990-01-01: no shop's log is older, and numbers in a unit that is too large fall before it
-LATEST_SLACK_S = 86_400
 
 SPILL_SCHEMA = pa.schema(
     [
@@ -32,44 +32,9 @@ SPILL_SCHEMA = pa.schema(
 )
 """A good event; `content` is a hash of the columns that only serve to detect duplicates."""
 
-_MISSING_WORDS = ("", "null", "none", "nan", "n/a", "undefined", "\\n")
-_INTEGRAL = r"^-?\d+\.0+$"
-_NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?\s?([Zz]|[+-]\d{2}:?\d{2})?)?$"
-_MAX_EXACT = 2**53
-_US_PER_S = 1_000_000
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
-Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
-
-
-@dataclass
-class Rejections:
-    """The rejected rows: the first reason for each, and an example value for each reason."""
-
-    num_rows: int
-    names: list[str] = field(default_factory=list)
-    """Reasons; reason i has the code i + 1, a good row the code 0."""
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.codes: npt.NDArray[np.int16] = np.zeros(self.num_rows, np.int16)
-
-    def add(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None) -> None:
-        """Reject the rows of the boolean array `bad`; a row that is already rejected keeps its first reason."""
-        new = _mask(bad) & (self.codes == 0)
-        if not new.any():
-            return
-        self.names.append(reason)
-        self.codes[new] = len(self.names)
-        if values is not None:
-            self.examples[reason] = _shown(values[int(new.argmax())])
-
-    def reasons(self) -> pa.Array:
-        """The reasons of the rejected rows, in row order."""
-        named = pa.array(self.names, pa.string())
-        return named.take(pa.array(self.codes[self.codes > 0] - 1))
 
 
 def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: str) -> dict[str, str]:
@@ -109,7 +74,7 @@ def validate(
     user = _identifier(get["user_id"], "user_id", rejections, required=True)
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
-    time_us = _times(get["timestamp"], rejections, now_s=now_s)
+    time_us = read_times(get["timestamp"], rejections, now_s=now_s)
     texts = {
         name: _identifier(get[name], name, rejections, required=False)
         for name in ("event_type", "session_id", "event_id")
@@ -179,32 +144,8 @@ def explain(reason: str, example: str | None) -> str:
     if reason == "bad_timestamp":
         return f"{shown} (write RFC 3339 such as 2024-05-01T12:00:00Z, or epoch seconds or milliseconds)"
     if reason == "implausible_timestamp":
-        return f"{shown} ({_unit_remedy(example or '')})"
+        return f"{shown} ({unit_remedy(example or '')})"
     return shown
-
-
-def as_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """A column of any scalar type as trimmed text, null for missing values; and a mask of values that are not exact.
-
-    Whole numbers lose their decimals: 17850.0 is 17850, in a float column as in a CSV file.
-    """
-    kind = column.type
-    unreadable = pa.repeat(False, len(column))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        text, unreadable = decode(column)
-    elif pa.types.is_floating(kind):
-        text, unreadable = _float_text(column)
-    elif pa.types.is_nested(kind):
-        text, unreadable = pa.nulls(len(column), pa.string()), pc.is_valid(column)
-    else:
-        text = column.cast(pa.string())
-    text = pc.utf8_trim_whitespace(text)
-    missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(_MISSING_WORDS))
-    text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
-    integral = pc.fill_null(pc.match_substring_regex(text, _INTEGRAL), False)
-    if pc.any(integral).as_py():
-        text = pc.if_else(integral, pc.replace_substring_regex(text, r"\.0+$", ""), text)
-    return text, unreadable
 
 
 def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required: bool) -> pa.DictionaryArray:
@@ -226,68 +167,13 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
     return pa.DictionaryArray.from_arrays(codes, text)
 
 
-def _times(column: pa.Array, rejections: Rejections, *, now_s: float) -> pa.Array:
-    """Microseconds since 1970 of each row; null where a row is bad."""
-    kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        missing, time_us = pc.is_null(column), _clock_us(column)
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        missing, time_us = pc.is_null(column, nan_is_null=True), _epoch_us(column.cast(pa.float64(), safe=False))
-    else:
-        text, _ = as_text(column)
-        missing = pc.is_null(text)
-        is_number = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
-        time_us = pc.coalesce(
-            _epoch_us(pc.if_else(is_number, text, pa.scalar(None, pa.string())).cast(pa.float64())),
-            _rfc3339_us(pc.if_else(is_number, pa.scalar(None, pa.string()), text)),
-        )
-    rejections.add(missing, "missing_timestamp")
-    rejections.add(pc.is_null(time_us), "bad_timestamp", values=column)
-    earliest, latest = EARLIEST_S * _US_PER_S, int((now_s + LATEST_SLACK_S) * _US_PER_S)
-    outside = pc.or_(pc.less(time_us, earliest), pc.greater(time_us, latest))
-    rejections.add(outside, "implausible_timestamp", values=column)
-    return time_us
-
-
-def _clock_us(column: pa.Array) -> pa.Array:
-    """Microseconds of Arrow times and dates; if any overflow 64 bits, all become the smallest integer (implausible)."""
-    try:
-        return column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
-    except pa.ArrowInvalid:
-        seconds = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
-        return pa.array(np.full(len(seconds), np.iinfo(np.int64).min), mask=_mask(pc.is_null(column)))
-
-
-def _epoch_us(numbers: pa.Array) -> pa.Array:
-    """Microseconds of epoch seconds or milliseconds: plausible ranges do not overlap, so a value is unambiguous."""
-    values = numbers.to_numpy(zero_copy_only=False)
-    with np.errstate(invalid="ignore"):
-        is_ms = np.abs(values) >= EARLIEST_S * 1000
-        scaled = np.clip(np.where(is_ms, values * 1e3, values * 1e6), -9e18, 9e18)
-    known = np.isfinite(scaled)
-    return pa.array(np.rint(np.where(known, scaled, 0)).astype(np.int64), mask=~known)
-
-
-def _rfc3339_us(text: pa.Array) -> pa.Array:
-    shaped = pc.fill_null(pc.match_substring_regex(text, _TIME), False)
-    text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
-    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-        try:  # fast when all rows have the same form, as is usual
-            return text.cast(kind).cast(pa.int64())
-        except pa.ArrowInvalid:
-            continue
-    text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
-    parsed = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    return pa.array(parsed.dt.tz_localize(None).dt.as_unit("us"), pa.timestamp("us")).cast(pa.int64())
-
-
 def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allowed: bool) -> Hashes:
     """Validate a numeric column and hash it; nulls are allowed."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
     else:
         text, _ = as_text(column)
-        unreadable = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False)
+        unreadable = pc.fill_null(pc.invert(pc.match_substring_regex(text, NUMBER)), False)
         numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
     bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
     rejections.add(bad, f"bad_{name}", values=column)
@@ -312,7 +198,7 @@ def _currency(column: pa.Array, rejections: Rejections) -> Hashes:
 def _hash_text(encoded: pa.DictionaryArray) -> Hashes:
     """A hash of each text of a dictionary array, 0 for null."""
     text = encoded.dictionary
-    hashes = np.append(hash_ids(pc.fill_null(text, "")) * _mask(pc.is_valid(text)), np.uint64(0))
+    hashes = np.append(hash_ids(pc.fill_null(text, "")) * mask_of(pc.is_valid(text)), np.uint64(0))
     spread: Hashes = hashes[pc.fill_null(encoded.indices.cast(pa.int64()), len(text)).to_numpy(zero_copy_only=False)]
     return spread
 
@@ -325,42 +211,6 @@ def _mix(hashes: Mapping[str, Hashes], num_rows: int) -> Hashes:
     return mixed
 
 
-def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    values = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    known = np.isfinite(values)
-    inexact = known & (np.abs(values) >= _MAX_EXACT)
-    integral = known & ~inexact & (values == np.rint(values))
-    whole = pa.array(np.where(integral, values, 0).astype(np.int64)).cast(pa.string())
-    broken = pc.if_else(pa.array(known), column.cast(pa.string()), pa.scalar(None, pa.string()))
-    return pc.if_else(pa.array(integral), whole, broken), pa.array(inexact)
-
-
-def _shown(value: pa.Scalar) -> str:
-    # Python's datetime ends with the year 9999.
-    plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
-    example = plain.as_py()
-    return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
-
-
-def _unit_remedy(value: str) -> str:
-    try:
-        number = abs(float(value))
-    except ValueError:
-        return "times must be between 1990 and tomorrow: is it in another unit, or a placeholder for a missing time?"
-    if 19_000_101 <= number <= 21_001_231:
-        return "a date without dashes? write 2024-05-01; if it is minutes, multiply by 60"
-    for unit, seconds, remedy in (
-        ("microseconds", number / 1e6, "divide by 1,000,000"),
-        ("nanoseconds", number / 1e9, "divide by 1,000,000,000"),
-        ("minutes", number * 60, "multiply by 60"),
-        ("hours", number * 3600, "multiply by 3,600"),
-        ("days", number * 86400, "multiply by 86,400"),
-    ):
-        if EARLIEST_S <= seconds <= 3 * EARLIEST_S:
-            return f"it looks like {unit}: {remedy} to get seconds"
-    return "times must be between 1990 and tomorrow, in epoch seconds or milliseconds"
-
-
 def _isin(encoded: pa.DictionaryArray, wanted: Iterable[str]) -> pa.Array:
     listed = pa.array(sorted(wanted), pa.string())
     return pc.fill_null(pc.take(pc.is_in(encoded.dictionary, value_set=listed), encoded.indices), False)
@@ -368,10 +218,3 @@ def _isin(encoded: pa.DictionaryArray, wanted: Iterable[str]) -> pa.Array:
 
 def _plain(array: pa.Array) -> pa.Array:
     return array.dictionary.take(array.indices) if isinstance(array, pa.DictionaryArray) else array
-
-
-def _mask(flags: pa.Array | Mask) -> Mask:
-    if isinstance(flags, np.ndarray):
-        return flags
-    result: Mask = pc.fill_null(flags, False).to_numpy(zero_copy_only=False).astype(bool)
-    return result

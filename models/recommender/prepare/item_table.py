@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
+from models.raw.ids import as_text
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, read
-from models.recommender.prepare.events import as_text
 
 VALUE_SEPARATOR = "|"
 """Separates the values of a multi-valued attribute, such as the genres of a film."""

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.raw.quarantine import Quarantine
+from models.raw.rejections import Rejections
 from models.raw.tables import Chunk, Source, read
 from models.recommender.prepare.events import (
     SPILL_SCHEMA,
     Hashes,
-    Rejections,
     find_columns,
     hash_ids,
     validate,
