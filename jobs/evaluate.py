@@ -13,14 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
+from jobs.evaluation.baselines import baseline_scores
 from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
-from jobs.evaluation.report_page import Evaluation, SliceScore, render
-from jobs.evaluation.scoring import baselines, load_model, one_thread, score, undefined
+from jobs.evaluation.report_page import render
+from jobs.evaluation.result import Champion, Evaluation, SliceScore
+from jobs.evaluation.scoring import load_model, one_thread, score, undefined
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
-from jobs.tracking.registry import champion_uri
+from jobs.tracking.registry import CHAMPION, Registry, champion_uri
+from jobs.tracking.spool import CallRejected
+from models.bundle import Bundle
+from models.errors import BundleRejected
 from models.evaluate import Model, Scores
 from models.family import Family
 from models.files import write_text
@@ -62,6 +67,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     tracking.deliver_spool()
     located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     evaluation = evaluate(context, family, located, data=data, options=options)
+    evaluation = dataclasses.replace(evaluation, learning_curve=_learning_curve(tracking, family, located))
     directory = _directory(context, evaluation, located, options)
     write_text(directory / REPORT, render(evaluation))
     write_text(directory / NUMBERS, evaluation.to_json())
@@ -78,16 +84,13 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 def evaluate(
     context: Context, family: Family, located: LocatedModel, *, data: Prepared, options: Options
 ) -> Evaluation:
-    """Score a model and the family's baselines on a split of prepared data."""
+    """Score a model, the champion and the family's baselines on a split of prepared data."""
     schema = data.schema(family.Schema, family.files)
     model = load_model(located.directory, family)
     scores = _score(context, "the model", model, data=data, options=options)
-    metrics = _intervals(family, model, scores, options)
-    others: dict[str, Scores] = {}
-    baseline_metrics: dict[str, dict[str, Interval]] = {}
-    for name, other in baselines(family, data, schema):
-        others[name] = _score(context, name, other, data=data, options=options)
-        baseline_metrics[name] = _intervals(family, other, others[name], options, is_baseline=True)
+    metrics = _intervals(family, model.schema, scores, options)
+    others = dict(baseline_scores(context, family, data, split=options.split, num_workers=options.workers))
+    champion, champion_scores = _champion(context, family, model, scores, data=data, options=options)
     evaluation = Evaluation(
         family=family.name,
         model=located.uri,
@@ -100,7 +103,7 @@ def evaluate(
         metric=family.metric.name,
         mode=family.metric.mode,
         metrics=metrics,
-        baselines=baseline_metrics,
+        baselines={name: _intervals(family, schema, each, options, is_optional=True) for name, each in others.items()},
         comparisons={name: _comparison(family, scores, other, options) for name, other in others.items()},
         slices={},
         card=data.card(),
@@ -108,12 +111,57 @@ def evaluate(
         num_resamples=options.bootstrap,
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        counted=_counted(family, scores),
+        champion=champion,
         sections=_sections(family, model, data, options.split),
         known_metrics=family.all_metrics,
         caveat=family.caveat,
     )
     best = others.get(evaluation.best_baseline or "")
-    return dataclasses.replace(evaluation, slices=_slices(family, scores, best, options))
+    return dataclasses.replace(evaluation, slices=_slices(family, scores, best, champion_scores, options))
+
+
+def _champion(
+    context: Context, family: Family, model: Bundle, scores: Scores, *, data: Prepared, options: Options
+) -> tuple[Champion | None, Scores | None]:
+    """The champion on the same examples; None for the champion itself, and for one that cannot be loaded."""
+    if context.tracking_uri is None and not (context.store.root / "mlflow.db").is_file():
+        return None, None
+    tracking = Tracking(context)
+    try:
+        version = Registry(tracking).get_alias(family.name, CHAMPION)
+        if version is None:
+            return None, None
+        located = locate_model(context, f"models:/{family.name}/{version}", tracking=tracking)
+        champion = load_model(located.directory, family)
+    except (BundleRejected, DependencyDown, UsageFailure) as error:
+        log.warning("the report has no comparison with the champion: %s", error)
+        return None, None
+    if champion.digest == model.digest:
+        return None, None
+    other = _score(context, "the champion", champion, data=data, options=options)
+    metrics = _intervals(family, champion.schema, other, options, is_optional=True)
+    is_defined = not math.isnan(metrics[family.metric.name].value)
+    comparison = _comparison(family, scores, other, options) if is_defined else None
+    return Champion(located.uri, champion.schema.fingerprint, metrics, comparison), other
+
+
+def _learning_curve(tracking: Tracking, family: Family, located: LocatedModel) -> dict[str, list[tuple[int, float]]]:
+    """The tracked training loss and validation metric by epoch; none for a model without a run."""
+    if located.run_id is None:
+        return {}
+    try:
+        names = ("train_loss", f"val_{family.metric.name}")
+        return {name: tracking.metric_history(located.run_id, name) for name in names}
+    except (CallRejected, DependencyDown) as error:
+        log.warning("the report has no learning curve: %s", error)
+        return {}
+
+
+def _counted(family: Family, scores: Scores) -> dict[str, int]:
+    """How many examples count for each metric that is computed from examples."""
+    computed = {metric.name: scores.num_examples for metric in family.metrics if metric.compute is not None}
+    return {name: int((denominator > 0).sum()) for name, denominator in scores.denominators.items()} | computed
 
 
 def _comparison(family: Family, scores: Scores, other: Scores, options: Options) -> Comparison:
@@ -126,16 +174,19 @@ def _score(context: Context, name: str, model: Model, *, data: Prepared, options
 
 
 def _intervals(
-    family: Family, model: Model, scores: Scores, options: Options, *, is_baseline: bool = False
+    family: Family, schema: Any, scores: Scores, options: Options, *, is_optional: bool = False
 ) -> dict[str, Interval]:
-    """Every metric with its confidence interval; those of `summarise` have none, nor has a baseline's undefined one."""
+    """Every metric with its confidence interval; those of `summarise` have none, nor has an undefined one.
+
+    Raises UsageFailure if the family's metric is undefined, unless it is optional, as for a baseline.
+    """
     exact = score_intervals(scores, family.all_metrics, num_resamples=options.bootstrap, seed=options.seed)
     name = family.metric.name
-    if name not in exact and is_baseline:
+    if name not in exact and is_optional:
         exact[name] = Interval(math.nan, math.nan, math.nan)
     if name not in exact:
         raise UsageFailure(undefined(family, scores, options.split))
-    whole = family.summarise(scores.accumulators, model.schema)
+    whole = family.summarise(scores.accumulators, schema)
     return exact | {name: Interval(float(value), math.nan, math.nan) for name, value in whole.items()}
 
 
@@ -155,8 +206,11 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
     return {f"{evaluation.split}_{name}": value for name, value in (values | numbers).items()}
 
 
-def _slices(family: Family, scores: Scores, best: Scores | None, options: Options) -> dict[str, list[SliceScore]]:
+def _slices(
+    family: Family, scores: Scores, best: Scores | None, champion: Scores | None, options: Options
+) -> dict[str, list[SliceScore]]:
     metric = family.metric
+    ranks = {label: rank for rank, label in enumerate(family.slice_order)}
     found: dict[str, list[SliceScore]] = {}
     for dimension, labels in scores.slices.items():
         rows = []
@@ -164,10 +218,16 @@ def _slices(family: Family, scores: Scores, best: Scores | None, options: Option
             among = labels == label
             if math.isnan(scores.value(metric, among)):
                 continue
-            score = metric_interval(scores, metric, among=among, num_resamples=options.bootstrap, seed=options.seed)
-            baseline = math.nan if best is None else best.value(metric, among)
-            rows.append(SliceScore(str(label), int(among.sum()), scores.num_counted(metric, among), score, baseline))
-        found[dimension] = sorted(rows, key=lambda row: -row.num_examples)
+            rows.append(
+                SliceScore(
+                    str(label),
+                    int(among.sum()),
+                    scores.num_counted(metric, among),
+                    metric_interval(scores, metric, among=among, num_resamples=options.bootstrap, seed=options.seed),
+                    *(math.nan if other is None else other.value(metric, among) for other in (best, champion)),
+                )
+            )
+        found[dimension] = sorted(rows, key=lambda row: (ranks.get(row.label, -1), -row.num_examples))
     return found
 
 

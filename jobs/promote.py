@@ -11,8 +11,10 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
-from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
-from jobs.evaluation.scoring import baselines, load_model, score, undefined
+from jobs.evaluation.baselines import baseline_scores
+from jobs.evaluation.gate import References, check_latency, check_quality, check_size, floor_of
+from jobs.evaluation.scoring import load_model, score, undefined
+from jobs.evaluation.slice_gate import Check, Limits
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -28,16 +30,19 @@ MAX_TAG_LENGTH = 5000
 
 @dataclass(frozen=True)
 class Options:
-    """The model to promote, and the significance level of the gate."""
+    """The model to promote, and the levels and tolerance of the gate."""
 
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY/VERSION or a directory; default is the run with the best validation score."""
     force: bool = False
     """Promote even if a check fails; requires --reason."""
     reason: str | None = None
-    """Reason for --force; stored with the version."""
+    """Reason for --force or --slice-tolerance; stored with the version."""
+    slice_tolerance: float | None = None
+    """Share of its floor, the best baseline's score, by which the metric of a group may fall. A higher one than the
+    family's, which is the default, requires --reason."""
     p_value: float = 0.05
-    """Significance level of the one-sided test that the candidate is better."""
+    """Significance level: of the one-sided test that the candidate is better, and of the groups' tests together."""
     bootstrap: int = 10_000
     """Bootstrap resamples for the p-value."""
     workers: int = 1
@@ -46,6 +51,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 < self.p_value < 1:
             raise ValueError(f"--p-value {self.p_value} is not between 0 and 1; use a probability such as 0.05")
+        if self.slice_tolerance is not None and not 0 <= self.slice_tolerance < 1:
+            raise ValueError(f"--slice-tolerance {self.slice_tolerance} is not a share; use one such as 0.2 for 20 %")
         if self.bootstrap < 1000:
             raise ValueError(f"--bootstrap {self.bootstrap} is too few for p = {self.p_value}; use 1000 or more")
         check_at_least(self, workers=1)
@@ -64,11 +71,40 @@ class _ModelPair:
     data: Prepared
 
 
+@dataclass(frozen=True)
+class _Weighed:
+    """The checks of a candidate."""
+
+    checks: list[Check]
+    floor: str | None
+    """What the groups were compared with."""
+
+    @property
+    def failed_names(self) -> list[str]:
+        return [check.name for check in self.checks if not check.passed]
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """The overall relative gain on each model that the candidate was compared with."""
+        compared = [check for check in self.checks if check.name.startswith(("better than ", "no worse than "))]
+        return {
+            check.name.partition(" than ")[2]: check.numbers["gain"] for check in compared if "gain" in check.numbers
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """Gains overall and by group, as plain values for JSON."""
+        slices = {
+            check.name.removeprefix("slice "): {"passed": check.passed, **check.numbers}
+            for check in self.checks
+            if check.name.startswith("slice ")
+        }
+        return {"gains": self.gains, "floor": self.floor, "slices": slices}
+
+
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Evaluate the candidate and move the alias; raises GateNotMet with every failed check, and moves nothing then."""
     assert family is not None
-    if options.force and not (options.reason or "").strip():
-        raise UsageFailure("--force needs --reason TEXT, which is stored with the version")
+    _require_reason(family, options)
     tracking = Tracking(context)
     tracking.deliver_spool()
     pair = _load_pair(context, family, tracking, options)
@@ -76,14 +112,21 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         log.info("%s is already the champion", pair.candidate.uri)
         return Outcome(status="unchanged", run_id=pair.candidate.run_id, details={"version": pair.champion.version})
     scores = _score(context, "the candidate", pair.model, pair.data, options)
-    checks = _check(context, family, pair, scores, options)
-    failed = [check.message for check in checks if not check.passed]
+    weighed = _weigh(context, family, pair, scores, options)
+    failed = [check.message for check in weighed.checks if not check.passed]
     metrics = {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
     if failed and not options.force:
-        raise GateNotMet(_rejection(family, pair, failed), failed=failed, metrics=metrics, candidate=pair.candidate.uri)
+        raise GateNotMet(
+            _rejection(family, pair, weighed, failed),
+            failed=failed,
+            metrics=metrics,
+            candidate=pair.candidate.uri,
+            checks=[check.message for check in weighed.checks],
+            **weighed.numbers(),
+        )
     for message in failed:
         log.warning("forced despite a failed check: %s", message)
-    version = _register_champion(tracking, family, pair, checks, metrics, options)
+    version = _register_champion(tracking, family, pair, weighed, metrics, options)
     return Outcome(
         status="promoted",
         run_id=pair.candidate.run_id,
@@ -93,9 +136,18 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             "model": f"models:/{family.name}/{version}",
             "previous_version": pair.previous,
             "forced": bool(failed),
-            "checks": [check.message for check in checks],
+            "checks": [check.message for check in weighed.checks],
+            **weighed.numbers(),
         },
     )
+
+
+def _require_reason(family: Family, options: Options) -> None:
+    """Raise UsageFailure if a flag that loosens the gate has no reason."""
+    is_looser = options.slice_tolerance is not None and options.slice_tolerance > family.gate.slice_tolerance
+    for flag, is_given in (("--force", options.force), (f"--slice-tolerance {options.slice_tolerance}", is_looser)):
+        if is_given and not (options.reason or "").strip():
+            raise UsageFailure(f"{flag} needs --reason TEXT, which is stored with the version")
 
 
 def _load_pair(context: Context, family: Family, tracking: Tracking, options: Options) -> _ModelPair:
@@ -134,31 +186,32 @@ def _score(context: Context, name: str, model: Model, data: Prepared, options: O
     return score(context, model, data=data, split="test", num_workers=options.workers)
 
 
-def _check(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> list[Check]:
-    """The checks against the champion, or against every baseline if there is none."""
-
-    def better(other: Scores, name: str) -> Check:
-        resamples = options.bootstrap
-        return check_better(family, scores, other, name=name, p_value=options.p_value, num_resamples=resamples)
-
+def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> _Weighed:
+    """Every check against the champion and the baselines."""
     if math.isnan(scores.value(family.metric)):
         raise UsageFailure(undefined(family, scores, "test"))
-    checks = []
+    champion = None
     if pair.champion_model is not None:
         champion = _score(context, "the champion", pair.champion_model, pair.data, options)
-        checks += [better(champion, f"champion {pair.previous}"), *check_slices(family, scores, champion)]
-    else:
-        schema = pair.data.schema(family.Schema, family.files)
-        for name, model in baselines(family, pair.data, schema):
-            checks.append(better(_score(context, name, model, pair.data, options), name))
-    return [*checks, check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
+    others = dict(baseline_scores(context, family, pair.data, split="test", num_workers=options.workers))
+    references = References(others, champion, f"champion {pair.previous}")
+    limits = Limits(options.slice_tolerance, options.p_value, options.bootstrap)
+    checks = check_quality(family, scores, references, limits)
+    checks += [check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
+    floor = floor_of(family, others) or (None if champion is None else references.champion_name)
+    return _Weighed(checks, floor)
 
 
-def _rejection(family: Family, pair: _ModelPair, failed: list[str]) -> str:
+def _rejection(family: Family, pair: _ModelPair, weighed: _Weighed, failed: list[str]) -> str:
     unchanged = f"models:/{family.name}@{CHAMPION} stays at version {pair.champion.version}" if pair.champion else ""
+    gains = ", ".join(f"{gain:+.1%} on {name}" for name, gain in weighed.gains.items())
+    remedy = "--force --reason TEXT promotes it anyway"
+    if all(name.startswith("slice ") for name in weighed.failed_names):
+        remedy = f"--slice-tolerance SHARE --reason TEXT accepts a larger loss in a group, {remedy}"
     return (
         f"{pair.candidate.uri} was not promoted: {'; '.join(failed)}. "
-        f"{unchanged or 'There is still no champion'}; --force --reason TEXT promotes it anyway"
+        f"{f'Overall gain of {family.metric.name}: {gains}. ' if gains else ''}"
+        f"{unchanged or 'There is still no champion'}; {remedy}"
     )
 
 
@@ -166,7 +219,7 @@ def _register_champion(
     tracking: Tracking,
     family: Family,
     pair: _ModelPair,
-    checks: list[Check],
+    weighed: _Weighed,
     metrics: dict[str, float],
     options: Options,
 ) -> str:
@@ -178,14 +231,17 @@ def _register_champion(
         "candidate": pair.candidate.uri,
         "digest": pair.model.digest,
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "forced": str(any(not check.passed for check in checks)).lower(),
+        "forced": str(bool(weighed.failed_names)).lower(),
         "reason": options.reason or "",
         "test_metrics": metrics,
-        "checks": {check.name: {"passed": check.passed, **check.numbers} for check in checks},
+        "checks": {check.name: {"passed": check.passed, **check.numbers} for check in weighed.checks},
     }
     evidence = {
         **facts,
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "checks": [dataclasses.asdict(check) for check in weighed.checks],
+        **weighed.numbers(),
+        "slice_tolerance": limit if (limit := options.slice_tolerance) is not None else family.gate.slice_tolerance,
+        "adjustment": "Holm",
         "options": dataclasses.asdict(options),
     }
     version = registry.register(

@@ -237,7 +237,10 @@ class Gate:
     """The limits that a candidate must meet to be promoted."""
 
     slice_tolerance: float = 0.1
-    """No slice may be significantly (p < 0.05) worse than the champion by more than this share of its score there."""
+    """No slice may be significantly below its floor, and by more than this share of it. The floor is the score there of
+    the best baseline but the first, or of the champion for a family without other baselines."""
+    baseline_tolerance: float = 0.1
+    """The metric may not be below the best baseline's by more than this share, nor significantly by any."""
     min_slice_examples: int = 100
     """Slices with fewer examples are reported but not checked."""
     max_latency_ms: float = 50.0
@@ -337,12 +340,16 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     space: Mapping[str, Range] = field(default_factory=lambda: {"learning_rate": LogUniform(3e-4, 3e-2)})
     """Field of Config -> the range that a sweep searches."""
     baselines: Mapping[str, ConfigT] = field(default_factory=dict)
-    """Name -> a network without training that a first champion has to beat."""
+    """Name -> a network without training that a candidate is compared with. The first is the trivial one, such as
+    popularity or class frequencies, which every candidate has to beat; it may not be worse than the best of the others,
+    overall and in any slice."""
     metrics: Sequence[Metric] = ()
     """The other metrics, or all: titles and explanations, and those of the whole split with a `compute`. `accuracy`
     also describes `accuracy_colour`."""
     slices: Callable[[BatchT, SchemaT], Mapping[str, Sequence[str]]] = _no_slices
     """Slice dimension -> one label per example, for evaluation by slice."""
+    slice_order: Sequence[str] = ()
+    """Labels of all dimensions in the order of a report; others come first, the largest slice before the others."""
     summarise: Callable[[Mapping[str, Tensor], SchemaT], Mapping[str, float]] = _no_summary
     """Metrics of the whole split from the summed accumulators, e.g. catalogue coverage."""
     initialise: Callable[[NetworkT, Prepared, SchemaT], None] = _nothing_to_initialise

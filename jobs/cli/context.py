@@ -79,6 +79,10 @@ class Store:
         """Checkpoints and bundle of a training run."""
         return self.root / family / "runs" / run_id
 
+    def baselines(self, family: str) -> Path:
+        """Scores of the family's baselines by data set, which are safe to delete."""
+        return self.root / family / "baselines"
+
     def feature_store(self, family: str) -> Path:
         """The SQLite feature store that deploy fills and serve reads."""
         return self.root / family / "features.sqlite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from models.report import Plot
@@ -16,6 +16,8 @@ VALUE_WIDTH = 150
 ROW_HEIGHT = 30
 BAR_HEIGHT = 14
 LINES_HEIGHT = 260
+MAX_TICKS = 15
+"""Labels of the horizontal axis that fit next to each other."""
 PLANE_HEIGHT = 430
 SHAPES = (
     "M0-4A4 4 0 1 1 0 4A4 4 0 1 1 0-4Z",
@@ -44,9 +46,9 @@ class Bar:
     note: str = ""
     """Small print next to the value."""
     style: str = "model"
-    """CSS class of the bar: model or baseline."""
-    mark: float | None = None
-    """Value of the reference mark."""
+    """CSS class of the bar: model, baseline or champion."""
+    marks: Mapping[str, float] = field(default_factory=dict)
+    """CSS class of a reference mark -> its value."""
 
 
 def bars(rows: Sequence[Bar], *, title: str, text: str, others: Sequence[Bar] = ()) -> str:
@@ -56,7 +58,7 @@ def bars(rows: Sequence[Bar], *, title: str, text: str, others: Sequence[Bar] = 
     """
     known = [row for row in rows if not math.isnan(row.value)]
     scaled = [*known, *(row for row in others if not math.isnan(row.value))]
-    ends = [end for row in scaled for end in (row.low, row.high, row.value, row.mark or 0.0) if not math.isnan(end)]
+    ends = [end for row in scaled for end in (row.low, row.high, row.value, *row.marks.values()) if not math.isnan(end)]
     lowest, highest = min([0.0, *ends]), max([0.0, *ends]) or 1.0
     room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
 
@@ -72,30 +74,32 @@ def bars(rows: Sequence[Bar], *, title: str, text: str, others: Sequence[Bar] = 
             f'<rect class="bar {row.style}" x="{left:.1f}" y="{middle - BAR_HEIGHT / 2:.1f}" '
             f'width="{max(right - left, 1):.1f}" height="{BAR_HEIGHT}" rx="2"/>'
         )
-        if row.mark is not None:
-            parts.append(_line(x(row.mark), middle - 10, x(row.mark), middle + 10, "mark"))
+        parts += [_line(x(mark), middle - 10, x(mark), middle + 10, style) for style, mark in row.marks.items()]
         parts.append(_whisker(x(row.low), x(row.high), middle))
         parts.append(_text(LABEL_WIDTH + room + 12, middle, text.format(row.value), "value"))
         parts.append(_text(WIDTH, middle, row.note, "note", anchor="end"))
-    return _svg(len(known) * ROW_HEIGHT, title, parts)
+    spoken = "; ".join(f"{row.label}: {text.format(row.value)}" for row in known)
+    return _svg(len(known) * ROW_HEIGHT, title, parts, description=spoken)
 
 
-def lines(series: Mapping[str, Mapping[int, float]], *, title: str, axis: str) -> str:
-    """One line per name over evenly spaced integers; the first is the model's."""
+def lines(series: Mapping[str, Mapping[int, float]], *, title: str, axis: str, from_zero: bool = True) -> str:
+    """One line per name over evenly spaced integers; the first is the model's. The scale covers 0 if `from_zero`."""
     positions = sorted({x for points in series.values() for x in points})
-    highest = max(value for points in series.values() for value in points.values()) or 1.0
+    values = [value for points in series.values() for value in points.values()]
+    lowest, highest = min([0.0, *values] if from_zero else values), max([0.0, *values] if from_zero else values)
+    span = (highest - lowest) or 1.0
     bottom, top, left, right = LINES_HEIGHT - 44.0, 12.0, 60.0, WIDTH - 190.0
     step = (right - left) / max(len(positions) - 1, 1)
 
     def xy(position: int, value: float) -> tuple[float, float]:
-        return left + positions.index(position) * step, bottom - value / highest * (bottom - top)
+        return left + positions.index(position) * step, bottom - (value - lowest) / span * (bottom - top)
 
     parts = []
     for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - fraction * (bottom - top)
-        label = f"{fraction * highest:.3g}"
+        label = f"{lowest + fraction * span:.3g}"
         parts += [_line(left, y, right, y, "grid"), _text(left - 8, y, label, "note", anchor="end")]
-    for position in positions:
+    for position in positions[:: math.ceil(len(positions) / MAX_TICKS)]:
         parts.append(_text(xy(position, 0)[0], bottom + 16, str(position), "note", anchor="middle"))
     parts.append(_text((left + right) / 2, bottom + 36, axis, "note", anchor="middle"))
     ends = _spread({name: xy(max(points), points[max(points)])[1] for name, points in series.items()})
@@ -201,9 +205,10 @@ def _spread(wanted: Mapping[str, float], gap: float = 16.0) -> dict[str, float]:
     return placed
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    name = escape(title)
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>'
+def _svg(height: float, title: str, parts: Sequence[str], *, description: str = "") -> str:
+    """The chart; the description is for screen readers, which do not read the text inside of an image."""
+    name, spoken = escape(title), escape(f"{title}. {description}" if description else title)
+    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{spoken}"><title>{name}</title>'
     return f"{head}{''.join(parts)}</svg>"
 
 

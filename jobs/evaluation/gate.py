@@ -1,43 +1,82 @@
-"""The promotion gate: a candidate must be significantly better, regress on no slice, and be fast and small enough."""
+"""The promotion gate: better than the champion, no worse than the best baseline, overall and by group, fast and small.
+
+The rules that use baselines do not depend on the champion, so the order of promotions cannot change what they say. See
+docs/operations.md for the rules and docs/decisions/0021-the-gate-compares-groups-with-a-baseline.md for the reasons.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jobs.evaluation.bootstrap import compare_scores
 from jobs.evaluation.scoring import one_thread
+from jobs.evaluation.slice_gate import Check, Limits, check_slices, defined, gain_text, relative_drop, relative_gain
 from models import bundle
 from models.ask import Answerer
 from models.evaluate import Model, Scores
 from models.family import Family
+from models.metrics import Metric
 
 NUM_WARMUPS = 5
 NUM_TIMINGS = 30
-SLICE_RESAMPLES = 2000
-SLICE_P_VALUE = 0.05
-"""Significance level at which a drop beyond the tolerance fails a slice."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """One check of the gate: whether it passed, and its numbers."""
+class References:
+    """The scores of what a candidate is compared with, on the same examples."""
 
-    name: str
-    passed: bool
-    message: str
-    numbers: dict[str, float]
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
+    """In the family's order, of which the first is the trivial one."""
+    champion: Scores | None = None
+    champion_name: str = "the champion"
 
 
-def check_better(
-    family: Family, candidate: Scores, other: Scores, *, name: str, p_value: float, num_resamples: int
-) -> Check:
+def check_quality(family: Family, candidate: Scores, references: References, limits: Limits) -> list[Check]:
+    """Every check of the metric, overall and by group; the candidate's metric must be defined.
+
+    Overall: significantly better than the champion, if there is one; significantly better than the trivial baseline; no
+    worse than the best other baseline, so that this baseline itself passes. By group: see check_slices; the floor is
+    the best other baseline, or the champion for a family that has none.
+    """
+    names, champion = list(references.baselines), references.champion
+    checks = []
+    if champion is not None:
+        checks.append(check_better(family, candidate, champion, name=references.champion_name, limits=limits))
+    if names:
+        checks.append(check_better(family, candidate, references.baselines[names[0]], name=names[0], limits=limits))
+    floor = floor_of(family, references.baselines)
+    if floor is not None:
+        best = references.baselines[floor]
+        checks.append(check_no_worse(family, candidate, best, name=floor, limits=limits))
+        # Groups of the prepared data, not of the candidate, whose data may be older: they are the same for every one.
+        grouped = dataclasses.replace(candidate, slices=best.slices)
+        return checks + check_slices(family, grouped, best, limits=limits, name=floor, champion=champion)
+    if champion is not None:
+        checks += check_slices(family, candidate, champion, limits=limits, name=references.champion_name)
+    return checks
+
+
+def floor_of(family: Family, baselines: Mapping[str, Scores]) -> str | None:
+    """The best baseline but the trivial one, a constant prediction, which is perfect on the group that it predicts."""
+    return best_of(family.metric, {name: baselines[name] for name in list(baselines)[1:]})
+
+
+def best_of(metric: Metric, scores: Mapping[str, Scores]) -> str | None:
+    """The name with the best metric; None if it is undefined for all."""
+    best: str | None = None
+    for name, each in scores.items():
+        if metric.better(each.value(metric), math.nan if best is None else scores[best].value(metric)):
+            best = name
+    return best
+
+
+def check_better(family: Family, candidate: Scores, other: Scores, *, name: str, limits: Limits) -> Check:
     """Whether the candidate's metric is significantly better than another model's on the same examples.
 
     A defined metric is better than an undefined one, such as the correlation of a constant baseline; an undefined one
@@ -47,26 +86,47 @@ def check_better(
     value, reference = candidate.value(family.metric), other.value(family.metric)
     if math.isnan(value) or math.isnan(reference):
         return _check_undefined(metric, value, reference, name=name)
-    found = compare_scores(family.metric, candidate, other, num_resamples=num_resamples, seed=0)
-    passed = family.metric.better(value, reference) and found.p_value < p_value
+    found = compare_scores(family.metric, candidate, other, num_resamples=limits.num_resamples, seed=0)
+    passed = family.metric.better(value, reference) and found.p_value < limits.p_value
     relation = "is better than" if passed else "is not significantly better than"
+    gain = relative_gain(value, reference, family.metric.mode)
     return Check(
         name=f"better than {name}",
         passed=passed,
-        message=f"{metric} {value:.5f} {relation} {name}'s {reference:.5f} (p = {found.p_value:.4f}, limit {p_value})",
-        numbers=_defined(candidate=value, other=reference, low=found.low, high=found.high, p_value=found.p_value),
+        message=(
+            f"{metric} {value:.5f} {relation} {name}'s {reference:.5f} "
+            f"({gain_text(gain)}p = {found.p_value:.4f}, limit {limits.p_value})"
+        ),
+        numbers=defined(
+            candidate=value, other=reference, gain=gain, low=found.low, high=found.high, p_value=found.p_value
+        ),
     )
 
 
-def check_slices(family: Family, candidate: Scores, champion: Scores) -> list[Check]:
-    """For each large enough slice, whether the metric dropped significantly and beyond the tolerance."""
-    checks = []
-    for dimension, labels in candidate.slices.items():
-        for label in np.unique(labels):
-            check = _check_slice(family, candidate, champion, among=labels == label, name=f"{dimension} = {label}")
-            if check is not None:
-                checks.append(check)
-    return checks
+def check_no_worse(family: Family, candidate: Scores, baseline: Scores, *, name: str, limits: Limits) -> Check:
+    """Whether the candidate's metric is neither significantly worse than a baseline's nor below it by the tolerance.
+
+    The baseline itself passes. The second condition is for small splits, on which nothing is significant: of two models
+    that a split cannot tell apart, the simple one is preferred unless the other scores about as much.
+    """
+    metric, tolerance = family.metric.name, family.gate.baseline_tolerance
+    value, reference = candidate.value(family.metric), baseline.value(family.metric)
+    found = compare_scores(family.metric, baseline, candidate, num_resamples=limits.num_resamples, seed=0)
+    drop = relative_drop(value, reference, family.metric.mode)
+    passed = not (drop > 0 and found.p_value < limits.p_value) and drop <= tolerance
+    relation = "is no worse than" if passed else "is worse than"
+    gain = relative_gain(value, reference, family.metric.mode)
+    return Check(
+        name=f"no worse than {name}",
+        passed=passed,
+        message=(
+            f"{metric} {value:.5f} {relation} the best baseline's, {name}'s {reference:.5f} "
+            f"({gain_text(gain)}p = {found.p_value:.4f}, limits {limits.p_value} and -{tolerance:.0%})"
+        ),
+        numbers=defined(
+            candidate=value, other=reference, gain=gain, low=-found.high, high=-found.low, p_value=found.p_value
+        ),
+    )
 
 
 def check_size(family: Family, directory: Path) -> Check:
@@ -103,46 +163,4 @@ def _check_undefined(metric: str, value: float, reference: float, *, name: str) 
         if passed
         else f"{metric} of the candidate is undefined, so it is not better than {name}"
     )
-    return Check(f"better than {name}", passed, message, _defined(candidate=value, other=reference))
-
-
-def _defined(**numbers: float) -> dict[str, float]:
-    """The numbers without NaN, which JSON does not have."""
-    return {name: value for name, value in numbers.items() if not math.isnan(value)}
-
-
-def _check_slice(family: Family, candidate: Scores, champion: Scores, *, among: Any, name: str) -> Check | None:
-    metric, gate = family.metric.name, family.gate
-    num_examples = candidate.num_counted(family.metric, among)
-    if num_examples < gate.min_slice_examples:
-        return None
-    now, before = candidate.value(family.metric, among), champion.value(family.metric, among)
-    if math.isnan(before):
-        return None
-    drop = _relative_drop(now, before, family.metric.mode)
-    # Small slices often drop by 10 % by chance, which would block good models; so the drop must be significant.
-    p_value = 1.0
-    if drop:
-        resampled = {"among": among, "num_resamples": SLICE_RESAMPLES, "seed": 0}
-        p_value = compare_scores(family.metric, champion, candidate, **resampled).p_value
-    return Check(
-        name=f"slice {name}",
-        passed=not (drop > gate.slice_tolerance and p_value < SLICE_P_VALUE),
-        message=(
-            f"{metric} where {name} went from {before:.5f} to {_text(now)} on {num_examples} examples "
-            f"({'' if math.isinf(drop) else f'down {drop:.1%}, '}limit {gate.slice_tolerance:.0%}; p = {p_value:.3f})"
-        ),
-        numbers=_defined(candidate=now, other=before, examples=num_examples, p_value=p_value),
-    )
-
-
-def _relative_drop(now: float, before: float, mode: str) -> float:
-    """The relative deterioration from `before`, infinite to NaN; 0 if it did not get worse or `before` is 0."""
-    if math.isnan(now):
-        return math.inf
-    loss = before - now if mode == "max" else now - before
-    return 0.0 if loss <= 0 or before == 0 else loss / abs(before)
-
-
-def _text(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.5f}"
+    return Check(f"better than {name}", passed, message, defined(candidate=value, other=reference))

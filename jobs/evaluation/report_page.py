@@ -1,22 +1,20 @@
-"""The report of an evaluated model: a self-contained HTML page, and JSON with the same numbers."""
+"""The report of an evaluated model as a self-contained HTML page."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
 from jobs.evaluation.bootstrap import Comparison, Interval
 from jobs.evaluation.charts import Bar, bars, lines
+from jobs.evaluation.result import Champion, Evaluation
 from jobs.evaluation.section_html import STYLE as SECTION_STYLE
-from jobs.evaluation.section_html import section_html, section_json
-from models.metrics import Metric, described
-from models.report import Section
+from jobs.evaluation.section_html import section_html
 
+CHAMPION = "champion"
+"""Its name in charts and tables."""
 MAX_GROUPS = 15
 """Largest groups shown per dimension; the others are collapsed."""
 
@@ -43,85 +41,23 @@ summary{cursor:pointer;font-weight:600;margin:10px 0}dt{font-weight:600}dd{margi
 svg{width:100%;height:auto;display:block;margin:6px 0 10px}
 svg text{font:13px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--ink);font-variant-numeric:tabular-nums}
 svg .note{fill:var(--soft);font-size:11.5px}
-.bar.model{fill:var(--model)}.bar.baseline{fill:var(--base)}.whisker{stroke:var(--ink);stroke-width:1.3;opacity:.75}
-.mark{stroke:var(--c1);stroke-width:2.5}.grid{stroke:var(--rule)}svg polyline{fill:none;stroke-width:2}
+.bar.model{fill:var(--model)}.bar.baseline{fill:var(--base)}.bar.champion{fill:var(--c2)}.whisker{stroke:var(--ink);stroke-width:1.3;opacity:.75}
+.mark{stroke:var(--c1);stroke-width:2.5}.mark.champion{stroke:var(--c2);stroke-dasharray:3 2}
+.grid{stroke:var(--rule)}svg polyline{fill:none;stroke-width:2}
 .line0{stroke:var(--model);stroke-width:3!important}.line1{stroke:var(--c1)}.line2{stroke:var(--c2)}
 .line3{stroke:var(--c3)}.line4{stroke:var(--c4)}
 svg .dot0,svg .name0{fill:var(--model)}svg .dot1,svg .name1{fill:var(--c1)}
 svg .dot2,svg .name2{fill:var(--c2)}svg .dot3,svg .name3{fill:var(--c3)}svg .dot4,svg .name4{fill:var(--c4)}
 .key{display:inline-block;width:3px;height:1em;vertical-align:-.15em;background:var(--c1);margin-right:5px}
+.key.champion{width:0;background:none;border-left:3px dotted var(--c2)}
 """
-
-
-@dataclass(frozen=True)
-class SliceScore:
-    """The metric on one group of examples, for the model and for the best baseline."""
-
-    label: str
-    num_examples: int
-    num_counted: int
-    """Examples of the group that count for the metric."""
-    score: Interval
-    baseline: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The complete evaluation of a model on a split."""
-
-    family: str
-    model: str
-    """The model's address, e.g. `models:/recommender/3`."""
-    digest: str
-    run_id: str | None
-    split: str
-    data_fingerprint: str
-    num_examples: int
-    num_counted: int
-    """Examples that count for `metric`."""
-    metric: str
-    mode: Literal["max", "min"]
-    metrics: dict[str, Interval]
-    baselines: dict[str, dict[str, Interval]]
-    comparisons: dict[str, Comparison]
-    """Baseline -> paired comparison of the model's metric with the baseline's."""
-    slices: dict[str, list[SliceScore]]
-    card: dict[str, Any]
-    config: dict[str, Any]
-    num_resamples: int
-    command: str
-    created: str
-    """RFC 3339."""
-    sections: Sequence[Section] = ()
-    """The family's own sections of the report."""
-    known_metrics: Sequence[Metric] = ()
-    """Titles and meanings of the metrics."""
-    caveat: str = ""
-    """Limits of the metrics, in a sentence."""
-
-    @property
-    def best_baseline(self) -> str | None:
-        """The baseline with the best metric; None if it is undefined for all of them."""
-        chosen = max if self.mode == "max" else min
-        values = {name: metrics[self.metric].value for name, metrics in self.baselines.items()}
-        return chosen((name for name in values if not math.isnan(values[name])), key=values.__getitem__, default=None)
-
-    def describe(self, metric: str) -> Metric:
-        """Title and meaning of a metric."""
-        return described(metric, self.known_metrics)
-
-    def to_json(self) -> str:
-        """The evaluation as JSON, without the images of the report sections."""
-        plain = dataclasses.asdict(dataclasses.replace(self, sections=(), known_metrics=()))
-        del plain["known_metrics"]
-        plain["sections"] = [section_json(section) for section in self.sections]
-        return json.dumps(_without_nan(plain), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def render(evaluation: Evaluation) -> str:
     """The HTML page: self-contained, with a dark mode, and the main result first."""
     body = "".join(
-        part(evaluation) for part in (_head, _baseline_chart, _curves, _table, _slices, _sections, _data, _method)
+        part(evaluation)
+        for part in (_head, _baseline_chart, _curves, _table, _slices, _learning, _sections, _data, _method)
     )
     title = f"{evaluation.family}: {evaluation.model} on the {evaluation.split} split"
     style = STYLE + SECTION_STYLE
@@ -132,19 +68,13 @@ def render(evaluation: Evaluation) -> str:
     )
 
 
-def _without_nan(content: Any) -> Any:
-    """The content with null for NaN and infinity, which JSON lacks."""
-    if isinstance(content, dict):
-        return {name: _without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
 def _head(evaluation: Evaluation) -> str:
     score = evaluation.metrics[evaluation.metric]
     best = evaluation.best_baseline
-    compared = "" if best is None else f"<p>{escape(_comparison(evaluation, best))}</p>"
+    sentences = [] if best is None else [_against_baseline(evaluation, best)]
+    if evaluation.champion is not None:
+        sentences.append(_against_champion(evaluation, evaluation.champion))
+    compared = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     counted = (
         f"; {evaluation.num_counted:,} of {evaluation.num_examples:,} held-out examples count for it"
         if evaluation.num_counted < evaluation.num_examples
@@ -161,29 +91,56 @@ def _head(evaluation: Evaluation) -> str:
     )
 
 
-def _comparison(evaluation: Evaluation, best: str) -> str:
-    comparison = evaluation.comparisons[best]
+def _against_baseline(evaluation: Evaluation, best: str) -> str:
+    name = best.replace("_", " ")
     other = evaluation.baselines[best][evaluation.metric].value
+    return _against(evaluation, evaluation.comparisons[best], f"the best baseline, {name}", other)
+
+
+def _against_champion(evaluation: Evaluation, champion: Champion) -> str:
+    """The comparison with the champion; no comparison where its metric is undefined."""
+    if champion.comparison is None:
+        return f"The metric of the champion, {champion.model}, is undefined."
+    value = champion.metrics[evaluation.metric].value
+    sentence = _against(evaluation, champion.comparison, f"the champion, {champion.model}", value)
+    if champion.data_fingerprint == evaluation.data_fingerprint:
+        return sentence
+    return f"{sentence} The champion was trained on other prepared data, which may overlap with these examples."
+
+
+def _against(evaluation: Evaluation, comparison: Comparison, name: str, other: float) -> str:
     gain = comparison.difference if evaluation.mode == "max" else -comparison.difference
     relative = f", by {abs(gain) / abs(other):.0%}" if other else ""
-    name = best.replace("_", " ")
     if comparison.low <= 0 <= comparison.high:
-        return f"The difference from the best baseline, {name} ({other:.4f}), is not statistically significant."
+        return f"The difference from {name} ({other:.4f}), is not statistically significant."
     side = "better" if gain > 0 else "worse"
-    return f"This is {side} than the best baseline, {name} ({other:.4f}){relative}; the difference is significant."
+    return f"This is {side} than {name} ({other:.4f}){relative}; the difference is significant."
 
 
 def _baseline_chart(evaluation: Evaluation) -> str:
-    if not evaluation.baselines:
+    others = _others(evaluation)
+    if not others:
         return ""
     rows = [_bar("this model", evaluation.metrics[evaluation.metric], "model")]
-    for name, metrics in evaluation.baselines.items():
-        rows.append(_bar(name.replace("_", " "), metrics[evaluation.metric], "baseline"))
-    title = f"{evaluation.describe(evaluation.metric).title} of the model and the baselines"
+    for name, metrics in others.items():
+        style = "champion" if name == CHAMPION else "baseline"
+        rows.append(_bar(name, metrics[evaluation.metric], style))
+    title = f"{evaluation.describe(evaluation.metric).title} of the model and the {_kinds(evaluation)}"
     return (
-        f"<h2>Compared with baselines</h2>{bars(rows, title=title, text='{:.4f}')}"
+        f"<h2>Compared with {_kinds(evaluation)}</h2>{bars(rows, title=title, text='{:.4f}')}"
         '<p class="small soft">Thin lines are 95 % confidence intervals. All models saw the same examples.</p>'
     )
+
+
+def _others(evaluation: Evaluation) -> dict[str, dict[str, Interval]]:
+    """Metrics of the champion and of the baselines, by the names of the report."""
+    champion = {} if evaluation.champion is None else {CHAMPION: evaluation.champion.metrics}
+    return champion | {name.replace("_", " "): metrics for name, metrics in evaluation.baselines.items()}
+
+
+def _kinds(evaluation: Evaluation) -> str:
+    kinds = ["champion"] if evaluation.champion is not None else []
+    return " and ".join([*kinds, "baselines"] if evaluation.baselines else kinds)
 
 
 def _bar(label: str, score: Interval, style: str) -> Bar:
@@ -195,9 +152,9 @@ def _curves(evaluation: Evaluation) -> str:
     if curve is None:
         return ""
     name, axis, _ = curve
-    all_metrics = {"this model": evaluation.metrics} | evaluation.baselines
+    all_metrics = {"this model": evaluation.metrics} | _others(evaluation)
     series = {
-        label.replace("_", " "): {
+        label: {
             each[2]: score.value
             for metric, score in metrics.items()
             if (each := evaluation.describe(metric).curve) is not None
@@ -213,20 +170,25 @@ def _curves(evaluation: Evaluation) -> str:
 
 
 def _table(evaluation: Evaluation) -> str:
-    names = list(evaluation.baselines)
-    head = ["Metric", "this model", "95 % confidence interval", *(name.replace("_", " ") for name in names)]
+    others = _others(evaluation)
+    head = ["Metric", "this model", "95 % confidence interval", "examples", *others]
     rows = []
     for metric, score in evaluation.metrics.items():
-        others = [evaluation.baselines[name].get(metric) for name in names]
+        values = [each.get(metric) for each in others.values()]
+        counted = evaluation.counted.get(metric)
         cells = [
             _cell(evaluation.describe(metric).title),
             _cell(f"{score.value:.4f}", "best"),
             # Metrics that are not computed per example have no interval.
             _cell("" if score.low != score.low else f"{score.low:.4f} to {score.high:.4f}", "soft"),
-            *(_cell("" if other is None or math.isnan(other.value) else f"{other.value:.4f}") for other in others),
+            _cell("" if counted is None else f"{counted:,}"),
+            *(_cell("" if other is None or math.isnan(other.value) else f"{other.value:.4f}") for other in values),
         ]
         rows.append("".join(cells))
-    return f"<h2>All metrics</h2>{_html_table(head, rows)}"
+    return (
+        f"<h2>All metrics</h2>{_html_table(head, rows)}"
+        '<p class="small soft">Examples are those that count for the metric; a metric of the whole split has none.</p>'
+    )
 
 
 def _slices(evaluation: Evaluation) -> str:
@@ -242,7 +204,11 @@ def _slices(evaluation: Evaluation) -> str:
                 score.score.low,
                 score.score.high,
                 note=f"{score.num_counted:,} ex.",
-                mark=None if best is None or score.baseline != score.baseline else score.baseline,
+                marks={
+                    style: value
+                    for style, value in (("mark", score.baseline), ("mark champion", score.champion))
+                    if not math.isnan(value)
+                },
             )
             for score in scores
         ]
@@ -254,11 +220,29 @@ def _slices(evaluation: Evaluation) -> str:
             chart = bars(smaller, title=f"{title}, smaller groups", text="{:.4f}", others=largest)
             parts.append(f"<details><summary>{len(smaller)} smaller groups</summary>{chart}</details>")
     key = "" if best is None else f'<span class="key"></span>{escape(best.replace("_", " "))}, the best baseline. '
+    if evaluation.champion is not None:
+        key += '<span class="key champion"></span>the champion. '
     return (
         f"<h2>Metrics by group</h2><p>{escape(evaluation.describe(evaluation.metric).title)} by slice of the data. "
         f"A wide interval means that the group is small.</p>{''.join(parts)}"
         f'<p class="small soft">{key}Groups are defined by the prepared data, so they are the same for every model.</p>'
     )
+
+
+def _learning(evaluation: Evaluation) -> str:
+    """The training loss and the validation metric by epoch; a model without epochs has none."""
+    titles = {"train_loss": "Training loss"}
+    parts = []
+    for name, points in evaluation.learning_curve.items():
+        if len(points) < 2:
+            continue
+        validated = evaluation.describe(name.removeprefix("val_")).title
+        title = titles.get(name, f"{validated} on validation")
+        chart = lines({title: dict(points)}, title=f"{title} by epoch", axis="epoch", from_zero=False)
+        parts.append(f"<h3>{escape(title)}</h3>{chart}")
+    if not parts:
+        return ""
+    return f"<h2>Learning curve</h2><p>By epoch, as tracked. The scales do not start at 0.</p>{''.join(parts)}"
 
 
 def _sections(evaluation: Evaluation) -> str:
@@ -320,7 +304,8 @@ def _cell(text: str, style: str = "") -> str:
 
 
 def _html_table(head: Sequence[str], rows: Sequence[str]) -> str:
-    titles = f"<thead><tr>{''.join(f'<th>{escape(title)}</th>' for title in head)}</tr></thead>" if head else ""
+    cells = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    titles = f"<thead><tr>{cells}</tr></thead>" if head else ""
     return (
         f'<div class="scroll"><table>{titles}<tbody>{"".join(f"<tr>{row}</tr>" for row in rows)}</tbody></table></div>'
     )

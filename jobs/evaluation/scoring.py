@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,15 +29,6 @@ def load_model(directory: Path, family: Family) -> Bundle:
     if found != family.name:
         raise UsageFailure(f"{directory} holds a model of {found}, not of {family.name}; name another --model")
     return bundle.load(directory, family)
-
-
-def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str, Model]]:
-    """The family's baselines by name, fitted on the training split of `data`, one at a time."""
-    for name, config in family.baselines.items():
-        network = family.build(config, schema)
-        with torch.inference_mode():
-            family.initialise(network, data, schema)
-        yield name, Model(family, config, schema, network)
 
 
 def score(context: Context, model: Model, *, data: Prepared, split: str, num_workers: int = 1) -> Scores:

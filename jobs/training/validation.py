@@ -29,7 +29,7 @@ def validate(task: TrainingTask, network: Any) -> dict[str, float]:
     counts, and when `evaluate` does not give the family's metric.
     """
     network.eval()
-    _calibrate(task, network)
+    calibrate(task, network)
     scores = [part for part in _by_shard(task, lambda shard: _validate_shard(task, network, shard)) if part]
     _check_metric(task, scores)
     numerators = _sum([part.numerators for part in scores])
@@ -88,7 +88,8 @@ def _validate_shard(task: TrainingTask, network: Any, shard: int) -> _ShardScore
     return _ShardScores(numerators, denominators, scores.kept)
 
 
-def _calibrate(task: TrainingTask, network: Any) -> None:
+def calibrate(task: TrainingTask, network: Any) -> None:
+    """Set what the family chooses on the validation split, such as a temperature; the network must not be training."""
     calibration = task.family.calibration
     if calibration is None:
         return

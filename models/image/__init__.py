@@ -19,7 +19,7 @@ from models.image.networks.build import (
 from models.image.prepare.pipeline import PrepareConfig, prepare
 from models.image.report.contents import report
 from models.image.report.metrics import ACCURACY, METRICS
-from models.image.report.slices import slices
+from models.image.report.slices import ORDER, slices
 from models.image.report.summary import summarise
 from models.image.sample import sample
 from models.image.schema import Schema
@@ -49,6 +49,7 @@ FAMILY = Family(
     space=SPACE,
     baselines=BASELINES,
     slices=slices,
+    slice_order=ORDER,
     summarise=summarise,
     report=report,
     sample=sample,

@@ -9,8 +9,9 @@ from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.report.examples import report
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
-from models.recommender.report.slices import slices
+from models.recommender.report.slices import ORDER, slices
 from models.recommender.report.summary import summarise
 from models.recommender.sample import sample
 from models.recommender.schema import Schema
@@ -36,6 +37,8 @@ FAMILY = Family(
     space=SPACE,
     baselines=BASELINES,
     slices=slices,
+    slice_order=ORDER,
+    report=report,
     summarise=summarise,
     caveat="Past behaviour was shaped by what the shop showed then: a better score here is a reason to try a model, "
     "not proof of more sales.",

@@ -64,4 +64,4 @@ SPACE: dict[str, Range] = {
     "num_blocks": Choice((1, 2)),
 }
 
-BASELINES = {name: Config(network=name) for name in ("popularity", "item_knn")}
+BASELINES = {name: Config(network=name) for name in ("popularity", "item_knn", "transitions")}

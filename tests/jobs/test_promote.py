@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jobs import promote, rollback
 from jobs.cli.context import Context, DependencyDown, GateNotMet, Outcome, UsageFailure
-from jobs.evaluation.gate import check_slices
+from jobs.evaluation.slice_gate import Limits, check_slices
 from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import CHAMPION, Registry
@@ -78,7 +78,7 @@ def test_a_large_slice_may_not_drop_by_more_than_the_tolerance(toy: Family) -> N
     groups = np.repeat(["improved", "small drop", "large drop", "too small"], [400, 400, 400, 40])
     champion = _scores(groups, {"improved": 0.5, "small drop": 0.5, "large drop": 0.5, "too small": 0.5})
     candidate = _scores(groups, {"improved": 0.9, "small drop": 0.46, "large drop": 0.44, "too small": 0.0})
-    checks = {check.name: check for check in check_slices(toy, candidate, champion)}
+    checks = {check.name: check for check in check_slices(toy, candidate, champion, limits=Limits())}
     assert candidate.ratio("accuracy") > champion.ratio("accuracy")
     assert {name: check.passed for name, check in checks.items()} == {
         "slice group = improved": True,
@@ -86,7 +86,8 @@ def test_a_large_slice_may_not_drop_by_more_than_the_tolerance(toy: Family) -> N
         "slice group = large drop": False,
     }
     message = checks["slice group = large drop"].message
-    assert "from 0.50000 to 0.44000 on 400 examples (down 12.0%, limit 10%; p = 0.000)" in message
+    assert "is 0.44000 and the champion's 0.50000, on 400 examples, 32% of all (gain -12.0%" in message
+    assert checks["slice group = improved"].numbers["gain"] == pytest.approx(0.8)
 
 
 def test_an_insignificant_drop_of_a_slice_does_not_prevent_a_promotion(toy: Family) -> None:
@@ -95,7 +96,7 @@ def test_an_insignificant_drop_of_a_slice_does_not_prevent_a_promotion(toy: Fami
     champion.numerators["accuracy"][:20] = 1
     candidate.numerators["accuracy"][5:22] = 1
 
-    [check] = check_slices(toy, candidate, champion)
+    [check] = check_slices(toy, candidate, champion, limits=Limits())
 
     assert (champion.ratio("accuracy"), candidate.ratio("accuracy"), check.passed) == (0.2, 0.17, True)
 

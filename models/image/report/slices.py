@@ -10,6 +10,9 @@ from models.image.data import Batch
 from models.image.schema import MISSING, UNKNOWN, Schema
 
 TIERS = ("head", "middle", "tail")
+UNNAMED = {MISSING: "no label", UNKNOWN: "unknown to the model"}
+ORDER = (*TIERS, *UNNAMED.values())
+"""The labels that come after the classes in a report, in this order."""
 
 
 def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
@@ -17,10 +20,9 @@ def slices(batch: Batch, schema: Schema) -> Mapping[str, Sequence[str]]:
     head, names = next(iter(schema.heads.items()))
     tiers = _tiers(schema.label_counts[head])
     labels = batch.labels[:, 0].tolist()
-    unnamed = {MISSING: "no label", UNKNOWN: "unknown to the model"}
     return {
-        head: [names[label] if label >= 0 else unnamed[label] for label in labels],
-        "frequency": [tiers[label] if label >= 0 else unnamed[label] for label in labels],
+        head: [names[label] if label >= 0 else UNNAMED[label] for label in labels],
+        "frequency": [tiers[label] if label >= 0 else UNNAMED[label] for label in labels],
     }
 
 

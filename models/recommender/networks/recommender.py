@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
 from models.nn.state_dict import rename_on_load
-from models.recommender.config import BASELINES, Config
+from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks import ranking
 from models.recommender.networks.cold_start import ColdStartItems
@@ -72,7 +72,8 @@ class Recommender(nn.Module):
         self.precision = config.precision
         self.learner = learner
         self.prior = prior
-        has_cold_start = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES
+        is_simple = config.network in ("popularity", "item_knn")
+        has_cold_start = bool(schema.num_features) and 0 in schema.item_counts and not is_simple
         self.cold_start = ColdStartItems(schema) if has_cold_start else None
         rename_on_load(self, {"newcomers.": "cold_start."})  # its name until release 0.1
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))

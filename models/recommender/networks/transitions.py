@@ -166,24 +166,29 @@ class Transitions(nn.Module):
 def count_and_tune(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
     """Count the training split and tune the shape for NDCG@10 on validation: weights [V, V], popularity [V], shape."""
     popularity = popularity_of(schema)
-    held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
-    assert isinstance(held_out, HeldOutExamples)
-    examples = evenly(held_out, min(TUNING_EXAMPLES, max(1, MAX_TUNING_SCORES // schema.num_items)))
+    examples = tuning_examples(data, schema)
     counts: dict[int, sp.csr_array] = {}
     best: tuple[float, sp.csr_array, Shape] | None = None
     for shape in SHAPES:
         if shape.window not in counts:
             counts[shape.window] = count_pairs(data, schema, window=shape.window)
         weights = weight_counts(counts[shape.window], shape)
-        score = _ndcg(weights, popularity, shape, examples) if examples else 0.0
+        score = ndcg(weights, popularity, shape.decay, examples)
         if best is None or score > best[0]:
             best = (score, weights, shape)
     assert best is not None
     score, weights, shape = best
     for tried in [replace(shape, decay=decay) for decay in DECAYS]:
-        if examples and (other := _ndcg(weights, popularity, tried, examples)) > score:
+        if examples and (other := ndcg(weights, popularity, tried.decay, examples)) > score:
             score, shape = other, tried
     return weights, popularity, shape
+
+
+def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:
+    """The validation examples on which count-based networks are tuned; none if the split is empty."""
+    held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
+    assert isinstance(held_out, HeldOutExamples)
+    return evenly(held_out, min(TUNING_EXAMPLES, max(1, MAX_TUNING_SCORES // schema.num_items)))
 
 
 def popularity_of(schema: Schema) -> NDArray[Any]:
@@ -258,12 +263,13 @@ def _strongest(matrix: sp.csr_array) -> sp.csr_array:
     return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
 
 
-def _ndcg(weights: sp.csr_array, popularity: NDArray[Any], shape: Shape, examples: list[Any]) -> float:
+def ndcg(weights: sp.csr_array, popularity: NDArray[Any], decay: float, examples: Sequence[Any]) -> float:
+    """Mean NDCG@10 of the weights [V, V] on validation examples; 0 if there are none."""
     network = Transitions(weights.shape[0] - 1)
-    network.set(weights, popularity, shape.decay)
+    network.set(weights, popularity, decay)
     total, size = 0.0, min(256, rows_at_once(network.num_rows))
     for start in range(0, len(examples), size):
         batch = collate(examples[start : start + size])
         assert isinstance(batch, Histories)
         total += float(gains(batch, network(batch)).sum())
-    return total / len(examples)
+    return total / max(1, len(examples))

@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 from models.recommender.data import Histories, Rows
 from models.recommender.schema import Schema
 
+HISTORY = {0: "0 events", 4: "1-4", 9: "5-9", 19: "10-19", 49: "20-49", 99: "50-99"}
+"""Largest length of a history -> its label."""
+LONGEST = "100 or more"
+ORDER = (
+    *HISTORY.values(),
+    LONGEST,
+    *("head", "middle", "tail", "never trained on", "unknown to the model"),
+    *("new", "young", "medium", "old"),
+)
+"""The labels in the order of a report."""
+
 
 def slices(batch: Rows | Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
     """Labels of each example: length of its history, popularity and age of its target."""
@@ -26,10 +37,7 @@ def slices(batch: Rows | Histories, schema: Schema) -> Mapping[str, Sequence[str
 
 
 def _history_label(length: int) -> str:
-    for limit in (0, 4, 9, 19, 49, 99):
-        if length <= limit:
-            return {0: "0 events", 4: "1-4", 9: "5-9", 19: "10-19", 49: "20-49", 99: "50-99"}[limit]
-    return "100 or more"
+    return next((label for limit, label in HISTORY.items() if length <= limit), LONGEST)
 
 
 def _popularity_labels(counts: NDArray[Any], targets: NDArray[Any]) -> list[str]:

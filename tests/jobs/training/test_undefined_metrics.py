@@ -19,7 +19,8 @@ from torch import Tensor
 from jobs import evaluate, promote, sweep
 from jobs.cli.context import Context
 from jobs.evaluation.bootstrap import compare_scores
-from jobs.evaluation.gate import check_better, check_slices
+from jobs.evaluation.gate import check_better
+from jobs.evaluation.slice_gate import Limits, check_slices
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
@@ -136,7 +137,7 @@ def two_models() -> tuple[Scores, Scores]:
 
 def test_a_defined_metric_beats_an_undefined_one_and_not_the_reverse() -> None:
     good, constant = two_models()
-    check = partial(check_better, BY_CORRELATION, name="majority", p_value=0.05, num_resamples=200)
+    check = partial(check_better, BY_CORRELATION, name="majority", limits=Limits(num_resamples=200))
 
     beats, loses, ties = check(good, constant), check(constant, good), check(constant, constant)
 
@@ -154,8 +155,8 @@ def test_a_slice_fails_where_only_the_candidate_is_undefined() -> None:
     family = dataclasses.replace(BY_CORRELATION, gate=Gate())
     good, constant = (dataclasses.replace(each, slices={"group": groups}) for each in (good, constant))
 
-    assert {check.passed for check in check_slices(family, constant, good)} == {False}
-    assert not [check for check in check_slices(family, good, constant) if not check.passed]
+    assert {check.passed for check in check_slices(family, constant, good, limits=Limits())} == {False}
+    assert not [check for check in check_slices(family, good, constant, limits=Limits()) if not check.passed]
 
 
 def test_a_resample_in_which_a_metric_fails_does_not_take_a_comparison_down() -> None:

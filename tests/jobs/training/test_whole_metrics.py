@@ -21,8 +21,9 @@ from jobs import evaluate, promote, sweep
 from jobs.cli.context import Context, GateNotMet
 from jobs.evaluation import bootstrap
 from jobs.evaluation.bootstrap import MAX_COMPUTED_EXAMPLES, compare_scores, metric_interval
-from jobs.evaluation.gate import check_better, check_slices
+from jobs.evaluation.gate import check_better
 from jobs.evaluation.scoring import load_model, score
+from jobs.evaluation.slice_gate import Limits, check_slices
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
@@ -225,9 +226,8 @@ def test_the_gate_has_its_nominal_false_positive_rate(family: Family) -> None:
     for _ in range(trials):
         shared = draw.normal(0, 1, 150)
         candidate, champion = (scores_of(shared + draw.normal(0, 1, 150)) for _ in range(2))
-        promoted += check_better(
-            family, candidate, champion, name="champion", p_value=p_value, num_resamples=200
-        ).passed
+        limits = Limits(p_value=p_value, num_resamples=200)
+        promoted += check_better(family, candidate, champion, name="champion", limits=limits).passed
 
     # At most four standard deviations of a binomial above the level, and not so strict that none passes.
     assert 1 <= promoted <= trials * p_value + 4 * math.sqrt(trials * p_value * (1 - p_value))
@@ -239,8 +239,8 @@ def test_a_candidate_that_is_truly_better_is_promoted(family: Family) -> None:
     shared = draw.normal(0, 1, 400)
     candidate, champion = (scores_of(shared + draw.normal(0, noise, 400)) for noise in (0.5, 1.5))
 
-    found = check_better(family, candidate, champion, name="champion", p_value=0.05, num_resamples=1000)
-    reverse = check_better(family, champion, candidate, name="champion", p_value=0.05, num_resamples=1000)
+    found = check_better(family, candidate, champion, name="champion", limits=Limits(num_resamples=1000))
+    reverse = check_better(family, champion, candidate, name="champion", limits=Limits(num_resamples=1000))
 
     assert found.passed and not reverse.passed
 
@@ -263,6 +263,7 @@ def test_a_slice_may_not_drop_in_a_whole_split_metric() -> None:
         BY_RMSE,
         scores_of(error * np.array([factor[group] for group in groups]), slices=groups),
         scores_of(error, slices=groups),
+        limits=Limits(),
     )
 
     assert {check.name: check.passed for check in checks} == {

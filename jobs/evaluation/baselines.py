@@ -1,0 +1,122 @@
+"""Scores of a family's baselines: computed once for each data set and release, and kept in the store.
+
+A baseline is what `train` makes of its Config: initialised on the training split, calibrated on validation. Its file is
+safe to delete. It is ignored when data, settings, code or torch have changed since.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import models
+from jobs.cli.context import Context, log
+from jobs.evaluation.scoring import score
+from jobs.training.distributed import WorkerContext, seed_everything
+from jobs.training.task import TrainingTask
+from jobs.training.validation import calibrate
+from models.evaluate import Model, Scores
+from models.family import Family
+from models.files import replace_file
+from models.prepared import Prepared
+
+KEY = "key"
+PARTS = ("numerators", "denominators", "slices", "accumulators", "kept")
+
+
+def baseline_scores(
+    context: Context, family: Family, data: Prepared, *, split: str, num_workers: int = 1
+) -> Iterator[tuple[str, Scores]]:
+    """Each baseline's name and scores on a split, in the family's order, one at a time."""
+    directory = context.store.baselines(family.name) / data.name
+    for name, config in family.baselines.items():
+        path, key = directory / f"{split}-{name}.npz", _key(family, config, data, split)
+        scores = _read(path, key)
+        if scores is None:
+            log.info("scoring the baseline %s on the %s split", name, split)
+            model = fitted(family, config, data)
+            scores = score(context, model, data=data, split=split, num_workers=num_workers)
+            _write(path, key, scores)
+        yield name, scores
+
+
+def fitted(family: Family, config: Any, data: Prepared) -> Model:
+    """A network without training, initialised and calibrated as `train` does."""
+    schema = data.schema(family.Schema, family.files)
+    seed_everything(config.seed, 0, 0)
+    network = family.build(config, schema)
+    with torch.inference_mode():
+        family.initialise(network, data, schema)
+        network.eval()
+        calibrate(TrainingTask(family, config, schema, data, data.path, WorkerContext()), network)
+    return Model(family, config, schema, network)
+
+
+def _key(family: Family, config: Any, data: Prepared, split: str) -> str:
+    """Identifies everything that the scores depend on."""
+    functions = [getattr(each, "__qualname__", "") for each in (family.evaluate, family.slices, family.initialise)]
+    content = {
+        "data": data.fingerprint,
+        "split": split,
+        "config": dataclasses.asdict(config),
+        "functions": functions,
+        "code": [_digest(name) for name in sorted({models.__name__, family.Config.__module__.partition(".")[0]})],
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _digest(package: str) -> str:
+    """sha256 of the Python files of an imported package or module."""
+    file = Path(str(sys.modules[package].__file__))
+    digest = hashlib.sha256()
+    for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, key: str, scores: Scores) -> None:
+    """Write scores; a store without room or permission only means that they are computed again."""
+    arrays: dict[str, NDArray[Any]] = {KEY: np.array(key), "num_examples": np.array(scores.num_examples)}
+    for part in PARTS:
+        found: Mapping[str, Any] = getattr(scores, part)
+        arrays |= {f"{part}/{name}": np.asarray(values) for name, values in found.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        log.info("the scores of a baseline are not kept: %s", error)
+
+
+def _read(path: Path, key: str) -> Scores | None:
+    """The scores of a file, or None if there is none, or a damaged one, or one of other data, settings or code."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored[KEY]) != key:
+                return None
+            parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+            for each in stored.files:
+                part, _, name = each.partition("/")
+                if name:
+                    parts[part][name] = stored[each]
+            num_examples = int(stored["num_examples"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.info("computing the scores of a baseline again, since %s is damaged: %s", path, error)
+        return None
+    accumulators = {name: torch.from_numpy(values) for name, values in parts.pop("accumulators").items()}
+    return Scores(**parts, accumulators=accumulators, num_examples=num_examples)
