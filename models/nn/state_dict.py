@@ -1,11 +1,11 @@
-"""Loads state dicts whose tensors still carry the names of an earlier release."""
+"""Loads state dicts of earlier releases, whose tensors have other names or are missing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def rename_on_load(module: nn.Module, prefixes: Mapping[str, str]) -> None:
@@ -21,3 +21,13 @@ def rename_on_load(module: nn.Module, prefixes: Mapping[str, str]) -> None:
                 state_dict[prefix + new + name.removeprefix(prefix + old)] = state_dict.pop(name)
 
     module.register_load_state_dict_pre_hook(rename)  # type: ignore[no-untyped-call]
+
+
+def default_on_load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Let `module.load_state_dict` accept state dicts without some tensors: name -> what it then loads."""
+
+    def add(_: nn.Module, state_dict: dict[str, Any], prefix: str, *_others: object) -> None:
+        for name, value in values.items():
+            state_dict.setdefault(prefix + name, value.clone())
+
+    module.register_load_state_dict_pre_hook(add)  # type: ignore[no-untyped-call]

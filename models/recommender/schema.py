@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 import models.family
 
 NUM_SHARDS = 32
@@ -47,3 +50,15 @@ class Schema(models.family.Schema):
     def index(self) -> dict[str, int]:
         """Item id -> index."""
         return {item: place + 1 for place, item in enumerate(self.items)}
+
+
+def tail_of(schema: Schema) -> Tensor:
+    """Whether each item [V], the padding included, is in the tail: the rarest, with the last tenth of all events.
+
+    An item without training events is in no part of the popularity curve.
+    """
+    counts = torch.tensor([0, *schema.item_counts], dtype=torch.float64)
+    order = counts.argsort(descending=True, stable=True)
+    is_tail = torch.zeros(len(counts), dtype=torch.bool)
+    is_tail[order] = counts[order].cumsum(0) / counts.sum().clamp_min(1) > 0.9
+    return is_tail & (counts > 0)

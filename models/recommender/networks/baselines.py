@@ -36,7 +36,7 @@ class Neighbourhood:
     neighbours: int = 200
 
 
-STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
+STEPS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("decay", (0.35, 0.5, 0.8, 1.0)),
     ("asymmetry", (0.2, 0.35, 0.65, 0.8)),
     ("shrink", (0.0, 50.0, 200.0)),
@@ -101,10 +101,9 @@ def _co_counts(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[An
         interactions.data[:] = 1
         co_counts = co_counts + interactions.T @ interactions
     num_users = np.maximum(co_counts.diagonal(), 1)
-    matrix = co_counts.tocsr()
-    matrix.setdiag(0)
-    matrix.eliminate_zeros()
-    return matrix, num_users
+    co_counts.setdiag(0)
+    co_counts.eliminate_zeros()
+    return co_counts, num_users  # type: ignore[return-value]
 
 
 def _similarities(co_counts: sp.csr_array, num_users: NDArray[Any], shape: Neighbourhood) -> sp.csr_array:
@@ -112,7 +111,7 @@ def _similarities(co_counts: sp.csr_array, num_users: NDArray[Any], shape: Neigh
     matrix = co_counts.copy()
     own = np.repeat(num_users**shape.asymmetry, np.diff(matrix.indptr))
     matrix.data /= own * num_users[matrix.indices] ** (1 - shape.asymmetry) + shape.shrink
-    count = max(1, min(int(shape.neighbours), MAX_PAIRS // matrix.shape[0]))
+    count = max(1, min(shape.neighbours, MAX_PAIRS // matrix.shape[0]))
     lengths = np.diff(matrix.indptr)
     keep = np.ones(len(matrix.data), dtype=bool)
     for row in np.flatnonzero(lengths > count):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +22,18 @@ MAX_SCORES = 16_000_000
 which take longer to allocate than to compute."""
 TUNING_CUTOFF = 10
 """Everything tuned on validation is tuned for NDCG@10."""
+
+
+@dataclass(frozen=True)
+class Blends:
+    """The blends (1 - weight) * network + weight * prior + boost * tail that are tried on validation."""
+
+    weights: Sequence[float]
+    """W weights of the prior."""
+    boosts: Sequence[float]
+    """C boosts of the tail's log-probabilities, among them 0."""
+    tail: Tensor
+    """1 for an item of the tail, else 0 [V]."""
 
 
 def rows_at_once(num_items: int) -> int:
@@ -51,33 +65,46 @@ def gains(batch: Histories, scores: Tensor) -> Tensor:
     return ~batch.target_seen * (rank <= TUNING_CUTOFF) / torch.log2(rank + 1)
 
 
-def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, weights: Sequence[float]) -> Tensor:
-    """Sum of `gains` over the batch for each blend (1 - weight) * network + weight * prior: [W].
+def gains_of_blends(batch: Histories, network: Tensor, prior: Tensor, blends: Blends) -> Tensor:
+    """Sums of `gains` over the batch [2, W, C] for each blend: over all examples, and over those with a tail target.
 
-    Network and prior [B, V] are log-probabilities. With one target, an item that both rank above it is above it in
-    every blend, and likewise below. An example with ten items above the target gains nothing; in the others only the
-    few items that the two disagree on are compared at each weight.
+    Network and prior [B, V] are log-probabilities. With one target, an item that both rank above it, at every boost, is
+    above it in every blend, and likewise below. An example with ten items above the target gains nothing; in the others
+    only the few items in between are compared for each blend. With several targets there are no boosts, and no tail.
     """
     if batch.target_sets is not None:
-        is_excluded = network == -torch.inf
-        blends = [torch.lerp(network, prior, weight).masked_fill_(is_excluded, -torch.inf) for weight in weights]
-        return torch.stack([gains(batch, blend).sum() for blend in blends])
+        return _gains_of_sets(batch, network, prior, blends)
     target = batch.targets[:, None]
     own_network, own_prior = network.gather(1, target), prior.gather(1, target)
-    above = (network > own_network).logical_and_(prior > own_prior).scatter_(1, batch.excluded, False)
+    # By how much a boost of 1 raises each item relative to the target: 0, 1, or -1 for a target in the tail.
+    raised = blends.tail - blends.tail[target]
+    least, most = raised.clamp_max(0) * max(blends.boosts), raised.clamp_min(0) * max(blends.boosts)
+    above = (network + least > own_network).logical_and_(prior + least > own_prior)
+    above.scatter_(1, batch.excluded, False)
     undecided_B = (above.sum(1) < TUNING_CUTOFF) & ~batch.target_seen & (batch.targets != PADDING)
-    rivals = (network >= own_network).logical_or_(prior >= own_prior).logical_and_(undecided_B[:, None])
-    row, item = rivals.scatter_(1, batch.excluded, False).scatter_(1, target, False).nonzero(as_tuple=True)
+    rivals = (network + most >= own_network).logical_or_(prior + most >= own_prior)
+    rivals.logical_and_(undecided_B[:, None]).scatter_(1, batch.excluded, False).scatter_(1, target, False)
+    row, item = rivals.nonzero(as_tuple=True)
     lead_network = network[row, item] - own_network[row, 0]
     lead_prior = prior[row, item] - own_prior[row, 0]
-    first = item < batch.targets[row]
+    first, raised, is_tail_B = item < batch.targets[row], raised[row, item], blends.tail[batch.targets] > 0
     sums = []
-    for weight in weights:
-        lead = torch.lerp(lead_network, lead_prior, weight)
+    for weight, boost in itertools.product(blends.weights, blends.boosts):
+        lead = torch.lerp(lead_network, lead_prior, weight) + boost * raised
         ahead = (lead > 0) | ((lead == 0) & first)
         rank = 1 + torch.bincount(row[ahead], minlength=len(target))
-        sums.append((undecided_B & (rank <= TUNING_CUTOFF)).div(torch.log2(rank + 1)).sum())
-    return torch.stack(sums)
+        gained = (undecided_B & (rank <= TUNING_CUTOFF)) / torch.log2(rank + 1)
+        sums.append(torch.stack([gained.sum(), gained[is_tail_B].sum()]))
+    return torch.stack(sums, 1).view(2, len(blends.weights), len(blends.boosts))
+
+
+def _gains_of_sets(batch: Histories, network: Tensor, prior: Tensor, blends: Blends) -> Tensor:
+    is_excluded = network == -torch.inf
+    sums = network.new_zeros(2, len(blends.weights), len(blends.boosts))
+    for place, weight in enumerate(blends.weights):
+        blend = torch.lerp(network, prior, weight).masked_fill_(is_excluded, -torch.inf)
+        sums[0, place, blends.boosts.index(0.0)] = gains(batch, blend).sum()
+    return sums
 
 
 def _evaluate_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:

@@ -14,17 +14,22 @@ from torch import Tensor, nn
 
 from models.metrics import BatchMetrics, Ratio
 from models.nn.precision import autocast_dtype
-from models.nn.state_dict import rename_on_load
+from models.nn.state_dict import default_on_load, rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks import ranking
 from models.recommender.networks.cold_start import ColdStartItems
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.transitions import Transitions
-from models.recommender.schema import PADDING, Schema
+from models.recommender.schema import PADDING, Schema, tail_of
 
 BLEND_WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights of the prior that are tried on validation; the best one is kept."""
+TAIL_BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Added to the log-probabilities of tail items: tried on validation with each weight, and kept where NDCG@10 over all
+examples is no lower than without."""
+MIN_TAIL_EXAMPLES = 100
+"""Validation examples with a tail target below which there is no boost: it would fit their noise."""
 CALIBRATION_EXAMPLES = 192
 """They are tried on the first examples of each batch, up to this many: over all shards enough, and cheap."""
 COVERAGE_CUTOFF = 10
@@ -62,6 +67,8 @@ class Recommender(nn.Module):
     """The network of the family, built by `build`."""
 
     blend: Tensor
+    tail_boost: Tensor
+    tail: Tensor
     learner: Learner | None
 
     def __init__(self, config: Config, schema: Schema, *, learner: Learner | None, prior: nn.Module | None) -> None:
@@ -77,6 +84,9 @@ class Recommender(nn.Module):
         self.cold_start = ColdStartItems(schema) if has_cold_start else None
         rename_on_load(self, {"newcomers.": "cold_start."})  # its name until release 0.1
         self.register_buffer("blend", torch.tensor(0.5 if learner is not None and prior is not None else 1.0))
+        self.register_buffer("tail_boost", torch.tensor(0.0))
+        self.register_buffer("tail", tail_of(schema).float(), persistent=False)
+        default_on_load(self, {"tail_boost": torch.tensor(0.0)})  # models until release 0.2 have none
 
     def forward(self, batch: Rows) -> Tensor:
         """The learner's loss, averaged over the events of the rows."""
@@ -114,7 +124,7 @@ class Recommender(nn.Module):
         return BatchMetrics(metrics, {"recommended": counts.double()})
 
     def calibration(self, batch: Histories) -> Tensor | None:
-        """Sums over part of the batch: NDCG@10 for each of BLEND_WEIGHTS, then ColdStartItems.calibration."""
+        """Sums over part of the batch: see _blend_sums, then ColdStartItems.calibration."""
         if self.cold_start is None and not self._blends:
             return None
         batch = batch.first(min(CALIBRATION_EXAMPLES, ranking.rows_at_once(self.num_rows)))
@@ -125,16 +135,27 @@ class Recommender(nn.Module):
                 if self.cold_start is not None:
                     network[:, self.cold_start.items] = -torch.inf
                     prior[:, self.cold_start.items] = -torch.inf
-                sums.append(ranking.gains_of_blends(batch, network, prior, BLEND_WEIGHTS))
+                sums.append(self._blend_sums(batch, network, prior))
             if self.cold_start is not None:
                 sums.append(self.cold_start.calibration(self._blended(network, prior), batch).flatten())
         return torch.cat(sums)
 
     def calibrate(self, sums: Tensor) -> None:
-        """Set the blend weight with the highest summed NDCG@10, and the offset of cold-start items."""
+        """Set the blend and the boost of the tail, and the offset of cold-start items.
+
+        Of the blends whose NDCG@10 is no lower than the best without a boost, that with the highest for tail targets.
+        """
         if self._blends:
-            gains, sums = sums[: len(BLEND_WEIGHTS)], sums[len(BLEND_WEIGHTS) :]
-            self.blend = torch.tensor(BLEND_WEIGHTS[int(gains.argmax())], device=sums.device)
+            size = 2 * len(BLEND_WEIGHTS) * len(TAIL_BOOSTS)
+            gains, tail_gains = sums[:size].view(2, len(BLEND_WEIGHTS), len(TAIL_BOOSTS)).clone()
+            num_tail_examples, sums = float(sums[size]), sums[size + 1 :]
+            if num_tail_examples < MIN_TAIL_EXAMPLES:
+                gains[:, 1:], tail_gains[:] = -1, 0
+            tail_gains[gains < gains[:, 0].max()] = -1
+            gains[tail_gains < tail_gains.max()] = -1
+            weight, boost = divmod(int(gains.argmax()), len(TAIL_BOOSTS))
+            self.blend = torch.tensor(BLEND_WEIGHTS[weight], device=sums.device)
+            self.tail_boost = torch.tensor(TAIL_BOOSTS[boost], device=sums.device)
         if self.cold_start is not None:
             self.cold_start.calibrate(sums.view(2, -1))
 
@@ -211,7 +232,14 @@ class Recommender(nn.Module):
             only = prior if network is None else network
             assert only is not None
             return only
-        return _blend(network, prior, self.blend)
+        return _blend(network, prior, self.blend).add_(self.tail_boost * self.tail)
+
+    def _blend_sums(self, batch: Histories, network: Tensor, prior: Tensor) -> Tensor:
+        """NDCG@10 of each blend over all examples and over those with a tail target [2 * W * C], and their number."""
+        blends = ranking.Blends(BLEND_WEIGHTS, TAIL_BOOSTS, self.tail)
+        gains = ranking.gains_of_blends(batch, network, prior, blends).double().flatten()
+        is_tail = (self.tail[batch.targets.clamp_min(PADDING)] > 0) & ~batch.target_seen
+        return torch.cat([gains, is_tail.sum().double()[None]])
 
 
 def _blend(network: Tensor, prior: Tensor, weight: float | Tensor) -> Tensor:
