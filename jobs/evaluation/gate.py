@@ -1,7 +1,7 @@
 """The promotion gate: better than the champion, no worse than the best baseline, overall and by group, fast and small.
 
-The rules that use baselines do not depend on the champion, so the order of promotions cannot change what they say. See
-docs/operations.md for the rules and docs/decisions/0021-the-gate-compares-groups-with-a-baseline.md for the reasons.
+The rules that use baselines do not depend on the champion, so the order of promotions cannot change their outcome.
+docs/operations.md states the rules.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def check_no_worse(family: Family, candidate: Scores, baseline: Scores, *, name:
         name=f"no worse than {name}",
         passed=passed,
         message=(
-            f"{metric} {value:.5f} {relation} the best baseline's, {name}'s {reference:.5f} "
+            f"{metric} {value:.5f} {relation} the {reference:.5f} of {name}, the best baseline "
             f"({gain_text(gain)}p = {found.p_value:.4f}, limits {limits.p_value} and -{tolerance:.0%})"
         ),
         numbers=defined(

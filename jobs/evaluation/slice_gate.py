@@ -82,8 +82,11 @@ def check_slices(
             if group is not None:
                 groups.append(group)
     p_values = [_p_value(family, candidate, floor, group, limits) for group in groups]
-    tested = zip(groups, p_values, holm(p_values), strict=True)
-    return [_check(family, *each, floor=name, limits=limits) for each in tested]
+    adjusted = holm(p_values)
+    return [
+        _check(family, group, (p_values[place], adjusted[place]), floor=name, num_groups=len(groups), limits=limits)
+        for place, group in enumerate(groups)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -152,18 +155,22 @@ def _p_value(family: Family, candidate: Scores, floor: Scores, group: _Group, li
     return min(found.p_value, math.erfc(errors / math.sqrt(2)) / 2)
 
 
-def _check(family: Family, group: _Group, p_value: float, adjusted: float, *, floor: str, limits: Limits) -> Check:
+def _check(
+    family: Family, group: _Group, p_values: tuple[float, float], *, floor: str, num_groups: int, limits: Limits
+) -> Check:
+    """The check of a group; `p_values` are before and after the adjustment for the number of groups."""
     tolerance = family.gate.slice_tolerance if limits.slice_tolerance is None else limits.slice_tolerance
     gain = relative_gain(group.candidate, group.floor, family.metric.mode)
-    champion = "" if math.isnan(group.champion) else f", champion's {group.champion:.5f}"
+    champion = "" if math.isnan(group.champion) else f" and {group.champion:.5f} of the champion"
     now = "undefined" if math.isnan(group.candidate) else f"{group.candidate:.5f}"
+    p_value, adjusted = p_values
     return Check(
         name=f"slice {group.name}",
         passed=not (group.drop > tolerance and adjusted < limits.p_value),
         message=(
-            f"{family.metric.name} where {group.name} is {now} and {floor}'s {group.floor:.5f}{champion}, on "
+            f"{family.metric.name} where {group.name} is {now} against {group.floor:.5f} of {floor}{champion}, on "
             f"{group.num_examples} examples, {group.share:.0%} of all ({gain_text(gain)}p = {p_value:.3f}, "
-            f"{adjusted:.3f} adjusted for all groups; limits -{tolerance:.0%} and {limits.p_value})"
+            f"{adjusted:.3f} adjusted for {num_groups} groups; limits -{tolerance:.0%} and {limits.p_value})"
         ),
         numbers=defined(
             candidate=group.candidate,
