@@ -14,7 +14,8 @@ from jobs.cli.flags import check_at_least
 from jobs.evaluation.baselines import baseline_scores
 from jobs.evaluation.gate import References, check_latency, check_quality, check_size, floor_of
 from jobs.evaluation.scoring import load_model, score, undefined
-from jobs.evaluation.slice_gate import Check, Limits
+from jobs.evaluation.slice_gate import Limits
+from jobs.evaluation.weighed import Weighed
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -71,36 +72,6 @@ class _ModelPair:
     data: Prepared
 
 
-@dataclass(frozen=True)
-class _Weighed:
-    """The checks of a candidate."""
-
-    checks: list[Check]
-    floor: str | None
-    """What the groups were compared with."""
-
-    @property
-    def failed_names(self) -> list[str]:
-        return [check.name for check in self.checks if not check.passed]
-
-    @property
-    def gains(self) -> dict[str, float]:
-        """The overall relative gain on each model that the candidate was compared with."""
-        compared = [check for check in self.checks if check.name.startswith(("better than ", "no worse than "))]
-        return {
-            check.name.partition(" than ")[2]: check.numbers["gain"] for check in compared if "gain" in check.numbers
-        }
-
-    def numbers(self) -> dict[str, Any]:
-        """Gains overall and by group, as plain values for JSON."""
-        slices = {
-            check.name.removeprefix("slice "): {"passed": check.passed, **check.numbers}
-            for check in self.checks
-            if check.name.startswith("slice ")
-        }
-        return {"gains": self.gains, "floor": self.floor, "slices": slices}
-
-
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Evaluate the candidate and move the alias; raises GateNotMet with every failed check, and moves nothing then."""
     assert family is not None
@@ -113,15 +84,15 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         return Outcome(status="unchanged", run_id=pair.candidate.run_id, details={"version": pair.champion.version})
     scores = _score(context, "the candidate", pair.model, pair.data, options)
     weighed = _weigh(context, family, pair, scores, options)
-    failed = [check.message for check in weighed.checks if not check.passed]
+    failed = weighed.failed
     metrics = {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
+    log.info("%s", "\n".join(weighed.lines()))
     if failed and not options.force:
         raise GateNotMet(
             _rejection(family, pair, weighed, failed),
             failed=failed,
             metrics=metrics,
             candidate=pair.candidate.uri,
-            checks=[check.message for check in weighed.checks],
             **weighed.numbers(),
         )
     for message in failed:
@@ -136,9 +107,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             "model": f"models:/{family.name}/{version}",
             "previous_version": pair.previous,
             "forced": bool(failed),
-            "checks": [check.message for check in weighed.checks],
             **weighed.numbers(),
         },
+        summary=f"  models:/{family.name}/{version} is the champion, before it was {pair.previous or 'none'}; "
+        f"{family.metric.name} {metrics[f'test_{family.metric.name}']:.5f} on the test split",
     )
 
 
@@ -186,7 +158,7 @@ def _score(context: Context, name: str, model: Model, data: Prepared, options: O
     return score(context, model, data=data, split="test", num_workers=options.workers)
 
 
-def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> _Weighed:
+def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> Weighed:
     """Every check against the champion and the baselines."""
     if math.isnan(scores.value(family.metric)):
         raise UsageFailure(undefined(family, scores, "test"))
@@ -199,14 +171,15 @@ def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, o
     checks = check_quality(family, scores, references, limits)
     checks += [check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
     floor = floor_of(family, others) or (None if champion is None else references.champion_name)
-    return _Weighed(checks, floor)
+    tolerance = family.gate.slice_tolerance if options.slice_tolerance is None else options.slice_tolerance
+    return Weighed(checks, floor, tolerance)
 
 
-def _rejection(family: Family, pair: _ModelPair, weighed: _Weighed, failed: list[str]) -> str:
+def _rejection(family: Family, pair: _ModelPair, weighed: Weighed, failed: list[str]) -> str:
     unchanged = f"models:/{family.name}@{CHAMPION} stays at version {pair.champion.version}" if pair.champion else ""
     gains = ", ".join(f"{gain:+.1%} on {name}" for name, gain in weighed.gains.items())
     remedy = "--force --reason TEXT promotes it anyway"
-    if all(name.startswith("slice ") for name in weighed.failed_names):
+    if weighed.only_groups_failed:
         remedy = f"--slice-tolerance SHARE --reason TEXT accepts a larger loss in a group, {remedy}"
     return (
         f"{pair.candidate.uri} was not promoted: {'; '.join(failed)}. "
@@ -219,7 +192,7 @@ def _register_champion(
     tracking: Tracking,
     family: Family,
     pair: _ModelPair,
-    weighed: _Weighed,
+    weighed: Weighed,
     metrics: dict[str, float],
     options: Options,
 ) -> str:
@@ -231,19 +204,12 @@ def _register_champion(
         "candidate": pair.candidate.uri,
         "digest": pair.model.digest,
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "forced": str(bool(weighed.failed_names)).lower(),
+        "forced": str(bool(weighed.failed)).lower(),
         "reason": options.reason or "",
         "test_metrics": metrics,
         "checks": {check.name: {"passed": check.passed, **check.numbers} for check in weighed.checks},
     }
-    evidence = {
-        **facts,
-        "checks": [dataclasses.asdict(check) for check in weighed.checks],
-        **weighed.numbers(),
-        "slice_tolerance": limit if (limit := options.slice_tolerance) is not None else family.gate.slice_tolerance,
-        "adjustment": "Holm",
-        "options": dataclasses.asdict(options),
-    }
+    evidence = {**facts, **weighed.evidence(), "options": dataclasses.asdict(options)}
     version = registry.register(
         family.name,
         pair.candidate.run_id,

@@ -8,7 +8,7 @@ probability of any false refusal to the level, however the groups depend on each
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from jobs.evaluation.bootstrap import LEVEL, compare_scores
 from models.evaluate import Scores
 from models.family import Family
 
+SLICE = "slice "
+"""The names of the checks by group start with it."""
+ADJUSTED = "adjusted_p_value"
 MAX_RESAMPLES = 5000
 """There may be many groups, and few resamples suffice for each."""
 FEW_RESAMPLES = 0.005
@@ -75,9 +78,9 @@ def check_slices(
 
     `floor` are the scores of `name` on the same examples. A `champion` that is not the floor is reported, not tested.
     """
-    groups = []
+    groups, ranks = [], {label: rank for rank, label in enumerate(family.slice_order)}
     for dimension, labels in candidate.slices.items():
-        for label in np.unique(labels):
+        for label in sorted(np.unique(labels).tolist(), key=lambda label: ranks.get(label, -1)):
             group = _group(family, candidate, floor, champion, among=labels == label, name=f"{dimension} = {label}")
             if group is not None:
                 groups.append(group)
@@ -87,6 +90,32 @@ def check_slices(
         _check(family, group, (p_values[place], adjusted[place]), floor=name, num_groups=len(groups), limits=limits)
         for place, group in enumerate(groups)
     ]
+
+
+def slice_numbers(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
+    """Group -> its numbers, and `passed`, of the checks by group."""
+    groups = [check for check in checks if check.name.startswith(SLICE)]
+    return {check.name.removeprefix(SLICE): {"passed": check.passed, **check.numbers} for check in groups}
+
+
+def slice_table(checks: Sequence[Check], *, floor: str | None) -> list[str]:
+    """The checks by group as lines of a table for people; empty if there are none."""
+    rows = [["group", "examples", "share", floor or "floor", "champion", "candidate", "gain", "p", "adjusted p", ""]]
+    for name, numbers in slice_numbers(checks).items():
+        scores = [_cell(numbers, each, ".4f") for each in ("floor", "champion", "candidate")]
+        tested = [_cell(numbers, "gain", "+.1%"), *(_cell(numbers, each, ".3f") for each in ("p_value", ADJUSTED))]
+        head = [name, _cell(numbers, "examples", ",.0f"), _cell(numbers, "share", ".0%")]
+        rows.append([*head, *scores, *tested, "" if numbers["passed"] else "failed"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, len(row)))])
+        for row in rows
+    ]
+    return [line.rstrip() for line in lines] if len(rows) > 1 else []
+
+
+def _cell(numbers: Mapping[str, float], name: str, style: str) -> str:
+    return format(numbers[name], style) if name in numbers else "-"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -165,7 +194,7 @@ def _check(
     now = "undefined" if math.isnan(group.candidate) else f"{group.candidate:.5f}"
     p_value, adjusted = p_values
     return Check(
-        name=f"slice {group.name}",
+        name=f"{SLICE}{group.name}",
         passed=not (group.drop > tolerance and adjusted < limits.p_value),
         message=(
             f"{family.metric.name} where {group.name} is {now} against {group.floor:.5f} of {floor}{champion}, on "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from jobs import promote
 from jobs.cli.context import Context, GateNotMet, UsageFailure
 from jobs.evaluation.gate import References, check_quality
-from jobs.evaluation.slice_gate import Check, Limits, check_slices, holm
+from jobs.evaluation.slice_gate import Check, Limits, check_slices, holm, slice_table
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import Registry
@@ -170,6 +170,19 @@ def test_groups_are_those_of_the_prepared_data_and_not_of_the_candidate() -> Non
     names = [check.name for check in check_quality(TOY, older, References(BASELINES), LIMITS)]
 
     assert "slice group = tail" in names and "slice group = unknown" not in names
+
+
+def test_the_groups_are_shown_as_a_table_in_the_family_s_order() -> None:
+    candidate = model(seed=11, head=0.21, middle=0.15, tail=0.02)
+    family = dataclasses.replace(TOY, slice_order=("tail", "head"))
+
+    head, *rows = slice_table(check_quality(family, candidate, References(BASELINES), LIMITS), floor="transitions")
+
+    assert head.split()[:7] == ["group", "examples", "share", "transitions", "champion", "candidate", "gain"]
+    assert [row.split()[2] for row in rows] == ["middle", "tail", "head"]
+    tail = rows[1].split()
+    assert tail[3:5] == ["600", "11%"] and tail[6] == "-" and tail[8].startswith("-") and tail[-1] == "failed"
+    assert not rows[0].endswith("failed") and slice_table([], floor=None) == []
 
 
 @pytest.mark.parametrize(

@@ -262,65 +262,6 @@ def test_the_gains_of_all_blends_equal_those_of_each_blend(data: Prepared, schem
     assert (together[1, :, -1] > together[1, :, 0]).any(), "a boost must help the tail"
 
 
-def test_the_tail_is_the_rarest_items_with_a_tenth_of_the_events() -> None:
-    schema = plain_schema(num_items=5).model_copy(update={"item_counts": [60, 5, 30, 0, 5]})
-
-    assert tail_of(schema).tolist() == [False, False, True, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("gains", "tail_gains", "num_tail", "expected"),
-    [
-        ({(0.3, 0.0): 8.0, (0.3, 0.5): 8.0, (0.5, 0.25): 9.0}, {(0.3, 0.5): 3.0, (0.5, 0.25): 2.0}, 100, (0.3, 0.5)),
-        ({(0.3, 0.0): 8.0, (0.3, 0.5): 7.9, (0.5, 0.25): 8.1}, {(0.3, 0.5): 3.0, (0.5, 0.25): 2.0}, 100, (0.5, 0.25)),
-        ({(0.3, 0.0): 8.0, (0.3, 0.5): 7.9}, {(0.3, 0.5): 3.0}, 100, (0.3, 0.0)),
-        ({(0.3, 0.0): 8.0, (0.6, 0.5): 9.0}, {(0.6, 0.5): 3.0}, 99, (0.3, 0.0)),
-    ],
-    ids=["the best for the tail", "not at a loss for all", "none is allowed", "too few examples"],
-)
-def test_the_boost_is_the_best_for_the_tail_that_costs_nothing_overall(
-    gains: dict[tuple[float, float], float],
-    tail_gains: dict[tuple[float, float], float],
-    num_tail: int,
-    expected: tuple[float, float],
-    data: Prepared,
-    schema: Schema,
-) -> None:
-    model = built("two_tower", schema, data)
-    sums = torch.zeros(2, len(BLEND_WEIGHTS), len(TAIL_BOOSTS), dtype=torch.float64)
-    for part, values in enumerate((gains, tail_gains)):
-        for (weight, boost), value in values.items():
-            sums[part, BLEND_WEIGHTS.index(weight), TAIL_BOOSTS.index(boost)] = value
-
-    model.calibrate(torch.cat([sums.flatten(), torch.tensor([float(num_tail)])]))
-
-    assert (float(model.blend), float(model.tail_boost)) == pytest.approx(expected)
-
-
-def test_the_boost_raises_the_tail_and_nothing_else(data: Prepared, schema: Schema) -> None:
-    model = built("two_tower", schema, data)
-    held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=SMALL, epoch=0)
-    batch = histories([held_out[place] for place in range(20)])  # type: ignore[misc]
-    before = model.scores(batch)
-
-    model.tail_boost = torch.tensor(0.75)
-
-    raised = model.scores(batch) - before
-    is_tail = tail_of(schema)
-    assert torch.allclose(raised[:, is_tail], torch.tensor(0.75), atol=1e-5)
-    assert (raised[:, 1:][:, ~is_tail[1:]] == 0).all() and (before[:, 0] == -torch.inf).all()
-
-
-def test_a_model_without_a_boost_of_an_earlier_release_loads(data: Prepared, schema: Schema) -> None:
-    model = built("two_tower", schema, data)
-    older = {name: tensor for name, tensor in model.state_dict().items() if name != "tail_boost"}
-    model.tail_boost = torch.tensor(0.75)
-
-    model.load_state_dict(older, strict=True)
-
-    assert float(model.tail_boost) == 0
-
-
 def test_gini_is_zero_for_equal_counts_and_near_one_for_a_single_winner() -> None:
     assert abs(gini(torch.full((100,), 3.0))) < 1e-9
     assert gini(torch.tensor([0.0] * 99 + [1.0])) > 0.98
