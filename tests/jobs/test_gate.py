@@ -134,9 +134,8 @@ def test_a_model_that_is_significantly_worse_than_the_best_baseline_is_refused()
 def test_a_small_split_does_not_excuse_a_model_far_below_the_best_baseline() -> None:
     groups = np.full(60, "all")
     hits = {"popularity": 6, "transitions": 30, "candidate": 25}
-    few = {
-        name: scores((np.random.default_rng(4).permutation(60) < number) * 1.0, groups) for name, number in hits.items()
-    }
+    order = np.random.default_rng(4).permutation(60)
+    few = {name: scores(np.array([float(place < number) for place in order]), groups) for name, number in hits.items()}
     candidate = few.pop("candidate")
 
     (check,) = [
