@@ -45,6 +45,8 @@ _SUFFIXES = {
     ".pq": "parquet",
     ".txt": "sequences",
 }
+_SPARK_FILES = ("_SUCCESS", "_metadata", "_common_metadata", "_started_", "_committed_", "_temporary")
+"""How the names of the files begin that Spark writes next to a table."""
 _GZIP = b"\x1f\x8b"
 _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
 
@@ -71,13 +73,18 @@ class Chunk:
 
 def find(raw: str, *, format: Format = "auto") -> list[Source]:
     """The tables of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected."""
-    return [replace(source, format=_format_of(source.path, format)) for source in list_files(raw)]
+    return [with_format(source, format=format) for source in list_files(raw)]
+
+
+def with_format(source: Source, *, format: Format = "auto") -> Source:
+    """The file with its format, which is told by its name; raises DataRejected."""
+    return replace(source, format=_format_of(source.path, format))
 
 
 def list_files(raw: str) -> list[Source]:
     """The files of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected.
 
-    Hidden files and those that begin with `_` are skipped. Their formats are not determined.
+    Hidden files and the files that Spark writes for itself are skipped. Their formats are not determined.
     """
     try:
         filesystem, path = _filesystem(raw)
@@ -166,7 +173,7 @@ def _filesystem(raw: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _is_hidden(path: str, *, below: str) -> bool:
-    return any(part.startswith((".", "_")) for part in path.removeprefix(below).split("/"))
+    return any(part.startswith((".", *_SPARK_FILES)) for part in path.removeprefix(below).split("/"))
 
 
 def _format_of(path: str, format: Format) -> str:
