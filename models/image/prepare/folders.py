@@ -22,6 +22,9 @@ from models.raw.tables import Source
 Subfolders = Literal["auto", "products", "classes", "ignored"]
 """What the folders below a class are."""
 
+MANY_IMAGES = 20
+"""A product folder with more images than this may be a class or a collection."""
+
 Folder = tuple[str, ...]
 """Names of the folders from the root to an image."""
 
@@ -74,11 +77,7 @@ def read_tree(sources: Sequence[Source], *, root: str, subfolders: Subfolders) -
         found = meaning(folder_of(source))
         if found is not None:
             tree.images.append(FolderImage(source, *found))
-    if not any(image.label for image in tree.images):
-        raise DataRejected(
-            f"{root} has no class folders: {_example(folders)} is not in a folder that names its class; use a "
-            "folder per class (Shirt/1.jpg, or train/Shirt/1.jpg), or a table with the labels of the images"
-        )
+    _check_labels(tree, folders, root)
     _note_empty(folders, splits, sources[0], tree)
     return tree
 
@@ -199,7 +198,7 @@ def _meaning(
                 paths.append((folder, split.name, folder[len(split.root) :]))
     class_first = _is_class_first(paths)
     if class_first:
-        paths = [(folder, split_of(path[1]) or "", (path[0], *path[2:])) for folder, _, path in paths]
+        paths = [(folder, split_of((*path, "", "")[1]) or "", (*path[:1], *path[2:])) for folder, _, path in paths]
     labels = {path: class_name(path[0]) for _, _, path in paths if path}
     _note_merged(labels, tree)
     products = _products(paths, labels, subfolders, tree)
@@ -208,18 +207,20 @@ def _meaning(
         if label is not None and subfolders == "classes":
             label = "/".join(class_name(part) for part in path)
         placed[folder] = (name, label, products.get(path))
+    _note_large({folder: of for folder, (_, _, of) in placed.items() if of}, folders.direct, tree)
     return placed.get
 
 
 def _is_class_first(paths: Sequence[tuple[Folder, str, Folder]]) -> bool:
     """Whether the splits are below the classes: Shirt/train, Shirt/test."""
-    below: dict[str, set[str]] = defaultdict(set)
+    below: dict[str, set[str]] = {path[0]: set() for _, _, path in paths if path}
     for _, split, path in paths:
-        if split or len(path) < 2:
+        if split:
             return False
-        below[path[0]].add(path[1])
+        if len(path) > 1:
+            below[path[0]].add(path[1])
     named = [{split_of(name) for name in names} for names in below.values()]
-    return bool(named) and all(None not in splits for splits in named) and any(len(splits) > 1 for splits in named)
+    return all(splits and None not in splits for splits in named) and any(len(splits) > 1 for splits in named)
 
 
 def _products(
@@ -263,21 +264,44 @@ def _note_merged(labels: Mapping[Folder, str], tree: Tree) -> None:
             tree.notes.append(f"the folders {sorted(of)} differ only in blanks or Unicode forms: one class, {label!r}")
 
 
+def _check_labels(tree: Tree, folders: _Folders, root: str) -> None:
+    """Reject a tree without classes, and one in which a single folder holds the class folders."""
+    labels = {image.label for image in tree.images if image.label}
+    if not labels:
+        raise DataRejected(
+            f"{root} has {folders.total[()]:,} images but no class folders; use a folder per class (Shirt/1.jpg, or "
+            "train/Shirt/1.jpg), or a table with the labels of the images"
+        )
+    products = sorted({image.item_id for image in tree.images if image.item_id})
+    if len(labels) == 1 and len(products) > 1:
+        raise DataRejected(
+            f"{root} has one class folder, {min(labels)!r}; if the folders in it ({', '.join(products[:3])}) are the "
+            "classes, add --subfolders classes, or give that folder as --raw"
+        )
+
+
+def _note_large(products: Mapping[Folder, str], counts: Counter[Folder], tree: Tree) -> None:
+    """Say that the folders below the classes have more images than products usually have."""
+    mean = sum(counts[folder] for folder in products) / max(1, len(set(products.values())))
+    if mean > MANY_IMAGES:
+        some = products[min(products)]
+        tree.notes.append(
+            f"the folders below the classes hold {mean:,.0f} images each, e.g. {shown(some)}: they are read as "
+            "products, each in one split; if they are classes, add --subfolders classes, else --subfolders ignored"
+        )
+
+
 def _note_empty(folders: _Folders, splits: Sequence[_Split], some: Source, tree: Tree) -> None:
     """Say which folders next to the classes have no images."""
     root = PurePosixPath(some.path.removesuffix(some.relative))
-    for split in splits:
-        listed = some.filesystem.get_file_info(FileSelector(str(root.joinpath(*split.root))))
+    for above in sorted({(), *(split.root for split in splits)}):
+        listed = some.filesystem.get_file_info(FileSelector(str(root.joinpath(*above))))
         names = {PurePosixPath(info.path).name for info in listed if info.type == FileType.Directory}
-        for name in sorted(names - folders.below[split.root]):
+        for name in sorted(names - folders.below[above]):
             if not name.startswith((".", "_", "@")):
-                shown_name = _shown((*split.root, name))
+                shown_name = _shown((*above, name))
                 tree.left_out[shown_name] = 0
                 tree.notes.append(f"{shown_name} has no images and is left out")
-
-
-def _example(folders: _Folders) -> str:
-    return next((_shown(folder) for folder in sorted(folders.direct) if folder), "an image")
 
 
 def _shown(folder: Folder) -> str:

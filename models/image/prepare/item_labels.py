@@ -59,10 +59,10 @@ class ItemLabels:
         }
 
     def notes(self, images: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
-        """What the log says about the join."""
-        joined = f"{counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
+        """What the log says about images that the table does not have."""
         if not counts["unmatched_images"]:
-            return [joined]
+            return []
+        joined = f"only {counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
         unknown = images.loc[~images[ITEM_ID].isin(self.table.index), ITEM_ID].dropna()
         example = f", e.g. the item id {unknown.iloc[0]!r} is not" if len(unknown) else ""
         return [f"{joined}{example}{self._zeros(set(unknown))}"]

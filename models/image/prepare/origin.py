@@ -14,19 +14,28 @@ from models.image.prepare.shards import Scanned
 log = logging.getLogger("shopkeeper")
 
 
-def origin(
-    layout: Layout, scanned: Sequence[Scanned], items: ItemLabels | None, join: Mapping[str, int]
-) -> dict[str, Any]:
-    """The part of the card about the input; its notes are logged."""
-    words: Counter[tuple[str, str]] = sum((part.missing_words for part in scanned), Counter())
-    notes = layout.notes + _word_notes(words, "images")
-    card: dict[str, Any] = {"left_out": layout.left_out, "missing_label_words": _by_head(words)}
-    if items is not None:
-        notes += _word_notes(items.missing_words, f"rows of {items.raw}")
-        card["items_table"] = {**join, "missing_label_words": _by_head(items.missing_words)}
+def say(notes: Sequence[str]) -> Sequence[str]:
+    """Log sentences that the card will hold too."""
     for note in notes:
         log.warning("%s", note)
-    return {**card, "notes": notes}
+    return notes
+
+
+def origin(
+    layout: Layout, scanned: Sequence[Scanned], items: ItemLabels | None, join: Mapping[str, int], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The part of the card about the input; what was not said yet is logged."""
+    words: Counter[tuple[str, str]] = sum((part.missing_words for part in scanned), Counter())
+    examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
+    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
+    later = [f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common()]
+    later += _word_notes(words, "images")
+    card: dict[str, Any] = {"left_out": layout.left_out, "missing_label_words": _by_head(words)}
+    if items is not None:
+        later += _word_notes(items.missing_words, f"rows of {items.raw}")
+        card["items_table"] = {**join, "missing_label_words": _by_head(items.missing_words)}
+        log.info("%s of the images are in %s", f"{join['matched_images']:,}", items.raw)
+    return {**card, "notes": [*layout.notes, *notes, *say(later)]}
 
 
 def _word_notes(words: Counter[tuple[str, str]], what: str) -> list[str]:

@@ -22,7 +22,7 @@ from models.image.prepare.folders import Subfolders
 from models.image.prepare.image_tables import COLUMNS, Wanted
 from models.image.prepare.item_labels import TITLE, ItemLabels, read_items
 from models.image.prepare.layouts import DEFAULT_HEAD, find_layout
-from models.image.prepare.origin import origin
+from models.image.prepare.origin import origin, say
 from models.image.prepare.shards import (
     PHRASES,
     Measured,
@@ -92,6 +92,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """
     wanted, items = _wanted(config)
     layout = find_layout(config.raw, wanted)
+    say(layout.notes)
     heads = list(wanted.heads) or [DEFAULT_HEAD]
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
@@ -100,20 +101,20 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
     scanned = list(executor.map(scan, tasks))
     _check_bad(config, scanned)
-    images, join = _scanned_images(work, heads, items, layout.notes)
+    images, join, notes = _scanned_images(work, heads, items)
     kept, duplicates = _deduplicated(images, heads)
     quarantine_duplicates(out, duplicates)
     kept = assign(kept, heads, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
     classes = {head: _classes(kept[head]) for head in heads}
     check_classes(kept, classes)
-    layout.notes += class_notes(kept, classes)
+    notes += say(class_notes(kept, classes))
     forms = _encode_titles(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
     card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
-    card |= origin(layout, scanned, items, join)
+    card |= origin(layout, scanned, items, join, notes)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -173,18 +174,17 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
 
 
 def _scanned_images(
-    work: Path, heads: Sequence[str], items: ItemLabels | None, notes: list[str]
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The metadata of every valid image, and the counts of the join with the product table.
+    work: Path, heads: Sequence[str], items: ItemLabels | None
+) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
+    """The metadata of every valid image, and counts and notes of the join with the product table.
 
     The columns are digest, item_id, split, source, scan, place, one for each head, and TITLE.
     """
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
     images = pd.concat(parts, ignore_index=True)
     join = {} if items is None else items.join(images, heads)
-    if items is not None:
-        notes += items.notes(images, join)
-    return (images if images[TITLE].notna().any() else images.drop(columns=TITLE)), join
+    notes = [] if items is None else list(say(items.notes(images, join)))
+    return (images if images[TITLE].notna().any() else images.drop(columns=TITLE)), join, notes
 
 
 def _deduplicated(images: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -131,8 +131,10 @@ def check_classes(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
     if empty:
         flags = " and ".join(f"--{split}-fraction" for split in empty)
         listed = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+        products = labelled["item_id"].nunique()
+        of = f" of {products:,} products, whose images stay together" if products else ""
         raise DataRejected(
-            f"the {' and '.join(empty)} split{' has' if len(empty) == 1 else 's have'} no images ({listed}), and each "
+            f"the {' and '.join(empty)} split{' has' if len(empty) == 1 else 's have'} no images ({listed}){of}; each "
             f"class needs one in train; give more images, or a larger {flags}"
         )
 
@@ -148,7 +150,7 @@ def class_notes(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[st
         tested = set(kept.loc[kept["split"] == "test", head].dropna())
         untested = [name for name in names if name not in tested]
         if untested:
-            notes.append(f"{len(untested):,} classes of {head!r} have no test image: {_listed(untested)}")
+            notes.append(f"classes of {head!r} without a test image: {len(untested):,} ({_listed(untested)})")
     return notes
 
 
