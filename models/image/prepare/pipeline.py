@@ -62,8 +62,8 @@ class PrepareConfig:
     columns: str = ""
     """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold,title=product_name."""
     items: str | None = None
-    """Table of products with further labels, joined by item_id; with all labels in it, image files need no class folders
-    and are named by item_id."""
+    """Table of products with further labels, joined by item_id; if it has all labels, image files may be named by their
+    item_id and need no class folders."""
     item_columns: str = ""
     """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
     subfolders: Subfolders = "auto"
