@@ -115,6 +115,8 @@ class Table:
     """Number of rows before the first row group."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path, name or name without suffix -> path of an image file in the table's folder."""
+    split: str = ""
+    """Split of the rows without one."""
 
     def entries(self) -> Iterator[Entry]:
         """The rows, in order."""
@@ -145,7 +147,8 @@ class Table:
                 title=titles.values[index],
                 missing_words={head: word for head, texts in labels.items() if (word := texts.missing_words[index])},
             )
-            yield _checked(_with_split(entry, splits.values[index]), columns, index), image
+            entry = _with_split(replace(entry, split=self.split), splits.values[index])
+            yield _checked(entry, columns, index), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
         """Chunks of rows, with reason and text of each line that could not be parsed."""

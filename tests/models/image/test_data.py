@@ -332,6 +332,9 @@ def test_a_single_class_and_an_empty_folder_are_rejected(tmp_path: Path) -> None
 
     with pytest.raises(DataRejected, match="at least 2"):
         prepared(tmp_path, raw)
+    (tmp_path / "raw.zip").write_bytes(b"PK")
+    with pytest.raises(DataRejected, match=r"no images in a known layout \(it has raw\.zip\).*unpack the archive"):
+        prepared(tmp_path, tmp_path / "raw.zip")
     with pytest.raises(DataRejected, match="no images in a known layout"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "readme.md").write_text("nothing")

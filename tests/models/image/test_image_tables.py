@@ -202,6 +202,45 @@ def test_a_split_column_is_read_whatever_its_case_and_wording(tmp_path: Path) ->
     assert schema.num_examples == {"train": 24, "val": 8, "test": 8}
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train.csv", "test.csv"),
+        ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        ("train/a.csv", "Testing/a.csv"),
+    ],
+)
+def test_tables_are_splits_by_their_names(tmp_path: Path, train: str, test: str) -> None:
+    for name, first, last in ((train, 0, 30), (test, 30, NUM)):
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = pd.DataFrame({"shape": SHAPE_OF_ROW[first:last], "image": [f"{row}.png" for row in range(first, last)]})
+        for row in range(first, last):
+            image = encoded(drawn(SHAPES[row % 2], "red", seed=row))
+            (path.parent / f"{row}.png").write_bytes(image)
+        if path.suffix == ".csv":
+            rows.to_csv(path, index=False)
+        else:
+            rows.to_parquet(path)
+
+    data, schema = prepared(tmp_path, tmp_path / "raw", labels=("shape",))
+
+    assert schema.num_examples["test"] == 10 and schema.num_examples["val"] > 0
+    assert any("are splits by their names" in note for note in data.card()["notes"])
+
+
+def test_the_split_column_of_a_table_counts_more_than_its_name(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [encoded(drawn(SHAPES[row % 2], "red", seed=row)) for row in range(NUM)]})
+    rows = rows.assign(shape=SHAPE_OF_ROW, split=["test"] * 8 + [""] * (NUM - 8))
+    (tmp_path / "raw").mkdir()
+    rows[:20].to_parquet(tmp_path / "raw" / "train.parquet")
+    rows[20:].to_parquet(tmp_path / "raw" / "test.parquet")
+
+    _, schema = prepared(tmp_path, tmp_path / "raw", labels=("shape",))
+
+    assert schema.num_examples["test"] == 28
+
+
 # A table next to its images
 
 
