@@ -53,7 +53,7 @@ def parts_of_tables(tables: Sequence[Source], wanted: Wanted) -> TableOfFiles:
     """The parts of tables that hold images or paths; their file or folder names may name splits."""
     splits = splits_of_tables(tables)
     parts = [part for table in tables for part in parts_of_table(table, wanted, split=splits.get(table.path, ""))]
-    return TableOfFiles(parts, notes=_split_notes(splits))
+    return TableOfFiles(parts, notes=_split_notes(tables, splits))
 
 
 def splits_of_tables(tables: Sequence[Source]) -> dict[str, str]:
@@ -68,10 +68,10 @@ def splits_of_tables(tables: Sequence[Source]) -> dict[str, str]:
     return {}
 
 
-def _split_notes(splits: Mapping[str, str]) -> list[str]:
+def _split_notes(tables: Sequence[Source], splits: Mapping[str, str]) -> list[str]:
     if not splits:
         return []
-    named = {split: PurePosixPath(path).name for path, split in list(splits.items())[::-1]}
+    named = {splits[table.path]: table.relative for table in tables[::-1]}
     return ["the tables are splits by their names: " + ", ".join(f"{path} is {split}" for split, path in named.items())]
 
 
@@ -127,7 +127,7 @@ def table_of_files(
     if not fitting:
         return TableOfFiles([part for table in tables[:1] for part in parts_of_table(table, wanted)])  # it says why
     splits = splits_of_tables(fitting)
-    found = TableOfFiles([], notes=_split_notes(splits))
+    found = TableOfFiles([], notes=_split_notes(fitting, splits))
     named: set[str] = set()
     for table in fitting:
         files = _index(images, PurePosixPath(table.path).parent)
