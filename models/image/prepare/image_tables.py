@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from models.errors import DataRejected
 from models.image.prepare.folders import Subfolders
 from models.image.prepare.labels import check_is_scalar, read_texts, shown
-from models.image.prepare.sources import Columns, Table, groups_by_size
+from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
 from models.image.prepare.split_names import split_folders
 from models.raw.tables import MAX_CELL_BYTES, Source, opened, read
 
@@ -132,7 +132,7 @@ def table_of_files(
     for table in fitting:
         files = _index(images, PurePosixPath(table.path).parent)
         column = wanted.columns.get("image") or _image_column(table, files)
-        named |= {files[value] for value in _values(table, column) if value in files}
+        named |= {file for value in _values(table, column) if (file := named_file(value, files)) is not None}
         own = Wanted(wanted.heads, {**wanted.columns, "image": column}, elsewhere=wanted.elsewhere)
         found.parts += parts_of_table(table, own, files=files, split=splits.get(table.path, ""))
         found.notes.append(f"labels from {table.relative}; its column {column!r} names the image files")
@@ -144,11 +144,12 @@ def table_of_files(
 
 
 def _index(images: Sequence[Source], folder: PurePosixPath) -> dict[str, str]:
-    """Path from a folder, name, or name without suffix -> path of the only image file that it can mean."""
+    """Path from a folder or the root, name, or name without suffix -> path of the only file that it can mean."""
     paths: dict[str, str] = {}
     names: dict[str, set[str]] = {}
     for image in images:
         path = PurePosixPath(image.path)
+        paths.setdefault(image.relative, image.path)
         if path.is_relative_to(folder):
             paths[str(path.relative_to(folder))] = image.path
         for name in (path.name, path.stem):
@@ -167,7 +168,9 @@ def _image_column(table: Source, files: Mapping[str, str]) -> str:
         total += rows.num_rows
         for name in names:
             if not pa.types.is_nested(rows.schema.field(name).type):
-                matches[name] += sum(_key(value) in files for value in read_texts(rows, name).values if value)
+                matches[name] += sum(
+                    named_file(value, files) is not None for value in read_texts(rows, name).values if value
+                )
     best = matches.most_common(2)
     if best and 2 * best[0][1] > total and (len(best) < 2 or best[1][1] < best[0][1]):
         return best[0][0]
@@ -183,11 +186,6 @@ def _values(table: Source, column: str) -> Iterator[str]:
         for value in read_texts(rows, column).values:
             if value is not None:
                 yield value
-                yield _key(value)
-
-
-def _key(value: str) -> str:
-    return PurePosixPath(value.replace("\\", "/")).name
 
 
 def _chunks(table: Source, *, limit: int | None = None) -> Iterator[pa.Table]:

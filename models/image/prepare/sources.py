@@ -189,9 +189,11 @@ class Table:
 
     def _places(self, path: str) -> list[str]:
         """Where the image file may be: as written, then with the backslashes of Windows as slashes."""
-        written = list(dict.fromkeys([path, path.replace("\\", "/")]))
-        found = [self.files[key] for one in written for key in (one, PurePosixPath(one).name) if key in self.files]
-        return [*found[:1], *(str(PurePosixPath(self.source.path).parent / one) for one in written)]
+        named = named_file(path, self.files)
+        if named is not None:
+            return [named]
+        written = dict.fromkeys([path, path.replace("\\", "/")])
+        return [str(PurePosixPath(self.source.path).parent / one) for one in written]
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,15 @@ class CifarBatch:
         for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             name = _class_name(label, self.names, path=self.source.path)
             yield Entry(image, {self.head: name}, self.source.path, row, split=self.split)
+
+
+def named_file(text: str, files: Mapping[str, str]) -> str | None:
+    """The image file that a cell names: a path has to be the whole path, with slashes or the backslashes of Windows."""
+    for written in (text, text.replace("\\", "/")):
+        found = files.get(str(PurePosixPath(written)))
+        if found is not None:
+            return found
+    return None
 
 
 def groups_by_size(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:

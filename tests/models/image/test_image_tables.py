@@ -270,6 +270,18 @@ def test_a_table_next_to_its_images_gives_their_labels(tmp_path: Path, suffix: s
     assert any(f"styles.csv; its column {name!r} names the image files" in note for note in card["notes"])
 
 
+def test_a_path_next_to_a_table_is_never_another_file_of_the_same_name(tmp_path: Path) -> None:
+    raw = write_catalogue(tmp_path)
+    (raw / "1000.png").write_bytes(encoded(drawn("bar", "blue")))
+    paths = [f"images/{1000 + row}.png" for row in range(NUM - 2)] + ["gone/1000.png", "gone/1001.png"]
+    pd.DataFrame({"path": paths, "type": SHAPE_OF_ROW}).to_csv(raw / "styles.csv", index=False)
+
+    data, _ = prepared(tmp_path, raw, labels=("type",), max_bad_fraction=0.1)
+
+    assert data.card()["bad"] == {"missing_file": 2}
+    assert data.card()["left_out"] == {"images that no row names": 3}
+
+
 def test_a_table_next_to_unlabelled_images_is_named_with_its_columns(tmp_path: Path) -> None:
     raw = write_catalogue(tmp_path)
 
