@@ -106,6 +106,11 @@ def plausible_encoding(value: bytes) -> str:
     return "cp1251" if sum(runs) / max(len(runs), 1) >= 3 else "cp1252"
 
 
+def is_utf8(value: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    return _decode(value) is not None
+
+
 def escaped(value: bytes) -> str:
     r"""Bytes as text; those that are not UTF-8 are written as \xff."""
     return value.decode("utf-8", "backslashreplace")
