@@ -37,12 +37,12 @@ class Source:
     reading: Reading = INFERRED
 
 
-def list_files(raw: str) -> list[Source]:
+def list_files(raw: str, reading: Reading = INFERRED) -> list[Source]:
     """The files of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; raises DataRejected.
 
     Hidden files and the bookkeeping of Spark are left out. Formats are not determined.
     """
-    sources, _ = all_files(raw)
+    sources, _ = all_files(raw, reading)
     if not sources:
         raise DataRejected(
             f"{without_secrets(raw)} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p"
@@ -50,7 +50,7 @@ def list_files(raw: str) -> list[Source]:
     return sources
 
 
-def all_files(raw: str) -> tuple[list[Source], list[Source]]:
+def all_files(raw: str, reading: Reading) -> tuple[list[Source], list[Source]]:
     """The files of `raw` that are data, and those that are hidden or bookkeeping of Spark, both by path."""
     try:
         filesystem, path = _filesystem(raw)
@@ -66,7 +66,7 @@ def all_files(raw: str) -> tuple[list[Source], list[Source]]:
         relative = entry.path.removeprefix(above).lstrip("/")
         parts = PurePosixPath(relative).parts
         is_hidden = is_folder and any(_BOOKKEEPING.match(part) for part in parts)
-        source = Source(filesystem, entry.path, "", entry.size, relative, _partition(parts[:-1]))
+        source = Source(filesystem, entry.path, "", entry.size, relative, _partition(parts[:-1]), reading)
         (hidden if is_hidden else data).append(source)
     return data, hidden
 

@@ -61,7 +61,7 @@ def find_tables(raw: str, reading: Reading = INFERRED) -> Tables:
 
 
 def _find_tables(raw: str, reading: Reading) -> Tables:
-    files, hidden = all_files(raw)
+    files, hidden = all_files(raw, reading)
     left_out = {file.relative: "hidden" for file in hidden if _has_table_name(file)}
     if not files:
         only = f" but hidden ones, such as {hidden[0].relative}" if hidden else ""
@@ -69,7 +69,6 @@ def _find_tables(raw: str, reading: Reading) -> Tables:
             f"{without_secrets(raw)} does not exist or holds no files{only}; "
             "give a file, a folder or a URI such as s3://b/p"
         )
-    files = [replace(file, reading=reading) for file in files]
     if reading.format != "auto":
         return Tables([replace(file, format=reading.format) for file in files], left_out)
     known = {file.relative: format for file in files if (format := _format_of(file)) is not None}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
-from models.raw.compression import DAMAGE, opened
+from models.raw.compression import DAMAGE, SUFFIXES, opened
 from models.raw.delimited import read_delimited
 from models.raw.encodings import check_utf8, decode
 from models.raw.files import Source, list_files, with_partition, without_secrets
@@ -19,7 +19,9 @@ from models.raw.parquet import read_parquet
 from models.raw.reading import INFERRED, Format, Header, Reading, item_reading_of, reading_of
 
 __all__ = [
+    "INFERRED",
     "LINE",
+    "SUFFIXES",
     "Chunk",
     "Format",
     "Header",

@@ -370,7 +370,8 @@ def _card(
 def _remarks(scanned: Scanned, *tables: Tables) -> dict[str, Any]:
     """What the card says about files that were left out, and about what was inferred; empty if there is nothing."""
     left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
-    return ({"left_out": left_out} if left_out else {}) | ({"notes": scanned.notes} if scanned.notes else {})
+    notes = [f"{note} ({num_files:,} files)" for note, num_files in scanned.notes.items()]
+    return ({"left_out": left_out} if left_out else {}) | ({"notes": notes} if notes else {})
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

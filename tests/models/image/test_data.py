@@ -285,7 +285,7 @@ def test_a_class_newer_than_the_model_counts_as_an_error(tmp_path: Path) -> None
         ({"labels": ()}, "name the label columns"),
         ({"labels": ("weight",)}, "no column 'weight'; its columns are: sku, photo, shape, paint"),
         ({"columns": ""}, "no column 'image'"),
-        ({"labels": ("sku",), "test_fraction": 0.0}, "the test split has no images"),
+        ({"labels": ("shape",), "test_fraction": 0.0}, "the test split has no images"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
