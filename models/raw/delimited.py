@@ -14,7 +14,7 @@ import pyarrow.csv
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
 from models.raw.dialect import SAMPLE_BYTES, Dialect, infer, without_backslashes
-from models.raw.encodings import escaped, text_blocks
+from models.raw.encodings import escaped, is_utf8, text_blocks
 from models.raw.files import Source
 from models.raw.lines import check_line_length
 from models.raw.quotes import Split, split_rows
@@ -73,18 +73,17 @@ def _complete(blocks: Iterable[bytes], dialect: Dialect, source: Source) -> Iter
 
 
 def _parse(split: Split, dialect: Dialect, *, source: Source, notes: tuple[str, ...]) -> Chunk:
-    rows, wrong = _with_arrow(split.text, dialect)
-    if split.num_rows not in (-1, rows.num_rows + len(wrong)):
+    rows, wrong, num_lost = _counted(split, dialect)
+    if num_lost:
         # A quote swallowed lines although each has an even number of them.
         thorough = split_rows(split.text, dialect.form, is_last=True, is_thorough=True)
         split = Split(thorough.text, thorough.num_rows, [*split.open_quotes, *thorough.open_quotes])
-        rows, wrong = _with_arrow(split.text, dialect)
-        num_lost = split.num_rows - rows.num_rows - len(wrong)
-        if num_lost:
-            raise DataRejected(
-                f"{source.path}: its quotes cannot be read, {num_lost:,} rows would be lost; "
-                "write it again with quotes doubled within quoted values"
-            )
+        rows, wrong, num_lost = _counted(split, dialect)
+    if num_lost:
+        raise DataRejected(
+            f"{source.path}: its quotes cannot be read, {num_lost:,} rows would be lost; "
+            "write it again with quotes doubled within quoted values"
+        )
     rows, num_headers = _without_headers(rows, dialect)
     broken = {
         "wrong_number_of_fields": wrong,
@@ -94,20 +93,28 @@ def _parse(split: Split, dialect: Dialect, *, source: Source, notes: tuple[str, 
     return Chunk(rows, {reason: lines for reason, lines in broken.items() if lines}, notes)
 
 
+def _counted(split: Split, dialect: Dialect) -> tuple[pa.Table, list[str], int]:
+    """The rows of a text, its lines with a wrong number of fields, and how many rows it has more than these."""
+    try:
+        rows, wrong = _with_arrow(split.text, dialect)
+    except pa.ArrowInvalid:  # a row of swallowed lines that are not UTF-8
+        return pa.table({}), [], max(split.num_rows, 1)
+    return rows, wrong, 0 if split.num_rows == -1 else split.num_rows - rows.num_rows - len(wrong)
+
+
 def _with_arrow(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
     """The rows of a text, and its lines with a wrong number of fields."""
-    if not text.strip(b"\n"):
-        return pa.table({name: pa.array([], pa.binary()) for name in dialect.names}), []
-    try:
-        return _parsed(text, dialect)
-    except pa.ArrowInvalid:  # Arrow cannot hand over a line that is not UTF-8
+    wrong: list[str] = []
+    if not text.isascii() and not is_utf8(text):  # Arrow cannot hand over a line that is not UTF-8
         lines = text.removesuffix(b"\n").split(b"\n")
-        wrong = {index for index, line in enumerate(lines) if _is_wrong(line, dialect)}
-        if not wrong:
-            raise
-        good = b"\n".join(line for index, line in enumerate(lines) if index not in wrong)
-        rows, others = _with_arrow(good, dialect)
-        return rows, [*others, *(escaped(lines[index]) for index in sorted(wrong))]
+        is_wrong = [_is_wrong(line, dialect) for line in lines]
+        wrong = [escaped(line) for line, bad in zip(lines, is_wrong, strict=True) if bad]
+        if wrong:
+            text = b"\n".join(line for line, bad in zip(lines, is_wrong, strict=True) if not bad)
+    if not text.strip(b"\n"):
+        return pa.table({name: pa.array([], pa.binary()) for name in dialect.names}), wrong
+    rows, others = _parsed(text, dialect)
+    return rows, wrong + others
 
 
 def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
@@ -140,15 +147,13 @@ def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
 
 def _is_wrong(line: bytes, dialect: Dialect) -> bool:
     """Whether a line that is not UTF-8 is a row with a wrong number of fields."""
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        if not dialect.is_quoted:
-            return line.count(dialect.form.delimiter.encode()) != dialect.form.num_fields - 1
-        fields = dialect.form.fields(line)
-        is_alone = dialect.form.ends_outside.fullmatch(line) is not None
-        return is_alone and (fields is None or len(fields) != dialect.form.num_fields)
-    return False
+    if line.isascii() or is_utf8(line):
+        return False
+    if not dialect.is_quoted:
+        return line.count(dialect.form.delimiter.encode()) != dialect.form.num_fields - 1
+    fields = dialect.form.fields(line)
+    is_alone = dialect.form.ends_outside.fullmatch(line) is not None
+    return is_alone and (fields is None or len(fields) != dialect.form.num_fields)
 
 
 def _without_headers(rows: pa.Table, dialect: Dialect) -> tuple[pa.Table, int]:

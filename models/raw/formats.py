@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import get_args
 
 from models.errors import DataRejected
-from models.raw.compression import SUFFIXES, member_name
+from models.raw.compression import DAMAGE, SUFFIXES, member_name
 from models.raw.dialect import looks_delimited
 from models.raw.encodings import text_blocks
 from models.raw.files import Source, all_files, without_secrets
@@ -91,12 +89,9 @@ def with_format(source: Source) -> Source:
 
 
 def _has_table_name(file: Source) -> bool:
-    suffixes = PurePosixPath(file.path.lower()).suffixes
-    return any(suffix in _FORMATS for suffix in suffixes[-2:]) and not _is_transaction_log(file)
-
-
-def _is_transaction_log(file: Source) -> bool:
-    return any(part.startswith("_") for part in PurePosixPath(file.relative).parts[:-1])
+    name = PurePosixPath(file.relative.lower())
+    suffix = name.with_suffix("").suffix if name.suffix in SUFFIXES else name.suffix
+    return suffix in _FORMATS and not any(part.startswith("_") for part in name.parts)
 
 
 def _format_of(file: Source) -> str | None:
@@ -111,14 +106,12 @@ def _format_of(file: Source) -> str | None:
 
 
 def _format_of_text(file: Source) -> str:
-    sample = b"".join(_first(text_blocks(replace(file, format="sequences"))))[:_SAMPLE_BYTES] if file.num_bytes else b""
+    try:
+        blocks = text_blocks(replace(file, format="sequences")) if file.num_bytes else iter(())
+        sample = next(blocks, b"")[:_SAMPLE_BYTES]
+    except DAMAGE:  # the error comes when it is read
+        return "sequences"
     return "csv" if looks_delimited(sample) else "sequences"
-
-
-def _first(blocks: Iterator[bytes]) -> Sequence[bytes]:
-    with suppress(StopIteration):
-        return (next(blocks),)
-    return ()
 
 
 def _unknown(file: Source) -> DataRejected:

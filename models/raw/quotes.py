@@ -80,8 +80,8 @@ def split_rows(text: bytes, form: Form, *, is_last: bool, is_thorough: bool = Fa
     """Find the lines whose quote is never closed, so that it does not swallow the rows after it.
 
     A quote is stray if a line that looks like a row follows before it is closed, if the row has a wrong number of
-    fields, or if the value is longer than MAX_VALUE_BYTES. Only lines with an odd number of quotes are looked at,
-    unless `is_thorough`.
+    fields, or if the value is longer than MAX_VALUE_BYTES. Only lines with an odd number of quotes and the last
+    line are looked at, unless `is_thorough`.
     """
     characters = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(characters == ord("\n"))
@@ -90,10 +90,10 @@ def split_rows(text: bytes, form: Form, *, is_last: bool, is_thorough: bool = Fa
     starts = np.concatenate([[0], ends[:-1] + 1])
     lines = _Lines(text, starts, ends, form)
     is_quote = (characters == ord('"')).view(np.uint8)
-    if is_thorough:
-        suspicious = np.flatnonzero(np.maximum.reduceat(is_quote, np.minimum(starts, len(text) - 1)))
-    else:
-        suspicious = np.flatnonzero(np.add.reduceat(is_quote, np.minimum(starts, len(text) - 1)) & 1)
+    # The last line too, whose open quote changes no number of rows.
+    is_suspicious = np.add.reduceat(is_quote, starts) & 1
+    is_suspicious[-1] = 1
+    suspicious = np.flatnonzero(np.maximum.reduceat(is_quote, starts) if is_thorough else is_suspicious)
     has_text = ends > starts
     found = Split(text, int(has_text.sum()))
     stray: list[int] = []
