@@ -17,9 +17,9 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The value of a `key=value` folder that stands for a missing value."""
 _BOOKKEEPING = re.compile(
     r"^(\..*|_SUCCESS|_metadata|_common_metadata|_started_.*|_committed_.*|_temporary"
-    r"|_delta_log|_change_data|_spark_metadata|_symlink_format_manifest|__MACOSX)$"
+    r"|_delta_log|_change_data|_spark_metadata|_symlink_format_manifest)$"
 )
-"""Hidden files, and the files and folders of Spark, Delta Lake and macOS that are not data."""
+"""Hidden files, and the files and folders of Spark and Delta Lake that are not data."""
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,12 @@ def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:
     raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
 
     with pytest.raises(
-        DataRejected, match=r"10 not_utf8, e\.g\. gr\\xfcn \(row 1 of products\.csv: in column 'colour'"
+        DataRejected,
+        match=r"10 not_utf8, e\.g\. gr\\xfcn \(row 1 of products\.csv: in column 'colour'.*--encoding.*cp1252",
     ):
         prepared(tmp_path, raw, labels=("colour",))
+    _, schema = prepared(tmp_path, raw, labels=("colour",), encoding="cp1252")
+    assert schema.heads["colour"] == ["grün", "rot"]
     data, schema = prepared(tmp_path, raw, labels=("shape", "colour=shape"), max_bad_fraction=0.3)
     assert data.card()["kept"] == NUM and schema.heads["colour"] == list(SHAPES)  # the column is not read
 
@@ -322,6 +325,27 @@ def test_a_product_table_that_is_not_utf8_is_refused_with_file_and_value(tmp_pat
 
     with pytest.raises(DataRejected, match=r"10 item_table_not_utf8, e\.g\. gr\\xfcn in column 'colour' of .*i\.csv"):
         prepared(tmp_path, raw, labels=("colour",), columns="item_id=sku", items=str(tmp_path / "i.csv"))
+    _, schema = prepared(
+        tmp_path,
+        raw,
+        labels=("colour",),
+        columns="item_id=sku",
+        items=str(tmp_path / "i.csv"),
+        item_encoding="cp1252",
+    )
+    assert schema.heads["colour"] == ["grün", "rot"]
+
+
+def test_a_label_may_come_from_the_name_of_a_parquet_files_folder(tmp_path: Path) -> None:
+    for shape in SHAPES:
+        folder = tmp_path / "set" / f"shape={shape}"
+        folder.mkdir(parents=True)
+        images = [encoded(drawn(shape, "red", seed=row)) for row in range(NUM)]
+        pq.write_table(pa.table({"image": images}), folder / "part.parquet")
+
+    _, schema = prepared(tmp_path, tmp_path / "set", labels=("shape",))
+
+    assert schema.heads["shape"] == sorted(SHAPES)
 
 
 def test_image_files_take_all_labels_from_the_product_table_by_their_names(tmp_path: Path) -> None:
