@@ -61,7 +61,7 @@ def test_fields_of_nested_objects_are_columns_in_every_block(tmp_path: Path) -> 
 
 
 def test_fields_of_nested_columns_of_parquet_are_columns(tmp_path: Path) -> None:
-    rows = [{"user": {"id": "u1", "geo": {"city": "Bonn"}}}, {"user": None}]
+    rows: list[dict[str, object]] = [{"user": {"id": "u1", "geo": {"city": "Bonn"}}}, {"user": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
     found = read_everything(tmp_path / "log.parquet").rows
     assert [(row["user.id"], row["user.geo.city"]) for row in found] == [("u1", "Bonn"), (None, None)]
