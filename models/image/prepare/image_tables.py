@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,13 @@ from models.image.prepare.folders import Subfolders
 from models.image.prepare.labels import check_is_scalar, read_texts, shown
 from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
 from models.image.prepare.split_names import split_folders
-from models.raw.tables import MAX_CELL_BYTES, Source, opened, read
+from models.raw.tables import Source, opened, read
+
+log = logging.getLogger("shopkeeper")
 
 COLUMNS = ("image", "item_id", "split", "title")
 MAX_SNIFFED_BYTES = 1024 * 1024
-_LONG_BASE64 = re.compile(rb"[A-Za-z0-9+/=]{%d}" % MAX_CELL_BYTES)
+_LONG_BASE64 = re.compile(rb"[A-Za-z0-9+/=]{65536}")
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,15 @@ def parts_of_table(
         _check_no_base64(source)
         chunk = next(read(source), None)
         schema = pa.schema([]) if chunk is None else chunk.rows.schema
+        for note in () if chunk is None else chunk.notes:
+            log.warning("%s: %s", source.path, note)
         return [Table(source, _columns(schema, wanted, source), files=files, split=split)]
     try:
         with source.filesystem.open_input_file(source.path) as file:
             parquet = pq.ParquetFile(file)
             schema = parquet.schema_arrow
+            named = [pa.field(name, pa.string()) for name, _ in source.partition if name not in schema.names]
+            schema = pa.schema([*schema, *named])
             groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise DataRejected(f"cannot read {source.path} as Parquet: {error}; write the file again") from None
@@ -217,7 +224,7 @@ def _columns(schema: pa.Schema, wanted: Wanted, source: Source) -> Columns:
 
 
 def _check_no_base64(source: Source) -> None:
-    """Reject a text table with a cell of base64 text that is longer than any cell that is read."""
+    """Reject a text table with a cell of base64 text of 64 KiB or more."""
     with opened(source) as stream:
         start = stream.read(MAX_SNIFFED_BYTES)
     found = _LONG_BASE64.search(start)

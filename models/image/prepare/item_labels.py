@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
+from models.raw.encodings import encoding_remedy, unescaped
 from models.raw.quarantine import remedy
-from models.raw.tables import find, read, without_secrets
+from models.raw.tables import Reading, find, read, without_secrets
 
 ITEM_ID, TITLE = "item_id", "_title"
 """Columns of the joined tables; no head begins with an underscore."""
@@ -75,7 +76,7 @@ class ItemLabels:
 
 
 def read_items(
-    raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float
+    raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float, reading: Reading
 ) -> ItemLabels:
     """Read the heads and titles of a product table; of repeated ids the first row in sorted order counts.
 
@@ -85,7 +86,7 @@ def read_items(
     found = ItemLabels(without_secrets(raw), pd.DataFrame())
     frames = []
     example = ""
-    for source in find(raw):
+    for source in find(raw, reading):
         for chunk in read(source):
             for reason, lines in chunk.broken.items():
                 found.bad[f"item_table_{reason}"] += len(lines)
@@ -121,11 +122,16 @@ def _frame(
         wrong = np.array([value is not None for value in of.unreadable])
         if wrong.any():
             name, value = own if head == ITEM_ID else wanted[head], of.unreadable[int(wrong.argmax())]
-            example = example or f"{value} in column {name!r} of {path}; save the table as UTF-8"
+            example = example or f"{value} in column {name!r} of {path}; {_remedy(value or '')}"
         is_bad |= wrong
     found.num_rows += rows.num_rows
     found.bad["item_table_not_utf8"] += int(is_bad.sum())
     return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad], example
+
+
+def _remedy(value: str) -> str:
+    is_bytes = "\\x" in value
+    return encoding_remedy(unescaped(value), flag="--item-encoding") if is_bytes else "write it as text"
 
 
 def _check_bad(found: ItemLabels, example: str, max_bad_fraction: float) -> None:

@@ -17,7 +17,7 @@ from models.image.prepare.image_tables import Wanted, column_names, has_wanted, 
 from models.image.prepare.labels import shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar_names
 from models.image.prepare.sources import CifarBatch, Folder, IdxPair, Part, groups_by_size, read_bytes
-from models.raw.tables import Source, list_files, with_format, without_secrets
+from models.raw.tables import INFERRED, SUFFIXES, Reading, Source, list_files, with_format, without_secrets
 
 DEFAULT_HEAD = "category"
 
@@ -37,7 +37,8 @@ IMAGE_SUFFIXES = (
     ".avif",
 )
 """Suffixes of the files in a folder that are read as images."""
-_TABLES = (".parquet", ".pq", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+_PLAIN_TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
+_TABLES = (".parquet", ".pq", *(f"{name}{packed}" for name in _PLAIN_TABLES for packed in ("", *SUFFIXES)))
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _JUNK_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 _IDX = re.compile(r"^(?P<set>.*?)-?images[-.]idx3-ubyte(\.gz)?$")
@@ -55,9 +56,9 @@ class Layout:
     """Sentences for the log and the card."""
 
 
-def find_layout(raw: str, wanted: Wanted) -> Layout:
+def find_layout(raw: str, wanted: Wanted, reading: Reading = INFERRED) -> Layout:
     """The parts of `raw` in any known layout; raises DataRejected."""
-    everything = list_files(raw)
+    everything = list_files(raw, reading)
     wanted_files = [source for source in everything if not _is_junk(source)]
     sources = _without_loops(wanted_files)
     layout = _layout(raw, sources, wanted)

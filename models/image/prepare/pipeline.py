@@ -38,6 +38,7 @@ from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.quarantine import remedy
+from models.raw.reading import Header, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
 
@@ -66,6 +67,12 @@ class PrepareConfig:
     item_id and need no class folders."""
     item_columns: str = ""
     """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
+    encoding: str = "auto"
+    """Encoding of the table's text, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the file shows it."""
+    item_encoding: str | None = None
+    """Encoding of the product table; by default that of the table."""
+    header: Header = "auto"
+    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
     subfolders: Subfolders = "auto"
     """What the folders below a class folder are: products, classes (Shoes/Boots is a class), or ignored; auto takes
     them for products unless they have the same names in most classes, such as front and back."""
@@ -92,7 +99,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     product are in one split and one shard.
     """
     wanted, items = _wanted(config)
-    layout = find_layout(config.raw, wanted)
+    layout = find_layout(config.raw, wanted, reading_of(config))
     say(layout.notes)
     heads = list(wanted.heads) or [DEFAULT_HEAD]
     work = out / "work"
@@ -141,7 +148,13 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
     if config.items is None:
         return Wanted(heads, columns, config.class_names, subfolders=config.subfolders), None
     names = parse_mapping(config.item_columns, names=("item_id", "title"))
-    items = read_items(config.items, heads=heads, columns=names, max_bad_fraction=config.max_bad_fraction)
+    items = read_items(
+        config.items,
+        heads=heads,
+        columns=names,
+        max_bad_fraction=config.max_bad_fraction,
+        reading=item_reading_of(config),
+    )
     elsewhere, item_ids = frozenset(head for head in heads if head in items.table), frozenset(items.table.index)
     return Wanted(heads, columns, config.class_names, elsewhere, item_ids, config.subfolders), items
 

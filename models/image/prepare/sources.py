@@ -16,8 +16,9 @@ from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.labels import Texts, read_labels, read_texts, shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
+from models.raw.encodings import encoding_remedy, unescaped
 from models.raw.ids import as_text
-from models.raw.tables import Source, opened, read
+from models.raw.tables import Source, opened, read, with_partition
 
 ROWS_PER_BATCH = 64
 """Rows of a table in memory at once; each may hold an image of MAX_BYTES."""
@@ -156,13 +157,14 @@ class Table:
             for chunk in read(self.source):
                 yield chunk.rows, [(reason, line) for reason, lines in chunk.broken.items() for line in lines]
             return
-        wanted = sorted({*self.columns.names.values(), *self.columns.heads.values()})
+        wanted = {*self.columns.names.values(), *self.columns.heads.values()}
         try:
             with self.source.filesystem.open_input_file(self.source.path) as file:
                 parquet = pq.ParquetFile(file)
                 groups = list(self.row_groups)
-                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=wanted):
-                    yield pa.Table.from_batches([batch]), []
+                columns = sorted(wanted & set(parquet.schema_arrow.names))
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
+                    yield with_partition(pa.Table.from_batches([batch]), self.source), []
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
 
@@ -288,7 +290,8 @@ def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
         value = texts.unreadable[index]
         if value is not None and entry.problem is None:
             is_bytes = "\\x" in value
-            detail = f"in column {name!r}; " + ("save the table as UTF-8" if is_bytes else "write it as text")
+            remedy = encoding_remedy(unescaped(value)) if is_bytes else "write it as text"
+            detail = f"in column {name!r}; {remedy}"
             return replace(entry, problem="not_utf8" if is_bytes else "inexact_number", value=value, detail=detail)
     return entry
 
