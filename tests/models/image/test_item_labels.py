@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.errors import DataRejected
-from tests.kit.pictures import SHAPES, all_ids, prepared
+from tests.kit.pictures import SHAPES, all_ids, drawn, encoded, prepared
 from tests.models.image.test_image_tables import NUM, SHAPE_OF_ROW, write_catalogue, write_table
 
 
