@@ -32,6 +32,16 @@ _ROTATIONS = {
     8: Transpose.ROTATE_90,
 }
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
+_OTHER_KINDS = {
+    **{b"GIF87a": "a GIF image", b"GIF89a": "a GIF image", b"BM": "a BMP image", b"8BPS": "a Photoshop file"},
+    **{b"II*\0": "a TIFF image or a camera's raw file", b"MM\0*": "a TIFF image or a camera's raw file"},
+    **{b"\0\0\0\x0cjP  ": "a JPEG 2000 image", b"\0\0\0\x0cJXL ": "a JPEG XL image", b"\xff\x0a": "a JPEG XL image"},
+    **{b"%PDF": "a PDF file", b"PK\x03\x04": "a ZIP archive", b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip file"},
+    **{b"\0\x05\x16\x07": "an AppleDouble file of macOS"},
+}
+"""First bytes -> what a message calls the file."""
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BINARY = set(range(9)) | set(range(14, 32)) | set(range(127, 256))
 _DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(ArithmeticError, MemoryError, struct.error, zlib.error),
@@ -113,7 +123,13 @@ def _opened(encoded: bytes) -> Any:
     if len(encoded) > MAX_BYTES:
         raise PictureRejected("too_many_bytes", f"the image has {len(encoded):,} bytes; {MAX_BYTES:,} are allowed")
     _check_webp(encoded)
-    image = _guarded(lambda: Image.open(BytesIO(encoded), formats=FORMATS))
+    try:
+        image = _guarded(lambda: Image.open(BytesIO(encoded), formats=FORMATS))
+    except PictureRejected as rejected:
+        kind = _other_kind(encoded) if rejected.reason == "not_a_picture" else None
+        if kind is None:
+            raise
+        raise PictureRejected("not_a_picture", f"the file is {kind}, not a JPEG, PNG or WebP image") from None
     width, height = image.size
     _check_size(width, height)
     # Phones write JPEGs with a second image inside (MPO); the first one is used.
@@ -122,6 +138,22 @@ def _opened(encoded: bytes) -> Any:
     if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > MAX_SCANS:
         raise PictureRejected("too_many_scans", f"the JPEG has more than {MAX_SCANS} scans; re-encode it")
     return image
+
+
+def _other_kind(encoded: bytes) -> str | None:
+    """What a file is that is no image of FORMATS, by its first bytes; None if it is not known."""
+    if encoded[4:8] == b"ftyp":
+        brand = encoded[8:12]
+        return "an AVIF image" if brand in (b"avif", b"avis") else "a HEIC image" if brand in _HEIC else "a video"
+    for start, kind in _OTHER_KINDS.items():
+        if encoded.startswith(start):
+            return kind
+    text = encoded[:512].lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if text.startswith(b"<") and b"<svg" in text:
+        return "an SVG image"
+    return "text" if text and not set(text) & _BINARY else None
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

@@ -44,7 +44,7 @@ def shown(value: pa.Scalar) -> str:
     # Python's datetime ends with the year 9999.
     plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
     example = plain.as_py()
-    return example.decode("utf-8", "replace") if isinstance(example, bytes) else str(example)
+    return example.decode("utf-8", "backslashreplace") if isinstance(example, bytes) else str(example)
 
 
 def mask_of(flags: pa.Array | Mask) -> Mask:

@@ -1,21 +1,22 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from . import DataType, NativeFile, RecordBatch, Schema, Table
+from . import DataType, NativeFile, Table
 
 class InvalidRow:
     @property
     def text(self) -> str: ...
 
 class ReadOptions:
-    def __init__(self, *, block_size: int | None = None) -> None: ...
+    def __init__(self, *, block_size: int | None = None, column_names: list[str] | None = None) -> None: ...
 
 class ParseOptions:
     def __init__(
         self,
         delimiter: str | None = None,
         *,
+        quote_char: str | Literal[False] | None = None,
         newlines_in_values: bool | None = None,
         invalid_row_handler: Callable[[InvalidRow], Literal["skip", "error"]] | None = None,
     ) -> None: ...
@@ -25,19 +26,15 @@ class ConvertOptions:
         self,
         *,
         column_types: dict[str, DataType] | None = None,
+        include_columns: list[str] | None = None,
         null_values: list[str] | None = None,
         strings_can_be_null: bool | None = None,
     ) -> None: ...
 
-class CSVStreamingReader:
-    @property
-    def schema(self) -> Schema: ...
-    def __iter__(self) -> Iterator[RecordBatch]: ...
-
-def open_csv(
+def read_csv(
     input_file: NativeFile,
     read_options: ReadOptions | None = None,
     parse_options: ParseOptions | None = None,
     convert_options: ConvertOptions | None = None,
-) -> CSVStreamingReader: ...
+) -> Table: ...
 def write_csv(data: Table, output_file: Path) -> None: ...

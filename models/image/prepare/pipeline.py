@@ -18,10 +18,13 @@ import numpy as np
 import pandas as pd
 
 from models.errors import DataRejected
-from models.image.prepare.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
+from models.image.prepare.folders import Subfolders
+from models.image.prepare.image_tables import COLUMNS, Wanted
+from models.image.prepare.item_labels import TITLE, ItemLabels, read_items
+from models.image.prepare.layouts import DEFAULT_HEAD, find_layout
+from models.image.prepare.origin import origin, say
 from models.image.prepare.shards import (
     PHRASES,
-    TITLE,
     Measured,
     Scan,
     Scanned,
@@ -31,11 +34,12 @@ from models.image.prepare.shards import (
     scan,
     write_shard,
 )
-from models.image.prepare.sources import label_texts
+from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.quarantine import remedy
-from models.raw.tables import find, parse_mapping, read, without_secrets
+from models.raw.reading import Header, item_reading_of, reading_of
+from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
 
 LAYOUT = 1
@@ -52,16 +56,26 @@ class PrepareConfig:
     """Source, labels and splits of the images to prepare."""
 
     raw: str
-    """Images: a folder per class, a table (Parquet, CSV) with images or their paths, IDX files, or the Python batches
-    of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
+    """Images: a folder per class (also below train, val and test), a table (Parquet, CSV) with images or their paths,
+    IDX files, or the Python batches of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
     labels: tuple[str, ...] = ()
     """Label columns, the main one first, e.g. category,colour; HEAD=COLUMN renames one."""
     columns: str = ""
     """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold,title=product_name."""
     items: str | None = None
-    """Table of products with further labels, joined by item_id."""
+    """Table of products with further labels, joined by item_id; if it has all labels, image files may be named by their
+    item_id and need no class folders."""
     item_columns: str = ""
     """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
+    encoding: str = "auto"
+    """Encoding of the table's text, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the file shows it."""
+    item_encoding: str | None = None
+    """Encoding of the product table; by default that of the table."""
+    header: Header = "auto"
+    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
+    subfolders: Subfolders = "auto"
+    """What the folders below a class folder are: products, classes (Shoes/Boots is a class), or ignored; auto takes
+    them for products unless they have the same names in most classes, such as front and back."""
     class_names: tuple[str, ...] = ()
     """Class names of numeric labels, from 0 on, e.g. T-shirt,Trouser,Pullover."""
     size: int = 0
@@ -84,35 +98,38 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     preferably from the input's test split; a label on which duplicates disagree is set to missing. All images of a
     product are in one split and one shard.
     """
-    wanted, item_labels = _wanted(config)
-    parts = find_parts(config.raw, wanted)
+    wanted, items = _wanted(config)
+    layout = find_layout(config.raw, wanted, reading_of(config))
+    say(layout.notes)
     heads = list(wanted.heads) or [DEFAULT_HEAD]
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
         directory.mkdir(parents=True)
-    size, channels = _image_form(config, list(executor.map(measure, parts)))
-    tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(parts)]
+    size, channels = _image_form(config, list(executor.map(measure, layout.parts)))
+    tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
     scanned = list(executor.map(scan, tasks))
     _check_bad(config, scanned)
-    images = _scanned_images(work, heads, item_labels)
+    images, join, notes = _scanned_images(work, heads, items)
     kept, duplicates = _deduplicated(images, heads)
     quarantine_duplicates(out, duplicates)
-    kept = _split(kept, config)
+    kept = assign(kept, heads, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
     classes = {head: _classes(kept[head]) for head in heads}
-    _check_enough(kept, classes)
+    check_classes(kept, classes)
+    notes += say(class_notes(kept, classes))
     forms = _encode_titles(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
     card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
+    card |= origin(layout, scanned, items, join, notes)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
     return schema
 
 
-def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
+def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
     """The columns to read, and the labels of the product table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
@@ -128,30 +145,18 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, pd.DataFrame | None]:
         raise ValueError("--val-fraction and --test-fraction leave no training data; they must add up to less than 1")
     if config.size and not 8 <= config.size <= 512:
         raise ValueError(f"--size {config.size} is out of range; use 8 to 512, or 0")
-    items = None if config.items is None else _item_labels(config, config.items, heads)
-    elsewhere = frozenset() if items is None else frozenset(head for head in heads if head in items)
-    return Wanted(heads, columns, config.class_names, elsewhere), items
-
-
-def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> pd.DataFrame:
-    """The heads and titles of the product table, by item_id; of repeated ids the first row in sorted order counts."""
+    if config.items is None:
+        return Wanted(heads, columns, config.class_names, subfolders=config.subfolders), None
     names = parse_mapping(config.item_columns, names=("item_id", "title"))
-    own, wanted = names.get("item_id", "item_id"), {**heads, TITLE: names.get("title", "title")}
-    frames = []
-    for source in find(raw):
-        for chunk in read(source):
-            present = [head for head, column in wanted.items() if column in chunk.rows.column_names]
-            if own not in chunk.rows.column_names:
-                listed = ", ".join(chunk.rows.column_names)
-                raise DataRejected(
-                    f"{source.path} has no column {own!r} (it has {listed}); name it: --item-columns item_id=..."
-                )
-            columns = {head: label_texts(chunk.rows, wanted[head]) for head in present}
-            frames.append(pd.DataFrame({"item_id": label_texts(chunk.rows, own), **columns}, dtype=object))
-    if not frames:
-        raise DataRejected(f"{without_secrets(raw)} has no rows")
-    table = pd.concat(frames, ignore_index=True).dropna(subset="item_id")
-    return table.sort_values(list(table.columns)).drop_duplicates("item_id").set_index("item_id")
+    items = read_items(
+        config.items,
+        heads=heads,
+        columns=names,
+        max_bad_fraction=config.max_bad_fraction,
+        reading=item_reading_of(config),
+    )
+    elsewhere, item_ids = frozenset(head for head in heads if head in items.table), frozenset(items.table.index)
+    return Wanted(heads, columns, config.class_names, elsewhere, item_ids, config.subfolders), items
 
 
 def _image_form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[int, int]:
@@ -173,7 +178,7 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
     fraction = bad.total() / total
     if fraction <= config.max_bad_fraction and bad.total() < total:
         return
-    examples = {reason: example for part in scanned for reason, example in part.examples.items()}
+    examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
     reasons = "; ".join(f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common(3))
     raise DataRejected(
         f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} images ({fraction:.1%}) are bad, more than "
@@ -182,15 +187,18 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
     )
 
 
-def _scanned_images(work: Path, heads: Sequence[str], item_labels: pd.DataFrame | None) -> pd.DataFrame:
-    """The metadata of every valid image: digest, item_id, split, source, scan, place, a column for each head, TITLE."""
+def _scanned_images(
+    work: Path, heads: Sequence[str], items: ItemLabels | None
+) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
+    """The metadata of every valid image, and counts and notes of the join with the product table.
+
+    The columns are digest, item_id, split, source, scan, place, one for each head, and TITLE.
+    """
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
     images = pd.concat(parts, ignore_index=True)
-    if item_labels is not None:
-        for name in (*heads, TITLE):
-            if name in item_labels:
-                images[name] = images[name].fillna(images["item_id"].map(item_labels[name]))
-    return images if images[TITLE].notna().any() else images.drop(columns=TITLE)
+    join = {} if items is None else items.join(images, heads)
+    notes = [] if items is None else list(say(items.notes(images, join)))
+    return (images if images[TITLE].notna().any() else images.drop(columns=TITLE)), join, notes
 
 
 def _deduplicated(images: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -207,45 +215,12 @@ def _deduplicated(images: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame,
     return kept.reset_index(), duplicates
 
 
-def _split(kept: pd.DataFrame, config: PrepareConfig) -> pd.DataFrame:
-    """Assign shards, and splits that the input does not have, by a hash of the product."""
-    own = [
-        item if isinstance(item, str) else digest for item, digest in zip(kept["item_id"], kept["digest"], strict=True)
-    ]
-    hashes = np.frombuffer(b"".join(hashlib.sha256(key.encode()).digest()[:16] for key in own), ">u8").reshape(-1, 2)
-    position = hashes[:, 1].astype(np.float64) / 2.0**64
-    input_split = kept["split"].to_numpy(dtype=object)
-    has_test, has_val = (input_split == "test").any(), (input_split == "val").any()
-    val_until = 0.0 if has_val else config.val_fraction
-    test_from = 1.0 if has_test else 1.0 - config.test_fraction
-    assigned = np.where(position < val_until, "val", np.where(position >= test_from, "test", "train"))
-    split = np.where((input_split == "test") | (input_split == "val"), input_split, assigned)
-    return kept.assign(split=split, shard=(hashes[:, 0] % NUM_SHARDS).astype(np.int64))
-
-
 def _classes(labels: pd.Series[Any]) -> list[str]:
     """The sorted class names; numeric names are sorted as numbers."""
     names = [str(name) for name in labels.dropna().unique()]
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
-
-
-def _check_enough(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> None:
-    for head, names in classes.items():
-        if len(names) < 2:
-            raise DataRejected(f"the label {head!r} has {len(names)} classes; classification needs at least 2")
-        if len(names) > np.iinfo(np.int16).max:
-            raise DataRejected(f"the label {head!r} has {len(names):,} classes; is it an id? Leave it out of --labels")
-    labelled = kept[kept[list(classes)].notna().any(axis=1)]
-    sizes = {split: int((labelled["split"] == split).sum()) for split in SPLITS}
-    empty = [split for split, count in sizes.items() if not count]
-    if empty:
-        listed = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-        raise DataRejected(
-            f"the {empty[0]} split has no images ({listed}); "
-            f"give more images, or a larger --{'test' if empty[0] == 'test' else 'val'}-fraction"
-        )
 
 
 def _encode_titles(kept: pd.DataFrame, classes: Mapping[str, list[str]]) -> list[Form]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.image.codec import PictureRejected, Pixels, decode, fit, read_header
+from models.image.prepare.item_labels import TITLE
 from models.image.prepare.sources import Entry, Part
 from models.image.schema import MISSING, SPLITS
 from models.image.text.titles import MAX_PHRASES
@@ -24,9 +25,8 @@ ROWS_PER_FLUSH = 10_000
 BLOCK = 256
 """Images of a shard in memory at once."""
 
-TITLE, PHRASES = "_title", "_phrases"
-"""Columns of the intermediate tables, if the shop has titles: the text, and its phrases in the vocabulary. No head
-begins with an underscore."""
+PHRASES = "_phrases"
+"""Column of the intermediate tables, if the shop has titles: the phrases of TITLE in the vocabulary."""
 
 Int64s = npt.NDArray[np.int64]
 
@@ -59,7 +59,9 @@ class Scanned:
     num_entries: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """Reason -> the first file rejected for it."""
+    """Reason -> the first value or file rejected for it."""
+    missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Label head and word -> number of valid images whose label is missing because of that word, such as `None`."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def scan(task: Scan) -> Scanned:
                 _reject(entry, rejected, seen, quarantine)
                 continue
             pixels.write(content)
+            seen.missing_words.update(entry.missing_words.items())
             about = {"item_id": entry.item_id, "split": entry.split, "source": entry.source, "place": place}
             rows.append({"digest": hashlib.sha256(content).hexdigest(), TITLE: entry.title, **about, **entry.labels})
             place += 1
@@ -157,7 +160,7 @@ def write_shard(out: Path, shard: int, *, form: tuple[int, int, int], num_heads:
 
 def _decoded(entry: Entry, task: Scan) -> Pixels:
     if entry.problem is not None:
-        raise PictureRejected(entry.problem, entry.problem.replace("_", " "))
+        raise PictureRejected(entry.problem, entry.detail or entry.problem.replace("_", " "))
     assert entry.image is not None
     if isinstance(entry.image, bytes):
         return decode(entry.image, size=task.size, channels=task.channels)
@@ -166,9 +169,18 @@ def _decoded(entry: Entry, task: Scan) -> Pixels:
 
 def _reject(entry: Entry, rejected: PictureRejected, seen: Scanned, quarantine: Quarantine) -> None:
     seen.bad[rejected.reason] += 1
-    seen.examples.setdefault(rejected.reason, f"{entry.source} ({rejected})")
-    about = {"row": entry.row, "item_id": entry.item_id, "detail": str(rejected), **entry.labels}
+    seen.examples.setdefault(rejected.reason, _example(entry, str(rejected)))
+    about = {"row": entry.row, "value": entry.value, "item_id": entry.item_id, "detail": str(rejected), **entry.labels}
     quarantine.add_rows(pa.Table.from_pylist([about]), reasons=pa.array([rejected.reason]), source=entry.source)
+
+
+def _example(entry: Entry, detail: str) -> str:
+    """The offending value, where it is, and what is wrong."""
+    if entry.row is None:
+        return f"{entry.value or entry.source} ({detail})"
+    row = f"row {entry.row + 1:,}"
+    name = PurePosixPath(entry.source).name
+    return f"{entry.value} ({row} of {name}: {detail})" if entry.value else f"{row} of {name} ({detail})"
 
 
 def _write_images(

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import DataRejected
 from models.image.codec import MAX_BYTES, Pixels
+from models.image.prepare.labels import Texts, read_labels, read_texts, shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
-from models.raw.tables import Source, decode, opened, read
+from models.image.prepare.split_names import KNOWN, split_of
+from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.ids import as_text
+from models.raw.tables import Source, opened, read, with_partition
 
-SPLIT_NAMES = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
-}
 ROWS_PER_BATCH = 64
 """Rows of a table in memory at once; each may hold an image of MAX_BYTES."""
 
-_MISSING_WORDS = {"", "null", "none", "nan", "n/a", "na", "undefined"}
+MAX_PARTS = 64
+"""Maximum number of parts, whatever the number of workers."""
+PART_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+_URL = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BASE64 = re.compile(r"^(data:image/|iVBORw0KGgo|/9j/|UklGR|R0lGOD)|^[A-Za-z0-9+/=\s]{400,}$")
+"""The beginning of a data URI, or of a PNG, JPEG, WebP or GIF file in base64; or a long text in its alphabet."""
+_MIN_BASE64 = 60
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,8 @@ class Entry:
     labels: Mapping[str, str | None]
     source: str
     """File it was read from."""
-    row: int = 0
-    """Index in the file, from 0."""
+    row: int | None = None
+    """Index in the table or set, from 0; None for an image file."""
     item_id: str | None = None
     split: str = ""
     """train, val or test if the input has splits, else empty."""
@@ -43,6 +53,12 @@ class Entry:
     """The shop's title of the product."""
     problem: str | None = None
     """Reason code if there is no image."""
+    detail: str = ""
+    """What is wrong, for people."""
+    value: str = ""
+    """The offending value of the table, or the file, as a message shows it."""
+    missing_words: Mapping[str, str] = field(default_factory=dict)
+    """Label head -> the word in the table that means a missing label, such as `None`."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +72,36 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Some image files of a layout with a folder per class: [split/]class/[product/]file."""
+class FolderImage:
+    """One image file of a tree of folders, with the meaning of its folders."""
 
-    sources: tuple[Source, ...]
+    source: Source
+    split: str
+    label: str | None
+    item_id: str | None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Some image files of a tree of folders."""
+
+    images: tuple[FolderImage, ...]
     head: str
-    has_splits: bool
+    needs_class: bool = True
+    """Whether an image outside of a class folder is bad; false if the labels come from a product table."""
 
     def entries(self) -> Iterator[Entry]:
         """The files, in order."""
-        for source in self.sources:
-            parts = PurePosixPath(source.relative).parts[:-1]
-            split = SPLIT_NAMES[parts[0].lower()] if self.has_splits else ""
-            parts = parts[int(self.has_splits) :]
-            labels = {self.head: parts[0] if parts else None}
-            item_id = "/".join(parts[1:]) or None
-            entry = Entry(None, labels, source.path, item_id=item_id, split=split)
-            yield _with_file(entry, source) if parts else replace(entry, problem="missing_class")
+        for image in self.images:
+            source = image.source
+            labels = {self.head: image.label} if self.needs_class else {}
+            entry = Entry(
+                None, labels, source.path, item_id=image.item_id, split=image.split, value=shown(source.relative)
+            )
+            if image.label is None and self.needs_class:
+                yield replace(entry, problem="missing_class", detail="it is not in a class folder")
+            else:
+                yield _with_file(entry, [source])
 
 
 @dataclass(frozen=True)
@@ -85,40 +114,57 @@ class Table:
     """Of a Parquet file."""
     first_row: int = 0
     """Number of rows before the first row group."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path, name or name without suffix -> path of an image file in the table's folder."""
+    split: str = ""
+    """Split of the rows without one."""
 
     def entries(self) -> Iterator[Entry]:
         """The rows, in order."""
         number = self.first_row
         for rows, broken in self._batches():
-            for reason in broken:
-                yield Entry(None, {}, self.source.path, number, problem=reason)
+            for reason, line in broken:
+                yield Entry(None, {}, self.source.path, number, problem=reason, value=shown(line))
             for entry, image in self._rows(rows):
                 yield self._with_image(replace(entry, row=number), image)
                 number += 1
 
     def _rows(self, rows: pa.Table) -> Iterator[tuple[Entry, Any]]:
-        names = self.columns.names
+        names, heads, path = self.columns.names, self.columns.heads, self.source.path
         images = rows[names["image"]].to_pylist() if rows.num_rows else []
-        splits, item_ids, titles = (label_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
-        labels = {head: label_texts(rows, name) for head, name in self.columns.heads.items()}
+        splits, item_ids, titles = (read_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
+        labels = {head: read_labels(rows, name, path=path) for head, name in heads.items()}
+        columns = {
+            **{names.get(name, name): texts for name, texts in (("split", splits), ("item_id", item_ids))},
+            **{names.get("title", "title"): titles},
+            **{heads[head]: texts for head, texts in labels.items()},
+        }
         for index, image in enumerate(images):
-            of_row = {head: values[index] for head, values in labels.items()}
-            entry = Entry(None, of_row, self.source.path, item_id=item_ids[index], title=titles[index])
-            yield _with_split(entry, splits[index]), image
+            entry = Entry(
+                None,
+                {head: texts.values[index] for head, texts in labels.items()},
+                path,
+                item_id=item_ids.values[index],
+                title=titles.values[index],
+                missing_words={head: word for head, texts in labels.items() if (word := texts.missing_words[index])},
+            )
+            entry = _with_split(replace(entry, split=self.split), splits.values[index])
+            yield _checked(entry, columns, index), image
 
-    def _batches(self) -> Iterator[tuple[pa.Table, list[str]]]:
-        """Chunks of rows, with a reason for each line that could not be parsed."""
+    def _batches(self) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
+        """Chunks of rows, with reason and text of each line that could not be parsed."""
         if self.source.format != "parquet":
             for chunk in read(self.source):
-                yield chunk.rows, [reason for reason, lines in chunk.broken.items() for _ in lines]
+                yield chunk.rows, [(reason, line) for reason, lines in chunk.broken.items() for line in lines]
             return
-        wanted = sorted({*self.columns.names.values(), *self.columns.heads.values()})
+        wanted = {*self.columns.names.values(), *self.columns.heads.values()}
         try:
             with self.source.filesystem.open_input_file(self.source.path) as file:
                 parquet = pq.ParquetFile(file)
                 groups = list(self.row_groups)
-                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=wanted):
-                    yield pa.Table.from_batches([batch]), []
+                columns = sorted(wanted & set(parquet.schema_arrow.names))
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
+                    yield with_partition(pa.Table.from_batches([batch]), self.source), []
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
 
@@ -126,14 +172,30 @@ class Table:
         if entry.problem is not None:
             return entry
         if isinstance(image, Mapping):  # the image feature of Hugging Face datasets
-            image = image.get("bytes")
+            image = image.get("bytes") or image.get("path")
         if isinstance(image, bytes) and self.source.format == "parquet":
             return replace(entry, image=image)
-        path = _text(image)
+        name = self.columns.names["image"]
+        text, is_unreadable = as_text(pa.array([image]))
+        path = text[0].as_py()
+        if is_unreadable[0].as_py():
+            detail = f"column {name!r} has neither bytes nor a path in UTF-8"
+            return replace(entry, problem="missing_picture", detail=detail, value=shown(image))
         if path is None:
-            return replace(entry, problem="missing_picture")
-        path_from_table = PurePosixPath(self.source.path).parent / path
-        return _with_file(entry, replace(self.source, path=str(path_from_table)))
+            return replace(entry, problem="missing_picture", detail=f"column {name!r} is empty")
+        entry = replace(entry, value=shown(path))
+        problem = _unreadable_reference(path)
+        if problem is not None:
+            return replace(entry, problem=problem[0], detail=problem[1])
+        return _with_file(entry, [replace(self.source, path=place) for place in self._places(path)])
+
+    def _places(self, path: str) -> list[str]:
+        """Where the image file may be: as written, then with the backslashes of Windows as slashes."""
+        named = named_file(path, self.files)
+        if named is not None:
+            return [named]
+        written = dict.fromkeys([path, path.replace("\\", "/")])
+        return [str(PurePosixPath(self.source.path).parent / one) for one in written]
 
 
 @dataclass(frozen=True)
@@ -176,6 +238,27 @@ class CifarBatch:
             yield Entry(image, {self.head: name}, self.source.path, row, split=self.split)
 
 
+def named_file(text: str, files: Mapping[str, str]) -> str | None:
+    """The image file that a cell names: a path has to be the whole path, with slashes or the backslashes of Windows."""
+    for written in (text, text.replace("\\", "/")):
+        found = files.get(str(PurePosixPath(written)))
+        if found is not None:
+            return found
+    return None
+
+
+def groups_by_size(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
+    """Consecutive items in up to MAX_PARTS groups of about equal size in bytes."""
+    total = sum(sizes) or 1
+    count = min(MAX_PARTS, total // PART_BYTES + 1)
+    groups: dict[int, list[T]] = {}
+    before = 0
+    for item, size in zip(items, sizes, strict=True):
+        groups.setdefault(before * count // total, []).append(item)
+        before += size
+    return list(groups.values())
+
+
 Part = Folder | Table | IdxPair | CifarBatch
 
 
@@ -184,16 +267,6 @@ def read_bytes(source: Source, *, limit: int) -> bytes:
     with opened(source) as stream:
         content: bytes = stream.read(limit)
     return content
-
-
-def label_texts(rows: pa.Table, name: str | None) -> list[str | None]:
-    """A column as stripped strings, None for missing values; all None if the column does not exist."""
-    if name is None or name not in rows.column_names:
-        return [None] * rows.num_rows
-    column: pa.Array | pa.ChunkedArray = rows[name]
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        column, _ = decode(rows[name].combine_chunks())
-    return [_text(value) for value in column.to_pylist()]
 
 
 def _class_name(label: int, names: Sequence[str], *, path: str) -> str:
@@ -205,22 +278,40 @@ def _class_name(label: int, names: Sequence[str], *, path: str) -> str:
 def _with_split(entry: Entry, split: str | None) -> Entry:
     if split is None:
         return entry
-    known = SPLIT_NAMES.get(split.lower())
-    return replace(entry, problem="unknown_split") if known is None else replace(entry, split=known)
+    known = split_of(split)
+    if known is None:
+        return replace(entry, problem="unknown_split", value=shown(split), detail=f"write {KNOWN}")
+    return replace(entry, split=known)
 
 
-def _with_file(entry: Entry, source: Source) -> Entry:
-    try:
-        # One byte more than allowed shows that the file is too large.
-        return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
-    except (OSError, pa.ArrowException):
-        return replace(entry, problem="missing_file")
+def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
+    """The entry, with a problem if the value of one of its columns cannot be read as text."""
+    for name, texts in columns.items():
+        value = texts.unreadable[index]
+        if value is not None and entry.problem is None:
+            is_bytes = "\\x" in value
+            remedy = encoding_remedy(unescaped(value)) if is_bytes else "write it as text"
+            detail = f"in column {name!r}; {remedy}"
+            return replace(entry, problem="not_utf8" if is_bytes else "inexact_number", value=value, detail=detail)
+    return entry
 
 
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = "" if value is None else str(value).strip()
-    return None if text.lower() in _MISSING_WORDS else text
+def _with_file(entry: Entry, sources: Sequence[Source]) -> Entry:
+    """The entry with the bytes of the first of the files that exists."""
+    for source in sources:
+        try:
+            # One byte more than allowed shows that the file is too large.
+            return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
+        except (OSError, pa.ArrowException):
+            continue
+    folder = PurePosixPath(entry.source).parent
+    return replace(entry, problem="missing_file", detail=f"there is no such file; paths start at {folder}")
+
+
+def _unreadable_reference(text: str) -> tuple[str, str] | None:
+    """Reason and detail for a cell that is neither bytes nor a path."""
+    if _URL.match(text):
+        return "url", "images are not downloaded: save them as files, and name their paths"
+    if len(text) >= _MIN_BASE64 and _BASE64.match(text):
+        return "base64", "images as base64 text are not read: save them as files, or as bytes in a Parquet column"
+    return None

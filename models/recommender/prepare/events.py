@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
+from models.raw.encodings import encoding_remedy, is_utf8, unescaped
 from models.raw.ids import NUMBER, as_text
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
@@ -143,6 +144,9 @@ def explain(reason: str, example: str | None) -> str:
     shown = reason if example is None else f"{reason}, e.g. {example[:80]!r}"
     if reason == "bad_timestamp":
         return f"{shown} (write RFC 3339 such as 2024-05-01T12:00:00Z, or epoch seconds or milliseconds)"
+    if reason == "not_utf8" or reason.startswith("unreadable_"):
+        value = unescaped(example or "")
+        return f"{shown} ({encoding_remedy(value)})" if not is_utf8(value) else shown
     if reason == "implausible_timestamp":
         return f"{shown} ({unit_remedy(example or '')})"
     return shown
@@ -157,7 +161,7 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
     def spread(flags: pa.Array) -> pa.Array:
         return pc.fill_null(pc.take(flags, codes), False)
 
-    rejections.add(spread(unreadable), f"unreadable_{name}")
+    rejections.add(spread(unreadable), f"unreadable_{name}", values=column)
     if required:
         rejections.add(pc.is_null(pc.take(text, codes)), f"missing_{name}")
     too_long = pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from models.errors import DataRejected
 from models.raw.ids import as_text
 from models.raw.quarantine import Quarantine
-from models.raw.tables import LINE, Source, read
+from models.raw.tables import LINE, Source, check_utf8, read
 
 VALUE_SEPARATOR = "|"
 """Separates the values of a multi-valued attribute, such as the genres of a film."""
@@ -48,6 +48,7 @@ def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded
         for chunk in read(source):
             if chunk.rows.num_rows:
                 mapping = _find_columns(chunk.rows.column_names, columns, source=source.path)
+                check_utf8(chunk.rows, [mapping["item_id"]], source=source)
                 item, _ = as_text(_flat(chunk.rows[mapping["item_id"]]))
                 distinct = pc.unique(pa.concat_arrays([distinct, pc.unique(item).drop_null()]))
     return distinct.filter(pc.invert(pc.is_in(distinct, value_set=pa.array(sorted(excluded), pa.string()))))
@@ -64,6 +65,7 @@ def _count(
 ) -> None:
     """Add the (item, value) pairs of some rows to the counts of each attribute."""
     mapping = _find_columns(rows.column_names, columns, source=source.path)
+    check_utf8(rows, mapping.values(), source=source)
     item, _ = as_text(_flat(rows[mapping["item_id"]]))
     missing = pc.is_null(item)
     if pc.any(missing).as_py():
@@ -89,10 +91,11 @@ def _find_columns(present: list[str], columns: Mapping[str, str], *, source: str
         used = set(columns.values()) | {"item_id"}
         found |= {name: name for name in present if name not in used}
     found.setdefault("item_id", "item_id")
-    wrong = [theirs for theirs in found.values() if theirs not in present]
+    wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
     if wrong:
+        how_many = "two columns" if wrong[0] in present else "no column"
         raise DataRejected(
-            f"{source} has no column {wrong[0]!r}; its columns are: {', '.join(present)}. "
+            f"{source} has {how_many} {wrong[0]!r}; its columns are: {', '.join(present)}. "
             "Name them, e.g. --item-columns item_id=StockCode,title=Description"
         )
     return found

@@ -73,6 +73,8 @@ class Scanned:
     """Names in any row of JSON lines; a single row may lack some."""
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    """What was inferred about files and may surprise -> the number of these files."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,8 @@ def _check(
         quarantine.add_lines(lines, reason=reason, source=source.path)
         seen.num_rows += len(lines)
         seen.examples.setdefault(reason, lines[0])
+    for note in chunk.notes:
+        seen.notes[note] = seen.notes.get(note, 0) + 1
     rows = chunk.rows
     if rows.num_rows == 0:
         return SPILL_SCHEMA.empty_table(), position
@@ -288,7 +292,8 @@ def _check(
         if source.format == "jsonl":
             seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
             rows = with_null_columns(rows, task.columns)
-        columns = find_columns(rows.column_names, task.columns, source=source.path)
+        noted = f"{source.path} ({'; '.join(chunk.notes)})" if chunk.notes else source.path
+        columns = find_columns(rows.column_names, task.columns, source=noted)
         good, rejections = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
     seen.num_rows += rows.num_rows
     if rejections.names:

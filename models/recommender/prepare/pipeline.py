@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 
 from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
-from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
+from models.raw.reading import Format, Header, item_reading_of, reading_of
+from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.item_table import read_item_ids, read_items
@@ -43,6 +45,8 @@ from models.recommender.prepare.partitions import (
 from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.settings import Share, check_settings
 
+log = logging.getLogger("shopkeeper")
+
 LAYOUT = 3
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 MAX_SCANS = 16
@@ -61,11 +65,17 @@ class PrepareConfig:
     """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
     format: Format = "auto"
     """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
+    encoding: str = "auto"
+    """Encoding of the log's text, e.g. cp1252, gb18030 or utf-16; auto is UTF-8, or UTF-16 where the file shows it."""
+    header: Header = "auto"
+    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
     items: str | None = None
     """Item table: title, category, price or any other attribute; may be the log itself. Attributes improve the ranking
     of rare items, and allow items without events to be recommended, unless the table is the log."""
     item_columns: str = ""
     """Column names of the item table, e.g. item_id=StockCode,title=Description; by default all columns are used."""
+    item_encoding: str | None = None
+    """Encoding of the item table; by default that of the log."""
     split: Split = "time"
     """time: test on the last events by global time; leave-one-out: test on the last event of each user, validate on the
     one before; held-out-users: test on the last fifth of the events of users who are not trained on."""
@@ -91,7 +101,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     by a hash, since an order by item id would be meaningless and yet learned. The vocabulary is all items with events
     or in a separate item table, in ascending order of item id.
     """
-    sources, item_sources = _sources(config)
+    tables, item_tables = _tables(config)
+    sources, item_sources = tables.sources, item_tables.sources
     has_times = sources[0].format != "sequences"
     work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
     for directory in (work, shards, out / "quarantine"):
@@ -116,14 +127,16 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     card = _card(config, schema, scanned, parts, finished)
     card["bad"] |= bad_items
+    card |= _remarks(scanned, tables, item_tables)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
     return schema
 
 
-def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
+def _tables(config: PrepareConfig) -> tuple[Tables, Tables]:
     """The files of the log and of the item table; validates all flags before anything is read."""
+    reading, item_reading = reading_of(config, format=config.format), item_reading_of(config)
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
     if (config.val_from is None) != (config.test_from is None):
@@ -132,22 +145,19 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
         raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
     if config.split != "time" and config.val_from:
         raise ValueError("--val-from and --test-from cut by time; use them with --split time")
-    sources = find(config.raw, format=config.format)
-    num_sequences = sum(source.format == "sequences" for source in sources)
-    if num_sequences not in (0, len(sources)):
-        raise DataRejected(
-            f"{without_secrets(config.raw)} mixes sequence files with tables; prepare one kind, or set --format"
-        )
-    if num_sequences and config.split == "time":
+    tables = find_tables(config.raw, reading)
+    if tables.sources[0].format == "sequences" and config.split == "time":
         raise DataRejected(
             f"{without_secrets(config.raw)} holds sequences, which have no times to split by; use --split leave-one-out"
         )
-    return sources, find(config.items) if config.items is not None else []
+    return tables, find_tables(config.items, item_reading) if config.items is not None else Tables([], {})
 
 
 def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
     """Read the log once, partition its good rows by user, and deduplicate by event_id."""
     scanned = _merge(executor.map(scan, _scans(config, sources, out)))
+    for note, num_files in scanned.notes.items():
+        log.warning("%s: %s (%d files)", without_secrets(config.raw), note, num_files)
     if scanned.json_names:
         find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
     _check_bad_rows(scanned, config)
@@ -187,6 +197,8 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
         whole.examples = {**part.examples, **whole.examples}
+        for note, num_files in part.notes.items():
+            whole.notes[note] = whole.notes.get(note, 0) + num_files
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
 
@@ -353,6 +365,13 @@ def _card(
         "splits": {name: {"events": events[name], "users": users[name]} for name in events},
         **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
     }
+
+
+def _remarks(scanned: Scanned, *tables: Tables) -> dict[str, Any]:
+    """What the card says about files that were left out, and about what was inferred; empty if there is nothing."""
+    left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
+    notes = [f"{note} ({num_files:,} files)" for note, num_files in scanned.notes.items()]
+    return ({"left_out": left_out} if left_out else {}) | ({"notes": notes} if notes else {})
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

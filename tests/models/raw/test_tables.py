@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import models.raw.tables
+import models.raw.encodings
 from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, rows_as_json
-from models.raw.tables import Format, find, parse_mapping, read
+from models.raw.tables import Format, Reading, find, parse_mapping, read
 
 ROWS = [{"user": f"u{place % 7}", "item": f"i{place}", "price": f"{place}.5"} for place in range(50)]
 
@@ -25,7 +25,7 @@ ROWS = [{"user": f"u{place % 7}", "item": f"i{place}", "price": f"{place}.5"} fo
 def everything(raw: Path, *, format: Format = "auto") -> tuple[list[dict[str, object]], dict[str, list[str]]]:
     rows: list[dict[str, object]] = []
     broken: dict[str, list[str]] = {}
-    for source in find(str(raw), format=format):
+    for source in find(str(raw), Reading(format)):
         for chunk in read(source):
             rows += [json.loads(row) for row in rows_as_json(chunk.rows)]
             for reason, lines in chunk.broken.items():
@@ -112,7 +112,7 @@ def test_lines_that_cannot_be_parsed_are_separated_from_the_rows(tmp_path: Path)
 
 
 def test_lines_across_block_boundaries_are_read_correctly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.raw.tables, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(models.raw.encodings, "BLOCK_BYTES", 64)
     (tmp_path / "log.jsonl").write_bytes(json_lines())
     (tmp_path / "log.csv").write_bytes(delimited(","))
     assert everything(tmp_path / "log.jsonl") == everything(tmp_path / "log.csv") == (ROWS, {})
@@ -143,28 +143,16 @@ def test_a_damaged_file_is_rejected_with_its_name(tmp_path: Path, name: str) -> 
         everything(tmp_path / name)
 
 
-def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path: Path) -> None:
-    lines = ["user,title", 'u1,"open', *(f"u{place},t" for place in range(20_000))]
-    (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(DataRejected, match=r"log\.csv.*quote"):
-        everything(tmp_path / "log.csv")
-
-
-def test_rows_after_an_open_quote_are_separated(tmp_path: Path) -> None:
-    text = 'user,item,title\nu1,i1,"open\nu2,i2,t\nu3,i3,"x"\nu4,i4,"two\nlines, and more"\n'
-    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
-    rows, broken = everything(tmp_path / "log.csv")
-    assert [row["user"] for row in rows] == ["u4"]
-    assert [json.loads(row)["title"] for row in broken["open_quote"]] == ['open\nu2,i2,t\nu3,i3,x"']
-
-
 def test_a_missing_file_or_unknown_format_is_rejected_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match="does not exist"):
         find(str(tmp_path / "nothing.csv"))
     with pytest.raises(DataRejected, match="cannot read nowhere://bucket"):
         find("nowhere://bucket/log.csv")
-    (tmp_path / "log.xlsx").write_bytes(b"PK")
+    (tmp_path / "log.data").write_bytes(b"PK")
     with pytest.raises(DataRejected, match="--format to one of csv, tsv, jsonl, parquet, sequences"):
+        find(str(tmp_path / "log.data"))
+    (tmp_path / "log.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataRejected, match=r"log\.xlsx is a spreadsheet, .* save the sheet as CSV"):
         find(str(tmp_path / "log.xlsx"))
 
 

@@ -240,14 +240,6 @@ def test_a_line_without_items_is_quarantined_and_sequences_have_no_time_split(tm
     ]
 
 
-def test_a_mix_of_sequences_and_tables_is_rejected(tmp_path: Path, store: Store) -> None:
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "a.txt").write_text("u1 a b c\n")
-    write_csv(tmp_path / "log" / "b.csv", make_log())
-    with pytest.raises(DataRejected, match="mixes"):
-        prepared(store, tmp_path / "log")
-
-
 @pytest.mark.parametrize(
     "change",
     [

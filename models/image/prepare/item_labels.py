@@ -1,0 +1,148 @@
+"""Labels and titles from a product table, joined to the images by item id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from models.errors import DataRejected
+from models.image.prepare.labels import read_labels, read_texts, shown
+from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.quarantine import remedy
+from models.raw.tables import Reading, find, read, without_secrets
+
+ITEM_ID, TITLE = "item_id", "_title"
+"""Columns of the joined tables; no head begins with an underscore."""
+
+
+@dataclass
+class ItemLabels:
+    """The product table by item id, and how it was read."""
+
+    raw: str
+    table: pd.DataFrame
+    """Indexed by item id; a column per head that the table has, and TITLE."""
+    num_rows: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Head and word -> rows whose label is missing because of that word."""
+
+    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, int]:
+        """Fill missing labels and titles of the images in place; returns the counts of the join for the card."""
+        ids = images[ITEM_ID].dropna()
+        if ids.empty:
+            raise DataRejected(
+                f"the images have no item ids to look up in {self.raw}: name the column, --columns item_id=sku, or use "
+                "a folder per product"
+            )
+        is_known = ids.isin(self.table.index)
+        if not is_known.any():
+            raise DataRejected(
+                f"none of the {ids.nunique():,} item ids of the images is in {self.raw}: the images have "
+                f"{ids.iloc[0]!r}, the table has {self.table.index[0]!r}; name the table's column with --item-columns "
+                f"item_id=...{self._zeros(set(ids))}"
+            )
+        for name in (*heads, TITLE):
+            if name in self.table:
+                images[name] = images[name].fillna(images[ITEM_ID].map(self.table[name]))
+        return {
+            "rows": self.num_rows,
+            "item_ids": len(self.table),
+            "matched_images": int(is_known.sum()),
+            "unmatched_images": len(images) - int(is_known.sum()),
+            "unused_item_ids": int((~self.table.index.isin(ids.unique())).sum()),
+        }
+
+    def notes(self, images: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
+        """What the log says about images that the table does not have."""
+        if not counts["unmatched_images"]:
+            return []
+        joined = f"only {counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
+        unknown = images.loc[~images[ITEM_ID].isin(self.table.index), ITEM_ID].dropna()
+        example = f", e.g. the item id {unknown.iloc[0]!r} is not" if len(unknown) else ""
+        return [f"{joined}{example}{self._zeros(set(unknown))}"]
+
+    def _zeros(self, unknown: set[Any]) -> str:
+        """How many more ids would match without leading zeros, which are never removed."""
+        plain = {key.lstrip("0") for key in self.table.index}
+        count = sum(key.lstrip("0") in plain for key in unknown)
+        return f"; without leading zeros {count:,} more would match, write the ids alike" if count else ""
+
+
+def read_items(
+    raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float, reading: Reading
+) -> ItemLabels:
+    """Read the heads and titles of a product table; of repeated ids the first row in sorted order counts.
+
+    `columns` are the table's names of item_id and title. Raises DataRejected if too many rows cannot be read.
+    """
+    own, wanted = columns.get(ITEM_ID, ITEM_ID), {**heads, TITLE: columns.get("title", "title")}
+    found = ItemLabels(without_secrets(raw), pd.DataFrame())
+    frames = []
+    example = ""
+    for source in find(raw, reading):
+        for chunk in read(source):
+            for reason, lines in chunk.broken.items():
+                found.bad[f"item_table_{reason}"] += len(lines)
+                example = example or f"{shown(lines[0])} in {source.path}"
+            if chunk.rows.num_rows:
+                frame, wrong = _frame(chunk.rows, own, wanted, found=found, path=source.path)
+                frames.append(frame)
+                example = example or wrong
+    if not frames:
+        raise DataRejected(f"{found.raw} has no rows")
+    _check_bad(found, example, max_bad_fraction)
+    table = pd.concat(frames, ignore_index=True).dropna(subset=ITEM_ID)
+    if table.empty:
+        raise DataRejected(f"column {own!r} of {found.raw} is empty; name the item ids: --item-columns item_id=...")
+    found.table = table.sort_values(list(table.columns)).drop_duplicates(ITEM_ID).set_index(ITEM_ID)
+    return found
+
+
+def _frame(
+    rows: pa.Table, own: str, wanted: Mapping[str, str], *, found: ItemLabels, path: str
+) -> tuple[pd.DataFrame, str]:
+    """The rows that can be read, and an example of a value that cannot; counts both in `found`."""
+    if own not in rows.column_names:
+        listed = ", ".join(rows.column_names)
+        raise DataRejected(f"{path} has no column {own!r} (it has {listed}); name it: --item-columns item_id=...")
+    texts = {ITEM_ID: read_texts(rows, own)}
+    for head, column in wanted.items():
+        if column in rows.column_names:
+            texts[head] = read_texts(rows, column) if head == TITLE else read_labels(rows, column, path=path)
+            found.missing_words.update((head, word) for word in texts[head].missing_words if word and head != TITLE)
+    is_bad, example = np.zeros(rows.num_rows, bool), ""
+    for head, of in texts.items():
+        wrong = np.array([value is not None for value in of.unreadable])
+        if wrong.any():
+            name, value = own if head == ITEM_ID else wanted[head], of.unreadable[int(wrong.argmax())]
+            example = example or f"{value} in column {name!r} of {path}; {_remedy(value or '')}"
+        is_bad |= wrong
+    found.num_rows += rows.num_rows
+    found.bad["item_table_not_utf8"] += int(is_bad.sum())
+    return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad], example
+
+
+def _remedy(value: str) -> str:
+    is_bytes = "\\x" in value
+    return encoding_remedy(unescaped(value), flag="--item-encoding") if is_bytes else "write it as text"
+
+
+def _check_bad(found: ItemLabels, example: str, max_bad_fraction: float) -> None:
+    found.bad = +found.bad
+    num_bad = found.bad.total()
+    num_lines = found.num_rows + num_bad - found.bad["item_table_not_utf8"]
+    fraction = num_bad / num_lines
+    if fraction > max_bad_fraction or num_bad == num_lines:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.bad.most_common())
+        raise DataRejected(
+            f"{found.raw}: {num_bad:,} of {num_lines:,} rows ({fraction:.1%}) are bad, more than --max-bad-fraction "
+            f"{max_bad_fraction:g} allows: {reasons}, e.g. {example}. To continue, "
+            f"{remedy(fraction, is_any_good=num_bad < num_lines)}"
+        )

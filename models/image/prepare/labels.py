@@ -1,0 +1,88 @@
+"""Labels, ids and titles of a table as text, and the words among them that mean a missing value."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.errors import DataRejected
+from models.raw.ids import as_text
+
+MAX_SHOWN = 80
+"""Characters of a value that a message shows."""
+
+_MISSING_LABELS = ("na", "<na>")
+"""Words for a missing label in addition to those of every column (models.raw.ids)."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column as text."""
+
+    values: list[str | None]
+    """The trimmed text, None if the value is missing."""
+    missing_words: list[str | None]
+    """The word that stands for a missing value, such as `None` or `NA`."""
+    unreadable: list[str | None]
+    """The value as a message shows it, if it is not text: bytes that are not UTF-8, or an inexact number."""
+
+
+def read_texts(rows: pa.Table, name: str | None) -> Texts:
+    """A column of any scalar type; all missing if the column does not exist."""
+    nothing: list[str | None] = [None] * rows.num_rows
+    if name is None or name not in rows.column_names:
+        return Texts(nothing, nothing, nothing)
+    column = rows[name].combine_chunks()
+    if column.type == pa.bool_():
+        column = pc.if_else(column, pa.scalar("True"), pa.scalar("False"))
+    text, is_unreadable = as_text(column)
+    values, bad = text.to_pylist(), is_unreadable.to_pylist()
+    if not text.null_count and not any(bad):
+        return Texts(values, nothing, nothing)
+    originals = [None if value is None else shown(value).strip() for value in column.to_pylist()]
+    return Texts(
+        [None if wrong else value for value, wrong in zip(values, bad, strict=True)],
+        [
+            original or None if value is None and not wrong else None
+            for value, original, wrong in zip(values, originals, bad, strict=True)
+        ],
+        [original if wrong else None for original, wrong in zip(originals, bad, strict=True)],
+    )
+
+
+def read_labels(rows: pa.Table, name: str | None, *, path: str) -> Texts:
+    """A label column: names equal up to blanks and Unicode forms are one; raises DataRejected for lists."""
+    if name in rows.column_names:
+        check_is_scalar(rows.schema.field(name), path=path)
+    texts = read_texts(rows, name)
+    values = [None if value is None else class_name(value) for value in texts.values]
+    words = [
+        value if value is not None and value.lower() in _MISSING_LABELS else word
+        for value, word in zip(values, texts.missing_words, strict=True)
+    ]
+    labels = [value if word is None else None for value, word in zip(values, words, strict=True)]
+    return Texts([label or None for label in labels], words, texts.unreadable)
+
+
+def check_is_scalar(column: pa.Field, *, path: str) -> None:
+    """Reject a label column that holds lists or structs."""
+    if pa.types.is_nested(column.type):
+        raise DataRejected(
+            f"column {column.name!r} of {path} holds {column.type}, but a label is one value per image; write a "
+            f"column for each value, e.g. {column.name}_1, and name it in --labels"
+        )
+
+
+def class_name(text: str) -> str:
+    """A class name in its normal form: NFC, trimmed, with single blanks."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def shown(value: object) -> str:
+    """A value for a message: printable and short."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    text = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -1,0 +1,63 @@
+"""Settings for reading raw tables, the same for every family: format, encoding, and whether there is a header row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]
+"""`sequences` are lines of words, a table with the single column `line`."""
+Header = Literal["auto", "yes", "no"]
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read the files of a raw table; `auto` is inferred from each file."""
+
+    format: Format = "auto"
+    encoding: str = AUTO
+    """A codec of Python; auto is UTF-8, or UTF-16 where the first bytes show it."""
+    header: Header = "auto"
+    encoding_flag: str = "--encoding"
+    """The flag that sets the encoding, for error messages."""
+
+    def __post_init__(self) -> None:
+        try:
+            "".encode("utf-8" if self.encoding == AUTO else self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"{self.encoding_flag} {self.encoding!r} is not a known encoding; "
+                "use e.g. cp1252 (Western Europe), gb18030 (Chinese), cp1251 (Cyrillic), shift_jis or utf-16"
+            ) from None
+
+
+INFERRED = Reading()
+
+
+class Settings(Protocol):
+    """The settings of a family's `prepare` that say how its tables are read."""
+
+    @property
+    def encoding(self) -> str:
+        """Encoding of the raw tables."""
+
+    @property
+    def item_encoding(self) -> str | None:
+        """Encoding of the item table; None if it is that of the raw tables."""
+
+    @property
+    def header(self) -> Header:
+        """Whether the raw tables have a header row."""
+
+
+def reading_of(settings: Settings, *, format: Format = "auto") -> Reading:
+    """How to read the raw tables of a family; raises ValueError for an unknown encoding."""
+    return Reading(format, settings.encoding, settings.header)
+
+
+def item_reading_of(settings: Settings) -> Reading:
+    """How to read a family's item table; raises ValueError for an unknown encoding."""
+    if settings.item_encoding is None:
+        return Reading(encoding=settings.encoding, encoding_flag="--item-encoding")
+    return Reading(encoding=settings.item_encoding, encoding_flag="--item-encoding")

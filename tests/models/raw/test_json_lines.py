@@ -1,0 +1,72 @@
+"""JSON in any arrangement gives the same rows, and fields of nested objects are columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import models.raw.encodings
+from tests.models.raw.reading import read_everything
+
+OBJECTS = [{"user": f"u{place}", "title": 'a "b" [c], {d} \\', "n": place, "tags": ["x,", "]"]} for place in range(60)]
+ARRANGEMENTS = {
+    "lines": "\n".join(map(json.dumps, OBJECTS)),
+    "array": json.dumps(OBJECTS),
+    "array of lines": "[\n" + ",\n".join(map(json.dumps, OBJECTS)) + "\n]\n",
+    "spread array": json.dumps(OBJECTS, indent=2),
+    "spread objects": "\n".join(json.dumps(row, indent=2) for row in OBJECTS),
+}
+
+
+@pytest.mark.parametrize("text", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("num_bytes", [7, 64, 8 * 1024 * 1024])
+def test_every_arrangement_of_json_gives_the_same_rows(
+    tmp_path: Path, text: str, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.raw.encodings, "BLOCK_BYTES", num_bytes)
+    monkeypatch.setattr(models.raw.json_lines, "_SAMPLE_BYTES", 64)
+    (tmp_path / "log.json").write_text("  " + text, encoding="utf-8")
+    found = read_everything(tmp_path / "log.json")
+    assert (found.rows, found.broken) == (OBJECTS, {})
+
+
+def test_an_array_that_ends_early_keeps_its_complete_objects(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text('[{"user": "u1"}, {"user": "u2"}, {"us', encoding="utf-8")
+    found = read_everything(tmp_path / "log.json")
+    assert (found.rows, found.broken) == ([{"user": "u1"}, {"user": "u2"}], {"broken_json": [' {"us']})
+
+
+def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text(" [ ] \n", encoding="utf-8")
+    assert read_everything(tmp_path / "log.json").rows == []
+
+
+def test_fields_of_nested_objects_are_columns_in_every_block(tmp_path: Path) -> None:
+    lines = [
+        {"user": {"id": "2024-01-01", "geo": {"city": "Bonn"}}, "item": "i1"},
+        {"user": {"id": 12345678901234567891}, "item": None},
+        {"user": None, "item": "i3"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    slow = read_everything(tmp_path / "a.jsonl").rows
+    assert [row.get("user.id") for row in slow] == ["2024-01-01", "12345678901234567891", None]
+    assert slow[0]["user.geo.city"] == "Bonn"
+    (tmp_path / "b.jsonl").write_text(json.dumps(lines[0]) + "\n", encoding="utf-8")
+    assert read_everything(tmp_path / "b.jsonl").rows[0].items() >= slow[0].items() - {("user", None)}
+
+
+def test_fields_of_nested_columns_of_parquet_are_columns(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"user": {"id": "u1", "geo": {"city": "Bonn"}}}, {"user": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    found = read_everything(tmp_path / "log.parquet").rows
+    assert [(row["user.id"], row["user.geo.city"]) for row in found] == [("u1", "Bonn"), (None, None)]
+
+
+def test_lists_stay_lists_in_a_block_of_mixed_types(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"u": 1, "items": ["a", 2]}\n{"u": "x", "items": []}\n', encoding="utf-8")
+    assert read_everything(tmp_path / "log.jsonl").rows == [{"u": "1", "items": ["a", "2"]}, {"u": "x", "items": []}]
