@@ -15,7 +15,7 @@ from pyarrow.fs import FileSelector, FileType
 from models.errors import DataRejected
 from models.image.prepare.labels import class_name, shown
 from models.image.prepare.sources import FolderImage
-from models.image.prepare.split_names import KNOWN, is_neutral, is_unlabelled, split_folders, split_of
+from models.image.prepare.split_names import KNOWN, is_fold, is_neutral, is_unlabelled, split_folders, split_of
 from models.raw.ids import as_text
 from models.raw.tables import Source
 
@@ -170,6 +170,11 @@ def _leave_out(
 def _check_half_split(folders: _Folders, base: Folder, root: str) -> None:
     """Reject a tree in which one folder looks like a split and the others do not: classes would become splits."""
     tops = folders.below[base]
+    if len(tops) > 1 and all(is_fold(name) for name in tops):
+        raise DataRejected(
+            f"{', '.join(_shown((*base, name)) for name in sorted(tops)[:3])} of {root} are folds and no classes; "
+            f"arrange them as {KNOWN}"
+        )
     below = {name: folders.below[(*base, name)] for name in tops}
     for name in sorted(name for name in tops if split_of(name) is not None):
         if len(tops) < 2 or len(below[name]) < 2:

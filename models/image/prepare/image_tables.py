@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from models.errors import DataRejected
 from models.image.prepare.folders import Subfolders
 from models.image.prepare.labels import check_is_scalar, read_texts, shown
-from models.image.prepare.sources import Columns, Table, groups_by_size
+from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
+from models.image.prepare.split_names import split_folders
 from models.raw.tables import Source, opened, read
 
 log = logging.getLogger("shopkeeper")
@@ -51,7 +52,35 @@ class TableOfFiles:
     notes: list[str] = field(default_factory=list)
 
 
-def parts_of_table(source: Source, wanted: Wanted, *, files: Mapping[str, str] | None = None) -> list[Table]:
+def parts_of_tables(tables: Sequence[Source], wanted: Wanted) -> TableOfFiles:
+    """The parts of tables that hold images or paths; their file or folder names may name splits."""
+    splits = splits_of_tables(tables)
+    parts = [part for table in tables for part in parts_of_table(table, wanted, split=splits.get(table.path, ""))]
+    return TableOfFiles(parts, notes=_split_notes(tables, splits))
+
+
+def splits_of_tables(tables: Sequence[Source]) -> dict[str, str]:
+    """Path -> split of tables such as train.csv and test-00000-of-00001.parquet, or train/a.csv and test/a.csv."""
+    for names in (
+        [PurePosixPath(table.path).name.partition(".")[0] for table in tables],
+        [PurePosixPath(table.relative).parts[0] for table in tables],
+    ):
+        splits = split_folders(set(names))
+        if len(set(splits.values())) > 1 and splits.keys() == set(names):
+            return {table.path: splits[name] for table, name in zip(tables, names, strict=True)}
+    return {}
+
+
+def _split_notes(tables: Sequence[Source], splits: Mapping[str, str]) -> list[str]:
+    if not splits:
+        return []
+    named = {splits[table.path]: table.relative for table in tables[::-1]}
+    return ["the tables are splits by their names: " + ", ".join(f"{path} is {split}" for split, path in named.items())]
+
+
+def parts_of_table(
+    source: Source, wanted: Wanted, *, files: Mapping[str, str] | None = None, split: str = ""
+) -> list[Table]:
     """One part for each table; a large Parquet file is split by row groups."""
     files = files or {}
     if source.format != "parquet":
@@ -60,7 +89,7 @@ def parts_of_table(source: Source, wanted: Wanted, *, files: Mapping[str, str] |
         schema = pa.schema([]) if chunk is None else chunk.rows.schema
         for note in () if chunk is None else chunk.notes:
             log.warning("%s: %s", source.path, note)
-        return [Table(source, _columns(schema, wanted, source), files=files)]
+        return [Table(source, _columns(schema, wanted, source), files=files, split=split)]
     try:
         with source.filesystem.open_input_file(source.path) as file:
             parquet = pq.ParquetFile(file)
@@ -75,7 +104,7 @@ def parts_of_table(source: Source, wanted: Wanted, *, files: Mapping[str, str] |
     for group in groups:
         before.append(before[-1] + group.num_rows)
     numbers = groups_by_size(range(len(groups)), [group.total_byte_size for group in groups])
-    return [Table(source, columns, tuple(some), before[some[0]], files) for some in numbers]
+    return [Table(source, columns, tuple(some), before[some[0]], files, split) for some in numbers]
 
 
 def column_names(source: Source) -> list[str]:
@@ -104,14 +133,15 @@ def table_of_files(
     """The tables that have the labels of the image files next to them; raises DataRejected if none has."""
     if not fitting:
         return TableOfFiles([part for table in tables[:1] for part in parts_of_table(table, wanted)])  # it says why
-    found = TableOfFiles([])
+    splits = splits_of_tables(fitting)
+    found = TableOfFiles([], notes=_split_notes(fitting, splits))
     named: set[str] = set()
     for table in fitting:
         files = _index(images, PurePosixPath(table.path).parent)
         column = wanted.columns.get("image") or _image_column(table, files)
-        named |= {files[value] for value in _values(table, column) if value in files}
+        named |= {file for value in _values(table, column) if (file := named_file(value, files)) is not None}
         own = Wanted(wanted.heads, {**wanted.columns, "image": column}, elsewhere=wanted.elsewhere)
-        found.parts += parts_of_table(table, own, files=files)
+        found.parts += parts_of_table(table, own, files=files, split=splits.get(table.path, ""))
         found.notes.append(f"labels from {table.relative}; its column {column!r} names the image files")
     rest = [image for image in images if image.path not in named]
     if rest:
@@ -121,11 +151,12 @@ def table_of_files(
 
 
 def _index(images: Sequence[Source], folder: PurePosixPath) -> dict[str, str]:
-    """Path from a folder, name, or name without suffix -> path of the only image file that it can mean."""
+    """Path from a folder or the root, name, or name without suffix -> path of the only file that it can mean."""
     paths: dict[str, str] = {}
     names: dict[str, set[str]] = {}
     for image in images:
         path = PurePosixPath(image.path)
+        paths.setdefault(image.relative, image.path)
         if path.is_relative_to(folder):
             paths[str(path.relative_to(folder))] = image.path
         for name in (path.name, path.stem):
@@ -144,7 +175,9 @@ def _image_column(table: Source, files: Mapping[str, str]) -> str:
         total += rows.num_rows
         for name in names:
             if not pa.types.is_nested(rows.schema.field(name).type):
-                matches[name] += sum(_key(value) in files for value in read_texts(rows, name).values if value)
+                matches[name] += sum(
+                    named_file(value, files) is not None for value in read_texts(rows, name).values if value
+                )
     best = matches.most_common(2)
     if best and 2 * best[0][1] > total and (len(best) < 2 or best[1][1] < best[0][1]):
         return best[0][0]
@@ -160,11 +193,6 @@ def _values(table: Source, column: str) -> Iterator[str]:
         for value in read_texts(rows, column).values:
             if value is not None:
                 yield value
-                yield _key(value)
-
-
-def _key(value: str) -> str:
-    return PurePosixPath(value.replace("\\", "/")).name
 
 
 def _chunks(table: Source, *, limit: int | None = None) -> Iterator[pa.Table]:

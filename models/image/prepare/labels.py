@@ -42,7 +42,7 @@ def read_texts(rows: pa.Table, name: str | None) -> Texts:
     values, bad = text.to_pylist(), is_unreadable.to_pylist()
     if not text.null_count and not any(bad):
         return Texts(values, nothing, nothing)
-    originals = [None if value is None else shown(value) for value in column.to_pylist()]
+    originals = [None if value is None else shown(value).strip() for value in column.to_pylist()]
     return Texts(
         [None if wrong else value for value, wrong in zip(values, bad, strict=True)],
         [
@@ -84,6 +84,5 @@ def class_name(text: str) -> str:
 def shown(value: object) -> str:
     """A value for a message: printable and short."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    text = text.strip()
     text = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -13,7 +13,7 @@ from pyarrow.fs import LocalFileSystem
 
 from models.errors import DataRejected
 from models.image.prepare.folders import Tree, folder_of, read_catalogue, read_tree
-from models.image.prepare.image_tables import Wanted, column_names, has_wanted, parts_of_table, table_of_files
+from models.image.prepare.image_tables import Wanted, column_names, has_wanted, parts_of_tables, table_of_files
 from models.image.prepare.labels import shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar_names
 from models.image.prepare.sources import CifarBatch, Folder, IdxPair, Part, groups_by_size, read_bytes
@@ -39,6 +39,7 @@ IMAGE_SUFFIXES = (
 """Suffixes of the files in a folder that are read as images."""
 _PLAIN_TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 _TABLES = (".parquet", ".pq", *(f"{name}{packed}" for name in _PLAIN_TABLES for packed in ("", *SUFFIXES)))
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _JUNK_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 _IDX = re.compile(r"^(?P<set>.*?)-?images[-.]idx3-ubyte(\.gz)?$")
 _CIFAR = re.compile(r"^(data_batch_\d+|test_batch)$")
@@ -106,11 +107,13 @@ def _layout(raw: str, sources: Sequence[Source], wanted: Wanted) -> Layout:
     if images:
         layout = _images(images, tables, root=root, wanted=wanted)
     elif tables:
-        layout = Layout([part for table in tables for part in parts_of_table(table, wanted)])
+        found = parts_of_tables(tables, wanted)
+        layout = Layout([*found.parts], found.left_out, found.notes)
     else:
         raise DataRejected(
             f"{root} has no images in a known layout (it has {', '.join(names[:3]) or 'no files'}): use a folder "
             "per class, a table (Parquet, CSV), IDX files, or the Python batches of CIFAR-10"
+            + ("; unpack the archive first" if any(name.lower().endswith(_ARCHIVES) for name in names) else "")
         )
     _note_others(others, layout)
     return layout

@@ -56,14 +56,15 @@ class PrepareConfig:
     """Source, labels and splits of the images to prepare."""
 
     raw: str
-    """Images: a folder per class, a table (Parquet, CSV) with images or their paths, IDX files, or the Python batches
-    of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
+    """Images: a folder per class (also below train, val and test), a table (Parquet, CSV) with images or their paths,
+    IDX files, or the Python batches of CIFAR-10; a file, a folder, or a URI such as s3://bucket/path."""
     labels: tuple[str, ...] = ()
     """Label columns, the main one first, e.g. category,colour; HEAD=COLUMN renames one."""
     columns: str = ""
     """Names of the table's other columns, e.g. image=photo,item_id=sku,split=fold,title=product_name."""
     items: str | None = None
-    """Table of products with further labels, joined by item_id."""
+    """Table of products with further labels, joined by item_id; if it has all labels, image files may be named by their
+    item_id and need no class folders."""
     item_columns: str = ""
     """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
     encoding: str = "auto"

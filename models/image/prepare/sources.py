@@ -116,6 +116,8 @@ class Table:
     """Number of rows before the first row group."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path, name or name without suffix -> path of an image file in the table's folder."""
+    split: str = ""
+    """Split of the rows without one."""
 
     def entries(self) -> Iterator[Entry]:
         """The rows, in order."""
@@ -146,7 +148,8 @@ class Table:
                 title=titles.values[index],
                 missing_words={head: word for head, texts in labels.items() if (word := texts.missing_words[index])},
             )
-            yield _checked(_with_split(entry, splits.values[index]), columns, index), image
+            entry = _with_split(replace(entry, split=self.split), splits.values[index])
+            yield _checked(entry, columns, index), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
         """Chunks of rows, with reason and text of each line that could not be parsed."""
@@ -188,9 +191,11 @@ class Table:
 
     def _places(self, path: str) -> list[str]:
         """Where the image file may be: as written, then with the backslashes of Windows as slashes."""
-        written = list(dict.fromkeys([path, path.replace("\\", "/")]))
-        found = [self.files[key] for one in written for key in (one, PurePosixPath(one).name) if key in self.files]
-        return [*found[:1], *(str(PurePosixPath(self.source.path).parent / one) for one in written)]
+        named = named_file(path, self.files)
+        if named is not None:
+            return [named]
+        written = dict.fromkeys([path, path.replace("\\", "/")])
+        return [str(PurePosixPath(self.source.path).parent / one) for one in written]
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,15 @@ class CifarBatch:
         for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             name = _class_name(label, self.names, path=self.source.path)
             yield Entry(image, {self.head: name}, self.source.path, row, split=self.split)
+
+
+def named_file(text: str, files: Mapping[str, str]) -> str | None:
+    """The image file that a cell names: a path has to be the whole path, with slashes or the backslashes of Windows."""
+    for written in (text, text.replace("\\", "/")):
+        found = files.get(str(PurePosixPath(written)))
+        if found is not None:
+            return found
+    return None
 
 
 def groups_by_size(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:

@@ -39,6 +39,12 @@ def is_unlabelled(name: str) -> bool:
     return any(word in _UNLABELLED_WORDS for word in _words(name))
 
 
+def is_fold(name: str) -> bool:
+    """Whether a folder's name says that it is a fold of a cross-validation: fold0, cv_fold_1."""
+    words = set(_words(name)) - _NEUTRAL_WORDS
+    return bool(words) and words <= {"fold", "kfold", "cv"}
+
+
 def split_folders(names: Iterable[str]) -> dict[str, str]:
     """Folder -> split, for sibling folders of which some are splits; empty if they are classes.
 

@@ -153,6 +153,18 @@ def test_every_kind_of_bad_image_is_quarantined_with_its_reason(tmp_path: Path) 
     assert sum(schema.num_examples.values()) == 60
 
 
+def test_an_image_whose_suffix_lies_is_read_by_its_content(tmp_path: Path) -> None:
+    raw = write_folder(tmp_path / "raw")
+    for path in sorted(raw.rglob("*.png"))[::2]:
+        image = Image.open(path)
+        path.unlink()
+        image.save(path.with_suffix(".gif"), format="JPEG")
+
+    data, _ = prepared(tmp_path, raw)
+
+    assert data.card()["kept"] == 60
+
+
 def test_too_many_bad_images_reject_the_input_with_a_remedy(tmp_path: Path) -> None:
     raw = write_folder(tmp_path / "raw")
     for number in range(3):
@@ -320,6 +332,9 @@ def test_a_single_class_and_an_empty_folder_are_rejected(tmp_path: Path) -> None
 
     with pytest.raises(DataRejected, match="at least 2"):
         prepared(tmp_path, raw)
+    (tmp_path / "raw.zip").write_bytes(b"PK")
+    with pytest.raises(DataRejected, match=r"no images in a known layout \(it has raw\.zip\).*unpack the archive"):
+        prepared(tmp_path, tmp_path / "raw.zip")
     with pytest.raises(DataRejected, match="no images in a known layout"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "readme.md").write_text("nothing")

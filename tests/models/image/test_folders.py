@@ -103,6 +103,7 @@ def test_a_test_folder_without_class_folders_is_left_out_and_replaced(tmp_path: 
         (split_tree("train", "holdout"), "holdout/ of .* looks like|train/ of .* looks like a split, but holdout"),
         (split_tree("train", "test", "holdout"), "holdout/ of .* has the class folder 'bags'.*rename it"),
         (split_tree("train") | {"extra": 5}, "train/ of .* looks like a split, but extra next to it does not"),
+        (split_tree("fold0", "fold1"), "fold0/, fold1/ of .* are folds and no classes"),
         (split_tree("shop"), r"has one class folder, 'shop'; if the folders in it \(bags, hats\) are the classes"),
     ],
 )

@@ -133,8 +133,6 @@ def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:
         match=r"10 not_utf8, e\.g\. gr\\xfcn \(row 1 of products\.csv: in column 'colour'.*--encoding.*cp1252",
     ):
         prepared(tmp_path, raw, labels=("colour",))
-    _, schema = prepared(tmp_path, raw, labels=("colour",), encoding="cp1252")
-    assert schema.heads["colour"] == ["grün", "rot"]
     data, schema = prepared(tmp_path, raw, labels=("shape", "colour=shape"), max_bad_fraction=0.3)
     assert data.card()["kept"] == NUM and schema.heads["colour"] == list(SHAPES)  # the column is not read
 
@@ -205,6 +203,45 @@ def test_a_split_column_is_read_whatever_its_case_and_wording(tmp_path: Path) ->
     assert schema.num_examples == {"train": 24, "val": 8, "test": 8}
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train.csv", "test.csv"),
+        ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        ("train/a.csv", "Testing/a.csv"),
+    ],
+)
+def test_tables_are_splits_by_their_names(tmp_path: Path, train: str, test: str) -> None:
+    for name, first, last in ((train, 0, 30), (test, 30, NUM)):
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = pd.DataFrame({"shape": SHAPE_OF_ROW[first:last], "image": [f"{row}.png" for row in range(first, last)]})
+        for row in range(first, last):
+            image = encoded(drawn(SHAPES[row % 2], "red", seed=row))
+            (path.parent / f"{row}.png").write_bytes(image)
+        if path.suffix == ".csv":
+            rows.to_csv(path, index=False)
+        else:
+            rows.to_parquet(path)
+
+    data, schema = prepared(tmp_path, tmp_path / "raw", labels=("shape",))
+
+    assert schema.num_examples["test"] == 10 and schema.num_examples["val"] > 0
+    assert any("are splits by their names" in note for note in data.card()["notes"])
+
+
+def test_the_split_column_of_a_table_counts_more_than_its_name(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": [encoded(drawn(SHAPES[row % 2], "red", seed=row)) for row in range(NUM)]})
+    rows = rows.assign(shape=SHAPE_OF_ROW, split=["test"] * 8 + [""] * (NUM - 8))
+    (tmp_path / "raw").mkdir()
+    rows[:20].to_parquet(tmp_path / "raw" / "train.parquet")
+    rows[20:].to_parquet(tmp_path / "raw" / "test.parquet")
+
+    _, schema = prepared(tmp_path, tmp_path / "raw", labels=("shape",))
+
+    assert schema.num_examples["test"] == 28
+
+
 # A table next to its images
 
 
@@ -232,6 +269,18 @@ def test_a_table_next_to_its_images_gives_their_labels(tmp_path: Path, suffix: s
     assert schema.heads == {"type": list(SHAPES)} and card["kept"] == NUM
     assert card["left_out"] == {".txt files": 1, "images that no row names": 1}
     assert any(f"styles.csv; its column {name!r} names the image files" in note for note in card["notes"])
+
+
+def test_a_path_next_to_a_table_is_never_another_file_of_the_same_name(tmp_path: Path) -> None:
+    raw = write_catalogue(tmp_path)
+    (raw / "1000.png").write_bytes(encoded(drawn("bar", "blue")))
+    paths = [f"images/{1000 + row}.png" for row in range(NUM - 2)] + ["gone/1000.png", "gone/1001.png"]
+    pd.DataFrame({"path": paths, "type": SHAPE_OF_ROW}).to_csv(raw / "styles.csv", index=False)
+
+    data, _ = prepared(tmp_path, raw, labels=("type",), max_bad_fraction=0.1)
+
+    assert data.card()["bad"] == {"missing_file": 2}
+    assert data.card()["left_out"] == {"images that no row names": 3}
 
 
 def test_a_table_next_to_unlabelled_images_is_named_with_its_columns(tmp_path: Path) -> None:
@@ -325,27 +374,6 @@ def test_a_product_table_that_is_not_utf8_is_refused_with_file_and_value(tmp_pat
 
     with pytest.raises(DataRejected, match=r"10 item_table_not_utf8, e\.g\. gr\\xfcn in column 'colour' of .*i\.csv"):
         prepared(tmp_path, raw, labels=("colour",), columns="item_id=sku", items=str(tmp_path / "i.csv"))
-    _, schema = prepared(
-        tmp_path,
-        raw,
-        labels=("colour",),
-        columns="item_id=sku",
-        items=str(tmp_path / "i.csv"),
-        item_encoding="cp1252",
-    )
-    assert schema.heads["colour"] == ["grün", "rot"]
-
-
-def test_a_label_may_come_from_the_name_of_a_parquet_files_folder(tmp_path: Path) -> None:
-    for shape in SHAPES:
-        folder = tmp_path / "set" / f"shape={shape}"
-        folder.mkdir(parents=True)
-        images = [encoded(drawn(shape, "red", seed=row)) for row in range(NUM)]
-        pq.write_table(pa.table({"image": images}), folder / "part.parquet")
-
-    _, schema = prepared(tmp_path, tmp_path / "set", labels=("shape",))
-
-    assert schema.heads["shape"] == sorted(SHAPES)
 
 
 def test_image_files_take_all_labels_from_the_product_table_by_their_names(tmp_path: Path) -> None:

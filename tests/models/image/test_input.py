@@ -143,6 +143,29 @@ def test_an_unusable_image_is_rejected_with_its_reason(content: bytes, reason: s
     assert rejected.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (animated("GIF"), "a GIF image"),
+        (encoded(half_red(), "BMP"), "a BMP image"),
+        (encoded(half_red(), "TIFF"), "a TIFF image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", "an AVIF image"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "a video"),
+        (b"%PDF-1.7\n", "a PDF file"),
+        (b"\n<!DOCTYPE html><html>404 Not Found</html>", "an HTML page"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "text"),
+        (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "an AppleDouble file"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(content: bytes, kind: str) -> None:
+    with pytest.raises(PictureRejected, match=f"the file is {kind}") as rejected:
+        read_header(content)
+
+    assert rejected.value.reason == "not_a_picture"
+
+
 def test_an_image_at_the_pixel_limit_is_read() -> None:
     content = encoded(Image.new("L", (5000, 5000), 7))
 

@@ -63,7 +63,7 @@ def test_a_table_of_images_is_predicted_with_embeddings(
     assert [shape_of(row) for row in good] == [*SHAPES] * 3
     assert all(sum(value**2 for value in row["embedding"]) == pytest.approx(1.0, abs=1e-3) for row in good)
     assert bad["sku"] == "n-6" and bad["attributes"] is None
-    assert bad["error"] == "the file is not a JPEG, PNG or WebP image"
+    assert bad["error"] == "the file is a PDF file, not a JPEG, PNG or WebP image"
 
 
 def test_a_folder_of_images_is_predicted_file_by_file(
