@@ -25,7 +25,7 @@ RELEASES = ("0.1.0", "0.2.0")
 NAMES = ("image", "recommender")
 VOLATILE = "recommendation_id"
 NUM_EPOCHS = 4
-"""Configured epochs of the interrupted runs, which were stopped after the first."""
+"""Configured epochs of the interrupted runs, which were stopped after the first or second."""
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -115,8 +115,9 @@ def test_an_interrupted_run_is_resumed_and_promoted(ray_cluster: None, shop: Con
     resumed = train.run(shop, family, train.Options(resume=interrupted.run_id), family.Config())
     promoted = _promote(shop, name, interrupted.run_id)
 
-    assert (len(done), resumed.details["epochs"]) == (2, NUM_EPOCHS)
-    assert checkpoints.read_reports(directory)[:2] == done
+    assert 2 <= len(done) <= NUM_EPOCHS
+    assert resumed.details["epochs"] == NUM_EPOCHS
+    assert checkpoints.read_reports(directory)[: len(done)] == done
     losses = tracking.metric_history(interrupted.run_id, "train_loss")
     assert [step for step, _ in losses] == [*range(1, NUM_EPOCHS + 1)]
     assert losses[0][1] == done[1]["train_loss"]
