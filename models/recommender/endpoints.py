@@ -197,7 +197,7 @@ def _known(items: Sequence[str], schema: Schema) -> list[int]:
 
 def _allowed(wanted: Filter, schema: Schema, features: Features) -> list[int] | None:
     items = allowed_items(wanted, features)
-    return None if items is None else sorted(_known(list(items), schema))
+    return None if items is None else sorted({place for item in items if (place := schema.index.get(item))})
 
 
 def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:

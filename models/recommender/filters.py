@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -64,8 +64,8 @@ Condition = Annotated[
 Filter = Annotated[dict[str, Condition], Field(max_length=MAX_ATTRIBUTES)]
 
 
-def allowed_items(wanted: Mapping[str, Any], features: Features) -> set[str] | None:
-    """The items that meet every condition; None if there is no condition.
+def allowed_items(wanted: Mapping[str, Any], features: Features) -> Collection[str] | None:
+    """The items that meet every condition, in any order and perhaps repeated; None if there is no condition.
 
     Raises ValueError for an attribute that no item has, and for a range of an attribute without numbers. A feature
     store that an earlier release has written lists no attributes: there an unknown one allows no item.
@@ -81,7 +81,7 @@ def allowed_items(wanted: Mapping[str, Any], features: Features) -> set[str] | N
             if isinstance(condition, NumberRange)
             else _having(name, condition, features.get("items_with", {}))
         )
-    return set.intersection(*matching)
+    return matching[0] if len(matching) == 1 else set.intersection(*map(set, matching))
 
 
 def value_keys(request: Any) -> list[str]:
@@ -179,14 +179,20 @@ def _listed(kinds: Mapping[str, Kind]) -> str:
     return f"the attributes are {', '.join(sorted(kinds)[:MAX_NAMES])}{more}"
 
 
-def _having(name: str, condition: Any, listed: Mapping[str, Sequence[str]]) -> set[str]:
+def _having(name: str, condition: Any, listed: Mapping[str, Sequence[str]]) -> list[str]:
     keys = [key for value in _as_list(condition) for key in _value_keys(name, value)]
-    return {item for key in keys for item in listed.get(key, ())}
+    return [item for key in keys for item in listed.get(key, ())]
 
 
-def _in_range(name: str, wanted: NumberRange, listed: Mapping[str, Sequence[Sequence[Any]]]) -> set[str]:
-    cells = (listed[key] for key in _range_keys(name, wanted) if key in listed)
-    return {item for numbers, items in cells for number, item in zip(numbers, items, strict=True) if number in wanted}
+def _in_range(name: str, wanted: NumberRange, listed: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
+    keys, found = _range_keys(name, wanted), list[str]()
+    for place, key in enumerate(keys):
+        numbers, items = listed.get(key, ((), ()))
+        if 0 < place < len(keys) - 1:  # cells between the first and the last are inside of the range
+            found += items
+        else:
+            found += [item for number, item in zip(numbers, items, strict=True) if number in wanted]
+    return found
 
 
 def _value_keys(name: str, value: Value) -> Iterable[str]:
