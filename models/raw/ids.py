@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from models.raw.tables import decode
 
@@ -32,7 +32,12 @@ def id_text(value: Any) -> Any:
     return re.sub(r"\.0+$", "", text) if re.match(_INTEGRAL, text) else text
 
 
-Id = Annotated[str, BeforeValidator(id_text)]
+Id = Annotated[
+    str,
+    Field(min_length=1, max_length=256),
+    BeforeValidator(id_text),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "integer"}]}),
+]
 """An id in a request, as text; numbers are accepted."""
 
 

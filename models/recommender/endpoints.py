@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +21,6 @@ MAX_COUNT = 1000
 MAX_HISTORY = 10_000
 MAX_EXCLUDE = 100_000
 
-ShopId = Annotated[Id, Field(min_length=1, max_length=256)]
 FILTER_EXAMPLE: Any = {"brand": ["Alder", "Birch"], "in_stock": True, "price": {"min": 10, "max": 20}}
 
 
@@ -40,15 +39,15 @@ class RecommendationRequest(BaseModel):
         },
     )
 
-    user_id: ShopId | None = None
+    user_id: Id | None = None
     """The user, whose stored history is used; a number is read as its text."""
-    history: list[ShopId] | None = Field(default=None, max_length=MAX_HISTORY)
+    history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY)
     """Item ids, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
     """Number of items to recommend."""
     exclude_seen: bool = True
     """Whether to leave out the items of the history."""
-    exclude: list[ShopId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     """Item ids that must not be recommended."""
     filter: Filter = Field(default_factory=dict, examples=[FILTER_EXAMPLE])
     """Attribute of the item table -> a value, allowed values, or a range of numbers with both ends included, such as
@@ -86,11 +85,11 @@ class SimilarItemsRequest(BaseModel):
         },
     )
 
-    item_id: ShopId
+    item_id: Id
     """The item; a number is read as its text."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
     """Number of items to return."""
-    exclude: list[ShopId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     """Item ids that must not be returned."""
     filter: Filter = Field(default_factory=dict, examples=[FILTER_EXAMPLE])
     """Conditions on the attributes of the item table, as for recommendations."""

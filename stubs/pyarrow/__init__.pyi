@@ -29,7 +29,8 @@ class ListType(DataType):
     @property
     def value_type(self) -> DataType: ...
 
-class StructType(DataType): ...
+class StructType(DataType):
+    def __iter__(self) -> Iterator[Field]: ...
 
 class Field:
     @property

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from . import DataType, NativeFile, RecordBatch, Schema, Table
 
@@ -40,4 +40,11 @@ def open_csv(
     parse_options: ParseOptions | None = None,
     convert_options: ConvertOptions | None = None,
 ) -> CSVStreamingReader: ...
+
+class CSVWriter:
+    def __init__(self, sink: Path, schema: Schema) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+    def write_table(self, table: Table) -> None: ...
+
 def write_csv(data: Table, output_file: Path) -> None: ...
