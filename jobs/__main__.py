@@ -223,15 +223,15 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     about, placeholder = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
     if not family_name and verb.takes_family != "no":
         about += f"\n\nFAMILY is one of {', '.join(_families())}."
-    if not family_name and verb.config:
-        about += f" `shopkeeper {name} FAMILY --help` lists its flags too."
+    if not family_name and (verb.config or name == "predict"):
+        about += f" `shopkeeper {name} FAMILY --help` lists its {'flags' if verb.config else 'columns'} too."
     configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
     try:
         return Parser(
             {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
             prog=f"shopkeeper {name}{f' {family_name}' if family_name else placeholder}",
             description=about,
-            epilog=EPILOG,
+            epilog=_epilog(name, family_name),
             without=("command",) if verb.takes_command else (),
         )
     except FlagsRejected as error:
@@ -319,6 +319,16 @@ def _overview(given: Sequence[str]) -> NoReturn:
     else:
         raise UsageError(f"the verb comes first, then the flags; got {given[0]!r}; see `shopkeeper --help`")
     raise HelpRequested(lambda _: text)
+
+
+def _epilog(name: str, family_name: str | None) -> str:
+    """The end of the help of a verb; for `predict` also the columns of its input."""
+    family = _family(family_name)
+    if name != "predict" or family is None:
+        return EPILOG
+    from jobs.prediction.request_fields import help_text, request_fields
+
+    return f"{help_text(request_fields(family.endpoints[0]))}\n\n{EPILOG}"
 
 
 def _dataclasses(name: str, family_name: str | None) -> tuple[Any, Any]:

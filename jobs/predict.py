@@ -81,7 +81,7 @@ class Options:
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
     set: tuple[str, ...] = ()
-    """Fields for every request, such as count=20."""
+    """Fields for every request, such as count=20 or filter={"price":{"max":20}}."""
     batch_size: int = 256
     """Requests per forward pass."""
     workers: int = 1
@@ -89,9 +89,15 @@ class Options:
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1, workers=1)
-        for entry in self.set:
-            if "=" not in entry:
-                raise ValueError(f"--set {entry!r} is not NAME=VALUE, such as count=20")
+        entries: list[str] = []
+        for word in self.set:  # the flag is split at commas, also those of a JSON value
+            if re.match(r"\w+=", word):
+                entries.append(word)
+            elif entries:
+                entries[-1] += f",{word}"
+            else:
+                raise ValueError(f"--set {word!r} is not NAME=VALUE, such as count=20")
+        object.__setattr__(self, "set", tuple(entries))
 
 
 @dataclass(frozen=True)

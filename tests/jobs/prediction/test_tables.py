@@ -111,7 +111,7 @@ def test_mapped_columns_are_read_and_key_columns_are_copied(predictor: Predictor
 def test_a_filter_in_a_cell_is_json(predictor: Predictor, tmp_path: Path) -> None:
     source = tmp_path / "users.csv"
     cells = [{"brand": "B", "price": {"min": 3, "max": 9.5}}, {"colour": "red"}]
-    rows = [["user_id", "filter"], *([17800, json.dumps(cell)] for cell in cells), [17800, "{"]]
+    rows: list[list[Any]] = [["user_id", "filter"], *([17800, json.dumps(cell)] for cell in cells), [17800, "{"]]
     with source.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
@@ -122,6 +122,22 @@ def test_a_filter_in_a_cell_is_json(predictor: Predictor, tmp_path: Path) -> Non
     assert unknown["error"] == "filter 'colour': no item has such an attribute; the attributes are brand, price"
     assert broken["error"].startswith("'{' is not JSON")
     assert outcome.metrics["errors"] == 2
+
+
+def test_a_field_for_every_request_may_be_json_with_commas(predictor: Predictor, tmp_path: Path) -> None:
+    source, output = tmp_path / "users.csv", tmp_path / "out.parquet"
+    source.write_text("user_id\n17811\n")
+    wanted = ['filter={"brand":["A"', '"B"]', '"price":{"min":3', '"max":5}}']
+
+    predict.run(
+        predictor.context,
+        SHOP,
+        predict.Options(str(source), str(output), model=str(predictor.model), set=("count=2", *wanted)),
+        None,
+    )
+
+    (row,) = pq.read_table(output).to_pylist()
+    assert {item["item_id"] for item in row["items"]} == {"item-3", "item-4"}
 
 
 def test_lines_that_are_not_rows_are_errors_that_are_counted_by_reason(predictor: Predictor, tmp_path: Path) -> None:
