@@ -38,6 +38,8 @@ class Shape:
     format: Format
     lists: tuple[str, ...]
     """Fields of the response, from the outermost to the innermost, whose elements become rows; none if it is nested."""
+    answers: tuple[str, ...]
+    """All columns of a nested answer; in the long layout those of the elements come before them."""
 
 
 def shape_of(output: Path, layout: Layout, response: type[BaseModel]) -> Shape:
@@ -53,7 +55,7 @@ def shape_of(output: Path, layout: Layout, response: type[BaseModel]) -> Shape:
             f"--layout nested: a CSV file has no lists; use --layout long, or an output other than {output}"
         )
     is_long = layout == "long" or (layout == "auto" and format == "csv")
-    return Shape(format, lists if is_long else ())
+    return Shape(format, lists if is_long else (), tuple(answer_schema(response).names))
 
 
 def lists_of(response: type[BaseModel]) -> tuple[str, ...]:
@@ -67,15 +69,15 @@ def lists_of(response: type[BaseModel]) -> tuple[str, ...]:
 
 def output_names(response: type[BaseModel], shape: Shape) -> list[str]:
     """The columns that the answers add to a table."""
-    return list(exploded(answer_schema(response).empty_table(), shape.lists).column_names)
+    return list(exploded(answer_schema(response).empty_table(), shape).column_names)
 
 
-def exploded(table: pa.Table, lists: Sequence[str]) -> pa.Table:
+def exploded(table: pa.Table, shape: Shape) -> pa.Table:
     """One row for each element of a list, in order, with its fields as columns and, for the innermost list, its rank.
 
     A field is named `list_field` if there is such a column already. A row without elements stays, with nulls.
     """
-    for depth, name in enumerate(lists):
+    for depth, name in enumerate(shape.lists):
         column = table[name].combine_chunks()
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         repeats = np.maximum(lengths, 1)
@@ -86,7 +88,7 @@ def exploded(table: pa.Table, lists: Sequence[str]) -> pa.Table:
         elements = pc.list_flatten(column).take(pa.array(places, pa.int64(), mask=is_empty))
         assert isinstance(elements.type, pa.StructType)
         fields = {field.name: pc.struct_field(elements, field.name) for field in elements.type}
-        if depth == len(lists) - 1:
+        if depth == len(shape.lists) - 1:
             fields = {RANK: pa.array(ranks, pa.int64(), mask=is_empty), **fields}
         others = table.drop_columns([name]).take(rows)
         columns: dict[str, pa.Array | pa.ChunkedArray] = {}
@@ -98,12 +100,12 @@ def exploded(table: pa.Table, lists: Sequence[str]) -> pa.Table:
             else:
                 columns[kept] = others[kept]
         table = pa.table(columns)
-    return table
+    return table.select(sorted(table.column_names, key=shape.answers.__contains__)) if shape.lists else table
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, shape: Shape, *, metadata: Mapping[bytes, bytes]) -> None:
     """Write tables of one schema to one file; only Parquet keeps the metadata."""
-    shaped = (exploded(table, shape.lists) for table in tables)
+    shaped = (exploded(table, shape) for table in tables)
     if shape.format == "jsonl":
         with path.open("w", encoding="utf-8") as file:
             for table in shaped:
@@ -124,7 +126,7 @@ def write_directory(files: Sequence[Path], directory: Path, shape: Shape) -> Non
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     for file in files:
-        pq.write_table(exploded(pq.read_table(file), shape.lists), directory / file.name)
+        pq.write_table(exploded(pq.read_table(file), shape), directory / file.name)
 
 
 def _element(annotation: Any) -> type[BaseModel] | None:

@@ -182,7 +182,7 @@ def test_the_long_layout_has_a_row_for_each_item_and_keeps_rows_without_items(
     outcome = predictor(source, tmp_path / "out.parquet", layout="long", keys=("user_id",))
 
     table = pq.read_table(tmp_path / "out.parquet")
-    names = ["user_id", "recommendation_id", "model_version", "source", "rank", "item_id", "score", "reason", "error"]
+    names = ["user_id", "rank", "item_id", "score", "reason", "recommendation_id", "model_version", "source", "error"]
     assert table.column_names == names
     rows = [(row["user_id"], row["rank"], row["item_id"] is None, row["error"] is None) for row in table.to_pylist()]
     assert rows == [
