@@ -10,39 +10,21 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
+from jobs.cli.dry_run import resolved
+from jobs.cli.environment import ENVIRONMENT
 from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
+from jobs.cli.library_log import LibraryLog, libraries_logged
 from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Spinning OpenMP threads made an epoch four times slower next to any other load.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # Ray's workers compute in a thread, whose own malloc arena would not keep freed memory, see models.nn.memory.
-    "MALLOC_ARENA_MAX": "1",
-    # Ray Train takes one report per poll; at its default of 2 s, short epochs would wait for the poll.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Under `uv run` Ray would upload the working directory, and every worker would search it first.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # Otherwise a server that is down blocks each call for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""Defaults for environment variables that Ray and MLflow read on import."""
+if TYPE_CHECKING:
+    from jobs.cli.context import Context
 
 EPILOG = """exit codes: 0 done, 1 failed, 2 usage, 3 data rejected, 4 gate not met,
 5 a dependency is down, 6 interrupted but resumable, 130 Ctrl-C
@@ -90,6 +72,8 @@ VERB_GROUPS = {
 }
 """The verbs by their heading in `shopkeeper --help`."""
 VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
+LOG_LIBRARIES = ("prepare", "train", "sweep", "evaluate", "promote", "predict", "deploy", "demo")
+"""Verbs that send the output of libraries to a log file of the store instead of stderr, except with --debug."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +110,18 @@ class Invocation:
     options: Any
     config: Any | None
 
+    @property
+    def context(self) -> Context:
+        """The context that its flags and the environment describe."""
+        from jobs.cli.context import Context, Store
+
+        return Context(
+            store=Store(Path(self.everywhere.store).expanduser().absolute()),
+            address=self.everywhere.address,
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+            dry_run=self.everywhere.dry_run,
+        )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
@@ -152,8 +148,14 @@ def _execute(given: Sequence[str], stdout: TextIO) -> int:
         result = _unreadable(given, error)
         _report(result, stdout=stdout, as_json=is_set(given, "json"))
         return result.exit_code
+    from jobs.cluster.connection import disconnected_at_end
+
     with sigterm_interrupts() as terminated:
-        result = run(invocation)
+        with _library_log(invocation) as libraries, disconnected_at_end():
+            result = run(invocation)
+        written = libraries.written() if result.error and result.exit_code != 2 else None
+        if written:
+            result = dataclasses.replace(result, details={**result.details, "library_log": str(written)})
         if terminated.is_set() and result.error:
             result = dataclasses.replace(result, exit_code=6)
         _report(result, stdout=stdout, as_json=invocation.everywhere.json)
@@ -221,15 +223,15 @@ def parser_of(name: str, family_name: str | None) -> Parser:
     about, placeholder = verb.summary, {"required": " FAMILY", "optional": " [FAMILY]", "no": ""}[verb.takes_family]
     if not family_name and verb.takes_family != "no":
         about += f"\n\nFAMILY is one of {', '.join(_families())}."
-    if not family_name and verb.config:
-        about += f" `shopkeeper {name} FAMILY --help` lists its flags too."
+    if not family_name and (verb.config or name == "predict"):
+        about += f" `shopkeeper {name} FAMILY --help` lists its {'flags' if verb.config else 'columns'} too."
     configs = {f"Flags of {name} {family_name}": config_class} if config_class else {}
     try:
         return Parser(
             {f"Flags of {name}": options_class, **configs, "Flags of every verb": Everywhere},
             prog=f"shopkeeper {name}{f' {family_name}' if family_name else placeholder}",
             description=about,
-            epilog=EPILOG,
+            epilog=_epilog(name, family_name),
             without=("command",) if verb.takes_command else (),
         )
     except FlagsRejected as error:
@@ -257,7 +259,8 @@ def run(invocation: Invocation) -> Result:
         return failed(
             error,
             EXIT_CTRL_C,
-            str(error) or f"{invocation.verb} was interrupted; `shopkeeper status` shows what is left",
+            str(error)
+            or f"{invocation.verb} was interrupted; `{invocation.context.command('status')}` shows what is left",
         )
     except ValueError as error:
         return failed(error, EXIT_FAILED, str(error))
@@ -266,19 +269,14 @@ def run(invocation: Invocation) -> Result:
 
 
 def _succeeded(invocation: Invocation) -> Result:
-    from jobs.cli.context import Context, Outcome, Store
+    from jobs.cli.context import Outcome
 
     everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
-    context = Context(
-        store=Store(Path(everywhere.store).expanduser().absolute()),
-        address=everywhere.address,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
-        dry_run=everywhere.dry_run,
-    )
+    context = invocation.context
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
     if not everywhere.dry_run or verb.handles_dry_run:
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
-    settings = _settings(invocation, context) if everywhere.dry_run else {}
+    settings = {"options": invocation.options, "context": context, "config": invocation.config}
     return Result(
         exit_code=0,
         verb=invocation.verb,
@@ -287,31 +285,17 @@ def _succeeded(invocation: Invocation) -> Result:
         status=outcome.status,
         run_id=outcome.run_id,
         metrics=outcome.metrics,
-        details={**settings, **outcome.details},
+        details={**(resolved(settings) if everywhere.dry_run else {}), **outcome.details},
         summary=outcome.summary,
+        table=outcome.table,
     )
 
 
-def _settings(invocation: Invocation, context: Any) -> dict[str, Any]:
-    resolved = {"options": dataclasses.asdict(invocation.options), "context": dataclasses.asdict(context)}
-    if invocation.config is not None:
-        resolved["config"] = dataclasses.asdict(invocation.config)
-    return {group: _masked(settings) for group, settings in resolved.items()}
-
-
-def _masked(value: Any) -> Any:
-    """The same settings without the credentials that a URI such as s3://KEY:SECRET@bucket/path may contain."""
-    from models.raw.tables import without_secrets
-
-    match value:
-        case str():
-            return without_secrets(value)
-        case dict():
-            return {name: _masked(part) for name, part in value.items()}
-        case list() | tuple():
-            return [_masked(part) for part in value]
-        case _:
-            return value
+def _library_log(invocation: Invocation) -> AbstractContextManager[LibraryLog]:
+    everywhere = invocation.everywhere
+    if invocation.verb not in LOG_LIBRARIES or everywhere.debug or everywhere.dry_run:
+        return nullcontext(LibraryLog(None))
+    return libraries_logged(invocation.context.store.logs, invocation.verb)
 
 
 def _environment() -> dict[str, str]:
@@ -337,6 +321,16 @@ def _overview(given: Sequence[str]) -> NoReturn:
     raise HelpRequested(lambda _: text)
 
 
+def _epilog(name: str, family_name: str | None) -> str:
+    """The end of the help of a verb; for `predict` also the columns of its input."""
+    family = _family(family_name)
+    if name != "predict" or family is None:
+        return EPILOG
+    from jobs.prediction.request_fields import help_text, request_fields
+
+    return f"{help_text(request_fields(family.endpoints[0]))}\n\n{EPILOG}"
+
+
 def _dataclasses(name: str, family_name: str | None) -> tuple[Any, Any]:
     """The verb's Options, and the family's dataclass with further flags of the verb or None."""
     verb, family = VERBS[name], _family(family_name)
@@ -359,6 +353,8 @@ def _families() -> list[str]:
 def _report(result: Result, *, stdout: TextIO, as_json: bool) -> None:
     if result.error:
         sys.stderr.write(f"error: {result.error}\n")
+        if "library_log" in result.details:
+            sys.stderr.write(f"the log of Ray and other libraries: {result.details['library_log']}\n")
     if as_json:
         write(stdout, result.to_json() + "\n")
     elif not result.error:

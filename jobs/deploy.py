@@ -204,7 +204,7 @@ def _connect(context: Context, options: Options) -> ServeApi:
     if is_local and running_head(context.store) is None:
         _check_port_is_free(options)  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
-    if not _is_listening(api, options) and is_local:
+    if not _is_listening(context, api, options) and is_local:
         _check_port_is_free(options)
     return api
 
@@ -220,7 +220,7 @@ def _check_port_is_free(options: Options) -> None:
             ) from None
 
 
-def _is_listening(api: ServeApi, options: Options) -> bool:
+def _is_listening(context: Context, api: ServeApi, options: Options) -> bool:
     """Whether Serve is already running; raises UsageFailure if it listens elsewhere, which it cannot change."""
     details = api.details()
     http = details.get("http_options")
@@ -229,7 +229,7 @@ def _is_listening(api: ServeApi, options: Options) -> bool:
     if (http["host"], http["port"]) != (options.host, options.port):
         raise UsageFailure(
             f"the endpoint listens on {http['host']}:{http['port']}, not {options.host}:{options.port}; "
-            f"deploy with --host {http['host']} --port {http['port']}, or run `shopkeeper stop` first"
+            f"deploy with --host {http['host']} --port {http['port']}, or run `{context.command('stop')}` first"
         )
     return True
 

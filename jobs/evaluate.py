@@ -234,7 +234,7 @@ def _slices(
 def _command(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
     flags = {"model": located.uri, "split": options.split, "bootstrap": options.bootstrap, "seed": options.seed}
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
-    return f"shopkeeper evaluate {family.name} {given} --store {shlex.quote(str(context.store.root))}"
+    return context.command(f"evaluate {family.name} {given}")
 
 
 def _directory(context: Context, evaluation: Evaluation, located: LocatedModel, options: Options) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,31 +17,45 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction import working_directory
-from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer, answer_schema
+from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
+from jobs.prediction.input_table import STAGED, Columns, find_columns, find_input
+from jobs.prediction.output_table import (
+    FORMATS,
+    Layout,
+    Shape,
+    output_names,
+    shape_of,
+    write_directory,
+    write_tables,
+)
+from jobs.prediction.parts import Part, read_part
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle
-from models.errors import DataRejected
-from models.family import Family, RawBody
+from models.family import Family
 from models.features import FeatureStore, filled, live, write_store
-from models.files import put_directory, put_file, real_path, replace_file, sha256
+from models.files import put_directory, put_file, real_path, replace_file, write_text
+from models.json_files import read_json
+from models.raw.reading import AUTO, Format, Header, Reading
 
-ROWS_PER_PART = 10_000
-FILES_PER_PART = 200
-"""Smaller, since files are larger than rows and a part is held in memory."""
-FILE = "file"
-"""Output column for a folder of files: the path relative to the folder."""
-PLAN_KEY = b"shopkeeper.plan"
-"""Metadata entry with the plan's key in a finished output file."""
-PARQUET = ".parquet"
-MERGED = "_merged.parquet"
-"""File in the working directory that becomes the output file."""
+PLAN_KEY, COUNTS_KEY = b"shopkeeper.plan", b"shopkeeper.counts"
+"""Metadata entries with the plan's key and the counts in a finished Parquet file."""
+MERGED, LONG = "_merged", "_long"
+"""File and directory in the working directory that become the output."""
 MAX_REASONS = 5
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+"""Values in a message, which are left out where reasons are counted."""
+
+
+class EveryRowFailed(Failure):
+    """No row of the input has an answer; the output is written, with the reason of each row."""
+
+    exit_code = EXIT_DATA_REJECTED
 
 
 @dataclass(frozen=True)
@@ -47,14 +63,29 @@ class Options:
     """The input, the output and the model."""
 
     input: str
-    """Parquet file or directory; its columns are fields of the request, and others are copied to the output. For a
-    family whose request is a file, such as an image, also a folder of files."""
+    """A table that `prepare` reads, or a folder of them: CSV, TSV, JSON lines or Parquet, compressed or not, or a URI.
+    Its columns are fields of the request. For a family whose request is a file, such as an image, also a folder of
+    files, or a table with their paths."""
     output: str
-    """Parquet file (name ends with .parquet) or directory to write."""
+    """File or directory to write: the name ends with .parquet, .csv or .jsonl, or is that of a directory, for
+    Parquet files."""
+    columns: str = ""
+    """Columns with other names than the fields of the request, e.g. user_id=CustomerID."""
+    keys: tuple[str, ...] = ()
+    """Columns to copy to the output; all of them if unset."""
+    layout: Layout = "auto"
+    """nested: a row for each request, with lists; long: a row for each element of the answer's list, such as each
+    recommended item, with its rank. auto is long for CSV, which has no lists, else nested."""
+    format: Format = "auto"
+    """File format of the input; auto goes by the file extension."""
+    encoding: str = AUTO
+    """Encoding of the input, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the first bytes show it."""
+    header: Header = "auto"
+    """Whether the first row of a CSV or TSV file has the column names; auto infers it and says so."""
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
     set: tuple[str, ...] = ()
-    """Fields for every request, such as count=20."""
+    """Fields for every request, such as count=20 or filter={"price":{"max":20}}."""
     batch_size: int = 256
     """Requests per forward pass."""
     workers: int = 1
@@ -62,29 +93,21 @@ class Options:
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1, workers=1)
-        for entry in self.set:
-            if "=" not in entry:
-                raise ValueError(f"--set {entry!r} is not NAME=VALUE, such as count=20")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A unit of work: rows of the input whose answers go to one file."""
-
-    number: int
-    path: Path
-    row_group: int
-    start: int
-    num_rows: int
-    files: tuple[str, ...] = ()
-    """For a folder of files: their paths relative to `path`."""
-    raw: RawBody | None = None
-    """How each of these files becomes a request."""
+        entries: list[str] = []
+        for word in self.set:  # the flag is split at commas, also those of a JSON value
+            if re.match(r"\w+=", word):
+                entries.append(word)
+            elif entries:
+                entries[-1] += f",{word}"
+            else:
+                raise ValueError(f"--set {word!r} is not NAME=VALUE, such as count=20")
+        object.__setattr__(self, "set", tuple(entries))
+        _ = self.reading  # raises ValueError for an unknown encoding
 
     @property
-    def file_name(self) -> str:
-        """Name of the output file; sorts in the order of the input."""
-        return f"part-{self.number:05d}.parquet"
+    def reading(self) -> Reading:
+        """How to read the input."""
+        return Reading(self.format, self.encoding, self.header)
 
 
 @dataclass(frozen=True)
@@ -92,7 +115,12 @@ class RowCounts:
     """Number of rows, and of errors by reason."""
 
     num_rows: int
-    errors: Counter[str]
+    errors: Mapping[str, int]
+
+    @property
+    def num_errors(self) -> int:
+        """Rows without an answer."""
+        return sum(self.errors.values())
 
 
 class PartAnswerer:
@@ -111,74 +139,69 @@ class PartAnswerer:
 
     def write(self, part: Part) -> None:
         """Answer one part."""
-        answers = self._answerer.answer(_read(part))
+        answers = self._answerer.answer(read_part(part))
         with replace_file(self._directory / part.file_name) as temporary:
             pq.write_table(answers, temporary)
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Answer every row; raises UsageFailure if the columns do not fit a request, DataRejected for a damaged file."""
+    """Answer every row; raises UsageFailure if the columns do not fit a request, DataRejected for a damaged file.
+
+    Raises EveryRowFailed, after the output is written, if there are rows and none has an answer.
+    """
     assert family is not None
     started = time.monotonic()
-    source = Path(options.input)
-    files = _input_files(family, source)
-    raw = family.endpoints[0].raw
-    if raw is not None and source.is_dir() and files[0].suffix != PARQUET:
-        parts = plan_files(source.absolute(), files, raw)
-    else:
-        _check_columns(family, files)
-        parts = plan_parts(files)
+    given = find_input(family, options.input, reading=options.reading)
+    shape = shape_of(Path(options.output), options.layout, family.endpoints[0].Response)
+    names = output_names(family.endpoints[0].Response, shape)
+    columns = find_columns(family, given, mapping=options.columns, keys=options.keys, output=names)
     tracking = Tracking(context)
     tracking.deliver_spool()
     located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
     key = plan_key(context, family, located, options)
     output = real_path(Path(options.output))
-    details = {"model": located.uri, "output": str(Path(options.output).absolute()), "parts": len(parts)}
+    details: dict[str, Any] = {"model": located.uri, "output": str(Path(options.output).absolute())}
     if _key_of(output) == key:
         log.info("%s is up to date for this model and input", output)
         working_directory.remove_stale(output, key)
-        return Outcome(status="unchanged", run_id=located.run_id, details=details)
+        counts = _stored_counts(output)
+        if counts is None:
+            return Outcome(status="unchanged", run_id=located.run_id, details=details)
+        return _outcome(located, counts, details, status="unchanged")
     with working_directory.opened(output, key) as directory:
+        parts = given.parts(directory)
         missing = [part for part in parts if not (directory / part.file_name).is_file()]
         if len(missing) < len(parts):
             log.info("%d of %d parts are already done", len(parts) - len(missing), len(parts))
-        recipe = make_recipe(context, family, located, options)
+        recipe = make_recipe(context, family, located, options, columns=columns)
         _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
-        done = _count(directory, parts)
-        _publish(directory, parts, output, key)
+        counts = _count(directory, parts)
+        files = [directory / part.file_name for part in parts]
+        _publish(directory, files, output, shape=shape, key=key, counts=counts)
     seconds = time.monotonic() - started
-    return Outcome(
-        run_id=located.run_id,
-        metrics={"rows": done.num_rows, "errors": done.errors.total(), "rows_per_s": done.num_rows / seconds},
-        details={
-            **details,
-            "parts_skipped": len(parts) - len(missing),
-            "error_reasons": dict(done.errors.most_common(MAX_REASONS)),
-        },
-    )
+    details |= {"parts": len(parts), "parts_skipped": len(parts) - len(missing)}
+    return _outcome(located, counts, details, status="ok", rows_per_s=counts.num_rows / seconds)
 
 
-def plan_parts(files: Sequence[Path]) -> list[Part]:
-    """The parts of the input: its row groups, with large ones split."""
-    parts: list[Part] = []
-    for path in files:
-        metadata = pq.read_metadata(path)
-        for group in range(metadata.num_row_groups):
-            size = metadata.row_group(group).num_rows
-            for start in range(0, size, ROWS_PER_PART):
-                parts.append(Part(len(parts), path, group, start, min(ROWS_PER_PART, size - start)))
-    # An empty table gives an empty output.
-    return parts or [Part(0, files[0], -1, 0, 0)]
+def _outcome(
+    located: LocatedModel, counts: RowCounts, details: dict[str, Any], *, status: str, **metrics: float
+) -> Outcome:
+    """The outcome with the counts; raises EveryRowFailed if no row has an answer."""
+    numbers: dict[str, float] = {"rows": counts.num_rows, "errors": counts.num_errors, **metrics}
+    reasons = dict(list(counts.errors.items())[:MAX_REASONS])
+    details = {**details, "error_reasons": reasons}
+    if counts.num_rows and counts.num_errors == counts.num_rows:
+        listed = "; ".join(f"{number} x {reason}" for reason, number in reasons.items())
+        raise EveryRowFailed(
+            f"none of the {counts.num_rows} rows has an answer: {listed}; {details['output']} has the reason of each",
+            **{**details, "run_id": located.run_id, "metrics": numbers},
+        )
+    return Outcome(status, located.run_id, numbers, details)
 
 
-def plan_files(folder: Path, files: Sequence[Path], raw: RawBody) -> list[Part]:
-    """The parts of a folder in which each file is a request."""
-    names = [str(file.absolute().relative_to(folder)) for file in files]
-    groups = [tuple(names[start : start + FILES_PER_PART]) for start in range(0, len(names), FILES_PER_PART)]
-    return [Part(number, folder, -1, 0, len(group), group, raw) for number, group in enumerate(groups)]
-
-
-def make_recipe(context: Context, family: Family, located: LocatedModel, options: Options) -> Recipe:
+def make_recipe(
+    context: Context, family: Family, located: LocatedModel, options: Options, *, columns: Columns
+) -> Recipe:
     """What workers need; builds the feature store of the prepared data once per fingerprint."""
     features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
@@ -189,6 +212,7 @@ def make_recipe(context: Context, family: Family, located: LocatedModel, options
         live_features=_live_features(context, family),
         fixed=dict(_setting(family, entry) for entry in options.set),
         batch_size=options.batch_size,
+        columns=columns,
     )
 
 
@@ -201,7 +225,9 @@ def _live_features(context: Context, family: Family) -> Path | None:
 def _filled_features(context: Context, family: Family) -> Path:
     """The feature store of the current data, built once per fingerprint."""
     data = context.store.current_data(family.name)
-    features = context.store.root / family.name / f"features-{data.name}.sqlite"
+    names = ",".join(each.name for each in filled(family.features))
+    digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # a release may add features
+    features = context.store.root / family.name / f"features-{data.name}-{digest}.sqlite"
     if not features.is_file():
         log.info("filling %s from the prepared data", features.name)
         write_store(features, family.features, data)
@@ -216,8 +242,13 @@ def plan_key(context: Context, family: Family, located: LocatedModel, options: O
         "version": located.name,
         "data": context.store.current_data(family.name).name if filled(family.features) else None,
         **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
+        "features": [each.name for each in family.features],
         "set": sorted(options.set),
-        "input": [sha256(path) for path in _input_files(family, Path(options.input))],
+        "input": find_input(family, options.input, reading=options.reading).digests(),
+        "reading": [options.format, options.encoding, options.header],
+        "columns": options.columns,
+        "keys": options.keys,
+        "layout": options.layout,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -253,71 +284,57 @@ def _answer_parts(
     ).materialize()
 
 
-def _publish(directory: Path, parts: Sequence[Part], output: Path, key: str) -> None:
+def _publish(
+    directory: Path, files: Sequence[Path], output: Path, *, shape: Shape, key: str, counts: RowCounts
+) -> None:
     """Publish the parts atomically; a reader sees the old output or the new one."""
-    if output.suffix == ".parquet":
-        schema = pq.read_schema(directory / parts[0].file_name)
-        schema = schema.with_metadata({**(schema.metadata or {}), PLAN_KEY: key.encode()})
-        with pq.ParquetWriter(directory / MERGED, schema) as writer:
-            for part in parts:
-                writer.write_table(pq.read_table(directory / part.file_name).replace_schema_metadata(schema.metadata))
-        put_file(directory / MERGED, output)
-        shutil.rmtree(directory)
-    else:
-        put_directory(directory, output)
+    if shape.format == "directory":
+        finished = directory
+        if shape.lists:
+            finished = directory / LONG
+            write_directory(files, finished, shape)
+        (directory / STAGED).unlink(missing_ok=True)
+        write_text(finished / working_directory.PLAN, json.dumps({"plan": key, "counts": dataclasses.asdict(counts)}))
+        put_directory(finished, output)
         (output / working_directory.LOCK).unlink(missing_ok=True)
+    else:
+        merged = directory / MERGED
+        metadata = {PLAN_KEY: key.encode(), COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()}
+        write_tables((pq.read_table(file) for file in files), merged, shape, metadata=metadata)
+        put_file(merged, output)
+    if directory.is_dir():
+        shutil.rmtree(directory)
 
 
 def _key_of(output: Path) -> str | None:
-    """The key of the plan that produced `output`; raises UsageFailure for a directory that predict did not write."""
+    """The key of the plan that produced `output`; raises UsageFailure for a directory that predict did not write.
+
+    A CSV or JSON lines file has none, so it is written again.
+    """
     if output.is_file():
-        try:
-            return str((pq.read_schema(output).metadata or {}).get(PLAN_KEY, b""), "utf-8")
-        except pa.ArrowInvalid:
-            return None
+        return str(_metadata(output).get(PLAN_KEY, b""), "utf-8")
     if output.is_dir() and any(output.iterdir()):
         key = working_directory.plan_of(output)
-        if output.suffix == PARQUET or not key:
+        if (output.suffix.lower() in FORMATS and output.suffix) or not key:
             raise UsageFailure(f"{output} is a directory that predict did not write; name another --output")
         return key
     return None
 
 
-def _input_files(family: Family, path: Path) -> list[Path]:
-    files = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path]
-    if not files and family.endpoints[0].raw is not None:
-        found = (file for file in path.rglob("*") if file.is_file() and file.suffix != PARQUET)
-        files = sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    if not files or not files[0].is_file():
-        raise UsageFailure(f"there is no Parquet file at --input {path}; name a file or a directory of *.parquet")
-    return [file.absolute() for file in files]
+def _stored_counts(output: Path) -> RowCounts | None:
+    """The counts of a finished output; None if an earlier release wrote it."""
+    if output.is_file():
+        found = json.loads(_metadata(output).get(COUNTS_KEY, b"null"))
+    else:
+        found = read_json(output / working_directory.PLAN).get("counts")
+    return RowCounts(**found) if found else None
 
 
-def _check_columns(family: Family, files: Sequence[Path]) -> None:
-    first: pa.Schema | None = None
-    for path in files:
-        try:
-            schema = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataRejected(
-                f"{path} is not a readable Parquet file, and predict reads no other tables: {error}; "
-                "convert it, or write it again"
-            ) from None
-        first = first or schema
-        if not schema.equals(first):
-            raise DataRejected(f"{path} and {files[0]} differ in columns or types; make them equal")
-    assert first is not None
-    endpoint = family.endpoints[0]
-    known = set(endpoint.Request.model_fields)
-    if not known & set(first.names):
-        raise UsageFailure(
-            f"no column of {files[0]} ({', '.join(first.names)}) is a field of a request: {', '.join(sorted(known))}"
-        )
-    clashing = sorted(set(first.names) & set(answer_schema(endpoint.Response).names))
-    if clashing:
-        raise UsageFailure(f"the column {clashing[0]!r} of {files[0]} has the name of an output column; rename it")
-    if carried := [name for name in first.names if name not in known]:
-        log.info("columns copied to the output: %s", ", ".join(carried))
+def _metadata(output: Path) -> Mapping[bytes, bytes]:
+    try:
+        return pq.read_schema(output).metadata or {} if output.suffix == ".parquet" else {}
+    except pa.ArrowInvalid:
+        return {}
 
 
 def _setting(family: Family, entry: str) -> tuple[str, Any]:
@@ -331,32 +348,13 @@ def _setting(family: Family, entry: str) -> tuple[str, Any]:
         return name, text
 
 
-def _read(part: Part) -> pa.Table:
-    if part.raw is not None:
-        contents = [_read_file(part.path / name, part.raw) for name in part.files]
-        return pa.table({FILE: list(part.files), part.raw.field: pa.array(contents, pa.binary())})
-    file = pq.ParquetFile(part.path)
-    if part.row_group < 0:
-        return file.schema_arrow.empty_table()
-    try:
-        return file.read_row_group(part.row_group).slice(part.start, part.num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataRejected(f"{part.path} is damaged in row group {part.row_group}: {error}; write it again") from None
-
-
-def _read_file(path: Path, raw: RawBody) -> bytes:
-    """The content of a file; of one over the size limit, just enough to be rejected."""
-    with path.open("rb") as file:
-        return file.read(raw.max_bytes + 1)
-
-
 def _count(directory: Path, parts: Sequence[Part]) -> RowCounts:
     errors: Counter[str] = Counter()
     num_rows = 0
     for reasons in _reasons(directory, parts):
         num_rows += len(reasons)
-        errors.update(reason for reason in reasons if reason is not None)
-    return RowCounts(num_rows, errors)
+        errors.update(QUOTED.sub("'...'", reason) for reason in reasons if reason is not None)
+    return RowCounts(num_rows, dict(errors.most_common()))
 
 
 def _reasons(directory: Path, parts: Sequence[Part]) -> Iterator[list[str | None]]:

@@ -124,7 +124,7 @@ def _require_reason(family: Family, options: Options) -> None:
 
 def _load_pair(context: Context, family: Family, tracking: Tracking, options: Options) -> _ModelPair:
     data = context.store.current_data(family.name)
-    uri = options.model or _best_run(family, tracking, data)
+    uri = options.model or _best_run(context, family, tracking, data)
     candidate = locate_model(context, uri, tracking=tracking)
     champion, champion_model = None, None
     previous = Registry(tracking).get_alias(family.name, CHAMPION)
@@ -141,14 +141,14 @@ def _load_pair(context: Context, family: Family, tracking: Tracking, options: Op
     return _ModelPair(candidate, load_model(candidate.directory, family), champion, champion_model, previous, data)
 
 
-def _best_run(family: Family, tracking: Tracking, data: Prepared) -> str:
+def _best_run(context: Context, family: Family, tracking: Tracking, data: Prepared) -> str:
     fingerprint = data.fingerprint
     metric = f"val_{family.metric.name}"
     best = tracking.find_best_run(family.name, metric, family.metric.mode, fingerprint)
     if best is None:
         raise UsageFailure(
             f"no finished run of {family.name} on the current data ({fingerprint[:16]}) has a model and {metric}; "
-            f"run `shopkeeper train {family.name}` first, or name a model with --model"
+            f"run `{context.command(f'train {family.name}')}` first, or name a model with --model"
         )
     return f"runs:/{best.run_id}"
 

@@ -29,7 +29,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     registry = Registry(tracking)
     current = registry.get_alias(family.name, CHAMPION)
     if current is None:
-        raise UsageFailure(f"{family.name} has no champion; `shopkeeper promote {family.name}` makes one")
+        promote = context.command(f"promote {family.name}")
+        raise UsageFailure(f"{family.name} has no champion; `{promote}` makes one")
     previous = registry.version_info(family.name, current).tags.get(TAG_PREVIOUS)
     if not previous:
         raise UsageFailure(f"version {current} is the first champion of {family.name}; there is no previous one")

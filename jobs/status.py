@@ -94,7 +94,7 @@ def _resume_command(context: Context, family: Family, info: RunInfo) -> str | No
     has_plan = (context.store.run_directory(family.name, info.run_id) / PLAN).is_file()
     if info.status not in ("RUNNING", "KILLED") or not has_plan:
         return None
-    return f"shopkeeper {info.tags.get('job', 'train')} {family.name} --resume {info.run_id}"
+    return context.command(f"{info.tags.get('job', 'train')} {family.name} --resume {info.run_id}")
 
 
 def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:

@@ -114,7 +114,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
         search = _search(family, plan, *allocation)
         tuner = _tuner(search, context, plan)
-    with record_final_status(tracked, f"`shopkeeper sweep {family.name} --resume {plan.run_id}` resumes it"):
+    resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
+    with record_final_status(tracked, f"`{resume}` resumes it"):
         with _ctrl_c_as_exception():
             tuner.fit()
         return _conclude(search, plan, tracked)
@@ -164,7 +165,7 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
     if tune.Tuner.can_restore(plan.directory / TUNE):
         return _restored_tuner(search, plan, trainable)
     mode, epochs = search.family.metric.mode, max(1, search.config.epochs)
-    logger = trials.TrialLogger(context, search.family.name, plan.run_id, plan.directory)
+    logger = trials.TrialLogger(context, search.family.name, plan.run_id, plan.directory, metric=search.metric)
     return tune.Tuner(
         trainable,
         param_space={name: _domain(dimension) for name, dimension in search.space.items()},
@@ -224,8 +225,9 @@ def _optuna(search: Search) -> OptunaSearch:
 
 def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
     def trial(sample: dict[str, Any]) -> None:
-        log_to_stderr()
-        directory = trials.directory_of(search.directory, tune.get_context().get_trial_id())
+        trial_id = tune.get_context().get_trial_id()
+        log_to_stderr(f"trial {trial_id}")
+        directory = trials.directory_of(search.directory, trial_id)
         config, resources = dataclasses.replace(search.config, **sample), search.resources
         if resources.num_workers > 1:
             callbacks = [_report_callback(search)]
@@ -236,6 +238,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
                 directory=directory,
                 resources=resources,
                 callbacks=callbacks,
+                log_name=f"trial {trial_id}",
             )
             return
         torch.set_num_threads(resources.cpus_per_worker)
@@ -298,7 +301,8 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     trials.remove_losers(plan.directory, best)
     log.info("best of %d trials (%d failed): %s", len(table), failed, best.sample)
     details = {"best_trial": best.trial_id, "best_config": best.sample, **numbers, "bundle": str(best.bundle)}
-    return Outcome(run_id=plan.run_id, metrics=best.metrics, details=details)
+    table_text = trials.table_text(table, search.family.metric)
+    return Outcome(run_id=plan.run_id, metrics=best.metrics, details=details, table=table_text)
 
 
 def _read_trials(search: Search, plan: Plan) -> list[trials.TrialResult]:

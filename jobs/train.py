@@ -41,7 +41,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         tags = {"world_size": str(resources.num_workers)}
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    with record_final_status(tracked, f"`shopkeeper train {family.name} --resume {plan.run_id}` resumes it"):
+    resume = context.command(f"train {family.name} --resume {plan.run_id}")
+    with record_final_status(tracked, f"`{resume}` resumes it"):
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(
             family,

@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 
 from jobs.evaluation.scoring import load_model, score_shards
 from jobs.prediction.answer_table import ERROR, MODEL_VERSION, Recipe, TableAnswerer
+from jobs.prediction.input_table import Columns
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import FAMILIES, bundle
@@ -237,9 +238,12 @@ def predicted(line: Line, requests: list[dict[str, Any]]) -> list[dict[str, Any]
     raw = line.family.endpoints[0].raw
     if raw is not None:
         requests = [{**each, raw.field: base64.b64decode(each[raw.field])} for each in requests]
-    recipe = Recipe(line.family.name, line.model, VERSION, line.features, None, fixed={}, batch_size=16)
     # The columns of all rows: from_pylist alone would take those of the first.
     names = sorted({name for request in requests for name in request})
+    columns = Columns({name: name for name in names}, ())
+    recipe = Recipe(
+        line.family.name, line.model, VERSION, line.features, None, fixed={}, batch_size=16, columns=columns
+    )
     table = pa.table({name: [request.get(name) for request in requests] for name in names})
     rows: list[dict[str, Any]] = TableAnswerer(recipe).answer(table).to_pylist()
     return rows

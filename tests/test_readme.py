@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.prediction.request_fields import markdown, request_fields
+from models import FAMILIES
 from tests.conftest import CHECKOUT
 
 HEADING = "## The tree\n"
@@ -38,6 +40,22 @@ def test_the_tree_names_every_file_with_its_own_words() -> None:
     if os.environ.get("REWRITE_GOLDEN"):
         page.write_text(now, encoding="utf-8")
     assert page.read_text(encoding="utf-8") == now, "run the test with REWRITE_GOLDEN=1"
+
+
+@pytest.mark.parametrize("family", ["recommender", "image"])
+def test_the_guides_show_the_fields_of_a_request(family: str) -> None:
+    page = CHECKOUT / "docs" / f"{family}.md"
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(f"<!-- fields of {family} -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+
+    table = markdown(request_fields(FAMILIES[family].endpoints[0]))
+
+    now = f"{before}{begin}\n{table}\n\n{end}{after}"
+    if os.environ.get("REWRITE_GOLDEN"):
+        page.write_text(now, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == now, "run the test with REWRITE_GOLDEN=1"
+    assert all(each.description for each in request_fields(FAMILIES[family].endpoints[0]))
 
 
 def test_the_readme_fits_on_a_screen_of_prose() -> None:

@@ -18,8 +18,8 @@ import numpy as np
 
 import jobs.prepare
 from benchmarks.peers.protocol import MARK
-from jobs.__main__ import ENVIRONMENT
 from jobs.cli.context import Context, Store
+from jobs.cli.environment import ENVIRONMENT
 from models import FAMILIES
 from models.bundle import config_from_dict
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
+
+DEFAULT_STORE = "./store"
+ON_A_DASHBOARD = ("deploy", "submit")
+"""Verbs whose --address is a dashboard URL."""
+ON_THIS_MACHINE = ("rollback", "status", "stop", "demo")
+"""Verbs that take no --address."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -71,7 +78,7 @@ class Store:
         if not pointer.is_file():
             raise UsageFailure(
                 f"no prepared data for {family!r} in {self.root}; "
-                f"run `shopkeeper prepare {family} --raw PATH --store {self.root}` first"
+                f"run `{Context(self).command(f'prepare {family} --raw PATH')}` first"
             )
         return Prepared(self.data(family) / pointer.read_text(encoding="utf-8").strip())
 
@@ -94,6 +101,11 @@ class Store:
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        """What Ray and other libraries wrote during the last verbs."""
+        return self.root / "logs"
 
     @property
     def spool(self) -> Path:
@@ -122,6 +134,20 @@ class Context:
     """An MLflow server, or None for the SQLite database in the store."""
     dry_run: bool = False
 
+    def command(self, words: str) -> str:
+        """A command line for the user: `words` after `shopkeeper`, then store and cluster unless they are the default.
+
+        An address is left out where the verb takes none or one of another kind.
+        """
+        verb = words.partition(" ")[0]
+        flags = {}
+        if self.store.root != Path(DEFAULT_STORE).absolute():
+            flags["--store"] = str(self.store.root)
+        is_dashboard = (self.address or "").startswith(("http://", "https://"))
+        if self.address and verb not in ON_THIS_MACHINE and is_dashboard == (verb in ON_A_DASHBOARD):
+            flags["--address"] = self.address
+        return " ".join(["shopkeeper", words, *(f"{name} {shlex.quote(value)}" for name, value in flags.items())])
+
 
 @dataclass
 class Outcome:
@@ -133,3 +159,5 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     summary: str | None = None
     """Text for people; None lists the metrics and details."""
+    table: str | None = None
+    """Lines for people after the metrics and details."""

@@ -30,6 +30,8 @@ class Result:
     """The summary for people shows the metrics whose name contains this; all of them if none does."""
     summary: str | None = None
     """Replaces metrics and details in the summary for people."""
+    table: str | None = None
+    """Lines at the end of the summary for people."""
 
     def to_json(self) -> str:
         """One JSON line, in ASCII, which any stdout can encode."""
@@ -50,7 +52,7 @@ class Result:
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
             shown["more"] = f"--json prints all {len(self.metrics)} metrics"
-        return "\n".join([title, *_outline({**head, **shown, **self.details})])
+        return "\n".join([title, *_outline({**head, **shown, **self.details}), *filter(None, [self.table])])
 
 
 def _to_json_value(content: Any) -> Any:

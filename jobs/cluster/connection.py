@@ -6,7 +6,9 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,6 +75,17 @@ def worker_setup() -> Callable[[], None]:
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
     return name_own_cluster
+
+
+@contextmanager
+def disconnected_at_end() -> Iterator[None]:
+    """Disconnects at the end of the block if the block connected; Ray would do so when the process ends."""
+    was_connected = _is_connected()
+    try:
+        yield
+    finally:
+        if _is_connected() and not was_connected:
+            disconnect()
 
 
 def disconnect() -> None:
@@ -143,6 +156,14 @@ def use_token(token_path: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _is_connected() -> bool:
+    if "ray" not in sys.modules:  # importing it takes a second
+        return False
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _to_floats(found: Mapping[str, float]) -> dict[str, float]:

@@ -14,11 +14,15 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
+from jobs.prediction.cells import coerced, is_id
+from jobs.prediction.input_table import UNREADABLE, Columns
+from jobs.prediction.parts import read_file
 from models import FAMILIES, bundle
 from models.ask import Answerer
-from models.family import AnyEndpoint
+from models.family import AnyEndpoint, RawBody
 from models.features import FeatureStore, read_stores
 from models.nn.memory import keep_freed_memory
+from models.raw.ids import as_text
 from models.time_limit import TimedThreads
 
 ERROR = "error"
@@ -45,6 +49,8 @@ class Recipe:
     fixed: Mapping[str, Any]
     """Fields for every request."""
     batch_size: int
+    columns: Columns
+    """Which columns of the table are read and copied."""
 
 
 class TableAnswerer:
@@ -67,16 +73,25 @@ class TableAnswerer:
     def answer(self, table: pa.Table) -> pa.Table:
         """The table with the columns of the answers and `error`, which is null for answered rows."""
         answered: list[dict[str, Any]] = []
+        requests = self._request_table(table)
         for start in range(0, table.num_rows, self._recipe.batch_size):
-            rows = table.slice(start, self._recipe.batch_size).to_pylist()
+            rows = requests.slice(start, self._recipe.batch_size).to_pylist()
             answered += self._answer_rows(rows)
-        schema = answer_schema(self._endpoint.Response)
-        if self._endpoint.raw is not None and self._endpoint.raw.field in table.column_names:
-            # Otherwise the output would contain all the files.
-            table = table.drop_columns([self._endpoint.raw.field])
-        for field in schema:
+        table = table.select(list(self._recipe.columns.copied))
+        for field in answer_schema(self._endpoint.Response):
             table = table.append_column(field, pa.array([row.get(field.name) for row in answered], field.type))
         return table
+
+    def _request_table(self, table: pa.Table) -> pa.Table:
+        """The columns of the requests, under the names of their fields, with ids in one form."""
+        fields, columns = self._endpoint.Request.model_fields, {}
+        for name, column in self._recipe.columns.fields.items():
+            values = table[column]
+            is_scalar = not pa.types.is_nested(values.type)
+            columns[name] = as_text(values.combine_chunks())[0] if is_scalar and is_id(fields[name]) else values
+        if UNREADABLE in table.column_names:
+            columns[UNREADABLE] = table[UNREADABLE]
+        return pa.table(columns)
 
     def _answer_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         answered: list[dict[str, Any]] = [{} for _ in rows]
@@ -96,7 +111,12 @@ class TableAnswerer:
 
     def _request(self, row: Mapping[str, Any]) -> BaseModel:
         fields = self._endpoint.Request.model_fields
-        given = {name: _coerce(value, fields[name].annotation) for name, value in row.items() if name in fields}
+        if row.get(UNREADABLE):
+            raise ValueError(row[UNREADABLE])
+        given = {name: coerced(value, fields[name].annotation) for name, value in row.items() if name in fields}
+        raw, folder = self._endpoint.raw, self._recipe.columns.paths_from
+        if raw is not None and folder is not None and given.get(raw.field):
+            given[raw.field] = _file_content(folder, given[raw.field], raw)
         given = {name: value for name, value in given.items() if value is not None}
         request: BaseModel = self._endpoint.Request(**{**self._recipe.fixed, **given})
         return request
@@ -172,25 +192,12 @@ def _cells(answer: BaseModel) -> dict[str, Any]:
     return cells
 
 
-def _coerce(value: Any, annotation: Any) -> Any:
-    """A cell in the type of the request's field: ids are text, even if the table stores them as numbers."""
-    if isinstance(value, list):
-        return [_coerce(part, annotation) for part in value]
-    if isinstance(value, dict):
-        return {name: part for name, part in value.items() if part is not None}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        leaves = _leaves(annotation)
-        if str in leaves and not leaves & {int, float}:
-            return str(int(value)) if value == value and float(value).is_integer() else str(value)
-    return value
-
-
-def _leaves(annotation: Any) -> set[Any]:
-    arguments = typing.get_args(annotation)
-    if not arguments:
-        return {annotation}
-    parts = arguments[:1] if typing.get_origin(annotation) is typing.Annotated else arguments
-    return {leaf for part in parts for leaf in _leaves(part)}
+def _file_content(folder: Path, path: str, raw: RawBody) -> bytes:
+    try:
+        return read_file(folder / path, raw)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{raw.field}: {path!r} cannot be read ({reason}); paths are relative to {folder}") from None
 
 
 def _reason(error: ValueError | TimeoutError) -> str:

@@ -117,7 +117,7 @@ class Tracking:
     """The tracking server of a context, or the SQLite database of its store; connects lazily."""
 
     def __init__(self, context: Context) -> None:
-        self.root = context.store.root.absolute()
+        self._context, self.root = context, context.store.root.absolute()
         self.uri = context.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
         self.spool = Spool(context.store.spool)
         self._artifacts = context.store.artifacts.absolute()
@@ -161,7 +161,7 @@ class Tracking:
                 return _run_info(self.client.get_run(run_id))
         except CallRejected:
             raise UsageFailure(
-                f"run {run_id!r} is unknown to {self.shown_uri}; `shopkeeper status` lists the runs"
+                f"run {run_id!r} is unknown to {self.shown_uri}; `{self._context.command('status')}` lists the runs"
             ) from None
 
     def list_runs(self, family: str, *, limit: int = 20, where: str = "") -> list[RunInfo]:

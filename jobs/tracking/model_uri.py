@@ -67,7 +67,7 @@ def _of_run(context: Context, tracking: Tracking, run_id: str) -> LocatedModel:
     if not tracking.has_bundle(run_id):
         raise UsageFailure(
             f"run {run_id} ({info.status.lower()}) has no model; it is logged when training ends. "
-            "`shopkeeper status` lists the runs"
+            f"`{context.command('status')}` lists the runs"
         )
     directory = _fetch(context, tracking, tracking.artifact_uri(run_id, BUNDLE), f"run-{run_id}-{info.ended_ms}")
     return LocatedModel(directory=directory, uri=f"runs:/{run_id}", run_id=run_id)
@@ -77,7 +77,7 @@ def _of_alias(context: Context, tracking: Tracking, family: str, alias: str) -> 
     version = Registry(tracking).get_alias(family, alias)
     if version is None:
         raise UsageFailure(
-            f"models:/{family}@{alias} does not exist; `shopkeeper promote {family}` makes a champion, "
+            f"models:/{family}@{alias} does not exist; `{context.command(f'promote {family}')}` makes a champion, "
             "or name a model with --model"
         )
     return _of_version(context, tracking, family, version)

@@ -25,6 +25,7 @@ from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from jobs.cli.context import Context, Failure, UsageFailure, log
+from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.tracking.client import Run, Tracking
@@ -69,15 +70,19 @@ def fit(
     directory: Path,
     resources: TrainingResources,
     callbacks: Sequence[UserCallback] = (),
+    log_name: str = "",
 ) -> Result:
     """Run the training loop on Ray workers, resuming from the newest checkpoint in `directory`.
 
-    Survives lost workers. Ray must be connected. Raises ValueError and TrainingDiverged like the loop, and Failure
-    after too many lost workers.
+    The messages of the workers begin with `log_name`. Survives lost workers. Ray must be connected. Raises ValueError
+    and TrainingDiverged like the loop, and Failure after too many lost workers.
     """
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"family": family, "config": config, "data": data, "directory": directory},
+        train_loop_config={
+            "log_name": log_name,
+            "settings": {"family": family, "config": config, "data": data, "directory": directory},
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=resources.gpu,
@@ -161,13 +166,18 @@ def summarise_error(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def log_to_stderr() -> None:
-    """Send a worker's log messages to its stderr, which Ray forwards to the driver."""
+def log_to_stderr(name: str = "") -> None:
+    """Send a worker's log messages to its stderr, which Ray forwards to the driver, marked as ours.
+
+    They begin with `name`, such as that of a trial, which may change while a process is used for several.
+    """
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report in full through the root logger
     if not log.handlers:
         log.addHandler(logging.StreamHandler(sys.stderr))
         log.setLevel(logging.INFO)
         log.propagate = False
+    for handler in log.handlers:
+        handler.setFormatter(MarkedFormatter(f"{name}: %(message)s" if name else None))
 
 
 def _unwrap_result(trained: object) -> Result:
@@ -180,15 +190,15 @@ def _unwrap_result(trained: object) -> Result:
     return returned
 
 
-def _train_worker(settings: dict[str, Any]) -> Result | Exception:
+def _train_worker(task: dict[str, Any]) -> Result | Exception:
     """The training function of one worker; returns errors that a retry would not cure."""
-    log_to_stderr()
+    log_to_stderr(task["log_name"])
     torch.set_num_threads(int(connection.own_resources().get("CPU", 1)))
     session = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     worker = WorkerContext(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
     try:
-        return run_training(**settings, worker=worker, report=ray.train.report)
+        return run_training(**task["settings"], worker=worker, report=ray.train.report)
     except ValueError as error:
         # Ray would retry a raised error in vain. A worker that fails alone must raise, or the others wait for it.
         if worker.world_size == 1 or isinstance(error, TrainingDiverged):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from ray import tune
@@ -26,6 +26,7 @@ from models.files import write_text
 from models.json_files import read_json
 from models.metrics import Metric
 
+TrialState = Literal["running", "finished", "failed"]
 RECORD = "trial.json"
 HISTORY = "history.jsonl"
 
@@ -48,19 +49,30 @@ class TrialResult:
     epochs: int
     core_seconds: float
     error: str | None
+    state: TrialState = "finished"
 
 
 class TrialLogger(tune.Callback):
     """Logs each trial as a child run of the sweep, from the driver, and keeps a record of it on disk."""
 
-    def __init__(self, context: Context, family_name: str, parent_run_id: str, directory: Path) -> None:
+    _metric = ""
+    """Absent from a callback that release 0.2 has pickled."""
+
+    def __init__(
+        self, context: Context, family_name: str, parent_run_id: str, directory: Path, *, metric: str = ""
+    ) -> None:
         self._context, self._family_name = context, family_name
         self._parent_run_id, self._directory = parent_run_id, directory
+        self._metric = metric
         self._tracking: Tracking | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """State for Tune, which pickles its callbacks; a connection cannot be pickled."""
         return {**vars(self), "_tracking": None}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial started, or started again after an interruption."""
+        log.info("trial %s started: %s", trial.trial_id, _settings_text(trial.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -77,12 +89,18 @@ class TrialLogger(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial finished, or was stopped early by the scheduler."""
         self._end(trial, "FINISHED", None)
+        result = trial.last_result or {}
+        score = result.get(self._metric)
+        shown = "" if score is None else f", {self._metric} {score:.4f}"
+        log.info("trial %s finished: %s epochs%s", trial.trial_id, result.get("epoch", 0), shown)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial failed after its retries; reads Tune's local error file, whose copy in the storage may lag."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file else "lost"
-        self._end(trial, "FAILED", summarise_error(RuntimeError(text)))
+        error = summarise_error(RuntimeError(text))
+        self._end(trial, "FAILED", error)
+        log.warning("trial %s failed: %s", trial.trial_id, error)
 
     def _run(self, trial: TuneTrial) -> Run | None:
         """The child run of a trial, created once tracking is available; earlier epochs are logged with the next."""
@@ -101,7 +119,7 @@ class TrialLogger(tune.Callback):
         except DependencyDown as error:
             log.warning("trial %s is not tracked yet: %s", trial.trial_id, error)
             run = None
-        self._write(trial, run, None)
+        self._write(trial, run, None, "running")
         return run
 
     def _end(self, trial: TuneTrial, status: Status, error: str | None) -> None:
@@ -110,11 +128,12 @@ class TrialLogger(tune.Callback):
             run.set_tags({"error": error})
         if run:
             run.end(status)
-        self._write(trial, run, error)
+        self._write(trial, run, error, "failed" if error else "finished")
 
-    def _write(self, trial: TuneTrial, run: Run | None, error: str | None) -> None:
+    def _write(self, trial: TuneTrial, run: Run | None, error: str | None, state: TrialState) -> None:
         record = directory_of(self._directory, trial.trial_id) / RECORD
-        content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config, "error": error}
+        content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config}
+        content |= {"error": error, "state": state}
         write_text(record, json.dumps(content, default=str))
 
 
@@ -147,6 +166,24 @@ def write_report(out: Path, table: Sequence[TrialResult], space: Mapping[str, Ra
     _plot(table, _best_so_far(out.parent, table, metric), space, metric).savefig(out / "search.svg")
 
 
+def table_text(table: Sequence[TrialResult], metric: Metric) -> str:
+    """The trials as lines of text, the best first and marked with `*`; settings that all trials share are left out."""
+    best = best_of(table, metric)
+    names = sorted({name for trial in table for name in trial.sample})
+    names = [name for name in names if len({str(trial.sample.get(name)) for trial in table}) > 1]
+    sign = -1 if metric.mode == "max" else 1
+    ordered = sorted(table, key=lambda trial: math.inf if trial.score is None else sign * trial.score)
+    rows = [["trial", *names, f"best val_{metric.name}", "epochs", "state"]]
+    for trial in ordered:
+        settings = [_cell(trial.sample.get(name, "")) for name in names]
+        mark = "* " if best is not None and trial.trial_id == best.trial_id else "  "
+        score = "none" if trial.score is None else f"{trial.score:.4f}"
+        rows.append([f"{mark}{trial.trial_id}", *settings, score, str(trial.epochs), trial.state])
+    rows[0][0] = f"  {rows[0][0]}"
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def remove_losers(sweep: Path, best: TrialResult) -> None:
     """Delete the checkpoints of all trials and the bundles of all but the best."""
     for directory in (sweep / "trials").iterdir():
@@ -172,7 +209,16 @@ def _read_trial(directory: Path, metric: str, cores: int) -> TrialResult:
         epochs=int(reports[-1]["epoch"]) if reports else 0,
         core_seconds=cores * sum(report["seconds"] for report in reports),
         error=record["error"],
+        state=record.get("state", "failed" if record["error"] else "finished"),
     )
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_cell(value)}" for name, value in sorted(settings.items()))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _row(trial: TrialResult) -> dict[str, Any]:

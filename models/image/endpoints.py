@@ -48,7 +48,7 @@ EncodedPicture = Annotated[
 class PictureRequest(BaseModel):
     """An image."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     image: EncodedPicture
 

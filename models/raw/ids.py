@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Annotated, Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from models.raw.tables import decode
 
@@ -14,6 +18,27 @@ NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 _MISSING_WORDS = ("", "null", "none", "nan", "n/a", "undefined", "\\n")
 _INTEGRAL = r"^-?\d+\.0+$"
 _MAX_EXACT = 2**53
+
+
+def id_text(value: Any) -> Any:
+    """An id of a request in the form of `as_text`: 17850 and 17850.0 are "17850"; other types are left to pydantic."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return re.sub(r"\.0+$", "", text) if re.match(_INTEGRAL, text) else text
+
+
+Id = Annotated[
+    str,
+    Field(min_length=1, max_length=256),
+    BeforeValidator(id_text),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "integer"}]}),
+]
+"""An id in a request, as text; numbers are accepted."""
 
 
 def as_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:

@@ -282,19 +282,13 @@ def history_rows(data: Prepared) -> Iterator[tuple[str, list[str]]]:
             yield user_id, [items[item - 1] for item in recent]
 
 
-def items_with_rows(data: Prepared) -> Iterator[tuple[str, str, list[str]]]:
-    """(attribute, value, item ids) for every attribute of the item table and every value it takes."""
+def attribute_columns(data: Prepared) -> Iterator[tuple[str, list[str], list[Any]]]:
+    """(attribute, item ids, the value of each or None) for every attribute of the item table but vectors."""
     table = pq.read_table(data.path / "items.parquet")
     item_ids = table.column("item_id").to_pylist()
     for name in table.column_names:
-        if name == "item_id" or pa.types.is_list(table.schema.field(name).type):
-            continue
-        having: dict[str, list[str]] = {}
-        for item_id, value in zip(item_ids, table.column(name).to_pylist(), strict=True):
-            if value is not None:
-                having.setdefault(str(value), []).append(item_id)
-        for value, ids in having.items():
-            yield name, value, ids
+        if name != "item_id" and not pa.types.is_list(table.schema.field(name).type):
+            yield name, item_ids, table.column(name).to_pylist()
 
 
 def _target_sets(examples: Sequence[Example]) -> dict[str, Tensor]:

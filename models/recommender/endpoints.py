@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
-from models.prepared import Prepared
-from models.recommender.data import Example, history_rows, items_with_rows
+from models.raw.ids import Id
+from models.recommender import filters
+from models.recommender.data import Example, history_rows
+from models.recommender.filters import Filter, allowed_items
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
 from models.recommender.schema import PADDING, Schema
@@ -19,7 +21,7 @@ MAX_COUNT = 1000
 MAX_HISTORY = 10_000
 MAX_EXCLUDE = 100_000
 
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+FILTER_EXAMPLE: Any = {"brand": ["Alder", "Birch"], "in_stock": True, "price": {"min": 10, "max": 20}}
 
 
 class RecommendationRequest(BaseModel):
@@ -27,19 +29,29 @@ class RecommendationRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        use_attribute_docstrings=True,
         json_schema_extra={
-            "examples": [{"user_id": "17850", "count": 3}, {"history": ["85123A", "71053"], "count": 3}]
+            "examples": [
+                {"user_id": "17850", "count": 3},
+                {"history": ["85123A", "71053"], "count": 3},
+                {"user_id": "17850", "count": 3, "filter": FILTER_EXAMPLE},
+            ]
         },
     )
 
-    user_id: str | None = Field(default=None, min_length=1, max_length=256)
-    history: list[ItemId] | None = Field(default=None, max_length=MAX_HISTORY)
+    user_id: Id | None = None
+    """The user, whose stored history is used; a number is read as its text."""
+    history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY)
     """Item ids, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
+    """Number of items to recommend."""
     exclude_seen: bool = True
-    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
-    filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
-    """Item attribute -> value or allowed values; every attribute must match."""
+    """Whether to leave out the items of the history."""
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    """Item ids that must not be recommended."""
+    filter: Filter = Field(default_factory=dict, examples=[FILTER_EXAMPLE])
+    """Attribute of the item table -> a value, allowed values, or a range of numbers with both ends included, such as
+    {"min": 10, "max": 20}; every attribute must match. 5 matches 5.0 and "5"."""
 
 
 class RecommendedItem(BaseModel):
@@ -62,12 +74,25 @@ class RecommendationResponse(BaseModel):
 class SimilarItemsRequest(BaseModel):
     """The item to find similar items for."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": "85123A", "count": 3}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [
+                {"item_id": "85123A", "count": 3},
+                {"item_id": "85123A", "count": 3, "filter": {"price": {"max": 20}}},
+            ]
+        },
+    )
 
-    item_id: ItemId
+    item_id: Id
+    """The item; a number is read as its text."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
-    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
-    filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
+    """Number of items to return."""
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    """Item ids that must not be returned."""
+    filter: Filter = Field(default_factory=dict, examples=[FILTER_EXAMPLE])
+    """Conditions on the attributes of the item table, as for recommendations."""
 
 
 class SimilarItemsResponse(BaseModel):
@@ -135,27 +160,13 @@ def answer_similar(
     )
 
 
-def filter_keys(request: Any) -> list[str]:
-    """The keys under which the feature store lists the items that match a request's filter."""
-    return [_filter_key(name, value) for name, values in request.filter.items() for value in _as_list(values)]
-
-
 def history_keys(request: Any) -> list[str]:
     """The user whose history a request needs."""
     user_id = getattr(request, "user_id", None)
     return [user_id] if user_id is not None and request.history is None else []
 
 
-def filter_rows(data: Prepared) -> Iterable[tuple[str, list[str]]]:
-    """Inverted index of the item table: `attribute=value` -> item ids."""
-    for name, value, items in items_with_rows(data):
-        yield _filter_key(name, value), items
-
-
-FEATURES = (
-    Feature(name="history", keys=history_keys, rows=history_rows),
-    Feature(name="items_with", keys=filter_keys, rows=filter_rows),
-)
+FEATURES = (Feature(name="history", keys=history_keys, rows=history_rows), *filters.FEATURES)
 
 ENDPOINTS = (
     Endpoint(
@@ -183,15 +194,9 @@ def _known(items: Sequence[str], schema: Schema) -> list[int]:
     return [schema.index[item] for item in items if item in schema.index]
 
 
-def _allowed(wanted: dict[str, str | list[str]], schema: Schema, features: Features) -> list[int] | None:
-    if not wanted:
-        return None
-    listed = features.get("items_with", {})
-    matching = [
-        {item for value in _as_list(values) for item in listed.get(_filter_key(name, value), ())}
-        for name, values in wanted.items()
-    ]
-    return sorted(_known(list(set.intersection(*matching)), schema))
+def _allowed(wanted: Filter, schema: Schema, features: Features) -> list[int] | None:
+    items = allowed_items(wanted, features)
+    return None if items is None else sorted({place for item in items if (place := schema.index.get(item))})
 
 
 def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:
@@ -203,11 +208,3 @@ def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:
 
 def _reason(event: int, schema: Schema) -> str:
     return f"often follows {schema.items[event - 1]}" if event != PADDING else "popular"
-
-
-def _filter_key(name: str, value: str) -> str:
-    return f"{name}={value}"
-
-
-def _as_list(values: str | list[str]) -> list[str]:
-    return [values] if isinstance(values, str) else values

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from . import DataType, NativeFile, Table
+from . import DataType, NativeFile, Schema, Table
 
 class InvalidRow:
     @property
@@ -37,4 +37,11 @@ def read_csv(
     parse_options: ParseOptions | None = None,
     convert_options: ConvertOptions | None = None,
 ) -> Table: ...
+
+class CSVWriter:
+    def __init__(self, sink: Path, schema: Schema) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+    def write_table(self, table: Table) -> None: ...
+
 def write_csv(data: Table, output_file: Path) -> None: ...

@@ -14,15 +14,20 @@ import pytest
 
 from jobs import predict
 from jobs.cli.context import Context, Outcome, UsageFailure
-from jobs.predict import PartAnswerer, make_recipe, plan_key, plan_parts
+from jobs.predict import EveryRowFailed, PartAnswerer, make_recipe, plan_key
+from jobs.prediction import parts as prediction_parts
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import answer_schema
+from jobs.prediction.input_table import Columns
+from jobs.prediction.parts import plan_parts
 from jobs.tracking.model_uri import locate_model
 from models.errors import DataRejected
 from models.family import Family
 from models.prepared import Prepared
 from models.recommender.endpoints import RecommendationResponse
 from tests.kit.toy_models import write_toy_model
+
+VISITORS = Columns({"visitor_id": "visitor_id"}, ("visitor_id",))
 
 
 @pytest.fixture
@@ -62,7 +67,8 @@ def test_numeric_ids_are_read_as_text(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": [17850, 17851.0]})
-    _predict(context, toy, model, users, tmp_path / "out.parquet")
+    with pytest.raises(EveryRowFailed):
+        _predict(context, toy, model, users, tmp_path / "out.parquet")
     errors = pq.read_table(tmp_path / "out.parquet").column("error").to_pylist()
     assert errors == [f"visitor_id '{number}' is unknown; send numbers" for number in (17850, 17851)]
 
@@ -70,14 +76,14 @@ def test_numeric_ids_are_read_as_text(
 def test_a_rerun_skips_the_finished_parts_of_an_interrupted_run(
     context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "ROWS_PER_PART", 10)
+    monkeypatch.setattr(prediction_parts, "ROWS_PER_PART", 10)
     users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{number:05d}" for number in range(35)]})
     options = predict.Options(input=str(users), output=str(tmp_path / "out.parquet"), model=str(model))
     located = locate_model(context, str(model))
     parts = plan_parts([users])
     directory = working_directory.path_of(tmp_path / "out.parquet", plan_key(context, toy, located, options))
     directory.mkdir()
-    left = PartAnswerer(make_recipe(context, toy, located, options), parts, directory)
+    left = PartAnswerer(make_recipe(context, toy, located, options, columns=VISITORS), parts, directory)
     left.write(parts[1])
     left.write(parts[2])
     assert not (tmp_path / "out.parquet").exists()
@@ -113,7 +119,7 @@ def test_two_workers_give_the_same_output_as_one(
     ray_cluster: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(predict, "ROWS_PER_PART", 50)
+    monkeypatch.setattr(prediction_parts, "ROWS_PER_PART", 50)
     users = _table(tmp_path / "users.parquet", {"visitor_id": [f"v{number:05d}" for number in range(230)]})
     _predict(context, toy, model, users, tmp_path / "one")
     _predict(context, toy, model, users, tmp_path / "two", workers=2)
@@ -254,7 +260,9 @@ def test_a_working_directory_that_vanishes_is_not_created_again(
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
     options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
     parts, directory = plan_parts([users]), tmp_path / "vanished"
-    answerer = PartAnswerer(make_recipe(context, toy, locate_model(context, str(model)), options), parts, directory)
+    answerer = PartAnswerer(
+        make_recipe(context, toy, locate_model(context, str(model)), options, columns=VISITORS), parts, directory
+    )
 
     with pytest.raises(FileNotFoundError):
         answerer.write(parts[0])

@@ -156,7 +156,7 @@ def test_the_default_candidate_is_the_best_finished_run_on_this_data(
 
 
 def test_without_any_run_the_error_names_the_remedy(context: Context, toy: Family, toy_data: Prepared) -> None:
-    with pytest.raises(UsageFailure, match="run `shopkeeper train toy` first"):
+    with pytest.raises(UsageFailure, match=r"run `shopkeeper train toy --store .*` first"):
         _promote(context, toy, None)
 
 

@@ -21,8 +21,8 @@ def test_an_interrupted_run_is_shown_with_the_command_that_resumes_it(context: C
 
     found, lines = _status(context, toy)
 
-    assert found["finished"][0]["resume"] == f"shopkeeper train toy --resume {run_id}"
-    assert f"(interrupted; `shopkeeper train toy --resume {run_id}` resumes it)" in lines
+    assert found["finished"][0]["resume"] == f"shopkeeper train toy --resume {run_id} --store {context.store.root}"
+    assert f"(interrupted; `shopkeeper train toy --resume {run_id} --store {context.store.root}` resumes it)" in lines
     assert "  running   nothing" in lines
 
 
@@ -35,7 +35,10 @@ def test_a_run_that_may_have_been_killed_is_shown_with_the_command_that_resumes_
     found, lines = _status(context, toy)
 
     assert found["running"][0]["run_id"] == run_id
-    assert f"(if its process has ended, `shopkeeper sweep toy --resume {run_id}` resumes it)" in lines
+    assert (
+        f"(if its process has ended, `shopkeeper sweep toy --resume {run_id} --store {context.store.root}` resumes it)"
+        in lines
+    )
 
 
 def test_a_finished_run_and_one_without_a_plan_are_not_resumable(

@@ -46,14 +46,18 @@ def with_failing_learning_rate(marker: Path) -> Any:
 
 @pytest.mark.ray
 def test_a_failed_trial_does_not_fail_the_sweep(
-    ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path
+    ray_cluster: None, toy_data: Prepared, context: Context, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "shopkeeper")
     family = with_failing_learning_rate(tmp_path / "failing")
 
     outcome = sweep.run(context, family, Options(trials=3), toy_module.Config(epochs=3))
 
     assert outcome.run_id is not None
     assert (outcome.details["num_trials"], outcome.details["num_failed"]) == (3, 1)
+    assert outcome.table is not None and outcome.table.count("finished") == 2
+    assert [message.split()[2] for message in caplog.messages if message.startswith("trial ")].count("started:") >= 3
+    assert len([message for message in caplog.messages if " finished: 3 epochs, best_val_accuracy 0." in message]) >= 1
     tracking = Tracking(context)
     children = [run for run in tracking.list_runs("toy") if run.parent_run_id == outcome.run_id]
     assert sorted(child.status for child in children) == ["FAILED", "FINISHED", "FINISHED"]
@@ -181,12 +185,28 @@ def test_the_report_shows_the_search_in_chronological_order(tmp_path: Path) -> N
     assert (tmp_path / "search" / "search.svg").stat().st_size > 1000
 
 
-def write_trial(sweep_directory: Path, name: str, scores: list[float]) -> None:
+def test_the_table_shows_the_best_trial_first_and_only_the_settings_that_differ(tmp_path: Path) -> None:
+    write_trial(tmp_path, "a", [0.1, 0.4])
+    write_trial(tmp_path, "b", [0.3, 0.5, 0.2], network="hidden")
+    write_trial(tmp_path, "c", [], state="failed", error="ValueError: too large")
+    table = trials.read_table(tmp_path, "best_val_accuracy", cores=1)
+
+    text = trials.table_text(table, Metric("accuracy", "max"))
+
+    assert text.splitlines() == [
+        "  trial  network  best val_accuracy  epochs  state",
+        "* b      hidden   0.5000             2       finished",
+        "  a      linear   0.4000             1       finished",
+        "  c      linear   none               0       failed",
+    ]
+
+
+def write_trial(sweep_directory: Path, name: str, scores: list[float], *, network: str = "linear", **more: Any) -> None:
     """Write what a trial leaves on disk: its record and a report for each epoch."""
     directory = trials.directory_of(sweep_directory, name)
     directory.mkdir(parents=True)
-    sample = {"network": "linear", "learning_rate": 0.1}
-    record = {"trial_id": name, "run_id": name, "sample": sample, "error": None}
+    sample = {"network": network, "learning_rate": 0.1}
+    record = {"trial_id": name, "run_id": name, "sample": sample, "error": None, **more}
     (directory / trials.RECORD).write_text(json.dumps(record))
     reports = [
         {"epoch": epoch, "val_accuracy": score, "best_val_accuracy": max(scores[: epoch + 1]), "seconds": 2.0}

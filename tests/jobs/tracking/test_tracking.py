@@ -193,7 +193,7 @@ def test_a_modified_model_in_the_registry_is_rejected(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/toy@champion", r"models:/toy@champion does not exist; `shopkeeper promote toy`"),
+        ("models:/toy@champion", r"models:/toy@champion does not exist; `shopkeeper promote toy --store "),
         ("models:/toy/3", r"toy has no version '3'.*there are: none"),
         ("runs:/0123", r"run '0123' is unknown to"),
         ("models:/toy", r"'models:/toy' is not a model URI; use runs:/RUN_ID"),

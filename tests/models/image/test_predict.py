@@ -10,6 +10,7 @@ import pytest
 
 from jobs import predict
 from jobs.cli.context import Context, UsageFailure
+from jobs.prediction import parts
 from models.image import FAMILY
 from models.image.config import Config
 from models.image.networks.build import build, initialise
@@ -69,7 +70,7 @@ def test_a_table_of_images_is_predicted_with_embeddings(
 def test_a_folder_of_images_is_predicted_file_by_file(
     ready: Context, shop: tuple[Prepared, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "FILES_PER_PART", 4)
+    monkeypatch.setattr(parts, "FILES_PER_PART", 4)
     folder = write_folder(tmp_path / "new", num_images=10)
     (folder / "broken.jpg").write_bytes(b"")
 
@@ -81,6 +82,47 @@ def test_a_folder_of_images_is_predicted_file_by_file(
         assert (
             row["error"] == "the image has no bytes" if name.name == "broken.jpg" else shape_of(row) == name.parent.name
         )
+
+
+def test_a_table_with_paths_of_images_keeps_them_and_names_a_missing_one(
+    ready: Context, shop: tuple[Prepared, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for place, shape in enumerate(SHAPES):
+        (tmp_path / "photos" / f"{place}.png").write_bytes(encoded(drawn(shape, "blue", seed=700 + place)))
+    (tmp_path / "new.csv").write_text("sku,path\na,photos/0.png\nb,photos/1.png\nc,photos/2.png\n")
+
+    found = answers(ready, shop[1], tmp_path / "new.csv", columns="image=path")
+
+    *good, bad = found.to_pylist()
+    assert [(row["sku"], row["path"], shape_of(row)) for row in good] == [
+        ("a", "photos/0.png", SHAPES[0]),
+        ("b", "photos/1.png", SHAPES[1]),
+    ]
+    assert bad["error"].startswith(
+        "image: 'photos/2.png' cannot be read (No such file or directory); paths are relative"
+    )
+
+
+def test_the_long_layout_of_images_has_a_row_for_each_candidate_class(
+    ready: Context, shop: tuple[Prepared, Path], tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "new", num_images=2)
+    (folder / "notes.csv").write_text("a,b\n1,2\n")
+    (folder / "broken.jpg").write_bytes(b"")
+
+    nested = {row["file"]: row for row in answers(ready, shop[1], folder).to_pylist()}
+    long = answers(ready, shop[1], folder, layout="long").to_pylist()
+
+    assert len(nested) == 3
+    assert [(row["file"], row["name"], row["rank"], row["best_value"], row["best_confidence"]) for row in long] == [
+        (file, attribute["name"], rank, guess["value"], guess["confidence"])
+        if attribute
+        else (file, None, None, None, None)
+        for file, row in nested.items()
+        for attribute in row["attributes"] or [None]
+        for rank, guess in enumerate(attribute["best"] if attribute else [None], 1)
+    ]
 
 
 def test_an_empty_folder_is_a_usage_error(ready: Context, shop: tuple[Prepared, Path], tmp_path: Path) -> None:
