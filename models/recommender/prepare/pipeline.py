@@ -20,8 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import DataRejected
+from models.raw.ids import id_text
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
+from models.raw.times import check_format
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.item_table import read_item_ids, read_items
@@ -59,6 +61,9 @@ class PrepareConfig:
     """Event log: a file, a folder, or a URI such as s3://bucket/path; may be gzipped."""
     columns: str = ""
     """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
+    timestamp_format: str = ""
+    """Format of the log's times, unless it is RFC 3339 or epoch seconds or milliseconds: day-first or month-first for
+    dates such as 31.12.2024 or 12/31/2024, or the directives of strptime, e.g. '%d/%m/%Y %H:%M'."""
     format: Format = "auto"
     """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
     items: str | None = None
@@ -126,6 +131,7 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
     """The files of the log and of the item table; validates all flags before anything is read."""
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
+    check_format(config.timestamp_format)
     if (config.val_from is None) != (config.test_from is None):
         raise ValueError("--val-from and --test-from belong together; give both or neither")
     if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
@@ -170,9 +176,10 @@ def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan
             number=number,
             sources=tuple(group),
             columns=parse_mapping(config.columns),
-            excluded=frozenset(config.exclude_items),
+            excluded=_excluded(config),
             now_s=time.time(),
             out=out,
+            timestamp_format=config.timestamp_format,
         )
         for number, group in enumerate(groups.values())
     ]
@@ -187,6 +194,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
         whole.examples = {**part.examples, **whole.examples}
+        whole.add_samples(part.samples)
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
 
@@ -199,7 +207,7 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
         return
     top = sorted(bad, key=lambda reason: -bad[reason])[:3]
-    reasons = "; ".join(f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason))}" for reason in top)
+    reasons = "; ".join(f"{bad[reason]:,} {_explained(scanned, reason)}" for reason in top)
     if not bad:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(
@@ -209,11 +217,19 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     )
 
 
+def _explained(scanned: Scanned, reason: str) -> str:
+    return explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))
+
+
+def _excluded(config: PrepareConfig) -> frozenset[str]:
+    return frozenset(str(id_text(item)) for item in config.exclude_items)
+
+
 def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
     """Items that belong to the vocabulary even without events: those of an item table that is not the log itself."""
     if config.items == config.raw:
         return pa.array([], pa.string())
-    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
+    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=_excluded(config))
 
 
 def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
