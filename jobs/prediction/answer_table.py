@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from models.ask import Answerer
 from models.family import AnyEndpoint
 from models.features import FeatureStore, read_stores
 from models.nn.memory import keep_freed_memory
+from models.raw.ids import id_text
 from models.time_limit import TimedThreads
 
 ERROR = "error"
@@ -178,10 +180,10 @@ def _coerce(value: Any, annotation: Any) -> Any:
         return [_coerce(part, annotation) for part in value]
     if isinstance(value, dict):
         return {name: part for name, part in value.items() if part is not None}
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         leaves = _leaves(annotation)
         if str in leaves and not leaves & {int, float}:
-            return str(int(value)) if value == value and float(value).is_integer() else str(value)
+            return None if value != value else id_text(value)  # NaN is a missing value
     return value
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 import pyarrow as pa
@@ -88,8 +88,9 @@ def _without_zeros(ids: pa.Array) -> pa.Array:
 
 def _prefix(ids: pa.Array) -> str:
     """What all ids begin with, without the digits at its end, which are part of a number."""
-    shared = os.path.commonprefix([pc.min(ids).as_py() or "", pc.max(ids).as_py() or ""]) if len(ids) > 1 else ""
-    return shared.rstrip("0123456789")
+    first, last = pc.min(ids).as_py() or "", pc.max(ids).as_py() or ""
+    shared = [ours for ours, theirs in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    return "".join(shared).rstrip("0123456789") if len(ids) > 1 else ""
 
 
 def _without_prefix(ids: pa.Array, prefix: str) -> pa.Array:

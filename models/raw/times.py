@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,15 @@ def check_format(text: str) -> None:
         pd.to_datetime(pd.Series(["1"]), format=text, errors="coerce", utc=True)
     except ValueError as error:
         raise ValueError(f"--timestamp-format {text!r}: {error}") from None
+
+
+def epoch_s(text: str) -> int:
+    """Seconds since 1970 of a time that a flag gives; ValueError if it is not RFC 3339."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def read_times(column: pa.Array, rejections: Rejections, *, now_s: float, format: str = "") -> pa.Array:

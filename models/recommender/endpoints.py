@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.prepared import Prepared
+from models.raw.ids import Id
 from models.recommender.data import Example, history_rows, items_with_rows
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
@@ -18,8 +19,6 @@ from models.recommender.schema import PADDING, Schema
 MAX_COUNT = 1000
 MAX_HISTORY = 10_000
 MAX_EXCLUDE = 100_000
-
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class RecommendationRequest(BaseModel):
@@ -32,12 +31,12 @@ class RecommendationRequest(BaseModel):
         },
     )
 
-    user_id: str | None = Field(default=None, min_length=1, max_length=256)
-    history: list[ItemId] | None = Field(default=None, max_length=MAX_HISTORY)
+    user_id: Id | None = None
+    history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY)
     """Item ids, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
     exclude_seen: bool = True
-    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
     """Item attribute -> value or allowed values; every attribute must match."""
 
@@ -64,9 +63,9 @@ class SimilarItemsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": "85123A", "count": 3}]})
 
-    item_id: ItemId
+    item_id: Id
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
-    exclude: list[ItemId] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     filter: dict[str, str | list[str]] = Field(default_factory=dict, max_length=16)
 
 

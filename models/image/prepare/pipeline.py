@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from models.errors import DataRejected
 from models.image.prepare.layouts import COLUMNS, DEFAULT_HEAD, Wanted, find_parts
@@ -31,9 +32,10 @@ from models.image.prepare.shards import (
     scan,
     write_shard,
 )
-from models.image.prepare.sources import label_texts
+from models.image.prepare.sources import id_texts, label_texts
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
+from models.raw.joins import join_ids
 from models.raw.quarantine import remedy
 from models.raw.tables import find, parse_mapping, read, without_secrets
 from models.settings import Share, check_settings
@@ -95,6 +97,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     scanned = list(executor.map(scan, tasks))
     _check_bad(config, scanned)
     images = _scanned_images(work, heads, item_labels)
+    join = {} if item_labels is None else _join(config, images, item_labels)
     kept, duplicates = _deduplicated(images, heads)
     quarantine_duplicates(out, duplicates)
     kept = _split(kept, config)
@@ -105,7 +108,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
-    card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
+    card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates)) | join
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -147,11 +150,22 @@ def _item_labels(config: PrepareConfig, raw: str, heads: Mapping[str, str]) -> p
                     f"{source.path} has no column {own!r} (it has {listed}); name it: --item-columns item_id=..."
                 )
             columns = {head: label_texts(chunk.rows, wanted[head]) for head in present}
-            frames.append(pd.DataFrame({"item_id": label_texts(chunk.rows, own), **columns}, dtype=object))
+            frames.append(pd.DataFrame({"item_id": id_texts(chunk.rows, own), **columns}, dtype=object))
     if not frames:
         raise DataRejected(f"{without_secrets(raw)} has no rows")
     table = pd.concat(frames, ignore_index=True).dropna(subset="item_id")
     return table.sort_values(list(table.columns)).drop_duplicates("item_id").set_index("item_id")
+
+
+def _join(config: PrepareConfig, images: pd.DataFrame, item_labels: pd.DataFrame) -> dict[str, Any]:
+    """For the card: how many products of the images have a row in the product table; DataRejected if none has."""
+    ids = pa.array(sorted(images["item_id"].dropna().unique()), pa.string())
+    table_ids = pa.array(sorted(item_labels.index), pa.string())
+    remedy = "name the columns of the ids: --columns item_id=... --item-columns item_id=..."
+    names = ("the images", f"the product table {without_secrets(config.items or '')}")
+    if not len(ids):
+        raise DataRejected(f"the images have no product ids by which to join {names[1]}; {remedy}")
+    return {"joins": {"product table": join_ids(ids, table_ids, names=names, remedy=remedy).as_card()}}
 
 
 def _image_form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from models.errors import DataRejected
 from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
+from models.raw.ids import MISSING_WORDS, as_text, id_text
 from models.raw.tables import Source, decode, opened, read
 
 SPLIT_NAMES = {
@@ -21,8 +22,6 @@ SPLIT_NAMES = {
 }
 ROWS_PER_BATCH = 64
 """Rows of a table in memory at once; each may hold an image of MAX_BYTES."""
-
-_MISSING_WORDS = {"", "null", "none", "nan", "n/a", "na", "undefined"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Folder:
             split = SPLIT_NAMES[parts[0].lower()] if self.has_splits else ""
             parts = parts[int(self.has_splits) :]
             labels = {self.head: parts[0] if parts else None}
-            item_id = "/".join(parts[1:]) or None
+            item_id = str(id_text("/".join(parts[1:]))) or None
             entry = Entry(None, labels, source.path, item_id=item_id, split=split)
             yield _with_file(entry, source) if parts else replace(entry, problem="missing_class")
 
@@ -99,7 +98,8 @@ class Table:
     def _rows(self, rows: pa.Table) -> Iterator[tuple[Entry, Any]]:
         names = self.columns.names
         images = rows[names["image"]].to_pylist() if rows.num_rows else []
-        splits, item_ids, titles = (label_texts(rows, names.get(name)) for name in ("split", "item_id", "title"))
+        splits, titles = (label_texts(rows, names.get(name)) for name in ("split", "title"))
+        item_ids = id_texts(rows, names.get("item_id"))
         labels = {head: label_texts(rows, name) for head, name in self.columns.heads.items()}
         for index, image in enumerate(images):
             of_row = {head: values[index] for head, values in labels.items()}
@@ -196,6 +196,15 @@ def label_texts(rows: pa.Table, name: str | None) -> list[str | None]:
     return [_text(value) for value in column.to_pylist()]
 
 
+def id_texts(rows: pa.Table, name: str | None) -> list[str | None]:
+    """A column of ids, None for missing ones; all None if the column does not exist."""
+    if name is None or name not in rows.column_names:
+        return [None] * rows.num_rows
+    text, _ = as_text(rows[name].combine_chunks())
+    ids: list[str | None] = text.to_pylist()
+    return ids
+
+
 def _class_name(label: int, names: Sequence[str], *, path: str) -> str:
     if names and not 0 <= label < len(names):
         raise DataRejected(f"{path} has the label {label}, but there are {len(names)} class names; name all of them")
@@ -223,4 +232,4 @@ def _text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = "" if value is None else str(value).strip()
-    return None if text.lower() in _MISSING_WORDS else text
+    return None if text.lower() in MISSING_WORDS else text

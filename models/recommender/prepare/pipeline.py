@@ -23,10 +23,10 @@ from models.errors import DataRejected
 from models.raw.ids import id_text
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
-from models.raw.times import check_format
+from models.raw.times import check_format, epoch_s
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
-from models.recommender.prepare.item_table import read_item_ids, read_items
+from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
 from models.recommender.prepare.partitions import (
     EVENTS_PER_TARGET,
     NEVER,
@@ -105,13 +105,15 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         scanned = _scanned(config, sources, out, executor)
         sort = partial(sort_partition, work, shards, has_times=has_times)
         parts = list(executor.map(sort, partitions))
-        vocabulary = _vocabulary(work, _without_events(config, item_sources))
+        table_items = _without_events(config, item_sources)
+        join = {} if config.items in (None, config.raw) else _join(config, work, table_items)
+        vocabulary = _vocabulary(work, table_items)
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
-        table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
+        table, items_card = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
         raise
@@ -120,7 +122,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     features.save(out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     card = _card(config, schema, scanned, parts, finished)
-    card["bad"] |= bad_items
+    card["bad"] |= items_card.pop("bad")
+    card |= {**join, **items_card}
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -134,7 +137,7 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
     check_format(config.timestamp_format)
     if (config.val_from is None) != (config.test_from is None):
         raise ValueError("--val-from and --test-from belong together; give both or neither")
-    if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
+    if config.val_from and config.test_from and epoch_s(config.val_from) >= epoch_s(config.test_from):
         raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
     if config.split != "time" and config.val_from:
         raise ValueError("--val-from and --test-from cut by time; use them with --split time")
@@ -207,7 +210,10 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
         return
     top = sorted(bad, key=lambda reason: -bad[reason])[:3]
-    reasons = "; ".join(f"{bad[reason]:,} {_explained(scanned, reason)}" for reason in top)
+    reasons = "; ".join(
+        f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))}"
+        for reason in top
+    )
     if not bad:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(
@@ -215,10 +221,6 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
         f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
         f"{remedy(fraction, is_any_good=sum(scanned.bad.values()) < scanned.num_rows)}"
     )
-
-
-def _explained(scanned: Scanned, reason: str) -> str:
-    return explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))
 
 
 def _excluded(config: PrepareConfig) -> frozenset[str]:
@@ -232,10 +234,20 @@ def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
     return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=_excluded(config))
 
 
+def _join(config: PrepareConfig, work: Path, table_items: pa.Array) -> dict[str, Any]:
+    in_log = pc.unique(pa.chunked_array(_items_of_partitions(work), pa.string()))
+    return join_items(in_log, table_items, table=without_secrets(config.items or ""))
+
+
+def _items_of_partitions(work: Path) -> list[pa.Array]:
+    paths = sorted((work / "sorted").glob("*/items.parquet"))
+    return [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+
+
 def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
     """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
     paths = sorted((work / "sorted").glob("*/items.parquet"))
-    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+    items = _items_of_partitions(work)
     distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
     vocabulary = distinct.take(pc.sort_indices(distinct))
     index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
@@ -258,7 +270,7 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
     if config.split != "time":
         return Cut(config.split)
     if config.val_from is not None and config.test_from is not None:
-        return Cut("time", _epoch_s(config.val_from), _epoch_s(config.test_from))
+        return Cut("time", epoch_s(config.val_from), epoch_s(config.test_from))
     first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
     bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
     origin = first // bin_s
@@ -274,6 +286,11 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
 
 
 def _check_splits(finished: list[Sharded], cut: Cut) -> None:
+    if max(part.longest for part in finished) == 1:
+        raise DataRejected(
+            "every user has a single event, so nothing can be learnt from what they did before; is the column of "
+            "user_id an order or a session? Map it as session_id, and the customer or visitor as user_id"
+        )
     events = _sums(part.num_events for part in finished)
     empty = [name for name, count in events.items() if not count]
     if not empty:
@@ -297,12 +314,13 @@ def _check_splits(finished: list[Sharded], cut: Cut) -> None:
 
 def _items(
     config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
-) -> tuple[pa.Table, dict[str, int]]:
-    """The vocabulary with its attributes, and the bad rows of the item table by reason."""
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The vocabulary with its attributes, and for the card the bad rows by reason and the columns left out."""
     with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
         columns = parse_mapping(config.item_columns)
-        table = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
-    return table, quarantine.counts
+        table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+    left_out_card = {"item_columns_left_out": left_out} if left_out else {}
+    return table, {"bad": quarantine.counts, **left_out_card}
 
 
 def _schema(
@@ -347,10 +365,7 @@ def _schema(
 def _card(
     config: PrepareConfig, schema: Schema, scanned: Scanned, parts: list[Sorted], finished: list[Sharded]
 ) -> dict[str, Any]:
-    events, users = (
-        _sums(part.num_events for part in finished),
-        _sums(part.num_users for part in finished),
-    )
+    events, users = _sums(part.num_events for part in finished), _sums(part.num_users for part in finished)
     fold_in = sum(part.num_fold_in_events for part in finished)
     return {
         "family": "recommender",
@@ -377,14 +392,6 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
         for name, count in one.items():
             total[name] = total.get(name, 0) + count
     return total
-
-
-def _epoch_s(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _rfc3339(epoch_s: int) -> str:
