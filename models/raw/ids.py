@@ -61,7 +61,7 @@ def unchanged_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         text = column.cast(pa.string())
     text = pc.utf8_trim_whitespace(text)
     if not pc.all(pc.string_is_ascii(text)).as_py():
-        text = pc.utf8_normalize(pc.utf8_trim(text, characters=_BLANKS), form="NFC")
+        text = _composed(pc.utf8_trim(text, characters=_BLANKS))
     missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(MISSING_WORDS)))
     return pc.if_else(missing, pa.scalar(None, pa.string()), text), unreadable
 
@@ -122,6 +122,12 @@ def _nested_remedy(kind: Any, ours: str, theirs: str, *, flag: str) -> str:
     if pa.types.is_map(kind):
         return f"write the entry that is {ours} to a column of its own"
     return "write one row per value (explode or UNNEST), or the one value to a column of its own"
+
+
+def _composed(text: pa.Array) -> pa.Array:
+    # Arrow's own utf8_normalize decomposes where NFC composes (25.0.1).
+    values = text.to_pylist()
+    return pa.array([None if value is None else unicodedata.normalize("NFC", value) for value in values], pa.string())
 
 
 def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:

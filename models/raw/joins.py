@@ -42,7 +42,7 @@ def join_ids(ids: pa.Array, table_ids: pa.Array, *, names: tuple[str, str], reme
     """
     is_matched = pc.is_in(ids, value_set=table_ids)
     matched = pc.sum(is_matched).as_py() or 0
-    hint = _hint(ids.filter(pc.invert(is_matched)), table_ids, num_ids=len(ids), names=names)
+    hint = _hint(ids, ids.filter(pc.invert(is_matched)), table_ids, names=names)
     if not matched:
         whose, table = names
         raise DataRejected(
@@ -52,12 +52,13 @@ def join_ids(ids: pa.Array, table_ids: pa.Array, *, names: tuple[str, str], reme
     return Join(len(ids), matched, len(table_ids), pc.sum(pc.is_in(table_ids, value_set=ids)).as_py() or 0, hint)
 
 
-def _hint(unmatched: pa.Array, table_ids: pa.Array, *, num_ids: int, names: tuple[str, str]) -> str:
+def _hint(ids: pa.Array, unmatched: pa.Array, table_ids: pa.Array, *, names: tuple[str, str]) -> str:
     """The way of writing ids alike by which most of the unmatched would match, if they are enough."""
     if not len(unmatched):
         return ""
     whose, table = names
-    prefix, table_prefix = _prefix(unmatched), _prefix(table_ids)
+    table_unmatched = table_ids.filter(pc.invert(pc.is_in(table_ids, value_set=ids)))
+    prefix, table_prefix = _prefix(unmatched), _prefix(table_unmatched)
     ways = (
         (
             _without_zeros(unmatched),
@@ -71,13 +72,13 @@ def _hint(unmatched: pa.Array, table_ids: pa.Array, *, num_ids: int, names: tupl
         ),
         (
             _without_prefix(unmatched, prefix),
-            _without_prefix(table_ids, table_prefix),
+            _without_prefix(table_unmatched, table_prefix),
             f"without the prefix {prefix!r} in {whose} and {table_prefix!r} in {table}; write it in both or in none",
         ),
     )
     counts = [pc.sum(pc.is_in(ours, value_set=theirs)).as_py() or 0 for ours, theirs, _ in ways]
     best = max(range(len(ways)), key=lambda place: counts[place])
-    if counts[best] < max(1, MIN_HINTED * num_ids):
+    if counts[best] < max(1, MIN_HINTED * len(ids)):
         return ""
     return f"{counts[best]:,} more ids would match {ways[best][2]}"
 

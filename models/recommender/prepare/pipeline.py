@@ -106,8 +106,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         sort = partial(sort_partition, work, shards, has_times=has_times)
         parts = list(executor.map(sort, partitions))
         table_items = _without_events(config, item_sources)
-        join = {} if config.items in (None, config.raw) else _join(config, work, table_items)
-        vocabulary = _vocabulary(work, table_items)
+        join, vocabulary = _join(config, work, table_items), _vocabulary(work, table_items)
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
@@ -235,8 +234,10 @@ def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
 
 
 def _join(config: PrepareConfig, work: Path, table_items: pa.Array) -> dict[str, Any]:
+    if config.items is None or config.items == config.raw:
+        return {}
     in_log = pc.unique(pa.chunked_array(_items_of_partitions(work), pa.string()))
-    return join_items(in_log, table_items, table=without_secrets(config.items or ""))
+    return join_items(in_log, table_items, table=without_secrets(config.items))
 
 
 def _items_of_partitions(work: Path) -> list[pa.Array]:
