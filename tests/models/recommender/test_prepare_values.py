@@ -63,7 +63,7 @@ def test_objects_as_ids_are_refused_as_are_those_of_mixed_json_lines(tmp_path: P
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataRejected, match="column 'user_id', which is user_id, holds objects with the fields id"):
         prepared(store, tmp_path / "log.jsonl")
-    (tmp_path / "log.jsonl").write_text("\n".join([*lines, "broken"]))
+    (tmp_path / "log.jsonl").write_text("\n".join([json.dumps(make_log()[0]), *lines, ""]))
     with pytest.raises(DataRejected, match="600 nested_user_id"):
         prepared(store, tmp_path / "log.jsonl")
 
