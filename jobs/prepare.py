@@ -104,4 +104,16 @@ def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: 
         "ok": "prepared",
         "unchanged": "already prepared as",
     }[status]
-    return f"{card['rows']:,} rows read, bad: {bad}; {done} {directory} ({seconds:.1f} s)"
+    joins = "".join(f"; {_joined(name, join)}" for name, join in card.get("joins", {}).items())
+    left_out = ", ".join(card.get("item_columns_left_out", ()))
+    left_out = f"; columns left out, since they hold objects: {left_out}" if left_out else ""
+    return f"{card['rows']:,} rows read, bad: {bad}{joins}{left_out}; {done} {directory} ({seconds:.1f} s)"
+
+
+def _joined(name: str, join: Mapping[str, Any]) -> str:
+    """How many ids a table of attributes has, for people."""
+    hint = f" ({join['hint']})" if join["hint"] else ""
+    return (
+        f"{name}: {join['matched']:,} of {join['ids']:,} ids have a row, "
+        f"{join['table_matched']:,} of its {join['table_ids']:,} ids are in the data{hint}"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from models.raw.ids import Id
+from models.raw.ids import Id, id_text
 
 UNION = (typing.Union, types.UnionType)
 SEPARATOR = "|"
@@ -43,7 +43,7 @@ def coerced(value: Any, annotation: Any) -> Any:
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         leaves = _leaves(annotation)
         if str in leaves and not leaves & {int, float}:
-            return str(int(value)) if value == value and float(value).is_integer() else str(value)
+            return None if value != value else id_text(value)  # NaN is a missing value
     return value
 
 

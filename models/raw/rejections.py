@@ -21,10 +21,13 @@ class Rejections:
     """Reasons; reason i has the code i + 1, a good row the code 0."""
     examples: dict[str, str] = field(default_factory=dict)
 
+    samples: dict[str, list[str]] = field(default_factory=dict)
+    """Values of some rows per reason, where one example does not show what is wrong with all."""
+
     def __post_init__(self) -> None:
         self.codes: npt.NDArray[np.int16] = np.zeros(self.num_rows, np.int16)
 
-    def add(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None) -> None:
+    def add(self, bad: pa.Array | Mask, reason: str, *, values: pa.Array | None = None, num_samples: int = 0) -> None:
         """Reject the rows of the boolean array `bad`; a row that is already rejected keeps its first reason."""
         new = mask_of(bad) & (self.codes == 0)
         if not new.any():
@@ -33,6 +36,9 @@ class Rejections:
         self.codes[new] = len(self.names)
         if values is not None:
             self.examples[reason] = shown(values[int(new.argmax())])
+            rows = np.flatnonzero(new)
+            chosen = rows[np.linspace(0, len(rows) - 1, min(num_samples, len(rows)), dtype=np.int64)]
+            self.samples[reason] = [shown(values[int(row)]) for row in chosen]
 
     def reasons(self) -> pa.Array:
         """The reasons of the rejected rows, in row order."""

@@ -307,7 +307,7 @@ def test_a_filter_on_item_attributes_holds(shop_client: TestClient) -> None:
         {"user_id": ""},
         {"user_id": "x" * 10_000},
         {"history": "item-1"},
-        {"history": [[1], True]},
+        {"history": [[1], {}]},
         {"history": ["item-1"] * 20_000},
         {"filter": {"colour": {"is": 3}}},
         {"nonsense": True},
@@ -341,6 +341,17 @@ def test_an_unknown_item_has_no_similar_items(shop_client: TestClient) -> None:
     content = assert_problem(shop_client.post("/v1/similar_items", json={"item_id": "never-sold"}), 422)
 
     assert "never-sold" in content["detail"]
+
+
+def test_ids_of_requests_are_read_like_those_of_logs(shop_client: TestClient) -> None:
+    for number in (17850, 17850.0, " 17850.0"):
+        problem = assert_problem(shop_client.post("/v1/similar_items", json={"item_id": number}), 422)
+        assert "item_id '17850' is unknown" in problem["detail"]
+    found = [
+        shop_client.post("/v1/recommendations", json={"history": [item]}).json()["items"]
+        for item in ("item-1", "\u00a0item-1 ")
+    ]
+    assert found[0] == found[1]
 
 
 def test_similar_items_exclude_the_item_itself(shop_client: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,14 +13,14 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 from models.raw.encodings import encoding_remedy, is_utf8, unescaped
-from models.raw.ids import NUMBER, as_text
+from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
-from models.raw.times import read_times, unit_remedy
+from models.raw.time_formats import format_remedy, unit_remedy
+from models.raw.times import read_times
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
-MAX_ID_CHARACTERS = 256
 
 SPILL_SCHEMA = pa.schema(
     [
@@ -33,6 +34,8 @@ SPILL_SCHEMA = pa.schema(
 )
 """A good event; `content` is a hash of the columns that only serve to detect duplicates."""
 
+_JSON = r'^(\{\s*".*\}|\[\s*["{].*\])$'
+"""An object or a list of JSON as text, as JSON lines of mixed types have; {3F2504E0-4F89} is an id."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = npt.NDArray[np.uint64]
@@ -64,18 +67,15 @@ def with_null_columns(rows: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
 
 
 def validate(
-    rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float
+    rows: pa.Table, columns: Mapping[str, str], *, excluded: Iterable[str], now_s: float, timestamp_format: str = ""
 ) -> tuple[pa.Table, Rejections]:
-    """The good rows as a table of SPILL_SCHEMA, and the rejected ones.
-
-    A naive time is UTC. Numbers are epoch seconds or milliseconds, decided value by value.
-    """
+    """The good rows as a table of SPILL_SCHEMA, and the rejected ones; `timestamp_format` is that of `read_times`."""
     rejections = Rejections(rows.num_rows)
     get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
     user = _identifier(get["user_id"], "user_id", rejections, required=True)
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
-    time_us = read_times(get["timestamp"], rejections, now_s=now_s)
+    time_us = read_times(get["timestamp"], rejections, now_s=now_s, format=timestamp_format)
     texts = {
         name: _identifier(get[name], name, rejections, required=False)
         for name in ("event_type", "session_id", "event_id")
@@ -139,17 +139,29 @@ def hash_ids(ids: pa.Array) -> Hashes:
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False)
 
 
-def explain(reason: str, example: str | None) -> str:
-    """A reason with its example and, where there is one, the remedy."""
+def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> str:
+    """A reason with its example and, where there is one, the remedy; `samples` are more values that were rejected."""
     shown = reason if example is None else f"{reason}, e.g. {example[:80]!r}"
     if reason == "bad_timestamp":
-        return f"{shown} (write RFC 3339 such as 2024-05-01T12:00:00Z, or epoch seconds or milliseconds)"
+        return f"{shown} ({format_remedy(samples or [example or ''])})"
     if reason == "not_utf8" or reason.startswith("unreadable_"):
         value = unescaped(example or "")
         return f"{shown} ({encoding_remedy(value)})" if not is_utf8(value) else shown
     if reason == "implausible_timestamp":
         return f"{shown} ({unit_remedy(example or '')})"
+    if reason in ("bad_price", "bad_quantity"):
+        return f"{shown} ({_number_remedy(example or '')})"
+    if reason.startswith("nested_"):
+        return f"{shown} (name the field, e.g. --columns {reason.removeprefix('nested_')}=user.id)"
     return shown
+
+
+def _number_remedy(example: str) -> str:
+    if "," in example or re.search(r"\d[\s'\u2019]\d|\..*\.", example):
+        return "write 1234.56: a point before the decimals, nothing between thousands"
+    if re.search(r"\d", example):
+        return "write the number alone, such as 1234.56, without a currency or unit"
+    return "write a number such as 1234.56"
 
 
 def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required: bool) -> pa.DictionaryArray:
@@ -164,6 +176,8 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
     rejections.add(spread(unreadable), f"unreadable_{name}", values=column)
     if required:
         rejections.add(pc.is_null(pc.take(text, codes)), f"missing_{name}")
+    if pc.any(pc.or_(pc.starts_with(text, "{"), pc.starts_with(text, "["))).as_py():
+        rejections.add(spread(pc.match_substring_regex(text, _JSON)), f"nested_{name}", values=column)
     too_long = pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS)
     rejections.add(spread(too_long), f"too_long_{name}", values=column)
     control = pc.match_substring_regex(text, r"[\x00-\x1f\x7f]")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.ids import as_text
+from models.raw.ids import as_text, refuse_nested
+from models.raw.joins import join_ids
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, check_utf8, read
 
@@ -24,21 +26,26 @@ _COUNTS = pa.schema([("item_id", pa.string()), ("value", pa.string()), ("rows", 
 
 def read_items(
     sources: list[Source], *, columns: Mapping[str, str], vocabulary: pa.Array, quarantine: Quarantine
-) -> pa.Table:
+) -> tuple[pa.Table, list[str]]:
     """Attributes in the order of the vocabulary: the most frequent value of each item, the smallest one at a tie.
+
+    Also returns the names of the columns that were left out, since they hold objects.
 
     An attribute is numeric where all its values are plain numbers, a vector where they are lists of at least eight
     numbers, else text. Rows of items outside the vocabulary are dropped; those without an item id are quarantined.
     """
     counts: dict[str, list[pa.Table]] = {}
+    left_out: set[str] = set()
     for source in sources:
         for chunk in read(source):
             for reason, lines in chunk.broken.items():
                 quarantine.add_lines(lines, reason=f"item_table_{reason}", source=source.path)
             if chunk.rows.num_rows:
+                left_out |= _left_out(chunk.rows.schema, columns)
                 _count(chunk.rows, columns, source=source, vocabulary=vocabulary, counts=counts, quarantine=quarantine)
     attributes = {name: _most_frequent(pa.concat_tables(tables), vocabulary) for name, tables in counts.items()}
-    return pa.table({"item_id": vocabulary, **{name: attributes[name] for name in sorted(attributes)}})
+    table = pa.table({"item_id": vocabulary, **{name: attributes[name] for name in sorted(attributes)}})
+    return table, sorted(left_out)
 
 
 def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded: Collection[str]) -> pa.Array:
@@ -47,11 +54,21 @@ def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded
     for source in sources:
         for chunk in read(source):
             if chunk.rows.num_rows:
-                mapping = _find_columns(chunk.rows.column_names, columns, source=source.path)
+                mapping = _find_columns(chunk.rows, columns, source=source.path)
                 check_utf8(chunk.rows, [mapping["item_id"]], source=source)
                 item, _ = as_text(_flat(chunk.rows[mapping["item_id"]]))
                 distinct = pc.unique(pa.concat_arrays([distinct, pc.unique(item).drop_null()]))
     return distinct.filter(pc.invert(pc.is_in(distinct, value_set=pa.array(sorted(excluded), pa.string()))))
+
+
+def join_items(in_log: pa.Array, table_items: pa.Array, *, table: str) -> dict[str, Any]:
+    """For the card: how many items of the log have a row in the item table; DataRejected if none has."""
+    name = f"the item table {table}"
+    remedy = "name the column of the ids: --item-columns item_id=..."
+    if not len(table_items):
+        raise DataRejected(f"no row of {name} has an item id; {remedy}")
+    join = join_ids(in_log, table_items, names=("the log", name), remedy=remedy)
+    return {"joins": {"item table": join.as_card()}}
 
 
 def _count(
@@ -64,7 +81,7 @@ def _count(
     quarantine: Quarantine,
 ) -> None:
     """Add the (item, value) pairs of some rows to the counts of each attribute."""
-    mapping = _find_columns(rows.column_names, columns, source=source.path)
+    mapping = _find_columns(rows, columns, source=source.path)
     check_utf8(rows, mapping.values(), source=source)
     item, _ = as_text(_flat(rows[mapping["item_id"]]))
     missing = pc.is_null(item)
@@ -83,22 +100,46 @@ def _count(
             tables[:] = [_summed(pa.concat_tables(tables))]
 
 
-def _find_columns(present: list[str], columns: Mapping[str, str], *, source: str) -> dict[str, str]:
+def _find_columns(rows: pa.Table, columns: Mapping[str, str], *, source: str) -> dict[str, str]:
+    """Our name -> the table's, by default of all columns that can be attributes; raises DataRejected."""
+    present = rows.column_names
     if present == [LINE]:
         raise DataRejected(f"{source} is read as sequences, which have no item columns; set --format")
     found = dict(columns)
-    if not any(ours != "item_id" for ours in columns):
+    if not _are_attributes_named(columns):
         used = set(columns.values()) | {"item_id"}
-        found |= {name: name for name in present if name not in used}
+        found |= {
+            field.name: field.name for field in rows.schema if field.name not in used and _can_be_attribute(field.type)
+        }
     found.setdefault("item_id", "item_id")
-    wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
-    if wrong:
-        how_many = "two columns" if wrong[0] in present else "no column"
+    wrong = next((theirs for theirs in found.values() if present.count(theirs) != 1), None)
+    if wrong is not None:
+        what, advice = f"no column {wrong!r}", "Name them"
+        if wrong in present:
+            what, advice = f"{present.count(wrong)} columns {wrong!r}", "Rename one, or name those to read"
         raise DataRejected(
-            f"{source} has {how_many} {wrong[0]!r}; its columns are: {', '.join(present)}. "
-            "Name them, e.g. --item-columns item_id=StockCode,title=Description"
+            f"{source} has {what}; its columns are: {', '.join(present)}. "
+            f"{advice}, e.g. --item-columns item_id=StockCode,title=Description"
         )
+    kinds = {ours: rows.schema.field(theirs).type for ours, theirs in found.items()}
+    single = {ours: found[ours] for ours, kind in kinds.items() if ours == "item_id" or not _can_be_attribute(kind)}
+    refuse_nested(rows, single, flag="--item-columns", source=source)
     return found
+
+
+def _left_out(schema: pa.Schema, columns: Mapping[str, str]) -> set[str]:
+    named = _are_attributes_named(columns)
+    return set() if named else {field.name for field in schema if not _can_be_attribute(field.type)}
+
+
+def _are_attributes_named(columns: Mapping[str, str]) -> bool:
+    return any(ours != "item_id" for ours in columns)
+
+
+def _can_be_attribute(kind: Any) -> bool:
+    """Whether values of this type are single or plain lists."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return not pa.types.is_nested(kind.value_type if is_list else kind)
 
 
 def _summed(pairs: pa.Table) -> pa.Table:
@@ -137,8 +178,10 @@ def _vectors(values: pa.Array) -> pa.Array:
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     """One array of a column; lists become text, joined by VALUE_SEPARATOR."""
     array = column.combine_chunks()
-    kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    kind: Any = array.type
+    if pa.types.is_fixed_size_list(kind):
+        array = array.cast(pa.list_(kind.value_type))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(kind):
         values = pc.list_flatten(array).cast(pa.string())
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)

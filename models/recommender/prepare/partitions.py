@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.raw.ids import refuse_nested
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections
 from models.raw.tables import Chunk, Source, read
@@ -33,6 +34,7 @@ HELD_OUT_TENTHS = {"val": 8, "test": 9}
 """Which tenth of the users, by a hash of their id, each held-out split has; the others are trained on."""
 EVENTS_PER_TARGET = 5
 """One in this many events of a held-out user is a target; a user with fewer events is trained on."""
+MAX_SAMPLES = 2_000
 NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
@@ -54,6 +56,7 @@ class Scan:
     excluded: frozenset[str]
     now_s: float
     out: Path
+    timestamp_format: str = ""
 
     @property
     def work(self) -> Path:
@@ -75,6 +78,14 @@ class Scanned:
     examples: dict[str, str] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     """What was inferred about files and may surprise -> the number of these files."""
+    samples: dict[str, list[str]] = field(default_factory=dict)
+    """More rejected values of some reasons, from all over the log."""
+
+    def add_samples(self, samples: Mapping[str, Sequence[str]]) -> None:
+        """Add rejected values, up to MAX_SAMPLES per reason."""
+        for reason, values in samples.items():
+            known = self.samples.setdefault(reason, [])
+            known += values[: MAX_SAMPLES - len(known)]
 
 
 @dataclass(frozen=True)
@@ -294,13 +305,17 @@ def _check(
             rows = with_null_columns(rows, task.columns)
         noted = f"{source.path} ({'; '.join(chunk.notes)})" if chunk.notes else source.path
         columns = find_columns(rows.column_names, task.columns, source=noted)
-        good, rejections = validate(rows, columns, excluded=task.excluded, now_s=task.now_s)
+        refuse_nested(rows, columns, flag="--columns", source=source.path)
+        good, rejections = validate(
+            rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=task.timestamp_format
+        )
     seen.num_rows += rows.num_rows
     if rejections.names:
         quarantine.add_rows(
             rows.filter(pa.array(rejections.codes > 0)), reasons=rejections.reasons(), source=source.path
         )
         seen.examples = {**rejections.examples, **seen.examples}
+        seen.add_samples(rejections.samples)
     return good, position + rows.num_rows
 
 

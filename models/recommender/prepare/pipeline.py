@@ -21,12 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import DataRejected
+from models.raw.ids import id_text
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.reading import Format, Header, item_reading_of, reading_of
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
+from models.raw.times import check_format, epoch_s
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
-from models.recommender.prepare.item_table import read_item_ids, read_items
+from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
 from models.recommender.prepare.partitions import (
     EVENTS_PER_TARGET,
     NEVER,
@@ -63,6 +65,9 @@ class PrepareConfig:
     """Event log: a file, a folder, or a URI such as s3://bucket/path; may be gzipped."""
     columns: str = ""
     """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
+    timestamp_format: str = ""
+    """Format of the log's times, unless it is RFC 3339 or epoch seconds or milliseconds: day-first or month-first for
+    dates such as 31.12.2024 or 12/31/2024, or the directives of strptime, e.g. '%d/%m/%Y %H:%M'."""
     format: Format = "auto"
     """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
     encoding: str = "auto"
@@ -111,13 +116,14 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         scanned = _scanned(config, sources, out, executor)
         sort = partial(sort_partition, work, shards, has_times=has_times)
         parts = list(executor.map(sort, partitions))
-        vocabulary = _vocabulary(work, _without_events(config, item_sources))
+        table_items = _without_events(config, item_sources)
+        join, vocabulary = _join(config, work, table_items), _vocabulary(work, table_items)
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
-        table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
+        table, items_card = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
         raise
@@ -126,8 +132,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     features.save(out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     card = _card(config, schema, scanned, parts, finished)
-    card["bad"] |= bad_items
-    card |= _remarks(scanned, tables, item_tables)
+    card["bad"] |= items_card.pop("bad")
+    card |= {**join, **items_card, **_remarks(scanned, tables, item_tables)}
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -139,9 +145,10 @@ def _tables(config: PrepareConfig) -> tuple[Tables, Tables]:
     reading, item_reading = reading_of(config, format=config.format), item_reading_of(config)
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
+    check_format(config.timestamp_format)
     if (config.val_from is None) != (config.test_from is None):
         raise ValueError("--val-from and --test-from belong together; give both or neither")
-    if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
+    if config.val_from and config.test_from and epoch_s(config.val_from) >= epoch_s(config.test_from):
         raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
     if config.split != "time" and config.val_from:
         raise ValueError("--val-from and --test-from cut by time; use them with --split time")
@@ -180,9 +187,10 @@ def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan
             number=number,
             sources=tuple(group),
             columns=parse_mapping(config.columns),
-            excluded=frozenset(config.exclude_items),
+            excluded=_excluded(config),
             now_s=time.time(),
             out=out,
+            timestamp_format=config.timestamp_format,
         )
         for number, group in enumerate(groups.values())
     ]
@@ -199,6 +207,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
         whole.examples = {**part.examples, **whole.examples}
         for note, num_files in part.notes.items():
             whole.notes[note] = whole.notes.get(note, 0) + num_files
+        whole.add_samples(part.samples)
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
 
@@ -211,7 +220,10 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
         return
     top = sorted(bad, key=lambda reason: -bad[reason])[:3]
-    reasons = "; ".join(f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason))}" for reason in top)
+    reasons = "; ".join(
+        f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))}"
+        for reason in top
+    )
     if not bad:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(
@@ -221,17 +233,33 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     )
 
 
+def _excluded(config: PrepareConfig) -> frozenset[str]:
+    return frozenset(str(id_text(item)) for item in config.exclude_items)
+
+
 def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
     """Items that belong to the vocabulary even without events: those of an item table that is not the log itself."""
     if config.items == config.raw:
         return pa.array([], pa.string())
-    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
+    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=_excluded(config))
+
+
+def _join(config: PrepareConfig, work: Path, table_items: pa.Array) -> dict[str, Any]:
+    if config.items is None or config.items == config.raw:
+        return {}
+    in_log = pc.unique(pa.chunked_array(_items_of_partitions(work), pa.string()))
+    return join_items(in_log, table_items, table=without_secrets(config.items))
+
+
+def _items_of_partitions(work: Path) -> list[pa.Array]:
+    paths = sorted((work / "sorted").glob("*/items.parquet"))
+    return [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
 
 
 def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
     """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
     paths = sorted((work / "sorted").glob("*/items.parquet"))
-    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+    items = _items_of_partitions(work)
     distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
     vocabulary = distinct.take(pc.sort_indices(distinct))
     index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
@@ -254,7 +282,7 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
     if config.split != "time":
         return Cut(config.split)
     if config.val_from is not None and config.test_from is not None:
-        return Cut("time", _epoch_s(config.val_from), _epoch_s(config.test_from))
+        return Cut("time", epoch_s(config.val_from), epoch_s(config.test_from))
     first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
     bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
     origin = first // bin_s
@@ -270,6 +298,11 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
 
 
 def _check_splits(finished: list[Sharded], cut: Cut) -> None:
+    if max(part.longest for part in finished) == 1:
+        raise DataRejected(
+            "every user has a single event, so nothing can be learnt from what they did before; is the column of "
+            "user_id an order or a session? Map it as session_id, and the customer or visitor as user_id"
+        )
     events = _sums(part.num_events for part in finished)
     empty = [name for name, count in events.items() if not count]
     if not empty:
@@ -293,12 +326,13 @@ def _check_splits(finished: list[Sharded], cut: Cut) -> None:
 
 def _items(
     config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
-) -> tuple[pa.Table, dict[str, int]]:
-    """The vocabulary with its attributes, and the bad rows of the item table by reason."""
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The vocabulary with its attributes, and for the card the bad rows by reason and the columns left out."""
     with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
         columns = parse_mapping(config.item_columns)
-        table = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
-    return table, quarantine.counts
+        table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+    left_out_card = {"item_columns_left_out": left_out} if left_out else {}
+    return table, {"bad": quarantine.counts, **left_out_card}
 
 
 def _schema(
@@ -343,10 +377,7 @@ def _schema(
 def _card(
     config: PrepareConfig, schema: Schema, scanned: Scanned, parts: list[Sorted], finished: list[Sharded]
 ) -> dict[str, Any]:
-    events, users = (
-        _sums(part.num_events for part in finished),
-        _sums(part.num_users for part in finished),
-    )
+    events, users = _sums(part.num_events for part in finished), _sums(part.num_users for part in finished)
     fold_in = sum(part.num_fold_in_events for part in finished)
     return {
         "family": "recommender",
@@ -380,14 +411,6 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
         for name, count in one.items():
             total[name] = total.get(name, 0) + count
     return total
-
-
-def _epoch_s(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _rfc3339(epoch_s: int) -> str:

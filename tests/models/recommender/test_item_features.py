@@ -83,7 +83,7 @@ def test_vectors_of_similar_items_share_most_bins_of_their_principal_components(
     source.write_text("\n".join(json.dumps(row) for row in [*rows, {"item_id": "i30", "look": None}]))
     vocabulary = pa.array([f"i{place}" for place in range(31)])
     with Quarantine(tmp_path / "bad.parquet") as quarantine:
-        table = read_items(find(str(source)), columns={}, vocabulary=vocabulary, quarantine=quarantine)
+        table, _ = read_items(find(str(source)), columns={}, vocabulary=vocabulary, quarantine=quarantine)
 
     features = read_features(table).matrix()
 
