@@ -19,6 +19,8 @@ from models.raw.times import read_times, unit_remedy
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
 MAX_ID_CHARACTERS = 256
+ANONYMOUS = "session:"
+"""Begins the id of the anonymous user of a session; user ids of the log that begin with it are rejected."""
 
 SPILL_SCHEMA = pa.schema(
     [
@@ -30,7 +32,9 @@ SPILL_SCHEMA = pa.schema(
         ("content", pa.uint64()),
     ]
 )
-"""A good event; `content` is a hash of the columns that only serve to detect duplicates."""
+"""A good event; `content` is a hash of the columns that only serve to detect duplicates.
+
+An event without a user has a session."""
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -41,7 +45,7 @@ def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: 
     """Our column name -> the file's; raises DataRejected, which lists the columns of the file."""
     found = {ours: mapping.get(ours, ours) for ours in COLUMNS if ours in mapping or ours in present}
     wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
-    missing = [ours for ours in REQUIRED if ours not in found]
+    missing = [ours for ours in REQUIRED if ours not in found and not (ours == "user_id" and "session_id" in found)]
     if not wrong and not missing:
         return found
     listed = ", ".join(present) or "none"
@@ -71,13 +75,13 @@ def validate(
     """
     rejections = Rejections(rows.num_rows)
     get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
-    user = _identifier(get["user_id"], "user_id", rejections, required=True)
+    user, session = _user_and_session(get, rejections)
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
     time_us = read_times(get["timestamp"], rejections, now_s=now_s)
     texts = {
         name: _identifier(get[name], name, rejections, required=False)
-        for name in ("event_type", "session_id", "event_id")
+        for name in ("event_type", "event_id")
         if name in get
     }
     hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
@@ -93,7 +97,7 @@ def validate(
             _plain(user),
             _plain(item),
             time_us,
-            _plain(texts.get("session_id", nothing)),
+            _plain(session),
             _plain(texts.get("event_id", nothing)),
             pa.array(_mix(hashes, rows.num_rows)),
         ],
@@ -165,6 +169,28 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
     control = pc.match_substring_regex(text, r"[\x00-\x1f\x7f]")
     rejections.add(spread(control), f"control_character_in_{name}", values=column)
     return pa.DictionaryArray.from_arrays(codes, text)
+
+
+def _user_and_session(get: Mapping[str, pa.Array], rejections: Rejections) -> tuple[pa.Array, pa.Array]:
+    """User and session of each row; a row needs one of them."""
+    if "session_id" not in get:
+        user = _identifier(get["user_id"], "user_id", rejections, required=True)
+        return user, pa.nulls(rejections.num_rows, pa.string())
+    nothing = pa.nulls(rejections.num_rows, pa.string())
+    user = _identifier(get.get("user_id", nothing), "user_id", rejections, required=False)
+    session = _identifier(get["session_id"], "session_id", rejections, required=False)
+    is_anonymous = pc.is_null(_plain(user))
+    rejections.add(pc.and_(is_anonymous, pc.is_null(_plain(session))), "missing_user_id")
+    too_long = pc.greater(pc.utf8_length(session.dictionary), MAX_ID_CHARACTERS - len(ANONYMOUS))
+    rejections.add(pc.and_(is_anonymous, _spread(too_long, session)), "too_long_session_id", values=get["session_id"])
+    reserved = _spread(pc.match_substring_regex(user.dictionary, f"^{ANONYMOUS}"), user)
+    rejections.add(reserved, "reserved_user_id", values=get.get("user_id", nothing))
+    return user, session
+
+
+def _spread(flags: pa.Array, encoded: pa.DictionaryArray) -> pa.Array:
+    """Flags of the distinct values as flags of the rows."""
+    return pc.fill_null(pc.take(flags, encoded.indices), False)
 
 
 def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allowed: bool) -> Hashes:

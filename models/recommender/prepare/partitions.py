@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections
 from models.raw.tables import Chunk, Source, read
+from models.recommender.prepare.bots import Peaks, busiest_periods, count_peaks
 from models.recommender.prepare.events import (
     SPILL_SCHEMA,
     Hashes,
@@ -26,6 +26,10 @@ from models.recommender.prepare.events import (
     validate_sequences,
     with_null_columns,
 )
+from models.recommender.prepare.identity import Named, spill_by_user
+from models.recommender.prepare.selection import NEVER
+from models.recommender.prepare.sessions import immediate_repeats, number_sessions
+from models.recommender.prepare.spill import Spill, load
 from models.recommender.schema import NUM_SHARDS, Split
 
 POSITIONS_PER_FILE = 2**40
@@ -33,7 +37,6 @@ HELD_OUT_TENTHS = {"val": 8, "test": 9}
 """Which tenth of the users, by a hash of their id, each held-out split has; the others are trained on."""
 EVENTS_PER_TARGET = 5
 """One in this many events of a held-out user is a target; a user with fewer events is trained on."""
-NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
 Int64s = npt.NDArray[np.int64]
@@ -67,6 +70,10 @@ class Scanned:
 
     num_rows: int = 0
     num_with_event_id: int = 0
+    num_anonymous: int = 0
+    """Good rows with a session but no user."""
+    named: Named = field(default_factory=Named)
+    """Who they are."""
     num_repeated: int = 0
     """Rows dropped in favour of another row with the same event_id."""
     json_names: list[str] = field(default_factory=list)
@@ -84,6 +91,19 @@ class Sorted:
     num_duplicates: int
     first_s: int
     last_s: int
+    num_collapsed: int = 0
+    peaks: tuple[Peaks, ...] = ()
+    """How many users have how many events in their busiest periods; see bots."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the events of a user are put in order."""
+
+    has_times: bool
+    gap_us: int
+    """Microseconds after which an event without a session id begins a session."""
+    collapse_repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,40 +130,6 @@ class Sharded:
     """Events of held-out users that are only used as their history."""
 
 
-class Spill:
-    """Appends rows to one Arrow stream per partition below a directory; closed by `with`."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self._directory = directory
-        self._name = name
-        self._stack = ExitStack()
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-
-    def add(self, rows: pa.Table, partition: npt.NDArray[np.uint8]) -> None:
-        """Append each row to its partition."""
-        order = np.argsort(partition, kind="stable")
-        ordered = rows.take(pa.array(order))
-        bounds = np.searchsorted(partition[order], np.arange(NUM_SHARDS + 1))
-        for number in range(NUM_SHARDS):
-            if bounds[number] < bounds[number + 1]:
-                self._writer(number).write_table(ordered.slice(bounds[number], bounds[number + 1] - bounds[number]))
-
-    def __enter__(self) -> Spill:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _writer(self, number: int) -> pa.ipc.RecordBatchStreamWriter:
-        if number not in self._writers:
-            directory = self._directory / f"{number:05d}"
-            directory.mkdir(parents=True, exist_ok=True)
-            sink = self._stack.enter_context(pa.OSFile(str(directory / self._name), "wb"))
-            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-            self._writers[number] = self._stack.enter_context(pa.ipc.new_stream(sink, SPILL_SCHEMA, options=options))
-        return self._writers[number]
-
-
 def scan(task: Scan) -> Scanned:
     """Read files once: good events go to the partition of their user, bad rows to quarantine."""
     seen = Scanned()
@@ -151,6 +137,7 @@ def scan(task: Scan) -> Scanned:
     with (
         Quarantine(task.out / "quarantine" / f"{name}.parquet") as quarantine,
         Spill(task.work / "events", name) as by_user,
+        Spill(task.work / "anonymous", name) as by_session,
         Spill(task.work / "identified", name) as by_event,
     ):
         for number, source in task.sources:
@@ -161,15 +148,15 @@ def scan(task: Scan) -> Scanned:
                 good, position = _check(chunk, source, task, seen=seen, quarantine=quarantine, position=position)
                 identified = pc.is_valid(good["event_id"])
                 seen.num_with_event_id += pc.sum(identified).as_py() or 0
-                _spill(good.filter(pc.invert(identified)), "user_id", by_user)
-                _spill(good.filter(identified), "event_id", by_event)
+                seen.num_anonymous += spill_by_user(good.filter(pc.invert(identified)), by_user, by_session)
+                by_event.add_by(good.filter(identified), "event_id")
     seen.bad = quarantine.counts
     return seen
 
 
-def keep_one_of_each_event(work: Path, partition: int) -> int:
-    """Keep the smallest row of each event_id, spill it by user, and return the number of dropped rows."""
-    table = _load(work / "identified" / f"{partition:05d}")
+def keep_one_of_each_event(work: Path, partition: int) -> tuple[int, int]:
+    """Keep the smallest row of each event_id, spill it by user, and return how many were dropped and have no user."""
+    table = load(work / "identified" / f"{partition:05d}")
     encoded = pc.dictionary_encode(table["event_id"].combine_chunks())
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     repeated = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, bool)
@@ -180,15 +167,16 @@ def keep_one_of_each_event(work: Path, partition: int) -> int:
     identity = several["event_id"].to_numpy()
     first = np.ones(len(identity), bool)
     first[1:] = identity[1:] != identity[:-1]
-    with Spill(work / "events", f"identified-{partition:05d}") as by_user:
-        _spill(single, "user_id", by_user)
-        _spill(several.filter(pa.array(first)), "user_id", by_user)
-    return int((~first).sum())
+    name = f"identified-{partition:05d}"
+    with Spill(work / "events", name) as by_user, Spill(work / "anonymous", name) as by_session:
+        kept = pa.concat_tables([single, several.filter(pa.array(first))])
+        num_anonymous = spill_by_user(kept, by_user, by_session)
+    return int((~first).sum()), num_anonymous
 
 
-def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool) -> Sorted:
+def sort_partition(work: Path, shards: Path, partition: int, *, rules: Rules) -> Sorted:
     """Sort a partition by user and time, drop exact duplicates, and write its shard except for items and splits."""
-    table = _load(work / "events" / f"{partition:05d}")
+    table = load(work / "events" / f"{partition:05d}")
     users, user = _ranked(table["user_id"])
     items, item = _ranked(table["item_id"])
     _, session = _ranked(table["session_id"])
@@ -201,23 +189,36 @@ def sort_partition(work: Path, shards: Path, partition: int, *, has_times: bool)
         item,
         table["content"].to_numpy(),
     )
+    kind = _ranked(table["event_type"])[1] if "event_type" in table.column_names else np.zeros(len(user), np.int64)
     del table
     order, is_repeat = _order(keys)
     order = order[~is_repeat]
+    sessions = _sessions(user[order], session[order], time_us[order], rules=rules)
+    if rules.collapse_repeats:
+        again = immediate_repeats(user[order], sessions, item[order], kind[order])
+        order, sessions = order[~again], sessions[~again]
     user, time_us, item = user[order], time_us[order], item[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
-    seconds = time_us // 1_000_000 if has_times else np.arange(len(user)) - np.repeat(offsets[:-1], np.diff(offsets))
+    seconds = (
+        time_us // 1_000_000 if rules.has_times else np.arange(len(user)) - np.repeat(offsets[:-1], np.diff(offsets))
+    )
     shard = shards / f"{partition:05d}"
     shard.mkdir(parents=True, exist_ok=True)  # a task whose worker died is retried
     pq.write_table(pa.table({"user_id": users}), shard / "users.parquet", compression="zstd")
     np.save(shard / "offsets.npy", offsets)
     np.save(shard / "timestamps.npy", seconds.astype(np.int64))
+    if rules.has_times:
+        np.save(shard / "sessions.npy", sessions)
     scratch = work / "sorted" / f"{partition:05d}"
     scratch.mkdir(parents=True, exist_ok=True)
     np.save(scratch / "items.npy", item.astype(np.int32))
     pq.write_table(pa.table({"item_id": items}), scratch / "items.parquet")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
-    return Sorted(len(users), len(user), int(is_repeat.sum()), first, last)
+    num_collapsed = len(is_repeat) - int(is_repeat.sum()) - len(order)
+    peaks = busiest_periods(offsets, seconds) if rules.has_times else np.zeros((len(users), 0), np.int64)
+    np.save(scratch / "peaks.npy", peaks)
+    counts = tuple(count_peaks(peaks))
+    return Sorted(len(users), len(user), int(is_repeat.sum()), first, last, num_collapsed, counts)
 
 
 def write_shard(work: Path, shards: Path, partition: int, *, num_items: int, cut: Cut) -> Sharded:
@@ -299,22 +300,11 @@ def _check(
     return good, position + rows.num_rows
 
 
-def _spill(rows: pa.Table, by: str, spill: Spill) -> None:
-    if rows.num_rows == 0:
-        return
-    encoded = pc.dictionary_encode(rows[by].combine_chunks())
-    partition = (hash_ids(encoded.dictionary) % NUM_SHARDS).astype(np.uint8)
-    spill.add(rows, partition[encoded.indices.to_numpy(zero_copy_only=False)])
-
-
-def _load(directory: Path) -> pa.Table:
-    return pa.concat_tables([SPILL_SCHEMA.empty_table(), *_batches(directory)]).combine_chunks()
-
-
-def _batches(directory: Path) -> Iterator[pa.Table]:
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as stream:
-            yield stream.read_all()
+def _sessions(user: Int64s, session: Int64s, time_us: Int64s, *, rules: Rules) -> npt.NDArray[np.int32]:
+    """The session of each event of a log with times; a sequence is one."""
+    if not rules.has_times:
+        return np.zeros(len(user), np.int32)
+    return number_sessions(user, session, time_us, gap=rules.gap_us)
 
 
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
@@ -366,6 +356,7 @@ def _held_out(users: pa.ChunkedArray, lengths: Int64s) -> Int64s:
 def _digest(shard: Path) -> str:
     """sha256 of the contents of a shard, independent of the Parquet writer."""
     digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
-    for name in ("offsets", "items", "timestamps", "splits"):
-        digest.update(np.load(shard / f"{name}.npy").tobytes())
+    for name in ("offsets", "items", "timestamps", "splits", "sessions"):
+        if (shard / f"{name}.npy").exists():
+            digest.update(np.load(shard / f"{name}.npy").tobytes())
     return digest.hexdigest()

@@ -16,21 +16,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import PositiveInt
 
 from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
 from models.recommender.networks.item_features import read_features
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
+from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.item_table import read_item_ids, read_items
+from models.recommender.prepare.leaving_out import Partitions, leave_out
 from models.recommender.prepare.partitions import (
     EVENTS_PER_TARGET,
-    NEVER,
     STOP,
     Cut,
     Int64s,
+    Rules,
     Scan,
     Scanned,
     Sharded,
@@ -40,10 +42,14 @@ from models.recommender.prepare.partitions import (
     sort_partition,
     write_shard,
 )
+from models.recommender.prepare.selection import NEVER
+from models.recommender.prepare.sessions import gap_us
+from models.recommender.prepare.support import Support
+from models.recommender.prepare.vocabulary import index_items
 from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.settings import Share, check_settings
 
-LAYOUT = 3
+LAYOUT = 4
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 MAX_SCANS = 16
 TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
@@ -77,6 +83,16 @@ class PrepareConfig:
     """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
     exclude_items: tuple[str, ...] = ()
     """Item ids that are not products, such as the service codes POST,DOT; their rows are quarantined."""
+    session_gap: str = "30m"
+    """Pause after which a user's next event begins a new session, where no session_id is mapped: 45s, 30m, 2h."""
+    collapse_repeats: bool = False
+    """Keep the first of events in a row with the same user, item and event type in a session, such as reloads."""
+    keep_bots: bool = False
+    """Keep the users who act faster than people do; by default their events are quarantined as likely_bot."""
+    min_item_events: PositiveInt = 1
+    """Leave out the events of items with fewer than this many, again and again together with --min-user-events."""
+    min_user_events: PositiveInt = 1
+    """Leave out the events of users with fewer than this many; an anonymous session is a user."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -98,9 +114,18 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         directory.mkdir(parents=True)
     try:
         scanned = _scanned(config, sources, out, executor)
-        sort = partial(sort_partition, work, shards, has_times=has_times)
-        parts = list(executor.map(sort, partitions))
-        vocabulary = _vocabulary(work, _without_events(config, item_sources))
+        rules = Rules(has_times, gap_us(config.session_gap), config.collapse_repeats)
+        parts = list(executor.map(partial(sort_partition, work, shards, rules=rules), partitions))
+        parts, left_out = leave_out(
+            Partitions(work, shards, has_times),
+            parts,
+            executor,
+            keep_bots=config.keep_bots,
+            support=Support(config.min_item_events, config.min_user_events),
+            quarantine=out / "quarantine",
+            source=without_secrets(config.raw),
+        )
+        vocabulary = index_items(work, _without_events(config, item_sources))
         _check_enough(parts, vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
@@ -115,7 +140,9 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     features.save(out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     card = _card(config, schema, scanned, parts, finished)
-    card["bad"] |= bad_items
+    card["bad"] |= left_out.bad | bad_items
+    card["left_out"] = left_out.rare | {"collapsed": sum(part.num_collapsed for part in parts)}
+    card["bots"] = left_out.bots
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -126,6 +153,7 @@ def _sources(config: PrepareConfig) -> tuple[list[Source], list[Source]]:
     """The files of the log and of the item table; validates all flags before anything is read."""
     parse_mapping(config.columns, names=COLUMNS)
     parse_mapping(config.item_columns)
+    gap_us(config.session_gap)
     if (config.val_from is None) != (config.test_from is None):
         raise ValueError("--val-from and --test-from belong together; give both or neither")
     if config.val_from and config.test_from and _epoch_s(config.val_from) >= _epoch_s(config.test_from):
@@ -153,7 +181,12 @@ def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: 
     _check_bad_rows(scanned, config)
     if scanned.num_with_event_id:
         keep_one = partial(keep_one_of_each_event, out / "work")
-        scanned.num_repeated = sum(executor.map(keep_one, range(NUM_SHARDS)))
+        for num_repeated, num_anonymous in executor.map(keep_one, range(NUM_SHARDS)):
+            scanned.num_repeated += num_repeated
+            scanned.num_anonymous += num_anonymous
+    if scanned.num_anonymous:
+        list(executor.map(partial(collect_logins, out / "work"), range(NUM_SHARDS)))
+        scanned.named = add_up(executor.map(partial(name_anonymous, out / "work"), range(NUM_SHARDS)))
     return scanned
 
 
@@ -183,6 +216,7 @@ def _merge(parts: Iterable[Scanned]) -> Scanned:
     for part in parts:
         whole.num_rows += part.num_rows
         whole.num_with_event_id += part.num_with_event_id
+        whole.num_anonymous += part.num_anonymous
         whole.json_names = list(dict.fromkeys([*whole.json_names, *part.json_names]))
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
@@ -214,19 +248,6 @@ def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
     if config.items == config.raw:
         return pa.array([], pa.string())
     return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
-
-
-def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
-    """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
-    paths = sorted((work / "sorted").glob("*/items.parquet"))
-    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
-    distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
-    vocabulary = distinct.take(pc.sort_indices(distinct))
-    index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
-    ends = np.cumsum([len(own) for own in items]).tolist()
-    for path, own, end in zip(paths, items, ends, strict=True):
-        np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
-    return vocabulary
 
 
 def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
@@ -346,6 +367,7 @@ def _card(
         "bad": scanned.bad,
         "users": sum(part.num_users for part in parts),
         "items": schema.num_items,
+        "anonymous": vars(scanned.named),
         "longest_history": max(part.longest for part in finished),
         "split": config.split,
         "val_from": schema.val_from,

@@ -1,0 +1,23 @@
+"""The vocabulary of a log: all items with events, and those of a separate item table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+def index_items(work: Path, without_events: pa.Array) -> pa.Array:
+    """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
+    paths = sorted((work / "sorted").glob("*/items.parquet"))
+    items = [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
+    distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
+    vocabulary = distinct.take(pc.sort_indices(distinct))
+    index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
+    ends = np.cumsum([len(own) for own in items]).tolist()
+    for path, own, end in zip(paths, items, ends, strict=True):
+        np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
+    return vocabulary
