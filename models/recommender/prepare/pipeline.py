@@ -23,6 +23,7 @@ from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
 from models.recommender.networks.item_features import read_features
+from models.recommender.prepare.diagnosis import diagnose
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.item_table import read_item_ids, read_items
@@ -131,6 +132,13 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
+        diagnosis = diagnose(
+            shards,
+            executor,
+            num_items=len(vocabulary),
+            num_events=sum(part.num_events for part in parts),
+            has_times=has_times,
+        )
         table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
@@ -143,6 +151,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     card["bad"] |= left_out.bad | bad_items
     card["left_out"] = left_out.rare | {"collapsed": sum(part.num_collapsed for part in parts)}
     card["bots"] = left_out.bots
+    card["diagnosis"] = diagnosis
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
