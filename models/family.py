@@ -299,6 +299,10 @@ def _nothing_to_initialise(network: Any, data: Prepared, schema: Any) -> None:
     return None
 
 
+def _unchanged(config: Any, schema: Any) -> Any:
+    return config
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, NetworkT]):
     """A kind of model that a shop needs; members without a default are required.
@@ -338,6 +342,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """Field of Config -> the range that a sweep searches."""
     baselines: Mapping[str, ConfigT] = field(default_factory=dict)
     """Name -> a network without training that a first champion has to beat."""
+    resolve: Callable[[ConfigT, SchemaT], ConfigT] = _unchanged
+    """Choose the settings that are left at auto by the data; a run trains with, and logs, what it returns."""
     metrics: Sequence[Metric] = ()
     """The other metrics, or all: titles and explanations, and those of the whole split with a `compute`. `accuracy`
     also describes `accuracy_colour`."""

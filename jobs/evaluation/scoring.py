@@ -35,6 +35,7 @@ def load_model(directory: Path, family: Family) -> Bundle:
 def baselines(family: Family, data: Prepared, schema: Any) -> Iterator[tuple[str, Model]]:
     """The family's baselines by name, fitted on the training split of `data`, one at a time."""
     for name, config in family.baselines.items():
+        config = family.resolve(config, schema)
         network = family.build(config, schema)
         with torch.inference_mode():
             family.initialise(network, data, schema)

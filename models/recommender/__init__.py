@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family
+from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
 from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.report.log_diagnosis import report
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
 from models.recommender.report.slices import slices
 from models.recommender.report.summary import summarise
@@ -23,6 +25,7 @@ FAMILY = Family(
     Config=Config,
     Schema=Schema,
     prepare=prepare,
+    resolve=resolve,
     dataset=dataset,
     collate=collate,
     build=build,
@@ -37,6 +40,7 @@ FAMILY = Family(
     baselines=BASELINES,
     slices=slices,
     summarise=summarise,
+    report=report,
     caveat="Past behaviour was shaped by what the shop showed then: a better score here is a reason to try a model, "
     "not proof of more sales.",
     sample=sample,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.family import Dataset
 from models.prepared import Prepared
+from models.recommender.auto_settings import resolve
 from models.recommender.config import Config
 from models.recommender.schema import PADDING, Schema
 
@@ -119,7 +120,9 @@ def dataset(
     logs = [ShardLog.open(data, shard) for shard in shards]
     remap = _remap(data, schema)
     if split == "train":
-        return TrainingRows(logs, remap=remap, length=config.max_length, seed=config.seed * 1000 + epoch)
+        return TrainingRows(
+            logs, remap=remap, length=resolve(config, schema).max_length, seed=config.seed * 1000 + epoch
+        )
     if split not in ("val", "test"):
         raise ValueError(f"unknown split {split!r}; use train, val or test")
     own = data.schema(Schema)

@@ -38,6 +38,9 @@ class Schema(models.family.Schema):
     test_from: str | None = None
     """RFC 3339 time of the first test event of a time split."""
 
+    p90_events_per_user: int | None = None
+    """Nine users in ten have at most this many events; None in data of releases before 0.3.0."""
+
     @property
     def num_items(self) -> int:
         """Items in the vocabulary; indices run from 1 to this."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.metrics import BatchMetrics
 from models.plugins import network_of, require
 from models.prepared import Prepared
+from models.recommender.auto_settings import resolve
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.autoencoder import Autoencoder
@@ -33,6 +34,7 @@ MAX_SPECTRAL_WIDTH = 96
 
 def build(config: Config, schema: Schema) -> Recommender:
     """An untrained recommender; raises ValueError for an unknown network."""
+    config = resolve(config, schema)
     prior: nn.Module | None = Transitions(schema.num_items)
     learner: Learner | None = None
     match config.network:

@@ -62,30 +62,29 @@ def thresholds(parts: Sequence[Sequence[Peaks]]) -> tuple[list[int], int]:
     return limits, num_flagged
 
 
-def quarantine_bots(
-    shard: Path, scratch: Path, quarantine_path: Path, *, limits: Sequence[int], source: str
-) -> npt.NDArray[np.bool_]:
-    """Write the events of a partition's likely bots to quarantine, and return a mask of the others.
+def likely_bots(scratch: Path, limits: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Which users of a sorted partition reach a limit in a period."""
+    is_bot: npt.NDArray[np.bool_] = (np.load(scratch / "peaks.npy") >= np.array(limits)).any(axis=1)
+    return is_bot
 
-    The row in quarantine is what prepare has kept of it: user, item and time.
-    """
-    peaks, offsets = np.load(scratch / "peaks.npy"), np.load(shard / "offsets.npy")
-    is_bot = (peaks >= np.array(limits)).any(axis=1)
-    keep: npt.NDArray[np.bool_] = np.repeat(~is_bot, np.diff(offsets))
-    dropped = np.flatnonzero(~keep)
-    if len(dropped):
-        users = pq.read_table(shard / "users.parquet")["user_id"].combine_chunks()
-        items = pq.read_table(scratch / "items.parquet")["item_id"].combine_chunks()
-        user = np.repeat(np.arange(len(users)), np.diff(offsets))
-        item, seconds = np.load(scratch / "items.npy"), np.load(shard / "timestamps.npy")
-        with Quarantine(quarantine_path) as quarantine:
-            for start in range(0, len(dropped), ROWS_AT_ONCE):
-                some = dropped[start : start + ROWS_AT_ONCE]
-                times = np.char.add(seconds[some].astype("datetime64[s]").astype(str), "Z").tolist()
-                columns = {"user_id": users.take(pa.array(user[some])), "item_id": items.take(pa.array(item[some]))}
-                reasons = pa.array([REASON]).take(pa.repeat(0, len(some)))
-                quarantine.add_rows(pa.table({**columns, "timestamp": times}), reasons=reasons, source=source)
-    return keep
+
+def quarantine_events(dropped: npt.NDArray[np.bool_], shard: Path, scratch: Path, path: Path, *, source: str) -> None:
+    """Write some events of a sorted partition to quarantine: what is left of each row is its user, item and time."""
+    users = pq.read_table(shard / "users.parquet")["user_id"].combine_chunks()
+    items = pq.read_table(scratch / "items.parquet")["item_id"].combine_chunks()
+    user = np.repeat(np.arange(len(users)), np.diff(np.load(shard / "offsets.npy")))
+    item, seconds = np.load(scratch / "items.npy"), np.load(shard / "timestamps.npy")
+    places = np.flatnonzero(dropped)
+    with Quarantine(path) as quarantine:
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            some = places[start : start + ROWS_AT_ONCE]
+            rows = {
+                "user_id": users.take(pa.array(user[some])),
+                "item_id": items.take(pa.array(item[some])),
+                "timestamp": np.char.add(seconds[some].astype("datetime64[s]").astype(str), "Z").tolist(),
+            }
+            reasons = pa.array([REASON]).take(pa.repeat(0, len(some)))
+            quarantine.add_rows(pa.table(rows), reasons=reasons, source=source)
 
 
 def _runs(*keys: Int64s) -> tuple[Int64s, Int64s]:

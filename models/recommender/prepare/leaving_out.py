@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.recommender.prepare.bots import PERIODS_S, REASON, quarantine_bots, thresholds
+from models.recommender.prepare.bots import PERIODS_S, REASON, likely_bots, quarantine_events, thresholds
 from models.recommender.prepare.partitions import Sorted
 from models.recommender.prepare.selection import Kept, adopt, keep_events, save_mask
-from models.recommender.prepare.support import Support, prune
+from models.recommender.prepare.support import Support, check_support, prune
 from models.recommender.prepare.vocabulary import index_items
 from models.recommender.schema import NUM_SHARDS
 
@@ -63,42 +63,34 @@ def leave_out(
     if partitions.has_times:
         limits, num_flagged = thresholds([part.peaks for part in parts])
         named = {f"events_in_{seconds}_s": limit for seconds, limit in zip(PERIODS_S, limits, strict=True)}
-        left_out = replace(left_out, bots={"users": 0, "events": 0, **named})
+        left_out = replace(left_out, bots={"users": 0, "events": 0, "are_left_out": not keep_bots, **named})
+        if num_flagged:
+            path = None if keep_bots else quarantine
+            find = partial(_find_bots, partitions.work, partitions.shards, path, limits=limits, source=source)
+            bots = list(executor.map(find, range(NUM_SHARDS)))
+            left_out.bots.update(users=sum(users for users, _ in bots), events=sum(events for _, events in bots))
         if num_flagged and not keep_bots:
-            parts, left_out = _without_bots(partitions, parts, executor, left_out, limits, quarantine, source)
+            parts = partitions.select(executor, parts, REASON)
+            left_out.bad[REASON] = left_out.bots["events"]
     if support != Support(1, 1):
         num_items = len(index_items(partitions.work, pa.array([], pa.string())))
         mask, rare = prune(partitions.work, partitions.shards, executor, num_items=num_items, support=support)
         if any(rare.values()):
             parts = partitions.select(executor, parts, mask)
+            check_support(sum(part.num_users for part in parts), support)
         left_out = replace(left_out, rare=rare)
     return parts, left_out
 
 
-def _without_bots(
-    partitions: Partitions,
-    parts: list[Sorted],
-    executor: Executor,
-    left_out: LeftOut,
-    limits: Sequence[int],
-    quarantine: Path,
-    source: str,
-) -> tuple[list[Sorted], LeftOut]:
-    before_users, before = (sum(getattr(part, name) for part in parts) for name in ("num_users", "num_events"))
-    one = partial(_find_bots, partitions.work, partitions.shards, quarantine, limits=limits, source=source)
-    list(executor.map(one, range(NUM_SHARDS)))
-    parts = partitions.select(executor, parts, REASON)
-    num_events = before - sum(part.num_events for part in parts)
-    num_users = before_users - sum(part.num_users for part in parts)
-    return parts, replace(
-        left_out, bad={REASON: num_events}, bots={**left_out.bots, "users": num_users, "events": num_events}
-    )
-
-
 def _find_bots(
-    work: Path, shards: Path, quarantine: Path, partition: int, *, limits: Sequence[int], source: str
-) -> None:
+    work: Path, shards: Path, quarantine: Path | None, partition: int, *, limits: Sequence[int], source: str
+) -> tuple[int, int]:
+    """Mark the events of a partition that are not of likely bots; returns the number of these users and events."""
     name = f"{partition:05d}"
-    path = quarantine / f"bots-{name}.parquet"
-    mask = quarantine_bots(shards / name, work / "sorted" / name, path, limits=limits, source=source)
-    save_mask(work, REASON, partition, np.asarray(mask))
+    shard, scratch = shards / name, work / "sorted" / name
+    is_bot = likely_bots(scratch, limits)
+    mask = np.repeat(~is_bot, np.diff(np.load(shard / "offsets.npy")))
+    save_mask(work, REASON, partition, mask)
+    if quarantine is not None and is_bot.any():
+        quarantine_events(~mask, shard, scratch, quarantine / f"bots-{name}.parquet", source=source)
+    return int(is_bot.sum()), int((~mask).sum())

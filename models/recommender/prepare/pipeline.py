@@ -28,6 +28,7 @@ from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.item_table import read_item_ids, read_items
 from models.recommender.prepare.leaving_out import Partitions, leave_out
+from models.recommender.prepare.notes import notes
 from models.recommender.prepare.partitions import (
     EVENTS_PER_TARGET,
     STOP,
@@ -46,7 +47,7 @@ from models.recommender.prepare.partitions import (
 from models.recommender.prepare.selection import NEVER
 from models.recommender.prepare.sessions import gap_us
 from models.recommender.prepare.support import Support
-from models.recommender.prepare.vocabulary import index_items
+from models.recommender.prepare.vocabulary import check_enough, index_items
 from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.settings import Share, check_settings
 
@@ -127,18 +128,13 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
             source=without_secrets(config.raw),
         )
         vocabulary = index_items(work, _without_events(config, item_sources))
-        _check_enough(parts, vocabulary)
+        check_enough(sum(part.num_users for part in parts), vocabulary)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
-        diagnosis = diagnose(
-            shards,
-            executor,
-            num_items=len(vocabulary),
-            num_events=sum(part.num_events for part in parts),
-            has_times=has_times,
-        )
+        num_events = sum(part.num_events for part in parts)
+        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), num_events=num_events, has_times=has_times)
         table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
@@ -147,11 +143,13 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     features = read_features(table)
     features.save(out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
+    schema = schema.model_copy(update={"p90_events_per_user": diagnosis["events_per_user"]["p90"]})
     card = _card(config, schema, scanned, parts, finished)
     card["bad"] |= left_out.bad | bad_items
     card["left_out"] = left_out.rare | {"collapsed": sum(part.num_collapsed for part in parts)}
     card["bots"] = left_out.bots
     card["diagnosis"] = diagnosis
+    card["notes"] = notes(card)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -257,14 +255,6 @@ def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
     if config.items == config.raw:
         return pa.array([], pa.string())
     return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
-
-
-def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
-    num_users = sum(part.num_users for part in parts)
-    if num_users < 2:
-        raise DataRejected(f"the log has events of {num_users} user; a recommender needs at least 2")
-    if len(vocabulary) < 2:
-        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; a recommender needs at least 2")
 
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:

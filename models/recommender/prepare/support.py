@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import DataRejected
 from models.recommender.prepare.selection import load_mask, save_mask
 from models.recommender.schema import NUM_SHARDS
 
@@ -55,6 +56,15 @@ def prune(
         if not counts[~is_kept].any():
             return f"support-{number}", left_out
         number += 1
+
+
+def check_support(num_users: int, support: Support) -> None:
+    """Raise DataRejected if fewer than two users are left."""
+    if num_users < 2:
+        raise DataRejected(
+            f"--min-item-events {support.item} and --min-user-events {support.user} leave {num_users} users, and a "
+            "recommender needs at least 2; lower them"
+        )
 
 
 def prune_partition(

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.errors import DataRejected
+
 
 def index_items(work: Path, without_events: pa.Array) -> pa.Array:
     """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
@@ -21,3 +23,11 @@ def index_items(work: Path, without_events: pa.Array) -> pa.Array:
     for path, own, end in zip(paths, items, ends, strict=True):
         np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
     return vocabulary
+
+
+def check_enough(num_users: int, vocabulary: pa.Array) -> None:
+    """Raise DataRejected for a log of one user or one item."""
+    if num_users < 2:
+        raise DataRejected(f"the log has events of {num_users} user; a recommender needs at least 2")
+    if len(vocabulary) < 2:
+        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; a recommender needs at least 2")
