@@ -86,9 +86,15 @@ def diagnose(
         "cold": {name: _cold(parts, of_item, name) for name in ("val", "test")},
         "drift": _drift(of_item["train"], of_item["test"]),
     }
+    return found | _where_known(parts, type_names, num_users=int(lengths[1].sum()))
+
+
+def _where_known(parts: Sequence[ShardStatistics], type_names: Sequence[str], *, num_users: int) -> dict[str, Any]:
+    """What only logs with times, or with event types, have."""
+    found: dict[str, Any] = {}
     sessions = [part.events_per_session for part in parts if part.events_per_session is not None]
     if sessions:
-        found["sessions"] = _sessions(_add_up(sessions), num_users=int(lengths[1].sum()))
+        found["sessions"] = _sessions(_add_up(sessions), num_users=num_users)
     hours = [part.by_hour for part in parts if part.by_hour is not None]
     if hours:
         found["seasonality"] = seasonality(np.sum(hours, axis=0))

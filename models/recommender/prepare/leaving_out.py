@@ -31,14 +31,28 @@ class LeftOut:
     bots: dict[str, Any] = field(default_factory=dict)
     """Users and events left out as likely bots, and the events per period from which a user is one."""
 
+    def in_card(self, parts: Sequence[Sorted]) -> dict[str, Any]:
+        """The entries of the card."""
+        return {"left_out": self.rare | {"collapsed": sum(part.num_collapsed for part in parts)}, "bots": self.bots}
+
 
 @dataclass(frozen=True)
 class Partitions:
     """The sorted partitions of a log."""
 
-    work: Path
-    shards: Path
+    out: Path
+    """The directory that prepare fills."""
     has_times: bool
+
+    @property
+    def work(self) -> Path:
+        """Directory of what is deleted at the end."""
+        return self.out / "work"
+
+    @property
+    def shards(self) -> Path:
+        """Directory of the shards."""
+        return self.out / "shards"
 
     def select(self, executor: Executor, parts: Sequence[Sorted], mask: str) -> list[Sorted]:
         """Keep the events of a mask; returns the new counts."""
@@ -55,7 +69,6 @@ def leave_out(
     *,
     keep_bots: bool,
     support: Support,
-    quarantine: Path,
     source: str,
 ) -> tuple[list[Sorted], LeftOut]:
     """Leave out likely bots, unless they are kept, and the events of rare items and users; returns the new counts."""
@@ -65,7 +78,7 @@ def leave_out(
         named = {f"events_in_{seconds}_s": limit for seconds, limit in zip(PERIODS_S, limits, strict=True)}
         left_out = replace(left_out, bots={"users": 0, "events": 0, "are_left_out": not keep_bots, **named})
         if num_flagged:
-            path = None if keep_bots else quarantine
+            path = None if keep_bots else partitions.out / "quarantine"
             find = partial(_find_bots, partitions.work, partitions.shards, path, limits=limits, source=source)
             bots = list(executor.map(find, range(NUM_SHARDS)))
             left_out.bots.update(users=sum(users for users, _ in bots), events=sum(events for _, events in bots))

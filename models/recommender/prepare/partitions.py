@@ -192,11 +192,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, rules: Rules) ->
     kind = _ranked(table["event_type"])[1] if "event_type" in table.column_names else np.zeros(len(user), np.int64)
     del table
     order, is_repeat = _order(keys)
-    order = order[~is_repeat]
-    sessions = _sessions(user[order], session[order], time_us[order], rules=rules)
-    if rules.collapse_repeats:
-        again = immediate_repeats(user[order], sessions, item[order], kind[order])
-        order, sessions = order[~again], sessions[~again]
+    order, sessions, num_collapsed = _in_sessions(order[~is_repeat], (user, session, time_us, item, kind), rules)
     user, time_us, item = user[order], time_us[order], item[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
     seconds = (
@@ -214,7 +210,6 @@ def sort_partition(work: Path, shards: Path, partition: int, *, rules: Rules) ->
     np.save(scratch / "items.npy", item.astype(np.int32))
     pq.write_table(pa.table({"item_id": items}), scratch / "items.parquet")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
-    num_collapsed = len(is_repeat) - int(is_repeat.sum()) - len(order)
     peaks = busiest_periods(offsets, seconds) if rules.has_times else np.zeros((len(users), 0), np.int64)
     np.save(scratch / "peaks.npy", peaks)
     counts = tuple(count_peaks(peaks))
@@ -300,11 +295,19 @@ def _check(
     return good, position + rows.num_rows
 
 
-def _sessions(user: Int64s, session: Int64s, time_us: Int64s, *, rules: Rules) -> npt.NDArray[np.int32]:
-    """The session of each event of a log with times; a sequence is one."""
-    if not rules.has_times:
-        return np.zeros(len(user), np.int32)
-    return number_sessions(user, session, time_us, gap=rules.gap_us)
+def _in_sessions(order: Int64s, keys: tuple[Int64s, ...], rules: Rules) -> tuple[Int64s, npt.NDArray[np.int32], int]:
+    """The order without repeats to collapse, the session of each event, and the number of these repeats.
+
+    `keys` are user, session, time, item and type. A sequence is one session.
+    """
+    user, session, time_us, item, kind = (key[order] for key in keys)
+    numbers = np.zeros(len(order), np.int32)
+    if rules.has_times:
+        numbers = number_sessions(user, session, time_us, gap=rules.gap_us)
+    if not rules.collapse_repeats:
+        return order, numbers, 0
+    again = immediate_repeats(user, numbers, item, kind)
+    return order[~again], numbers[~again], int(again.sum())
 
 
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:

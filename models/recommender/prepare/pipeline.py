@@ -27,7 +27,7 @@ from models.recommender.prepare.diagnosis import diagnose
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.item_table import read_item_ids, read_items
-from models.recommender.prepare.leaving_out import Partitions, leave_out
+from models.recommender.prepare.leaving_out import LeftOut, Partitions, leave_out
 from models.recommender.prepare.notes import notes
 from models.recommender.prepare.partitions import (
     EVENTS_PER_TARGET,
@@ -116,19 +116,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         directory.mkdir(parents=True)
     try:
         scanned = _scanned(config, sources, out, executor)
-        rules = Rules(has_times, gap_us(config.session_gap), config.collapse_repeats)
-        parts = list(executor.map(partial(sort_partition, work, shards, rules=rules), partitions))
-        parts, left_out = leave_out(
-            Partitions(work, shards, has_times),
-            parts,
-            executor,
-            keep_bots=config.keep_bots,
-            support=Support(config.min_item_events, config.min_user_events),
-            quarantine=out / "quarantine",
-            source=without_secrets(config.raw),
-        )
-        vocabulary = index_items(work, _without_events(config, item_sources))
-        check_enough(sum(part.num_users for part in parts), vocabulary)
+        parts, left_out = _sorted(config, Partitions(out, has_times), executor)
+        vocabulary = _vocabulary(config, work, item_sources, parts)
         cut = _cut(config, parts, shards)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
@@ -144,11 +133,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     features.save(out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
     schema = schema.model_copy(update={"p90_events_per_user": diagnosis["events_per_user"]["p90"]})
-    card = _card(config, schema, scanned, parts, finished)
+    card = _card(config, schema, scanned, parts, finished) | left_out.in_card(parts) | {"diagnosis": diagnosis}
     card["bad"] |= left_out.bad | bad_items
-    card["left_out"] = left_out.rare | {"collapsed": sum(part.num_collapsed for part in parts)}
-    card["bots"] = left_out.bots
-    card["diagnosis"] = diagnosis
     card["notes"] = notes(card)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -195,6 +181,20 @@ def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: 
         list(executor.map(partial(collect_logins, out / "work"), range(NUM_SHARDS)))
         scanned.named = add_up(executor.map(partial(name_anonymous, out / "work"), range(NUM_SHARDS)))
     return scanned
+
+
+def _sorted(config: PrepareConfig, partitions: Partitions, executor: Executor) -> tuple[list[Sorted], LeftOut]:
+    """Sort all partitions, and leave out what should not be learned from."""
+    rules = Rules(partitions.has_times, gap_us(config.session_gap), config.collapse_repeats)
+    sort = partial(sort_partition, partitions.work, partitions.shards, rules=rules)
+    return leave_out(
+        partitions,
+        list(executor.map(sort, range(NUM_SHARDS))),
+        executor,
+        keep_bots=config.keep_bots,
+        support=Support(config.min_item_events, config.min_user_events),
+        source=without_secrets(config.raw),
+    )
 
 
 def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
@@ -250,11 +250,15 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     )
 
 
-def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
-    """Items that belong to the vocabulary even without events: those of an item table that is not the log itself."""
-    if config.items == config.raw:
-        return pa.array([], pa.string())
-    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=config.exclude_items)
+def _vocabulary(config: PrepareConfig, work: Path, sources: list[Source], parts: list[Sorted]) -> pa.Array:
+    """All items with events, and those of an item table that is not the log itself."""
+    without_events = pa.array([], pa.string())
+    if config.items != config.raw:
+        columns = parse_mapping(config.item_columns)
+        without_events = read_item_ids(sources, columns=columns, excluded=config.exclude_items)
+    vocabulary = index_items(work, without_events)
+    check_enough(sum(part.num_users for part in parts), vocabulary)
+    return vocabulary
 
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:

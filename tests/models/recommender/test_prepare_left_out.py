@@ -129,7 +129,7 @@ def test_minimum_support_of_sequences_counts_their_places_anew(tmp_path: Path, s
 
 def test_workers_do_not_change_what_is_left_out(tmp_path: Path, store: Store) -> None:
     raw = write_csv(tmp_path / "log.csv", make_log(300))
-    config = PrepareConfig(raw=str(raw), min_item_events=20, min_user_events=7)
+    config = PrepareConfig(raw=str(raw), min_item_events=20, min_user_events=6)
     two = Prepared(Path(prepare(store, config).details["data"]))
     (tmp_path / "out").mkdir()
     with ThreadPoolExecutor(7) as executor:
@@ -138,7 +138,7 @@ def test_workers_do_not_change_what_is_left_out(tmp_path: Path, store: Store) ->
     left = histories(two).values()
     counts = Counter(item for events in left for item, _ in events)
     assert two.card()["left_out"]["rare_user"] > 0
-    assert (min(map(len, left)), min(counts.values())) >= (7, 20)
+    assert (min(map(len, left)), min(counts.values())) >= (6, 20)
 
 
 def test_too_much_support_leaves_nothing(tmp_path: Path, store: Store) -> None:
