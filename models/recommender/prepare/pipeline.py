@@ -122,8 +122,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
         finished = list(executor.map(write, partitions))
         _check_splits(finished, cut)
-        num_events = sum(part.num_events for part in parts)
-        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), num_events=num_events, has_times=has_times)
+        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times)
         table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
