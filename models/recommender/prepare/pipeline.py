@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,24 +22,32 @@ import pyarrow.parquet as pq
 from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
+from models.recommender.networks.event_weights import default_weights, shown_weights
 from models.recommender.networks.item_features import read_features
+from models.recommender.prepare.event_types import (
+    Evaluated,
+    LogTypes,
+    choose_evaluated,
+    types_in_card,
+    types_in_schema,
+)
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.item_table import read_item_ids, read_items
 from models.recommender.prepare.partitions import (
-    EVENTS_PER_TARGET,
     NEVER,
     STOP,
-    Cut,
     Int64s,
     Scan,
     Scanned,
     Sharded,
     Sorted,
+    count_examples,
     keep_one_of_each_event,
     scan,
     sort_partition,
     write_shard,
 )
+from models.recommender.prepare.splits import Cut, check_splits, rfc3339
 from models.recommender.schema import NUM_SHARDS, Schema, Split
 from models.settings import Share, check_settings
 
@@ -73,6 +81,12 @@ class PrepareConfig:
     """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
     test_from: str | None = None
     """Time of the first test event; by default after 90 % of the events."""
+    target: tuple[str, ...] = ()
+    """Event types to evaluate on and to recommend for, e.g. purchase, or all. By default purchases, by the name of the
+    type, if there are enough; else additions to a cart; else all."""
+    seen: tuple[str, ...] = ()
+    """Event types that make an item seen, so that it is not recommended again; all; or none, so that repeated items
+    count. By default those of --target and purchases."""
     max_bad_fraction: Share = 0.01
     """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
     exclude_items: tuple[str, ...] = ()
@@ -102,10 +116,11 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         parts = list(executor.map(sort, partitions))
         vocabulary = _vocabulary(work, _without_events(config, item_sources))
         _check_enough(parts, vocabulary)
-        cut = _cut(config, parts, shards)
-        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
-        finished = list(executor.map(write, partitions))
-        _check_splits(finished, cut)
+        types = LogTypes.of([part.num_of_type for part in parts], sum(part.num_amounts for part in parts))
+        cut, evaluated = _evaluated(config, _cut(config, parts, shards), types, parts, (work, shards, executor))
+        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut, log_types=types)
+        finished = list(executor.map(write, enumerate(parts)))
+        check_splits(_sums(part.num_events for part in finished), _sums(part.num_examples for part in finished), cut)
         table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
@@ -113,8 +128,13 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     pq.write_table(table, out / "items.parquet", compression="zstd")
     features = read_features(table)
     features.save(out)
-    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
+    about = types_in_schema(types, evaluated, [part.num_of_type for part in finished])
+    num_features = len(features.names)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, types=about)
     card = _card(config, schema, scanned, parts, finished)
+    if types.names:
+        examples = _sums(part.num_examples for part in finished)
+        card |= types_in_card(types, evaluated, examples, weights=shown_weights(default_weights(schema), schema))
     card["bad"] |= bad_items
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -257,26 +277,18 @@ def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
     return Cut("time", (origin + val) * bin_s, (origin + test) * bin_s)
 
 
-def _check_splits(finished: list[Sharded], cut: Cut) -> None:
-    events = _sums(part.num_events for part in finished)
-    empty = [name for name, count in events.items() if not count]
-    if not empty:
-        return
-    if cut.split == "leave-one-out":
-        raise DataRejected(
-            "leave-one-out needs users with three events, and there are none; use --split time, or a longer log"
-        )
-    if cut.split == "held-out-users":
-        raise DataRejected(
-            f"the {empty[0]} split has no users: held-out-users takes a tenth of the users for validation and a tenth "
-            f"for test, with at least {EVENTS_PER_TARGET} events each; use --split time, or a longer log"
-        )
-    assert cut.val_from_s is not None and cut.test_from_s is not None
-    raise DataRejected(
-        f"with cuts at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)} the {empty[0]} split has no events "
-        f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
-        "choose other --val-from and --test-from, or --split leave-one-out"
-    )
+def _evaluated(
+    config: PrepareConfig, cut: Cut, types: LogTypes, parts: list[Sorted], where: tuple[Path, Path, Executor]
+) -> tuple[Cut, Evaluated]:
+    """What is evaluated on, and the split with these targets."""
+    work, shards, executor = where
+
+    def num_examples(names: tuple[str, ...]) -> dict[str, int]:
+        count = partial(count_examples, work, shards, cut=replace(cut, targets=types.codes_of(names)), log_types=types)
+        return _sums(executor.map(count, enumerate(parts)))
+
+    evaluated = choose_evaluated(types, target=config.target, seen=config.seen, num_examples=num_examples)
+    return replace(cut, targets=types.codes_of(evaluated.targets)), evaluated
 
 
 def _items(
@@ -297,6 +309,7 @@ def _schema(
     table: pa.Table,
     has_times: bool,
     num_features: int,
+    types: dict[str, Any],
 ) -> Schema:
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
@@ -307,6 +320,7 @@ def _schema(
         "test_from_s": cut.test_from_s,
         "items": table.to_pydict(),
         "shards": [part.digest for part in finished],
+        **types,
     }
     return Schema(
         family="recommender",
@@ -314,8 +328,7 @@ def _schema(
         num_shards=NUM_SHARDS,
         num_examples={
             "train": sum(part.num_events["train"] for part in finished),
-            "val": sum(part.num_users["val"] for part in finished),
-            "test": sum(part.num_users["test"] for part in finished),
+            **_sums(part.num_examples for part in finished),
         },
         split=config.split,
         items=table["item_id"].to_pylist(),
@@ -323,8 +336,9 @@ def _schema(
         item_first_seen=np.where(first == NEVER, 0, first).tolist(),
         num_features=num_features,
         train_until=max(part.train_last_s if has_times else part.longest for part in finished),
-        val_from=None if cut.val_from_s is None else _rfc3339(cut.val_from_s),
-        test_from=None if cut.test_from_s is None else _rfc3339(cut.test_from_s),
+        val_from=None if cut.val_from_s is None else rfc3339(cut.val_from_s),
+        test_from=None if cut.test_from_s is None else rfc3339(cut.test_from_s),
+        **types,
     )
 
 
@@ -369,7 +383,3 @@ def _epoch_s(text: str) -> int:
     except ValueError:
         raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _rfc3339(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
