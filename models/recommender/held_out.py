@@ -89,8 +89,8 @@ class TypeRule:
     @property
     def names_targets(self) -> bool:
         """Whether targets have several types, to be reported apart."""
-        is_target, counts = self.own.is_target, np.array(self.own.event_type_counts)
-        return self.own.split != "held-out-users" and int((counts[is_target] > 0).sum()) > 1
+        num_types = len(self.own.target_types) or len(self.own.event_types)
+        return self.own.split != "held-out-users" and num_types > 1
 
     def target_places(self, log: ShardLog) -> NDArray[np.int64] | None:
         """Where the events are that may be a target, ascending; None if all may."""

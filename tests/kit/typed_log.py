@@ -1,4 +1,4 @@
-"""A synthetic log with event types whose right answer is known: what is bought follows from what was put in the cart."""
+"""A synthetic log with event types whose right answer is known: purchases follow from what was put in the cart."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 NUM_ITEMS = 60
 SUCCESSOR_SHARE = 0.8
 """Share of views that go on to the next item of the chain; the others are of any item."""
+NUM_DAYS = 40
 
 
 def partner(item: int) -> int:
@@ -19,7 +20,7 @@ def name(item: int) -> str:
     return f"i{item:02d}"
 
 
-def typed_log(*, num_users: int = 400, num_visits: int = 4, seed: int = 0) -> list[dict[str, str | float]]:
+def typed_log(*, num_users: int = 600, num_visits: int = 5, seed: int = 0) -> list[dict[str, str | float]]:
     """Visits of users: views along a chain of items, one of which is put in the cart, and last a purchase.
 
     The purchase is the partner of the item in the cart, views lie between the two, and a third of the visits end
@@ -28,10 +29,9 @@ def typed_log(*, num_users: int = 400, num_visits: int = 4, seed: int = 0) -> li
     draw = random.Random(seed)
     rows: list[dict[str, str | float]] = []
     for user in range(num_users):
-        seconds = 1_700_000_000 + draw.randrange(30 * 86_400)
-        for _ in range(num_visits):
+        for day in sorted(draw.sample(range(NUM_DAYS), num_visits)):
             item, cart = draw.randrange(NUM_ITEMS), draw.randrange(1, 4)
-            seconds += draw.randrange(5 * 86_400)
+            seconds = 1_700_006_400 + day * 86_400
             events = []
             for step in range(cart + draw.randrange(1, 4)):
                 chained = draw.random() < SUCCESSOR_SHARE
@@ -43,7 +43,7 @@ def typed_log(*, num_users: int = 400, num_visits: int = 4, seed: int = 0) -> li
                     events.append(("purchase", partner(bought)))
             for kind, item in events:
                 seconds += 60
-                row = {"user_id": f"u{user}", "item_id": name(item), "timestamp": seconds}
-                rows.append({**row, "event_type": kind, "price": 1.0 + item})
+                event: dict[str, str | float] = {"user_id": f"u{user}", "item_id": name(item), "timestamp": seconds}
+                rows.append({**event, "event_type": kind, "price": 1.0 + item})
     draw.shuffle(rows)
     return rows

@@ -74,15 +74,16 @@ class LogTypes:
     has_amounts: bool = False
 
     @classmethod
-    def of(cls, counts: Sequence[Mapping[str, int]], num_amounts: int) -> LogTypes:
+    def of(cls, parts: Sequence[tuple[Mapping[str, int], int]]) -> LogTypes:
         """The types of all partitions, from what `Details.write` returned; raises DataRejected for too many types."""
         total: dict[str, int] = {}
-        for part in counts:
-            for name, count in part.items():
+        for counts, _ in parts:
+            for name, count in counts.items():
                 total[name] = total.get(name, 0) + count
         names = sorted(name for name in total if name)
         _check_number(names)
-        return cls(tuple(names), {name: total[name] for name in names}, num_amounts > 0)
+        has_amounts = any(num_amounts for _, num_amounts in parts)
+        return cls(tuple(names), {name: total[name] for name in names}, has_amounts)
 
     def codes_of(self, names: Sequence[str]) -> tuple[int, ...]:
         """The codes of some types."""

@@ -78,11 +78,8 @@ def validate(
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
     time_us = read_times(get["timestamp"], rejections, now_s=now_s)
-    texts = {
-        name: _identifier(get[name], name, rejections, required=False)
-        for name in ("event_type", "session_id", "event_id")
-        if name in get
-    }
+    optional = [name for name in ("event_type", "session_id", "event_id") if name in get]
+    texts = {name: _identifier(get[name], name, rejections, required=False) for name in optional}
     if "event_type" in texts:
         texts["event_type"] = normalised_types(texts["event_type"])
     numbers: dict[str, npt.NDArray[np.float64]] = {}

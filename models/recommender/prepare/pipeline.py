@@ -107,16 +107,15 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """
     sources, item_sources = _sources(config)
     has_times = sources[0].format != "sequences"
-    work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
+    work, shards = out / "work", out / "shards"
     for directory in (work, shards, out / "quarantine"):
         directory.mkdir(parents=True)
     try:
         scanned = _scanned(config, sources, out, executor)
-        sort = partial(sort_partition, work, shards, has_times=has_times)
-        parts = list(executor.map(sort, partitions))
+        parts = list(executor.map(partial(sort_partition, work, shards, has_times=has_times), range(NUM_SHARDS)))
         vocabulary = _vocabulary(work, _without_events(config, item_sources))
         _check_enough(parts, vocabulary)
-        types = LogTypes.of([part.num_of_type for part in parts], sum(part.num_amounts for part in parts))
+        types = LogTypes.of([(part.num_of_type, part.num_amounts) for part in parts])
         cut, evaluated = _evaluated(config, _cut(config, parts, shards), types, parts, (work, shards, executor))
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut, log_types=types)
         finished = list(executor.map(write, enumerate(parts)))
@@ -131,10 +130,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished])
     num_features = len(features.names)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, types=about)
-    card = _card(config, schema, scanned, parts, finished)
-    if types.names:
-        examples = _sums(part.num_examples for part in finished)
-        card |= types_in_card(types, evaluated, examples, weights=shown_weights(default_weights(schema), schema))
+    card = {**_card(config, schema, scanned, parts, finished), **_card_of_types(types, evaluated, schema, finished)}
     card["bad"] |= bad_items
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -367,6 +363,16 @@ def _card(
         "splits": {name: {"events": events[name], "users": users[name]} for name in events},
         **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
     }
+
+
+def _card_of_types(types: LogTypes, evaluated: Evaluated, schema: Schema, finished: list[Sharded]) -> dict[str, Any]:
+    """What the card says of event types; nothing for a log without."""
+    if not types.names:
+        return {}
+    users, examples = _sums(part.num_users for part in finished), _sums(part.num_examples for part in finished)
+    weights = shown_weights(default_weights(schema), schema)
+    card = types_in_card(types, evaluated, examples, weights=weights)
+    return {**card, "users_without_target": {name: users[name] - count for name, count in examples.items()}}
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
