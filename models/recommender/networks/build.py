@@ -88,9 +88,7 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
         case Transitions() as prior if network.is_item_knn:
             count_neighbours(data, schema, prior)
         case Transitions() as prior:
-            tuned = count_and_tune(
-                data, schema, event_weights=network.event_weights, is_fixed=network.has_given_weights
-            )
+            tuned = count_and_tune(data, schema, event_weights=network.event_weights)
             weights = tuned.weights
             if features is not None:
                 weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))

@@ -62,10 +62,9 @@ def loss_weights(weights: Weights | None, schema: Schema) -> Tensor | None:
 
 
 def transition_weights(weights: Weights | None, schema: Schema) -> list[Weights | None]:
-    """The weights to try for the transitions: those given, all alike, and targets only."""
-    if schema.is_target is None or not schema.has_types:
-        return [None]
-    return [weights, *([None] if weights is not None else []), schema.is_target.astype(np.float32)]
+    """The weights to try for the transitions: those of the loss, all alike, and targets only."""
+    tried: list[Weights | None] = [None] if weights is None else [weights, None]
+    return tried if schema.is_target is None or not schema.has_types else [*tried, schema.is_target.astype(np.float32)]
 
 
 def item_weights(data: Prepared, schema: Schema, weights: Weights | None) -> NDArray[np.float64] | None:

@@ -72,7 +72,6 @@ class Recommender(nn.Module):
         self.spectral_start = config.spectral_start
         self.precision = config.precision
         self.event_weights = event_weights(config.weights, schema)
-        self.has_given_weights = bool(config.weights)
         self.learner = learner
         self.prior = prior
         has_cold_start = bool(schema.num_features) and 0 in schema.item_counts and config.network not in BASELINES

@@ -194,19 +194,17 @@ class Tuned:
     type_factors: Weights | None
 
 
-def count_and_tune(
-    data: Prepared, schema: Schema, *, event_weights: Weights | None = None, is_fixed: bool = False
-) -> Tuned:
+def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | None = None) -> Tuned:
     """Count the training split and tune the shape for NDCG@10 on validation.
 
-    Where events have types, a pair counts as much as the type of its second event: by `event_weights`, or, unless
-    `is_fixed`, all alike or targets only, whichever is best. Then each type gets a factor as an event of the history.
+    Where events have types, a pair counts as much as the type of its second event: by `event_weights`, all alike or
+    targets only, whichever is best. Then each type gets a factor as an event of the history.
     """
     popularity = popularity_of(schema, item_weights(data, schema, event_weights))
     held_out = dataset(data, "val", range(schema.num_shards), schema=schema, config=Config(), epoch=0)
     assert isinstance(held_out, HeldOutExamples)
     examples = evenly(held_out, min(TUNING_EXAMPLES, max(1, MAX_TUNING_SCORES // schema.num_items)))
-    candidates = [event_weights] if is_fixed else transition_weights(event_weights, schema)
+    candidates = transition_weights(event_weights, schema)
     best: tuple[float, Weights | None] | None = None
     for weights in candidates if len(candidates) > 1 else ():
         counts = count_pairs(data, schema, window=Shape.window, weights=weights)
