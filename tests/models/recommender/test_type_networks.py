@@ -43,7 +43,7 @@ def typed_schema(**changes: Any) -> Schema:
     return plain_schema(num_items=12).model_copy(update=fields)
 
 
-def batch_of(*examples: Example) -> Histories:
+def batch_of(*examples: Any) -> Histories:
     batch = collate(examples)
     assert isinstance(batch, Histories)
     return batch
@@ -325,3 +325,28 @@ def test_an_explanation_names_the_event_that_counts_most_by_its_type(data: Prepa
     assert prediction.items == [schema.index[name(partner(10))]]
     assert prediction.explanations == [cart]
     assert np.isfinite(prediction.scores).all()
+
+
+def test_repeat_purchases_count_and_are_found_where_no_type_makes_an_item_seen(tmp_path: Path, store: Store) -> None:
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "item_id": name(7 * user % 60),
+            "timestamp": 1_700_000_000 + 60 * place,
+            "event_type": kind,
+        }
+        for user in range(120)
+        for place, kind in enumerate(["view", "buy", "view", "buy", "view", "buy"])
+    ]
+    raw = write_csv(tmp_path / "log.csv", rows)
+    found = {}
+    for seen in ("buy", "none"):
+        data = prepared(store, raw, split="leave-one-out", target=("buy",), seen=(seen,))
+        schema = data.schema(Schema)
+        model = build(Config(network="transitions", precision="fp32"), schema)
+        initialise(model, data, schema)
+        opened = dataset(data, "test", range(NUM_SHARDS), schema=schema, config=Config(), epoch=0)
+        ratio = model.evaluate(batch_of(*(opened[place] for place in range(len(opened))))).ratios["ndcg_at_10"]
+        found[seen] = (float(ratio.numerator.sum()), float(ratio.denominator.sum()))
+
+    assert found == {"buy": (0.0, 0.0), "none": (120.0, 120.0)}
