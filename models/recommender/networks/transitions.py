@@ -67,8 +67,8 @@ DECAYS = (0.5, 0.6, 0.8, 0.9)
 """Tried with the best shape, in addition to its own."""
 TYPE_SHAPES = (SHAPES[0], SHAPES[4])
 """With which the weights of event types are chosen: one for sequences, one for baskets."""
-TYPE_FACTORS = (0.0, 0.3, 3.0)
-"""Tried for each event type of the history, in addition to 1."""
+TYPE_FACTORS = (0.03, 0.3, 3.0)
+"""Tried for each event type of the history, in addition to 1; none is 0, so that a user who only views is not lost."""
 MAX_TUNED_TYPES = 6
 """The most frequent types get such a factor."""
 

@@ -350,3 +350,15 @@ def test_repeat_purchases_count_and_are_found_where_no_type_makes_an_item_seen(t
         found[seen] = (float(ratio.numerator.sum()), float(ratio.denominator.sum()))
 
     assert found == {"buy": (0.0, 0.0), "none": (120.0, 120.0)}
+
+
+def test_a_history_of_the_least_useful_type_alone_still_counts(data: Prepared) -> None:
+    model, prior = transitions(data)
+    schema = data.schema(Schema)
+    assert prior.type_factors is not None
+    example = Example(history=[schema.index[name(10)]], types=[schema.type_codes["view"]], count=1)
+
+    (prediction,) = model.predict(batch_of(example))
+
+    assert prior.type_factors[schema.type_codes["view"]] < 1
+    assert prediction.explanations == [schema.index[name(10)]]
