@@ -21,17 +21,22 @@ from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
 from tests.stores import bundle_names, unpack
 
-RELEASE = "0.1.0"
+RELEASES = ("0.1.0", "0.2.0")
 NAMES = ("image", "recommender")
 VOLATILE = "recommendation_id"
 NUM_EPOCHS = 4
 """Configured epochs of the interrupted runs, which were stopped after the first."""
 
 
+@pytest.fixture(scope="module", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A read-only store of an earlier release, next to its bundles, requests and answers."""
-    return unpack(RELEASE, tmp_path_factory.mktemp("upgrade"))
+    return unpack(release, tmp_path_factory.mktemp("upgrade"))
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +47,16 @@ def context(unpacked: Path) -> Context:
 # Without a cluster
 
 
-@pytest.mark.parametrize("name", bundle_names(RELEASE))
-def test_a_model_of_an_earlier_release_returns_its_golden_answer(unpacked: Path, name: str) -> None:
-    directory = unpacked.parent / "bundles" / name
-    family = FAMILIES[bundle.family_name(directory)]
-    loaded = bundle.load(directory, family)
+def test_models_of_an_earlier_release_return_their_golden_answers(unpacked: Path, release: str) -> None:
+    names = bundle_names(release)
 
-    golden.check(family, loaded.network, loaded.schema, loaded.golden)
+    assert len(names) > 20
+    for name in names:
+        _check_golden(unpacked.parent / "bundles" / name)
 
 
-def test_no_path_in_the_store_points_to_its_original_location(unpacked: Path) -> None:
-    before = f"/tmp/shopkeeper-store-{RELEASE}/store".encode()
+def test_no_path_in_the_store_points_to_its_original_location(unpacked: Path, release: str) -> None:
+    before = f"/tmp/shopkeeper-store-{release}/store".encode()
 
     assert not [path for path in unpacked.rglob("*") if path.is_file() and before in path.read_bytes()]
 
@@ -88,15 +92,15 @@ def test_predictions_equal_those_of_the_earlier_release(
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
+def shop(release: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     """A writable store of an earlier release."""
-    store = Store(unpack(RELEASE, tmp_path_factory.mktemp("shop")))
+    store = Store(unpack(release, tmp_path_factory.mktemp("shop")))
     yield Context(store=store)
     stop_head(store)
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
+def port(release: str) -> int:
     return free_port()
 
 
@@ -147,6 +151,12 @@ def test_the_previous_champion_is_restored_with_equal_answers(shop: Context, por
 def test_stop_leaves_nothing_running(shop: Context) -> None:
     assert stop.run(shop, None, stop.Options(), None).status == "stopped"
     assert running_head(shop.store) is None
+
+
+def _check_golden(directory: Path) -> None:
+    family = FAMILIES[bundle.family_name(directory)]
+    loaded = bundle.load(directory, family)
+    golden.check(family, loaded.network, loaded.schema, loaded.golden)
 
 
 def _promote(context: Context, name: str, run_id: str) -> Outcome:

@@ -1,4 +1,7 @@
-"""Creates 0.1.0.tar.xz: a small store, models of every network and their answers; run with release 0.1.0 only."""
+"""Creates the archive of this release: a small store, models of every network and their answers.
+
+Run it once per release, at its tag. The archive of 0.1.0 was made by an earlier version of this script.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RELEASE = "0.1.0"
+RELEASE = metadata.version("shopkeeper")
 ARCHIVE = Path(__file__).resolve().with_name(f"{RELEASE}.tar.xz")
 ROOT = Path(f"/tmp/shopkeeper-store-{RELEASE}")
 STORE, BUNDLES, RAW, SCRATCH = ROOT / "store", ROOT / "bundles", ROOT / "raw", ROOT / "scratch"
@@ -27,8 +31,8 @@ import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from safetensors.torch import save_file
-from models.image.backbone import Backbone
-from models.image.pictures import encode_png
+from models.image.codec import encode_png
+from models.image.networks.backbone import Backbone
 from models.image.sample import write_sample as write_pictures
 from models.recommender.sample import write_sample as write_log
 
@@ -77,17 +81,20 @@ TRAIN = """
 import json, shlex, shutil, sys
 from pathlib import Path
 from jobs.__main__ import read
-from jobs.loop import run_training
-from jobs.place import Place
+from jobs.training.distributed import WorkerContext
+from jobs.training.loop import run_training
 from models import FAMILIES
+from models.prepared import Prepared
 
-family, data, scratch, bundles = FAMILIES[sys.argv[1]], *map(Path, sys.argv[2:5])
+family, data, scratch, bundles = FAMILIES[sys.argv[1]], Prepared(Path(sys.argv[2])), *map(Path, sys.argv[3:5])
 for name, flags in json.loads(sys.argv[5]).items():
-    config = read(["train", family.NAME, *shlex.split(flags)]).config
-    place = {"directory": scratch / f"{family.NAME}-{name}", "place": Place(), "report": lambda numbers: None}
-    trained = run_training(family, config=config, data=data, **place)
-    shutil.copytree(trained.best, bundles / f"{family.NAME}-{name}")
-    sys.stderr.write(f"{family.NAME}-{name}: epoch {trained.best_epoch}, {trained.metrics}\\n")
+    config = read(["train", family.name, *shlex.split(flags)]).config
+    directory = scratch / f"{family.name}-{name}"
+    trained = run_training(
+        family, config=config, data=data, directory=directory, worker=WorkerContext(), report=lambda numbers: None
+    )
+    shutil.copytree(trained.best, bundles / f"{family.name}-{name}")
+    sys.stderr.write(f"{family.name}-{name}: epoch {trained.best_epoch}, {trained.metrics}\\n")
 """
 """Like `train` on one worker, but without a cluster per model."""
 
