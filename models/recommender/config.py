@@ -62,6 +62,10 @@ class Config(TrainConfig):
     items. For transformer, gru and two_tower."""
     num_negatives: PositiveInt = 4096
     """Negatives of the sampled loss per step, drawn by popularity, in addition to the targets of the batch."""
+    weights: str = ""
+    """How much events count in training by their type, e.g. view=1,addtocart=3,purchase=10; 1 for types that are not
+    named. By default rare targets count more: the root of how much rarer they are than other events, at most 10. The
+    transitions also try equal weights and targets only, on validation."""
     blend: bool = True
     """Blend the trained network with the transitions prior, with the weight that is best on validation."""
     spectral_start: bool = True

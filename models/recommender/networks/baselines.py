@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.prepared import Prepared
-from models.recommender.data import Histories, ShardLog
+from models.recommender.data import Histories
+from models.recommender.held_out import ShardLog
 from models.recommender.networks.transitions import Transitions, popularity_of
 from models.recommender.schema import Schema
 
@@ -25,9 +29,9 @@ class Popularity(nn.Module):
         super().__init__()
         self.register_buffer("popularity", torch.zeros(num_items + 1))
 
-    def count(self, schema: Schema) -> None:
-        """Set the item counts of the training split."""
-        self.popularity = torch.from_numpy(popularity_of(schema).astype(np.float32))
+    def count(self, popularity: NDArray[Any]) -> None:
+        """Set each item's share of the training events [V]."""
+        self.popularity = torch.from_numpy(popularity.astype(np.float32))
 
     def forward(self, batch: Histories) -> Tensor:
         """Scores [B, V]."""

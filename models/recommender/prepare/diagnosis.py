@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,11 @@ def diagnose(
         "drift": _drift(of_item["train"], of_item["test"]),
     }
     return found | _where_known(parts, type_names, num_users=int(lengths[1].sum()))
+
+
+def in_schema(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings at auto depend on, as fields of the schema."""
+    return {"p90_events_per_user": diagnosis["events_per_user"]["p90"]}
 
 
 def _where_known(parts: Sequence[ShardStatistics], type_names: Sequence[str], *, num_users: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from models.raw.ids import NUMBER, as_text
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
 from models.raw.times import read_times, unit_remedy
+from models.recommender.prepare.event_types import amounts_of, normalised_types
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
@@ -30,6 +31,8 @@ SPILL_SCHEMA = pa.schema(
         ("session_id", pa.string()),
         ("event_id", pa.string()),
         ("content", pa.uint64()),
+        ("event_type", pa.string()),
+        ("amount", pa.float32()),
     ]
 )
 """A good event; `content` is a hash of the columns that only serve to detect duplicates.
@@ -79,16 +82,14 @@ def validate(
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
     time_us = read_times(get["timestamp"], rejections, now_s=now_s)
-    texts = {
-        name: _identifier(get[name], name, rejections, required=False)
-        for name in ("event_type", "event_id")
-        if name in get
-    }
+    optional = [name for name in ("event_type", "event_id") if name in get]
+    texts = {name: _identifier(get[name], name, rejections, required=False) for name in optional}
+    if "event_type" in texts:
+        texts["event_type"] = normalised_types(texts["event_type"])
+    numbers: dict[str, npt.NDArray[np.float64]] = {}
+    numbers |= {name: _number(get[name], name, rejections) for name in ("quantity", "price") if name in get}
     hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
-    if "quantity" in get:
-        hashes["quantity"] = _number(get["quantity"], "quantity", rejections, is_zero_allowed=False)
-    if "price" in get:
-        hashes["price"] = _number(get["price"], "price", rejections, is_zero_allowed=True)
+    hashes |= {name: _hash_numbers(values) for name, values in numbers.items()}
     if "currency" in get:
         hashes["currency"] = _currency(get["currency"], rejections)
     nothing = pa.nulls(rows.num_rows, pa.string())
@@ -100,6 +101,8 @@ def validate(
             _plain(session),
             _plain(texts.get("event_id", nothing)),
             pa.array(_mix(hashes, rows.num_rows)),
+            _plain(texts.get("event_type", nothing)),
+            amounts_of(numbers, rows.num_rows),
         ],
         schema=SPILL_SCHEMA,
     )
@@ -133,7 +136,10 @@ def validate_sequences(
     position = np.arange(first_position, first_position + table.num_rows, dtype=np.int64)
     nothing = pa.nulls(table.num_rows, pa.string())
     content = pa.array(position.astype(np.uint64))
-    good = pa.table([_plain(user), _plain(items), position, nothing, nothing, content], schema=SPILL_SCHEMA)
+    amount = amounts_of({}, table.num_rows)
+    good = pa.table(
+        [_plain(user), _plain(items), position, nothing, nothing, content, nothing, amount], schema=SPILL_SCHEMA
+    )
     return good.filter(pa.array(rejections.codes == 0)), rejections, table
 
 
@@ -193,8 +199,8 @@ def _spread(flags: pa.Array, encoded: pa.DictionaryArray) -> pa.Array:
     return pc.fill_null(pc.take(flags, encoded.indices), False)
 
 
-def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allowed: bool) -> Hashes:
-    """Validate a numeric column and hash it; nulls are allowed."""
+def _number(column: pa.Array, name: str, rejections: Rejections) -> npt.NDArray[np.float64]:
+    """Validate the numbers of `price` or `quantity`; NaN for null, which is allowed."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
     else:
@@ -203,11 +209,16 @@ def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allo
         numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
     bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
     rejections.add(bad, f"bad_{name}", values=column)
-    if is_zero_allowed:
+    if name == "price":  # a gift is an event too
         rejections.add(pc.less(numbers, 0.0), f"negative_{name}", values=column)
     else:
         rejections.add(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
-    values = numbers.to_numpy(zero_copy_only=False)
+    values: npt.NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _hash_numbers(values: npt.NDArray[np.float64]) -> Hashes:
+    """A hash of each number, 0 where there is none."""
     known = np.isfinite(values)
     hashes: Hashes = pd.util.hash_array(np.where(known, values + 0.0, 0.0)) * known
     return hashes

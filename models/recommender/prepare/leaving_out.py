@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.recommender.prepare.bots import PERIODS_S, REASON, likely_bots, quarantine_events, thresholds
+from models.recommender.prepare.notes import notes
 from models.recommender.prepare.partitions import Sorted
 from models.recommender.prepare.selection import Kept, adopt, keep_events, save_mask
 from models.recommender.prepare.support import Support, check_support, prune
@@ -31,9 +32,14 @@ class LeftOut:
     bots: dict[str, Any] = field(default_factory=dict)
     """Users and events left out as likely bots, and the events per period from which a user is one."""
 
-    def in_card(self, parts: Sequence[Sorted]) -> dict[str, Any]:
-        """The entries of the card."""
-        return {"left_out": self.rare | {"collapsed": sum(part.num_collapsed for part in parts)}, "bots": self.bots}
+    def added_to(
+        self, card: dict[str, Any], parts: Sequence[Sorted], diagnosis: dict[str, Any], bad_items: dict[str, int]
+    ) -> dict[str, Any]:
+        """A card with what was left out, bad rows of the item table, the diagnosis, and notes for people."""
+        collapsed = {"collapsed": sum(part.num_collapsed for part in parts)}
+        found = {"left_out": self.rare | collapsed, "bots": self.bots, "diagnosis": diagnosis}
+        card = {**card, "bad": card["bad"] | self.bad | bad_items, **found}
+        return {**card, "notes": [*card.get("notes", ()), *notes(card)]}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,22 @@ class Partitions:
         keep = partial(keep_events, self.work, self.shards, mask, has_times=self.has_times)
         kept: list[Kept] = list(executor.map(keep, range(NUM_SHARDS)))
         adopt(self.work, self.shards)
-        return [replace(part, **vars(one)) for part, one in zip(parts, kept, strict=True)]
+        return [_counted(part, one) for part, one in zip(parts, kept, strict=True)]
+
+
+def _counted(part: Sorted, kept: Kept) -> Sorted:
+    """The counts of what is left; a type without events keeps its place, which is its code in the partition."""
+    counts = [*kept.of_type.tolist(), *[0] * len(part.types)]
+    of_type = dict(zip(("", *part.types), counts, strict=False))
+    return replace(
+        part,
+        num_users=kept.num_users,
+        num_events=kept.num_events,
+        first_s=kept.first_s,
+        last_s=kept.last_s,
+        num_of_type=of_type,
+        num_amounts=kept.num_amounts,
+    )
 
 
 def leave_out(

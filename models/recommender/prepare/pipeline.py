@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,23 +22,29 @@ from pydantic import PositiveInt
 from models.errors import DataRejected
 from models.raw.quarantine import Quarantine, remedy
 from models.raw.tables import Format, Source, find, parse_mapping, without_secrets
+from models.recommender.networks.event_weights import default_weights, shown_weights
 from models.recommender.networks.item_features import read_features
-from models.recommender.prepare.diagnosis import diagnose
+from models.recommender.prepare.diagnosis import diagnose, in_schema
+from models.recommender.prepare.event_types import (
+    Evaluated,
+    LogTypes,
+    choose_evaluated,
+    types_in_card,
+    types_in_schema,
+)
 from models.recommender.prepare.events import COLUMNS, explain, find_columns
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.item_table import read_item_ids, read_items
 from models.recommender.prepare.leaving_out import LeftOut, Partitions, leave_out
-from models.recommender.prepare.notes import notes
 from models.recommender.prepare.partitions import (
-    EVENTS_PER_TARGET,
     STOP,
-    Cut,
     Int64s,
     Rules,
     Scan,
     Scanned,
     Sharded,
     Sorted,
+    count_examples,
     keep_one_of_each_event,
     scan,
     sort_partition,
@@ -46,6 +52,7 @@ from models.recommender.prepare.partitions import (
 )
 from models.recommender.prepare.selection import NEVER
 from models.recommender.prepare.sessions import gap_us
+from models.recommender.prepare.splits import Cut, check_splits, choose_cut, rfc3339
 from models.recommender.prepare.support import Support
 from models.recommender.prepare.vocabulary import check_enough, index_items
 from models.recommender.schema import NUM_SHARDS, Schema, Split
@@ -54,9 +61,6 @@ from models.settings import Share, check_settings
 LAYOUT = 4
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 MAX_SCANS = 16
-TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
-BINS_S = (86_400, 3_600, 60, 1)
-MIN_BINS = 20
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class PrepareConfig:
     """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
     test_from: str | None = None
     """Time of the first test event; by default after 90 % of the events."""
+    target: tuple[str, ...] = ()
+    """Event types to evaluate on and to recommend for, e.g. purchase, or all. By default purchases, by the name of the
+    type, if there are enough; else additions to a cart; else all."""
+    seen: tuple[str, ...] = ()
+    """Event types that make an item seen, so that it is not recommended again; all; or none, so that repeated items
+    count. By default those of --target and purchases."""
     max_bad_fraction: Share = 0.01
     """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
     exclude_items: tuple[str, ...] = ()
@@ -111,18 +121,19 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """
     sources, item_sources = _sources(config)
     has_times = sources[0].format != "sequences"
-    work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
+    work, shards = out / "work", out / "shards"
     for directory in (work, shards, out / "quarantine"):
         directory.mkdir(parents=True)
     try:
         scanned = _scanned(config, sources, out, executor)
         parts, left_out = _sorted(config, Partitions(out, has_times), executor)
         vocabulary = _vocabulary(config, work, item_sources, parts)
-        cut = _cut(config, parts, shards)
-        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
-        finished = list(executor.map(write, partitions))
-        _check_splits(finished, cut)
-        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times)
+        types = LogTypes.of([(part.num_of_type, part.num_amounts) for part in parts])
+        cut, evaluated = _evaluated(config, _cut(config, parts, shards), types, parts, (work, shards, executor))
+        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut, log_types=types)
+        finished = list(executor.map(write, enumerate(parts)))
+        check_splits(_sums(part.num_events for part in finished), _sums(part.num_examples for part in finished), cut)
+        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times, type_names=types.names)
         table, bad_items = _items(config, item_sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
@@ -130,11 +141,11 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     pq.write_table(table, out / "items.parquet", compression="zstd")
     features = read_features(table)
     features.save(out)
-    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
-    schema = schema.model_copy(update={"p90_events_per_user": diagnosis["events_per_user"]["p90"]})
-    card = _card(config, schema, scanned, parts, finished) | left_out.in_card(parts) | {"diagnosis": diagnosis}
-    card["bad"] |= left_out.bad | bad_items
-    card["notes"] = notes(card)
+    about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
+    num_features = len(features.names)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, types=about)
+    card = {**_card(config, schema, scanned, parts, finished), **_card_of_types(types, evaluated, schema, finished)}
+    card = left_out.added_to(card, parts, diagnosis, bad_items)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -261,45 +272,24 @@ def _vocabulary(config: PrepareConfig, work: Path, sources: list[Source], parts:
 
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
-    """The given cut times, or the starts of days (hours or less in short logs) nearest to 80 and 90 % of the events."""
-    if config.split != "time":
-        return Cut(config.split)
-    if config.val_from is not None and config.test_from is not None:
+    """The split, with the given cut times or those chosen by the log."""
+    if config.split == "time" and config.val_from is not None and config.test_from is not None:
         return Cut("time", _epoch_s(config.val_from), _epoch_s(config.test_from))
-    first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
-    bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
-    origin = first // bin_s
-    histogram = np.zeros(last // bin_s - origin + 1, np.int64)
-    for number in range(NUM_SHARDS):
-        seconds = np.load(shards / f"{number:05d}" / "timestamps.npy", mmap_mode="r")
-        histogram += np.bincount(seconds // bin_s - origin, minlength=len(histogram))
-    before = np.concatenate([[0], np.cumsum(histogram)])
-    val, test = (int(np.abs(before - share * before[-1]).argmin()) for share in (TRAIN_SHARE, TRAIN_AND_VAL_SHARE))
-    if test == val:
-        test = int(np.searchsorted(before, before[val], side="right"))
-    return Cut("time", (origin + val) * bin_s, (origin + test) * bin_s)
+    return choose_cut(config.split, shards, min(part.first_s for part in parts), max(part.last_s for part in parts))
 
 
-def _check_splits(finished: list[Sharded], cut: Cut) -> None:
-    events = _sums(part.num_events for part in finished)
-    empty = [name for name, count in events.items() if not count]
-    if not empty:
-        return
-    if cut.split == "leave-one-out":
-        raise DataRejected(
-            "leave-one-out needs users with three events, and there are none; use --split time, or a longer log"
-        )
-    if cut.split == "held-out-users":
-        raise DataRejected(
-            f"the {empty[0]} split has no users: held-out-users takes a tenth of the users for validation and a tenth "
-            f"for test, with at least {EVENTS_PER_TARGET} events each; use --split time, or a longer log"
-        )
-    assert cut.val_from_s is not None and cut.test_from_s is not None
-    raise DataRejected(
-        f"with cuts at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)} the {empty[0]} split has no events "
-        f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
-        "choose other --val-from and --test-from, or --split leave-one-out"
-    )
+def _evaluated(
+    config: PrepareConfig, cut: Cut, types: LogTypes, parts: list[Sorted], where: tuple[Path, Path, Executor]
+) -> tuple[Cut, Evaluated]:
+    """What is evaluated on, and the split with these targets."""
+    work, shards, executor = where
+
+    def num_examples(names: tuple[str, ...]) -> dict[str, int]:
+        count = partial(count_examples, work, shards, cut=replace(cut, targets=types.codes_of(names)), log_types=types)
+        return _sums(executor.map(count, enumerate(parts)))
+
+    evaluated = choose_evaluated(types, target=config.target, seen=config.seen, num_examples=num_examples)
+    return replace(cut, targets=types.codes_of(evaluated.targets)), evaluated
 
 
 def _items(
@@ -320,6 +310,7 @@ def _schema(
     table: pa.Table,
     has_times: bool,
     num_features: int,
+    types: dict[str, Any],
 ) -> Schema:
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
@@ -330,6 +321,7 @@ def _schema(
         "test_from_s": cut.test_from_s,
         "items": table.to_pydict(),
         "shards": [part.digest for part in finished],
+        **types,
     }
     return Schema(
         family="recommender",
@@ -337,8 +329,7 @@ def _schema(
         num_shards=NUM_SHARDS,
         num_examples={
             "train": sum(part.num_events["train"] for part in finished),
-            "val": sum(part.num_users["val"] for part in finished),
-            "test": sum(part.num_users["test"] for part in finished),
+            **_sums(part.num_examples for part in finished),
         },
         split=config.split,
         items=table["item_id"].to_pylist(),
@@ -346,8 +337,9 @@ def _schema(
         item_first_seen=np.where(first == NEVER, 0, first).tolist(),
         num_features=num_features,
         train_until=max(part.train_last_s if has_times else part.longest for part in finished),
-        val_from=None if cut.val_from_s is None else _rfc3339(cut.val_from_s),
-        test_from=None if cut.test_from_s is None else _rfc3339(cut.test_from_s),
+        val_from=None if cut.val_from_s is None else rfc3339(cut.val_from_s),
+        test_from=None if cut.test_from_s is None else rfc3339(cut.test_from_s),
+        **types,
     )
 
 
@@ -379,6 +371,16 @@ def _card(
     }
 
 
+def _card_of_types(types: LogTypes, evaluated: Evaluated, schema: Schema, finished: list[Sharded]) -> dict[str, Any]:
+    """What the card says of event types; nothing for a log without."""
+    if not types.names:
+        return {}
+    users, examples = _sums(part.num_users for part in finished), _sums(part.num_examples for part in finished)
+    weights = shown_weights(default_weights(schema), schema)
+    card = types_in_card(types, evaluated, examples, weights=weights)
+    return {**card, "users_without_target": {name: users[name] - count for name, count in examples.items()}}
+
+
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for one in counts:
@@ -393,7 +395,3 @@ def _epoch_s(text: str) -> int:
     except ValueError:
         raise ValueError(f"{text!r} is not a time; write RFC 3339 such as 2024-05-01T00:00:00Z") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _rfc3339(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

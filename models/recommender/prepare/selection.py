@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.recommender.prepare.event_types import AMOUNTS, TYPES
 from models.recommender.schema import NUM_SHARDS
 
 PER_USER = ("offsets.npy", "peaks.npy")
@@ -29,6 +30,9 @@ class Kept:
     num_events: int
     first_s: int
     last_s: int
+    of_type: Int64s
+    """Events by code of the type within the partition, from 0, the events without one."""
+    num_amounts: int
 
 
 def save_mask(work: Path, name: str, partition: int, mask: Mask) -> None:
@@ -69,7 +73,9 @@ def keep_events(work: Path, shards: Path, name: str, partition: int, *, has_time
         np.save(target / "shard" / "timestamps.npy", np.arange(len(item)) - np.repeat(ends - lengths, lengths))
     seconds = np.load(target / "shard" / "timestamps.npy")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
-    return Kept(users.num_rows, len(item), first, last)
+    of_type = np.bincount(np.load(target / "sorted" / TYPES))
+    num_amounts = int(np.isfinite(np.load(target / "sorted" / AMOUNTS)).sum())
+    return Kept(users.num_rows, len(item), first, last, of_type, num_amounts)
 
 
 def adopt(work: Path, shards: Path) -> None:
