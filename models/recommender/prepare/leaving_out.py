@@ -70,7 +70,7 @@ class Partitions:
 
 def _counted(part: Sorted, kept: Kept) -> Sorted:
     """The counts of what is left; a type without events keeps its place, which is its code in the partition."""
-    counts = [*kept.of_type.tolist(), *[0] * len(part.types)]
+    counts = [*kept.of_type.tolist(), *[0] * (1 + len(part.types))]
     of_type = dict(zip(("", *part.types), counts, strict=False))
     return replace(
         part,

@@ -134,3 +134,21 @@ def test_the_rows_for_people_name_every_part_and_old_cards_have_none(tmp_path: P
     assert {"Events per user", "Branching", "Drift from train to test", "Likely bots", "Cold in test"} <= shown.keys()
     del details["diagnosis"]
     assert diagnosis_rows(details) == []
+
+
+def test_types_are_counted_without_bots_and_repeats_of_a_type_collapse(tmp_path: Path, store: Store) -> None:
+    rows: list[Row] = []
+    for user in range(8):
+        for place, kind in enumerate(["view", "view", "cart", "view", "purchase"]):
+            moment = MONDAY + 86_400 * user + 60 * place
+            rows.append({"user_id": f"u{user}", "item_id": f"i{user % 2}", "timestamp": moment, "event_type": kind})
+    bot = [
+        {"user_id": "bot", "item_id": f"b{n}", "timestamp": MONDAY + n // 2, "event_type": "crawl"} for n in range(900)
+    ]
+    raw = write_csv(tmp_path / "log.csv", [*rows, *bot])
+    data = prepared(store, raw, split="leave-one-out", collapse_repeats=True, target=("all",))
+    card = data.card()
+    assert card["bad"] == {"likely_bot": 900}
+    assert card["left_out"]["collapsed"] == 8, "only the second of two views in a row"
+    assert card["diagnosis"]["event_types"] == {"cart": 8, "crawl": 0, "purchase": 8, "view": 16}
+    assert card["diagnosis"]["funnel"]["conversion"]["cart -> purchase"] == 1.0
