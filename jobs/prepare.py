@@ -48,6 +48,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             write_text(data / CURRENT, directory.name + "\n")
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)
+    for note in card.get("notes", ()):
+        log.info("%s", note)
     log.info("%s", _summary(card, directory, status=status, seconds=seconds))
     return Outcome(
         status=status,

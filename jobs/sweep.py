@@ -121,9 +121,14 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         return _conclude(search, plan, tracked)
 
 
-def search_space(family: Family, config: Any, fix: tuple[str, ...]) -> tuple[dict[str, Range], Any]:
-    """The hyperparameters to search, and the config with the fixed ones; raises UsageFailure for unknown names."""
-    default = family.Config()
+def search_space(
+    family: Family, config: Any, fix: tuple[str, ...], *, default: Any | None = None
+) -> tuple[dict[str, Range], Any]:
+    """The hyperparameters to search, and the config with the fixed ones; raises UsageFailure for unknown names.
+
+    A setting is fixed where it differs from `default`, which is that of the family if it is not given.
+    """
+    default = default or family.Config()
     fixed = {name for name, value in vars(config).items() if value != getattr(default, name)}
     for entry in fix:
         given, _, text = entry.partition("=")
@@ -145,7 +150,10 @@ def allocate_trials(options: Options) -> tuple[int, TrainingResources]:
 
 
 def _search(family: Family, plan: Plan, num_concurrent: int, resources: TrainingResources) -> Search:
-    space, config = search_space(family, plan.config, plan.options.fix)
+    schema = plan.data.schema(family.Schema, family.files)
+    default = family.resolve(family.Config(), schema)
+    space, config = search_space(family, plan.config, plan.options.fix, default=default)
+    config = family.resolve(config, schema)
     return Search(
         family=family,
         config=config,

@@ -20,6 +20,7 @@ from models.config import LogUniform, Range, TrainConfig
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
+from models.sample import Sample
 
 
 class Schema(BaseModel):
@@ -269,27 +270,6 @@ class Index(Generic[SchemaT, NetworkT]):
     """Attach the index to a network; raises BundleRejected when it is damaged."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """A request for the demo's endpoint, and what is known about the right answer."""
-
-    title: str
-    request: Mapping[str, Any]
-    """Fields of the first endpoint's Request."""
-    right_answer: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A synthetic raw log, small enough for a demo."""
-
-    prepare: Mapping[str, Any]
-    """Fields of PrepareConfig."""
-    train: Mapping[str, Any]
-    """Fields of Config for a training run of seconds."""
-    questions: Sequence[Question]
-
-
 def _no_slices(batch: Any, schema: Any) -> Mapping[str, Sequence[str]]:
     return {}
 
@@ -300,6 +280,10 @@ def _no_summary(accumulators: Mapping[str, Tensor], schema: Any) -> Mapping[str,
 
 def _nothing_to_initialise(network: Any, data: Prepared, schema: Any) -> None:
     return None
+
+
+def _unchanged(config: Any, schema: Any) -> Any:
+    return config
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -343,6 +327,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """Name -> a network without training that a candidate is compared with. The first is the trivial one, such as
     popularity or class frequencies, which every candidate has to beat; it may not be worse than the best of the others,
     overall and in any slice."""
+    resolve: Callable[[ConfigT, SchemaT], ConfigT] = _unchanged
+    """Choose the settings that are left at auto by the data; a run trains with, and logs, what it returns."""
     metrics: Sequence[Metric] = ()
     """The other metrics, or all: titles and explanations, and those of the whole split with a `compute`. `accuracy`
     also describes `accuracy_colour`."""

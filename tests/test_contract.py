@@ -28,10 +28,11 @@ from jobs.training.loop import run_training
 from models import FAMILIES, bundle
 from models.ask import Answerer
 from models.evaluate import Scores, join
-from models.family import Family, Question, Sample
+from models.family import Family
 from models.features import FeatureStore, fill
 from models.golden import as_json
 from models.prepared import Prepared
+from models.sample import Question, Sample
 from serve.routes import make_app
 from serve.service import Service, Settings
 from tests.conftest import write_visitors

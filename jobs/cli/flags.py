@@ -228,7 +228,8 @@ def _converter(hint: Any, *, allows_empty: bool) -> Callable[[Any, Sequence[Toke
             word.strip() for token in tokens for word in token.value.split(",") if word.strip()
         )
     if int in (hint, *typing.get_args(hint)):
-        return lambda _, tokens: _integer(tokens[-1].value)
+        words = [word for part in typing.get_args(hint) for word in typing.get_args(part)]
+        return lambda _, tokens: tokens[-1].value if tokens[-1].value in words else _integer(tokens[-1].value)
     if {str} <= {hint, *typing.get_args(hint)} <= {hint, str, NoneType} and not allows_empty:
         return lambda _, tokens: _filled(tokens[-1].value)
     return None

@@ -39,8 +39,12 @@ class Plan:
 def open_run(
     context: Context, family: Family, *, name: str, config: Any, options: Any, tags: dict[str, str]
 ) -> tuple[Plan, Run]:
-    """Start a tracked run on the current data and store its plan; raises DependencyDown if tracking is down."""
+    """Start a tracked run on the current data and store its plan; raises DependencyDown if tracking is down.
+
+    Settings left at auto are resolved first, so that the plan and the run have their values.
+    """
     data = context.store.current_data(family.name)
+    config = resolved(family, config, data)
     run = Tracking(context).start_run(
         family.name,
         name=name,
@@ -54,6 +58,16 @@ def open_run(
     write_text(directory / PLAN, json.dumps(content, indent=1))
     log.info("run %s in %s", run.run_id, directory)
     return plan, run
+
+
+def resolved(family: Family, config: Any, data: Prepared) -> Any:
+    """The config with the settings that are left at auto chosen by the data, which is logged."""
+    found = family.resolve(config, data.schema(family.Schema, family.files))
+    before = vars(config)
+    chosen = [f"{flag_name(name)} {value}" for name, value in vars(found).items() if value != before[name]]
+    if chosen:
+        log.info("chosen by the data: %s", ", ".join(chosen))
+    return found
 
 
 def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -> tuple[Plan, Run]:

@@ -92,6 +92,7 @@ def run_training(
     not stay finite.
     """
     schema = data.schema(family.Schema, family.files)
+    config = family.resolve(config, schema)
     _check(config, schema, worker)
     task = TrainingTask(family, config, schema, data, directory, worker)
     use_fast_products(worker.device)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from models.family import Question, Sample
 from models.image.codec import encode_png
+from models.sample import Question, Sample
 
 KINDS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "Shirts": (

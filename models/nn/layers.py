@@ -16,18 +16,27 @@ CHUNK_LOGITS = 3_500_000
 
 
 def linear_cross_entropy(
-    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None = None
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    targets_T: Tensor,
+    bias_V: Tensor | None = None,
+    *,
+    importance_T: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T` against `targets`, without materialising the [T, V] logits.
 
     The gradients are computed in the forward pass, chunk by chunk, while the logits are in cache. Under autocast
     the products run in its dtype. The targets must be in 0 .. V - 1; a constant `bias_V` is added to every logit but
-    the target's own, for sampled candidates. Follows "Cut your losses in large-vocabulary language
-    models" (Wijmans et al., 2025) and Liger Kernel (Hsu et al., 2024).
+    the target's own, for sampled candidates; `importance_T` multiplies the loss of each token. Follows "Cut your
+    losses in large-vocabulary language models" (Wijmans et al., 2025) and Liger Kernel (Hsu et al., 2024).
     """
     if not (torch.is_grad_enabled() and (hidden_TD.requires_grad or weight_VD.requires_grad)):
-        return F.cross_entropy(_logits(hidden_TD, weight_VD, targets_T, bias_V).float(), targets_T)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_TD, weight_VD, targets_T, bias_V)  # type: ignore[no-untyped-call]
+        logits = _logits(hidden_TD, weight_VD, targets_T, bias_V).float()
+        if importance_T is None:
+            return F.cross_entropy(logits, targets_T)
+        return (importance_T * F.cross_entropy(logits, targets_T, reduction="none")).mean()
+    inputs = hidden_TD, weight_VD, targets_T, bias_V, importance_T
+    loss: Tensor = _LinearCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -41,7 +50,14 @@ def chunk_tokens(num_items: int, device: str) -> int:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, bias_V: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        bias_V: Tensor | None,
+        importance_T: Tensor | None,
+    ) -> Tensor:
         device = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
         with torch.autocast(device, enabled=False):
@@ -56,9 +72,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 probability = torch.softmax(_logits(chunk, weight, target, bias_V), dim=1)
                 rows = torch.arange(len(target), device=target.device)
                 right = probability[rows, target]
-                loss -= right.float().clamp_min(1e-30).log().sum()
+                log_right = right.float().clamp_min(1e-30).log()
                 # scatter_ would copy the whole tensor twice.
                 probability[rows, target] = right - 1
+                if importance_T is not None:
+                    importance = importance_T[start : start + size]
+                    log_right = log_right * importance
+                    probability *= importance[:, None].to(probability.dtype)
+                loss -= log_right.sum()
                 torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 grad_weight += probability.T @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -66,11 +87,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss / num_tokens
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0] * ctx.scale
         hidden_dtype, weight_dtype = ctx.dtypes
-        return grad_hidden.to(hidden_dtype) * scale, (grad_weight * scale).to(weight_dtype), None, None
+        return grad_hidden.to(hidden_dtype) * scale, (grad_weight * scale).to(weight_dtype), None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family
+from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
-from models.recommender.prepare.pipeline import PrepareConfig, prepare
-from models.recommender.report.examples import report
+from models.recommender.prepare.pipeline import prepare
+from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
+from models.recommender.report.sections import report
 from models.recommender.report.slices import ORDER, slices
 from models.recommender.report.summary import summarise
 from models.recommender.sample import sample
@@ -24,6 +26,7 @@ FAMILY = Family(
     Config=Config,
     Schema=Schema,
     prepare=prepare,
+    resolve=resolve,
     dataset=dataset,
     collate=collate,
     build=build,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -12,9 +12,19 @@ from models.plugins import network_names
 
 NETWORKS = ("transformer", "gru", "two_tower", "autoencoder", "gan", "transitions", "popularity", "item_knn")
 if TYPE_CHECKING:
+    # What networks and the training loop are given: no setting is at auto any more.
     NetworkName = str
+    AutoInt = int
+    AutoRate = float
+    AutoShare = float
 else:
+    AutoInt = PositiveInt | Literal["auto"]
+    AutoRate = PositiveFloat | Literal["auto"]
+    AutoShare = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
     NetworkName = Literal[network_names("recommender", NETWORKS)]
+
+AUTO: Any = "auto"
+"""Chosen by the log when a run begins; see auto_settings."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +39,22 @@ class Config(TrainConfig):
     patience: NonNegativeInt = 12
     """Early stopping: stop after this many epochs in a row without a better validation score; 0 never stops early. Much
     of the gain comes late, when the learning rate decays."""
-    learning_rate: PositiveFloat = 2e-3
-    """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
-    batch_size: PositiveInt = 32
-    """Rows of max_length events per optimizer step, over all workers."""
-    max_length: PositiveInt = 200
-    """Events per training row, and of a user's history in prediction; older events are truncated."""
+    learning_rate: AutoRate = AUTO
+    """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it. auto: 0.002, or
+    0.003 for a log of under 50 events per item."""
+    batch_size: AutoInt = AUTO
+    """Rows of max_length events per optimizer step, over all workers. auto: 6,400 events, fewer for a small log."""
+    max_length: AutoInt = AUTO
+    """Events per training row, and of a user's history in prediction; older events are truncated. auto: 50, 100 or 200,
+    to hold nine histories in ten."""
     dim: PositiveInt = 64
     """Width of item embeddings and hidden states."""
     num_blocks: PositiveInt = 2
     """Transformer blocks, or layers of the gru or of the two_tower head."""
     num_heads: PositiveInt = 1
     """Attention heads of the transformer."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Dropout probability."""
+    dropout: AutoShare = AUTO
+    """Dropout probability. auto: 0.4 for a log of under 50 events per item, 0.3 under 200, else 0.2."""
     cell: Literal["gru", "lstm"] = "gru"
     """Recurrent cell of the gru network."""
     loss: Literal["auto", "full", "sampled"] = "auto"
@@ -50,6 +62,10 @@ class Config(TrainConfig):
     items. For transformer, gru and two_tower."""
     num_negatives: PositiveInt = 4096
     """Negatives of the sampled loss per step, drawn by popularity, in addition to the targets of the batch."""
+    weights: str = ""
+    """How much events count in training by their type, e.g. view=1,addtocart=3,purchase=10; 1 for types that are not
+    named. By default rare targets count more: the root of how much rarer they are than other events, at most 10. The
+    transitions also try equal weights and targets only, on validation."""
     blend: bool = True
     """Blend the trained network with the transitions prior, with the weight that is best on validation."""
     spectral_start: bool = True

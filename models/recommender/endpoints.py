@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.family import Endpoint, Feature, Features
 from models.raw.ids import Id
 from models.recommender import filters
-from models.recommender.data import Example, history_rows
+from models.recommender.data import history_rows
 from models.recommender.filters import Filter, allowed_items
+from models.recommender.held_out import Example
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
+from models.recommender.requested import HistoryEvent, requested_events, seen_items, stored_events, types_of
 from models.recommender.schema import PADDING, Schema
 
 MAX_COUNT = 1000
@@ -41,12 +43,14 @@ class RecommendationRequest(BaseModel):
 
     user_id: Id | None = None
     """The user, whose stored history is used; a number is read as its text."""
-    history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY)
-    """Item ids, oldest first; replaces the stored history."""
+    history: list[Id | HistoryEvent] | None = Field(default=None, max_length=MAX_HISTORY)
+    """Item ids or events, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
     """Number of items to recommend."""
-    exclude_seen: bool = True
-    """Whether to leave out the items of the history."""
+    exclude_seen: bool | None = None
+    """Whether to leave out the items that the user has seen. By default as the data say (`prepare --seen`): items with
+    an event of a seen type or without a type; none if repeats count, unless this is true, which then excludes the
+    whole history."""
     exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     """Item ids that must not be recommended."""
     filter: Filter = Field(default_factory=dict, examples=[FILTER_EXAMPLE])
@@ -104,20 +108,27 @@ class SimilarItemsResponse(BaseModel):
 
 
 def golden_request(schema: Schema) -> RecommendationRequest:
-    """A user with the first and the last item of the vocabulary in their history."""
-    return RecommendationRequest(history=[schema.items[0], schema.items[-1]], count=5)
+    """A user with the first and the last item of the vocabulary in their history, with types where the log has any."""
+    items = schema.items[0], schema.items[-1]
+    if not schema.has_types:
+        return RecommendationRequest(history=list(items), count=5)
+    types = schema.event_types[0], schema.event_types[-1]
+    events = [HistoryEvent(item_id=item, event_type=name) for item, name in zip(items, types, strict=True)]
+    return RecommendationRequest(history=list(events), count=5)
 
 
 def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> list[Example]:
     """The example of a recommendation request; items unknown to the model are dropped."""
-    history: Sequence[str] = request.history or []
     if request.history is None and request.user_id is not None:
-        history = features.get("history", {}).get(request.user_id, [])
-    known = _known(history, schema)
+        events = stored_events(features.get("history", {}).get(request.user_id, []), schema)
+    else:
+        events = requested_events(request.history or [], schema)
+    excluded = seen_items(events, schema, exclude_seen=request.exclude_seen)
     example = Example(
-        history=known,
+        history=[item for item, _ in events],
+        types=types_of(events, schema),
         count=request.count,
-        excluded=sorted({*_known(request.exclude, schema), *(known if request.exclude_seen else [])}),
+        excluded=sorted({*_known(request.exclude, schema), *excluded}),
         allowed=_allowed(request.filter, schema, features),
     )
     return [example]

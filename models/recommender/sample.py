@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.family import Question, Sample
+from models.sample import Question, Sample
 
 CATEGORIES = ("tea", "coffee", "mugs", "cake", "candles", "cards", "toys", "plants", "lamps", "scarves")
 BRANDS = ("Alder", "Birch", "Cedar", "Hazel", "Rowan")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 import models.family
@@ -41,6 +44,17 @@ class Schema(models.family.Schema):
     test_from: str | None = None
     """RFC 3339 time of the first test event of a time split."""
 
+    p90_events_per_user: int | None = None
+    """Nine users in ten have at most this many events; None in data of releases before 0.3.0."""
+    event_types: list[str] = Field(default_factory=list)
+    """Types of the log's events; event_types[i] has the code i + 1, and 0 is an event without a type."""
+    event_type_counts: list[int] = Field(default_factory=list)
+    """Training events by the code of their type; empty if the log has no types."""
+    target_types: list[str] = Field(default_factory=list)
+    """Types that are evaluated on and recommended for; empty for all."""
+    seen_types: list[str] | None = None
+    """Types that make an item seen, so that it is not recommended: None for all; empty for none, repeats count."""
+
     @property
     def num_items(self) -> int:
         """Items in the vocabulary; indices run from 1 to this."""
@@ -50,6 +64,36 @@ class Schema(models.family.Schema):
     def index(self) -> dict[str, int]:
         """Item id -> index."""
         return {item: place + 1 for place, item in enumerate(self.items)}
+
+    @cached_property
+    def type_codes(self) -> dict[str, int]:
+        """Event type -> code."""
+        return {name: place + 1 for place, name in enumerate(self.event_types)}
+
+    @property
+    def has_types(self) -> bool:
+        """Whether the training events have different types; if not, networks do without them."""
+        return sum(count > 0 for count in self.event_type_counts) > 1
+
+    @cached_property
+    def is_target(self) -> NDArray[np.bool_] | None:
+        """Whether events of each type, by code, are targets; None if all are."""
+        return self._flags(self.target_types) if self.target_types else None
+
+    @cached_property
+    def is_seen(self) -> NDArray[np.bool_] | None:
+        """Whether events of each type, by code, make an item seen; None if all do.
+
+        An event without a type does, since it may be of any, unless no type does.
+        """
+        if self.seen_types is None:
+            return None
+        flags = self._flags(self.seen_types)
+        flags[0] = bool(self.seen_types)
+        return flags
+
+    def _flags(self, names: list[str]) -> NDArray[np.bool_]:
+        return np.array([False, *(name in names for name in self.event_types)])
 
 
 def tail_of(schema: Schema) -> Tensor:

@@ -17,7 +17,7 @@ import jobs.prepare
 from jobs.cli.context import Context, Outcome, Store
 from models import FAMILIES
 from models.prepared import Prepared
-from models.recommender.prepare.pipeline import PrepareConfig
+from models.recommender.prepare.settings import PrepareConfig
 
 RECOMMENDER = FAMILIES["recommender"]
 KINDS = ("tea", "tools", "toys", "towels")

@@ -21,6 +21,7 @@ from models.nn.layers import Dropout
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
+from models.recommender.networks.event_weights import event_weights, loss_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.schema import Schema
 
@@ -38,6 +39,7 @@ class Autoencoder(nn.Module):
     """One of the learners of a Recommender, with NextItem and Gan."""
 
     steps: Tensor
+    type_weights: Tensor | None
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -51,10 +53,12 @@ class Autoencoder(nn.Module):
         self.output = nn.Linear(hidden, schema.num_items)
         self.kl_steps = max(1, round(KL_STEPS_SHARE * _num_steps(config, schema)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        weights = loss_weights(event_weights(config.weights, schema), schema)
+        self.register_buffer("type_weights", weights, persistent=False)
 
     def loss(self, batch: Rows) -> Tensor:
-        """Negative evidence lower bound of the rows' bags, averaged over their items."""
-        bags = bags_of_rows(batch, self.num_rows)
+        """Negative evidence lower bound of the rows' bags, averaged over their items, which their types weight."""
+        bags = bags_of_rows(batch, self.num_rows, self.type_weights)
         mean_SD, log_variance_SD = self._encode(bags.mask())
         latent_SD = mean_SD + torch.randn_like(mean_SD) * (log_variance_SD / 2).exp()
         hidden_SH = self._decode(latent_SD)
@@ -63,7 +67,8 @@ class Autoencoder(nn.Module):
         for start in range(0, len(ends), CHUNK_BAGS):
             stop = min(start + CHUNK_BAGS, len(ends))
             among = slice(ends[start - 1] if start else 0, ends[stop - 1])
-            chunk = hidden_SH[start:stop], bags.owner[among] - start, bags.items[among]
+            weights_N = None if bags.weights is None else bags.weights[among]
+            chunk = hidden_SH[start:stop], bags.owner[among] - start, bags.items[among], weights_N
             reconstruction = reconstruction + checkpoint(
                 self._negative_log_likelihood, *chunk, use_reentrant=False, preserve_rng_state=False
             )
@@ -73,7 +78,7 @@ class Autoencoder(nn.Module):
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the user's items, given those of the history; without padding."""
         with torch.autocast(batch.items.device.type, enabled=False):
-            mean_BD, _ = self._encode(bags_of_histories(batch, self.num_rows))
+            mean_BD, _ = self._encode(bags_of_histories(batch, self.num_rows, self.type_weights))
             return torch.log_softmax(self.output(self._decode(mean_BD)), 1)
 
     def _encode(self, bags: Bags) -> tuple[Tensor, Tensor]:
@@ -86,10 +91,12 @@ class Autoencoder(nn.Module):
         hidden_SH: Tensor = self.dropout(torch.tanh(self.widen(latent_SD)))
         return hidden_SH
 
-    def _negative_log_likelihood(self, hidden_SH: Tensor, owner_N: Tensor, items_N: Tensor) -> Tensor:
+    def _negative_log_likelihood(
+        self, hidden_SH: Tensor, owner_N: Tensor, items_N: Tensor, weights_N: Tensor | None
+    ) -> Tensor:
         """Summed over the items."""
-        log_probability = torch.log_softmax(self.output(hidden_SH).float(), 1)
-        return -log_probability[owner_N, items_N - 1].sum()
+        log_probability = torch.log_softmax(self.output(hidden_SH).float(), 1)[owner_N, items_N - 1]
+        return -(log_probability if weights_N is None else weights_N * log_probability).sum()
 
     def _kl_weight(self) -> Tensor:
         if self.training:

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.prepared import Prepared
-from models.recommender.data import Histories, ShardLog
-from models.recommender.networks.transitions import MAX_PAIRS, Transitions, ndcg, popularity_of, tuning_examples
+from models.recommender.data import Histories
+from models.recommender.held_out import ShardLog
+from models.recommender.networks.transitions import (
+    MAX_PAIRS,
+    Shape,
+    Transitions,
+    Tuned,
+    ndcg,
+    popularity_of,
+    tuning_examples,
+)
 from models.recommender.schema import Schema
 
 MAX_USER_EVENTS = 1000
@@ -54,9 +63,9 @@ class Popularity(nn.Module):
         super().__init__()
         self.register_buffer("popularity", torch.zeros(num_items + 1))
 
-    def count(self, schema: Schema) -> None:
-        """Set the item counts of the training split."""
-        self.popularity = torch.from_numpy(popularity_of(schema).astype(np.float32))
+    def count(self, popularity: NDArray[Any]) -> None:
+        """Set each item's share of the training events [V]."""
+        self.popularity = torch.from_numpy(popularity.astype(np.float32))
 
     def forward(self, batch: Histories) -> Tensor:
         """Scores [B, V]."""
@@ -74,19 +83,26 @@ def count_neighbours(data: Prepared, schema: Schema, network: Transitions) -> Ne
     examples = tuning_examples(data, schema)
     best = Neighbourhood()
     weights = _similarities(co_counts, num_users, best)
-    score = ndcg(weights, popularity, best.decay, examples)
+
+    def score_of(weights: sp.csr_array, decay: float) -> float:
+        return ndcg(Tuned(weights, popularity, Shape(decay=decay), None), examples)
+
+    score = score_of(weights, best.decay)
     for name, values in STEPS:
         for value in values if examples else ():
             tried = replace(best, **{name: value})
             other = weights if name == "decay" else _similarities(co_counts, num_users, tried)
-            if (gained := ndcg(other, popularity, tried.decay, examples)) > score:
+            if (gained := score_of(other, tried.decay)) > score:
                 score, best, weights = gained, tried, other
     network.set(weights, popularity, decay=best.decay)
     return best
 
 
 def _co_counts(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any]]:
-    """Training users of both items [V, V] without the diagonal, and of each item [V]."""
+    """Training users of both items [V, V], and of each item [V].
+
+    The diagonal is kept only where an item of the history may be recommended again, such as one that was just viewed.
+    """
     size = schema.num_items + 1
     co_counts = sp.csr_array((size, size), dtype=np.float32)
     for shard in range(schema.num_shards):
@@ -101,8 +117,9 @@ def _co_counts(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[An
         interactions.data[:] = 1
         co_counts = co_counts + interactions.T @ interactions
     num_users = np.maximum(co_counts.diagonal(), 1)
-    co_counts.setdiag(0)
-    co_counts.eliminate_zeros()
+    if schema.seen_types is None:
+        co_counts.setdiag(0)
+        co_counts.eliminate_zeros()
     return co_counts, num_users  # type: ignore[return-value]
 
 

@@ -11,17 +11,25 @@ from torch import Tensor, nn
 from models.metrics import BatchMetrics
 from models.plugins import network_of, require
 from models.prepared import Prepared
+from models.recommender.auto_settings import resolve
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
+from models.recommender.networks.event_weights import item_weights
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
 from models.recommender.networks.item_features import ItemFeatures, find_nearest_neighbours
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer
-from models.recommender.networks.transitions import Transitions, add_cold_start_items, count_and_tune, count_pairs
+from models.recommender.networks.transitions import (
+    Transitions,
+    add_cold_start_items,
+    count_and_tune,
+    count_pairs,
+    popularity_of,
+)
 from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import Schema
 
@@ -33,7 +41,8 @@ MAX_SPECTRAL_WIDTH = 96
 
 def build(config: Config, schema: Schema) -> Recommender:
     """An untrained recommender; raises ValueError for an unknown network."""
-    prior: nn.Module | None = Transitions(schema.num_items)
+    config = resolve(config, schema)
+    prior: nn.Module | None = Transitions(schema.num_items, len(schema.event_types) if schema.has_types else 0)
     learner: Learner | None = None
     match config.network:
         case "transformer":
@@ -77,14 +86,15 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
             network.cold_start.set(nearest)
     match network.prior:
         case Popularity() as prior:
-            prior.count(schema)
+            prior.count(popularity_of(schema, item_weights(data, schema, network.event_weights)))
         case Transitions() as prior if network.is_item_knn:
             count_neighbours(data, schema, prior)
         case Transitions() as prior:
-            weights, popularity, shape = count_and_tune(data, schema)
+            tuned = count_and_tune(data, schema, event_weights=network.event_weights)
+            weights = tuned.weights
             if features is not None:
                 weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))
-            prior.set(weights, popularity, shape.decay)
+            prior.set(weights, tuned.popularity, tuned.shape.decay, tuned.type_factors)
     if network.learner is not None and features is not None:
         network.learner.items.set_features(features, nearest)
     if network.learner is not None and network.spectral_start:

@@ -30,6 +30,7 @@ from models.nn.state_dict import rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
+from models.recommender.networks.event_weights import event_weights, loss_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.schema import PADDING, Schema
 
@@ -44,16 +45,20 @@ ADVERSARIAL_WEIGHT = 0.1
 class Gan(nn.Module):
     """One of the learners of a Recommender, with NextItem and Autoencoder."""
 
+    type_weights: Tensor | None
+
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.num_rows, hidden = schema.num_items + 1, HIDDEN_FACTOR * config.dim
         self.items = ItemEmbedding(schema, hidden)
         self.generator = BagItemScorer(self.num_rows, hidden, dropout=config.dropout)
         self.discriminator = Discriminator(self.num_rows, hidden)
+        weights = loss_weights(event_weights(config.weights, schema), schema)
+        self.register_buffer("type_weights", weights, persistent=False)
 
     def loss(self, batch: Rows) -> Tensor:
         """The sum of the discriminator's and the generator's loss."""
-        bags = bags_of_rows(batch, self.num_rows)
+        bags = bags_of_rows(batch, self.num_rows, self.type_weights)
         sampled_M = torch.randperm(self.num_rows - 1, device=batch.items.device)[:NUM_SAMPLED_ITEMS] + 1
         absent_SM = _absent(bags, sampled_M, self.num_rows)
         condition = bags.mask()
@@ -68,7 +73,10 @@ class Gan(nn.Module):
 
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         score_S: Tensor = functional_call(self.discriminator, frozen, (condition, bags, sampled_M, fake_N, fake_SM))
-        reconstruction = F.softplus(-logits_N).sum() + (F.softplus(logits_SM) * absent_SM).sum()
+        missed_N = F.softplus(-logits_N)
+        if bags.weights is not None:
+            missed_N = missed_N * bags.weights
+        reconstruction = missed_N.sum() + (F.softplus(logits_SM) * absent_SM).sum()
         generator_loss = ADVERSARIAL_WEIGHT * (score_S - 1).square().mean() + reconstruction / len(bags.items)
         loss: Tensor = discriminator_loss + generator_loss
         return loss
@@ -76,7 +84,7 @@ class Gan(nn.Module):
     def log_scores(self, batch: Histories) -> Tensor:
         """The generator's scores for the history as log-probabilities [B, V - 1], without padding."""
         with torch.autocast(batch.items.device.type, enabled=False):
-            bags = bags_of_histories(batch, self.num_rows)
+            bags = bags_of_histories(batch, self.num_rows, self.type_weights)
             return torch.log_softmax(self.generator.all_logits(bags.embed(self.items.table())), 1)
 
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from models.nn.layers import Dropout, linear_cross_entropy
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.networks.event_weights import event_weights, loss_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.negatives import SharedNegatives
+from models.recommender.networks.type_embedding import TypeEmbedding
 from models.recommender.schema import PADDING, Schema
 
 FULL_SOFTMAX_ITEMS = 20_000
@@ -45,6 +47,7 @@ class NextItem(nn.Module):
     """One of the learners of a Recommender, with Autoencoder and Gan."""
 
     encoder: Encoder
+    type_weights: Tensor | None
 
     def __init__(self, config: Config, schema: Schema, encoder: Encoder) -> None:
         super().__init__()
@@ -55,22 +58,36 @@ class NextItem(nn.Module):
         self.items = ItemEmbedding(schema, config.dim, rowwise=sampled and schema.num_items > ROWWISE_ITEMS)
         self.dropout = Dropout(config.dropout)
         self.negatives = SharedNegatives(schema.item_counts, config.num_negatives) if sampled else None
+        self.types = TypeEmbedding(schema, config.dim) if schema.has_types else None
+        weights = loss_weights(event_weights(config.weights, schema), schema)
+        self.register_buffer("type_weights", weights, persistent=False)
 
     def loss(self, batch: Rows) -> Tensor:
-        """Mean cross-entropy of the next item at every position that has one, over all items or shared negatives."""
+        """Mean cross-entropy of the next item at every position that has one, over all items or shared negatives.
+
+        The next events are weighted by their type.
+        """
         table = self.items.table()
-        hidden_BLD = self.encoder(self.dropout(self._look_up(batch.items, table)), batch.segments)
+        embedded_BLD = self._look_up(batch.items, table)
+        if self.types is not None:
+            embedded_BLD = embedded_BLD + self.types.of_rows(batch)
+        hidden_BLD = self.encoder(self.dropout(embedded_BLD), batch.segments)
         there = batch.targets != PADDING
         # Row 0 of the embedding is padding: it takes no part in the softmax.
         hidden_TD, targets_T = hidden_BLD[there], batch.targets[there] - 1
+        weights_T = None
+        if self.type_weights is not None and batch.target_types is not None:
+            weights_T = self.type_weights[batch.target_types[there]]
         among_C = self.items.targets()
         if self.negatives is None and among_C is not None:
             # An item that is never a target would only be pushed down.
-            return linear_cross_entropy(hidden_TD, table[among_C], torch.searchsorted(among_C, targets_T + 1))
+            index_T = torch.searchsorted(among_C, targets_T + 1)
+            return linear_cross_entropy(hidden_TD, table[among_C], index_T, importance_T=weights_T)
         if self.negatives is None:
-            return linear_cross_entropy(hidden_TD, table[1:], targets_T)
+            return linear_cross_entropy(hidden_TD, table[1:], targets_T, importance_T=weights_T)
         candidates_C, index_T, correction_C = self.negatives.draw(targets_T)
-        return linear_cross_entropy(hidden_TD, self._look_up(candidates_C + 1, table), index_T, correction_C)
+        embedded_CD = self._look_up(candidates_C + 1, table)
+        return linear_cross_entropy(hidden_TD, embedded_CD, index_T, correction_C, importance_T=weights_T)
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""
@@ -88,10 +105,15 @@ class NextItem(nn.Module):
         lengths = batch.lengths.clamp_max(self.max_length)
         order = lengths.argsort()
         hidden_BD = table.new_empty(len(lengths), table.shape[1])
+        codes = None if self.types is None else self.types.codes(batch)
         for group in torch.split(order, ENCODE_ROWS):
             length = lengths[group]
             longest = min(LENGTH_STEP * math.ceil(max(1, int(length.max())) / LENGTH_STEP), self.max_length)
             position = (batch.lengths[group] - length)[:, None] + torch.arange(longest, device=length.device)
-            items = batch.items[group].gather(1, position.clamp_max(batch.items.shape[1] - 1))
-            hidden_BD[group] = self.encoder.last(F.embedding(items, table), length).to(hidden_BD.dtype)
+            position = position.clamp_max(batch.items.shape[1] - 1)
+            embedded_BLD = F.embedding(batch.items[group].gather(1, position), table)
+            if self.types is not None and codes is not None:
+                chosen = [None if code is None else code[group].gather(1, position) for code in codes]
+                embedded_BLD = embedded_BLD + self.types(*chosen)
+            hidden_BD[group] = self.encoder.last(embedded_BLD, length).to(hidden_BD.dtype)
         return hidden_BD

@@ -17,6 +17,7 @@ CUTOFFS = (5, 10, 20, 50)
 """Cutoffs of the metrics with one target per user."""
 SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS = (10, 100), (20, 50)
 """Cutoffs with several targets per user; NDCG@100, Recall@20 and Recall@50 are those of the literature."""
+REVENUE_CUTOFF = 10
 MAX_SCORES = 16_000_000
 """Scores in memory at one time: those of 16 examples with a million items, of 512 below 31,250. More take gigabytes,
 which take longer to allocate than to compute."""
@@ -44,17 +45,15 @@ def rows_at_once(num_items: int) -> int:
 def evaluate(batch: Histories, scores: Tensor) -> dict[str, Ratio]:
     """Full ranking by `scores` [B, V], seen items filtered and (`_unfiltered`) not; may write into `scores`.
 
-    One target: NDCG, hit rate and MRR. Several: NDCG and recall. A target in the history cannot be recommended where
-    seen items are filtered, so it counts in `_unfiltered` only.
+    One target: NDCG, hit rate and MRR, and revenue where the log has prices. Several: NDCG and recall. A seen target
+    cannot be recommended where seen items are filtered, so it counts in `_unfiltered` only.
     """
     if batch.target_sets is not None:
         return _evaluate_sets(batch, batch.target_sets, scores)
     rank = rank_of(batch.targets, scores)
     filtered = rank_without(batch.excluded, batch.targets, scores, rank)
     all_examples = torch.ones_like(batch.target_seen)
-    return ranking(filtered, counts=~batch.target_seen, cutoffs=CUTOFFS) | _unfiltered(
-        ranking(rank, counts=all_examples, cutoffs=CUTOFFS)
-    )
+    return _rank_one(batch, filtered, ~batch.target_seen) | _unfiltered(_rank_one(batch, rank, all_examples))
 
 
 def gains(batch: Histories, scores: Tensor) -> Tensor:
@@ -105,6 +104,15 @@ def _gains_of_sets(batch: Histories, network: Tensor, prior: Tensor, blends: Ble
         blend = torch.lerp(network, prior, weight).masked_fill_(is_excluded, -torch.inf)
         sums[0, place, blends.boosts.index(0.0)] = gains(batch, blend).sum()
     return sums
+
+
+def _rank_one(batch: Histories, rank: Tensor, counts: Tensor) -> dict[str, Ratio]:
+    """Metrics of the rank [B] of one target; `counts` [B] is False for examples to leave out."""
+    ratios = ranking(rank, counts=counts, cutoffs=CUTOFFS)
+    if batch.amounts is not None:
+        amounts = batch.amounts.nan_to_num(0.0) * counts
+        ratios[f"revenue_at_{REVENUE_CUTOFF}"] = Ratio(amounts * (rank <= REVENUE_CUTOFF), amounts)
+    return ratios
 
 
 def _evaluate_sets(batch: Histories, targets: Tensor, scores: Tensor) -> dict[str, Ratio]:

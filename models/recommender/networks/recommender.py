@@ -5,7 +5,6 @@ Shapes: B examples, D width, V items + 1 (index 0 is padding and never recommend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +16,10 @@ from models.nn.precision import autocast_dtype
 from models.nn.state_dict import default_on_load, rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.held_out import Example
 from models.recommender.networks import ranking
 from models.recommender.networks.cold_start import ColdStartItems
+from models.recommender.networks.event_weights import event_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema, tail_of
@@ -77,6 +78,7 @@ class Recommender(nn.Module):
         self.is_item_knn = config.network == "item_knn"
         self.spectral_start = config.spectral_start
         self.precision = config.precision
+        self.event_weights = event_weights(config.weights, schema)
         self.learner = learner
         self.prior = prior
         is_simple = config.network in ("popularity", "item_knn")
@@ -197,15 +199,16 @@ class Recommender(nn.Module):
         count = min(max(example.count for example in batch.examples), scores.shape[1])
         top = scores.topk(count)
         return [
-            self._prediction(example.history, items[: example.count], values[: example.count])
+            self._prediction(example, items[: example.count], values[: example.count])
             for example, items, values in zip(batch.examples, top.indices.tolist(), top.values.tolist(), strict=True)
         ]
 
-    def _prediction(self, history: Sequence[int], items: list[int], scores: list[float]) -> Prediction:
+    def _prediction(self, example: Example, items: list[int], scores: list[float]) -> Prediction:
         kept = [place for place, score in enumerate(scores) if score != -torch.inf]
         items, scores = [items[place] for place in kept], [scores[place] for place in kept]
+        history = example.history
         if isinstance(self.prior, Transitions):
-            explanations = self.prior.explain(history, items)
+            explanations = self.prior.explain(history, items, example.types)
         else:
             explanations = [history[-1] if len(history) else PADDING] * len(items)
         return Prediction(items, scores, explanations, personal=len(history) > 0)

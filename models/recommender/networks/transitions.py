@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from models.prepared import Prepared
 from models.recommender.config import Config
-from models.recommender.data import HeldOutExamples, Histories, ShardLog, collate, dataset
+from models.recommender.data import Histories, collate, dataset
+from models.recommender.held_out import HeldOutExamples
+from models.recommender.networks.event_weights import Weights, item_weights, training_events, transition_weights
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
 from models.sampling import evenly
@@ -30,8 +32,6 @@ TUNING_EXAMPLES = 3000
 """Validation examples on which the shape is tuned."""
 MAX_TUNING_SCORES = 1_000_000_000
 """Scores of those examples; a large catalogue uses fewer examples."""
-COUNTED_EVENTS = 2_000_000
-"""Events counted per sparse sum."""
 DENSE_ITEMS = 6000
 """Up to this many items the weights are also kept dense (144 MB), which speeds up sums of rows."""
 POPULARITY_SHARE = 1e-3
@@ -65,6 +65,12 @@ SHAPES = (
 """Tried on validation: directed ones suit films watched in sequence, symmetric ones suit baskets."""
 DECAYS = (0.5, 0.6, 0.8, 0.9)
 """Tried with the best shape, in addition to its own."""
+TYPE_SHAPES = (SHAPES[0], SHAPES[4])
+"""With which the weights of event types are chosen: one for sequences, one for baskets."""
+TYPE_FACTORS = (0.03, 0.3, 3.0)
+"""Tried for each event type of the history, in addition to 1; none is 0, so that a user who only views is not lost."""
+MAX_TUNED_TYPES = 6
+"""The most frequent types get such a factor."""
 
 
 class Transitions(nn.Module):
@@ -75,8 +81,9 @@ class Transitions(nn.Module):
     weights: Tensor
     popularity: Tensor
     decay: Tensor
+    type_factors: Tensor | None
 
-    def __init__(self, num_items: int) -> None:
+    def __init__(self, num_items: int, num_types: int = 0) -> None:
         super().__init__()
         self.num_rows = num_items + 1
         self.register_buffer("row_starts", torch.zeros(self.num_rows + 1, dtype=torch.int64))
@@ -84,10 +91,16 @@ class Transitions(nn.Module):
         self.register_buffer("weights", torch.zeros(0))
         self.register_buffer("popularity", torch.zeros(self.num_rows))
         self.register_buffer("decay", torch.tensor(0.8))
+        # How much an event of the history counts, by its type; the log of a model without types has no such tensor.
+        self.register_buffer("type_factors", torch.ones(num_types + 1) if num_types else None)
         self._dense: Tensor | None = None
 
-    def set(self, matrix: sp.csr_array, popularity: NDArray[Any], decay: float) -> None:
-        """Set the weights from a scipy matrix [V, V] and the items' shares of all events [V]."""
+    def set(
+        self, matrix: sp.csr_array, popularity: NDArray[Any], decay: float, type_factors: Weights | None = None
+    ) -> None:
+        """Set the weights from a scipy matrix [V, V], the items' shares of all events [V], and the factors by type."""
+        if type_factors is not None:
+            self.type_factors = torch.from_numpy(type_factors.copy())
         self.row_starts = torch.from_numpy(matrix.indptr.astype(np.int64))
         self.columns = torch.from_numpy(matrix.indices.astype(np.int32))
         self.weights = torch.from_numpy(matrix.data.astype(np.float32))
@@ -128,19 +141,23 @@ class Transitions(nn.Module):
             self._dense = dense
         return self._dense
 
-    def explain(self, history: Sequence[int], items: Sequence[int]) -> list[int]:
+    def explain(self, history: Sequence[int], items: Sequence[int], types: Sequence[int] | None = None) -> list[int]:
         """For each item the event of the history that contributes most to its score; PADDING if none does."""
         row_starts, columns, weights = (
             tensor.cpu().numpy() for tensor in (self.row_starts, self.columns, self.weights)
         )
         wanted, decay = np.asarray(items, dtype=np.int32), float(self.decay)
         strongest, explanations = np.zeros(len(wanted)), np.full(len(wanted), PADDING)
+        factors = None if self.type_factors is None or types is None else self.type_factors.tolist()
         for distance, event in enumerate(reversed(history[-LAST_EVENTS:])):
             begin, end = row_starts[event], row_starts[event + 1]
             if begin == end:
                 continue
+            factor = decay**distance
+            if factors is not None and types is not None:
+                factor *= factors[types[-1 - distance]]
             place = begin + np.searchsorted(columns[begin:end], wanted).clip(max=end - begin - 1)
-            weight = np.where(columns[place] == wanted, decay**distance * weights[place], 0)
+            weight = np.where(columns[place] == wanted, factor * weights[place], 0)
             explanations[weight > strongest] = event
             strongest = np.maximum(strongest, weight)
         return [int(event) for event in explanations]
@@ -149,9 +166,13 @@ class Transitions(nn.Module):
         """The last events [B, K] of each history, newest first, and their factors, 0 for padding."""
         back = torch.arange(LAST_EVENTS, device=batch.items.device)
         place = batch.lengths[:, None] - 1 - back
-        items = batch.items.gather(1, place.clamp(min=0, max=batch.items.shape[1] - 1))
+        clamped = place.clamp(min=0, max=batch.items.shape[1] - 1)
+        items = batch.items.gather(1, clamped)
         there = place >= 0
-        return items * there, self.decay**back * there
+        factors = self.decay**back * there
+        if self.type_factors is not None and batch.types is not None:
+            factors = factors * self.type_factors[batch.types.gather(1, clamped)]
+        return items * there, factors
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Only the file says how many pairs were counted.
@@ -163,25 +184,70 @@ class Transitions(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def count_and_tune(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any], Shape]:
-    """Count the training split and tune the shape for NDCG@10 on validation: weights [V, V], popularity [V], shape."""
-    popularity = popularity_of(schema)
+@dataclass(frozen=True)
+class Tuned:
+    """What count_and_tune finds: weights [V, V], popularity [V], the shape, and the factors of event types by code."""
+
+    weights: sp.csr_array
+    popularity: NDArray[Any]
+    shape: Shape
+    type_factors: Weights | None
+
+
+def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | None = None) -> Tuned:
+    """Count the training split and tune the shape for NDCG@10 on validation.
+
+    Where events have types, a pair counts as much as the type of its second event: by `event_weights`, all alike or
+    targets only, whichever is best. Then each type gets a factor as an event of the history.
+    """
+    popularity = popularity_of(schema, item_weights(data, schema, event_weights))
     examples = tuning_examples(data, schema)
-    counts: dict[int, sp.csr_array] = {}
-    best: tuple[float, sp.csr_array, Shape] | None = None
-    for shape in SHAPES:
-        if shape.window not in counts:
-            counts[shape.window] = count_pairs(data, schema, window=shape.window)
-        weights = weight_counts(counts[shape.window], shape)
-        score = ndcg(weights, popularity, shape.decay, examples)
+    candidates = transition_weights(event_weights, schema)
+    best: tuple[float, Weights | None] | None = None
+    for weights in candidates if len(candidates) > 1 else ():
+        counts = count_pairs(data, schema, window=Shape.window, weights=weights)
+        score, _ = _best_shape({Shape.window: counts}, popularity, TYPE_SHAPES, examples)
         if best is None or score > best[0]:
-            best = (score, weights, shape)
+            best = (score, weights)
+    weights = candidates[0] if best is None else best[1]
+    counted = {
+        window: count_pairs(data, schema, window=window, weights=weights)
+        for window in sorted({shape.window for shape in SHAPES})
+    }
+    score, tuned = _best_shape(counted, popularity, SHAPES, examples)
+    for tried in [replace(tuned, shape=replace(tuned.shape, decay=decay)) for decay in DECAYS]:
+        if examples and (other := ndcg(tried, examples)) > score:
+            score, tuned = other, tried
+    return _with_type_factors(tuned, schema, examples, score) if schema.has_types and examples else tuned
+
+
+def _best_shape(
+    counted: Mapping[int, sp.csr_array], popularity: NDArray[Any], shapes: Sequence[Shape], examples: list[Any]
+) -> tuple[float, Tuned]:
+    """The NDCG@10 of the best shape and what it gives, from counts by window; the first one without examples."""
+    best: tuple[float, Tuned] | None = None
+    for shape in shapes:
+        tuned = Tuned(weight_counts(counted[shape.window], shape), popularity, shape, None)
+        score = ndcg(tuned, examples)
+        if best is None or score > best[0]:
+            best = (score, tuned)
     assert best is not None
-    score, weights, shape = best
-    for tried in [replace(shape, decay=decay) for decay in DECAYS]:
-        if examples and (other := ndcg(weights, popularity, tried.decay, examples)) > score:
-            score, shape = other, tried
-    return weights, popularity, shape
+    return best
+
+
+def _with_type_factors(tuned: Tuned, schema: Schema, examples: list[Any], score: float) -> Tuned:
+    """Factors of the types, tried one type after the other, the most frequent first."""
+    tuned = replace(tuned, type_factors=np.ones(len(schema.event_types) + 1, np.float32))
+    counts = np.array(schema.event_type_counts)
+    for code in np.argsort(-counts, kind="stable")[: min(MAX_TUNED_TYPES, int((counts > 0).sum()))]:
+        for factor in TYPE_FACTORS:
+            assert tuned.type_factors is not None
+            factors = tuned.type_factors.copy()
+            factors[code] = factor
+            tried = replace(tuned, type_factors=factors)
+            if (other := ndcg(tried, examples)) > score:
+                score, tuned = other, tried
+    return tuned
 
 
 def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:
@@ -191,42 +257,36 @@ def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:
     return evenly(held_out, min(TUNING_EXAMPLES, max(1, MAX_TUNING_SCORES // schema.num_items)))
 
 
-def popularity_of(schema: Schema) -> NDArray[Any]:
-    """Each item's share of all training events [V], with half an event for items never seen in training."""
-    counts = np.concatenate([[0.0], np.asarray(schema.item_counts, dtype=np.float64) + 0.5])
+def popularity_of(schema: Schema, item_weights: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Each item's share of all training events [V], with half an event for items never seen in training.
+
+    `item_weights` [V - 1] are the events of each item weighted by their types; by default all count alike.
+    """
+    events = schema.item_counts if item_weights is None else item_weights
+    counts = np.concatenate([[0.0], np.asarray(events, dtype=np.float64) + 0.5])
     return np.asarray(counts / counts.sum())
 
 
-def count_pairs(data: Prepared, schema: Schema, *, window: int) -> sp.csr_array:
-    """T [V, V]: sum of 1 / distance over ordered pairs of a user's training events at most `window` apart."""
+def count_pairs(data: Prepared, schema: Schema, *, window: int, weights: Weights | None = None) -> sp.csr_array:
+    """T [V, V]: sum of 1 / distance over ordered pairs of a user's training events at most `window` apart.
+
+    `weights` multiply a pair by the type of its second event.
+    """
     size = schema.num_items + 1
     total = sp.csr_array((size, size), dtype=np.float32)
-    for items, user in _training_events(data, schema):
+    for items, user, types in training_events(data, schema):
         pairs: list[NDArray[Any]] = []
-        weights: list[NDArray[Any]] = []
+        values: list[NDArray[Any]] = []
         for distance in range(1, min(window, len(items) - 1) + 1):
             same = user[distance:] == user[:-distance]
             pairs.append(np.stack([items[:-distance][same], items[distance:][same]]))
-            weights.append(np.full(pairs[-1].shape[1], 1 / distance, np.float32))
+            if weights is None:
+                values.append(np.full(pairs[-1].shape[1], 1 / distance, np.float32))
+            else:
+                values.append(weights[types[distance:][same]] / np.float32(distance))
         if pairs:
-            total = total + sp.csr_array((np.concatenate(weights), np.concatenate(pairs, 1)), shape=(size, size))
+            total = total + sp.csr_array((np.concatenate(values), np.concatenate(pairs, 1)), shape=(size, size))
     return total  # type: ignore[return-value]
-
-
-def _training_events(data: Prepared, schema: Schema) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Items and users of the training split, several shards at a time: few sparse sums in bounded memory."""
-    items: list[NDArray[Any]] = []
-    users: list[NDArray[Any]] = []
-    for shard in range(schema.num_shards):
-        log = ShardLog.open(data, shard)
-        lengths = np.diff(log.offsets)
-        position = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], lengths)
-        in_train = position < np.repeat(log.splits[:, 0], lengths)
-        items.append(np.asarray(log.items)[in_train])
-        users.append(np.repeat(np.arange(log.num_users) * schema.num_shards + shard, lengths)[in_train])
-        if sum(map(len, items)) >= COUNTED_EVENTS or shard == schema.num_shards - 1:
-            yield np.concatenate(items), np.concatenate(users)
-            items, users = [], []
 
 
 def weight_counts(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
@@ -263,10 +323,10 @@ def _strongest(matrix: sp.csr_array) -> sp.csr_array:
     return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
 
 
-def ndcg(weights: sp.csr_array, popularity: NDArray[Any], decay: float, examples: Sequence[Any]) -> float:
-    """Mean NDCG@10 of the weights [V, V] on validation examples; 0 if there are none."""
-    network = Transitions(weights.shape[0] - 1)
-    network.set(weights, popularity, decay)
+def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
+    """Mean NDCG@10 of tuned weights on validation examples; 0 if there are none."""
+    network = Transitions(tuned.weights.shape[0] - 1)
+    network.set(tuned.weights, tuned.popularity, tuned.shape.decay, tuned.type_factors)
     total, size = 0.0, min(256, rows_at_once(network.num_rows))
     for start in range(0, len(examples), size):
         batch = collate(examples[start : start + size])

@@ -18,9 +18,12 @@ from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
 from models.raw.time_formats import format_remedy, unit_remedy
 from models.raw.times import read_times
+from models.recommender.prepare.event_types import amounts_of, normalised_types
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
+ANONYMOUS = "session:"
+"""Begins the id of the anonymous user of a session; user ids of the log that begin with it are rejected."""
 
 SPILL_SCHEMA = pa.schema(
     [
@@ -30,9 +33,13 @@ SPILL_SCHEMA = pa.schema(
         ("session_id", pa.string()),
         ("event_id", pa.string()),
         ("content", pa.uint64()),
+        ("event_type", pa.string()),
+        ("amount", pa.float32()),
     ]
 )
-"""A good event; `content` is a hash of the columns that only serve to detect duplicates."""
+"""A good event; `content` is a hash of the columns that only serve to detect duplicates.
+
+An event without a user has a session."""
 
 _JSON = r'^(\{\s*".*\}|\[\s*["{].*\])$'
 """An object or a list of JSON as text, as JSON lines of mixed types have; {3F2504E0-4F89} is an id."""
@@ -45,7 +52,7 @@ def find_columns(present: Sequence[str], mapping: Mapping[str, str], *, source: 
     """Our column name -> the file's; raises DataRejected, which lists the columns of the file."""
     found = {ours: mapping.get(ours, ours) for ours in COLUMNS if ours in mapping or ours in present}
     wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
-    missing = [ours for ours in REQUIRED if ours not in found]
+    missing = [ours for ours in REQUIRED if ours not in found and not (ours == "user_id" and "session_id" in found)]
     if not wrong and not missing:
         return found
     listed = ", ".join(present) or "none"
@@ -72,20 +79,18 @@ def validate(
     """The good rows as a table of SPILL_SCHEMA, and the rejected ones; `timestamp_format` is that of `read_times`."""
     rejections = Rejections(rows.num_rows)
     get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
-    user = _identifier(get["user_id"], "user_id", rejections, required=True)
+    user, session = _user_and_session(get, rejections)
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
     rejections.add(_isin(item, excluded), "excluded_item", values=item)
     time_us = read_times(get["timestamp"], rejections, now_s=now_s, format=timestamp_format)
-    texts = {
-        name: _identifier(get[name], name, rejections, required=False)
-        for name in ("event_type", "session_id", "event_id")
-        if name in get
-    }
+    optional = [name for name in ("event_type", "event_id") if name in get]
+    texts = {name: _identifier(get[name], name, rejections, required=False) for name in optional}
+    if "event_type" in texts:
+        texts["event_type"] = normalised_types(texts["event_type"])
+    numbers: dict[str, npt.NDArray[np.float64]] = {}
+    numbers |= {name: _number(get[name], name, rejections) for name in ("quantity", "price") if name in get}
     hashes: dict[str, Hashes] = {name: _hash_text(text) for name, text in texts.items()}
-    if "quantity" in get:
-        hashes["quantity"] = _number(get["quantity"], "quantity", rejections, is_zero_allowed=False)
-    if "price" in get:
-        hashes["price"] = _number(get["price"], "price", rejections, is_zero_allowed=True)
+    hashes |= {name: _hash_numbers(values) for name, values in numbers.items()}
     if "currency" in get:
         hashes["currency"] = _currency(get["currency"], rejections)
     nothing = pa.nulls(rows.num_rows, pa.string())
@@ -94,9 +99,11 @@ def validate(
             _plain(user),
             _plain(item),
             time_us,
-            _plain(texts.get("session_id", nothing)),
+            _plain(session),
             _plain(texts.get("event_id", nothing)),
             pa.array(_mix(hashes, rows.num_rows)),
+            _plain(texts.get("event_type", nothing)),
+            amounts_of(numbers, rows.num_rows),
         ],
         schema=SPILL_SCHEMA,
     )
@@ -130,7 +137,10 @@ def validate_sequences(
     position = np.arange(first_position, first_position + table.num_rows, dtype=np.int64)
     nothing = pa.nulls(table.num_rows, pa.string())
     content = pa.array(position.astype(np.uint64))
-    good = pa.table([_plain(user), _plain(items), position, nothing, nothing, content], schema=SPILL_SCHEMA)
+    amount = amounts_of({}, table.num_rows)
+    good = pa.table(
+        [_plain(user), _plain(items), position, nothing, nothing, content, nothing, amount], schema=SPILL_SCHEMA
+    )
     return good.filter(pa.array(rejections.codes == 0)), rejections, table
 
 
@@ -185,8 +195,30 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
     return pa.DictionaryArray.from_arrays(codes, text)
 
 
-def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allowed: bool) -> Hashes:
-    """Validate a numeric column and hash it; nulls are allowed."""
+def _user_and_session(get: Mapping[str, pa.Array], rejections: Rejections) -> tuple[pa.Array, pa.Array]:
+    """User and session of each row; a row needs one of them."""
+    if "session_id" not in get:
+        user = _identifier(get["user_id"], "user_id", rejections, required=True)
+        return user, pa.nulls(rejections.num_rows, pa.string())
+    nothing = pa.nulls(rejections.num_rows, pa.string())
+    user = _identifier(get.get("user_id", nothing), "user_id", rejections, required=False)
+    session = _identifier(get["session_id"], "session_id", rejections, required=False)
+    is_anonymous = pc.is_null(_plain(user))
+    rejections.add(pc.and_(is_anonymous, pc.is_null(_plain(session))), "missing_user_id")
+    too_long = pc.greater(pc.utf8_length(session.dictionary), MAX_ID_CHARACTERS - len(ANONYMOUS))
+    rejections.add(pc.and_(is_anonymous, _spread(too_long, session)), "too_long_session_id", values=get["session_id"])
+    reserved = _spread(pc.match_substring_regex(user.dictionary, f"^{ANONYMOUS}"), user)
+    rejections.add(reserved, "reserved_user_id", values=get.get("user_id", nothing))
+    return user, session
+
+
+def _spread(flags: pa.Array, encoded: pa.DictionaryArray) -> pa.Array:
+    """Flags of the distinct values as flags of the rows."""
+    return pc.fill_null(pc.take(flags, encoded.indices), False)
+
+
+def _number(column: pa.Array, name: str, rejections: Rejections) -> npt.NDArray[np.float64]:
+    """Validate the numbers of `price` or `quantity`; NaN for null, which is allowed."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers, unreadable = column.cast(pa.float64(), safe=False), pa.repeat(False, len(column))
     else:
@@ -195,11 +227,16 @@ def _number(column: pa.Array, name: str, rejections: Rejections, *, is_zero_allo
         numbers = pc.if_else(unreadable, pa.scalar(None, pa.string()), text).cast(pa.float64())
     bad = pc.or_(unreadable, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
     rejections.add(bad, f"bad_{name}", values=column)
-    if is_zero_allowed:
+    if name == "price":  # a gift is an event too
         rejections.add(pc.less(numbers, 0.0), f"negative_{name}", values=column)
     else:
         rejections.add(pc.less_equal(numbers, 0.0), f"{name}_not_positive", values=column)
-    values = numbers.to_numpy(zero_copy_only=False)
+    values: npt.NDArray[np.float64] = numbers.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _hash_numbers(values: npt.NDArray[np.float64]) -> Hashes:
+    """A hash of each number, 0 where there is none."""
     known = np.isfinite(values)
     hashes: Hashes = pd.util.hash_array(np.where(known, values + 0.0, 0.0)) * known
     return hashes

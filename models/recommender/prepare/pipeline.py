@@ -4,97 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
-import time
-from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.errors import DataRejected
-from models.raw.ids import id_text
-from models.raw.quarantine import Quarantine, remedy
-from models.raw.reading import Format, Header, item_reading_of, reading_of
-from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
-from models.raw.times import check_format, epoch_s
+from models.raw.quarantine import Quarantine
+from models.raw.tables import Source, parse_mapping, without_secrets
+from models.raw.times import epoch_s
 from models.recommender.networks.item_features import read_features
-from models.recommender.prepare.events import COLUMNS, explain, find_columns
+from models.recommender.prepare.card import card_of, card_of_files, card_of_types, sums
+from models.recommender.prepare.diagnosis import diagnose, in_schema
+from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
 from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
+from models.recommender.prepare.leaving_out import LeftOut, Partitions, leave_out
 from models.recommender.prepare.partitions import (
-    EVENTS_PER_TARGET,
-    NEVER,
     STOP,
-    Cut,
     Int64s,
-    Scan,
-    Scanned,
+    Rules,
     Sharded,
     Sorted,
-    keep_one_of_each_event,
-    scan,
+    count_examples,
     sort_partition,
     write_shard,
 )
-from models.recommender.schema import NUM_SHARDS, Schema, Split
-from models.settings import Share, check_settings
+from models.recommender.prepare.scanning import excluded_items, find_raw, scan_log
+from models.recommender.prepare.selection import NEVER
+from models.recommender.prepare.sessions import gap_us
+from models.recommender.prepare.settings import PrepareConfig
+from models.recommender.prepare.splits import Cut, check_splits, choose_cut, rfc3339
+from models.recommender.prepare.support import Support
+from models.recommender.prepare.vocabulary import check_enough, index_items, items_of_partitions
+from models.recommender.schema import NUM_SHARDS, Schema
 
-log = logging.getLogger("shopkeeper")
-
-LAYOUT = 3
+LAYOUT = 4
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
-MAX_SCANS = 16
-TRAIN_SHARE, TRAIN_AND_VAL_SHARE = 0.8, 0.9
-BINS_S = (86_400, 3_600, 60, 1)
-MIN_BINS = 20
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """The raw data to read, the names of its columns, and how to split it."""
-
-    raw: str
-    """Event log: a file, a folder, or a URI such as s3://bucket/path; may be gzipped."""
-    columns: str = ""
-    """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
-    timestamp_format: str = ""
-    """Format of the log's times, unless it is RFC 3339 or epoch seconds or milliseconds: day-first or month-first for
-    dates such as 31.12.2024 or 12/31/2024, or the directives of strptime, e.g. '%d/%m/%Y %H:%M'."""
-    format: Format = "auto"
-    """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
-    encoding: str = "auto"
-    """Encoding of the log's text, e.g. cp1252, gb18030 or utf-16; auto is UTF-8, or UTF-16 where the file shows it."""
-    header: Header = "auto"
-    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
-    items: str | None = None
-    """Item table: title, category, price or any other attribute; may be the log itself. Attributes improve the ranking
-    of rare items, and allow items without events to be recommended, unless the table is the log."""
-    item_columns: str = ""
-    """Column names of the item table, e.g. item_id=StockCode,title=Description; by default all columns are used."""
-    item_encoding: str | None = None
-    """Encoding of the item table; by default that of the log."""
-    split: Split = "time"
-    """time: test on the last events by global time; leave-one-out: test on the last event of each user, validate on the
-    one before; held-out-users: test on the last fifth of the events of users who are not trained on."""
-    val_from: str | None = None
-    """Time of the first validation event (RFC 3339, UTC if it has no zone); by default after 80 % of the events."""
-    test_from: str | None = None
-    """Time of the first test event; by default after 90 % of the events."""
-    max_bad_fraction: Share = 0.01
-    """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
-    exclude_items: tuple[str, ...] = ()
-    """Item ids that are not products, such as the service codes POST,DOT; their rows are quarantined."""
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
@@ -106,233 +56,97 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     by a hash, since an order by item id would be meaningless and yet learned. The vocabulary is all items with events
     or in a separate item table, in ascending order of item id.
     """
-    tables, item_tables = _tables(config)
-    sources, item_sources = tables.sources, item_tables.sources
-    has_times = sources[0].format != "sequences"
-    work, shards, partitions = out / "work", out / "shards", range(NUM_SHARDS)
+    tables, item_tables = find_raw(config)
+    has_times = tables.sources[0].format != "sequences"
+    work, shards = out / "work", out / "shards"
     for directory in (work, shards, out / "quarantine"):
         directory.mkdir(parents=True)
     try:
-        scanned = _scanned(config, sources, out, executor)
-        sort = partial(sort_partition, work, shards, has_times=has_times)
-        parts = list(executor.map(sort, partitions))
-        table_items = _without_events(config, item_sources)
-        join, vocabulary = _join(config, work, table_items), _vocabulary(work, table_items)
-        _check_enough(parts, vocabulary)
-        cut = _cut(config, parts, shards)
-        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut)
-        finished = list(executor.map(write, partitions))
-        _check_splits(finished, cut)
-        table, items_card = _items(config, item_sources, out, vocabulary=vocabulary)
+        scanned = scan_log(config, tables.sources, out, executor)
+        parts, left_out = _sorted(config, Partitions(out, has_times), executor)
+        vocabulary, join = _vocabulary(config, work, item_tables.sources, parts)
+        types = LogTypes.of([(part.num_of_type, part.num_amounts) for part in parts])
+        cut, evaluated = _evaluated(config, _cut(config, parts, shards), types, parts, (work, shards, executor))
+        write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut, log_types=types)
+        finished = list(executor.map(write, enumerate(parts)))
+        check_splits(sums(part.num_events for part in finished), sums(part.num_examples for part in finished), cut)
+        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times, type_names=types.names)
+        table, items_card = _items(config, item_tables.sources, out, vocabulary=vocabulary)
     except BaseException:
         (work / STOP).touch()
         raise
     pq.write_table(table, out / "items.parquet", compression="zstd")
     features = read_features(table)
     features.save(out)
-    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=len(features.names))
-    card = _card(config, schema, scanned, parts, finished)
-    card["bad"] |= items_card.pop("bad")
-    card |= {**join, **items_card, **_remarks(scanned, tables, item_tables)}
+    about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
+    about["num_features"] = len(features.names)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, about=about)
+    card = {**card_of(config, schema, scanned, parts, finished), **card_of_types(types, evaluated, schema, finished)}
+    card = left_out.added_to(card, parts, diagnosis, items_card.pop("bad"))
+    card |= {**join, **items_card, **card_of_files(card["notes"], scanned, tables, item_tables)}
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
     return schema
 
 
-def _tables(config: PrepareConfig) -> tuple[Tables, Tables]:
-    """The files of the log and of the item table; validates all flags before anything is read."""
-    reading, item_reading = reading_of(config, format=config.format), item_reading_of(config)
-    parse_mapping(config.columns, names=COLUMNS)
-    parse_mapping(config.item_columns)
-    check_format(config.timestamp_format)
-    if (config.val_from is None) != (config.test_from is None):
-        raise ValueError("--val-from and --test-from belong together; give both or neither")
-    if config.val_from and config.test_from and epoch_s(config.val_from) >= epoch_s(config.test_from):
-        raise ValueError(f"--val-from {config.val_from} is not before --test-from {config.test_from}")
-    if config.split != "time" and config.val_from:
-        raise ValueError("--val-from and --test-from cut by time; use them with --split time")
-    tables = find_tables(config.raw, reading)
-    if tables.sources[0].format == "sequences" and config.split == "time":
-        raise DataRejected(
-            f"{without_secrets(config.raw)} holds sequences, which have no times to split by; use --split leave-one-out"
-        )
-    return tables, find_tables(config.items, item_reading) if config.items is not None else Tables([], {})
-
-
-def _scanned(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
-    """Read the log once, partition its good rows by user, and deduplicate by event_id."""
-    scanned = _merge(executor.map(scan, _scans(config, sources, out)))
-    for note, num_files in scanned.notes.items():
-        log.warning("%s: %s (%d files)", without_secrets(config.raw), note, num_files)
-    if scanned.json_names:
-        find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
-    _check_bad_rows(scanned, config)
-    if scanned.num_with_event_id:
-        keep_one = partial(keep_one_of_each_event, out / "work")
-        scanned.num_repeated = sum(executor.map(keep_one, range(NUM_SHARDS)))
-    return scanned
-
-
-def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
-    """Up to MAX_SCANS tasks of consecutive files with about the same number of bytes."""
-    total = sum(source.num_bytes for source in sources) or 1
-    groups: dict[int, list[tuple[int, Source]]] = {}
-    before = 0
-    for number, source in enumerate(sources):
-        groups.setdefault(before * MAX_SCANS // total, []).append((number, source))
-        before += source.num_bytes
-    return [
-        Scan(
-            number=number,
-            sources=tuple(group),
-            columns=parse_mapping(config.columns),
-            excluded=_excluded(config),
-            now_s=time.time(),
-            out=out,
-            timestamp_format=config.timestamp_format,
-        )
-        for number, group in enumerate(groups.values())
-    ]
-
-
-def _merge(parts: Iterable[Scanned]) -> Scanned:
-    whole = Scanned()
-    for part in parts:
-        whole.num_rows += part.num_rows
-        whole.num_with_event_id += part.num_with_event_id
-        whole.json_names = list(dict.fromkeys([*whole.json_names, *part.json_names]))
-        for reason, count in part.bad.items():
-            whole.bad[reason] = whole.bad.get(reason, 0) + count
-        whole.examples = {**part.examples, **whole.examples}
-        for note, num_files in part.notes.items():
-            whole.notes[note] = whole.notes.get(note, 0) + num_files
-        whole.add_samples(part.samples)
-    whole.bad = dict(sorted(whole.bad.items()))
-    return whole
-
-
-def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
-    if scanned.num_rows == 0:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no events")
-    bad = {reason: count for reason, count in scanned.bad.items() if reason != "excluded_item"}
-    fraction = sum(bad.values()) / scanned.num_rows
-    if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
-        return
-    top = sorted(bad, key=lambda reason: -bad[reason])[:3]
-    reasons = "; ".join(
-        f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))}"
-        for reason in top
-    )
-    if not bad:
-        raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
-    raise DataRejected(
-        f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
-        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
-        f"{remedy(fraction, is_any_good=sum(scanned.bad.values()) < scanned.num_rows)}"
+def _sorted(config: PrepareConfig, partitions: Partitions, executor: Executor) -> tuple[list[Sorted], LeftOut]:
+    """Sort all partitions, and leave out what should not be learned from."""
+    rules = Rules(partitions.has_times, gap_us(config.session_gap), config.collapse_repeats)
+    sort = partial(sort_partition, partitions.work, partitions.shards, rules=rules)
+    return leave_out(
+        partitions,
+        list(executor.map(sort, range(NUM_SHARDS))),
+        executor,
+        keep_bots=config.keep_bots,
+        support=Support(config.min_item_events, config.min_user_events),
+        source=without_secrets(config.raw),
     )
 
 
-def _excluded(config: PrepareConfig) -> frozenset[str]:
-    return frozenset(str(id_text(item)) for item in config.exclude_items)
-
-
-def _without_events(config: PrepareConfig, sources: list[Source]) -> pa.Array:
-    """Items that belong to the vocabulary even without events: those of an item table that is not the log itself."""
-    if config.items == config.raw:
-        return pa.array([], pa.string())
-    return read_item_ids(sources, columns=parse_mapping(config.item_columns), excluded=_excluded(config))
-
-
-def _join(config: PrepareConfig, work: Path, table_items: pa.Array) -> dict[str, Any]:
-    if config.items is None or config.items == config.raw:
-        return {}
-    in_log = pc.unique(pa.chunked_array(_items_of_partitions(work), pa.string()))
-    return join_items(in_log, table_items, table=without_secrets(config.items))
-
-
-def _items_of_partitions(work: Path) -> list[pa.Array]:
-    paths = sorted((work / "sorted").glob("*/items.parquet"))
-    return [pq.read_table(path)["item_id"].combine_chunks() for path in paths]
-
-
-def _vocabulary(work: Path, without_events: pa.Array) -> pa.Array:
-    """All items with events, and `without_events`, in ascending order; writes the indices of each partition's items."""
-    paths = sorted((work / "sorted").glob("*/items.parquet"))
-    items = _items_of_partitions(work)
-    distinct = pc.unique(pa.chunked_array([*items, without_events], pa.string()))
-    vocabulary = distinct.take(pc.sort_indices(distinct))
-    index = pc.index_in(pa.chunked_array(items, pa.string()), value_set=vocabulary).to_numpy() + 1
-    ends = np.cumsum([len(own) for own in items]).tolist()
-    for path, own, end in zip(paths, items, ends, strict=True):
-        np.save(path.with_name("index.npy"), index[end - len(own) : end].astype(np.int32))
-    return vocabulary
-
-
-def _check_enough(parts: list[Sorted], vocabulary: pa.Array) -> None:
-    num_users = sum(part.num_users for part in parts)
-    if num_users < 2:
-        raise DataRejected(f"the log has events of {num_users} user; a recommender needs at least 2")
-    if len(vocabulary) < 2:
-        raise DataRejected(f"the log has events of one item, {vocabulary[0].as_py()!r}; a recommender needs at least 2")
+def _vocabulary(
+    config: PrepareConfig, work: Path, sources: list[Source], parts: list[Sorted]
+) -> tuple[pa.Array, dict[str, Any]]:
+    """All items with events, and those of an item table that is not the log itself; and what the card says of both."""
+    table_items, join = pa.array([], pa.string()), {}
+    if config.items is not None and config.items != config.raw:
+        columns = parse_mapping(config.item_columns)
+        table_items = read_item_ids(sources, columns=columns, excluded=excluded_items(config))
+        join = join_items(items_of_partitions(work), table_items, table=without_secrets(config.items))
+    vocabulary = index_items(work, table_items)
+    check_enough(sum(part.num_users for part in parts), sum(part.num_events for part in parts), vocabulary)
+    return vocabulary, join
 
 
 def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
-    """The given cut times, or the starts of days (hours or less in short logs) nearest to 80 and 90 % of the events."""
-    if config.split != "time":
-        return Cut(config.split)
-    if config.val_from is not None and config.test_from is not None:
+    """The split, with the given cut times or those chosen by the log."""
+    if config.split == "time" and config.val_from is not None and config.test_from is not None:
         return Cut("time", epoch_s(config.val_from), epoch_s(config.test_from))
-    first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
-    bin_s = next((size for size in BINS_S if (last - first) // size >= MIN_BINS), 1)
-    origin = first // bin_s
-    histogram = np.zeros(last // bin_s - origin + 1, np.int64)
-    for number in range(NUM_SHARDS):
-        seconds = np.load(shards / f"{number:05d}" / "timestamps.npy", mmap_mode="r")
-        histogram += np.bincount(seconds // bin_s - origin, minlength=len(histogram))
-    before = np.concatenate([[0], np.cumsum(histogram)])
-    val, test = (int(np.abs(before - share * before[-1]).argmin()) for share in (TRAIN_SHARE, TRAIN_AND_VAL_SHARE))
-    if test == val:
-        test = int(np.searchsorted(before, before[val], side="right"))
-    return Cut("time", (origin + val) * bin_s, (origin + test) * bin_s)
+    return choose_cut(config.split, shards, min(part.first_s for part in parts), max(part.last_s for part in parts))
 
 
-def _check_splits(finished: list[Sharded], cut: Cut) -> None:
-    if max(part.longest for part in finished) == 1:
-        raise DataRejected(
-            "every user has a single event, so nothing can be learnt from what they did before; is the column of "
-            "user_id an order or a session? Map it as session_id, and the customer or visitor as user_id"
-        )
-    events = _sums(part.num_events for part in finished)
-    empty = [name for name, count in events.items() if not count]
-    if not empty:
-        return
-    if cut.split == "leave-one-out":
-        raise DataRejected(
-            "leave-one-out needs users with three events, and there are none; use --split time, or a longer log"
-        )
-    if cut.split == "held-out-users":
-        raise DataRejected(
-            f"the {empty[0]} split has no users: held-out-users takes a tenth of the users for validation and a tenth "
-            f"for test, with at least {EVENTS_PER_TARGET} events each; use --split time, or a longer log"
-        )
-    assert cut.val_from_s is not None and cut.test_from_s is not None
-    raise DataRejected(
-        f"with cuts at {_rfc3339(cut.val_from_s)} and {_rfc3339(cut.test_from_s)} the {empty[0]} split has no events "
-        f"(train {events['train']:,}, val {events['val']:,}, test {events['test']:,}); "
-        "choose other --val-from and --test-from, or --split leave-one-out"
-    )
+def _evaluated(
+    config: PrepareConfig, cut: Cut, types: LogTypes, parts: list[Sorted], where: tuple[Path, Path, Executor]
+) -> tuple[Cut, Evaluated]:
+    """What is evaluated on, and the split with these targets."""
+    work, shards, executor = where
+
+    def num_examples(names: tuple[str, ...]) -> dict[str, int]:
+        count = partial(count_examples, work, shards, cut=replace(cut, targets=types.codes_of(names)), log_types=types)
+        return sums(executor.map(count, enumerate(parts)))
+
+    evaluated = choose_evaluated(types, target=config.target, seen=config.seen, num_examples=num_examples)
+    return replace(cut, targets=types.codes_of(evaluated.targets)), evaluated
 
 
 def _items(
     config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The vocabulary with its attributes, and for the card the bad rows by reason and the columns left out."""
+    """The vocabulary with its attributes, and what the card says of the item table: bad rows, columns left out."""
     with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
         columns = parse_mapping(config.item_columns)
         table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
-    left_out_card = {"item_columns_left_out": left_out} if left_out else {}
-    return table, {"bad": quarantine.counts, **left_out_card}
+    return table, {"bad": quarantine.counts, **({"item_columns_left_out": left_out} if left_out else {})}
 
 
 def _schema(
@@ -342,7 +156,7 @@ def _schema(
     *,
     table: pa.Table,
     has_times: bool,
-    num_features: int,
+    about: dict[str, Any],
 ) -> Schema:
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
@@ -353,6 +167,7 @@ def _schema(
         "test_from_s": cut.test_from_s,
         "items": table.to_pydict(),
         "shards": [part.digest for part in finished],
+        **{name: value for name, value in about.items() if name != "num_features"},
     }
     return Schema(
         family="recommender",
@@ -360,58 +175,14 @@ def _schema(
         num_shards=NUM_SHARDS,
         num_examples={
             "train": sum(part.num_events["train"] for part in finished),
-            "val": sum(part.num_users["val"] for part in finished),
-            "test": sum(part.num_users["test"] for part in finished),
+            **sums(part.num_examples for part in finished),
         },
         split=config.split,
         items=table["item_id"].to_pylist(),
         item_counts=counts.tolist(),
         item_first_seen=np.where(first == NEVER, 0, first).tolist(),
-        num_features=num_features,
         train_until=max(part.train_last_s if has_times else part.longest for part in finished),
-        val_from=None if cut.val_from_s is None else _rfc3339(cut.val_from_s),
-        test_from=None if cut.test_from_s is None else _rfc3339(cut.test_from_s),
+        val_from=None if cut.val_from_s is None else rfc3339(cut.val_from_s),
+        test_from=None if cut.test_from_s is None else rfc3339(cut.test_from_s),
+        **about,
     )
-
-
-def _card(
-    config: PrepareConfig, schema: Schema, scanned: Scanned, parts: list[Sorted], finished: list[Sharded]
-) -> dict[str, Any]:
-    events, users = _sums(part.num_events for part in finished), _sums(part.num_users for part in finished)
-    fold_in = sum(part.num_fold_in_events for part in finished)
-    return {
-        "family": "recommender",
-        "fingerprint": schema.fingerprint,
-        "raw": without_secrets(config.raw),
-        "rows": scanned.num_rows,
-        "kept": sum(part.num_events for part in parts),
-        "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
-        "bad": scanned.bad,
-        "users": sum(part.num_users for part in parts),
-        "items": schema.num_items,
-        "longest_history": max(part.longest for part in finished),
-        "split": config.split,
-        "val_from": schema.val_from,
-        "test_from": schema.test_from,
-        "splits": {name: {"events": events[name], "users": users[name]} for name in events},
-        **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
-    }
-
-
-def _remarks(scanned: Scanned, *tables: Tables) -> dict[str, Any]:
-    """What the card says about files that were left out, and about what was inferred; empty if there is nothing."""
-    left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
-    notes = [f"{note} ({num_files:,} files)" for note, num_files in scanned.notes.items()]
-    return ({"left_out": left_out} if left_out else {}) | ({"notes": notes} if notes else {})
-
-
-def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in counts:
-        for name, count in one.items():
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-def _rfc3339(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from models.prepared import Prepared
 from models.recommender.config import Config
-from models.recommender.data import Example, HeldOutExamples, Histories, collate, dataset
+from models.recommender.data import Histories, collate, dataset
+from models.recommender.held_out import Example, HeldOutExamples
 from models.recommender.networks.recommender import Prediction, Recommender
 from models.recommender.schema import PADDING, Schema
 from models.report import Content, Section, Table

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from models.metrics import Metric
-from models.recommender.networks.ranking import CUTOFFS, SET_NDCG_CUTOFFS, SET_RECALL_CUTOFFS
+from models.recommender.networks.ranking import (
+    CUTOFFS,
+    REVENUE_CUTOFF,
+    SET_NDCG_CUTOFFS,
+    SET_RECALL_CUTOFFS,
+)
 
 MEANINGS = {
     "ndcg": "How high the relevant item is ranked, from 0 to 1: 1 at the top, less the further down, 0 beyond the "
@@ -11,9 +16,10 @@ MEANINGS = {
     "hit_rate": "Share of users whose next item is in the list.",
     "mrr": "Mean of one divided by the rank of the relevant item (mean reciprocal rank); 0 beyond the cutoff.",
     "recall": "Share of the user's held-out items that are in the list.",
+    "revenue": "Share of the revenue (price times quantity) of the users' next items that is from items in the list.",
 }
-TITLES = {"ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "recall": "Recall"}
-UNFILTERED = " Items that the user has already interacted with may be recommended."
+TITLES = {"ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "recall": "Recall", "revenue": "Revenue"}
+UNFILTERED = " Items that the user has already seen may be recommended."
 AXIS = "length of the list"
 
 
@@ -29,6 +35,7 @@ _CUTOFFS = {
     "hit_rate": CUTOFFS,
     "mrr": CUTOFFS,
     "recall": SET_RECALL_CUTOFFS,
+    "revenue": (REVENUE_CUTOFF,),
 }
 
 METRICS = (

@@ -1,4 +1,4 @@
-"""Slices of the examples for evaluation: by length of the history, popularity and age of the target."""
+"""Slices of the examples for evaluation: by length of the history, popularity, age and event type of the target."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ ORDER = (
 
 
 def slices(batch: Rows | Histories, schema: Schema) -> Mapping[str, Sequence[str]]:
-    """Labels of each example: length of its history, popularity and age of its target."""
+    """Labels of each example: length of its history; popularity, age and type of its target, if there are several."""
     assert isinstance(batch, Histories), "slices are of held-out histories"
     counts = np.concatenate([[0], np.asarray(schema.item_counts)])
     first_seen = np.concatenate([[0], np.asarray(schema.item_first_seen)])
     targets = batch.targets.cpu().numpy()
-    return {
+    labels = {
         "history": [_history_label(length) for length in batch.lengths.tolist()],
         "popularity": _popularity_labels(counts, targets),
         "item_age": _age_labels(first_seen, counts, targets, schema),
     }
+    types = [example.target_type for example in batch.examples]
+    return {**labels, "event_type": types} if any(types) else labels
 
 
 def _history_label(length: int) -> str:

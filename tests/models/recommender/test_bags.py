@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, Rows, collate
+from models.recommender.data import Histories, Rows, collate
+from models.recommender.held_out import Example
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
 from models.recommender.networks.build import build

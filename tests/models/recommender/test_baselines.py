@@ -13,7 +13,7 @@ from jobs.cli.context import Store
 from models.prepared import Prepared
 from models.recommender import FAMILY
 from models.recommender.networks.baselines import Neighbourhood, _co_counts, _similarities, count_neighbours
-from models.recommender.networks.transitions import Transitions, ndcg, popularity_of, tuning_examples
+from models.recommender.networks.transitions import Shape, Transitions, Tuned, ndcg, popularity_of, tuning_examples
 from models.recommender.sample import write_sample
 from models.recommender.schema import Schema
 from tests.kit.logs import prepared
@@ -76,7 +76,8 @@ def test_tuning_finds_that_the_last_events_matter_most(data: Prepared) -> None:
 
     popularity = popularity_of(schema)
     tuned, plain = (
-        ndcg(_similarities(both, num_users, each), popularity, each.decay, examples) for each in (shape, COSINE)
+        ndcg(Tuned(_similarities(both, num_users, each), popularity, Shape(decay=each.decay), None), examples)
+        for each in (shape, COSINE)
     )
     assert shape.decay < 1 and tuned > 1.2 * plain
     assert float(network.decay) == pytest.approx(shape.decay)

@@ -17,7 +17,8 @@ from models import bundle
 from models.prepared import Prepared
 from models.recommender import FAMILY
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, collate
+from models.recommender.data import Histories, collate
+from models.recommender.held_out import Example
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.cold_start import MAX_NDCG_DROP, OFFSETS, ColdStartItems
 from models.recommender.networks.item_features import NUM_NEIGHBOURS, NearestNeighbours

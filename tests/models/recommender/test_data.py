@@ -10,7 +10,8 @@ import pytest
 from jobs.cli.context import Store
 from models.prepared import Prepared
 from models.recommender.config import Config
-from models.recommender.data import Example, HeldOutExamples, ShardLog, dataset
+from models.recommender.data import dataset
+from models.recommender.held_out import Example, HeldOutExamples, ShardLog
 from models.recommender.schema import NUM_SHARDS, Schema
 from tests.kit.logs import make_log, prepared, write_csv
 

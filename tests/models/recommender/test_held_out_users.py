@@ -15,9 +15,11 @@ from models.errors import DataRejected
 from models.metrics import set_ranking
 from models.prepared import Prepared
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, ShardLog, collate, dataset
+from models.recommender.data import Histories, collate, dataset
+from models.recommender.held_out import Example, ShardLog
 from models.recommender.networks import ranking
-from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.prepare.pipeline import prepare
+from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import Schema
 
 

@@ -22,7 +22,8 @@ from models.raw.quarantine import Quarantine
 from models.raw.tables import find
 from models.recommender import FAMILY
 from models.recommender.config import Config
-from models.recommender.data import Example, collate
+from models.recommender.data import collate
+from models.recommender.held_out import Example
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.item_features import find_nearest_neighbours, read_features
 from models.recommender.prepare.item_table import read_items

@@ -20,7 +20,8 @@ from models.prepared import Prepared
 from models.recommender import FAMILY
 from models.recommender import data as module_of_data
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, collate, dataset
+from models.recommender.data import Histories, collate, dataset
+from models.recommender.held_out import Example
 from models.recommender.networks import ranking, transitions
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.negatives import SharedNegatives

@@ -22,7 +22,8 @@ from models.nn.layers import Dropout, linear_cross_entropy
 from models.prepared import Prepared
 from models.recommender import FAMILY
 from models.recommender.config import Config
-from models.recommender.data import Example, Histories, Row, Rows, ShardLog, collate, dataset
+from models.recommender.data import Histories, Row, Rows, collate, dataset
+from models.recommender.held_out import Example, ShardLog
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.ranking import CUTOFFS, Blends, gains, gains_of_blends

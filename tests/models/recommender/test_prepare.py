@@ -21,7 +21,7 @@ from jobs.cli.context import Context, Store
 from models.errors import DataRejected
 from models.prepared import Prepared
 from models.recommender.prepare.events import hash_ids
-from models.recommender.prepare.pipeline import PrepareConfig
+from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import NUM_SHARDS, Schema
 from tests.kit.logs import (
     RECOMMENDER,

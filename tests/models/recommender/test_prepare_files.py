@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cli.context import Outcome, Store
 from models.errors import DataRejected
-from models.recommender.prepare.pipeline import PrepareConfig
+from models.recommender.prepare.settings import PrepareConfig
 from tests.kit.logs import make_log, prepare, write_csv
 
 ROWS = make_log(600)

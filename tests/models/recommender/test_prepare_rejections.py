@@ -17,7 +17,7 @@ import pytest
 
 from jobs.cli.context import Store, UsageFailure
 from models.errors import DataRejected
-from models.recommender.prepare.pipeline import PrepareConfig
+from models.recommender.prepare.settings import PrepareConfig
 from tests.kit.logs import (
     Row,
     as_parquet,
@@ -31,8 +31,8 @@ from tests.kit.logs import (
 )
 
 BAD = [
-    ({"user_id": ""}, "missing_user_id"),
-    ({"user_id": "NULL"}, "missing_user_id"),
+    ({"user_id": "", "session_id": ""}, "missing_user_id"),
+    ({"user_id": "NULL", "session_id": "n/a"}, "missing_user_id"),
     ({"item_id": "  "}, "missing_item_id"),
     ({"user_id": "u" * 257}, "too_long_user_id"),
     ({"item_id": "a\tb"}, "control_character_in_item_id"),

@@ -13,7 +13,7 @@ import pytest
 import jobs.prepare
 from jobs.cli.context import Store
 from models.errors import DataRejected
-from models.recommender.prepare.pipeline import PrepareConfig
+from models.recommender.prepare.settings import PrepareConfig
 from tests.kit.logs import histories, make_log, prepare, prepared, write_csv
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from models.recommender.config import Config
 from models.recommender.endpoints import ENDPOINTS
-from models.recommender.prepare.pipeline import PrepareConfig, prepare
+from models.recommender.prepare.pipeline import prepare
+from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.sample import sample, write_sample
 
 
