@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
+from jobs.cli.everywhere import Everywhere
 from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
 from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
@@ -61,6 +62,8 @@ class Verb:
     """The family's dataclass whose fields become flags of this verb too."""
     handles_dry_run: bool = False
     """The verb implements --dry-run itself; others are not run."""
+    writes: bool = False
+    """The verb cannot do anything without writing to the store."""
     takes_command: bool = False
     """Arguments that are not flags of the verb become `command` of its options."""
 
@@ -68,52 +71,31 @@ class Verb:
 PREPARE_SUMMARY = "raw data -> prepared data: validated, split, sharded"
 VERB_GROUPS = {
     "Data and training": {
-        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True),
-        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config"),
-        "sweep": Verb("jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config"),
+        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True, writes=True),
+        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config", writes=True),
+        "sweep": Verb(
+            "jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config", writes=True
+        ),
     },
     "Evaluation": {
         "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report"),
-        "promote": Verb("jobs.promote", "make a model champion if it passes the gate"),
-        "rollback": Verb("jobs.rollback", "restore the previous champion"),
+        "promote": Verb("jobs.promote", "make a model champion if it passes the gate", writes=True),
+        "rollback": Verb("jobs.rollback", "restore the previous champion", writes=True),
     },
     "Serving": {
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers"),
-        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint"),
+        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True),
     },
     "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
+        "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
         "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional"),
+        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional", writes=True),
     },
 }
 """The verbs by their heading in `shopkeeper --help`."""
 VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
-
-
-@dataclass(frozen=True)
-class Everywhere:
-    """Flags of every verb."""
-
-    store: str = "./store"
-    """Directory of data, runs, the tracking database and deployed models."""
-    address: str | None = None
-    """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; unset is this machine."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout, everything else to stderr."""
-    dry_run: bool = False
-    """Print the resolved settings and change nothing."""
-    debug: bool = False
-    """Log debug messages, and print the traceback of an error."""
-    quiet: bool = False
-    """Log warnings and errors only."""
-
-    def __post_init__(self) -> None:
-        try:
-            Path(self.store).expanduser()
-        except RuntimeError:
-            raise ValueError(f"--store {self.store}: there is no such user; give the path of a directory") from None
 
 
 @dataclass(frozen=True)
@@ -238,7 +220,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure
+    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure, described
     from models.errors import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
@@ -261,6 +243,8 @@ def run(invocation: Invocation) -> Result:
         )
     except ValueError as error:
         return failed(error, EXIT_FAILED, str(error))
+    except OSError as error:
+        return failed(error, EXIT_FAILED, described(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
         return failed(error, EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback")
 
@@ -270,9 +254,10 @@ def _succeeded(invocation: Invocation) -> Result:
 
     everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
     context = Context(
-        store=Store(Path(everywhere.store).expanduser().absolute()),
+        store=Store(everywhere.checked_store(writes=verb.writes and not everywhere.dry_run)),
         address=everywhere.address,
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+        name_prefix=everywhere.name_prefix,
         dry_run=everywhere.dry_run,
     )
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
@@ -316,8 +301,8 @@ def _masked(value: Any) -> Any:
 
 def _environment() -> dict[str, str]:
     """Values from the environment for flags that are not given."""
-    found = {"store": os.environ.get("SHOPKEEPER_STORE"), "address": os.environ.get("RAY_ADDRESS")}
-    return {name: value for name, value in found.items() if value}
+    names = {"store": "SHOPKEEPER_STORE", "address": "RAY_ADDRESS", "name_prefix": "SHOPKEEPER_NAME_PREFIX"}
+    return {flag: value for flag, name in names.items() if (value := os.environ.get(name))}
 
 
 def _overview(given: Sequence[str]) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.context import Context, Outcome, UsageFailure, is_writable, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
 from jobs.evaluation.report_page import Evaluation, SliceScore, render
@@ -21,6 +21,7 @@ from jobs.evaluation.scoring import baselines, load_model, one_thread, score, un
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
+from jobs.tracking.runs import dataset_of
 from models.evaluate import Model, Scores
 from models.family import Family
 from models.files import write_text
@@ -57,6 +58,8 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Evaluate a model; raises UsageFailure if there is no such model or no prepared data."""
     assert family is not None
+    if options.report is None and not is_writable(context.store.root / family.name):
+        raise UsageFailure(f"{context.store.root} is not writable; name another directory for the report with --report")
     data = context.store.current_data(family.name)
     tracking = Tracking(context)
     tracking.deliver_spool()
@@ -68,6 +71,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     metrics = _metrics(evaluation)
     if located.run_id is not None:
         tracked = tracking.resume_run(located.run_id)
+        tracked.log_dataset(dataset_of(family.name, data), context=options.split)
         tracked.log_artifacts(directory, f"evaluation/{options.split}")
         if options.split == "test":
             # Validation metrics stay as training logged them, per epoch.

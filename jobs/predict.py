@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.cli.context import Context, Outcome, UsageFailure, log
+from jobs.cli.context import Context, Outcome, UsageFailure, is_writable, log
 from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction import working_directory
@@ -201,7 +203,12 @@ def _live_features(context: Context, family: Family) -> Path | None:
 def _filled_features(context: Context, family: Family) -> Path:
     """The feature store of the current data, built once per fingerprint."""
     data = context.store.current_data(family.name)
-    features = context.store.root / family.name / f"features-{data.name}.sqlite"
+    directory = context.store.root / family.name
+    features = directory / f"features-{data.name}.sqlite"
+    if not features.is_file() and not is_writable(directory):
+        directory = Path(tempfile.mkdtemp(prefix="shop-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        features = directory / features.name
     if not features.is_file():
         log.info("filling %s from the prepared data", features.name)
         write_store(features, family.features, data)

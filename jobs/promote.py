@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
+from jobs.evaluation.description import describe
 from jobs.evaluation.gate import Check, check_better, check_latency, check_size, check_slices
 from jobs.evaluation.scoring import baselines, load_model, score, undefined
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
@@ -83,14 +84,22 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise GateNotMet(_rejection(family, pair, failed), failed=failed, metrics=metrics, candidate=pair.candidate.uri)
     for message in failed:
         log.warning("forced despite a failed check: %s", message)
-    version = _register_champion(tracking, family, pair, checks, metrics, options)
+    description = describe(
+        family,
+        scores,
+        checks,
+        fingerprint=pair.data.fingerprint,
+        candidate=pair.candidate.uri,
+        reason=options.reason if failed else None,
+    )
+    version = _register_champion(tracking, family, pair, checks, metrics, options, description)
     return Outcome(
         status="promoted",
         run_id=pair.candidate.run_id,
         metrics=metrics,
         details={
             "version": version,
-            "model": f"models:/{family.name}/{version}",
+            "model": f"models:/{tracking.name_of(family.name)}/{version}",
             "previous_version": pair.previous,
             "forced": bool(failed),
             "checks": [check.message for check in checks],
@@ -169,6 +178,7 @@ def _register_champion(
     checks: list[Check],
     metrics: dict[str, float],
     options: Options,
+    description: str,
 ) -> str:
     """Register the candidate with the evidence for its promotion, then move the alias."""
     registry = Registry(tracking)
@@ -194,6 +204,7 @@ def _register_champion(
         pair.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
+        description=description,
     )
     if registry.get_alias(family.name, CHAMPION) != pair.previous:
         raise Failure(f"the champion of {family.name} changed during this promotion; run promote again")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,15 @@ class Context:
     """Ray address or dashboard URL; None is this machine."""
     tracking_uri: str | None = None
     """An MLflow server, or None for the SQLite database in the store."""
+    name_prefix: str = ""
+    """Prefix of the names of experiments and registered models, which separates shops on one MLflow server."""
     dry_run: bool = False
+
+    def name_in_mlflow(self, name: str) -> str:
+        """The name of a family's experiment and registered model; one that is not a family's stays as it is."""
+        from models import FAMILIES  # loads all of them
+
+        return f"{self.name_prefix}{name}" if name in FAMILIES else name
 
 
 @dataclass
@@ -129,3 +139,22 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     summary: str | None = None
     """Text for people; None lists the metrics and details."""
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether this process may create files in a directory, or in the nearest one above that exists."""
+    existing = next((path for path in (directory, *directory.parents) if path.exists()), directory)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def described(error: OSError) -> str:
+    """An error of the operating system in one line: the file, what is wrong with it, and the remedy if one is known."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = {
+        errno.EACCES: "; change the permissions, or name another directory with --store or the flag of the output",
+        errno.EROFS: "; name a directory of a writable file system with --store or the flag of the output",
+        errno.ENOSPC: "; free some space and run it again: no file is half-written",
+        errno.EDQUOT: "; free some space and run it again: no file is half-written",
+        errno.EFBIG: "; raise the limit of file sizes (ulimit -f) and run it again: no file is half-written",
+    }.get(error.errno or 0, "; --debug shows the traceback")
+    return f"{where}{error.strerror or error}{remedy}"

@@ -1,0 +1,30 @@
+"""The description of a registered version: its score with an interval, its data, and what the gate found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.evaluation.bootstrap import metric_interval
+from jobs.evaluation.gate import Check
+from models.evaluate import Scores
+from models.family import Family
+
+NUM_RESAMPLES = 1000
+
+
+def describe(
+    family: Family, scores: Scores, checks: Sequence[Check], *, fingerprint: str, candidate: str, reason: str | None
+) -> str:
+    """Markdown for MLflow's UI; the checks name the champion or the baselines that the model was compared with."""
+    metric = family.metric
+    found = metric_interval(scores, metric, num_resamples=NUM_RESAMPLES, seed=0)
+    lines = [
+        f"{metric.title or metric.name} {found.value:.4f} on the test split, 95 % interval {found.low:.4f} to "
+        f"{found.high:.4f}, over {scores.num_counted(metric):,} examples.",
+        "",
+        f"Data {fingerprint[:16]}, candidate {candidate}.",
+        "",
+        *(f"- {'passed' if check.passed else 'failed'}: {check.message}" for check in checks),
+        *(["", f"Promoted by --force: {reason}"] if reason else []),
+    ]
+    return "\n".join(lines)
