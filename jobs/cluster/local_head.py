@@ -21,7 +21,7 @@ from pathlib import Path
 
 from jobs.cli.context import Failure, Store, log
 from jobs.cluster.packages import search_path
-from jobs.cluster.processes import created_s, end_tree, running_process
+from jobs.cluster.processes import STORE_VARIABLE, created_s, end_tree, running_process
 from models.files import create_text, is_same_directory, write_text
 
 START_TIMEOUT_S = 90.0
@@ -75,18 +75,20 @@ def start_head(store: Store) -> ClusterInfo:
     running = running_head(store)
     if running:
         return running
-    token = token_file(store)
-    ports = _free_ports()
+    ports, token = _free_ports(), token_file(store).read_text(encoding="utf-8")
     log_path = store.cluster / "head.log"
     with ExitStack() as undo:
         temp_dir = _short_temp_dir()
         undo.callback(shutil.rmtree, temp_dir, ignore_errors=True)
         token_path = temp_dir / "token"  # not in the store, which may be moved while workers are started
-        create_text(token_path, token.read_text(encoding="utf-8"), mode=0o600)
+        create_text(token_path, token, mode=0o600)
         with log_path.open("wb") as log_file:
             process = subprocess.Popen(
                 _head_command(temp_dir, ports),
-                env=_head_environment(temp_dir, token_path=token_path, ports=ports),
+                env={
+                    **_head_environment(temp_dir, token_path=token_path, ports=ports),
+                    STORE_VARIABLE: str(store.root),
+                },
                 cwd=temp_dir,
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,

@@ -93,7 +93,9 @@ class Connection:
 
     @property
     def shown_uri(self) -> str:
-        """The URI without credentials."""
+        """The URI without credentials; the path of the database in the store."""
+        if self._is_own:
+            return f"sqlite:///{self.root / DATABASE}"
         parts = urllib.parse.urlsplit(self.uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
 

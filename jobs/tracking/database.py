@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
 import sqlite3
+import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
@@ -13,6 +17,8 @@ from jobs.cli.context import log
 from models.files import is_same_directory
 
 BUSY_TIMEOUT_S = 20.0
+AWKWARD = frozenset("?#%")
+"""Characters with a meaning in a URI."""
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -23,9 +29,20 @@ LOCATIONS = (
 """Columns in which MLflow keeps absolute locations of artifacts; it has no relative ones (mlflow issue 3144)."""
 
 
-def database_uri(path: Path) -> str:
-    """SQLAlchemy's address of a SQLite file; the form with a URI where the path has a `?`, at which it would end."""
-    return f"sqlite:///file:{urllib.parse.quote(str(path))}?uri=true" if "?" in str(path) else f"sqlite:///{path}"
+@functools.cache
+def database_uri(path: Path, *, outlives_process: bool = False) -> str:
+    """SQLAlchemy's address of a SQLite file.
+
+    A `?` would end the path, SQLAlchemy 2.1 decodes a `%` and 2.0 does not, and MLflow creates the directory that the
+    undecoded address names: a path with one of them is reached through a symbolic link with a plain name.
+    """
+    if AWKWARD.isdisjoint(str(path)):
+        return f"sqlite:///{path}"
+    directory = Path(tempfile.mkdtemp(prefix="shop-"))
+    if not outlives_process:
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    (directory / "store").symlink_to(path.parent)
+    return f"sqlite:///{directory / 'store' / path.name}"
 
 
 def relocate(database: Path, artifacts: Path, families: Iterable[str]) -> list[Path]:

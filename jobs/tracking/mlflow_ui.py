@@ -31,7 +31,7 @@ def start_ui(store: Store) -> str:
     url = f"http://127.0.0.1:{free_port(PREFERRED_PORT)}"
     store.cluster.mkdir(parents=True, exist_ok=True)
     log_path = store.cluster / "mlflow.log"
-    uri = database_uri(store.root / "mlflow.db")
+    uri = database_uri(store.root / "mlflow.db", outlives_process=True)
     with log_path.open("wb") as log_file:
         process = _start(uri, store.artifacts, port=url.rpartition(":")[2], output=log_file)
     record = {"url": url, "pid": process.pid, "started_s": created_s(process.pid), "store": str(store.root)}

@@ -13,6 +13,7 @@ from jobs.tracking.client import Tracking
 from jobs.tracking.mlmodel import write_mlmodel
 from jobs.tracking.spool import CallRejected
 from models import FAMILIES
+from models.family import Family
 
 if TYPE_CHECKING:
     from jobs.tracking.client import ModelVersion
@@ -62,14 +63,7 @@ class Registry:
             model = self._tracking.client.create_logged_model(
                 experiment, name=family, source_run_id=run_id, model_type="shopkeeper-bundle"
             )
-            self._tracking.client.log_model_artifacts(model.model_id, str(directory))
-            with tempfile.TemporaryDirectory() as temporary:
-                write_mlmodel(FAMILIES[family], directory, Path(temporary) / "mlmodel")
-                self._tracking.client.log_model_artifacts(model.model_id, str(Path(temporary) / "mlmodel"))
-                for name, text in (evidence or {}).items():
-                    path = Path(temporary) / name
-                    path.write_text(text, encoding="utf-8")
-                    self._tracking.client.log_model_artifact(model.model_id, str(path))
+            self._log_files(model.model_id, FAMILIES[family], directory, evidence or {})
             self._tracking.client.finalize_logged_model(model.model_id, "READY")
             # With a local database, MLflow would look up the model id on the server in MLFLOW_TRACKING_URI.
             remote = self._tracking.is_remote
@@ -82,6 +76,16 @@ class Registry:
                 model_id=model.model_id if remote else None,
             )
             return str(version.version)
+
+    def _log_files(self, model_id: str, family: Family, directory: Path, evidence: Mapping[str, str]) -> None:
+        """Log the model directory, what MLflow loads it by, and the evidence."""
+        with tempfile.TemporaryDirectory() as temporary:
+            described = Path(temporary) / "mlmodel"
+            write_mlmodel(family, directory, described)
+            for name, text in evidence.items():
+                (described / name).write_text(text, encoding="utf-8")
+            for each in (directory, described):
+                self._tracking.client.log_model_artifacts(model_id, str(each))
 
     def set_alias(self, family: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
