@@ -22,7 +22,7 @@ from pathlib import Path
 from jobs.cli.context import Failure, Store, log
 from jobs.cluster.packages import search_path
 from jobs.cluster.processes import STORE_VARIABLE, created_s, end_tree, running_process
-from models.files import create_text, is_same_directory, write_text
+from models.files import create_text, write_text
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
@@ -49,8 +49,8 @@ class ClusterInfo:
     temp_dir: str
     token_path: str
     ports: dict[str, int]
-    store: str = ""
-    """The store's path when the cluster was started; empty if 0.2.0 or an earlier release started it."""
+    store: list[int] | None = None
+    """Identity of the store's directory; unknown if 0.2.0 or an earlier release started it."""
 
 
 def running_head(store: Store) -> ClusterInfo | None:
@@ -63,7 +63,7 @@ def running_head(store: Store) -> ClusterInfo | None:
     except (ValueError, TypeError):
         log.warning("ignoring %s, which is damaged", recorded)
         return None
-    if is_copied(store, recorded, info.store or Path(info.token_path).parents[1]):
+    if info.store not in (None, identity(store)):
         return None
     if not Path(info.token_path).is_file():  # in the store, where it was before
         info = dataclasses.replace(info, token_path=str(token_file(store)))
@@ -104,7 +104,7 @@ def start_head(store: Store) -> ClusterInfo:
             temp_dir=str(temp_dir),
             token_path=str(token_path),
             ports=ports,
-            store=str(store.root),
+            store=identity(store),
         )
         info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
         write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
@@ -123,10 +123,10 @@ def stop_head(store: Store) -> bool:
     return info is not None
 
 
-def is_copied(store: Store, record: Path, former: str | Path) -> bool:
-    """Whether the record of a background process came into the store by copying another store, which still exists."""
-    original = Path(former) / record.relative_to(store.root)
-    return original.is_file() and not is_same_directory(Path(former), store.root)
+def identity(store: Store) -> list[int]:
+    """What a store's directory keeps when it is moved, and a copy of it does not have."""
+    found = store.root.stat()
+    return [found.st_dev, found.st_ino]
 
 
 def headers(info: ClusterInfo) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jobs.cli.context import Failure, Store
-from jobs.cluster.local_head import is_copied
+from jobs.cluster.local_head import identity
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import created_s, end_tree, running_process
 from jobs.tracking.database import database_uri
@@ -34,7 +34,7 @@ def start_ui(store: Store) -> str:
     uri = database_uri(store.root / "mlflow.db", outlives_process=True)
     with log_path.open("wb") as log_file:
         process = _start(uri, store.artifacts, port=url.rpartition(":")[2], output=log_file)
-    record = {"url": url, "pid": process.pid, "started_s": created_s(process.pid), "store": str(store.root)}
+    record = {"url": url, "pid": process.pid, "started_s": created_s(process.pid), "store": identity(store)}
     write_text(_record(store), json.dumps(record))
     if not _comes_up(process, url):
         stop_ui(store)
@@ -116,6 +116,6 @@ def _process(store: Store) -> Any:
     if not _record(store).is_file():
         return None
     recorded = json.loads(_record(store).read_text(encoding="utf-8"))
-    if is_copied(store, _record(store), recorded.get("store", store.root)):
+    if recorded.get("store") not in (None, identity(store)):
         return None
     return running_process(recorded["pid"], recorded["started_s"])

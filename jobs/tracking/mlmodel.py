@@ -7,6 +7,7 @@ import json
 import re
 import types
 import typing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,16 +46,17 @@ def write_mlmodel(family: Family, bundle: Path, target: Path) -> None:
     endpoint = family.endpoints[0]
     request = endpoint.Request.model_validate(read_json(bundle / "golden.json")["request"])
     example = {name: value for name, value in request.model_dump().items() if value is not None}
-    mlflow.pyfunc.save_model(
-        path=str(target),
-        loader_module=LOADER,
-        signature=signature_of(family),
-        input_example=pd.DataFrame([example]),
-        pip_requirements=requirements(bundle),
-        # Only the keys given here can be set when the model is loaded.
-        model_config={"features": ""},
-        metadata={"family": family.name, DISTRIBUTION: importlib.metadata.version(DISTRIBUTION)},
-    )
+    with warnings.catch_warnings(action="ignore"):
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            loader_module=LOADER,
+            signature=signature_of(family),
+            input_example=pd.DataFrame([example]),
+            pip_requirements=requirements(bundle),
+            # Only the keys given here can be set when the model is loaded.
+            model_config={"features": ""},
+            metadata={"family": family.name, DISTRIBUTION: importlib.metadata.version(DISTRIBUTION)},
+        )
 
 
 def signature_of(family: Family) -> ModelSignature:
