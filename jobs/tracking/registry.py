@@ -68,7 +68,7 @@ class Registry:
             # With a local database, MLflow would look up the model id on the server in MLFLOW_TRACKING_URI.
             remote = self._tracking.is_remote
             version = self._tracking.client.create_model_version(
-                family,
+                name,
                 source=f"models:/{model.model_id}" if remote else model.artifact_location,
                 run_id=run_id,
                 tags=dict(tags),
