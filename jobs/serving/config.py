@@ -155,11 +155,12 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def former_root(path: Path) -> Path | None:
     """Where the store was when it deployed, if it was moved or copied since; raises Failure if the file is damaged."""
+    here = path.parents[1]
     for application in (_read(path) or {}).get("applications", ()):
         bundle = Path(application["deployments"][0]["user_config"]["bundle"])
-        root = bundle.parents[len(PINNED.parts) + 1]  # PINNED / family / version
-        if bundle.is_relative_to(root / PINNED) and not is_same_directory(root, path.parents[1]):
-            return root
+        for root in bundle.parents[len(PINNED.parts) + 1 :][:1]:  # it is PINNED / family / version in the store
+            if bundle.is_relative_to(root / PINNED) and not is_same_directory(root, here):
+                return root
     return None
 
 
