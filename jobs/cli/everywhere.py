@@ -33,11 +33,9 @@ class Everywhere:
 
     def __post_init__(self) -> None:
         try:
-            str(self.root).encode()
+            _ = self.root
         except RuntimeError:
             raise ValueError(f"--store {self.store}: there is no such user; give the path of a directory") from None
-        except UnicodeEncodeError:
-            raise ValueError(f"--store {self.store!r} is not valid text in UTF-8; rename the directory") from None
         if not NAME_PREFIX.fullmatch(self.name_prefix):
             raise ValueError(
                 f"--name-prefix {self.name_prefix!r} is not a prefix; use letters, digits, dots, dashes and underscores"
@@ -52,6 +50,10 @@ class Everywhere:
     def checked_store(self, *, writes: bool) -> Path:
         """The path of the store; raises UsageFailure if it is not a directory, or not writable and must be."""
         root = self.root
+        try:
+            str(root).encode()
+        except UnicodeEncodeError:
+            raise UsageFailure(f"--store {self.store!r} is not valid text in UTF-8; rename the directory") from None
         if root.is_symlink() and not root.exists():
             raise UsageFailure(f"--store {root} is a symbolic link to {root.readlink()}, which does not exist")
         existing = next(path for path in (root, *root.parents) if path.exists())
