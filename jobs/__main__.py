@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 from jobs.cli.dry_run import resolved
 from jobs.cli.environment import ENVIRONMENT
+from jobs.cli.everywhere import Everywhere
 from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
 from jobs.cli.library_log import LibraryLog, libraries_logged
 from jobs.cli.output import OutputFailed, stdout_for_results, write
@@ -43,6 +44,8 @@ class Verb:
     """The family's dataclass whose fields become flags of this verb too."""
     handles_dry_run: bool = False
     """The verb implements --dry-run itself; others are not run."""
+    writes: bool = False
+    """The verb cannot do anything without writing to the store."""
     takes_command: bool = False
     """Arguments that are not flags of the verb become `command` of its options."""
 
@@ -50,54 +53,33 @@ class Verb:
 PREPARE_SUMMARY = "raw data -> prepared data: validated, split, sharded"
 VERB_GROUPS = {
     "Data and training": {
-        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True),
-        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config"),
-        "sweep": Verb("jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config"),
+        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True, writes=True),
+        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config", writes=True),
+        "sweep": Verb(
+            "jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config", writes=True
+        ),
     },
     "Evaluation": {
         "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report"),
-        "promote": Verb("jobs.promote", "make a model champion if it passes the gate"),
-        "rollback": Verb("jobs.rollback", "restore the previous champion"),
+        "promote": Verb("jobs.promote", "make a model champion if it passes the gate", writes=True),
+        "rollback": Verb("jobs.rollback", "restore the previous champion", writes=True),
     },
     "Serving": {
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers"),
-        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint"),
+        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True),
     },
     "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
+        "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
         "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional"),
+        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional", writes=True),
     },
 }
 """The verbs by their heading in `shopkeeper --help`."""
 VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
 LOG_LIBRARIES = ("prepare", "train", "sweep", "evaluate", "promote", "predict", "deploy", "demo")
 """Verbs that send the output of libraries to a log file of the store instead of stderr, except with --debug."""
-
-
-@dataclass(frozen=True)
-class Everywhere:
-    """Flags of every verb."""
-
-    store: str = "./store"
-    """Directory of data, runs, the tracking database and deployed models."""
-    address: str | None = None
-    """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; unset is this machine."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout, everything else to stderr."""
-    dry_run: bool = False
-    """Print the resolved settings and change nothing."""
-    debug: bool = False
-    """Log debug messages, and print the traceback of an error."""
-    quiet: bool = False
-    """Log warnings and errors only."""
-
-    def __post_init__(self) -> None:
-        try:
-            Path(self.store).expanduser()
-        except RuntimeError:
-            raise ValueError(f"--store {self.store}: there is no such user; give the path of a directory") from None
 
 
 @dataclass(frozen=True)
@@ -116,9 +98,10 @@ class Invocation:
         from jobs.cli.context import Context, Store
 
         return Context(
-            store=Store(Path(self.everywhere.store).expanduser().absolute()),
+            store=Store(self.everywhere.root),
             address=self.everywhere.address,
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+            name_prefix=self.everywhere.name_prefix,
             dry_run=self.everywhere.dry_run,
         )
 
@@ -240,7 +223,7 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure
+    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure, described
     from models.errors import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
@@ -264,6 +247,8 @@ def run(invocation: Invocation) -> Result:
         )
     except ValueError as error:
         return failed(error, EXIT_FAILED, str(error))
+    except OSError as error:
+        return failed(error, EXIT_FAILED, described(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
         return failed(error, EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback")
 
@@ -272,6 +257,7 @@ def _succeeded(invocation: Invocation) -> Result:
     from jobs.cli.context import Outcome
 
     everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
+    everywhere.checked_store(writes=verb.writes and not everywhere.dry_run)
     context = invocation.context
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
     if not everywhere.dry_run or verb.handles_dry_run:
@@ -300,8 +286,8 @@ def _library_log(invocation: Invocation) -> AbstractContextManager[LibraryLog]:
 
 def _environment() -> dict[str, str]:
     """Values from the environment for flags that are not given."""
-    found = {"store": os.environ.get("SHOPKEEPER_STORE"), "address": os.environ.get("RAY_ADDRESS")}
-    return {name: value for name, value in found.items() if value}
+    names = {"store": "SHOPKEEPER_STORE", "address": "RAY_ADDRESS", "name_prefix": "SHOPKEEPER_NAME_PREFIX"}
+    return {flag: value for flag, name in names.items() if (value := os.environ.get(name))}
 
 
 def _overview(given: Sequence[str]) -> NoReturn:

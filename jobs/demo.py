@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import shutil
 import time
 import urllib.request
@@ -137,7 +138,7 @@ def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
 def _mlflow_url(store: Store, *, stay: bool) -> str:
     if stay:
         return start_ui(store)
-    return f"mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}"
+    return f"shopkeeper ui --store {shlex.quote(str(store.root))}"
 
 
 def _first_with_sample() -> Family:

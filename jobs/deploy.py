@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
+from jobs.serving.port import check_is_free, reserved
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
@@ -85,6 +86,25 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
     index = _build_index(context.store, family, loaded)
+    with reserved(context.store, options.port) if context.address is None else nullcontext():
+        api, url = _apply(context, family, options, loaded, model, index=index)
+    log.info("%s version %s is served at %s", family.name, model.version, url)
+    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
+    return Outcome(
+        run_id=located.run_id, details={**details, "endpoints": endpoint_urls(family, url), "features": features}
+    )
+
+
+def _apply(
+    context: Context,
+    family: Family,
+    options: Options,
+    loaded: bundle.Bundle,
+    model: PinnedModel,
+    *,
+    index: Path | None,
+) -> tuple[ServeApi, str]:
+    """Make the cluster serve the model, or what it served before if that fails; returns the API and the URL."""
     before = read_config(config_path(context.store))
     wanted = _target_config(context, family, options, model, before, index=index)
     check_config(wanted)
@@ -102,11 +122,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         raise
     write_config(config_path(context.store), wanted)
     _prune(context.store, family, wanted, before)
-    log.info("%s version %s is served at %s", family.name, model.version, url)
-    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
-    return Outcome(
-        run_id=located.run_id, details={**details, "endpoints": endpoint_urls(family, url), "features": features}
-    )
+    return api, url
 
 
 def endpoint_urls(family: Family, url: str) -> list[str]:
@@ -202,22 +218,11 @@ def _connect(context: Context, options: Options) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
     if is_local and running_head(context.store) is None:
-        _check_port_is_free(options)  # before starting a cluster in vain
+        check_is_free(options.host, options.port)  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
     if not _is_listening(context, api, options) and is_local:
-        _check_port_is_free(options)
+        check_is_free(options.host, options.port)
     return api
-
-
-def _check_port_is_free(options: Options) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            raise UsageFailure(
-                f"--host {options.host} --port {options.port} cannot be used ({error.strerror}); choose another port"
-            ) from None
 
 
 def _is_listening(context: Context, api: ServeApi, options: Options) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, log
+from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, is_writable, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.baselines import baseline_scores
 from jobs.evaluation.bootstrap import Comparison, Interval, compare_scores, metric_interval, score_intervals
@@ -23,6 +23,7 @@ from jobs.evaluation.scoring import load_model, one_thread, score, undefined
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, Registry, champion_uri
+from jobs.tracking.runs import dataset_of
 from jobs.tracking.spool import CallRejected
 from models.bundle import Bundle
 from models.errors import BundleRejected
@@ -62,6 +63,8 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Evaluate a model; raises UsageFailure if there is no such model or no prepared data."""
     assert family is not None
+    if options.report is None and not is_writable(context.store.root / family.name):
+        raise UsageFailure(f"{context.store.root} is not writable; name another directory for the report with --report")
     data = context.store.current_data(family.name)
     tracking = Tracking(context)
     tracking.deliver_spool()
@@ -74,6 +77,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     metrics = _metrics(evaluation)
     if located.run_id is not None:
         tracked = tracking.resume_run(located.run_id)
+        tracked.log_dataset(dataset_of(family.name, data), context=options.split)
         tracked.log_artifacts(directory, f"evaluation/{options.split}")
         if options.split == "test":
             # Validation metrics stay as training logged them, per epoch.

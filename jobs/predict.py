@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import json
 import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, log
+from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, is_writable, log
 from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction import working_directory
@@ -227,7 +229,12 @@ def _filled_features(context: Context, family: Family) -> Path:
     data = context.store.current_data(family.name)
     names = ",".join(each.name for each in filled(family.features))
     digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # a release may add features
-    features = context.store.root / family.name / f"features-{data.name}-{digest}.sqlite"
+    directory = context.store.root / family.name
+    features = directory / f"features-{data.name}-{digest}.sqlite"
+    if not features.is_file() and not is_writable(directory):
+        directory = Path(tempfile.mkdtemp(prefix="shop-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        features = directory / features.name
     if not features.is_file():
         log.info("filling %s from the prepared data", features.name)
         write_store(features, family.features, data)

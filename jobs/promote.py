@@ -12,6 +12,7 @@ from typing import Any
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.baselines import baseline_scores
+from jobs.evaluation.description import describe
 from jobs.evaluation.gate import References, check_latency, check_quality, check_size, floor_of
 from jobs.evaluation.scoring import load_model, score, undefined
 from jobs.evaluation.slice_gate import Limits
@@ -97,14 +98,22 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         )
     for message in failed:
         log.warning("forced despite a failed check: %s", message)
-    version = _register_champion(tracking, family, pair, weighed, metrics, options)
+    description = describe(
+        family,
+        scores,
+        weighed,
+        fingerprint=pair.data.fingerprint,
+        candidate=pair.candidate.uri,
+        reason=options.reason,
+    )
+    version = _register_champion(tracking, family, pair, weighed, metrics, options, description)
     return Outcome(
         status="promoted",
         run_id=pair.candidate.run_id,
         metrics=metrics,
         details={
             "version": version,
-            "model": f"models:/{family.name}/{version}",
+            "model": f"models:/{tracking.name_of(family.name)}/{version}",
             "previous_version": pair.previous,
             "forced": bool(failed),
             **weighed.numbers(),
@@ -195,6 +204,7 @@ def _register_champion(
     weighed: Weighed,
     metrics: dict[str, float],
     options: Options,
+    description: str,
 ) -> str:
     """Register the candidate with the evidence for its promotion, then move the alias."""
     registry = Registry(tracking)
@@ -216,6 +226,7 @@ def _register_champion(
         pair.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
+        description=description,
     )
     if registry.get_alias(family.name, CHAMPION) != pair.previous:
         raise Failure(f"the champion of {family.name} changed during this promotion; run promote again")

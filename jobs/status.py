@@ -11,7 +11,7 @@ from typing import Any
 from jobs.cli.context import Context, DependencyDown, Failure, Outcome
 from jobs.cluster.local_head import running_head
 from jobs.serving.api import read_json
-from jobs.serving.config import config_path, read_config, user_config
+from jobs.serving.config import config_path, former_root, read_config, user_config
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -127,7 +127,7 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
     http = config["http_options"]
     host = "127.0.0.1" if http["host"] == "0.0.0.0" else http["host"]
     url = f"http://{host}:{http['port']}"
-    version = served["version"]
+    version, former = served["version"], former_root(config_path(context.store))
     try:
         answering = read_json(f"{url}{family.models_path}")
         health = "ok" if answering["version"] == version else f"version {answering['version']} is served"
@@ -135,6 +135,8 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
         answering, health = None, str(error)
     except (OSError, ValueError):
         answering, health = None, "down"
+    if former is not None and answering is not None:
+        health = f"served from {former}, where the store was before; run `shopkeeper deploy {family.name}` again"
     return {"version": version, "url": url, "health": health, "answering": answering}
 
 

@@ -119,7 +119,8 @@ def _token_setting(context: Context) -> str:
 def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
     # The local cluster uses this interpreter; a remote cluster's image has its own.
     python = sys.executable if context.address is None else "python"
-    return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), "--json"])
+    prefix = ["--name-prefix", context.name_prefix] if context.name_prefix else []
+    return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), *prefix, "--json"])
 
 
 def _runtime_env(context: Context, code: str) -> dict[str, Any]:

@@ -170,10 +170,10 @@ def _search(family: Family, plan: Plan, num_concurrent: int, resources: Training
 def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
     """A new Tuner, or the restored one of an interrupted sweep."""
     trainable = tune.with_resources(_trainable(search), _resources(search.resources))
+    logger = trials.TrialLogger(context, search.family, plan, search.config, metric=search.metric)
     if tune.Tuner.can_restore(plan.directory / TUNE):
-        return _restored_tuner(search, plan, trainable)
+        return _restored_tuner(search, plan, trainable, logger)
     mode, epochs = search.family.metric.mode, max(1, search.config.epochs)
-    logger = trials.TrialLogger(context, search.family.name, plan.run_id, plan.directory, metric=search.metric)
     return tune.Tuner(
         trainable,
         param_space={name: _domain(dimension) for name, dimension in search.space.items()},
@@ -203,11 +203,15 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
     )
 
 
-def _restored_tuner(search: Search, plan: Plan, trainable: Any) -> tune.Tuner:
+def _restored_tuner(search: Search, plan: Plan, trainable: Any, logger: trials.TrialLogger) -> tune.Tuner:
     """The Tuner of an interrupted sweep; raises Failure if a release with other modules has started it."""
     stored = str(plan.directory / TUNE)
     try:
-        return tune.Tuner.restore(stored, trainable=trainable, resume_unfinished=True, restart_errored=False)
+        tuner = tune.Tuner.restore(stored, trainable=trainable, resume_unfinished=True, restart_errored=False)
+        if tuner._local_tuner is not None:
+            # The stored one has the paths of the store, which may have been moved; Ray takes no other by its interface.
+            tuner._local_tuner.get_run_config().callbacks = [logger]
+        return tuner
     except (ImportError, AttributeError) as error:  # Tune pickles our callback by the name of its module
         best = trials.best_of(_read_trials(search, plan), search.family.metric)
         kept = f"; the best model so far is {best.bundle}, which --model of other verbs accepts" if best else ""

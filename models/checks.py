@@ -38,6 +38,7 @@ def check_family(family: Family) -> None:
         _check_names,
         _check_classes,
         _check_space,
+        _check_unused_settings,
         _check_files,
         _check_endpoints,
         _check_streams,
@@ -108,6 +109,17 @@ def _check_values(family: Family, where: str, name: str, searched: Range) -> Ite
             check_setting(family.Config, name, value)
         except ValueError as error:
             yield f"{where}, and {error}; {remedy}"
+
+
+def _check_unused_settings(family: Family) -> Iterator[str]:
+    known = {each.name for each in dataclasses.fields(family.Config)}
+    for network, names in family.unused_settings.items():
+        for name in names:
+            if name not in known:
+                yield (
+                    f"{family.name} has {name!r} in the unused_settings of {network!r}, which is no field of Config; "
+                    f"there are {', '.join(sorted(known))}"
+                )
 
 
 def _check_files(family: Family) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
@@ -323,6 +323,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
 
     space: Mapping[str, Range] = field(default_factory=lambda: {"learning_rate": LogUniform(3e-4, 3e-2)})
     """Field of Config -> the range that a sweep searches."""
+    unused_settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Network -> fields of Config that have no effect on it, which a run does not log as its params."""
     baselines: Mapping[str, ConfigT] = field(default_factory=dict)
     """Name -> a network without training that a candidate is compared with. The first is the trivial one, such as
     popularity or class frequencies, which every candidate has to beat; it may not be worse than the best of the others,
@@ -374,6 +376,11 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     def all_metrics(self) -> tuple[Metric, ...]:
         """`metric`, then the others."""
         return (self.metric, *(each for each in self.metrics if each != self.metric))
+
+    def used_settings(self, config: ConfigT) -> dict[str, Any]:
+        """The fields of a config that have an effect on its network."""
+        unused = self.unused_settings.get(str(getattr(config, "network", "")), ())
+        return {each.name: getattr(config, each.name) for each in fields(config) if each.name not in unused}
 
     @property
     def models_path(self) -> str:

@@ -224,3 +224,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_same_directory(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one directory, as through a symbolic link."""
+    try:
+        return first == second or first.samefile(second)
+    except OSError:
+        return False

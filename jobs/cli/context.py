@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +134,8 @@ class Context:
     """Ray address or dashboard URL; None is this machine."""
     tracking_uri: str | None = None
     """An MLflow server, or None for the SQLite database in the store."""
+    name_prefix: str = ""
+    """Prefix of the names of experiments and registered models, which separates shops on one MLflow server."""
     dry_run: bool = False
 
     def command(self, words: str) -> str:
@@ -143,10 +147,18 @@ class Context:
         flags = {}
         if self.store.root != Path(DEFAULT_STORE).absolute():
             flags["--store"] = str(self.store.root)
+        if self.name_prefix:
+            flags["--name-prefix"] = self.name_prefix
         is_dashboard = (self.address or "").startswith(("http://", "https://"))
         if self.address and verb not in ON_THIS_MACHINE and is_dashboard == (verb in ON_A_DASHBOARD):
             flags["--address"] = self.address
         return " ".join(["shopkeeper", words, *(f"{name} {shlex.quote(value)}" for name, value in flags.items())])
+
+    def name_in_mlflow(self, name: str) -> str:
+        """The name of a family's experiment and registered model; one that is not a family's stays as it is."""
+        from models import FAMILIES  # loads all of them
+
+        return f"{self.name_prefix}{name}" if name in FAMILIES else name
 
 
 @dataclass
@@ -161,3 +173,22 @@ class Outcome:
     """Text for people; None lists the metrics and details."""
     table: str | None = None
     """Lines for people after the metrics and details."""
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether this process may create files in a directory, or in the nearest one above that exists."""
+    existing = next((path for path in (directory, *directory.parents) if path.exists()), directory)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def described(error: OSError) -> str:
+    """An error of the operating system in one line: the file, what is wrong with it, and the remedy if one is known."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = {
+        errno.EACCES: "; change the permissions, or name another directory with --store or the flag of the output",
+        errno.EROFS: "; name a directory of a writable file system with --store or the flag of the output",
+        errno.ENOSPC: "; free some space and run it again: no file is half-written",
+        errno.EDQUOT: "; free some space and run it again: no file is half-written",
+        errno.EFBIG: "; raise the limit of file sizes (ulimit -f) and run it again: no file is half-written",
+    }.get(error.errno or 0, "; --debug shows the traceback")
+    return f"{where}{error.strerror or error}{remedy}"

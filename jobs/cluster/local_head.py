@@ -21,7 +21,7 @@ from pathlib import Path
 
 from jobs.cli.context import Failure, Store, log
 from jobs.cluster.packages import search_path
-from jobs.cluster.processes import created_s, end_tree, running_process
+from jobs.cluster.processes import STORE_VARIABLE, created_s, end_tree, running_process
 from models.files import create_text, write_text
 
 START_TIMEOUT_S = 90.0
@@ -49,10 +49,12 @@ class ClusterInfo:
     temp_dir: str
     token_path: str
     ports: dict[str, int]
+    store: list[int] | None = None
+    """Identity of the store's directory; unknown if 0.2.0 or an earlier release started it."""
 
 
 def running_head(store: Store) -> ClusterInfo | None:
-    """The running local cluster of a store, or None."""
+    """The running local cluster of a store, or None; that of a store of which this one is a copy does not count."""
     recorded = store.cluster / "cluster.json"
     if not recorded.is_file():
         return None
@@ -61,6 +63,10 @@ def running_head(store: Store) -> ClusterInfo | None:
     except (ValueError, TypeError):
         log.warning("ignoring %s, which is damaged", recorded)
         return None
+    if info.store not in (None, identity(store)):
+        return None
+    if not Path(info.token_path).is_file():  # in the store, where it was before
+        info = dataclasses.replace(info, token_path=str(token_file(store)))
     return info if running_process(info.pid, info.started_s) is not None else None
 
 
@@ -69,16 +75,20 @@ def start_head(store: Store) -> ClusterInfo:
     running = running_head(store)
     if running:
         return running
-    token_path = token_file(store)
-    ports = _free_ports()
+    ports, token = _free_ports(), token_file(store).read_text(encoding="utf-8")
     log_path = store.cluster / "head.log"
     with ExitStack() as undo:
         temp_dir = _short_temp_dir()
         undo.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        token_path = temp_dir / "token"  # not in the store, which may be moved while workers are started
+        create_text(token_path, token, mode=0o600)
         with log_path.open("wb") as log_file:
             process = subprocess.Popen(
                 _head_command(temp_dir, ports),
-                env=_head_environment(temp_dir, token_path=token_path, ports=ports),
+                env={
+                    **_head_environment(temp_dir, token_path=token_path, ports=ports),
+                    STORE_VARIABLE: str(store.root),
+                },
                 cwd=temp_dir,
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
@@ -94,6 +104,7 @@ def start_head(store: Store) -> ClusterInfo:
             temp_dir=str(temp_dir),
             token_path=str(token_path),
             ports=ports,
+            store=identity(store),
         )
         info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
         write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
@@ -110,6 +121,12 @@ def stop_head(store: Store) -> bool:
         shutil.rmtree(info.temp_dir, ignore_errors=True)
     recorded.unlink(missing_ok=True)
     return info is not None
+
+
+def identity(store: Store) -> list[int]:
+    """What a store's directory keeps when it is moved, and a copy of it does not have."""
+    found = store.root.stat()
+    return [found.st_dev, found.st_ino]
 
 
 def headers(info: ClusterInfo) -> dict[str, str]:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 MAX_AGE_DIFFERENCE_S = 1.0
+STORE_VARIABLE = "SHOPKEEPER_CLUSTER_OF"
+"""Environment variable of the processes of a local cluster: the store that started it."""
 
 
 def created_s(pid: int) -> float:
@@ -44,6 +46,23 @@ def end_tree(pid: int, *, timeout_s: float) -> None:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(left, timeout=timeout_s)
+
+
+def listener(port: int) -> str | None:
+    """The process that listens on a TCP port, in words; None if there is none or this user may not see it."""
+    psutil = _psutil()
+    with suppress(psutil.Error):
+        for found in psutil.net_connections(kind="tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
+                return _in_words(psutil.Process(found.pid))
+    return None
+
+
+def _in_words(process: Any) -> str:
+    store = None
+    with suppress(_psutil().Error):
+        store = process.environ().get(STORE_VARIABLE)
+    return f"{process.name()} (process {process.pid}{f', of the store {store}' if store else ''})"
 
 
 def _psutil() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from jobs.prediction.parts import read_file
 from models import FAMILIES, bundle
 from models.ask import Answerer
 from models.family import AnyEndpoint, RawBody
-from models.features import FeatureStore, read_stores
+from models.features import FeatureStore, filled, read_stores
 from models.nn.memory import keep_freed_memory
 from models.raw.ids import as_text
 from models.time_limit import TimedThreads
@@ -59,8 +59,8 @@ class TableAnswerer:
     It reads the features that endpoints write but does not write any: an endpoint's `update` is skipped.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, *, to_cells: Callable[[BaseModel], dict[str, Any]] | None = None) -> None:
+        self._recipe, self._to_cells = recipe, to_cells or _cells
         self._family = FAMILIES[recipe.family]
         self._endpoint: AnyEndpoint = self._family.endpoints[0]
         self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
@@ -76,7 +76,7 @@ class TableAnswerer:
         requests = self._request_table(table)
         for start in range(0, table.num_rows, self._recipe.batch_size):
             rows = requests.slice(start, self._recipe.batch_size).to_pylist()
-            answered += self._answer_rows(rows)
+            answered += self.answer_rows(rows)
         table = table.select(list(self._recipe.columns.copied))
         for field in answer_schema(self._endpoint.Response):
             table = table.append_column(field, pa.array([row.get(field.name) for row in answered], field.type))
@@ -93,12 +93,14 @@ class TableAnswerer:
             columns[UNREADABLE] = table[UNREADABLE]
         return pa.table(columns)
 
-    def _answer_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def answer_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The cells of the answers to a batch of rows, or `error` instead."""
         answered: list[dict[str, Any]] = [{} for _ in rows]
         encoded = []
         for index, row in enumerate(rows):
             try:
                 request = self._request(row)
+                self._check_features(request)
                 found = read_stores(
                     self._family.features, request, filled_store=self._features, live_store=self._live_features
                 )
@@ -120,6 +122,16 @@ class TableAnswerer:
         given = {name: value for name, value in given.items() if value is not None}
         request: BaseModel = self._endpoint.Request(**{**self._recipe.fixed, **given})
         return request
+
+    def _check_features(self, request: BaseModel) -> None:
+        """Raise ValueError for a request that needs the feature store if there is none."""
+        if self._features is None:
+            for feature in filled(self._family.features):
+                if keys := feature.keys(request):
+                    raise ValueError(
+                        f"{feature.name} of {keys[0]!r} is in the feature store, which is not open here; give it in "
+                        'the request, or load the model with model_config={"features": PATH_OF_FEATURES_SQLITE}'
+                    )
 
     def _predict(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, BaseModel, Sequence[Any] | ValueError]]:
         """The predictions for the examples of each request, or the error that it caused."""
@@ -146,7 +158,7 @@ class TableAnswerer:
             response = answer() if timeout_s is None else self._threads.call(answer, timeout_s=timeout_s)
         except (ValueError, TimeoutError) as error:
             return {ERROR: _reason(error)}
-        return {MODEL_VERSION: self._recipe.model_version, **_cells(response)}
+        return {MODEL_VERSION: self._recipe.model_version, **self._to_cells(response)}
 
 
 def answer_schema(response: type[BaseModel]) -> pa.Schema:

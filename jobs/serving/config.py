@@ -12,8 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.cli.context import Failure, Store, UsageFailure
 from models.family import Family
-from models.files import write_text
+from models.files import is_same_directory, write_text
 
+PINNED = Path("serve", "models")
+"""Directory of pinned models in a store."""
+PATHS = ("bundle", "feature_store", "live_feature_store", "index")
+"""Settings of a deployment that are paths in the store."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
@@ -134,7 +138,33 @@ def config_path(store: Store) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The config that was applied last, or None; raises Failure if the file is damaged."""
+    """The config that was applied last, or None; raises Failure if the file is damaged.
+
+    Its paths are those of the store as it is now, even if it was moved or copied since.
+    """
+    config, root, former = _read(path), path.parents[1], former_root(path)
+    if config is None or former is None:
+        return config
+    settings = [each["deployments"][0]["user_config"] for each in config["applications"]]
+    for each in settings:
+        for name in PATHS:
+            if each.get(name) and Path(each[name]).is_relative_to(former):
+                each[name] = str(root / Path(each[name]).relative_to(former))
+    return config
+
+
+def former_root(path: Path) -> Path | None:
+    """Where the store was when it deployed, if it was moved or copied since; raises Failure if the file is damaged."""
+    here = path.parents[1]
+    for application in (_read(path) or {}).get("applications", ()):
+        bundle = Path(application["deployments"][0]["user_config"]["bundle"])
+        for root in bundle.parents[len(PINNED.parts) + 1 :][:1]:  # it is PINNED / family / version in the store
+            if bundle.is_relative_to(root / PINNED) and not is_same_directory(root, here):
+                return root
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:

@@ -1,23 +1,16 @@
-"""MLflow client for runs with params, metrics and artifacts; the only file that imports MLflow."""
+"""MLflow client for runs with params, metrics and artifacts."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
+import json
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPException
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
+from jobs.tracking.connection import Connection
 from jobs.tracking.spool import Call, CallRejected, Spool
 
 if TYPE_CHECKING:  # seconds to import
@@ -29,17 +22,9 @@ BUNDLE = "bundle"
 
 TAG_FINGERPRINT = "data_fingerprint"
 TAG_PARENT = "mlflow.parentRunId"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's UI open an experiment with its runs, instead of the traces of GenAI applications."""
 
-PROBE_TIMEOUT_S = 5.0
-SETTINGS = {
-    # Fail within seconds if a server is down; with MLflow's defaults every call waits four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
 MAX_PARAMS_PER_CALL = 100
 MAX_RUNS = 1000
 
@@ -65,6 +50,18 @@ class RunInfo:
         return self.tags.get(TAG_PARENT)
 
 
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The data of a run, for MLflow's UI."""
+
+    name: str
+    digest: str
+    source: str
+    """Where the raw data lay."""
+    profile: Mapping[str, Any]
+    """Counts."""
+
+
 class Run:
     """A run; logging calls never fail or block for long: what the server does not accept is spooled."""
 
@@ -80,6 +77,10 @@ class Run:
         """Log metrics of one step, such as an epoch."""
         numbers = {name: float(value) for name, value in metrics.items()}
         self._send({"call": "metrics", "metrics": numbers, "step": step, "time_ms": _now_ms()})
+
+    def log_dataset(self, dataset: DatasetInfo, *, context: str) -> None:
+        """Log the data that the run used; `context` says what for, such as training or test."""
+        self._send({"call": "dataset", "context": context, **asdict(dataset)})
 
     def log_artifacts(self, directory: Path, name: str) -> None:
         """Log a directory as artifact `name`; BUNDLE for a model directory."""
@@ -113,16 +114,13 @@ class Run:
         self._tracking.send(self.run_id, call)
 
 
-class Tracking:
-    """The tracking server of a context, or the SQLite database of its store; connects lazily."""
+class Tracking(Connection):
+    """Runs on the tracking server of a context, or in the SQLite database of its store; connects lazily."""
 
     def __init__(self, context: Context) -> None:
-        self._context, self.root = context, context.store.root.absolute()
-        self.uri = context.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        super().__init__(context)
         self.spool = Spool(context.store.spool)
-        self._artifacts = context.store.artifacts.absolute()
-        self._lazy_client: MlflowClient | None = None
-        self._was_down = False
+        self._context = context
 
     # Runs
 
@@ -136,6 +134,8 @@ class Tracking:
         parent_run_id: str | None = None,
     ) -> Run:
         """Start a run in the family's experiment; raises DependencyDown if the server does not respond."""
+        if self.is_read_only:
+            raise UsageFailure(f"{self.root} is not writable; name another --store or change its permissions")
         parent = {TAG_PARENT: parent_run_id} if parent_run_id else {}
         with self.reached():
             experiment = self.make_experiment(family)
@@ -223,6 +223,9 @@ class Tracking:
 
     def send(self, run_id: str, call: Call) -> None:
         """Perform a call now, or after the spooled ones of the run; never raises if the server is down."""
+        if self.is_read_only:
+            log.warning("%s is not writable, so its run %s stays unchanged (%s)", self.root, run_id, call["call"])
+            return
         if self.spool.pending(run_id):
             self._keep(run_id, call)
             self._deliver(run_id)
@@ -237,7 +240,7 @@ class Tracking:
 
     def deliver_spool(self) -> int:
         """Deliver spooled calls of earlier runs; returns their number. Called when a verb starts."""
-        return sum(self._deliver(run_id) for run_id in self.spool.run_ids())
+        return 0 if self.is_read_only else sum(self._deliver(run_id) for run_id in self.spool.run_ids())
 
     def _deliver(self, run_id: str) -> int:
         return self.spool.deliver(run_id, lambda call: self._perform(run_id, call))
@@ -262,6 +265,8 @@ class Tracking:
                     client.log_artifacts(run_id, call["directory"], artifact_path=call["name"])
                 case "text":
                     client.log_text(run_id, call["text"], call["name"])
+                case "dataset":
+                    _log_dataset(client, run_id, call)
                 case "tags":
                     for name, value in call["tags"].items():
                         client.set_tag(run_id, name, value)
@@ -270,81 +275,15 @@ class Tracking:
                 case "status":
                     client.set_terminated(run_id, call["status"], end_time=call["time_ms"])
 
-    # Connection
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether runs are on a server, not in a local database."""
-        return self.uri.startswith(("http://", "https://"))
-
-    @property
-    def client(self) -> MlflowClient:
-        """MLflow's own client, created lazily; use it inside `reached`."""
-        if self._lazy_client is None:
-            for name, value in SETTINGS.items():
-                os.environ.setdefault(name, value)
-            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-                logging.getLogger(name).setLevel(logging.ERROR)
-            self.root.mkdir(parents=True, exist_ok=True)
-            # The first use of a database creates its tables, which two processes must not do at once.
-            with (self.root / ".mlflow.lock").open("w") as lock, warnings.catch_warnings(action="ignore"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                from mlflow import MlflowClient
-
-                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-                if not self.is_remote:
-                    client.search_experiments(max_results=1)
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
-            self._lazy_client = client
-        return self._lazy_client
-
-    @contextmanager
-    def reached(self, *, probe: bool = True) -> Iterator[None]:
-        """Maps MLflow's errors to ours: CallRejected for rejected calls, DependencyDown for all else."""
-        if probe and self.is_remote:
-            self._probe()
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            if getattr(error, "error_code", None) in REJECTIONS:
-                raise CallRejected(f"MLflow at {self.shown_uri} rejected the call: {_first_line(error)}") from error
-            raise self._down(_first_line(error)) from error
-        self._was_down = False
-
-    def _probe(self) -> None:
-        # MLflow's requests retry for long; this one tells at once whether the server is up.
-        parts = urllib.parse.urlsplit(self.uri)
-        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
-        try:
-            urllib.request.urlopen(address, timeout=PROBE_TIMEOUT_S).close()
-        except urllib.error.HTTPError as error:
-            # Any other status will do: a gateway may hide the health page.
-            if error.code in (502, 503, 504):
-                raise self._down(f"HTTP {error.code}") from error
-        except (OSError, HTTPException) as error:
-            raise self._down(str(getattr(error, "reason", error))) from error
-
-    def _down(self, reason: str) -> DependencyDown:
-        self._was_down = True
-        return DependencyDown(
-            f"the tracking server {self.shown_uri} does not respond ({reason}); start it, set MLFLOW_TRACKING_URI to "
-            "another one, or unset it to use the store's own database"
-        )
-
-    @property
-    def shown_uri(self) -> str:
-        """The URI without credentials."""
-        parts = urllib.parse.urlsplit(self.uri)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
+    # Experiments
 
     def experiment_id(self, family: str) -> str | None:
-        """Id of the experiment named after the family, or None; use it inside `reached`."""
-        found = self.client.get_experiment_by_name(family)
+        """Id of the experiment of a family, or None; use it inside `reached`."""
+        name = self.name_of(family)
+        found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             raise UsageFailure(
-                f"experiment {family!r} is deleted in {self.shown_uri}; `mlflow experiments restore` restores it"
+                f"experiment {name!r} is deleted in {self.shown_uri}; `mlflow experiments restore` restores it"
             )
         return None if found is None else str(found.experiment_id)
 
@@ -355,12 +294,26 @@ class Tracking:
         # A server chooses its artifact location; without one, artifacts would go into the working directory.
         location = None if self.is_remote else self._artifacts.as_uri()
         try:
-            return self.experiment_id(family) or self.client.create_experiment(family, artifact_location=location)
+            return self.experiment_id(family) or self.client.create_experiment(
+                self.name_of(family), artifact_location=location, tags=EXPERIMENT_TAGS
+            )
         except MlflowException as error:
             created_meanwhile = self.experiment_id(family) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
             if created_meanwhile is None:
                 raise
             return created_meanwhile
+
+    def experiment_with_runs_first(self, family: str) -> str | None:
+        """Like `experiment_id`, for one whose page in MLflow's UI opens with its runs; use it inside `reached`."""
+        found = self.experiment_id(family)
+        if found is not None and not self.client.get_experiment(found).tags.keys() >= EXPERIMENT_TAGS.keys():
+            for name, value in EXPERIMENT_TAGS.items():  # earlier releases did not set them
+                self.client.set_experiment_tag(found, name, value)
+        return found
+
+    def name_of(self, family: str) -> str:
+        """The name of a family's experiment and registered model in MLflow."""
+        return self._context.name_in_mlflow(family)
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
@@ -378,6 +331,19 @@ def _log_metrics(client: MlflowClient, run_id: str, call: Call) -> None:
     client.log_batch(run_id, metrics=metrics)
 
 
+def _log_dataset(client: MlflowClient, run_id: str, call: Call) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=call["name"],
+        digest=call["digest"],
+        source_type="local",
+        source=json.dumps({"uri": call["source"]}),
+        profile=json.dumps(call["profile"]),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", call["context"])])])
+
+
 def _run_info(run: entities.Run) -> RunInfo:
     return RunInfo(
         run_id=run.info.run_id,
@@ -389,10 +355,6 @@ def _run_info(run: entities.Run) -> RunInfo:
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _now_ms() -> int:

@@ -88,7 +88,11 @@ def _of_version(context: Context, tracking: Tracking, family: str, version: str)
     info = registry.version_info(family, version)
     directory = _fetch(context, tracking, registry.location(family, version), f"{family}-{version}")
     return LocatedModel(
-        directory=directory, uri=f"models:/{family}/{version}", run_id=info.run_id, family=family, version=version
+        directory=directory,
+        uri=f"models:/{tracking.name_of(family)}/{version}",
+        run_id=info.run_id,
+        family=family,
+        version=version,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.cli.context import Context, UsageFailure, log
 from jobs.cli.flags import flag_name
 from jobs.cluster import connection
-from jobs.tracking.client import TAG_FINGERPRINT, Run, Tracking
+from jobs.tracking.client import TAG_FINGERPRINT, DatasetInfo, Run, Tracking
 from models.bundle import config_from_dict
 from models.family import Family
 from models.files import write_text
@@ -20,6 +20,8 @@ from models.json_files import read_json
 from models.prepared import Prepared
 
 PLAN = "plan.json"
+MAX_DIGEST_LENGTH = 36
+"""Of a dataset in MLflow."""
 THIS_FILE = Path(__file__).resolve()
 
 
@@ -48,9 +50,16 @@ def open_run(
     run = Tracking(context).start_run(
         family.name,
         name=name,
-        params=dataclasses.asdict(config),
-        tags={TAG_FINGERPRINT: data.fingerprint, "git_commit": git_commit(), **_job_tags(), **tags},
+        params=family.used_settings(config),
+        tags={
+            TAG_FINGERPRINT: data.fingerprint,
+            "git_commit": git_commit(),
+            **source_tags(f"shopkeeper {tags.get('job', 'train')} {family.name}"),
+            **_job_tags(),
+            **tags,
+        },
     )
+    run.log_dataset(dataset_of(family.name, data), context="training")
     run.log_text(json.dumps(data.card(), ensure_ascii=False), "data/card.json")
     directory = context.store.run_directory(family.name, run.run_id)
     plan = Plan(run_id=run.run_id, data=data, directory=directory, config=config, options=options)
@@ -115,6 +124,25 @@ def git_commit(source: Path = THIS_FILE) -> str:
         return f"{git('rev-parse', 'HEAD')}{'+changes' if git('status', '--porcelain') else ''}"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """What MLflow's UI shows as the source of a run: the command and the commit."""
+    commit = git_commit()
+    known = {} if commit == "unknown" else {"mlflow.source.git.commit": commit.removesuffix("+changes")}
+    return {"mlflow.source.name": command, "mlflow.source.type": "LOCAL", **known}
+
+
+def dataset_of(family_name: str, data: Prepared) -> DatasetInfo:
+    """What MLflow's UI shows as the dataset of a run: the fingerprint, and the numbers of the card."""
+    schema, card = read_json(data.path / "schema.json"), data.card()
+    counts: dict[str, Any] = {name: card[name] for name in ("rows", "bad", "duplicates") if name in card}
+    return DatasetInfo(
+        name=f"{family_name} {data.name}",
+        digest=data.fingerprint[:MAX_DIGEST_LENGTH],
+        source=str(card.get("raw") or data.path),
+        profile={"examples": schema.get("num_examples"), **counts},
+    )
 
 
 def _job_tags() -> dict[str, str]:

@@ -33,7 +33,7 @@ class Spool:
         if call["call"] == "artifacts":
             copied = self.directory / f"{run_id}.files" / uuid.uuid4().hex[:8]
             shutil.copytree(call["directory"], copied)
-            call = {**call, "directory": str(copied)}
+            call = {**call, "directory": copied.name}
         with self._lock(run_id), self._file(run_id).open("a", encoding="utf-8") as file:
             file.write(json.dumps(call, ensure_ascii=False) + "\n")
 
@@ -69,6 +69,10 @@ class Spool:
     def _send(self, run_id: str, line: str, send: Callable[[Call], None]) -> None:
         try:
             call = json.loads(line)
+            if call["call"] == "artifacts":
+                # The last part only: earlier releases wrote absolute paths, and the store may have been moved.
+                copied = self.directory / f"{run_id}.files" / Path(call["directory"]).name
+                call = {**call, "directory": str(copied)}
             send(call)
         except (CallRejected, ValueError, OSError) as error:
             log.warning("a spooled tracking call of run %s was rejected and set apart: %s", run_id, error)

@@ -19,9 +19,12 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from jobs.cli.context import Context, DependencyDown, log
 from jobs.tracking.client import Run, Status, Tracking
+from jobs.tracking.runs import Plan, dataset_of, source_tags
 from jobs.training import checkpoints
 from jobs.training.fit import log_epochs, summarise_error
+from models import FAMILIES
 from models.config import Choice, LogUniform, Range
+from models.family import Family
 from models.files import write_text
 from models.json_files import read_json
 from models.metrics import Metric
@@ -58,11 +61,9 @@ class TrialLogger(tune.Callback):
     _metric = ""
     """Absent from a callback that release 0.2 has pickled."""
 
-    def __init__(
-        self, context: Context, family_name: str, parent_run_id: str, directory: Path, *, metric: str = ""
-    ) -> None:
-        self._context, self._family_name = context, family_name
-        self._parent_run_id, self._directory = parent_run_id, directory
+    def __init__(self, context: Context, family: Family, plan: Plan, config: Any, *, metric: str = "") -> None:
+        self._context, self._family_name, self._data, self._config = context, family.name, plan.data, config
+        self._parent_run_id, self._directory = plan.run_id, plan.directory
         self._metric = metric
         self._tracking: Tracking | None = None
 
@@ -109,13 +110,15 @@ class TrialLogger(tune.Callback):
         if record.is_file() and read_json(record)["run_id"]:
             return self._tracking.resume_run(read_json(record)["run_id"])
         try:
+            used = FAMILIES[self._family_name].used_settings(dataclasses.replace(self._config, **trial.config))
             run = self._tracking.start_run(
                 self._family_name,
                 name=f"trial {trial.trial_id}",
-                params=trial.config,
-                tags={"trial_id": trial.trial_id},
+                params={name: value for name, value in trial.config.items() if name in used},
+                tags={"trial_id": trial.trial_id, **source_tags(f"shopkeeper sweep {self._family_name}")},
                 parent_run_id=self._parent_run_id,
             )
+            run.log_dataset(dataset_of(self._family_name, self._data), context="training")
         except DependencyDown as error:
             log.warning("trial %s is not tracked yet: %s", trial.trial_id, error)
             run = None

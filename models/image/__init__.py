@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family, Index
-from models.image.config import BASELINES, SPACE, Config
+from models.image.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.image.data import collate, dataset
 from models.image.endpoints import ENDPOINTS, golden_request
 from models.image.networks.build import (
@@ -47,6 +47,7 @@ FAMILY = Family(
     route_prefix="/v1/images",
     index=Index(write_index, attach_index),
     space=SPACE,
+    unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,
     slices=slices,
     slice_order=ORDER,

@@ -84,3 +84,43 @@ SPACE: dict[str, Range] = {
 }
 
 BASELINES = {"prior": Config(network="prior"), "linear": Config(network="linear")}
+
+_CLASSIFIER = ("latent", "noise")
+_FITTED = (
+    "epochs",
+    "learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+    "max_grad_norm",
+    "patience",
+    "width",
+    "backbone",
+    "architecture",
+    "num_convolutions",
+    "label_smoothing",
+    "cut_out",
+    "mixup",
+    "small_fraction",
+)
+_GENERATIVE = (
+    "backbone",
+    "architecture",
+    "num_convolutions",
+    "label_smoothing",
+    "flip",
+    "shift",
+    "test_shift",
+    "cut_out",
+    "mixup",
+    "small_fraction",
+)
+UNUSED_SETTINGS: dict[str, tuple[str, ...]] = {
+    "resnet": ("backbone", "architecture", *_CLASSIFIER),
+    "cnn": ("backbone", "architecture", "num_convolutions", "small_fraction", *_CLASSIFIER),
+    "backbone": ("width", "num_convolutions", "small_fraction", *_CLASSIFIER),
+    "autoencoder": _GENERATIVE,
+    "gan": (*_GENERATIVE, "noise"),
+    "linear": (*_FITTED, *_CLASSIFIER),
+    "prior": (*_FITTED, *_CLASSIFIER),
+}
+"""Network -> settings that have no effect on it."""

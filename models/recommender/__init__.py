@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.family import Calibration, Family
 from models.recommender.auto_settings import resolve
-from models.recommender.config import BASELINES, SPACE, Config
+from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
@@ -38,6 +38,7 @@ FAMILY = Family(
     golden_request=golden_request,
     features=FEATURES,
     space=SPACE,
+    unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,
     slices=slices,
     slice_order=ORDER,

@@ -81,3 +81,28 @@ SPACE: dict[str, Range] = {
 }
 
 BASELINES = {name: Config(network=name) for name in ("popularity", "item_knn", "transitions")}
+
+_TRAINING = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+    "max_grad_norm",
+    "patience",
+    "dim",
+    "dropout",
+    "blend",
+    "spectral_start",
+)
+_SEQUENTIAL = ("num_blocks", "num_heads", "cell", "loss", "num_negatives")
+UNUSED_SETTINGS: dict[str, tuple[str, ...]] = {
+    "transformer": ("cell",),
+    "gru": ("num_heads",),
+    "two_tower": ("num_heads", "cell"),
+    "autoencoder": _SEQUENTIAL,
+    "gan": _SEQUENTIAL,
+    **dict.fromkeys(("transitions", "popularity"), (*_TRAINING, *_SEQUENTIAL)),
+    "item_knn": (*_TRAINING, *_SEQUENTIAL, "weights"),
+}
+"""Network -> settings that have no effect on it."""

@@ -1,0 +1,58 @@
+"""The port of an endpoint on this machine: free, or held by which process; one deployment at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from jobs.cli.context import Store, UsageFailure, log
+from jobs.cluster.processes import listener
+
+
+@contextmanager
+def reserved(store: Store, port: int) -> Iterator[None]:
+    """Keep other deployments of this user off a port until the block ends.
+
+    Serve's proxy sets SO_REUSEPORT, so two that start at once would share the port and mix their answers. Another
+    deployment of the same store is waited for; raises UsageFailure for one of another store.
+    """
+    path = Path(tempfile.gettempdir()) / f"shopkeeper-port-{port}-{os.getuid()}.lock"
+    with path.open("a+", encoding="utf-8") as lock:
+        _acquire(lock, store, port)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n{store.root}")
+        lock.flush()
+        yield
+
+
+def check_is_free(host: str, port: int) -> None:
+    """Raise UsageFailure, with the process that holds it, if a port cannot be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            holder = listener(port)
+            held = f"{error.strerror}; {holder} listens there" if holder else f"{error.strerror}"
+            raise UsageFailure(f"--host {host} --port {port} cannot be used ({held}); choose another port") from None
+
+
+def _acquire(lock: TextIO, store: Store, port: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        pid, _, root = lock.read().partition("\n")
+        if root != str(store.root):
+            raise UsageFailure(
+                f"--port {port} is being deployed to by process {pid or 'unknown'} for the store {root or 'unknown'}; "
+                "choose another port"
+            ) from None
+        log.info("waiting for another deployment of this store, process %s", pid)
+        fcntl.flock(lock, fcntl.LOCK_EX)
