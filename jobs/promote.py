@@ -86,7 +86,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     scores = _score(context, "the candidate", pair.model, pair.data, options)
     weighed = _weigh(context, family, pair, scores, options)
     failed = weighed.failed
-    metrics = {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
+    metrics = _metrics(family, scores)
     log.info("%s", "\n".join(weighed.lines()))
     if failed and not options.force:
         raise GateNotMet(
@@ -98,15 +98,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         )
     for message in failed:
         log.warning("forced despite a failed check: %s", message)
-    description = describe(
-        family,
-        scores,
-        weighed,
-        fingerprint=pair.data.fingerprint,
-        candidate=pair.candidate.uri,
-        reason=options.reason,
-    )
-    version = _register_champion(tracking, family, pair, weighed, metrics, options, description)
+    version = _register_champion(tracking, family, pair, weighed, scores, options)
     return Outcome(
         status="promoted",
         run_id=pair.candidate.run_id,
@@ -121,6 +113,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         summary=f"  models:/{family.name}/{version} is the champion, before it was {pair.previous or 'none'}; "
         f"{family.metric.name} {metrics[f'test_{family.metric.name}']:.5f} on the test split",
     )
+
+
+def _metrics(family: Family, scores: Scores) -> dict[str, float]:
+    return {f"test_{name}": value for name, value in scores.values(family.all_metrics).items()}
 
 
 def _require_reason(family: Family, options: Options) -> None:
@@ -202,9 +198,8 @@ def _register_champion(
     family: Family,
     pair: _ModelPair,
     weighed: Weighed,
-    metrics: dict[str, float],
+    scores: Scores,
     options: Options,
-    description: str,
 ) -> str:
     """Register the candidate with the evidence for its promotion, then move the alias."""
     registry = Registry(tracking)
@@ -216,7 +211,7 @@ def _register_champion(
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
         "forced": str(bool(weighed.failed)).lower(),
         "reason": options.reason or "",
-        "test_metrics": metrics,
+        "test_metrics": _metrics(family, scores),
         "checks": {check.name: {"passed": check.passed, **check.numbers} for check in weighed.checks},
     }
     evidence = {**facts, **weighed.evidence(), "options": dataclasses.asdict(options)}
@@ -226,13 +221,18 @@ def _register_champion(
         pair.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
-        description=description,
+        description=_description(family, pair, weighed, scores, options),
     )
     if registry.get_alias(family.name, CHAMPION) != pair.previous:
         raise Failure(f"the champion of {family.name} changed during this promotion; run promote again")
     registry.set_alias(family.name, CHAMPION, version)
     log.info("models:/%s@%s is now version %s", family.name, CHAMPION, version)
     return version
+
+
+def _description(family: Family, pair: _ModelPair, weighed: Weighed, scores: Scores, options: Options) -> str:
+    fingerprint, candidate = pair.data.fingerprint, pair.candidate.uri
+    return describe(family, scores, weighed, fingerprint=fingerprint, candidate=candidate, reason=options.reason)
 
 
 def _tag(value: Any) -> str:

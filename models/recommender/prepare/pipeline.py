@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.prepared import CARD, SCHEMA
 from models.raw.quarantine import Quarantine
 from models.raw.tables import Source, parse_mapping, without_secrets
 from models.raw.times import epoch_s
@@ -75,17 +76,14 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     except BaseException:
         (work / STOP).touch()
         raise
-    pq.write_table(table, out / "items.parquet", compression="zstd")
-    features = read_features(table)
-    features.save(out)
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
-    about["num_features"] = len(features.names)
+    about["num_features"] = _write_items(table, out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, about=about)
     card = {**card_of(config, schema, scanned, parts, finished), **card_of_types(types, evaluated, schema, finished)}
     card = left_out.added_to(card, parts, diagnosis, items_card.pop("bad"))
     card |= {**join, **items_card, **card_of_files(card["notes"], scanned, tables, item_tables)}
-    (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
-    (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
+    (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
     return schema
 
@@ -147,6 +145,14 @@ def _items(
         columns = parse_mapping(config.item_columns)
         table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
     return table, {"bad": quarantine.counts, **({"item_columns_left_out": left_out} if left_out else {})}
+
+
+def _write_items(table: pa.Table, out: Path) -> int:
+    """Write the items with their attributes, and the features made of these; returns the number of features."""
+    pq.write_table(table, out / "items.parquet", compression="zstd")
+    features = read_features(table)
+    features.save(out)
+    return len(features.names)
 
 
 def _schema(
