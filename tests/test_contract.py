@@ -142,7 +142,8 @@ def test_an_epoch_reports_plain_finite_numbers_and_the_followed_metric(line: Lin
 def test_a_bundle_loads_alone_with_the_settings_it_was_trained_with(line: Line) -> None:
     loaded = bundle.load(line.model, line.family)
 
-    assert loaded.config == line.family.Config(**{**line.sample.train, "epochs": 1})
+    config = line.family.Config(**{**line.sample.train, "epochs": 1})
+    assert loaded.config == line.family.resolve(config, loaded.schema)
     assert loaded.schema == line.data.schema(line.family.Schema, line.family.files)
     assert loaded.metrics["epoch"] in (0, 1)
     assert {path.suffix for path in line.model.iterdir()} - {path.rpartition(".")[2] for path in line.family.files} <= {

@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cli.context import UsageFailure, is_writable
-
 NAME_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|")
 
 
@@ -49,6 +47,8 @@ class Everywhere:
 
     def checked_store(self, *, writes: bool) -> Path:
         """The path of the store; raises UsageFailure if it is not a directory, or not writable and must be."""
+        from jobs.cli.context import UsageFailure, is_writable  # imports packages of ours, which must be found first
+
         root = self.root
         try:
             str(root).encode()

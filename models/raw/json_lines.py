@@ -126,7 +126,7 @@ def _has_huge_numbers(rows: pa.Table) -> bool:
 
 def _parse_by_line(lines: list[bytes]) -> Chunk:
     """Slow path for a block with a broken line, a column of mixed types or huge numbers: values become text."""
-    rows: list[dict[str, object]] = []
+    objects: list[dict[str, object]] = []
     broken: list[str] = []
     for line in lines:
         try:
@@ -134,10 +134,13 @@ def _parse_by_line(lines: list[bytes]) -> Chunk:
         except ValueError:
             row = None
         if isinstance(row, dict):
-            rows.append(_flat(row))
+            objects.append(row)
         else:
             broken.append(escaped(line))
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [_flat(row) for row in objects]
+    names = dict.fromkeys(name for row in rows for name in row)
+    for row, nested in zip(rows, objects, strict=True):  # an object where other lines have a value is bad, not missing
+        row.update({name: value for name, value in nested.items() if isinstance(value, dict) and name in names})
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     return Chunk(pa.table(columns), {"broken_json": broken} if broken else {})
 

@@ -54,7 +54,7 @@ def test_a_version_tells_its_score_its_data_and_the_baselines(
     described = Tracking(context).client.get_model_version("toy", "1").description or ""
     assert "Accuracy 0." in described and "95 % interval" in described
     assert toy_data.fingerprint[:16] in described
-    assert "- passed: accuracy" in described and "majority" in described
+    assert "ok: accuracy" in described and "majority" in described
 
 
 def test_a_run_shows_its_data_and_its_source_in_mlflow(context: Context, toy: Family, toy_data: Prepared) -> None:

@@ -88,5 +88,12 @@ def test_without_a_title_an_item_is_shown_by_its_id(shop: Shop, tmp_path: Path) 
     assert {row[1] for row in rows} <= set(data.schema(Schema).items)
 
 
-def test_the_recommender_s_report_has_the_examples() -> None:
-    assert FAMILY.report is report
+def test_the_report_has_the_kind_of_log_and_the_examples(shop: Shop, tmp_path: Path) -> None:
+    data = prepared(Store(tmp_path), shop.events, split="leave-one-out")
+    network = counted(data)
+
+    assert FAMILY.report is not None
+    log, examples = FAMILY.report(network, data, "test", schema=data.schema(Schema), config=CONFIG)
+
+    assert log.title == "The log"
+    assert examples == section_of(data, network)
