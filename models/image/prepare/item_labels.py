@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import pyarrow as pa
 from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
 from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.joins import ITEM_TABLE, Join, join_ids
 from models.raw.quarantine import remedy
 from models.raw.tables import Reading, find, read, without_secrets
 
@@ -33,46 +33,41 @@ class ItemLabels:
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Head and word -> rows whose label is missing because of that word."""
 
-    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, int]:
-        """Fill missing labels and titles of the images in place; returns the counts of the join for the card."""
+    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> tuple[Join, dict[str, int]]:
+        """Fill missing labels and titles of the images in place; returns how the ids match, and counts for the card.
+
+        Raises DataRejected if no image has an id of the table.
+        """
         ids = images[ITEM_ID].dropna()
         if ids.empty:
             raise DataRejected(
                 f"the images have no item ids to look up in {self.raw}: name the column, --columns item_id=sku, or use "
                 "a folder per product"
             )
-        is_known = ids.isin(self.table.index)
-        if not is_known.any():
-            raise DataRejected(
-                f"none of the {ids.nunique():,} item ids of the images is in {self.raw}: the images have "
-                f"{ids.iloc[0]!r}, the table has {self.table.index[0]!r}; name the table's column with --item-columns "
-                f"item_id=...{self._zeros(set(ids))}"
-            )
+        join = join_ids(
+            pa.array(ids.unique(), pa.string()),
+            pa.array(self.table.index, pa.string()),
+            names=("the images", f"the {ITEM_TABLE} {self.raw}"),
+            remedy="name the columns of the ids: --item-columns item_id=..., --columns item_id=...",
+        )
         for name in (*heads, TITLE):
             if name in self.table:
                 images[name] = images[name].fillna(images[ITEM_ID].map(self.table[name]))
-        return {
+        num_matched = int(ids.isin(self.table.index).sum())
+        return join, {
             "rows": self.num_rows,
-            "item_ids": len(self.table),
-            "matched_images": int(is_known.sum()),
-            "unmatched_images": len(images) - int(is_known.sum()),
-            "unused_item_ids": int((~self.table.index.isin(ids.unique())).sum()),
+            "matched_images": num_matched,
+            "unmatched_images": len(images) - num_matched,
         }
 
     def notes(self, images: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
-        """What the log says about images that the table does not have."""
+        """What is said about images that the table does not have."""
         if not counts["unmatched_images"]:
             return []
         joined = f"only {counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
         unknown = images.loc[~images[ITEM_ID].isin(self.table.index), ITEM_ID].dropna()
         example = f", e.g. the item id {unknown.iloc[0]!r} is not" if len(unknown) else ""
-        return [f"{joined}{example}{self._zeros(set(unknown))}"]
-
-    def _zeros(self, unknown: set[Any]) -> str:
-        """How many more ids would match without leading zeros, which are never removed."""
-        plain = {key.lstrip("0") for key in self.table.index}
-        count = sum(key.lstrip("0") in plain for key in unknown)
-        return f"; without leading zeros {count:,} more would match, write the ids alike" if count else ""
+        return [f"{joined}{example}"]
 
 
 def read_items(

@@ -38,7 +38,7 @@ from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.quarantine import remedy
-from models.raw.reading import Header, item_reading_of, reading_of
+from models.raw.reading import TableSettings, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
 
@@ -52,7 +52,7 @@ SIZE_STEP = 4
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(TableSettings):
     """Source, labels and splits of the images to prepare."""
 
     raw: str
@@ -67,12 +67,6 @@ class PrepareConfig:
     item_id and need no class folders."""
     item_columns: str = ""
     """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
-    encoding: str = "auto"
-    """Encoding of the table's text, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the file shows it."""
-    item_encoding: str | None = None
-    """Encoding of the product table; by default that of the table."""
-    header: Header = "auto"
-    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
     subfolders: Subfolders = "auto"
     """What the folders below a class folder are: products, classes (Shoes/Boots is a class), or ignored; auto takes
     them for products unless they have the same names in most classes, such as front and back."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 from models.raw.ids import as_text, refuse_nested
-from models.raw.joins import join_ids
+from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, check_utf8, read
 
@@ -63,12 +63,12 @@ def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded
 
 def join_items(in_log: pa.Array, table_items: pa.Array, *, table: str) -> dict[str, Any]:
     """For the card: how many items of the log have a row in the item table; DataRejected if none has."""
-    name = f"the item table {table}"
+    name = f"the {ITEM_TABLE} {table}"
     remedy = "name the column of the ids: --item-columns item_id=..."
     if not len(table_items):
         raise DataRejected(f"no row of {name} has an item id; {remedy}")
     join = join_ids(in_log, table_items, names=("the log", name), remedy=remedy)
-    return {"joins": {"item table": join.as_card()}}
+    return join.as_card()
 
 
 def _count(
