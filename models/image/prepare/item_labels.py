@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow as pa
 from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
 from models.raw.encodings import encoding_remedy, unescaped
-from models.raw.joins import ITEM_TABLE, Join, join_ids
+from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import remedy
 from models.raw.tables import Reading, find, read, without_secrets
 
@@ -33,8 +34,8 @@ class ItemLabels:
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Head and word -> rows whose label is missing because of that word."""
 
-    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> tuple[Join, dict[str, int]]:
-        """Fill missing labels and titles of the images in place; returns how the ids match, and counts for the card.
+    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, Any]:
+        """Fill missing labels and titles of the images in place; returns what the card says of the join.
 
         Raises DataRejected if no image has an id of the table.
         """
@@ -54,18 +55,16 @@ class ItemLabels:
             if name in self.table:
                 images[name] = images[name].fillna(images[ITEM_ID].map(self.table[name]))
         num_matched = int(ids.isin(self.table.index).sum())
-        return join, {
-            "rows": self.num_rows,
-            "matched_images": num_matched,
-            "unmatched_images": len(images) - num_matched,
-        }
+        counts = {"matched_images": num_matched, "unmatched_images": len(images) - num_matched}
+        return {**join.as_card(), "items_table": {"rows": self.num_rows, **counts}}
 
-    def notes(self, images: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
+    def notes(self, images: pd.DataFrame) -> list[str]:
         """What is said about images that the table does not have."""
-        if not counts["unmatched_images"]:
+        is_known = images[ITEM_ID].isin(self.table.index)
+        if is_known.all():
             return []
-        joined = f"only {counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
-        unknown = images.loc[~images[ITEM_ID].isin(self.table.index), ITEM_ID].dropna()
+        joined = f"only {int(is_known.sum()):,} of {len(images):,} images are in {self.raw}"
+        unknown = images.loc[~is_known, ITEM_ID].dropna()
         example = f", e.g. the item id {unknown.iloc[0]!r} is not" if len(unknown) else ""
         return [f"{joined}{example}"]
 

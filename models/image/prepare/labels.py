@@ -63,8 +63,8 @@ def check_is_scalar(column: pa.Field, *, path: str) -> None:
     """Reject a label column that holds lists or objects."""
     if pa.types.is_nested(column.type):
         raise DataRejected(
-            f"{path}: column {column.name!r} holds {nested_words(column.type)}, but a label is one value per image; write a "
-            f"column for each value, e.g. {column.name}_1, and name it in --labels"
+            f"{path}: column {column.name!r} holds {nested_words(column.type)}, but a label is one value per image; "
+            f"write a column for each value, e.g. {column.name}_1, and name it in --labels"
         )
 
 

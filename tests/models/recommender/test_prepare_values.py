@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.prepare
 from jobs.cli.context import Store
+from jobs.prepare_summary import summary_of
 from models.errors import DataRejected
 from models.recommender.prepare.settings import PrepareConfig
 from tests.kit.logs import histories, make_log, prepare, prepared, write_csv
@@ -84,7 +84,7 @@ def test_ids_join_whatever_their_type_and_the_card_says_how_many(tmp_path: Path,
         **{"ids": 11, "matched": 2, "table_ids": 3, "table_matched": 2, "hint": ""}
     }
     assert card["item_columns_left_out"] == ["dims"]
-    summary = jobs.prepare._summary(card, tmp_path, status="ok", seconds=1.0)
+    summary = summary_of(card, tmp_path, status="ok", seconds=1.0)
     assert "item table: 2 of 11 ids have a row, 2 of its 3 ids are in the data" in summary
     assert "columns left out, since they hold objects: dims" in summary
 
