@@ -36,7 +36,7 @@ class Rejections:
         self.codes[new] = len(self.names)
         if values is not None:
             first = int(new.argmax())
-            if not values.slice(first, 1).null_count:
+            if values.is_valid()[first].as_py():
                 self.examples[reason] = shown(values[first])
             rows = np.flatnonzero(new)
             chosen = rows[np.linspace(0, len(rows) - 1, min(num_samples, len(rows)), dtype=np.int64)]

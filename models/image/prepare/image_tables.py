@@ -34,9 +34,9 @@ class Wanted:
     class_names: tuple[str, ...] = ()
     """Class names for numeric labels."""
     elsewhere: frozenset[str] = frozenset()
-    """Heads that the table may lack, because the product table has them."""
+    """Heads that the table may lack, because the item table has them."""
     item_ids: frozenset[str] = frozenset()
-    """Item ids of the product table."""
+    """Item ids of the item table."""
     subfolders: Subfolders = "auto"
 
 

@@ -1,4 +1,4 @@
-"""Labels and titles from a product table, joined to the images by item id."""
+"""Labels and titles from an item table, joined to the images by item id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITEM_ID, TITLE = "item_id", "_title"
 
 @dataclass
 class ItemLabels:
-    """The product table by item id, and how it was read."""
+    """The item table by item id, and how it was read."""
 
     raw: str
     table: pd.DataFrame
@@ -72,7 +72,7 @@ class ItemLabels:
 def read_items(
     raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float, reading: Reading
 ) -> ItemLabels:
-    """Read the heads and titles of a product table; of repeated ids the first row in sorted order counts.
+    """Read the heads and titles of an item table; of repeated ids the first row in sorted order counts.
 
     `columns` are the table's names of item_id and title. Raises DataRejected if too many rows cannot be read.
     """

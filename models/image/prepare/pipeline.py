@@ -67,7 +67,7 @@ class PrepareConfig(TableSettings):
     """Table of products with further labels, joined by item_id; if it has all labels, image files may be named by their
     item_id and need no class folders."""
     item_columns: str = ""
-    """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
+    """Columns of the item table's id and title, e.g. item_id=sku,title=product_name."""
     subfolders: Subfolders = "auto"
     """What the folders below a class folder are: products, classes (Shoes/Boots is a class), or ignored; auto takes
     them for products unless they have the same names in most classes, such as front and back."""
@@ -131,7 +131,7 @@ def _prepare(
 
 
 def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
-    """The columns to read, and the labels of the product table; checks every flag before any image is read."""
+    """The columns to read, and the labels of the item table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
     heads = {head.strip(): (column or head).strip() for head, _, column in pairs}

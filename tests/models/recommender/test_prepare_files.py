@@ -109,5 +109,5 @@ def test_an_item_table_that_is_not_utf8_is_refused_until_its_encoding_is_given(t
 def test_an_item_table_with_two_columns_of_one_name_is_refused(tmp_path: Path, store: Store) -> None:
     raw = write_csv(tmp_path / "log.csv", ROWS)
     items = written(tmp_path / "items.csv", b"item_id,title,title\ni1,a,b\n")
-    with pytest.raises(DataRejected, match=r"items\.csv has two columns 'title'"):
+    with pytest.raises(DataRejected, match=r"items\.csv has 2 columns 'title'"):
         run(store, raw, items=str(items))
