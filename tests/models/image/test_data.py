@@ -138,7 +138,7 @@ def test_products_join_whatever_the_type_of_their_ids_and_must_match(tmp_path: P
     flags: dict[str, Any] = {**TABLE_FLAGS, "items": str(tmp_path / "products.csv"), "item_columns": "item_id=id"}
     (tmp_path / "products.csv").write_text("\n".join(["id,paint", *lines, "7,red"]))
     data, _ = prepared(tmp_path, tmp_path / "images.parquet", **flags)
-    found = data.card()["joins"]["product table"]
+    found = data.card()["joins"]["item table"]
     assert found == {
         **{"ids": len(skus), "matched": len(skus)},
         **{"table_ids": len(skus) + 1, "table_matched": len(skus), "hint": ""},

@@ -1,4 +1,4 @@
-"""Labels of images from a product table: ids match in any form, and a join says how much it matched."""
+"""Labels of images from an item table: ids match in any form, and a join says how much it matched."""
 
 from __future__ import annotations
 
