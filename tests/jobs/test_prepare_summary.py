@@ -20,7 +20,7 @@ CARD: dict[str, Any] = {
     "items": 7,
     "unlabelled": 0,
     "splits": {"train": 1000, "val": 120, "test": 100},
-    "classes": {"type": {f"class{place}": 20 - place for place in range(10)}},
+    "classes": {"type": {f"c{place}": 20 - place for place in range(10)}},
     "joins": {"item table": {"ids": 9, "matched": 8, "table_ids": 11, "table_matched": 8, "hint": "1 more ids would"}},
     "notes": ["pred/ has 15 images and is left out"],
     "diagnosis": {"a": {"b": 1}},
@@ -34,8 +34,7 @@ def test_the_summary_has_counts_reasons_classes_splits_joins_and_notes_in_a_line
         "  1,234 rows read: 1,220 kept, 1 duplicate",
         "  bad: 10 truncated, 3 empty; quarantine/ has them",
         "  items: 7",
-        "  type: 10 classes, training examples: class0 20, class1 19, class2 18, class3 17, class4 16, class5 15, class6 14,",
-        "      class7 13 and 2 more",
+        "  type: 10 classes, training examples: c0 20, c1 19, c2 18, c3 17, c4 16, c5 15, c6 14, c7 13 and 2 more",
         "  splits: train 1,000; val 120; test 100",
         "  item table: 8 of 9 ids have a row, 8 of its 11 ids are in the data (1 more ids would)",
         "  - pred/ has 15 images and is left out",
@@ -64,7 +63,7 @@ def test_prepare_says_each_note_once_and_keeps_settings_in_a_dry_run(
     assert main(arguments) == 0
     shown = capsys.readouterr()
 
-    assert (shown.out + shown.err).count("readme.txt: text next to tables (1 file)") == 1
+    assert " ".join((shown.out + shown.err).split()).count("readme.txt: text next to tables (1 file)") == 1
     assert "diagnosis" not in shown.out
     (raw / "a.csv").write_text("user_id,item_id,timestamp\nNA,i1,2024-01-01\n")
     assert main(arguments) == 3

