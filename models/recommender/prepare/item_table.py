@@ -128,8 +128,11 @@ def _find_columns(rows: pa.Table, columns: Mapping[str, str], *, source: str) ->
 
 
 def _left_out(schema: pa.Schema, columns: Mapping[str, str]) -> set[str]:
-    named = _are_attributes_named(columns)
-    return set() if named else {field.name for field in schema if not _can_be_attribute(field.type)}
+    """Columns whose values cannot be attributes; the fields of objects are columns of their own (`with_fields`)."""
+    if _are_attributes_named(columns):
+        return set()
+    nested = {field.name: field.type for field in schema if not _can_be_attribute(field.type)}
+    return {name for name, kind in nested.items() if not pa.types.is_struct(kind)}
 
 
 def _are_attributes_named(columns: Mapping[str, str]) -> bool:
