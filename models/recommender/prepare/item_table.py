@@ -179,7 +179,7 @@ def _vectors(values: pa.Array) -> pa.Array:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a column; lists become text, joined by VALUE_SEPARATOR."""
+    """One array of a column; lists become text, joined by VALUE_SEPARATOR, without their missing values."""
     array = column.combine_chunks()
     kind: Any = array.type
     if pa.types.is_fixed_size_list(kind):
@@ -187,6 +187,8 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_list(array.type) or pa.types.is_large_list(kind):
         values = pc.list_flatten(array).cast(pa.string())
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-        texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+        num_known = np.concatenate([[0], np.cumsum(values.is_valid().to_numpy(zero_copy_only=False))])
+        ends = num_known[np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)]
+        texts = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values.drop_null())
         return pc.binary_join(texts, VALUE_SEPARATOR)
     return array.cast(kind.value_type) if isinstance(kind, pa.DictionaryType) else array

@@ -115,3 +115,12 @@ def test_an_item_table_with_bad_columns_or_no_good_row_is_refused(tmp_path: Path
     pq.write_table(pa.table({"item_id": ["i1"], "dims": [{"w": 1}]}), tmp_path / "items.parquet")
     with pytest.raises(DataRejected, match=r"column 'dims', which is size, holds objects.*--item-columns size=dims.w"):
         prepared(store, raw, items=str(tmp_path / "items.parquet"), item_columns="size=dims")
+
+
+def test_a_list_of_the_item_table_keeps_its_values_next_to_missing_ones(tmp_path: Path, store: Store) -> None:
+    tags = [["a", None, "b"], [], None, [None], ["c"]]
+    names = [f"i{place}" for place in range(5)]
+    pq.write_table(pa.table({"item_id": names, "tags": tags}), tmp_path / "items.parquet")
+    data = prepared(store, write_csv(tmp_path / "log.csv", make_log()), items=str(tmp_path / "items.parquet"))
+    found = pq.read_table(data.path / "items.parquet").to_pylist()
+    assert {row["item_id"]: row["tags"] for row in found if row["tags"] is not None} == {"i0": "a|b", "i4": "c"}
