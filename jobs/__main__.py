@@ -271,7 +271,8 @@ def _succeeded(invocation: Invocation) -> Result:
         status=outcome.status,
         run_id=outcome.run_id,
         metrics=outcome.metrics,
-        details={**(resolved(settings) if everywhere.dry_run else {}), **outcome.details},
+        details=outcome.details,
+        settings=resolved(settings) if everywhere.dry_run else {},
         summary=outcome.summary,
         table=outcome.table,
     )

@@ -73,7 +73,8 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     with _step("start a local Ray cluster", seconds):
         head = start_head(context.store)
     with _step("prepare", seconds):
-        prepare.run(context, family, prepare.Options(), family.PrepareConfig(**sample.prepare))
+        prepared = prepare.run(context, family, prepare.Options(), family.PrepareConfig(**sample.prepare))
+        log.info("%s", prepared.summary)
     with _step("sweep", seconds):
         swept = sweep.run(context, family, sweep.Options(trials=options.trials), family.Config(**sample.train))
     with _step("train", seconds):

@@ -81,9 +81,10 @@ class Options:
     format: Format = "auto"
     """File format of the input; auto goes by the file extension."""
     encoding: str = AUTO
-    """Encoding of the input, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the first bytes show it."""
+    """Encoding of the input, e.g. cp1252, gb18030 or utf-16; auto is UTF-8, or UTF-16 where the first bytes show it."""
     header: Header = "auto"
-    """Whether the first row of a CSV or TSV file has the column names; auto infers it and says so."""
+    """Whether CSV and TSV files have a header row; auto infers it and says so if there is none. Then the columns are
+    column1, column2, ..."""
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
     set: tuple[str, ...] = ()

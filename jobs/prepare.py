@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cluster.executor import executor
+from jobs.prepare_summary import summary_of
 from models.errors import DataRejected
 from models.family import Family
 from models.files import add_directory, leftovers, temporary_directory, write_text
@@ -48,12 +49,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             write_text(data / CURRENT, directory.name + "\n")
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)
-    for note in card.get("notes", ()):
-        log.info("%s", note)
-    log.info("%s", _summary(card, directory, status=status, seconds=seconds))
     return Outcome(
         status=status,
         details={**card, "fingerprint": schema.fingerprint, "data": str(directory), "seconds": seconds},
+        summary=summary_of(card, directory, status=status, seconds=seconds),
     )
 
 
@@ -96,26 +95,3 @@ def _remove_leftovers(data: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def _summary(card: Mapping[str, Any], directory: Path, *, status: str, seconds: float) -> str:
-    """A one-line summary for people."""
-    bad = ", ".join(f"{count:,} {reason}" for reason, count in card.get("bad", {}).items()) or "none"
-    done = {
-        "dry-run": "dry run, nothing written; would be",
-        "ok": "prepared",
-        "unchanged": "already prepared as",
-    }[status]
-    joins = "".join(f"; {_joined(name, join)}" for name, join in card.get("joins", {}).items())
-    left_out = ", ".join(card.get("item_columns_left_out", ()))
-    left_out = f"; columns left out, since they hold objects: {left_out}" if left_out else ""
-    return f"{card['rows']:,} rows read, bad: {bad}{joins}{left_out}; {done} {directory} ({seconds:.1f} s)"
-
-
-def _joined(name: str, join: Mapping[str, Any]) -> str:
-    """How many ids a table of attributes has, for people."""
-    hint = f" ({join['hint']})" if join["hint"] else ""
-    return (
-        f"{name}: {join['matched']:,} of {join['ids']:,} ids have a row, "
-        f"{join['table_matched']:,} of its {join['table_ids']:,} ids are in the data{hint}"
-    )

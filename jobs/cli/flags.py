@@ -188,7 +188,7 @@ def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
     """One parameter per field: cyclopts cannot parse a dataclass whose parent is in another module (its issue 439)."""
     hints, helps = _type_hints(config_class), field_docstrings(config_class)
     parameters = []
-    for field in dataclasses.fields(config_class):
+    for field in sorted(dataclasses.fields(config_class), key=lambda field: bool(field.kw_only)):  # as in __init__
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         is_list = hints[field.name] == tuple[str, ...]
         shown = Parameter(

@@ -25,6 +25,8 @@ class Result:
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The resolved settings, of a dry run only."""
     error: str | None = None
     headline: str = ""
     """The summary for people shows the metrics whose name contains this; all of them if none does."""
@@ -39,20 +41,22 @@ class Result:
         head |= {"run_id": self.run_id, "metrics": self.metrics, "exit_code": self.exit_code}
         if self.error:
             head["error"] = self.error
-        rest = {name: value for name, value in self.details.items() if name not in head}
+        rest = {name: value for name, value in (self.settings | self.details).items() if name not in head}
         return json.dumps(_to_json_value({**head, **rest}), default=str)
 
     def to_text(self) -> str:
         """A short summary for people."""
         title = f"{' '.join(word for word in (self.verb, self.family) if word)}: {self.status}"
         if self.summary is not None:
-            return f"{title}\n{self.summary}"
+            return "\n".join([title, *_outline(self.settings), self.summary])
         headline = {name: value for name, value in self.metrics.items() if self.headline in name}
         shown: dict[str, Any] = headline or dict(self.metrics)
         head: dict[str, Any] = {"run_id": self.run_id} if self.run_id else {}
         if len(shown) < len(self.metrics):
             shown["more"] = f"--json prints all {len(self.metrics)} metrics"
-        return "\n".join([title, *_outline({**head, **shown, **self.details}), *filter(None, [self.table])])
+        return "\n".join(
+            [title, *_outline({**head, **shown, **self.settings, **self.details}), *filter(None, [self.table])]
+        )
 
 
 def _to_json_value(content: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import get_args
@@ -12,9 +11,8 @@ from models.raw.compression import DAMAGE, SUFFIXES, member_name
 from models.raw.dialect import looks_delimited
 from models.raw.encodings import text_blocks
 from models.raw.files import Source, all_files, without_secrets
+from models.raw.notes import num_files
 from models.raw.reading import INFERRED, Format, Reading
-
-log = logging.getLogger("shopkeeper")
 
 _FORMATS = {
     ".csv": "csv",
@@ -45,20 +43,19 @@ class Tables:
             groups.setdefault((PurePosixPath(name).suffix, why), []).append(name)
         return {f"{names[0]}: {why}": len(names) for (_, why), names in groups.items()}
 
+    def notes(self, raw: str) -> list[str]:
+        """What is left out of `raw`, in words."""
+        return [
+            f"left out of {without_secrets(raw)}: {what} ({num_files(count)})" for what, count in self.summary().items()
+        ]
+
 
 def find_tables(raw: str, reading: Reading = INFERRED) -> Tables:
-    """The tables of `raw` (a file, a folder, or a URI), by path; raises DataRejected, and logs what is left out.
+    """The tables of `raw` (a file, a folder, or a URI), by path; raises DataRejected.
 
     In a folder with tables, files of other formats are left out. Files named .txt are sequences if they hold lines of
     words, and read as CSV if they hold lines with commas, semicolons or bars.
     """
-    tables = _find_tables(raw, reading)
-    for what, num_files in tables.summary().items():
-        log.warning("left out of %s: %s (%d files)", without_secrets(raw), what, num_files)
-    return tables
-
-
-def _find_tables(raw: str, reading: Reading) -> Tables:
     files, hidden = all_files(raw, reading)
     left_out = {file.relative: "hidden" for file in hidden if _has_table_name(file)}
     if not files:

@@ -101,12 +101,13 @@ def refuse_nested(rows: pa.Table, columns: Mapping[str, str], *, flag: str, sour
         kind = rows.schema.field(theirs).type
         if pa.types.is_nested(kind):
             raise DataRejected(
-                f"{source}: column {theirs!r}, which is {ours}, holds {_nested_words(kind)}, not single values; "
+                f"{source}: column {theirs!r}, which is {ours}, holds {nested_words(kind)}, not single values; "
                 f"{_nested_remedy(kind, ours, theirs, flag=flag)}"
             )
 
 
-def _nested_words(kind: Any) -> str:
+def nested_words(kind: Any) -> str:
+    """What a column of a nested type holds, in words."""
     if pa.types.is_struct(kind):
         names = [kind.field(index).name for index in range(kind.num_fields)]
         more = ", ..." if len(names) > _FIELDS_SHOWN else ""

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 
+ITEM_TABLE = "item table"
+"""The name of --items in data cards."""
 MIN_HINTED = 0.01
 """A hint is given if so large a share of the ids more would match."""
 _MAX_SHOWN = 60
@@ -32,7 +34,7 @@ class Join:
 
     def as_card(self) -> dict[str, Any]:
         """For the data card."""
-        return asdict(self)
+        return {"joins": {ITEM_TABLE: asdict(self)}}
 
 
 def join_ids(ids: pa.Array, table_ids: pa.Array, *, names: tuple[str, str], remedy: str) -> Join:

@@ -146,18 +146,23 @@ def _parse_by_line(lines: list[bytes]) -> Chunk:
 
 
 def _flat(row: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """The values of an object and, as `outer.inner`, those of the objects in it, as `with_fields` has them."""
     found: dict[str, object] = {}
     for name, value in row.items():
+        found[prefix + name] = value
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
     return found
 
 
 def _column(values: list[object]) -> pa.Array:
-    """Values as text; lists as lists of text, if there is nothing else."""
+    """Values as text; lists as lists of text and objects as objects of text, if there is nothing else."""
     known = [value for value in values if value is not None]
+    if known and all(isinstance(value, dict) for value in known):
+        objects = [
+            {name: _text(part) for name, part in value.items()} if isinstance(value, dict) else None for value in values
+        ]
+        return pa.array(objects)
     if known and all(isinstance(value, list) for value in known):
         lists = [[_text(part) for part in value] if isinstance(value, list) else None for value in values]
         return pa.array(lists, pa.list_(pa.string()))

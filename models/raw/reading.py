@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "sequences"]
 """`sequences` are lines of words, a table with the single column `line`."""
@@ -35,28 +35,26 @@ class Reading:
 INFERRED = Reading()
 
 
-class Settings(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class TableSettings:
     """The settings of a family's `prepare` that say how its tables are read."""
 
-    @property
-    def encoding(self) -> str:
-        """Encoding of the raw tables."""
-
-    @property
-    def item_encoding(self) -> str | None:
-        """Encoding of the item table; None if it is that of the raw tables."""
-
-    @property
-    def header(self) -> Header:
-        """Whether the raw tables have a header row."""
+    encoding: str = AUTO
+    """Encoding of the raw tables, e.g. cp1252, gb18030 or utf-16; auto is UTF-8, or UTF-16 where the first bytes show
+    it."""
+    header: Header = "auto"
+    """Whether CSV and TSV files have a header row; auto infers it and says so if there is none. Then the columns are
+    column1, column2, ..."""
+    item_encoding: str | None = None
+    """Encoding of the item table; by default that of the raw tables."""
 
 
-def reading_of(settings: Settings, *, format: Format = "auto") -> Reading:
+def reading_of(settings: TableSettings, *, format: Format = "auto") -> Reading:
     """How to read the raw tables of a family; raises ValueError for an unknown encoding."""
     return Reading(format, settings.encoding, settings.header)
 
 
-def item_reading_of(settings: Settings) -> Reading:
+def item_reading_of(settings: TableSettings) -> Reading:
     """How to read a family's item table; raises ValueError for an unknown encoding."""
     if settings.item_encoding is None:
         return Reading(encoding=settings.encoding, encoding_flag="--item-encoding")

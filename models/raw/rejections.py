@@ -35,7 +35,9 @@ class Rejections:
         self.names.append(reason)
         self.codes[new] = len(self.names)
         if values is not None:
-            self.examples[reason] = shown(values[int(new.argmax())])
+            first = int(new.argmax())
+            if values.is_valid()[first].as_py():
+                self.examples[reason] = shown(values[first])
             rows = np.flatnonzero(new)
             chosen = rows[np.linspace(0, len(rows) - 1, min(num_samples, len(rows)), dtype=np.int64)]
             self.samples[reason] = [shown(values[int(row)]) for row in chosen]

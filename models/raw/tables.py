@@ -15,6 +15,7 @@ from models.raw.formats import Tables, find_tables, with_format
 from models.raw.json_lines import read_json
 from models.raw.lines import LINE, read_sequences
 from models.raw.mapping import parse_mapping
+from models.raw.notes import say
 from models.raw.parquet import read_parquet
 from models.raw.reading import INFERRED, Format, Header, Reading, item_reading_of, reading_of
 
@@ -53,8 +54,13 @@ _READERS: Mapping[str, Callable[[Source], Iterator[Chunk]]] = {
 
 
 def find(raw: str, reading: Reading = INFERRED) -> list[Source]:
-    """The tables of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; see `find_tables`."""
-    return find_tables(raw, reading).sources
+    """The tables of `raw` (a file, a folder, or a URI such as s3://bucket/path), by path; see `find_tables`.
+
+    Logs what is left out.
+    """
+    tables = find_tables(raw, reading)
+    say(tables.notes(raw))
+    return tables.sources
 
 
 def read(source: Source) -> Iterator[Chunk]:

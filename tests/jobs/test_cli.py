@@ -85,7 +85,7 @@ def test_the_help_of_a_verb_lists_the_flags_of_its_family_and_of_every_verb(
 def test_the_help_of_predict_lists_the_fields_of_a_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "recommender", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "  count (integer; default 10): Number of items to recommend" in shown
+    assert "  exclude_seen (true or false; default null): Whether to leave out" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

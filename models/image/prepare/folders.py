@@ -83,7 +83,7 @@ def read_tree(sources: Sequence[Source], *, root: str, subfolders: Subfolders) -
 
 
 def read_catalogue(sources: Sequence[Source], *, item_ids: Collection[str]) -> Tree:
-    """Image files whose labels come from the product table: their ids are file names or folders, whichever it knows."""
+    """Image files whose labels come from the item table: their ids are file names or folders, whichever it knows."""
     stems = _ids([PurePosixPath(source.relative).stem for source in sources])
     names = _ids([("", *folder_of(source))[-1] for source in sources])
     matched = [sum(one in item_ids for one in ids) for ids in (stems, names)]

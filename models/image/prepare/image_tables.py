@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +17,6 @@ from models.image.prepare.labels import check_is_scalar, read_texts, shown
 from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
 from models.image.prepare.split_names import split_folders
 from models.raw.tables import Source, opened, read
-
-log = logging.getLogger("shopkeeper")
 
 COLUMNS = ("image", "item_id", "split", "title")
 MAX_SNIFFED_BYTES = 1024 * 1024
@@ -37,9 +34,9 @@ class Wanted:
     class_names: tuple[str, ...] = ()
     """Class names for numeric labels."""
     elsewhere: frozenset[str] = frozenset()
-    """Heads that the table may lack, because the product table has them."""
+    """Heads that the table may lack, because the item table has them."""
     item_ids: frozenset[str] = frozenset()
-    """Item ids of the product table."""
+    """Item ids of the item table."""
     subfolders: Subfolders = "auto"
 
 
@@ -55,8 +52,10 @@ class TableOfFiles:
 def parts_of_tables(tables: Sequence[Source], wanted: Wanted) -> TableOfFiles:
     """The parts of tables that hold images or paths; their file or folder names may name splits."""
     splits = splits_of_tables(tables)
-    parts = [part for table in tables for part in parts_of_table(table, wanted, split=splits.get(table.path, ""))]
-    return TableOfFiles(parts, notes=_split_notes(tables, splits))
+    found = TableOfFiles([], notes=_split_notes(tables, splits))
+    for table in tables:
+        found.parts += parts_of_table(table, wanted, found.notes, split=splits.get(table.path, ""))
+    return found
 
 
 def splits_of_tables(tables: Sequence[Source]) -> dict[str, str]:
@@ -79,16 +78,15 @@ def _split_notes(tables: Sequence[Source], splits: Mapping[str, str]) -> list[st
 
 
 def parts_of_table(
-    source: Source, wanted: Wanted, *, files: Mapping[str, str] | None = None, split: str = ""
+    source: Source, wanted: Wanted, notes: list[str], *, files: Mapping[str, str] | None = None, split: str = ""
 ) -> list[Table]:
-    """One part for each table; a large Parquet file is split by row groups."""
+    """One part for each table; a large Parquet file is split by row groups. Adds what was inferred to the notes."""
     files = files or {}
     if source.format != "parquet":
         _check_no_base64(source)
         chunk = next(read(source), None)
         schema = pa.schema([]) if chunk is None else chunk.rows.schema
-        for note in () if chunk is None else chunk.notes:
-            log.warning("%s: %s", source.path, note)
+        notes += [f"{source.relative}: {note}" for note in ([] if chunk is None else chunk.notes)]
         return [Table(source, _columns(schema, wanted, source), files=files, split=split)]
     try:
         with source.filesystem.open_input_file(source.path) as file:
@@ -132,7 +130,7 @@ def table_of_files(
 ) -> TableOfFiles:
     """The tables that have the labels of the image files next to them; raises DataRejected if none has."""
     if not fitting:
-        return TableOfFiles([part for table in tables[:1] for part in parts_of_table(table, wanted)])  # it says why
+        return parts_of_tables(tables[:1], wanted)  # it says why
     splits = splits_of_tables(fitting)
     found = TableOfFiles([], notes=_split_notes(fitting, splits))
     named: set[str] = set()
@@ -141,7 +139,7 @@ def table_of_files(
         column = wanted.columns.get("image") or _image_column(table, files)
         named |= {file for value in _values(table, column) if (file := named_file(value, files)) is not None}
         own = Wanted(wanted.heads, {**wanted.columns, "image": column}, elsewhere=wanted.elsewhere)
-        found.parts += parts_of_table(table, own, files=files, split=splits.get(table.path, ""))
+        found.parts += parts_of_table(table, own, found.notes, files=files, split=splits.get(table.path, ""))
         found.notes.append(f"labels from {table.relative}; its column {column!r} names the image files")
     rest = [image for image in images if image.path not in named]
     if rest:

@@ -1,4 +1,4 @@
-"""Labels and titles from a product table, joined to the images by item id."""
+"""Labels and titles from an item table, joined to the images by item id."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
 from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import remedy
 from models.raw.tables import Reading, find, read, without_secrets
 
@@ -23,7 +24,7 @@ ITEM_ID, TITLE = "item_id", "_title"
 
 @dataclass
 class ItemLabels:
-    """The product table by item id, and how it was read."""
+    """The item table by item id, and how it was read."""
 
     raw: str
     table: pd.DataFrame
@@ -33,52 +34,45 @@ class ItemLabels:
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Head and word -> rows whose label is missing because of that word."""
 
-    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, int]:
-        """Fill missing labels and titles of the images in place; returns the counts of the join for the card."""
+    def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, Any]:
+        """Fill missing labels and titles of the images in place; returns what the card says of the join.
+
+        Raises DataRejected if no image has an id of the table.
+        """
         ids = images[ITEM_ID].dropna()
         if ids.empty:
             raise DataRejected(
                 f"the images have no item ids to look up in {self.raw}: name the column, --columns item_id=sku, or use "
                 "a folder per product"
             )
-        is_known = ids.isin(self.table.index)
-        if not is_known.any():
-            raise DataRejected(
-                f"none of the {ids.nunique():,} item ids of the images is in {self.raw}: the images have "
-                f"{ids.iloc[0]!r}, the table has {self.table.index[0]!r}; name the table's column with --item-columns "
-                f"item_id=...{self._zeros(set(ids))}"
-            )
+        join = join_ids(
+            pa.array(ids.unique(), pa.string()),
+            pa.array(self.table.index, pa.string()),
+            names=("the images", f"the {ITEM_TABLE} {self.raw}"),
+            remedy="name the columns of the ids: --item-columns item_id=..., --columns item_id=...",
+        )
         for name in (*heads, TITLE):
             if name in self.table:
                 images[name] = images[name].fillna(images[ITEM_ID].map(self.table[name]))
-        return {
-            "rows": self.num_rows,
-            "item_ids": len(self.table),
-            "matched_images": int(is_known.sum()),
-            "unmatched_images": len(images) - int(is_known.sum()),
-            "unused_item_ids": int((~self.table.index.isin(ids.unique())).sum()),
-        }
+        num_matched = int(ids.isin(self.table.index).sum())
+        counts = {"matched_images": num_matched, "unmatched_images": len(images) - num_matched}
+        return {**join.as_card(), "items_table": {"rows": self.num_rows, **counts}}
 
-    def notes(self, images: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
-        """What the log says about images that the table does not have."""
-        if not counts["unmatched_images"]:
+    def notes(self, images: pd.DataFrame) -> list[str]:
+        """What is said about images that the table does not have."""
+        is_known = images[ITEM_ID].isin(self.table.index)
+        if is_known.all():
             return []
-        joined = f"only {counts['matched_images']:,} of {len(images):,} images are in {self.raw}"
-        unknown = images.loc[~images[ITEM_ID].isin(self.table.index), ITEM_ID].dropna()
+        joined = f"only {int(is_known.sum()):,} of {len(images):,} images are in {self.raw}"
+        unknown = images.loc[~is_known, ITEM_ID].dropna()
         example = f", e.g. the item id {unknown.iloc[0]!r} is not" if len(unknown) else ""
-        return [f"{joined}{example}{self._zeros(set(unknown))}"]
-
-    def _zeros(self, unknown: set[Any]) -> str:
-        """How many more ids would match without leading zeros, which are never removed."""
-        plain = {key.lstrip("0") for key in self.table.index}
-        count = sum(key.lstrip("0") in plain for key in unknown)
-        return f"; without leading zeros {count:,} more would match, write the ids alike" if count else ""
+        return [f"{joined}{example}"]
 
 
 def read_items(
     raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float, reading: Reading
 ) -> ItemLabels:
-    """Read the heads and titles of a product table; of repeated ids the first row in sorted order counts.
+    """Read the heads and titles of an item table; of repeated ids the first row in sorted order counts.
 
     `columns` are the table's names of item_id and title. Raises DataRejected if too many rows cannot be read.
     """

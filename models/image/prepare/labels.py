@@ -9,13 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.ids import as_text
+from models.raw.ids import as_text, nested_words
 
 MAX_SHOWN = 80
 """Characters of a value that a message shows."""
-
-_MISSING_LABELS = ("na", "<na>")
-"""Words for a missing label in addition to those of every column (models.raw.ids)."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +55,16 @@ def read_labels(rows: pa.Table, name: str | None, *, path: str) -> Texts:
     if name in rows.column_names:
         check_is_scalar(rows.schema.field(name), path=path)
     texts = read_texts(rows, name)
-    values = [None if value is None else class_name(value) for value in texts.values]
-    words = [
-        value if value is not None and value.lower() in _MISSING_LABELS else word
-        for value, word in zip(values, texts.missing_words, strict=True)
-    ]
-    labels = [value if word is None else None for value, word in zip(values, words, strict=True)]
-    return Texts([label or None for label in labels], words, texts.unreadable)
+    labels = [None if value is None else class_name(value) or None for value in texts.values]
+    return Texts(labels, texts.missing_words, texts.unreadable)
 
 
 def check_is_scalar(column: pa.Field, *, path: str) -> None:
-    """Reject a label column that holds lists or structs."""
+    """Reject a label column that holds lists or objects."""
     if pa.types.is_nested(column.type):
         raise DataRejected(
-            f"column {column.name!r} of {path} holds {column.type}, but a label is one value per image; write a "
-            f"column for each value, e.g. {column.name}_1, and name it in --labels"
+            f"{path}: column {column.name!r} holds {nested_words(column.type)}, but a label is one value per image; "
+            f"write a column for each value, e.g. {column.name}_1, and name it in --labels"
         )
 
 

@@ -120,7 +120,7 @@ def _layout(raw: str, sources: Sequence[Source], wanted: Wanted) -> Layout:
 
 
 def _images(images: Sequence[Source], tables: Sequence[Source], *, root: str, wanted: Wanted) -> Layout:
-    """Image files: with a table that has the labels, with labels from the product table, or in class folders."""
+    """Image files: with a table that has the labels, with labels from the item table, or in class folders."""
     fitting = [table for table in tables if has_wanted(table, wanted)]
     if fitting or (tables and wanted.columns):
         table = table_of_files(fitting, tables, images, wanted)

@@ -1,8 +1,7 @@
-"""What a data card and the log say about the input: what was left out, which labels are missing, what was joined."""
+"""What a data card says about the input: what was left out, which labels are missing, what was joined."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,31 +10,21 @@ from models.image.prepare.item_labels import ItemLabels
 from models.image.prepare.layouts import Layout
 from models.image.prepare.shards import Scanned
 
-log = logging.getLogger("shopkeeper")
-
-
-def say(notes: Sequence[str]) -> Sequence[str]:
-    """Log sentences that the card will hold too."""
-    for note in notes:
-        log.warning("%s", note)
-    return notes
-
 
 def origin(
-    layout: Layout, scanned: Sequence[Scanned], items: ItemLabels | None, join: Mapping[str, int], notes: Sequence[str]
+    layout: Layout, scanned: Sequence[Scanned], items: ItemLabels | None, join: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The part of the card about the input; what was not said yet is logged."""
+    """The part of the card about the input."""
     words: Counter[tuple[str, str]] = sum((part.missing_words for part in scanned), Counter())
     examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
     bad: Counter[str] = sum((part.bad for part in scanned), Counter())
-    later = [f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common()]
-    later += _word_notes(words, "images")
+    notes = [*layout.notes, *(f"{reason}, e.g. {examples[reason]}" for reason, _ in bad.most_common())]
+    notes += _word_notes(words, "images")
     card: dict[str, Any] = {"left_out": layout.left_out, "missing_label_words": _by_head(words)}
     if items is not None:
-        later += _word_notes(items.missing_words, f"rows of {items.raw}")
-        card["items_table"] = {**join, "missing_label_words": _by_head(items.missing_words)}
-        log.info("%s of the images are in %s", f"{join['matched_images']:,}", items.raw)
-    return {**card, "notes": [*layout.notes, *notes, *say(later)]}
+        notes += _word_notes(items.missing_words, f"rows of {items.raw}")
+        card |= {**join, "items_table": {**join["items_table"], "missing_label_words": _by_head(items.missing_words)}}
+    return {**card, "notes": notes}
 
 
 def _word_notes(words: Counter[tuple[str, str]], what: str) -> list[str]:

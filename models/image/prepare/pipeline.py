@@ -21,8 +21,8 @@ from models.errors import DataRejected
 from models.image.prepare.folders import Subfolders
 from models.image.prepare.image_tables import COLUMNS, Wanted
 from models.image.prepare.item_labels import TITLE, ItemLabels, read_items
-from models.image.prepare.layouts import DEFAULT_HEAD, find_layout
-from models.image.prepare.origin import origin, say
+from models.image.prepare.layouts import DEFAULT_HEAD, Layout, find_layout
+from models.image.prepare.origin import origin
 from models.image.prepare.shards import (
     PHRASES,
     Measured,
@@ -37,8 +37,9 @@ from models.image.prepare.shards import (
 from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
+from models.raw.notes import said_if_rejected
 from models.raw.quarantine import remedy
-from models.raw.reading import Header, item_reading_of, reading_of
+from models.raw.reading import TableSettings, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
 
@@ -52,7 +53,7 @@ SIZE_STEP = 4
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(TableSettings):
     """Source, labels and splits of the images to prepare."""
 
     raw: str
@@ -66,13 +67,7 @@ class PrepareConfig:
     """Table of products with further labels, joined by item_id; if it has all labels, image files may be named by their
     item_id and need no class folders."""
     item_columns: str = ""
-    """Columns of the product table's id and title, e.g. item_id=sku,title=product_name."""
-    encoding: str = "auto"
-    """Encoding of the table's text, e.g. cp1252 or gb18030; auto is UTF-8, or UTF-16 where the file shows it."""
-    item_encoding: str | None = None
-    """Encoding of the product table; by default that of the table."""
-    header: Header = "auto"
-    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
+    """Columns of the item table's id and title, e.g. item_id=sku,title=product_name."""
     subfolders: Subfolders = "auto"
     """What the folders below a class folder are: products, classes (Shoes/Boots is a class), or ignored; auto takes
     them for products unless they have the same names in most classes, such as front and back."""
@@ -100,8 +95,14 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """
     wanted, items = _wanted(config)
     layout = find_layout(config.raw, wanted, reading_of(config))
-    say(layout.notes)
-    heads = list(wanted.heads) or [DEFAULT_HEAD]
+    with said_if_rejected(layout.notes):
+        return _prepare(config, out, executor, layout, items, heads=list(wanted.heads) or [DEFAULT_HEAD])
+
+
+def _prepare(
+    config: PrepareConfig, out: Path, executor: Executor, layout: Layout, items: ItemLabels | None, *, heads: list[str]
+) -> Schema:
+    """Prepare the images of a layout, and add to its notes."""
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
         directory.mkdir(parents=True)
@@ -109,20 +110,20 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
     scanned = list(executor.map(scan, tasks))
     _check_bad(config, scanned)
-    images, join, notes = _scanned_images(work, heads, items)
+    images, join = _scanned_images(work, heads, items, notes=layout.notes)
     kept, duplicates = _deduplicated(images, heads)
     quarantine_duplicates(out, duplicates)
     kept = assign(kept, heads, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
     classes = {head: _classes(kept[head]) for head in heads}
     check_classes(kept, classes)
-    notes += say(class_notes(kept, classes))
+    layout.notes += class_notes(kept, classes)
     forms = _encode_titles(kept, classes) if TITLE in kept else []
     _plan(work, kept, classes)
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
     card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
-    card |= origin(layout, scanned, items, join, notes)
+    card |= origin(layout, scanned, items, join)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -130,7 +131,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
 
 
 def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
-    """The columns to read, and the labels of the product table; checks every flag before any image is read."""
+    """The columns to read, and the labels of the item table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
     heads = {head.strip(): (column or head).strip() for head, _, column in pairs}
@@ -188,17 +189,17 @@ def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
 
 
 def _scanned_images(
-    work: Path, heads: Sequence[str], items: ItemLabels | None
-) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
-    """The metadata of every valid image, and counts and notes of the join with the product table.
+    work: Path, heads: Sequence[str], items: ItemLabels | None, *, notes: list[str]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The metadata of every valid image, and what the card says of the join with the item table; adds to the notes.
 
     The columns are digest, item_id, split, source, scan, place, one for each head, and TITLE.
     """
     parts = [pd.read_parquet(path).assign(scan=int(path.stem)) for path in sorted(work.glob("*.parquet"))]
     images = pd.concat(parts, ignore_index=True)
     join = {} if items is None else items.join(images, heads)
-    notes = [] if items is None else list(say(items.notes(images, join)))
-    return (images if images[TITLE].notna().any() else images.drop(columns=TITLE)), join, notes
+    notes += [] if items is None else items.notes(images)
+    return (images if images[TITLE].notna().any() else images.drop(columns=TITLE)), join
 
 
 def _deduplicated(images: pd.DataFrame, heads: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -88,7 +88,7 @@ class Folder:
     images: tuple[FolderImage, ...]
     head: str
     needs_class: bool = True
-    """Whether an image outside of a class folder is bad; false if the labels come from a product table."""
+    """Whether an image outside of a class folder is bad; false if the labels come from an item table."""
 
     def entries(self) -> Iterator[Entry]:
         """The files, in order."""

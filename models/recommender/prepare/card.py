@@ -9,6 +9,7 @@ from models.raw.tables import Tables, without_secrets
 from models.recommender.networks.event_weights import default_weights, shown_weights
 from models.recommender.prepare.event_types import Evaluated, LogTypes, types_in_card
 from models.recommender.prepare.partitions import Scanned, Sharded, Sorted
+from models.recommender.prepare.scanning import explained, inferred
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import Schema
 
@@ -54,8 +55,8 @@ def card_of_types(types: LogTypes, evaluated: Evaluated, schema: Schema, finishe
 def card_of_files(notes: Sequence[str], scanned: Scanned, *tables: Tables) -> dict[str, Any]:
     """What the card says of files: those left out, and what was inferred about the others, added to the notes."""
     left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
-    inferred = [f"{note} ({num_files:,} files)" for note, num_files in scanned.notes.items()]
-    return {**({"left_out": left_out} if left_out else {}), "notes": [*inferred, *notes]}
+    noted = [*inferred(scanned), *notes, *(note for note in explained(scanned) if ", e.g." in note)]
+    return {**({"left_out": left_out} if left_out else {}), "notes": noted}
 
 
 def sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -20,6 +20,8 @@ from models.raw.time_formats import format_remedy, unit_remedy
 from models.raw.times import read_times
 from models.recommender.prepare.event_types import amounts_of, normalised_types
 
+EXCLUDED = "excluded_item"
+"""The reason of rows of items in --exclude-items, which are not bad."""
 REQUIRED = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED, "event_type", "quantity", "price", "currency", "session_id", "event_id")
 ANONYMOUS = "session:"
@@ -81,7 +83,7 @@ def validate(
     get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
     user, session = _user_and_session(get, rejections)
     item = _identifier(get["item_id"], "item_id", rejections, required=True)
-    rejections.add(_isin(item, excluded), "excluded_item", values=item)
+    rejections.add(_isin(item, excluded), EXCLUDED, values=item)
     time_us = read_times(get["timestamp"], rejections, now_s=now_s, format=timestamp_format)
     optional = [name for name in ("event_type", "event_id") if name in get]
     texts = {name: _identifier(get[name], name, rejections, required=False) for name in optional}
@@ -133,7 +135,7 @@ def validate_sequences(
     user, items = (
         _identifier(table[name].combine_chunks(), name, rejections, required=True) for name in table.column_names
     )
-    rejections.add(_isin(items, excluded), "excluded_item", values=items)
+    rejections.add(_isin(items, excluded), EXCLUDED, values=items)
     position = np.arange(first_position, first_position + table.num_rows, dtype=np.int64)
     nothing = pa.nulls(table.num_rows, pa.string())
     content = pa.array(position.astype(np.uint64))
@@ -151,7 +153,7 @@ def hash_ids(ids: pa.Array) -> Hashes:
 
 def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> str:
     """A reason with its example and, where there is one, the remedy; `samples` are more values that were rejected."""
-    shown = reason if example is None else f"{reason}, e.g. {example[:80]!r}"
+    shown = f"{reason}, e.g. {example[:80]!r}" if example else reason
     if reason == "bad_timestamp":
         return f"{shown} ({format_remedy(samples or [example or ''])})"
     if reason == "not_utf8" or reason.startswith("unreadable_"):
@@ -185,7 +187,7 @@ def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required
 
     rejections.add(spread(unreadable), f"unreadable_{name}", values=column)
     if required:
-        rejections.add(pc.is_null(pc.take(text, codes)), f"missing_{name}")
+        rejections.add(pc.is_null(pc.take(text, codes)), f"missing_{name}", values=column)
     if pc.any(pc.or_(pc.starts_with(text, "{"), pc.starts_with(text, "["))).as_py():
         rejections.add(spread(pc.match_substring_regex(text, _JSON)), f"nested_{name}", values=column)
     too_long = pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS)
@@ -204,11 +206,12 @@ def _user_and_session(get: Mapping[str, pa.Array], rejections: Rejections) -> tu
     user = _identifier(get.get("user_id", nothing), "user_id", rejections, required=False)
     session = _identifier(get["session_id"], "session_id", rejections, required=False)
     is_anonymous = pc.is_null(_plain(user))
-    rejections.add(pc.and_(is_anonymous, pc.is_null(_plain(session))), "missing_user_id")
+    column = get.get("user_id", nothing)
+    rejections.add(pc.and_(is_anonymous, pc.is_null(_plain(session))), "missing_user_id", values=column)
     too_long = pc.greater(pc.utf8_length(session.dictionary), MAX_ID_CHARACTERS - len(ANONYMOUS))
     rejections.add(pc.and_(is_anonymous, _spread(too_long, session)), "too_long_session_id", values=get["session_id"])
     reserved = _spread(pc.match_substring_regex(user.dictionary, f"^{ANONYMOUS}"), user)
-    rejections.add(reserved, "reserved_user_id", values=get.get("user_id", nothing))
+    rejections.add(reserved, "reserved_user_id", values=column)
     return user, session
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 from models.raw.ids import as_text, refuse_nested
-from models.raw.joins import join_ids
+from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, check_utf8, read
 
@@ -63,12 +63,12 @@ def read_item_ids(sources: list[Source], *, columns: Mapping[str, str], excluded
 
 def join_items(in_log: pa.Array, table_items: pa.Array, *, table: str) -> dict[str, Any]:
     """For the card: how many items of the log have a row in the item table; DataRejected if none has."""
-    name = f"the item table {table}"
+    name = f"the {ITEM_TABLE} {table}"
     remedy = "name the column of the ids: --item-columns item_id=..."
     if not len(table_items):
         raise DataRejected(f"no row of {name} has an item id; {remedy}")
     join = join_ids(in_log, table_items, names=("the log", name), remedy=remedy)
-    return {"joins": {"item table": join.as_card()}}
+    return join.as_card()
 
 
 def _count(
@@ -128,8 +128,11 @@ def _find_columns(rows: pa.Table, columns: Mapping[str, str], *, source: str) ->
 
 
 def _left_out(schema: pa.Schema, columns: Mapping[str, str]) -> set[str]:
-    named = _are_attributes_named(columns)
-    return set() if named else {field.name for field in schema if not _can_be_attribute(field.type)}
+    """Columns whose values cannot be attributes; the fields of objects are columns of their own (`with_fields`)."""
+    if _are_attributes_named(columns):
+        return set()
+    nested = {field.name: field.type for field in schema if not _can_be_attribute(field.type)}
+    return {name for name, kind in nested.items() if not pa.types.is_struct(kind)}
 
 
 def _are_attributes_named(columns: Mapping[str, str]) -> bool:
@@ -176,7 +179,7 @@ def _vectors(values: pa.Array) -> pa.Array:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a column; lists become text, joined by VALUE_SEPARATOR."""
+    """One array of a column; lists become text, joined by VALUE_SEPARATOR, without their missing values."""
     array = column.combine_chunks()
     kind: Any = array.type
     if pa.types.is_fixed_size_list(kind):
@@ -184,6 +187,8 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_list(array.type) or pa.types.is_large_list(kind):
         values = pc.list_flatten(array).cast(pa.string())
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-        texts = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+        num_known = np.concatenate([[0], np.cumsum(values.is_valid().to_numpy(zero_copy_only=False))])
+        ends = num_known[np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)]
+        texts = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values.drop_null())
         return pc.binary_join(texts, VALUE_SEPARATOR)
     return array.cast(kind.value_type) if isinstance(kind, pa.DictionaryType) else array

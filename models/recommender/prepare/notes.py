@@ -20,15 +20,15 @@ def notes(card: Mapping[str, Any]) -> list[str]:
     if any(left_out.values()):
         counts = ", ".join(f"{count:,} {name}" for name, count in left_out.items() if count)
         found.append(f"events left out: {counts}")
-    return [*found, _kind(card["diagnosis"])]
+    return [*found, *_kind(card["diagnosis"])]
 
 
-def _kind(diagnosis: Mapping[str, Any]) -> str:
+def _kind(diagnosis: Mapping[str, Any]) -> list[str]:
     users, rates = diagnosis["events_per_user"], diagnosis["history_dependence"]
-    return (
+    return [
         f"the log has {users['mean']:.1f} events per user (median {users['median']:,}), "
-        f"{diagnosis['events_per_item']:.1f} per item and {diagnosis['repeat_rate']:.1%} repeats; "
+        f"{diagnosis['events_per_item']:.1f} per item and {diagnosis['repeat_rate']:.1%} repeats",
         f"{rates['hit_rate_at_10_transitions']:.1%} of next items are among the ten usual followers of the last one, "
-        f"{rates['hit_rate_at_10_popularity']:.1%} among the ten most popular; "
-        f"{diagnosis['cold']['test']['events_on_cold_items']:.1%} of the test events are on items new since training"
-    )
+        f"{rates['hit_rate_at_10_popularity']:.1%} among the ten most popular",
+        f"{diagnosis['cold']['test']['events_on_cold_items']:.1%} of the test events are on items new since training",
+    ]

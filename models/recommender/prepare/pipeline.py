@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.prepared import CARD, SCHEMA
+from models.raw.notes import said_if_rejected
 from models.raw.quarantine import Quarantine
 from models.raw.tables import Source, parse_mapping, without_secrets
 from models.raw.times import epoch_s
@@ -62,7 +65,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     work, shards = out / "work", out / "shards"
     for directory in (work, shards, out / "quarantine"):
         directory.mkdir(parents=True)
-    try:
+    notes = [*tables.notes(config.raw), *item_tables.notes(config.items or "")]
+    with said_if_rejected(notes), _workers_stopped(work):
         scanned = scan_log(config, tables.sources, out, executor)
         parts, left_out = _sorted(config, Partitions(out, has_times), executor)
         vocabulary, join = _vocabulary(config, work, item_tables.sources, parts)
@@ -73,19 +77,26 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         check_splits(sums(part.num_events for part in finished), sums(part.num_examples for part in finished), cut)
         diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times, type_names=types.names)
         table, items_card = _items(config, item_tables.sources, out, vocabulary=vocabulary)
-    except BaseException:
-        (work / STOP).touch()
-        raise
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
     about["num_features"] = _write_items(table, out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, about=about)
     card = {**card_of(config, schema, scanned, parts, finished), **card_of_types(types, evaluated, schema, finished)}
     card = left_out.added_to(card, parts, diagnosis, items_card.pop("bad"))
-    card |= {**join, **items_card, **card_of_files(card["notes"], scanned, tables, item_tables)}
+    card |= {**join, **items_card, **card_of_files([*notes, *card["notes"]], scanned, tables, item_tables)}
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
     (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
     return schema
+
+
+@contextmanager
+def _workers_stopped(work: Path) -> Iterator[None]:
+    """Stop the tasks that other workers still run if one fails."""
+    try:
+        yield
+    except BaseException:
+        (work / STOP).touch()
+        raise
 
 
 def _sorted(config: PrepareConfig, partitions: Partitions, executor: Executor) -> tuple[list[Sorted], LeftOut]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
@@ -11,20 +10,21 @@ from pathlib import Path
 
 from models.errors import DataRejected
 from models.raw.ids import id_text
+from models.raw.notes import num_files, said_if_rejected
 from models.raw.quarantine import remedy
 from models.raw.reading import item_reading_of, reading_of
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.raw.times import check_format, epoch_s
-from models.recommender.prepare.events import COLUMNS, explain, find_columns
+from models.recommender.prepare.events import COLUMNS, EXCLUDED, explain, find_columns
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.partitions import Scan, Scanned, keep_one_of_each_event, scan
 from models.recommender.prepare.sessions import gap_us
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import NUM_SHARDS
 
-log = logging.getLogger("shopkeeper")
-
 MAX_SCANS = 16
+MAX_EXPLAINED = 3
+"""Reasons of bad rows that are shown with an example."""
 
 
 def find_raw(config: PrepareConfig) -> tuple[Tables, Tables]:
@@ -51,11 +51,10 @@ def find_raw(config: PrepareConfig) -> tuple[Tables, Tables]:
 def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
     """Read the log once, partition its good rows by user, and deduplicate by event_id."""
     scanned = _merged(executor.map(scan, _scans(config, sources, out)))
-    for note, num_files in scanned.notes.items():
-        log.warning("%s: %s (%d files)", without_secrets(config.raw), note, num_files)
-    if scanned.json_names:
-        find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
-    _check_bad_rows(scanned, config)
+    with said_if_rejected(inferred(scanned)):
+        if scanned.json_names:
+            find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
+        _check_bad_rows(scanned, config)
     if scanned.num_with_event_id:
         keep_one = partial(keep_one_of_each_event, out / "work")
         for num_repeated, num_anonymous in executor.map(keep_one, range(NUM_SHARDS)):
@@ -65,6 +64,18 @@ def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: 
         list(executor.map(partial(collect_logins, out / "work"), range(NUM_SHARDS)))
         scanned.named = add_up(executor.map(partial(name_anonymous, out / "work"), range(NUM_SHARDS)))
     return scanned
+
+
+def inferred(scanned: Scanned) -> list[str]:
+    """What was inferred about the files, such as that they have no header, in words."""
+    return [f"{note} ({num_files(count)})" for note, count in scanned.notes.items()]
+
+
+def explained(scanned: Scanned) -> list[str]:
+    """The most frequent reasons of bad rows with an example and, where there is one, the remedy."""
+    top = sorted((reason for reason in scanned.bad if reason != EXCLUDED), key=lambda reason: -scanned.bad[reason])
+    examples, samples = scanned.examples, scanned.samples
+    return [explain(reason, examples.get(reason), samples.get(reason, ())) for reason in top[:MAX_EXPLAINED]]
 
 
 def excluded_items(config: PrepareConfig) -> frozenset[str]:
@@ -104,8 +115,8 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
         whole.examples = {**part.examples, **whole.examples}
-        for note, num_files in part.notes.items():
-            whole.notes[note] = whole.notes.get(note, 0) + num_files
+        for note, count in part.notes.items():
+            whole.notes[note] = whole.notes.get(note, 0) + count
         whole.add_samples(part.samples)
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
@@ -114,15 +125,12 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
 def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     if scanned.num_rows == 0:
         raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no events")
-    bad = {reason: count for reason, count in scanned.bad.items() if reason != "excluded_item"}
+    bad = {reason: count for reason, count in scanned.bad.items() if reason != EXCLUDED}
     fraction = sum(bad.values()) / scanned.num_rows
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
         return
-    top = sorted(bad, key=lambda reason: -bad[reason])[:3]
-    reasons = "; ".join(
-        f"{bad[reason]:,} {explain(reason, scanned.examples.get(reason), scanned.samples.get(reason, ()))}"
-        for reason in top
-    )
+    counts = sorted(bad.values(), reverse=True)
+    reasons = "; ".join(f"{count:,} {reason}" for count, reason in zip(counts, explained(scanned), strict=False))
     if not bad:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from pydantic import PositiveInt
 
-from models.raw.reading import Format, Header
+from models.raw.reading import Format, TableSettings
 from models.recommender.schema import Split
 from models.settings import Share, check_settings
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(TableSettings):
     """The raw data to read, the names of its columns, and how to split it."""
 
     raw: str
-    """Event log: a file, a folder, or a URI such as s3://bucket/path; may be gzipped."""
+    """Event log: a file, a folder, or a URI such as s3://bucket/path; may be compressed."""
     columns: str = ""
     """Column names of the log, e.g. user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,price=UnitPrice."""
     timestamp_format: str = ""
@@ -24,17 +24,11 @@ class PrepareConfig:
     dates such as 31.12.2024 or 12/31/2024, or the directives of strptime, e.g. '%d/%m/%Y %H:%M'."""
     format: Format = "auto"
     """File format; auto goes by the file extension. Sequences (.txt) are lines `user item` or `user item item ...`."""
-    encoding: str = "auto"
-    """Encoding of the log's text, e.g. cp1252, gb18030 or utf-16; auto is UTF-8, or UTF-16 where the file shows it."""
-    header: Header = "auto"
-    """Whether CSV and TSV have a header row; auto infers it. Without one the columns are column1, column2, ..."""
     items: str | None = None
     """Item table: title, category, price or any other attribute; may be the log itself. Attributes improve the ranking
     of rare items, and allow items without events to be recommended, unless the table is the log."""
     item_columns: str = ""
     """Column names of the item table, e.g. item_id=StockCode,title=Description; by default all columns are used."""
-    item_encoding: str | None = None
-    """Encoding of the item table; by default that of the log."""
     split: Split = "time"
     """time: test on the last events by global time; leave-one-out: test on the last event of each user, validate on the
     one before; held-out-users: test on the last fifth of the events of users who are not trained on."""

@@ -126,6 +126,29 @@ def test_a_csv_of_paths_and_a_product_table_give_the_same_as_bytes(tmp_path: Pat
     assert schema.heads["colour"] == ["blue", "green", "red"]
 
 
+def test_products_join_whatever_the_type_of_their_ids_and_must_match(tmp_path: Path) -> None:
+    rows = table()
+    skus = sorted(set(rows["sku"].to_pylist()))
+    number = {sku: 10_000 + place for place, sku in enumerate(skus)}
+    sku = pa.array([float(number[sku]) for sku in rows["sku"].to_pylist()])
+    images = rows.drop_columns(["paint", "sku"]).append_column("sku", sku)
+    pq.write_table(images, tmp_path / "images.parquet")
+    colours = ("red", "blue")
+    lines = [f"{number[sku]}{'.0' if place % 2 else ''},{colours[place % 3 % 2]}" for place, sku in enumerate(skus)]
+    flags: dict[str, Any] = {**TABLE_FLAGS, "items": str(tmp_path / "products.csv"), "item_columns": "item_id=id"}
+    (tmp_path / "products.csv").write_text("\n".join(["id,paint", *lines, "7,red"]))
+    data, _ = prepared(tmp_path, tmp_path / "images.parquet", **flags)
+    found = data.card()["joins"]["item table"]
+    assert found == {
+        **{"ids": len(skus), "matched": len(skus)},
+        **{"table_ids": len(skus) + 1, "table_matched": len(skus), "hint": ""},
+    }
+    assert data.card()["missing_labels"]["colour"] == 0
+    (tmp_path / "products.csv").write_text("\n".join(["id,paint", *(f"0{line}" for line in lines)]))
+    with pytest.raises(DataRejected, match=r"no id of the images \(e.g. '10000'\) .*'010000'.*without leading zeros"):
+        prepared(tmp_path, tmp_path / "images.parquet", **flags)
+
+
 # Bad input
 
 

@@ -84,7 +84,7 @@ def test_the_quarantine_holds_the_value_and_the_row(tmp_path: Path) -> None:
     quarantine = pd.concat([pd.read_parquet(path) for path in (data.path / "quarantine").glob("*.parquet")])
     assert quarantine["reason"].tolist() == ["missing_file"]
     assert '"value":"gone\\\\last.png"' in quarantine["row"].iloc[0] and '"row":39' in quarantine["row"].iloc[0]
-    assert any("1 missing_file, e.g. gone\\last.png" in note for note in data.card()["notes"])
+    assert any("missing_file, e.g. gone\\last.png" in note for note in data.card()["notes"])
 
 
 def test_a_hugging_face_image_may_be_a_path(tmp_path: Path) -> None:
@@ -142,7 +142,8 @@ def test_a_column_of_lists_is_refused_as_a_label(tmp_path: Path, values: list[An
     images = [encoded(drawn("bar", "red", seed=row)) for row in range(NUM)]
     pq.write_table(pa.table({"image": images, "tags": values * (NUM // 2)}), tmp_path / "t.parquet")
 
-    with pytest.raises(DataRejected, match=r"column 'tags' of .*t\.parquet holds (list|struct).*one value per image"):
+    message = r"t\.parquet: column 'tags' holds (lists|objects with the fields name), .*one value per image"
+    with pytest.raises(DataRejected, match=message):
         prepared(tmp_path, tmp_path / "t.parquet", labels=("tags",))
 
 

@@ -1,4 +1,4 @@
-"""Labels of images from a product table: ids match in any form, and a join says how much it matched."""
+"""Labels of images from an item table: ids match in any form, and a join says how much it matched."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ def test_ids_of_images_and_product_table_match_in_any_form(tmp_path: Path) -> No
         item_columns="item_id=id",
     )
 
-    assert data.card()["items_table"] == {
-        **{"rows": NUM, "item_ids": NUM, "matched_images": NUM, "unmatched_images": 0, "unused_item_ids": 0},
-        "missing_label_words": {},
+    card = data.card()
+    assert card["joins"]["item table"] == {
+        **{"ids": NUM, "matched": NUM, "table_ids": NUM, "table_matched": NUM, "hint": ""}
+    }
+    assert card["items_table"] == {
+        **{"rows": NUM, "matched_images": NUM, "unmatched_images": 0, "missing_label_words": {}}
     }
 
 
@@ -46,7 +49,8 @@ def test_a_join_says_how_many_images_matched_and_what_leading_zeros_hide(tmp_pat
     card = data.card()
     assert (card["items_table"]["matched_images"], card["items_table"]["unmatched_images"]) == (30, 10)
     note = next(note for note in card["notes"] if "30 of 40 images" in note)
-    assert "'00030'" in note and "without leading zeros 10 more would match" in note
+    assert "'00030'" in note
+    assert "10 more ids would match without leading zeros" in card["joins"]["item table"]["hint"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,8 @@ def test_a_join_says_how_many_images_matched_and_what_leading_zeros_hide(tmp_pat
     [
         (
             "item_id=sku",
-            r"none of the 40 item ids of the images is in .*i\.csv: the images have 'a-0', the table has 'b-0'",
+            r"no id of the images \(e\.g\. 'a-0'\) is among the 40 of the item table .*i\.csv \(e\.g\. 'b-0'\): "
+            "40 more ids would match without the prefix 'a-'",
         ),
         ("", "the images have no item ids to look up"),
     ],

@@ -95,7 +95,7 @@ def test_names_with_an_underscore_are_data_unless_spark_wrote_them(tmp_path: Pat
     assert [source.relative for source in find(str(tmp_path))] == ["_2024.csv", "_old/b.csv"]
 
 
-def test_what_a_folder_holds_and_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_folder_holds_and_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, **{"a.csv": CSV, "notes.txt": b"about this log\n", "x/b.md": b"x", "c.md": b"x", ".d.csv": CSV})
     write(tmp_path, **{"_delta_log/0.json": b"{}", ".a.csv.crc": b"x"})
     tables = find_tables(str(tmp_path))
@@ -105,7 +105,10 @@ def test_what_a_folder_holds_and_is_left_out_is_said(tmp_path: Path, caplog: pyt
         "c.md: not the name of a table": 2,
         "notes.txt: text next to tables": 1,
     }
-    assert "c.md: not the name of a table (2 files)" in caplog.text
+    assert f"left out of {tmp_path}: c.md: not the name of a table (2 files)" in tables.notes(str(tmp_path))
+    assert not caplog.text
+    find(str(tmp_path))
+    assert caplog.text.count("c.md: not the name of a table (2 files)") == 1
 
 
 def test_a_folder_may_mix_formats_and_have_empty_files(tmp_path: Path) -> None:

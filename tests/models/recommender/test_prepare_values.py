@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.prepare
 from jobs.cli.context import Store
+from jobs.prepare_summary import summary_of
 from models.errors import DataRejected
 from models.recommender.prepare.settings import PrepareConfig
 from tests.kit.logs import histories, make_log, prepare, prepared, write_csv
@@ -77,16 +77,23 @@ def test_a_log_in_which_every_user_has_one_event_is_refused(tmp_path: Path, stor
 def test_ids_join_whatever_their_type_and_the_card_says_how_many(tmp_path: Path, store: Store) -> None:
     rows = [{**row, "item_id": f" {int(row['item_id'][1:]) + 100}.0"} for row in make_log()]
     raw = write_csv(tmp_path / "log.csv", rows)
-    table = pa.table({"item_id": pa.array([100, 101, 102, 999]), "dims": [{"w": 1}] * 4, "title": list("abcd")})
+    table = pa.table(
+        {
+            "item_id": pa.array([100, 101, 102, 999]),
+            "dims": [{"w": 1}] * 4,
+            "offers": [[{"p": 1}]] * 4,
+            "title": list("abcd"),
+        }
+    )
     pq.write_table(table, tmp_path / "items.parquet")
     card = details_of(store, raw, items=str(tmp_path / "items.parquet"), exclude_items=("102.0",))
     assert card["joins"]["item table"] | {"hint": ""} == {
         **{"ids": 11, "matched": 2, "table_ids": 3, "table_matched": 2, "hint": ""}
     }
-    assert card["item_columns_left_out"] == ["dims"]
-    summary = jobs.prepare._summary(card, tmp_path, status="ok", seconds=1.0)
+    assert card["item_columns_left_out"] == ["offers"]
+    summary = summary_of(card, tmp_path, status="ok", seconds=1.0)
     assert "item table: 2 of 11 ids have a row, 2 of its 3 ids are in the data" in summary
-    assert "columns left out, since they hold objects: dims" in summary
+    assert "columns left out, since they hold objects: offers" in summary
 
 
 def test_an_item_table_of_other_ids_is_refused_with_an_example_of_each_side(tmp_path: Path, store: Store) -> None:
@@ -108,3 +115,12 @@ def test_an_item_table_with_bad_columns_or_no_good_row_is_refused(tmp_path: Path
     pq.write_table(pa.table({"item_id": ["i1"], "dims": [{"w": 1}]}), tmp_path / "items.parquet")
     with pytest.raises(DataRejected, match=r"column 'dims', which is size, holds objects.*--item-columns size=dims.w"):
         prepared(store, raw, items=str(tmp_path / "items.parquet"), item_columns="size=dims")
+
+
+def test_a_list_of_the_item_table_keeps_its_values_next_to_missing_ones(tmp_path: Path, store: Store) -> None:
+    tags = [["a", None, "b"], [], None, [None], ["c"]]
+    names = [f"i{place}" for place in range(5)]
+    pq.write_table(pa.table({"item_id": names, "tags": tags}), tmp_path / "items.parquet")
+    data = prepared(store, write_csv(tmp_path / "log.csv", make_log()), items=str(tmp_path / "items.parquet"))
+    found = pq.read_table(data.path / "items.parquet").to_pylist()
+    assert {row["item_id"]: row["tags"] for row in found if row["tags"] is not None} == {"i0": "a|b", "i4": "c"}
