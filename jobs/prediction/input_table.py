@@ -144,7 +144,7 @@ def find_columns(family: Family, given: Input, *, mapping: str, keys: Sequence[s
     if not fields:
         raise UsageFailure(
             f"no column of {source} ({', '.join(names)}) is a field of a request: {', '.join(known)}; "
-            f"name one, such as --columns {known[0]}={names[0]}"
+            f"name one, such as --columns {next(iter(endpoint.Request.model_fields))}={names[0]}"
         )
     paths_from = None
     copied = list(keys) or names
