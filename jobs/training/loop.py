@@ -103,6 +103,8 @@ def run_training(
     report(progress.reports[-1])
     if _is_trainable(network):
         progress = _train(task, network, progress, report)
+        if progress.epoch and not progress.best_epoch and worker.rank == 0:
+            log.warning("no epoch is better than the model before training (epoch 0), which is kept; train longer")
     metrics = read_json(checkpoints.best_of(directory) / "metrics.json")
     return Result(
         best=checkpoints.best_of(directory),
@@ -152,6 +154,7 @@ def _write_epoch_0(task: TrainingTask, network: Any) -> None:
     report = {**metrics, **_best(task, score), "epoch": 0, "learning_rate": 0.0, "steps": 0}
     report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
     _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
+    log.info("%s", _line(report, task.metric))
 
 
 def _train(task: TrainingTask, network: Any, progress: Progress, report: Report) -> Progress:
@@ -309,5 +312,7 @@ def _finite(metrics: dict[str, float]) -> bool:
 
 def _line(report: dict[str, float | int], metric: str) -> str:
     score = f"{report[metric]:.4f}" if metric in report else "undefined"
+    if not report["epoch"]:
+        return f"epoch 0, before training: {metric} {score}"
     head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {score}"
     return f"{head} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"
