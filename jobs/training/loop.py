@@ -102,6 +102,8 @@ def run_training(
     progress = _start(task, network)
     report(progress.reports[-1])
     if _is_trainable(network):
+        if not progress.epoch and worker.rank == 0:
+            log.info("%s", _line(progress.reports[-1], task.metric))
         progress = _train(task, network, progress, report)
         if progress.epoch and not progress.best_epoch and worker.rank == 0:
             log.warning("no epoch is better than the model before training (epoch 0), which is kept; train longer")
@@ -154,7 +156,6 @@ def _write_epoch_0(task: TrainingTask, network: Any) -> None:
     report = {**metrics, **_best(task, score), "epoch": 0, "learning_rate": 0.0, "steps": 0}
     report |= {"seconds": time.monotonic() - started, "examples_per_s": 0.0}
     _write(task, Progress(epoch=0, best_epoch=0, best_score=score, reports=[report]), network, None)
-    log.info("%s", _line(report, task.metric))
 
 
 def _train(task: TrainingTask, network: Any, progress: Progress, report: Report) -> Progress:
