@@ -116,6 +116,7 @@ def evaluate(
         command=_command(context, family, located, options),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         counted=_counted(family, scores),
+        trained_on=model.schema.fingerprint,
         champion=champion,
         sections=_sections(family, model, data, options.split),
         known_metrics=family.all_metrics,

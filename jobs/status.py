@@ -12,7 +12,7 @@ from jobs.cli.context import Context, DependencyDown, Failure, Outcome
 from jobs.cluster.local_head import running_head
 from jobs.serving.api import read_json
 from jobs.serving.config import config_path, former_root, read_config, user_config
-from jobs.tracking.client import RunInfo, Tracking
+from jobs.tracking.client import TAG_FINGERPRINT, RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from jobs.tracking.runs import PLAN
@@ -81,6 +81,7 @@ def _run(context: Context, family: Family, info: RunInfo) -> dict[str, Any]:
     return {
         "run_id": info.run_id,
         "name": info.name,
+        "data": info.tags.get(TAG_FINGERPRINT),
         "status": info.status.lower(),
         "started": datetime.fromtimestamp(info.started_ms / 1000, UTC).isoformat(timespec="seconds"),
         "parent_run_id": info.parent_run_id,
@@ -156,8 +157,8 @@ def _table(details: Mapping[str, Any]) -> list[str]:
         lines += [
             name,
             f"  prepared  {_prepared_line(found['prepared'])}",
-            *([_run_line(one) for one in found["running"]] or ["  running   nothing"]),
-            *(_run_line(one) for one in found["finished"]),
+            *([_run_line(one, found["prepared"]) for one in found["running"]] or ["  running   nothing"]),
+            *(_run_line(one, found["prepared"]) for one in found["finished"]),
             f"  champion  {_version_line(found['champion'])}",
             f"  deployed  {_version_line(found['deployed'])}",
         ]
@@ -174,8 +175,11 @@ def _prepared_line(prepared: Mapping[str, Any] | None) -> str:
     return f"{prepared['fingerprint'][:16]}: {splits}"
 
 
-def _run_line(one: Mapping[str, Any]) -> str:
-    words = [f"  {one['status']:<9}", one["run_id"], one["started"], _metrics(one)]
+def _run_line(one: Mapping[str, Any], prepared: Mapping[str, Any] | None) -> str:
+    """A run; of one on other data than those in use, whose metrics do not compare, this is said."""
+    words = [f"  {one['status']:<9}", one["run_id"], one["started"], one["name"], _metrics(one)]
+    if one["data"] and prepared is not None and one["data"] != prepared["fingerprint"]:
+        words.append(f"(on other data, {one['data'][:16]})")
     if one["resume"]:
         # Whether the process of a run still exists is unknown: it may be on another machine.
         when = "if its process has ended, " if one["status"] == "running" else "interrupted; "

@@ -37,6 +37,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     if tracking.is_remote:
         pages = {name: page_of(tracking.shown_uri.rstrip("/"), found) for name, found in experiments.items()}
         return Outcome(details={"pages": pages}, summary="\n".join(pages.values()))
+    log.info("starting MLflow")
     with served(tracking.uri, context.store.artifacts, port=options.port) as (url, process):
         pages = {name: page_of(url, found) for name, found in experiments.items()}
         for name, page in pages.items():

@@ -18,6 +18,8 @@ BAR_HEIGHT = 14
 LINES_HEIGHT = 260
 MAX_TICKS = 15
 """Labels of the horizontal axis that fit next to each other."""
+FLAT_MARGIN = 0.01
+"""Scale around a line of equal values, so that its labels are near its value."""
 PLANE_HEIGHT = 430
 SHAPES = (
     "M0-4A4 4 0 1 1 0 4A4 4 0 1 1 0-4Z",
@@ -87,7 +89,9 @@ def lines(series: Mapping[str, Mapping[int, float]], *, title: str, axis: str, f
     positions = sorted({x for points in series.values() for x in points})
     values = [value for points in series.values() for value in points.values()]
     lowest, highest = min([0.0, *values] if from_zero else values), max([0.0, *values] if from_zero else values)
-    span = (highest - lowest) or 1.0
+    if lowest == highest:
+        lowest, highest = lowest - FLAT_MARGIN, highest + FLAT_MARGIN
+    span = highest - lowest
     bottom, top, left, right = LINES_HEIGHT - 44.0, 12.0, 60.0, WIDTH - 190.0
     step = (right - left) / max(len(positions) - 1, 1)
 

@@ -72,6 +72,8 @@ def _head(evaluation: Evaluation) -> str:
     score = evaluation.metrics[evaluation.metric]
     best = evaluation.best_baseline
     sentences = [] if best is None else [_against_baseline(evaluation, best)]
+    if evaluation.trained_on not in (None, evaluation.data_fingerprint):
+        sentences.append("The model was trained on other prepared data, which may overlap with these examples.")
     if evaluation.champion is not None:
         sentences.append(_against_champion(evaluation, evaluation.champion))
     compared = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)

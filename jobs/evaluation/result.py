@@ -71,6 +71,8 @@ class Evaluation:
     """RFC 3339."""
     counted: dict[str, int] = field(default_factory=dict)
     """Metric -> examples that count for it; metrics of the whole split are left out."""
+    trained_on: str | None = None
+    """Fingerprint of the data that the model was trained on."""
     champion: Champion | None = None
     """The champion, where another model is evaluated."""
     learning_curve: dict[str, list[tuple[int, float]]] = field(default_factory=dict)

@@ -84,6 +84,15 @@ class Input:
                 return name
         raise DataRejected(f"{self.sources[0].path} has no rows and no columns; write the table again")
 
+    def own_columns(self) -> list[str]:
+        """The columns without the fields `a.b` of a nested column a, which has them."""
+        names = self.column_names()
+        if not any("." in name for name in names):
+            return names
+        chunk = next((chunk.rows for chunk in read(self.sources[0]) if chunk.rows.num_columns), None)
+        nested = () if chunk is None else [each.name for each in chunk.schema if pa.types.is_nested(each.type)]
+        return [name for name in names if not any(name.startswith(f"{outer}.") for outer in nested)]
+
     def first_value(self, column: str) -> Any:
         """The first value of a column that is not null, or None."""
         for chunk in read(self.sources[0]):
@@ -144,10 +153,10 @@ def find_columns(family: Family, given: Input, *, mapping: str, keys: Sequence[s
     if not fields:
         raise UsageFailure(
             f"no column of {source} ({', '.join(names)}) is a field of a request: {', '.join(known)}; "
-            f"name one, such as --columns {known[0]}={names[0]}"
+            f"name one, such as --columns {next(iter(endpoint.Request.model_fields))}={names[0]}"
         )
     paths_from = None
-    copied = list(keys) or names
+    copied = list(keys) or given.own_columns()
     if endpoint.raw is not None and (column := fields.get(endpoint.raw.field)) is not None:
         paths_from = _folder_of_paths(given, column)
         if paths_from is None:  # otherwise the output would contain all the files

@@ -102,7 +102,11 @@ def run_training(
     progress = _start(task, network)
     report(progress.reports[-1])
     if _is_trainable(network):
+        if not progress.epoch and worker.rank == 0:
+            log.info("%s", _line(progress.reports[-1], task.metric))
         progress = _train(task, network, progress, report)
+        if progress.epoch and not progress.best_epoch and worker.rank == 0:
+            log.warning("no epoch is better than the model before training (epoch 0), which is kept; train longer")
     metrics = read_json(checkpoints.best_of(directory) / "metrics.json")
     return Result(
         best=checkpoints.best_of(directory),
@@ -309,5 +313,7 @@ def _finite(metrics: dict[str, float]) -> bool:
 
 def _line(report: dict[str, float | int], metric: str) -> str:
     score = f"{report[metric]:.4f}" if metric in report else "undefined"
+    if not report["epoch"]:
+        return f"epoch 0, before training: {metric} {score}"
     head = f"epoch {report['epoch']}: train_loss {report['train_loss']:.4f} {metric} {score}"
     return f"{head} ({report['examples_per_s']:.0f} examples/s, {report['seconds']:.1f} s)"

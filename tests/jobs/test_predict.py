@@ -142,7 +142,8 @@ def test_an_empty_table_gives_an_empty_output_with_all_columns(
     [
         (
             {"visitor": ["v00000"]},
-            r"no column of .*users\.parquet \(visitor\) is a field of a request: numbers, visitor",
+            r"no column of .*users\.parquet \(visitor\) is a field of a request: numbers, visitor_id; "
+            r"name one, such as --columns visitor_id=visitor",
         ),
         (
             {"visitor_id": ["v00000"], "colour": ["red"]},

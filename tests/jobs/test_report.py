@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
 from models.family import Family
 from models.metrics import BatchMetrics, Ratio
 from models.prepared import Prepared
+from tests.kit.bundles import write_bundle
 from tests.kit.toy_models import write_toy_model
 
 
@@ -112,6 +114,18 @@ def test_the_learning_curve_is_that_of_the_tracked_run(
     assert "<h2>Learning curve</h2>" in page and "Training loss by epoch" in page and "Accuracy on validation" in page
 
 
+def test_a_model_of_other_data_is_said_to_be_one(
+    context: Context, toy: Family, toy_data: Prepared, model: Path, tmp_path: Path
+) -> None:
+    schema = toy_data.schema(toy.Schema).model_copy(update={"fingerprint": "0" * 64})
+    config = toy.Config(network="linear")
+    other = write_bundle(toy, tmp_path / "other", network=toy.build(config, schema), schema=schema, config=config)
+    sentence = "The model was trained on other prepared data"
+
+    assert sentence in evaluated(context, toy, other)[0]
+    assert sentence not in evaluated(context, toy, model)[0]
+
+
 def test_a_model_without_a_run_has_no_learning_curve(
     context: Context, toy: Family, toy_data: Prepared, model: Path
 ) -> None:
@@ -136,3 +150,10 @@ def test_a_line_may_be_on_a_scale_without_zero() -> None:
 
     assert ">0</text>" in whole and ">0</text>" not in close
     assert close.count('text-anchor="middle"') < 20, "not every epoch has a label"
+
+
+def test_the_scale_of_equal_values_is_close_to_them() -> None:
+    chart = lines({"ndcg": {1: 0.9864, 2: 0.9864}}, title="t", axis="epoch", from_zero=False)
+
+    labels = [float(label) for label in re.findall(r'text-anchor="end"[^>]*>([^<]+)<', chart)]
+    assert len(labels) == 5 and min(labels) < 0.9864 < max(labels) and max(labels) - min(labels) < 0.05

@@ -9,7 +9,7 @@ import pytest
 from jobs import status, sweep, train
 from jobs.__main__ import main
 from jobs.cli.context import Context
-from jobs.tracking.client import Status, Tracking
+from jobs.tracking.client import TAG_FINGERPRINT, Status, Tracking
 from jobs.tracking.runs import open_run
 from models.family import Family
 from models.prepared import Prepared
@@ -77,3 +77,16 @@ def _status(context: Context, family: Family) -> tuple[dict[str, Any], str]:
     assert outcome.summary is not None
     found: dict[str, Any] = outcome.details["families"][family.name]
     return found, outcome.summary
+
+
+def test_a_run_has_its_name_and_one_on_other_data_says_so(context: Context, toy: Family, toy_data: Prepared) -> None:
+    fingerprint = toy_data.schema(toy.Schema).fingerprint
+    for name, data in (("sweep", fingerprint), ("train", "0" * 64)):
+        Tracking(context).start_run("toy", name=name, params={}, tags={TAG_FINGERPRINT: data}).end("FINISHED")
+
+    found, lines = _status(context, toy)
+
+    assert {one["name"]: one["data"] for one in found["finished"]} == {"sweep": fingerprint, "train": "0" * 64}
+    finished = [line for line in lines.splitlines() if line.startswith("  finished")]
+    same, other = sorted(finished, key=len)
+    assert other.endswith("train (on other data, 0000000000000000)") and same.endswith("sweep")

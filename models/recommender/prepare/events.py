@@ -154,6 +154,8 @@ def hash_ids(ids: pa.Array) -> Hashes:
 def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> str:
     """A reason with its example and, where there is one, the remedy; `samples` are more values that were rejected."""
     shown = f"{reason}, e.g. {example[:80]!r}" if example else reason
+    if reason == "missing_user_id":
+        return f"{shown} (a session may stand in for the user: --columns session_id=COLUMN)"
     if reason == "bad_timestamp":
         return f"{shown} ({format_remedy(samples or [example or ''])})"
     if reason == "not_utf8" or reason.startswith("unreadable_"):

@@ -43,12 +43,22 @@ def report(network: Recommender, data: Prepared, split: str, *, schema: Schema, 
     titles = _titles(data, schema)
     content: list[Content] = []
     for number, (example, prediction) in enumerate(zip(examples, network.predict(batch), strict=True), 1):
-        content += _example(number, example, prediction, titles)
+        content += _example(number, example, prediction, titles, types=schema.event_types)
     reading = (
         "The top of the lists of a few users, with histories from short to long. They are chosen by their position in "
-        "the data and not by their results. Items in the history are not recommended."
+        f"the data and not by their results. {_seen(data.schema(Schema))}"
     )
     return (Section("Examples", reading, content),)
+
+
+def _seen(schema: Schema) -> str:
+    """Which items of a history are left out, by the types of the data."""
+    if schema.seen_types is None:
+        return "Items in the history are not recommended."
+    if not schema.seen_types:
+        return "Items in the history may be recommended, since repeats count (--seen none)."
+    names = ", ".join(schema.seen_types)
+    return f"Items of the history with an event of a seen type ({names}) are not recommended; others may be."
 
 
 def _titles(data: Prepared, schema: Schema) -> list[str]:
@@ -61,9 +71,11 @@ def _titles(data: Prepared, schema: Schema) -> list[str]:
     return ["an item unknown to the model", *(found.get(item, item) for item in schema.items)]
 
 
-def _example(number: int, example: Example, prediction: Prediction, titles: Sequence[str]) -> list[Content]:
+def _example(
+    number: int, example: Example, prediction: Prediction, titles: Sequence[str], *, types: Sequence[str]
+) -> list[Content]:
     followed = list(example.targets) or [example.target]
-    shown = [titles[item] for item in example.history[-NUM_EVENTS:]]
+    shown = _latest(example, titles, types)
     earlier = len(example.history) - len(shown)
     rows = [
         [
@@ -80,3 +92,12 @@ def _example(number: int, example: Example, prediction: Prediction, titles: Sequ
         Table(f"example_{number}", ["rank", "recommended", "because of", "what followed"], rows, f"Example {number}"),
         f"History, latest last: {history}. What followed: {next_items}.",
     ]
+
+
+def _latest(example: Example, titles: Sequence[str], types: Sequence[str]) -> list[str]:
+    """The latest events of the history, with their types if the model knows types."""
+    shown = [titles[item] for item in example.history[-NUM_EVENTS:]]
+    if example.types is None:
+        return shown
+    codes = example.types[-NUM_EVENTS:]
+    return [f"{title} ({types[code - 1]})" if code else title for title, code in zip(shown, codes, strict=True)]

@@ -19,6 +19,10 @@ MEANINGS = {
     "revenue": "Share of the revenue (price times quantity) of the users' next items that is from items in the list.",
 }
 TITLES = {"ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "recall": "Recall", "revenue": "Revenue"}
+FILTERED = (
+    " Items that the user has seen, by the rule of prepare --seen, are not recommended, so an example whose item was "
+    "seen does not count."
+)
 UNFILTERED = " Items that the user has already seen may be recommended."
 AXIS = "length of the list"
 
@@ -26,7 +30,7 @@ AXIS = "length of the list"
 def _at(name: str, cutoff: int) -> list[Metric]:
     """A metric at a cutoff, with seen items filtered and not."""
     title, meaning = f"{TITLES[name]}@{cutoff}", MEANINGS[name]
-    plain = Metric(f"{name}_at_{cutoff}", "max", title, meaning, curve=(TITLES[name], AXIS, cutoff))
+    plain = Metric(f"{name}_at_{cutoff}", "max", title, meaning + FILTERED, curve=(TITLES[name], AXIS, cutoff))
     return [plain, Metric(f"{name}_at_{cutoff}_unfiltered", "max", f"{title}, unfiltered", meaning + UNFILTERED)]
 
 

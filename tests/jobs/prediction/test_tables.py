@@ -289,3 +289,13 @@ def test_parquet_files_with_other_types_are_read_as_one_table(predictor: Predict
         (None, "popular"),
         ("17802", "personal"),
     ]
+
+
+def test_the_fields_of_an_object_are_no_further_columns_of_the_output(predictor: Predictor, tmp_path: Path) -> None:
+    request = {"user_id": "17800", "filter": {"brand": "Alder"}, "tag.a": "x"}
+    (tmp_path / "requests.jsonl").write_text(json.dumps(request) + "\n")
+
+    predictor(tmp_path / "requests.jsonl", tmp_path / "out.jsonl")
+
+    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert row["filter"] == {"brand": "Alder"} and row["tag.a"] == "x" and "filter.brand" not in row

@@ -340,3 +340,16 @@ def damage_checkpoint(directory: Path, damage: str) -> None:
         case _:
             content[len(content) // 2] ^= 0x10
             file.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_log_has_epoch_0_and_warns_if_it_stays_the_best(
+    toy: Family, toy_data: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_kept: bool
+) -> None:
+    family = with_loss(lambda _, loss: -loss if is_kept else loss)
+
+    with caplog.at_level("INFO"):
+        train(family, toy_data, tmp_path / "run")
+
+    assert "epoch 0, before training: val_accuracy" in caplog.text
+    assert ("no epoch is better than the model before training" in caplog.text) is is_kept

@@ -18,7 +18,8 @@ from models.recommender.report.examples import NUM_EXAMPLES, NUM_RECOMMENDED, re
 from models.recommender.sample import Shop, write_sample
 from models.recommender.schema import Schema
 from models.report import Section, Table
-from tests.kit.logs import prepared
+from tests.kit.logs import prepared, write_csv
+from tests.kit.typed_log import typed_log
 
 CONFIG = Config(network="transitions")
 
@@ -97,3 +98,27 @@ def test_the_report_has_the_kind_of_log_and_the_examples(shop: Shop, tmp_path: P
 
     assert log.title == "The log"
     assert examples == section_of(data, network)
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (
+            "purchase",
+            r"Items of the history with an event of a seen type \(purchase\) are not recommended; others may be",
+        ),
+        ("none", r"Items in the history may be recommended, since repeats count"),
+        ("all", r"Items in the history are not recommended"),
+    ],
+)
+def test_a_log_with_types_shows_them_and_says_which_items_are_left_out(tmp_path: Path, seen: str, words: str) -> None:
+    log = write_csv(tmp_path / "log.csv", typed_log(num_users=100))
+    data = prepared(Store(tmp_path / "store"), log, target=("purchase",), seen=(seen,))
+
+    section = section_of(data, counted(data))
+
+    assert re.search(words, section.reading)
+    history = next(each for each in section.content if isinstance(each, str))
+    shown = history.removeprefix("History, latest last: ").partition(". What followed")[0].split("; ")
+    assert all(re.search(r" \((view|addtocart|purchase)\)$| earlier events$", event) for event in shown)
+    assert " (view)" in str(section.content)

@@ -134,7 +134,7 @@ def one_moment() -> list[Row]:
     [
         (one_user(), "1 user.*at least 2"),
         (one_item(), "one item, 'i'.*at least 2"),
-        (all_bad(), r"50 of 50 rows \(100.0%\).*missing_user_id"),
+        (all_bad(), r"50 of 50 rows \(100.0%\).*missing_user_id \(a session may .*--columns session_id="),
         (one_moment(), "no events.*--split leave-one-out"),
         ([{"user_id": "u"}], "no column 'item_id'.*--columns"),
     ],
