@@ -165,6 +165,15 @@ def test_a_line_with_too_many_fields_that_is_not_utf8_is_separated_too(tmp_path:
     assert found.broken == {"wrong_number_of_fields": ["u2,caf\\xe9,x"]}
 
 
+def test_values_of_several_lines_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    lines = [f'u{n},"green\nt\xe9, strong, hot",{n}' for n in range(30)]
+    (tmp_path / "log.csv").write_bytes("\n".join(["user,title,count", *lines, ""]).encode("latin-1"))
+    found = read_everything(tmp_path / "log.csv")
+    assert [row["user"] for row in found.rows] == [f"u{n}" for n in range(30)]
+    assert {row["title"] for row in found.rows} == {"green\nt\\xe9, strong, hot"}
+    assert found.broken == {}
+
+
 def test_a_long_value_of_one_line_is_read(tmp_path: Path) -> None:
     assert len(str(read_text(tmp_path, f"user,image\nu1,{'A' * 300_000}\n").rows[0]["image"])) == 300_000
 
