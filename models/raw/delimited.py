@@ -38,10 +38,12 @@ def read_delimited(source: Source) -> Iterator[Chunk]:
     if dialect is None:
         return
     rest = chain((first[dialect.num_header_bytes :],), blocks)
-    notes = dialect.notes
+    notes, is_empty = dialect.notes, True
     for text in _complete(_unescaped(rest) if dialect.has_backslashes else rest, dialect, source):
         yield _parse(text, dialect, source=source, notes=notes)
-        notes = ()
+        notes, is_empty = (), False
+    if is_empty:  # only a header, which names the columns
+        yield Chunk(_no_rows(dialect), {})
 
 
 def _unescaped(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -105,7 +107,7 @@ def _counted(split: Split, dialect: Dialect) -> tuple[pa.Table, list[str], int]:
 def _with_arrow(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
     """The rows of a text, and its lines with a wrong number of fields."""
     if not text.strip(b"\n"):
-        return pa.table({name: pa.array([], pa.binary()) for name in dialect.names}), []
+        return _no_rows(dialect), []
     if text.isascii() or is_utf8(text):
         rows, wrong = _parsed(text, dialect)
     else:  # Arrow cannot hand over a line that is not UTF-8, so for it each byte is a character
@@ -113,6 +115,10 @@ def _with_arrow(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
         columns = [_bytes_of_characters(column.combine_chunks()) for column in rows.columns]
         rows, wrong = pa.table(columns, names=rows.column_names), [escaped(line.encode("latin-1")) for line in wrong]
     return rows.rename_columns(list(dialect.names)), wrong
+
+
+def _no_rows(dialect: Dialect) -> pa.Table:
+    return pa.table([pa.array([], pa.binary()) for _ in dialect.names], names=list(dialect.names))
 
 
 def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
