@@ -250,8 +250,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _has_no_fields(kind: pa.DataType) -> bool:
-    inner = [kind.field(place).type for place in range(kind.num_fields)] if pa.types.is_nested(kind) else []
-    return (pa.types.is_struct(kind) and not inner) or any(_has_no_fields(each) for each in inner)
+    if isinstance(kind, pa.ListType):
+        return _has_no_fields(kind.value_type)
+    fields = list(kind) if isinstance(kind, pa.StructType) else None
+    return fields is not None and (not fields or any(_has_no_fields(field.type) for field in fields))
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

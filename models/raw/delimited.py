@@ -152,12 +152,13 @@ def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
 def _bytes_of_characters(column: pa.Array) -> pa.Array:
     """UTF-8 in which each character stands for a byte, as these bytes; the column is no slice."""
     validity, offsets, data = column.buffers()
-    if data is None or not len(column):
+    if offsets is None or data is None:
         return column
-    begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
+    characters = data.to_pybytes()
+    begins = (np.frombuffer(characters, np.uint8) & 0xC0) != 0x80
     num_before = np.concatenate([[0], np.cumsum(begins)]).astype(np.int32)
-    places = np.frombuffer(offsets, np.int32)[: len(column) + 1]
-    text = bytes(data)[: places[-1]].decode().encode("latin-1")
+    places = np.frombuffer(offsets.to_pybytes(), np.int32)[: len(column) + 1]
+    text = characters[: places[-1]].decode().encode("latin-1")
     values = [validity, pa.py_buffer(num_before[places]), pa.py_buffer(text)]
     return pa.Array.from_buffers(pa.binary(), len(column), values)
 
