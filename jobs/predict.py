@@ -24,7 +24,7 @@ from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
-from jobs.prediction.input_table import STAGED, Columns, find_columns, find_input
+from jobs.prediction.input_table import STAGED, Columns, Input, find_columns, find_input
 from jobs.prediction.output_table import (
     FORMATS,
     Layout,
@@ -155,6 +155,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     assert family is not None
     started = time.monotonic()
     given = find_input(family, options.input, reading=options.reading)
+    _check_apart(given, options)
     shape = shape_of(Path(options.output), options.layout, family.endpoints[0].Response)
     names = output_names(family.endpoints[0].Response, shape)
     columns = find_columns(family, given, mapping=options.columns, keys=options.keys, output=names)
@@ -171,12 +172,12 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         if counts is None:
             return Outcome(status="unchanged", run_id=located.run_id, details=details)
         return _outcome(located, counts, details, status="unchanged")
+    recipe = make_recipe(context, family, located, options, columns=columns)
     with working_directory.opened(output, key) as directory:
         parts = given.parts(directory)
         missing = [part for part in parts if not (directory / part.file_name).is_file()]
         if len(missing) < len(parts):
             log.info("%d of %d parts are already done", len(parts) - len(missing), len(parts))
-        recipe = make_recipe(context, family, located, options, columns=columns)
         _answer_parts(context, recipe, parts, missing=missing, directory=directory, num_workers=options.workers)
         counts = _count(directory, parts)
         files = [directory / part.file_name for part in parts]
@@ -184,6 +185,19 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     seconds = time.monotonic() - started
     details |= {"parts": len(parts), "parts_skipped": len(parts) - len(missing)}
     return _outcome(located, counts, details, status="ok", rows_per_s=counts.num_rows / seconds)
+
+
+def _check_apart(given: Input, options: Options) -> None:
+    """Raise UsageFailure if the output would replace the input, or be a part of it the next time."""
+    if "://" in options.input:
+        return
+    source, output = Path(options.input).expanduser().resolve(), real_path(Path(options.output)).resolve()
+    if source == output or output in source.parents:
+        raise UsageFailure(f"--output {options.output} would replace the input {options.input}; name another")
+    if source in output.parents and given.raw is None:
+        raise UsageFailure(
+            f"--output {options.output} is in the folder {options.input}, whose tables are all read; name another"
+        )
 
 
 def _outcome(
@@ -321,9 +335,10 @@ def _key_of(output: Path) -> str | None:
     """
     if output.is_file():
         return str(_metadata(output).get(PLAN_KEY, b""), "utf-8")
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir():
         key = working_directory.plan_of(output)
-        if (output.suffix.lower() in FORMATS and output.suffix) or not key:
+        is_file_name = output.suffix.lower() in FORMATS and output.suffix
+        if is_file_name or (not key and any(output.iterdir())):
             raise UsageFailure(f"{output} is a directory that predict did not write; name another --output")
         return key
     return None

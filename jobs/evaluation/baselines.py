@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from models.files import replace_file
 from models.prepared import Prepared
 
 KEY = "key"
+DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged archive raises."""
 PARTS = ("numerators", "denominators", "slices", "accumulators", "kept")
 
 
@@ -89,10 +92,11 @@ def _digest(package: str) -> str:
 
 def _write(path: Path, key: str, scores: Scores) -> None:
     """Write scores; a store without room or permission only means that they are computed again."""
-    arrays: dict[str, NDArray[Any]] = {KEY: np.array(key), "num_examples": np.array(scores.num_examples)}
+    arrays: dict[str, NDArray[Any]] = {"num_examples": np.array(scores.num_examples)}
     for part in PARTS:
         found: Mapping[str, Any] = getattr(scores, part)
         arrays |= {f"{part}/{name}": np.asarray(values) for name, values in found.items()}
+    arrays[KEY] = np.array([key, *sorted(arrays)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as temporary, temporary.open("wb") as file:
@@ -105,8 +109,11 @@ def _read(path: Path, key: str) -> Scores | None:
     """The scores of a file, or None if there is none, or a damaged one, or one of other data, settings or code."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if str(stored[KEY]) != key:
+            known = stored[KEY].tolist()
+            if not isinstance(known, list) or known[0] != key:
                 return None
+            if known[1:] != sorted({*stored.files} - {KEY}):
+                raise ValueError("its arrays are not those that were written")
             parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
             for each in stored.files:
                 part, _, name = each.partition("/")
@@ -115,7 +122,7 @@ def _read(path: Path, key: str) -> Scores | None:
             num_examples = int(stored["num_examples"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         log.info("computing the scores of a baseline again, since %s is damaged: %s", path, error)
         return None
     accumulators = {name: torch.from_numpy(values) for name, values in parts.pop("accumulators").items()}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from models.raw.ids import Id, id_text
@@ -27,13 +28,16 @@ def is_id(field: FieldInfo) -> bool:
 def coerced(value: Any, annotation: Any) -> Any:
     """A cell in the type of the request's field: ids are text, even if the table stores them as numbers.
 
-    A text cell of a list is a JSON array or values separated by `|`, one of an object is JSON. Raises ValueError.
+    A text cell of a list is a JSON array or values separated by `|`, one of an object is JSON, and so is an object in a
+    list of texts. Raises ValueError.
     """
     container = _container(annotation)
     if isinstance(value, bytes) and bytes not in _leaves(annotation):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str) and container is not None:
         value = _parsed(value.strip(), container)
+    elif isinstance(value, str) and value.startswith("{") and _may_be_object(annotation):
+        value = _parsed(value, dict)
     if isinstance(value, list) and container is dict:  # a map column
         value = dict(value)
     if isinstance(value, list):
@@ -74,6 +78,10 @@ def _without_container(annotation: Any) -> Any:
     """The type of the elements of a list, for cells that are not text."""
     leaves = tuple(_leaves(annotation))
     return typing.Union[leaves] if leaves else Any  # noqa: UP007  a tuple of types
+
+
+def _may_be_object(annotation: Any) -> bool:
+    return any(isinstance(leaf, type) and issubclass(leaf, BaseModel) for leaf in _leaves(annotation))
 
 
 def _leaves(annotation: Any) -> set[Any]:

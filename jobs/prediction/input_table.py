@@ -156,7 +156,7 @@ def find_columns(family: Family, given: Input, *, mapping: str, keys: Sequence[s
             f"name one, such as --columns {next(iter(endpoint.Request.model_fields))}={names[0]}"
         )
     paths_from = None
-    copied = list(keys) or given.own_columns()
+    copied = list(dict.fromkeys(keys)) or given.own_columns()
     if endpoint.raw is not None and (column := fields.get(endpoint.raw.field)) is not None:
         paths_from = _folder_of_paths(given, column)
         if paths_from is None:  # otherwise the output would contain all the files
@@ -220,7 +220,9 @@ def _stage(sources: Sequence[Source], path: Path) -> None:
     for source in sources:
         for chunk in read(source):
             for name, column in zip(chunk.rows.column_names, chunk.rows.columns, strict=True):
-                kind = pa.string() if source.format in ("csv", "tsv") else _plain(column.type)
+                kind = _plain(column.type)
+                if pa.types.is_binary(kind) and source.format != "parquet":
+                    kind = pa.string()
                 types[name] = _common_type(kind, types.get(name, NULL))
     fields = [(name, pa.string() if kind == NULL else kind) for name, kind in types.items()]
     schema = pa.schema([*fields, (UNREADABLE, pa.string())])
@@ -250,7 +252,17 @@ def _common_type(kind: pa.DataType, known: pa.DataType) -> pa.DataType:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    return _plain(kind.value_type) if isinstance(kind, pa.DictionaryType) else kind
+    """The type of a column in Parquet, which has no objects without fields: these are text of JSON."""
+    if isinstance(kind, pa.DictionaryType):
+        return _plain(kind.value_type)
+    return pa.string() if _has_no_fields(kind) else kind
+
+
+def _has_no_fields(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.ListType):
+        return _has_no_fields(kind.value_type)
+    fields = list(kind) if isinstance(kind, pa.StructType) else None
+    return fields is not None and (not fields or any(_has_no_fields(field.type) for field in fields))
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

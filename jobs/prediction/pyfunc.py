@@ -51,15 +51,20 @@ class TableModel:
         """One row of answer per row: the fields of the response, `model_version` and `error`.
 
         `error` is null for an answered row; a request that the endpoint would refuse has the reason there, and nulls
-        elsewhere. Missing cells count as not given.
+        elsewhere. Missing cells count as not given. The index is that of the input. Raises ValueError for a table
+        without columns, which is what MLflow makes of one in which it knows none.
         """
+        if not len(model_input.columns):
+            fields = ", ".join(self._endpoint.Request.model_fields)
+            raise ValueError(f"no column is a field of a request; the fields are {fields}")
         rows: list[dict[str, Any]] = [self._row(row) for row in model_input.to_dict("records")]
         answered: list[dict[str, Any]] = []
         for start in range(0, len(rows), BATCH_SIZE):
             answered += self._answerer.answer_rows(rows[start : start + BATCH_SIZE])
         columns = list(dict.fromkeys([*self._endpoint.Response.model_fields, MODEL_VERSION, ERROR]))
         table = {name: pd.Series([row.get(name) for row in answered], dtype=object) for name in columns}
-        return pd.DataFrame(table, index=model_input.index if len(model_input) else None)
+        # Not by the argument `index`, which would look the rows up by their labels.
+        return pd.DataFrame(table).set_axis(model_input.index, axis="index")
 
     def _row(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         given = {str(name): _plain(value) for name, value in row.items()}

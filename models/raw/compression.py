@@ -16,7 +16,7 @@ from models.errors import DataRejected
 from models.raw.files import Source
 
 SUFFIXES = (".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip")
-DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
+DAMAGE = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
 """Errors of a damaged or truncated file."""
 _MAGIC = {
     b"\x1f\x8b": "gzip",

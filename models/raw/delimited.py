@@ -38,10 +38,12 @@ def read_delimited(source: Source) -> Iterator[Chunk]:
     if dialect is None:
         return
     rest = chain((first[dialect.num_header_bytes :],), blocks)
-    notes = dialect.notes
+    notes, is_empty = dialect.notes, True
     for text in _complete(_unescaped(rest) if dialect.has_backslashes else rest, dialect, source):
         yield _parse(text, dialect, source=source, notes=notes)
-        notes = ()
+        notes, is_empty = (), False
+    if is_empty:  # only a header, which names the columns
+        yield Chunk(_no_rows(dialect), {})
 
 
 def _unescaped(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -104,17 +106,19 @@ def _counted(split: Split, dialect: Dialect) -> tuple[pa.Table, list[str], int]:
 
 def _with_arrow(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
     """The rows of a text, and its lines with a wrong number of fields."""
-    wrong: list[str] = []
-    if not text.isascii() and not is_utf8(text):  # Arrow cannot hand over a line that is not UTF-8
-        lines = text.removesuffix(b"\n").split(b"\n")
-        is_wrong = [_is_wrong(line, dialect) for line in lines]
-        wrong = [escaped(line) for line, bad in zip(lines, is_wrong, strict=True) if bad]
-        if wrong:
-            text = b"\n".join(line for line, bad in zip(lines, is_wrong, strict=True) if not bad)
     if not text.strip(b"\n"):
-        return pa.table({name: pa.array([], pa.binary()) for name in dialect.names}), wrong
-    rows, others = _parsed(text, dialect)
-    return rows, wrong + others
+        return _no_rows(dialect), []
+    if text.isascii() or is_utf8(text):
+        rows, wrong = _parsed(text, dialect)
+    else:  # Arrow cannot hand over a line that is not UTF-8, so for it each byte is a character
+        rows, wrong = _parsed(text.decode("latin-1").encode(), dialect)
+        columns = [_bytes_of_characters(column.combine_chunks()) for column in rows.columns]
+        rows, wrong = pa.table(columns, names=rows.column_names), [escaped(line.encode("latin-1")) for line in wrong]
+    return rows.rename_columns(list(dialect.names)), wrong
+
+
+def _no_rows(dialect: Dialect) -> pa.Table:
+    return pa.table([pa.array([], pa.binary()) for _ in dialect.names], names=list(dialect.names))
 
 
 def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
@@ -142,18 +146,21 @@ def _parsed(text: bytes, dialect: Dialect) -> tuple[pa.Table, list[str]]:
             strings_can_be_null=True,
         ),
     )
-    return rows.rename_columns(list(dialect.names)), wrong
+    return rows, wrong
 
 
-def _is_wrong(line: bytes, dialect: Dialect) -> bool:
-    """Whether a line that is not UTF-8 is a row with a wrong number of fields."""
-    if line.isascii() or is_utf8(line):
-        return False
-    if not dialect.is_quoted:
-        return line.count(dialect.form.delimiter.encode()) != dialect.form.num_fields - 1
-    fields = dialect.form.fields(line)
-    is_alone = dialect.form.ends_outside.fullmatch(line) is not None
-    return is_alone and (fields is None or len(fields) != dialect.form.num_fields)
+def _bytes_of_characters(column: pa.Array) -> pa.Array:
+    """UTF-8 in which each character stands for a byte, as these bytes; the column is no slice."""
+    validity, offsets, data = column.buffers()
+    if offsets is None or data is None:
+        return column
+    characters = data.to_pybytes()
+    begins = (np.frombuffer(characters, np.uint8) & 0xC0) != 0x80
+    num_before = np.concatenate([[0], np.cumsum(begins)]).astype(np.int32)
+    places = np.frombuffer(offsets.to_pybytes(), np.int32)[: len(column) + 1]
+    text = characters[: places[-1]].decode().encode("latin-1")
+    values = [validity, pa.py_buffer(num_before[places]), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.binary(), len(column), values)
 
 
 def _without_headers(rows: pa.Table, dialect: Dialect) -> tuple[pa.Table, int]:

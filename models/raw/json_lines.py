@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from models.raw.chunks import Chunk, with_fields
-from models.raw.encodings import escaped, text_blocks
+from models.raw.encodings import escaped, is_utf8, text_blocks
 from models.raw.files import Source
 from models.raw.lines import lines_of
 
@@ -26,10 +26,12 @@ def read_json(source: Source) -> Iterator[Chunk]:
     """The objects of a JSON file as rows; fields of nested objects become columns `outer.inner`."""
     schema: pa.Schema | None = None
     for lines in lines_of(_as_lines(text_blocks(source)), source):
-        block = pa.py_buffer(b"\n".join(lines.to_pylist()) + b"\n")
+        text = b"\n".join(lines.to_pylist()) + b"\n"
         try:
-            rows = _parse(block, schema)
+            rows = _parse(pa.py_buffer(text), schema) if text.isascii() or is_utf8(text) else None
         except pa.ArrowInvalid:
+            rows = None
+        if rows is None:
             yield _parse_by_line(lines.to_pylist())
             continue
         schema = rows.schema
@@ -125,13 +127,16 @@ def _has_huge_numbers(rows: pa.Table) -> bool:
 
 
 def _parse_by_line(lines: list[bytes]) -> Chunk:
-    """Slow path for a block with a broken line, a column of mixed types or huge numbers: values become text."""
+    """Slow path for a block with a broken line, a column of mixed types, huge numbers or text that is not UTF-8.
+
+    Values become text; bytes where a value of the column is not UTF-8 or has half a surrogate pair.
+    """
     objects: list[dict[str, object]] = []
     broken: list[str] = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line.decode("utf-8", "surrogateescape"))
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             objects.append(row)
@@ -139,9 +144,7 @@ def _parse_by_line(lines: list[bytes]) -> Chunk:
             broken.append(escaped(line))
     rows = [_flat(row) for row in objects]
     names = dict.fromkeys(name for row in rows for name in row)
-    for row, nested in zip(rows, objects, strict=True):  # an object where other lines have a value is bad, not missing
-        row.update({name: value for name, value in nested.items() if isinstance(value, dict) and name in names})
-    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    columns = {escaped(_encoded(name)): _column([row.get(name) for row in rows]) for name in names}
     return Chunk(pa.table(columns), {"broken_json": broken} if broken else {})
 
 
@@ -156,17 +159,34 @@ def _flat(row: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _column(values: list[object]) -> pa.Array:
-    """Values as text; lists as lists of text and objects as objects of text, if there is nothing else."""
+    """Values as text; objects as they are and lists as lists of text, if there is nothing else."""
     known = [value for value in values if value is not None]
     if known and all(isinstance(value, dict) for value in known):
-        objects = [
-            {name: _text(part) for name, part in value.items()} if isinstance(value, dict) else None for value in values
-        ]
-        return pa.array(objects)
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # a field of several types, or a huge number
+            pass
     if known and all(isinstance(value, list) for value in known):
-        lists = [[_text(part) for part in value] if isinstance(value, list) else None for value in values]
+        lists = [[_shown(part) for part in value] if isinstance(value, list) else None for value in values]
         return pa.array(lists, pa.list_(pa.string()))
-    return pa.array([_text(value) for value in values], pa.string())
+    texts = [_text(value) for value in values]
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([None if text is None else _encoded(text) for text in texts], pa.binary())
+
+
+def _shown(value: object) -> str | None:
+    text = _text(value)
+    return None if text is None else escaped(_encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    """Text as UTF-8; bytes that were not are as before, and half a surrogate pair is not UTF-8 either."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _text(value: object) -> str | None:

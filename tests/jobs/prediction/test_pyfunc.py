@@ -78,6 +78,25 @@ def test_a_row_that_the_endpoint_refuses_has_its_reason_and_does_not_affect_the_
     assert answers[1]["model_version"] is None
 
 
+def test_answers_are_in_the_order_of_the_rows_whatever_the_index(
+    context: Context, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = _registered(context, "recommender", bundles / "recommender-gru", monkeypatch)
+    rows = pd.DataFrame({"history": [[], [], []], "count": [1, 2, 3]})
+    for index in ([2, 0, 1], [5, 5, 9], ["a", "b", "c"]):
+        answers = loaded.predict(rows.set_axis(index, axis="index"))
+        assert [len(items) for items in answers["items"]] == [1, 2, 3]
+        assert list(answers.index) == index
+
+
+def test_a_table_without_a_known_column_is_an_error_that_names_the_fields(
+    context: Context, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = _registered(context, "recommender", bundles / "recommender-gru", monkeypatch)
+    with pytest.raises(ValueError, match="no column is a field of a request; the fields are user_id, history, count"):
+        loaded.predict(pd.DataFrame({"customer": ["17850"]}))
+
+
 def test_without_the_feature_store_a_request_that_needs_it_is_an_error_and_with_it_an_answer(
     context: Context, toy: Family, toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,68 @@ def test_a_filter_in_a_cell_is_json(predictor: Predictor, tmp_path: Path) -> Non
     assert outcome.metrics["errors"] == 2
 
 
+def test_filters_of_json_lines_count_next_to_lines_of_other_types(predictor: Predictor, tmp_path: Path) -> None:
+    source = tmp_path / "users.jsonl"
+    filters: list[Any] = [{"price": {"min": 9, "max": 11}}, {"price": 7.5}, {"brand": "B"}]
+    lines = [json.dumps({"user_id": 17800 + place, "filter": each}) for place, each in enumerate(filters)]
+    source.write_text("\n".join([*lines, '{"user_id": "x", "filter": {}}', "{"]))
+
+    predictor(source, tmp_path / "out.jsonl")
+
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    found = [{item["item_id"] for item in row["items"] or ()} for row in rows]
+    assert found[0] == {"item-9", "item-10"} and found[1] == {"item-7"}
+    assert len(found[2]) == len(found[3]) == 3 and all(int(item[-1]) % 2 for item in found[2])
+    assert rows[4]["error"] == "broken_json: '{'"
+
+
+def test_a_history_of_json_lines_may_mix_items_and_events(predictor: Predictor, tmp_path: Path) -> None:
+    source = tmp_path / "users.jsonl"
+    source.write_text('{"history": ["item-2", {"item_id": "item-7"}]}\n{"history": ["item-2", "item-7"]}\n')
+
+    predictor(source, tmp_path / "out.jsonl")
+
+    mixed, plain = (json.loads(line)["items"] for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert mixed == plain
+
+
+def test_objects_without_fields_are_no_filter(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "users.jsonl").write_text('{"user_id": "17800", "filter": {}}\n')
+    assert predictor(tmp_path / "users.jsonl", tmp_path / "out.jsonl").metrics["errors"] == 0
+
+
+def test_a_csv_file_without_rows_has_an_empty_output(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,segment\n")
+    assert predictor(tmp_path / "users.csv", tmp_path / "out.parquet").metrics["rows"] == 0
+    assert pq.read_table(tmp_path / "out.parquet").column_names[:2] == ["user_id", "segment"]
+
+
+def test_the_input_is_never_replaced_and_no_output_becomes_an_input(predictor: Predictor, tmp_path: Path) -> None:
+    folder = tmp_path / "users"
+    folder.mkdir()
+    (folder / "a.csv").write_text("user_id\n17800\n")
+    (tmp_path / "link").symlink_to(folder)
+    for source, output in [("a.csv", "a.csv"), ("a.csv", "../link/a.csv"), ("a.csv", "."), (".", ".")]:
+        with pytest.raises(UsageFailure, match="would replace the input"):
+            predictor(folder / source, folder / output)
+    with pytest.raises(UsageFailure, match=r"is in the folder .*, whose tables are all read; name another"):
+        predictor(folder, folder / "out.csv")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("a.csv", "user_id\n17800\n")]
+
+
+def test_an_empty_directory_with_the_name_of_a_file_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id\n17800\n")
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(UsageFailure, match="is a directory that predict did not write"):
+        predictor(tmp_path / "users.csv", tmp_path / "out.csv")
+
+
+def test_a_key_column_named_twice_is_copied_once(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,segment\n17800,gold\n")
+    predictor(tmp_path / "users.csv", tmp_path / "out.parquet", keys=("segment", "segment"))
+    assert pq.read_table(tmp_path / "out.parquet").column_names.count("segment") == 1
+
+
 def test_a_field_for_every_request_may_be_json_with_commas(predictor: Predictor, tmp_path: Path) -> None:
     source, output = tmp_path / "users.csv", tmp_path / "out.parquet"
     source.write_text("user_id\n17811\n")

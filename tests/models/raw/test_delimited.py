@@ -8,7 +8,7 @@ import pytest
 
 import models.raw.encodings
 import models.raw.quotes
-from models.raw.tables import Reading, parse_mapping
+from models.raw.tables import Reading, find, parse_mapping, read
 from tests.models.raw.reading import Everything, read_everything
 
 HEADER = "user,item,time,title"
@@ -163,6 +163,21 @@ def test_a_line_with_too_many_fields_that_is_not_utf8_is_separated_too(tmp_path:
     found = read_everything(tmp_path / "log.csv")
     assert [row["user"] for row in found.rows] == ["u1", "u3"]
     assert found.broken == {"wrong_number_of_fields": ["u2,caf\\xe9,x"]}
+
+
+def test_values_of_several_lines_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    lines = [f'u{n},"green\nt\xe9, strong, hot",{n}' for n in range(30)]
+    (tmp_path / "log.csv").write_bytes("\n".join(["user,title,count", *lines, ""]).encode("latin-1"))
+    found = read_everything(tmp_path / "log.csv")
+    assert [row["user"] for row in found.rows] == [f"u{n}" for n in range(30)]
+    assert {row["title"] for row in found.rows} == {"green\nt\\xe9, strong, hot"}
+    assert found.broken == {}
+
+
+def test_a_file_with_a_header_only_has_its_columns_and_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\n")
+    (chunk,) = read(*find(str(tmp_path / "log.csv")))
+    assert (chunk.rows.column_names, chunk.rows.num_rows, chunk.broken) == (["user", "item"], 0, {})
 
 
 def test_a_long_value_of_one_line_is_read(tmp_path: Path) -> None:

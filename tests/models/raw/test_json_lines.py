@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import models.raw.encodings
+from models.raw.tables import find, read
 from tests.models.raw.reading import read_everything
 
 OBJECTS = [{"user": f"u{place}", "title": 'a "b" [c], {d} \\', "n": place, "tags": ["x,", "]"]} for place in range(60)]
@@ -57,11 +58,35 @@ def test_fields_of_nested_objects_are_columns_in_every_block(tmp_path: Path) -> 
     assert [row.get("user.id") for row in slow] == ["2024-01-01", "12345678901234567891", None]
     assert slow[0]["user.geo.city"] == "Bonn"
     (tmp_path / "b.jsonl").write_text(json.dumps(lines[0]) + "\n", encoding="utf-8")
-    fast = read_everything(tmp_path / "b.jsonl").rows
-    assert fast[0].keys() >= slow[0].keys()
-    assert [fast[0][name] for name in slow[0] if name != "user"] == [
-        slow[0][name] for name in slow[0] if name != "user"
-    ]
+    fast = read_everything(tmp_path / "b.jsonl").rows[0]
+    assert {name: fast[name] for name in slow[0] if name != "user"} == {
+        name: value for name, value in slow[0].items() if name != "user"
+    }
+
+
+def test_objects_stay_a_column_next_to_lines_that_are_broken_or_of_other_types(tmp_path: Path) -> None:
+    lines = ['{"user": 1, "filter": {"price": {"min": 5}}}', '{"user": "u2", "filter": {"brand": "a"}}', "{"]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    rows = read_everything(tmp_path / "log.jsonl").rows
+    assert rows[0]["filter"] == {"brand": None, "price": {"min": 5}}
+    assert [row["filter.brand"] for row in rows] == [None, "a"]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"user": "u3", "filter": {"price": 7}}', ""]))
+    assert read_everything(tmp_path / "log.jsonl").rows[0]["filter"] == '{"price": {"min": 5}}'
+
+
+@pytest.mark.parametrize(("bad", "shown"), [(b"caf\xe9", "caf\\xe9"), (b"\\ud83d", "\\xed\\xa0\\xbd")])
+def test_json_text_that_is_not_utf8_is_bytes_in_its_column_only(tmp_path: Path, bad: bytes, shown: str) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"user": "u1", "title": "%s"}\n{"user": "u2", "title": "tea"}\n' % bad)
+    (source,) = find(str(tmp_path / "log.jsonl"))
+    (chunk,) = read(source)
+    assert (chunk.rows["user"].type, chunk.rows["title"].type) == (pa.string(), pa.binary())
+    assert [row["title"] for row in read_everything(tmp_path / "log.jsonl").rows] == [shown, "tea"]
+
+
+def test_a_line_that_is_nested_too_deeply_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user": "u1"}\n{"user": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    found = read_everything(tmp_path / "log.jsonl")
+    assert (found.rows, list(found.broken)) == ([{"user": "u1"}], ["broken_json"])
 
 
 def test_fields_of_nested_columns_of_parquet_are_columns(tmp_path: Path) -> None:
