@@ -65,6 +65,7 @@ def main() -> None:
     config = config_from_dict(FAMILY.Config, measure.overrides(chosen))
     with measure.workspace(arguments) as work:
         data = measure.prepared(arguments.data, arguments, work)
+        config = FAMILY.resolve(config, Prepared(data).schema(FAMILY.Schema))
         context, num_items, counted = measure_step(Prepared(data), config)
         parts = needed(config, num_items, context)
         rows = ["--rows", str(QUICK_ROWS)] if arguments.quick else []

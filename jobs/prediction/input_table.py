@@ -19,6 +19,7 @@ from jobs.prediction.parts import ROWS_PER_PART, Part, plan_files, plan_parts
 from models.errors import DataRejected
 from models.family import Family, RawBody
 from models.files import replace_file
+from models.raw.chunks import with_fields
 from models.raw.ids import as_text
 from models.raw.reading import Reading
 from models.raw.tables import Chunk, Source, decode, find, parse_mapping, read
@@ -185,7 +186,7 @@ def _names(source: Source) -> Iterator[list[str]]:
     names: list[str] = []
     try:
         if source.format == "parquet" and _is_local(source):
-            names = pq.read_schema(Path(source.path)).names
+            names = with_fields(pq.read_schema(Path(source.path)).empty_table()).column_names
         else:
             names = next((chunk.rows.column_names for chunk in read(source) if chunk.rows.num_columns), [])
     except (pa.ArrowInvalid, OSError) as error:
@@ -200,14 +201,15 @@ def _names(source: Source) -> Iterator[list[str]]:
 
 
 def _is_plain(sources: Sequence[Source]) -> bool:
-    """Whether the sources are local Parquet files of one schema, which are read in place."""
+    """Whether the sources are local Parquet files of one schema without nested fields, which are read in place."""
     if not all(source.format == "parquet" and _is_local(source) and "=" not in source.relative for source in sources):
         return False
     try:
         schemas = [pq.read_schema(Path(source.path)) for source in sources]
     except (pa.ArrowInvalid, OSError):  # compressed, say
         return False
-    return all(schema.equals(schemas[0]) for schema in schemas)
+    is_flat = not any(pa.types.is_struct(kind) for kind in schemas[0].types)
+    return is_flat and all(schema.equals(schemas[0]) for schema in schemas)
 
 
 def _is_local(source: Source) -> bool:

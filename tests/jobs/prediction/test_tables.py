@@ -361,3 +361,16 @@ def test_the_fields_of_an_object_are_no_further_columns_of_the_output(predictor:
 
     (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert row["filter"] == {"brand": "Alder"} and row["tag.a"] == "x" and "filter.brand" not in row
+
+
+def test_a_field_of_a_nested_parquet_column_may_be_mapped(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"user": [{"id": 17800, "city": "Leeds"}, {"id": 17801, "city": None}]}), tmp_path / "q.parquet"
+    )
+
+    predictor(tmp_path / "q.parquet", tmp_path / "out.parquet", columns="user_id=user.id")
+
+    answers = pq.read_table(tmp_path / "out.parquet")
+    assert answers["user"].to_pylist()[1] == {"id": 17801, "city": None}
+    assert answers["error"].null_count == 2 and all(answers["items"].to_pylist())
+    assert "user.id" not in answers.column_names
