@@ -62,6 +62,8 @@ def ray_cluster() -> Iterator[None]:
     """One small Ray cluster for all tests; its workers register the toy family."""
     import ray
 
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        os.environ.pop(name, None)  # set by a verb that ran in this process
     ray.init(
         num_cpus=2,
         include_dashboard=False,
