@@ -16,6 +16,7 @@ from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
+from models.recommender.networks.event_pairs import count_event_pairs
 from models.recommender.networks.event_weights import item_weights
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
@@ -29,6 +30,8 @@ from models.recommender.networks.transitions import (
     count_and_tune,
     count_pairs,
     popularity_of,
+    tune_pairs,
+    tuning_examples,
 )
 from models.recommender.networks.two_tower import TwoTower
 from models.recommender.schema import Schema
@@ -95,13 +98,15 @@ def initialise(network: Recommender, data: Prepared, schema: Schema) -> None:
             if features is not None:
                 weights = add_cold_start_items(weights, nearest.matrix(schema.num_items + 1))
             prior.set(weights, tuned.popularity, tuned.shape.decay, tuned.type_factors)
+            if not schema.has_types and (counts := count_event_pairs(data, schema)) is not None:
+                tune_pairs(prior, counts, tuning_examples(data, schema))
     if network.learner is not None and features is not None:
         network.learner.items.set_features(features, nearest)
     if network.learner is not None and network.spectral_start:
-        counts = count_pairs(data, schema, window=SPECTRAL_WINDOW)
+        transitions = count_pairs(data, schema, window=SPECTRAL_WINDOW)
         items = network.learner.items.weight.data
         width = min(items.shape[1], MAX_SPECTRAL_WIDTH)
-        items[:, :width] = spectral_embeddings(counts, width)
+        items[:, :width] = spectral_embeddings(transitions, width)
 
 
 def spectral_embeddings(counts: sp.csr_array, dim: int) -> Tensor:

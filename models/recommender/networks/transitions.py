@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate, dataset
 from models.recommender.held_out import HeldOutExamples
+from models.recommender.networks.event_pairs import SHARES, SHRINKS, Counts, EventPairs
 from models.recommender.networks.event_weights import Weights, item_weights, training_events, transition_weights
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
@@ -34,6 +36,8 @@ MAX_TUNING_SCORES = 1_000_000_000
 """Scores of those examples; a large catalogue uses fewer examples."""
 DENSE_ITEMS = 6000
 """Up to this many items the weights are also kept dense (144 MB), which speeds up sums of rows."""
+MIN_PAIR_GAIN = 0.01
+"""Relative gain on validation for which pairs of events are kept: they make a model larger."""
 POPULARITY_SHARE = 1e-3
 """Weight of popularity in the scores: ranks the items without a transition from the history."""
 
@@ -93,6 +97,7 @@ class Transitions(nn.Module):
         self.register_buffer("decay", torch.tensor(0.8))
         # How much an event of the history counts, by its type; the log of a model without types has no such tensor.
         self.register_buffer("type_factors", torch.ones(num_types + 1) if num_types else None)
+        self.pairs = EventPairs(num_items)
         self._dense: Tensor | None = None
 
     def set(
@@ -116,6 +121,7 @@ class Transitions(nn.Module):
         else:
             scores = self._sum_of_rows(items, factors)
         scores /= scores.sum(1, keepdim=True).clamp_min(1e-9)
+        scores = self.pairs.mixed_into(scores, batch)
         return scores.mul_(1 - POPULARITY_SHARE).add_(self.popularity, alpha=POPULARITY_SHARE)
 
     def _sum_of_rows(self, items: Tensor, factors: Tensor) -> Tensor:
@@ -325,11 +331,40 @@ def _strongest(matrix: sp.csr_array) -> sp.csr_array:
 
 def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
     """Mean NDCG@10 of tuned weights on validation examples; 0 if there are none."""
+    return float(gains_of(_network(tuned), examples).mean())
+
+
+def tune_pairs(network: Transitions, counts: Counts, examples: Sequence[Any]) -> bool:
+    """Add pairs of events to transitions as is best on validation, if they gain MIN_PAIR_GAIN; returns whether.
+
+    The gain must also be three times its standard error: on few examples the best of several settings gains by chance.
+    """
+    before = gains_of(network, examples)
+    best, chosen = before, None
+    for shrink, share in itertools.product(SHRINKS, SHARES):
+        network.pairs.set(counts, shrink=shrink, share=share)
+        if (found := gains_of(network, examples)).mean() > best.mean():
+            best, chosen = found, (shrink, share)
+    gain = best - before
+    least = max(MIN_PAIR_GAIN * before.mean(), 3 * gain.std() / max(1, len(gain)) ** 0.5)
+    if chosen is None or gain.mean() < least:
+        network.pairs = EventPairs(network.num_rows - 1)
+        return False
+    network.pairs.set(counts, shrink=chosen[0], share=chosen[1])
+    return True
+
+
+def _network(tuned: Tuned) -> Transitions:
     network = Transitions(tuned.weights.shape[0] - 1)
     network.set(tuned.weights, tuned.popularity, tuned.shape.decay, tuned.type_factors)
-    total, size = 0.0, min(256, rows_at_once(network.num_rows))
+    return network
+
+
+def gains_of(network: Transitions, examples: Sequence[Any]) -> NDArray[np.float64]:
+    """NDCG@10 of each validation example [N]; a single 0 if there are none."""
+    found, size = [np.zeros(0 if examples else 1)], min(256, rows_at_once(network.num_rows))
     for start in range(0, len(examples), size):
         batch = collate(examples[start : start + size])
         assert isinstance(batch, Histories)
-        total += float(gains(batch, network(batch)).sum())
-    return total / max(1, len(examples))
+        found.append(gains(batch, network(batch)).double().numpy())
+    return np.concatenate(found)
