@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
+from jobs.prediction.annotations import bare
 from jobs.prediction.cells import coerced, is_id
 from jobs.prediction.input_table import UNREADABLE, Columns
 from jobs.prediction.parts import read_file
@@ -27,7 +27,6 @@ from models.time_limit import TimedThreads
 
 ERROR = "error"
 MODEL_VERSION = "model_version"
-UNION = (typing.Union, types.UnionType)
 NUM_LONG_ANSWERS = 4
 """Maximum number of answers stuck past their time limit; after that, rows get an error."""
 Encoded = tuple[int, BaseModel, list[Any]]
@@ -176,19 +175,13 @@ def _arrow_type(annotation: Any) -> pa.DataType:
         float: pa.float64(),
         bytes: pa.binary(),
     }
-    if annotation in plain:
-        return plain[annotation]
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _arrow_type(arguments[0])
-    if origin is Literal:
-        return _arrow_type(type(arguments[0]))
-    if origin in UNION and len(rest := [part for part in arguments if part is not type(None)]) == 1:
-        return _arrow_type(rest[0])
-    if origin in (list, Sequence):
-        return pa.list_(_arrow_type(arguments[0]))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return pa.struct([(name, _arrow_type(field.annotation)) for name, field in annotation.model_fields.items()])
+    kind = bare(annotation)
+    if kind in plain:
+        return plain[kind]
+    if typing.get_origin(kind) in (list, Sequence):
+        return pa.list_(_arrow_type(typing.get_args(kind)[0]))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return pa.struct([(name, _arrow_type(field.annotation)) for name, field in kind.model_fields.items()])
     return pa.string()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from jobs.prediction.annotations import bare
 from models.raw.ids import Id, id_text
 
 UNION = (typing.Union, types.UnionType)
@@ -64,11 +65,7 @@ def _parsed(text: str, container: type) -> Any:
 
 def _container(annotation: Any) -> type | None:
     """list or dict if the values of a field are one, or may be missing."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _container(arguments[0])
-    if origin in UNION and len(rest := [part for part in arguments if part is not type(None)]) == 1:
-        return _container(rest[0])
+    origin = typing.get_origin(bare(annotation))
     if origin in (list, tuple, Sequence):
         return list
     return dict if origin in (dict, Mapping) else None

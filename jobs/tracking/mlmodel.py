@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-import types
 import typing
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from jobs.prediction.annotations import bare
 from models.bundle import MANIFEST
 from models.family import Family
 from models.json_files import read_json
@@ -36,7 +36,6 @@ NOT_NEEDED = (
 )
 """Requirements of other verbs."""
 DISTRIBUTION = "shopkeeper"
-UNION = (typing.Union, types.UnionType)
 
 
 def write_mlmodel(family: Family, bundle: Path, target: Path) -> None:
@@ -112,17 +111,16 @@ def _mlflow_type(annotation: Any) -> Any:
     from mlflow.types import DataType
     from mlflow.types.schema import AnyType, Array
 
-    plain = {str: DataType.string, bool: DataType.boolean, int: DataType.long, float: DataType.double}
-    plain[bytes] = DataType.binary
-    if annotation in plain:
-        return plain[annotation]
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _mlflow_type(arguments[0])
-    if origin is Literal:
-        return _mlflow_type(type(arguments[0]))
-    if origin in UNION and len(rest := [each for each in arguments if each is not type(None)]) == 1:
-        return _mlflow_type(rest[0])
-    if origin in (list, Sequence):
-        return Array(_mlflow_type(arguments[0]))
+    plain: dict[Any, DataType] = {
+        str: DataType.string,
+        bool: DataType.boolean,
+        int: DataType.long,
+        float: DataType.double,
+        bytes: DataType.binary,
+    }
+    kind = bare(annotation)
+    if kind in plain:
+        return plain[kind]
+    if typing.get_origin(kind) in (list, Sequence):
+        return Array(_mlflow_type(typing.get_args(kind)[0]))
     return AnyType()  # type: ignore[no-untyped-call]
