@@ -19,7 +19,7 @@ from jobs.cli.dry_run import resolved
 from jobs.cli.environment import ENVIRONMENT
 from jobs.cli.everywhere import Everywhere
 from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
-from jobs.cli.library_log import LibraryLog, libraries_logged
+from jobs.cli.library_log import libraries_logged
 from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
@@ -46,6 +46,8 @@ class Verb:
     """The verb implements --dry-run itself; others are not run."""
     writes: bool = False
     """The verb cannot do anything without writing to the store."""
+    logs_libraries: bool = False
+    """The output of libraries goes to a log file of the store instead of stderr, except with --debug."""
     takes_command: bool = False
     """Arguments that are not flags of the verb become `command` of its options."""
 
@@ -53,33 +55,52 @@ class Verb:
 PREPARE_SUMMARY = "raw data -> prepared data: validated, split, sharded"
 VERB_GROUPS = {
     "Data and training": {
-        "prepare": Verb("jobs.prepare", PREPARE_SUMMARY, config="PrepareConfig", handles_dry_run=True, writes=True),
-        "train": Verb("jobs.train", "prepared data -> tracked run with a model", config="Config", writes=True),
+        "prepare": Verb(
+            "jobs.prepare",
+            PREPARE_SUMMARY,
+            config="PrepareConfig",
+            handles_dry_run=True,
+            writes=True,
+            logs_libraries=True,
+        ),
+        "train": Verb(
+            "jobs.train", "prepared data -> tracked run with a model", config="Config", writes=True, logs_libraries=True
+        ),
         "sweep": Verb(
-            "jobs.sweep", "hyperparameter search; keeps the best trial's model", config="Config", writes=True
+            "jobs.sweep",
+            "hyperparameter search; keeps the best trial's model",
+            config="Config",
+            writes=True,
+            logs_libraries=True,
         ),
     },
     "Evaluation": {
-        "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report"),
-        "promote": Verb("jobs.promote", "make a model champion if it passes the gate", writes=True),
+        "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report", logs_libraries=True),
+        "promote": Verb(
+            "jobs.promote", "make a model champion if it passes the gate", writes=True, logs_libraries=True
+        ),
         "rollback": Verb("jobs.rollback", "restore the previous champion", writes=True),
     },
     "Serving": {
-        "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers"),
-        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True),
+        "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),
+        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
     },
     "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
         "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-        "demo": Verb("jobs.demo", "end to end on a small synthetic shop", takes_family="optional", writes=True),
+        "demo": Verb(
+            "jobs.demo",
+            "end to end on a small synthetic shop",
+            takes_family="optional",
+            writes=True,
+            logs_libraries=True,
+        ),
     },
 }
 """The verbs by their heading in `shopkeeper --help`."""
 VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
-LOG_LIBRARIES = ("prepare", "train", "sweep", "evaluate", "promote", "predict", "deploy", "demo")
-"""Verbs that send the output of libraries to a log file of the store instead of stderr, except with --debug."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +155,10 @@ def _execute(given: Sequence[str], stdout: TextIO) -> int:
     from jobs.cluster.connection import disconnected_at_end
 
     with sigterm_interrupts() as terminated:
-        with _library_log(invocation) as libraries, disconnected_at_end():
+        with _library_log(invocation) as library_log, disconnected_at_end():
             result = run(invocation)
-        written = libraries.written() if result.error and result.exit_code != 2 else None
-        if written:
-            result = dataclasses.replace(result, details={**result.details, "library_log": str(written)})
+        if result.error and result.exit_code != 2 and library_log is not None and library_log.is_file():
+            result = dataclasses.replace(result, details={**result.details, "library_log": str(library_log)})
         if terminated.is_set() and result.error:
             result = dataclasses.replace(result, exit_code=6)
         _report(result, stdout=stdout, as_json=invocation.everywhere.json)
@@ -278,10 +298,10 @@ def _succeeded(invocation: Invocation) -> Result:
     )
 
 
-def _library_log(invocation: Invocation) -> AbstractContextManager[LibraryLog]:
+def _library_log(invocation: Invocation) -> AbstractContextManager[Path | None]:
     everywhere = invocation.everywhere
-    if invocation.verb not in LOG_LIBRARIES or everywhere.debug or everywhere.dry_run:
-        return nullcontext(LibraryLog(None))
+    if not VERBS[invocation.verb].logs_libraries or everywhere.debug or everywhere.dry_run:
+        return nullcontext()
     return libraries_logged(invocation.context.store.logs, invocation.verb)
 
 

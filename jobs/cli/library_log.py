@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -24,18 +23,6 @@ _MARKED = re.compile(rf"{re.escape(MARK)}(?P<level>[A-Z]+) (?P<message>.*?)(\x1b
 log = logging.getLogger("shopkeeper")
 
 
-@dataclass(frozen=True)
-class LibraryLog:
-    """Where the output of libraries goes during a verb."""
-
-    path: Path | None
-    """None if it goes to stderr."""
-
-    def written(self) -> Path | None:
-        """The file, if the libraries have written anything."""
-        return self.path if self.path is not None and self.path.is_file() and self.path.stat().st_size else None
-
-
 class MarkedFormatter(logging.Formatter):
     """Formats the messages of a worker such that the driver finds them among the output of the worker's libraries."""
 
@@ -45,24 +32,26 @@ class MarkedFormatter(logging.Formatter):
 
 
 @contextlib.contextmanager
-def libraries_logged(directory: Path, name: str) -> Iterator[LibraryLog]:
+def libraries_logged(directory: Path, name: str) -> Iterator[Path | None]:
     """Sends what libraries and child processes write to stdout and stderr to a new file; our log stays on stderr.
 
-    A file that stays empty is deleted. If the directory cannot be written, the output goes to stderr as before.
+    Yields the file, which only its owner can read, as it may quote data and credentials; it is deleted at the end if it
+    is empty. If the directory cannot be written, yields None, and the output goes to stderr as before.
     """
     path = directory / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
         file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
     except OSError:
-        yield LibraryLog(None)
+        yield None
         return
     _delete_old(directory, keep=path)
     try:
         with file, _log_stays_visible(), _descriptors_redirected(file):
             lines = _Lines(file)
             with contextlib.redirect_stderr(lines), contextlib.redirect_stdout(lines):
-                yield LibraryLog(path)
+                yield path
     finally:
         with contextlib.suppress(OSError):
             if not path.stat().st_size:

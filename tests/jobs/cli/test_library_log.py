@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import jobs.__main__
 from jobs.__main__ import VERBS, Verb, main
 from jobs.cli.library_log import MAX_LOGS, MarkedFormatter, libraries_logged
 from tests.conftest import CHECKOUT
@@ -66,8 +66,8 @@ def test_lines_of_several_threads_are_not_mixed(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
 
-    assert libraries.path is not None
-    assert libraries.path.read_text().splitlines() == ["begin 0, end 0", "begin 1, end 1"]
+    assert libraries is not None
+    assert libraries.read_text().splitlines() == ["begin 0, end 0", "begin 1, end 1"]
 
 
 def test_a_worker_marks_every_line_of_a_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,10 +84,17 @@ def test_a_worker_marks_every_line_of_a_message(tmp_path: Path, caplog: pytest.L
 
 def test_a_verb_without_noise_leaves_no_file(tmp_path: Path) -> None:
     with libraries_logged(tmp_path / "logs", "train") as libraries:
-        assert libraries.path is not None and libraries.path.is_file()
+        assert libraries is not None and libraries.is_file()
 
-    assert libraries.written() is None
     assert not (tmp_path / "logs").exists()
+
+
+def test_only_its_owner_can_read_the_log(tmp_path: Path) -> None:
+    with libraries_logged(tmp_path, "train") as libraries:
+        sys.stderr.write("a value\n")
+
+    assert libraries is not None
+    assert stat.S_IMODE(libraries.stat().st_mode) == 0o600
 
 
 def test_the_output_stays_on_stderr_if_the_file_cannot_be_written(
@@ -98,7 +105,7 @@ def test_the_output_stays_on_stderr_if_the_file_cannot_be_written(
     with libraries_logged(tmp_path / "logs", "train") as libraries:
         sys.stderr.write("a traceback\n")
 
-    assert libraries.path is None
+    assert libraries is None
     assert capsys.readouterr().err == "a traceback\n"
 
 
@@ -118,8 +125,7 @@ def test_only_the_newest_logs_are_kept(tmp_path: Path) -> None:
 def test_the_log_is_named_only_when_a_verb_fails(
     how: str, is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "for tests", takes_family="no"))
-    monkeypatch.setattr(jobs.__main__, "LOG_LIBRARIES", ("play",))
+    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "for tests", takes_family="no", logs_libraries=True))
 
     main(["play", "--how", how, "--json", "--store", str(tmp_path)])
 
@@ -134,8 +140,7 @@ def test_the_log_is_named_only_when_a_verb_fails(
 def test_debug_shows_the_output_of_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "for tests", takes_family="no"))
-    monkeypatch.setattr(jobs.__main__, "LOG_LIBRARIES", ("play",))
+    monkeypatch.setitem(VERBS, "play", Verb("tests.kit.verbs", "for tests", takes_family="no", logs_libraries=True))
 
     main(["play", "--debug", "--store", str(tmp_path / "store")])
 
