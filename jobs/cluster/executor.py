@@ -63,10 +63,9 @@ def executor(context: Context) -> Iterator[Executor]:
     pool: Executor = RayExecutor() if context.address else ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS))
     try:
         yield pool
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown(wait=True)
+        pool.shutdown(wait=True)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)  # nothing is pending unless the block was left early
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

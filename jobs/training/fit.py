@@ -28,7 +28,7 @@ from jobs.cli.context import Context, Failure, UsageFailure, log
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
-from jobs.tracking.client import Run, Tracking
+from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, TrainingDiverged, run_training
@@ -144,19 +144,18 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
 @contextmanager
 def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
     """Set the tracked run's status from how the block ends; an interruption says how to resume."""
+    status: Status = "FAILED"
     try:
         yield
+        status = "FINISHED"
     except KeyboardInterrupt as interruption:
-        tracked.end("KILLED")
+        status = "KILLED"
         log.warning("interrupted; %s", hint)
         raise type(interruption)(f"interrupted; {hint}") from None
     except TrainingDiverged as error:
-        tracked.end("FAILED")
         raise Failure(str(error), resume=tracked.run_id) from error
-    except BaseException:
-        tracked.end("FAILED")
-        raise
-    tracked.end("FINISHED")
+    finally:
+        tracked.end(status)
 
 
 def summarise_error(error: Exception) -> str:
