@@ -277,8 +277,8 @@ def _succeeded(invocation: Invocation) -> Result:
     from jobs.cli.context import Outcome
 
     everywhere, verb = invocation.everywhere, VERBS[invocation.verb]
-    everywhere.checked_store(writes=verb.writes and not everywhere.dry_run)
     context = invocation.context
+    context.store.check(writes=verb.writes and not everywhere.dry_run)
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
     if not everywhere.dry_run or verb.handles_dry_run:
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)

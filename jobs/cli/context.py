@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.cli.everywhere import DEFAULT_STORE
 from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
 
-DEFAULT_STORE = "./store"
 ON_A_DASHBOARD = ("deploy", "submit")
 """Verbs whose --address is a dashboard URL."""
 ON_THIS_MACHINE = ("rollback", "status", "stop", "demo")
@@ -69,6 +69,25 @@ class Store:
     """The directory of data, runs, the tracking database and deployed models; an absolute path."""
 
     root: Path
+
+    def check(self, *, writes: bool) -> None:
+        """Raise UsageFailure if the path is not that of a directory, or of one that must be writable and is not."""
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError:
+            raise UsageFailure(f"--store {str(self.root)!r} is not valid text in UTF-8; rename the directory") from None
+        if self.root.is_symlink() and not self.root.exists():
+            raise UsageFailure(
+                f"--store {self.root} is a symbolic link to {self.root.readlink()}, which does not exist"
+            )
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageFailure(f"--store {self.root}: {existing} is not a directory; name one")
+        if writes and not is_writable(self.root):
+            raise UsageFailure(
+                f"--store {self.root} is not writable for this user; change the permissions of {existing}, "
+                "or name another"
+            )
 
     def data(self, family: str) -> Path:
         """Prepared data of a family: a directory per fingerprint, and the file CURRENT."""

@@ -1,4 +1,4 @@
-"""The flags of every verb, and the checks of the store that they name."""
+"""The flags of every verb."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_STORE = "./store"
 NAME_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|")
 
 
@@ -13,7 +14,7 @@ NAME_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|")
 class Everywhere:
     """Flags of every verb."""
 
-    store: str = "./store"
+    store: str = DEFAULT_STORE
     """Directory of data, runs, the tracking database and deployed models."""
     address: str | None = None
     """Ray address (ray://HOST:10001, HOST:6379) or, for deploy and submit, dashboard URL; unset is this machine."""
@@ -44,23 +45,3 @@ class Everywhere:
         """The absolute path of the store; a leading ~ or ~user is a home directory, ./~ is not."""
         given = Path(self.store)
         return (given.expanduser() if self.store.startswith("~") else given).absolute()
-
-    def checked_store(self, *, writes: bool) -> Path:
-        """The path of the store; raises UsageFailure if it is not a directory, or not writable and must be."""
-        from jobs.cli.context import UsageFailure, is_writable  # imports packages of ours, which must be found first
-
-        root = self.root
-        try:
-            str(root).encode()
-        except UnicodeEncodeError:
-            raise UsageFailure(f"--store {self.store!r} is not valid text in UTF-8; rename the directory") from None
-        if root.is_symlink() and not root.exists():
-            raise UsageFailure(f"--store {root} is a symbolic link to {root.readlink()}, which does not exist")
-        existing = next(path for path in (root, *root.parents) if path.exists())
-        if not existing.is_dir():
-            raise UsageFailure(f"--store {root}: {existing} is not a directory; name one")
-        if writes and not is_writable(root):
-            raise UsageFailure(
-                f"--store {root} is not writable for this user; change the permissions of {existing}, or name another"
-            )
-        return root
