@@ -9,26 +9,18 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_ARENA_MAX": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
+from jobs.cli.environment import ENVIRONMENT
+
+SHORTER = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "TUNE_GLOBAL_CHECKPOINT_S": "1"}
 CHECKOUT = Path(__file__).resolve().parent.parent
-os.environ.update(ENVIRONMENT, PYTHONPATH=str(CHECKOUT))  # before ray or mlflow is imported; for workers too
+# Before ray or mlflow is imported; for workers too.
+os.environ.update({**ENVIRONMENT, **SHORTER, "PYTHONPATH": str(CHECKOUT)})
+del os.environ["RAY_AUTH_MODE"]  # the cluster of the tests needs no token
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)
 torch.set_num_threads(1)
@@ -57,13 +49,18 @@ def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise:
     return path
 
 
+@pytest.fixture(autouse=True)
+def environment_is_restored() -> Iterator[None]:
+    """Undoes what a verb in this process sets, such as RAY_AUTH_MODE: later tests must not depend on it."""
+    with patch.dict(os.environ):
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small Ray cluster for all tests; its workers register the toy family."""
     import ray
 
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name, None)  # set by a verb that ran in this process
     ray.init(
         num_cpus=2,
         include_dashboard=False,

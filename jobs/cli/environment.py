@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # Otherwise a server that is down blocks each call for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Also set where no command line has been read, such as in a controller of Ray Train on another machine."""
 ENVIRONMENT = {
+    **MLFLOW_ENVIRONMENT,
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -20,11 +31,5 @@ ENVIRONMENT = {
     # Under `uv run` Ray would upload the working directory, and every worker would search it first.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # Otherwise a server that is down blocks each call for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Defaults for environment variables that Ray and MLflow read on import."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli.context import Context, DependencyDown, UsageFailure, is_writable
+from jobs.cli.environment import MLFLOW_ENVIRONMENT
 from jobs.tracking.database import copy_database, database_uri, relocate
 from jobs.tracking.spool import CallRejected
 from models import FAMILIES
@@ -29,14 +30,6 @@ if TYPE_CHECKING:  # seconds to import
 
 DATABASE = "mlflow.db"
 PROBE_TIMEOUT_S = 5.0
-SETTINGS = {
-    # Fail within seconds if a server is down; with MLflow's defaults every call waits four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
 
 
@@ -65,7 +58,7 @@ class Connection:
     def client(self) -> MlflowClient:
         """MLflow's own client, created lazily; use it inside `reached`."""
         if self._lazy_client is None:
-            for name, value in SETTINGS.items():
+            for name, value in MLFLOW_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             for name in ("mlflow", "alembic", "urllib3.connectionpool"):
                 logging.getLogger(name).setLevel(logging.ERROR)
