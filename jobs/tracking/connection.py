@@ -97,10 +97,8 @@ class Connection:
         # The first use of a database creates its tables, which two processes must not do at once.
         with (self.root / ".mlflow.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._is_own and relocate(self.root / DATABASE, self._artifacts, FAMILIES):
-                from mlflow.tracking._tracking_service import utils
-
-                utils._artifact_repos_cache.clear()  # of this process: run id -> where its artifacts were
+            if self._is_own:
+                relocate(self.root / DATABASE, self._artifacts, FAMILIES)
             return self._new_client()
 
     def _copied_client(self) -> MlflowClient:

@@ -45,17 +45,18 @@ def database_uri(path: Path, *, outlives_process: bool = False) -> str:
     return f"sqlite:///{directory / 'store' / path.name}"
 
 
-def relocate(database: Path, artifacts: Path, families: Iterable[str]) -> list[Path]:
-    """Make the locations in a store's database point to `artifacts`; returns where they pointed to.
+def relocate(database: Path, artifacts: Path, families: Iterable[str]) -> None:
+    """Make the locations in a store's database point to `artifacts`.
 
     Nothing changes unless the store was moved or copied: an experiment of a family is always created with the store's
-    directory of artifacts as its location. One transaction; several processes may call it at once.
+    directory of artifacts as its location. One transaction; several processes may call it at once. MLflow keeps
+    locations that it has read, so a process must call it before it uses the database.
     """
     if not database.is_file():
-        return []
+        return
     with closing(sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
         if not _former(connection, artifacts, families):
-            return []
+            return
         connection.execute("BEGIN IMMEDIATE")
         former = _former(connection, artifacts, families)
         for location in former:
@@ -64,7 +65,6 @@ def relocate(database: Path, artifacts: Path, families: Iterable[str]) -> list[P
         connection.execute("COMMIT")
     for location in former:
         log.info("the store was moved or copied from %s to %s", location.parent, artifacts.parent)
-    return former
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from jobs import evaluate, predict, promote, rollback, status
 from jobs.cli.context import Context, Store
@@ -69,6 +70,7 @@ def test_a_copied_store_leaves_the_original_alone(
     _with_champion(context, toy, toy_data)
     copy = Context(store=Store(tmp_path / "copy"))
     shutil.copytree(context.store.root, copy.store.root)
+    _artifact_repos_cache.clear()
     before = (context.store.root / "mlflow.db").read_bytes()
 
     run = Tracking(copy).resume_run(locate_model(copy, "models:/toy@champion").run_id or "")
@@ -131,9 +133,8 @@ def test_locations_elsewhere_are_left_alone(tmp_path: Path, empty_database: Path
                 row,
             )
 
-    moved_from = relocate(database, tmp_path / "artifacts", ["toy"])
+    relocate(database, tmp_path / "artifacts", ["toy"])
 
-    assert moved_from == [Path("/old/artifacts")]
     with closing(sqlite3.connect(database)) as connection:
         found = dict(connection.execute("SELECT name, artifact_location FROM experiments WHERE experiment_id >= 100"))
     here = (tmp_path / "artifacts").as_uri()
@@ -237,6 +238,8 @@ def _with_champion(context: Context, toy: Family, data: Prepared) -> None:
 
 
 def _moved(context: Context, target: Path) -> Context:
+    """The context of the store after a move; the next verb is another process, without MLflow's cache of locations."""
+    _artifact_repos_cache.clear()
     return Context(store=Store(context.store.root.rename(target)))
 
 
