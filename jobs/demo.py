@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shlex
 import shutil
 import time
 import urllib.request
@@ -87,7 +86,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     url = deployed.details["url"]
     with _step("query the endpoint", seconds):
         answers = {question.title: _query(url, family, question) for question in sample.questions}
-    tracking_url = _mlflow_url(context.store, stay=options.stay)
+    tracking_url = _mlflow_url(context, stay=options.stay)
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -136,10 +135,10 @@ def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mlflow_url(store: Store, *, stay: bool) -> str:
+def _mlflow_url(context: Context, *, stay: bool) -> str:
     if stay:
-        return start_ui(store)
-    return f"shopkeeper ui --store {shlex.quote(str(store.root))}"
+        return start_ui(context.store)
+    return context.command("ui")
 
 
 def _first_with_sample() -> Family:

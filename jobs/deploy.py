@@ -17,6 +17,7 @@ from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
+    PINNED,
     PinnedModel,
     Size,
     application,
@@ -134,7 +135,7 @@ def endpoint_urls(family: Family, url: str) -> list[str]:
 def pin(store: Store, family: Family, located: LocatedModel) -> PinnedModel:
     """Copy a model into the store by version, so that it cannot change or vanish while it is served."""
     digest = bundle.verify(located.directory)
-    directory = store.serve / "models" / family.name / located.name
+    directory = store.root / PINNED / family.name / located.name
     if not _has_digest(directory, digest):
         with replace_directory(directory) as temporary:
             shutil.copytree(located.directory, temporary, dirs_exist_ok=True)
@@ -313,8 +314,8 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
     """Delete the pinned models and indexes of a family that no config refers to; they are rebuilt when needed."""
     served = [user_config(config, family) for config in configs]
     named = {each.get(key) for each in served for key in ("bundle", "index")}
-    for kind in ("models", "indexes"):
-        for directory in (store.serve / kind / family.name).glob("[!.]*"):
+    for kind in (store.root / PINNED, store.serve / "indexes"):
+        for directory in (kind / family.name).glob("[!.]*"):
             if str(directory) in named:
                 continue
             try:

@@ -137,7 +137,8 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
     except (OSError, ValueError):
         answering, health = None, "down"
     if former is not None and answering is not None:
-        health = f"served from {former}, where the store was before; run `shopkeeper deploy {family.name}` again"
+        deploy = context.command(f"deploy {family.name}")
+        health = f"served from {former}, where the store was before; run `{deploy}` again"
     return {"version": version, "url": url, "health": health, "answering": answering}
 
 

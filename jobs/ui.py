@@ -33,7 +33,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         experiments = {name: found for name in names if (found := tracking.experiment_with_runs_first(name))}
     if not experiments:
         known = ", ".join(tracking.name_of(name) for name in names)
-        raise UsageFailure(f"{tracking.shown_uri} has no runs of {known}; `shopkeeper train` makes one")
+        raise UsageFailure(f"{tracking.shown_uri} has no runs of {known}; `{context.command('train')}` makes one")
     if tracking.is_remote:
         pages = {name: page_of(tracking.shown_uri.rstrip("/"), found) for name, found in experiments.items()}
         return Outcome(details={"pages": pages}, summary="\n".join(pages.values()))

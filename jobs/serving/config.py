@@ -15,7 +15,7 @@ from models.family import Family
 from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
-"""Directory of pinned models in a store."""
+"""Directory of pinned models in a store, by family and version."""
 PATHS = ("bundle", "feature_store", "live_feature_store", "index")
 """Settings of a deployment that are paths in the store."""
 BUILDER = "serve.app:build"
@@ -142,7 +142,8 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
     Its paths are those of the store as it is now, even if it was moved or copied since.
     """
-    config, root, former = _read(path), path.parents[1], former_root(path)
+    config, root = _read(path), path.parents[1]
+    former = _former_root(config, root)
     if config is None or former is None:
         return config
     settings = [each["deployments"][0]["user_config"] for each in config["applications"]]
@@ -155,11 +156,15 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def former_root(path: Path) -> Path | None:
     """Where the store was when it deployed, if it was moved or copied since; raises Failure if the file is damaged."""
-    here = path.parents[1]
-    for application in (_read(path) or {}).get("applications", ()):
+    return _former_root(_read(path), path.parents[1])
+
+
+def _former_root(config: Mapping[str, Any] | None, here: Path) -> Path | None:
+    for application in (config or {}).get("applications", ()):
         bundle = Path(application["deployments"][0]["user_config"]["bundle"])
-        for root in bundle.parents[len(PINNED.parts) + 1 :][:1]:  # it is PINNED / family / version in the store
-            if bundle.is_relative_to(root / PINNED) and not is_same_directory(root, here):
+        if bundle.match(f"{PINNED}/*/*"):  # family / version
+            root = bundle.parents[len(PINNED.parts) + 1]
+            if not is_same_directory(root, here):
                 return root
     return None
 

@@ -58,13 +58,9 @@ class TrialResult:
 class TrialLogger(tune.Callback):
     """Logs each trial as a child run of the sweep, from the driver, and keeps a record of it on disk."""
 
-    _metric = ""
-    """Absent from a callback that release 0.2 has pickled."""
-
-    def __init__(self, context: Context, family: Family, plan: Plan, config: Any, *, metric: str = "") -> None:
+    def __init__(self, context: Context, family: Family, plan: Plan, config: Any, *, metric: str) -> None:
         self._context, self._family_name, self._data, self._config = context, family.name, plan.data, config
-        self._parent_run_id, self._directory = plan.run_id, plan.directory
-        self._metric = metric
+        self._parent_run_id, self._directory, self._metric = plan.run_id, plan.directory, metric
         self._tracking: Tracking | None = None
 
     def __getstate__(self) -> dict[str, Any]:
