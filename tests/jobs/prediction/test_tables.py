@@ -189,12 +189,12 @@ def test_a_key_column_named_twice_is_copied_once(predictor: Predictor, tmp_path:
 def test_a_field_for_every_request_may_be_json_with_commas(predictor: Predictor, tmp_path: Path) -> None:
     source, output = tmp_path / "users.csv", tmp_path / "out.parquet"
     source.write_text("user_id\n17811\n")
-    wanted = ['filter={"brand":["A"', '"B"]', '"price":{"min":3', '"max":5}}']
+    wanted = 'count=2,filter={"brand":["A","B"],"price":{"min":3,"max":5}}'
 
     predict.run(
         predictor.context,
         SHOP,
-        predict.Options(str(source), str(output), model=str(predictor.model), set=("count=2", *wanted)),
+        predict.Options(str(source), str(output), model=str(predictor.model), set=(wanted,)),
         None,
     )
 
