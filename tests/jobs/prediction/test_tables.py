@@ -317,6 +317,7 @@ def test_an_interrupted_prediction_of_a_csv_file_goes_on(
         ({}, "out.csv", "the column 'score' of .* has the name of an output column; .* --keys"),
         ({"layout": "nested"}, "out.csv", "a CSV file has no lists"),
         ({}, "out.xlsx", ".xlsx is not written; use .parquet, .csv, .jsonl or a directory"),
+        ({}, "out.csv.bz2", ".bz2 is not written; use .parquet, .csv, .jsonl or a directory"),
     ],
 )
 def test_what_does_not_fit_is_a_usage_error(
