@@ -215,7 +215,6 @@ def _slices(
     family: Family, scores: Scores, best: Scores | None, champion: Scores | None, options: Options
 ) -> dict[str, list[SliceScore]]:
     metric = family.metric
-    ranks = {label: rank for rank, label in enumerate(family.slice_order)}
     found: dict[str, list[SliceScore]] = {}
     for dimension, labels in scores.slices.items():
         rows = []
@@ -232,7 +231,7 @@ def _slices(
                     *(math.nan if other is None else other.value(metric, among) for other in (best, champion)),
                 )
             )
-        found[dimension] = sorted(rows, key=lambda row: (ranks.get(row.label, -1), -row.num_examples))
+        found[dimension] = sorted(rows, key=lambda row: (family.slice_rank(row.label), -row.num_examples))
     return found
 
 

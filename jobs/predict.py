@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, is_writable, log
-from jobs.cli.flags import check_at_least
+from jobs.cli.flags import UNSPLIT, check_at_least
 from jobs.cluster import connection
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
@@ -35,6 +35,7 @@ from jobs.prediction.output_table import (
     write_tables,
 )
 from jobs.prediction.parts import Part, read_part
+from jobs.prediction.settings import parse_settings
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
@@ -87,7 +88,7 @@ class Options:
     column1, column2, ..."""
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY@ALIAS, models:/FAMILY/VERSION or a directory; default is the champion."""
-    set: tuple[str, ...] = ()
+    set: tuple[str, ...] = dataclasses.field(default=(), metadata=UNSPLIT)
     """Fields for every request, such as count=20 or filter={"price":{"max":20}}."""
     batch_size: int = 256
     """Requests per forward pass."""
@@ -96,16 +97,13 @@ class Options:
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1, workers=1)
-        entries: list[str] = []
-        for word in self.set:  # the flag is split at commas, also those of a JSON value
-            if re.match(r"\w+=", word):
-                entries.append(word)
-            elif entries:
-                entries[-1] += f",{word}"
-            else:
-                raise ValueError(f"--set {word!r} is not NAME=VALUE, such as count=20")
-        object.__setattr__(self, "set", tuple(entries))
-        _ = self.reading  # raises ValueError for an unknown encoding
+        # Both raise ValueError, for what is no NAME=VALUE and for an unknown encoding.
+        _ = self.fields, self.reading
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields for every request."""
+        return {name: value for text in self.set for name, value in parse_settings(text)}
 
     @property
     def reading(self) -> Reading:
@@ -162,7 +160,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     tracking = Tracking(context)
     tracking.deliver_spool()
     located = locate_model(context, options.model or champion_uri(family.name), tracking=tracking)
-    key = plan_key(context, family, located, options)
+    key = plan_key(context, family, located, options, given=given)
     output = real_path(Path(options.output))
     details: dict[str, Any] = {"model": located.uri, "output": str(Path(options.output).absolute())}
     if _key_of(output) == key:
@@ -227,7 +225,7 @@ def make_recipe(
         model_version=located.name,
         features=features,
         live_features=_live_features(context, family),
-        fixed=dict(_setting(family, entry) for entry in options.set),
+        fixed=_fixed(family, options),
         batch_size=options.batch_size,
         columns=columns,
     )
@@ -256,7 +254,7 @@ def _filled_features(context: Context, family: Family) -> Path:
     return features
 
 
-def plan_key(context: Context, family: Family, located: LocatedModel, options: Options) -> str:
+def plan_key(context: Context, family: Family, located: LocatedModel, options: Options, *, given: Input) -> str:
     """A hash of everything the answers depend on: model, input files, features and settings."""
     path = _live_features(context, family)
     facts = {
@@ -265,8 +263,8 @@ def plan_key(context: Context, family: Family, located: LocatedModel, options: O
         "data": context.store.current_data(family.name).name if filled(family.features) else None,
         **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
         "features": [each.name for each in family.features],
-        "set": sorted(options.set),
-        "input": find_input(family, options.input, reading=options.reading).digests(),
+        "set": options.fields,
+        "input": given.digests(),
         "reading": [options.format, options.encoding, options.header],
         "columns": options.columns,
         "keys": options.keys,
@@ -360,15 +358,13 @@ def _metadata(output: Path) -> Mapping[bytes, bytes]:
         return {}
 
 
-def _setting(family: Family, entry: str) -> tuple[str, Any]:
-    name, _, text = entry.partition("=")
+def _fixed(family: Family, options: Options) -> dict[str, Any]:
+    """The fields for every request; raises UsageFailure for one that a request does not have."""
     known = family.endpoints[0].Request.model_fields
-    if name not in known:
-        raise UsageFailure(f"--set {entry}: a request has no field {name!r}; it has {', '.join(sorted(known))}")
-    try:
-        return name, json.loads(text)
-    except ValueError:
-        return name, text
+    for name in options.fields:
+        if name not in known:
+            raise UsageFailure(f"--set {name}=...: a request has no field {name!r}; it has {', '.join(sorted(known))}")
+    return options.fields
 
 
 def _count(directory: Path, parts: Sequence[Part]) -> RowCounts:

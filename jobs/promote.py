@@ -13,10 +13,10 @@ from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure
 from jobs.cli.flags import check_at_least
 from jobs.evaluation.baselines import baseline_scores
 from jobs.evaluation.description import describe
-from jobs.evaluation.gate import References, check_latency, check_quality, check_size, floor_of
+from jobs.evaluation.gate import References, check_latency, check_quality, check_size
+from jobs.evaluation.gate_result import GateResult
 from jobs.evaluation.scoring import load_model, score, undefined
 from jobs.evaluation.slice_gate import Limits
-from jobs.evaluation.weighed import Weighed
 from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -84,21 +84,21 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         log.info("%s is already the champion", pair.candidate.uri)
         return Outcome(status="unchanged", run_id=pair.candidate.run_id, details={"version": pair.champion.version})
     scores = _score(context, "the candidate", pair.model, pair.data, options)
-    weighed = _weigh(context, family, pair, scores, options)
-    failed = weighed.failed
+    result = _gate(context, family, pair, scores, options)
+    failed = result.failed
     metrics = _metrics(family, scores)
-    log.info("%s", "\n".join(weighed.lines()))
+    log.info("%s", "\n".join(result.lines()))
     if failed and not options.force:
         raise GateNotMet(
-            _rejection(family, pair, weighed, failed),
+            _rejection(family, pair, result),
             failed=failed,
             metrics=metrics,
             candidate=pair.candidate.uri,
-            **weighed.numbers(),
+            **result.numbers(),
         )
     for message in failed:
         log.warning("forced despite a failed check: %s", message)
-    version = _register_champion(tracking, family, pair, weighed, scores, options)
+    version = _register_champion(tracking, family, pair, result, scores, options)
     return Outcome(
         status="promoted",
         run_id=pair.candidate.run_id,
@@ -108,7 +108,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             "model": f"models:/{tracking.name_of(family.name)}/{version}",
             "previous_version": pair.previous,
             "forced": bool(failed),
-            **weighed.numbers(),
+            **result.numbers(),
         },
         summary=f"  models:/{family.name}/{version} is the champion, before it was {pair.previous or 'none'}; "
         f"{family.metric.name} {metrics[f'test_{family.metric.name}']:.5f} on the test split",
@@ -163,7 +163,7 @@ def _score(context: Context, name: str, model: Model, data: Prepared, options: O
     return score(context, model, data=data, split="test", num_workers=options.workers)
 
 
-def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> Weighed:
+def _gate(context: Context, family: Family, pair: _ModelPair, scores: Scores, options: Options) -> GateResult:
     """Every check against the champion and the baselines."""
     if math.isnan(scores.value(family.metric)):
         raise UsageFailure(undefined(family, scores, "test"))
@@ -175,19 +175,17 @@ def _weigh(context: Context, family: Family, pair: _ModelPair, scores: Scores, o
     limits = Limits(options.slice_tolerance, options.p_value, options.bootstrap)
     checks = check_quality(family, scores, references, limits)
     checks += [check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
-    floor = floor_of(family, others) or (None if champion is None else references.champion_name)
-    tolerance = family.gate.slice_tolerance if options.slice_tolerance is None else options.slice_tolerance
-    return Weighed(checks, floor, tolerance)
+    return GateResult(checks, references.floor(family.metric), limits.tolerance_of(family))
 
 
-def _rejection(family: Family, pair: _ModelPair, weighed: Weighed, failed: list[str]) -> str:
+def _rejection(family: Family, pair: _ModelPair, result: GateResult) -> str:
     unchanged = f"models:/{family.name}@{CHAMPION} stays at version {pair.champion.version}" if pair.champion else ""
-    gains = ", ".join(f"{gain:+.1%} on {name}" for name, gain in weighed.gains.items())
+    gains = ", ".join(f"{gain:+.1%} on {name}" for name, gain in result.gains.items())
     remedy = "--force --reason TEXT promotes it anyway"
-    if weighed.only_groups_failed:
+    if result.only_groups_failed:
         remedy = f"--slice-tolerance SHARE --reason TEXT accepts a larger loss in a group, {remedy}"
     return (
-        f"{pair.candidate.uri} was not promoted: {'; '.join(failed)}. "
+        f"{pair.candidate.uri} was not promoted: {'; '.join(result.failed)}. "
         f"{f'Overall gain of {family.metric.name}: {gains}. ' if gains else ''}"
         f"{unchanged or 'There is still no champion'}; {remedy}"
     )
@@ -197,7 +195,7 @@ def _register_champion(
     tracking: Tracking,
     family: Family,
     pair: _ModelPair,
-    weighed: Weighed,
+    result: GateResult,
     scores: Scores,
     options: Options,
 ) -> str:
@@ -209,19 +207,19 @@ def _register_champion(
         "candidate": pair.candidate.uri,
         "digest": pair.model.digest,
         "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "forced": str(bool(weighed.failed)).lower(),
+        "forced": str(bool(result.failed)).lower(),
         "reason": options.reason or "",
         "test_metrics": _metrics(family, scores),
-        "checks": {check.name: {"passed": check.passed, **check.numbers} for check in weighed.checks},
+        "checks": {check.name: {"passed": check.passed, **check.numbers} for check in result.checks},
     }
-    evidence = {**facts, **weighed.evidence(), "options": dataclasses.asdict(options)}
+    evidence = {**facts, **result.evidence(), "options": dataclasses.asdict(options)}
     version = registry.register(
         family.name,
         pair.candidate.run_id,
         pair.candidate.directory,
         {name: _tag(value) for name, value in facts.items()},
         {EVIDENCE: json.dumps(evidence, ensure_ascii=False, indent=1)},
-        description=_description(family, pair, weighed, scores, options),
+        description=_description(family, pair, result, scores, options),
     )
     if registry.get_alias(family.name, CHAMPION) != pair.previous:
         raise Failure(f"the champion of {family.name} changed during this promotion; run promote again")
@@ -230,9 +228,9 @@ def _register_champion(
     return version
 
 
-def _description(family: Family, pair: _ModelPair, weighed: Weighed, scores: Scores, options: Options) -> str:
+def _description(family: Family, pair: _ModelPair, result: GateResult, scores: Scores, options: Options) -> str:
     fingerprint, candidate = pair.data.fingerprint, pair.candidate.uri
-    return describe(family, scores, weighed, fingerprint=fingerprint, candidate=candidate, reason=options.reason)
+    return describe(family, scores, result, fingerprint=fingerprint, candidate=candidate, reason=options.reason)
 
 
 def _tag(value: Any) -> str:

@@ -377,6 +377,10 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
         """`metric`, then the others."""
         return (self.metric, *(each for each in self.metrics if each != self.metric))
 
+    def slice_rank(self, label: str) -> int:
+        """The place of a label in `slice_order`; -1 for others."""
+        return list(self.slice_order).index(label) if label in self.slice_order else -1
+
     def used_settings(self, config: ConfigT) -> dict[str, Any]:
         """The fields of a config that have an effect on its network."""
         unused = self.unused_settings.get(str(getattr(config, "network", "")), ())

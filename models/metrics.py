@@ -46,6 +46,11 @@ class Metric:
             return not math.isnan(value)
         return value > than if self.mode == "max" else value < than
 
+    def best(self, values: Mapping[str, float]) -> str | None:
+        """The name with the best value, the first of equal ones; None if all are NaN."""
+        choose = max if self.mode == "max" else min
+        return choose((name for name in values if not math.isnan(values[name])), key=values.__getitem__, default=None)
+
     def computed(self, kept: Kept) -> float:
         """`compute` on a whole split; raises ValueError, which names the metric, if it fails on the kept values."""
         assert self.compute is not None

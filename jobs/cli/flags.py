@@ -18,6 +18,8 @@ from docstring_parser import parse_from_object
 
 FALSE = ("no", "n", "0", "false", "f")
 """What cyclopts reads as false after `--switch=`."""
+UNSPLIT = {"unsplit": True}
+"""Metadata of a field of several texts, each of which may contain commas; the flag is repeated."""
 
 log = logging.getLogger("shopkeeper")
 
@@ -196,7 +198,9 @@ def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
             help=helps.get(field.name, ""),
             metavar="A,B,..." if is_list else None,
             show_default=default not in (None, (), ""),
-            converter=_converter(hints[field.name], allows_empty=default in ("",)),
+            converter=None
+            if field.metadata == UNSPLIT
+            else _converter(hints[field.name], allows_empty=default in ("",)),
             n_tokens=1 if is_list else None,
         )
         parameter = inspect.Parameter(

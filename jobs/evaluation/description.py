@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.evaluation.bootstrap import metric_interval
-from jobs.evaluation.weighed import Weighed
+from jobs.evaluation.gate_result import GateResult
 from models.evaluate import Scores
 from models.family import Family
 
@@ -11,7 +11,7 @@ NUM_RESAMPLES = 1000
 
 
 def describe(
-    family: Family, scores: Scores, weighed: Weighed, *, fingerprint: str, candidate: str, reason: str | None
+    family: Family, scores: Scores, result: GateResult, *, fingerprint: str, candidate: str, reason: str | None
 ) -> str:
     """Markdown for MLflow's UI; the gate's lines name what the model was compared with."""
     metric = family.metric
@@ -23,7 +23,7 @@ def describe(
         f"Data {fingerprint[:16]}, candidate {candidate}.",
         "",
         "```",
-        *weighed.lines(),
+        *result.lines(),
         "```",
         *(["", f"Reason given: {reason}"] if reason else []),
     ]

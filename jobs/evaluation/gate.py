@@ -36,6 +36,14 @@ class References:
     champion: Scores | None = None
     champion_name: str = "the champion"
 
+    def best_baseline(self, metric: Metric) -> str | None:
+        """The best baseline but the trivial one, a constant prediction, which is perfect on the group it predicts."""
+        return metric.best({name: self.baselines[name].value(metric) for name in list(self.baselines)[1:]})
+
+    def floor(self, metric: Metric) -> str | None:
+        """What groups are compared with: the best baseline but the trivial one, else the champion, if there is one."""
+        return self.best_baseline(metric) or (None if self.champion is None else self.champion_name)
+
 
 def check_quality(family: Family, candidate: Scores, references: References, limits: Limits) -> list[Check]:
     """Every check of the metric, overall and by group; the candidate's metric must be defined.
@@ -50,7 +58,7 @@ def check_quality(family: Family, candidate: Scores, references: References, lim
         checks.append(check_better(family, candidate, champion, name=references.champion_name, limits=limits))
     if names:
         checks.append(check_better(family, candidate, references.baselines[names[0]], name=names[0], limits=limits))
-    floor = floor_of(family, references.baselines)
+    floor = references.best_baseline(family.metric)
     if floor is not None:
         best = references.baselines[floor]
         checks.append(check_no_worse(family, candidate, best, name=floor, limits=limits))
@@ -60,20 +68,6 @@ def check_quality(family: Family, candidate: Scores, references: References, lim
     if champion is not None:
         checks += check_slices(family, candidate, champion, limits=limits, name=references.champion_name)
     return checks
-
-
-def floor_of(family: Family, baselines: Mapping[str, Scores]) -> str | None:
-    """The best baseline but the trivial one, a constant prediction, which is perfect on the group that it predicts."""
-    return best_of(family.metric, {name: baselines[name] for name in list(baselines)[1:]})
-
-
-def best_of(metric: Metric, scores: Mapping[str, Scores]) -> str | None:
-    """The name with the best metric; None if it is undefined for all."""
-    best: str | None = None
-    for name, each in scores.items():
-        if metric.better(each.value(metric), math.nan if best is None else scores[best].value(metric)):
-            best = name
-    return best
 
 
 def check_better(family: Family, candidate: Scores, other: Scores, *, name: str, limits: Limits) -> Check:

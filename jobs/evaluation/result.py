@@ -87,9 +87,8 @@ class Evaluation:
     @property
     def best_baseline(self) -> str | None:
         """The baseline with the best metric; None if it is undefined for all of them."""
-        chosen = max if self.mode == "max" else min
         values = {name: metrics[self.metric].value for name, metrics in self.baselines.items()}
-        return chosen((name for name in values if not math.isnan(values[name])), key=values.__getitem__, default=None)
+        return Metric(self.metric, self.mode).best(values)
 
     def describe(self, metric: str) -> Metric:
         """Title and meaning of a metric."""

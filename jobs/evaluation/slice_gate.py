@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.cli.text_table import aligned
 from jobs.evaluation.bootstrap import LEVEL, compare_scores
 from models.evaluate import Scores
 from models.family import Family
@@ -49,6 +50,10 @@ class Limits:
     p_value: float = 0.05
     num_resamples: int = 10_000
 
+    def tolerance_of(self, family: Family) -> float:
+        """The largest share of its floor that the metric of a group may lose."""
+        return family.gate.slice_tolerance if self.slice_tolerance is None else self.slice_tolerance
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -78,9 +83,9 @@ def check_slices(
 
     `floor` are the scores of `name` on the same examples. A `champion` that is not the floor is reported, not tested.
     """
-    groups, ranks = [], {label: rank for rank, label in enumerate(family.slice_order)}
+    groups = []
     for dimension, labels in candidate.slices.items():
-        for label in sorted(np.unique(labels).tolist(), key=lambda label: ranks.get(label, -1)):
+        for label in sorted(np.unique(labels).tolist(), key=family.slice_rank):
             group = _group(family, candidate, floor, champion, among=labels == label, name=f"{dimension} = {label}")
             if group is not None:
                 groups.append(group)
@@ -106,12 +111,7 @@ def slice_table(checks: Sequence[Check], *, floor: str | None) -> list[str]:
         tested = [_cell(numbers, "gain", "+.1%"), *(_cell(numbers, each, ".3f") for each in ("p_value", ADJUSTED))]
         head = [name, _cell(numbers, "examples", ",.0f"), _cell(numbers, "share", ".0%")]
         rows.append([*head, *scores, *tested, "" if numbers["passed"] else "failed"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, len(row)))])
-        for row in rows
-    ]
-    return [line.rstrip() for line in lines] if len(rows) > 1 else []
+    return aligned(rows, to_the_right=True) if len(rows) > 1 else []
 
 
 def _cell(numbers: Mapping[str, float], name: str, style: str) -> str:
@@ -129,10 +129,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def relative_drop(now: float, before: float, mode: str) -> float:
     """The relative deterioration from `before`, infinite to NaN; 0 if it did not get worse or `before` is 0."""
-    if math.isnan(now):
-        return math.inf
-    loss = before - now if mode == "max" else now - before
-    return 0.0 if loss <= 0 or before == 0 else loss / abs(before)
+    gain = relative_gain(now, before, mode)
+    return math.inf if math.isnan(now) else -gain if gain < 0 else 0.0
 
 
 def relative_gain(now: float, before: float, mode: str) -> float:
@@ -194,7 +192,7 @@ def _check(
     family: Family, group: _Group, p_values: tuple[float, float], *, floor: str, num_groups: int, limits: Limits
 ) -> Check:
     """The check of a group; `p_values` are before and after the adjustment for the number of groups."""
-    tolerance = family.gate.slice_tolerance if limits.slice_tolerance is None else limits.slice_tolerance
+    tolerance = limits.tolerance_of(family)
     gain = relative_gain(group.candidate, group.floor, family.metric.mode)
     champion = "" if math.isnan(group.champion) else f" and {group.champion:.5f} of the champion"
     now = "undefined" if math.isnan(group.candidate) else f"{group.candidate:.5f}"

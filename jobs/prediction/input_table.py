@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from models.errors import DataRejected
 from models.family import Family, RawBody
 from models.files import replace_file
 from models.raw.chunks import with_fields
+from models.raw.formats import TABLE_SUFFIXES
 from models.raw.ids import as_text
 from models.raw.reading import Reading
 from models.raw.tables import Chunk, Source, decode, find, parse_mapping, read
@@ -31,22 +32,6 @@ UNREADABLE = "_unreadable"
 MAX_SHOWN_CHARACTERS = 200
 BLOCK_BYTES = 1 << 20
 NULL = pa.nulls(0).type
-TABLES = (
-    ".csv",
-    ".tsv",
-    ".tab",
-    ".jsonl",
-    ".ndjson",
-    ".json",
-    ".parquet",
-    ".pq",
-    ".txt",
-    ".gz",
-    ".bz2",
-    ".zst",
-    ".zip",
-)
-"""Suffixes that are no requests in a folder of files."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +66,8 @@ class Input:
     def column_names(self) -> list[str]:
         """The columns of the first table; raises DataRejected if a table has none or two of one name."""
         for source in self.sources:
-            for name in _names(source):
-                return name
+            if names := _names(source):
+                return names
         raise DataRejected(f"{self.sources[0].path} has no rows and no columns; write the table again")
 
     def own_columns(self) -> list[str]:
@@ -121,7 +106,7 @@ def find_input(family: Family, path: str, *, reading: Reading) -> Input:
         found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         names = [str(file.relative_to(folder)) for file in found]
         names = [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
-        files = [name for name in names if Path(name).suffix.lower() not in TABLES]
+        files = [name for name in names if Path(name).suffix.lower() not in TABLE_SUFFIXES]
         if files:
             if len(files) < len(names):
                 log.info(
@@ -181,9 +166,8 @@ def _folder_of_paths(given: Input, column: str) -> Path | None:
     return given.folder if isinstance(value, str) and "." in value else None
 
 
-def _names(source: Source) -> Iterator[list[str]]:
-    """The column names of a source, once, if it has any."""
-    names: list[str] = []
+def _names(source: Source) -> list[str]:
+    """The column names of a source; none if it has no rows and no columns."""
     try:
         if source.format == "parquet" and _is_local(source):
             names = with_fields(pq.read_schema(Path(source.path)).empty_table()).column_names
@@ -196,8 +180,7 @@ def _names(source: Source) -> Iterator[list[str]]:
         raise DataRejected(f"{source.path} has two columns named {twice[0]!r}; rename one")
     if source.format == "sequences":
         raise DataRejected(f"{source.path} is read as sequences, which have no columns; set --format csv")
-    if names:
-        yield names
+    return names
 
 
 def _is_plain(sources: Sequence[Source]) -> bool:

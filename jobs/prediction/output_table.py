@@ -22,13 +22,13 @@ from pydantic import BaseModel
 
 from jobs.cli.context import UsageFailure
 from jobs.prediction.answer_table import answer_schema
+from models.raw.formats import TABLE_SUFFIXES
 
 Layout = Literal["auto", "nested", "long"]
 Format = Literal["parquet", "csv", "jsonl", "directory"]
 RANK = "rank"
 """Column of the long layout: place in the list, from 1."""
 FORMATS: Mapping[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", "": "directory"}
-NOT_WRITTEN = (".tsv", ".json", ".ndjson", ".gz", ".zip", ".zst", ".xlsx", ".txt", ".pq")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shape:
 def shape_of(output: Path, layout: Layout, response: type[BaseModel]) -> Shape:
     """The shape for the suffix of the output and --layout; raises UsageFailure if they do not fit the response."""
     suffix = output.suffix.lower()
-    if suffix in NOT_WRITTEN:
+    if suffix in TABLE_SUFFIXES and suffix not in FORMATS:
         raise UsageFailure(f"--output {output}: {suffix} is not written; use .parquet, .csv, .jsonl or a directory")
     format, lists = FORMATS.get(suffix, "directory"), lists_of(response)
     if layout == "long" and not lists:

@@ -32,7 +32,7 @@ def request_fields(endpoint: AnyEndpoint) -> list[RequestField]:
     return [
         RequestField(
             name=name,
-            kind=_kind(described),
+            kind=_kind(described, schema.get("$defs", {})),
             default="" if name in required else _default(endpoint.Request.model_fields[name]),
             description=" ".join(str(described.get("description", "")).split()),
         )
@@ -65,15 +65,17 @@ def _default(field: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _kind(described: Mapping[str, Any]) -> str:
+def _kind(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in described:
+        return _kind(definitions[described["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in described:
-        kinds = [_kind(each) for each in described["anyOf"] if each.get("type") != "null"]
+        kinds = [_kind(each, definitions) for each in described["anyOf"] if each.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if described.get("contentEncoding") == "base64":
         return "file"
     kind = str(described.get("type", "any"))
     if kind == "array":
-        return f"list of {_kind(described.get('items', {}))}"
+        return f"list of {_kind(described.get('items', {}), definitions)}"
     if "enum" in described:
         return " or ".join(json.dumps(value) for value in described["enum"])
-    return {"integer": "integer", "number": "number", "boolean": "true or false", "string": "text"}.get(kind, kind)
+    return {"boolean": "true or false", "string": "text"}.get(kind, kind)

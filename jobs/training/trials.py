@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from jobs.cli.context import Context, DependencyDown, log
+from jobs.cli.text_table import aligned
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.tracking.runs import Plan, dataset_of, source_tags
 from jobs.training import checkpoints
@@ -179,8 +180,7 @@ def table_text(table: Sequence[TrialResult], metric: Metric) -> str:
         score = "none" if trial.score is None else f"{trial.score:.4f}"
         rows.append([f"{mark}{trial.trial_id}", *settings, score, str(trial.epochs), trial.state])
     rows[0][0] = f"  {rows[0][0]}"
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(aligned(rows, to_the_right=False))
 
 
 def remove_losers(sweep: Path, best: TrialResult) -> None:

@@ -25,6 +25,9 @@ _FORMATS = {
     ".pq": "parquet",
     ".txt": "text",
 }
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
+TABLE_SUFFIXES = (*_FORMATS, *_SPREADSHEETS, *SUFFIXES)
+"""Suffixes of the names of tables, of which spreadsheets are not read, and of compressed files."""
 _SAMPLE_BYTES = 64 * 1024
 
 
@@ -113,7 +116,7 @@ def _format_of_text(file: Source) -> str:
 
 def _unknown(file: Source) -> DataRejected:
     choices = ", ".join(choice for choice in get_args(Format) if choice != "auto")
-    if file.path.lower().endswith((".xlsx", ".xls", ".xlsm", ".ods")):
+    if file.path.lower().endswith(_SPREADSHEETS):
         return DataRejected(f"{file.path} is a spreadsheet, which is not read; save the sheet as CSV")
     return DataRejected(
         f"cannot infer the format of {file.path} from its name; set --format to one of {choices} "

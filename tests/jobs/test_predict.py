@@ -18,7 +18,7 @@ from jobs.predict import EveryRowFailed, PartAnswerer, make_recipe, plan_key
 from jobs.prediction import parts as prediction_parts
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import answer_schema
-from jobs.prediction.input_table import Columns
+from jobs.prediction.input_table import Columns, find_input
 from jobs.prediction.parts import plan_parts
 from jobs.tracking.model_uri import locate_model
 from models.errors import DataRejected
@@ -81,7 +81,7 @@ def test_a_rerun_skips_the_finished_parts_of_an_interrupted_run(
     options = predict.Options(input=str(users), output=str(tmp_path / "out.parquet"), model=str(model))
     located = locate_model(context, str(model))
     parts = plan_parts([users])
-    directory = working_directory.path_of(tmp_path / "out.parquet", plan_key(context, toy, located, options))
+    directory = working_directory.path_of(tmp_path / "out.parquet", _key(context, toy, model, options))
     directory.mkdir()
     left = PartAnswerer(make_recipe(context, toy, located, options, columns=VISITORS), parts, directory)
     left.write(parts[1])
@@ -226,7 +226,7 @@ def test_a_second_process_with_the_same_plan_is_refused_and_takes_over_when_the_
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
     options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
-    key = plan_key(context, toy, locate_model(context, str(model)), options)
+    key = _key(context, toy, model, options)
     with working_directory.opened(tmp_path / "out", key):
         with pytest.raises(UsageFailure, match="another predict is writing the same answers"):
             predict.run(context, toy, options, None)
@@ -242,7 +242,7 @@ def test_a_previous_output_under_the_name_of_the_working_directory_gives_no_answ
 ) -> None:
     users = _table(tmp_path / "users.parquet", {"visitor_id": ["v00000"]})
     options = predict.Options(input=str(users), output=str(tmp_path / "out"), model=str(model))
-    key = plan_key(context, toy, locate_model(context, str(model)), options)
+    key = _key(context, toy, model, options)
     _predict(context, toy, write_toy_model(toy, toy_data, tmp_path / "other"), users, tmp_path / "out")
     (tmp_path / "out").rename(working_directory.path_of(tmp_path / "out", key))
 
@@ -319,6 +319,11 @@ def _predict(
 ) -> Outcome:
     options = predict.Options(input=str(users), output=str(output), model=str(model), workers=workers, set=fields)
     return predict.run(context, toy, options, None)
+
+
+def _key(context: Context, toy: Family, model: Path, options: predict.Options) -> str:
+    given = find_input(toy, options.input, reading=options.reading)
+    return plan_key(context, toy, locate_model(context, str(model)), options, given=given)
 
 
 def _table(path: Path, columns: Mapping[str, Any]) -> Path:

@@ -189,12 +189,12 @@ def test_a_key_column_named_twice_is_copied_once(predictor: Predictor, tmp_path:
 def test_a_field_for_every_request_may_be_json_with_commas(predictor: Predictor, tmp_path: Path) -> None:
     source, output = tmp_path / "users.csv", tmp_path / "out.parquet"
     source.write_text("user_id\n17811\n")
-    wanted = ['filter={"brand":["A"', '"B"]', '"price":{"min":3', '"max":5}}']
+    wanted = 'count=2,filter={"brand":["A","B"],"price":{"min":3,"max":5}}'
 
     predict.run(
         predictor.context,
         SHOP,
-        predict.Options(str(source), str(output), model=str(predictor.model), set=("count=2", *wanted)),
+        predict.Options(str(source), str(output), model=str(predictor.model), set=(wanted,)),
         None,
     )
 
@@ -317,6 +317,7 @@ def test_an_interrupted_prediction_of_a_csv_file_goes_on(
         ({}, "out.csv", "the column 'score' of .* has the name of an output column; .* --keys"),
         ({"layout": "nested"}, "out.csv", "a CSV file has no lists"),
         ({}, "out.xlsx", ".xlsx is not written; use .parquet, .csv, .jsonl or a directory"),
+        ({}, "out.csv.bz2", ".bz2 is not written; use .parquet, .csv, .jsonl or a directory"),
     ],
 )
 def test_what_does_not_fit_is_a_usage_error(

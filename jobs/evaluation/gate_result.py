@@ -1,4 +1,4 @@
-"""The checks of a candidate together: gains and losses for people, for JSON and for the evidence of a promotion."""
+"""The result of the gate for people, for JSON and for the evidence of a promotion: checks, gains and losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.evaluation.slice_gate import SLICE, Check, slice_numbers, slice_table
 
 
 @dataclass(frozen=True)
-class Weighed:
+class GateResult:
     """The checks of a candidate."""
 
     checks: list[Check]
