@@ -16,7 +16,7 @@ from models.errors import DataRejected
 from models.raw.files import Source
 
 SUFFIXES = (".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip")
-DAMAGE = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
+DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
 """Errors of a damaged or truncated file."""
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -65,8 +65,13 @@ def member_name(source: Source) -> str:
 
 @contextmanager
 def _archive(source: Source) -> Iterator[zipfile.ZipFile]:
-    with source.filesystem.open_input_file(source.path) as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    with source.filesystem.open_input_file(source.path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except NotImplementedError as error:  # made by a later version of the format
+            raise DataRejected(f"cannot read {source.path}: {error}; unpack the archive first") from None
+        with archive:
+            yield archive
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def _member(archive: zipfile.ZipFile, source: Source) -> Iterator[Any]:
     name = _only_member(archive, source)
     try:
         member = archive.open(name)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # encrypted, or a compression that Python does not have
         raise DataRejected(f"cannot read {name} in {source.path}: {error}; unpack the archive first") from None
     with member:
         yield member
