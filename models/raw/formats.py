@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import get_args
 
 from models.errors import DataRejected
-from models.raw.compression import DAMAGE, SUFFIXES, member_name
+from models.raw.compression import SUFFIXES, member_name
 from models.raw.dialect import looks_delimited
 from models.raw.encodings import text_blocks
 from models.raw.files import Source, all_files, without_secrets
@@ -106,7 +106,7 @@ def _format_of_text(file: Source) -> str:
     try:
         blocks = text_blocks(replace(file, format="sequences")) if file.num_bytes else iter(())
         sample = next(blocks, b"")[:_SAMPLE_BYTES]
-    except DAMAGE:  # the error comes when it is read
+    except OSError:  # it cannot be opened: the error comes when it is read
         return "sequences"
     return "csv" if looks_delimited(sample) else "sequences"
 

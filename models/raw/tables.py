@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+import pyarrow as pa
+
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
-from models.raw.compression import DAMAGE, SUFFIXES, opened
+from models.raw.compression import SUFFIXES, opened
 from models.raw.delimited import read_delimited
 from models.raw.encodings import check_utf8, decode
 from models.raw.files import Source, list_files, with_partition, without_secrets
@@ -73,7 +75,7 @@ def read(source: Source) -> Iterator[Chunk]:
     try:
         for chunk in _READERS[source.format](source):
             yield replace(chunk, rows=with_partition(chunk.rows, source)) if source.partition else chunk
-    except DAMAGE as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataRejected(
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
             "the file is damaged, truncated or of another format (see --format); write it again"

@@ -269,6 +269,14 @@ def read_bytes(source: Source, *, limit: int) -> bytes:
     return content
 
 
+def _file_bytes(source: Source, *, limit: int) -> bytes:
+    try:
+        return read_bytes(source, limit=limit)
+    except DataRejected:  # an archive with the name of an image is one bad image, which its bytes show
+        with source.filesystem.open_input_stream(source.path, compression=None) as stream:
+            return stream.read(limit)
+
+
 def _class_name(label: int, names: Sequence[str], *, path: str) -> str:
     if names and not 0 <= label < len(names):
         raise DataRejected(f"{path} has the label {label}, but there are {len(names)} class names; name all of them")
@@ -301,7 +309,7 @@ def _with_file(entry: Entry, sources: Sequence[Source]) -> Entry:
     for source in sources:
         try:
             # One byte more than allowed shows that the file is too large.
-            return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
+            return replace(entry, image=_file_bytes(source, limit=MAX_BYTES + 1))
         except (OSError, pa.ArrowException):
             continue
     folder = PurePosixPath(entry.source).parent
