@@ -36,7 +36,7 @@ def compression_of(head: bytes) -> str | None:
 
 @contextmanager
 def opened(source: Source) -> Iterator[pa.NativeFile]:
-    """The decompressed bytes of a file as a stream; raises DataRejected if it is damaged or an archive of several files.
+    """The decompressed bytes of a file as a stream; raises DataRejected if it is damaged or an archive of many.
 
     Errors of opening it, such as FileNotFoundError, are not changed.
     """
