@@ -75,6 +75,14 @@ def decode(array: pa.Array) -> tuple[pa.Array, pa.Array]:
         return pa.array(values, pa.string()), pa.array(bad)
 
 
+def escaped_text(array: pa.Array) -> pa.Array:
+    r"""Bytes as text; those that are not UTF-8 are written as \xff."""
+    text, is_not_utf8 = decode(array)
+    if not pc.any(is_not_utf8).as_py():
+        return text
+    return pa.array([None if value is None else escaped(value) for value in array.to_pylist()], pa.string())
+
+
 def check_utf8(rows: pa.Table, names: Iterable[str], *, source: Source) -> None:
     """Raise DataRejected for a value of these columns of a text file that is not UTF-8, unless an encoding was given.
 
@@ -100,6 +108,12 @@ def encoding_remedy(value: bytes, *, flag: str = "--encoding") -> str:
     return f"set {flag} to the encoding of the file, which looks like {plausible_encoding(value)}"
 
 
+def remedy_of_escaped(text: str, *, flag: str = "--encoding") -> str:
+    r"""The same for a text in which bytes that are not UTF-8 are written as \xff; empty if it has none."""
+    value = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
+    return "" if is_utf8(value) else encoding_remedy(value, flag=flag)
+
+
 def plausible_encoding(value: bytes) -> str:
     """A guess at the encoding of text that is not UTF-8, from how its bytes above 127 lie together."""
     if b"\x00" in value:
@@ -120,11 +134,6 @@ def is_utf8(value: bytes) -> bool:
 def escaped(value: bytes) -> str:
     r"""Bytes as text; those that are not UTF-8 are written as \xff."""
     return value.decode("utf-8", "backslashreplace")
-
-
-def unescaped(text: str) -> bytes:
-    r"""The bytes of a text in which some are written as \xff."""
-    return re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
 
 
 def _check_is_text(head: bytes, source: Source) -> None:

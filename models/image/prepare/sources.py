@@ -17,7 +17,7 @@ from models.image.prepare.labels import Texts, read_labels, read_texts, shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
 from models.raw.chunks import with_fields
-from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import as_text
 from models.raw.tables import Source, opened, read, with_partition
 
@@ -298,10 +298,10 @@ def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
     for name, texts in columns.items():
         value = texts.unreadable[index]
         if value is not None and entry.problem is None:
-            is_bytes = "\\x" in value
-            remedy = encoding_remedy(unescaped(value)) if is_bytes else "write it as text"
-            detail = f"in column {name!r}; {remedy}"
-            return replace(entry, problem="not_utf8" if is_bytes else "inexact_number", value=value, detail=detail)
+            remedy = remedy_of_escaped(value)
+            problem = "not_utf8" if remedy else "inexact_number"
+            detail = f"in column {name!r}; {remedy or 'write it as text'}"
+            return replace(entry, problem=problem, value=shown(value), detail=detail)
     return entry
 
 

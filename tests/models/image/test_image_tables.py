@@ -158,6 +158,16 @@ def test_an_empty_label_is_missing_without_a_word(tmp_path: Path) -> None:
     assert data.card()["missing_label_words"] == {}
 
 
+def test_a_title_that_is_not_utf8_far_from_its_beginning_is_named_so(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, title=["soft " * 20 + ("grün" if row % 4 == 0 else "rot") for row in range(NUM)])
+    raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
+
+    with pytest.raises(
+        DataRejected, match=r"10 not_utf8, e\.g\. soft soft .*\.\.\. \(row 1 .*'title'.*--encoding.*cp1252"
+    ):
+        prepared(tmp_path, raw, labels=("shape",))
+
+
 def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:
     raw = write_table(tmp_path, colour=["grün" if row % 4 == 0 else "rot" for row in range(NUM)])
     raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
