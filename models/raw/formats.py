@@ -25,6 +25,8 @@ _FORMATS = {
     ".pq": "parquet",
     ".txt": "text",
 }
+TABLE_SUFFIXES = (*_FORMATS, *SUFFIXES)
+"""Last suffixes of the names of tables."""
 _SAMPLE_BYTES = 64 * 1024
 
 
@@ -58,12 +60,6 @@ def find_tables(raw: str, reading: Reading = INFERRED) -> Tables:
     """
     files, hidden = all_files(raw, reading)
     left_out = {file.relative: "hidden" for file in hidden if _has_table_name(file)}
-    if not files:
-        only = f" but hidden ones, such as {hidden[0].relative}" if hidden else ""
-        raise DataRejected(
-            f"{without_secrets(raw)} does not exist or holds no files{only}; "
-            "give a file, a folder or a URI such as s3://b/p"
-        )
     if reading.format != "auto":
         return Tables([replace(file, format=reading.format) for file in files], left_out)
     known = {file.relative: format for file in files if (format := _format_of(file)) is not None}
