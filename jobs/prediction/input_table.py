@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
@@ -20,10 +19,11 @@ from models.errors import DataRejected
 from models.family import Family, RawBody
 from models.files import replace_file
 from models.raw.chunks import with_fields
+from models.raw.encodings import escaped_text
 from models.raw.formats import TABLE_SUFFIXES
 from models.raw.ids import as_text
 from models.raw.reading import Reading
-from models.raw.tables import Chunk, Source, decode, find, parse_mapping, read
+from models.raw.tables import Chunk, Source, find, parse_mapping, read
 
 STAGED = "_input.parquet"
 """File in the working directory: the rows of an input that is not Parquet."""
@@ -263,10 +263,7 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
             [None if value is None else json.dumps(value, default=str) for value in array.to_pylist()], kind
         )
     if pa.types.is_binary(array.type):
-        text, is_not_utf8 = decode(array)
-        if not pc.any(is_not_utf8).as_py():
-            return text
-        return pa.array([None if v is None else v.decode("utf-8", "backslashreplace") for v in array.to_pylist()], kind)
+        return escaped_text(array)
     return as_text(array)[0]
 
 

@@ -16,7 +16,7 @@ from models.errors import DataRejected
 from models.raw.files import Source
 
 SUFFIXES = (".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip")
-DAMAGE = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
+_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
 """Errors of a damaged or truncated file."""
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -36,37 +36,47 @@ def compression_of(head: bytes) -> str | None:
 
 @contextmanager
 def opened(source: Source) -> Iterator[pa.NativeFile]:
-    """The decompressed bytes of a file as a stream; raises DataRejected for an archive of several files."""
+    """The decompressed bytes of a file as a stream; raises DataRejected if it is damaged or an archive of many.
+
+    Errors of opening it, such as FileNotFoundError, are not changed.
+    """
     with source.filesystem.open_input_stream(source.path, compression=None) as stream:
         compression = compression_of(stream.read(_MAGIC_BYTES))
     with ExitStack() as stack:
         if compression == "zip":
             archive = stack.enter_context(_archive(source))
-            member: Any = stack.enter_context(_member(archive, source))
-            yield pa.PythonFile(member, mode="r")
-            return
-        arrow_compression = None if compression == "xz" else compression
-        stream = stack.enter_context(source.filesystem.open_input_stream(source.path, compression=arrow_compression))
+            stream = pa.PythonFile(stack.enter_context(_member(archive, source)), mode="r")
+        else:
+            arrow_compression = None if compression == "xz" else compression
+            stream = stack.enter_context(
+                source.filesystem.open_input_stream(source.path, compression=arrow_compression)
+            )
         if compression == "xz":
             file: Any = stream
-            plain: Any = stack.enter_context(lzma.open(file))
-            stream = pa.PythonFile(plain, mode="r")
-        yield stream
+            stream = pa.PythonFile(stack.enter_context(lzma.open(file)), mode="r")
+        try:
+            yield stream
+        except _DAMAGE as error:
+            raise _damaged(source, error) from None
 
 
 def member_name(source: Source) -> str:
     """The name of the only file in a zip archive; raises DataRejected if there are several."""
-    try:
-        with _archive(source) as archive:
-            return _only_member(archive, source)
-    except DAMAGE as error:
-        raise DataRejected(f"cannot read {source.path} as a zip archive: {error}; write it again") from None
+    with _archive(source) as archive:
+        return _only_member(archive, source)
 
 
 @contextmanager
 def _archive(source: Source) -> Iterator[zipfile.ZipFile]:
-    with source.filesystem.open_input_file(source.path) as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    with source.filesystem.open_input_file(source.path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except NotImplementedError as error:  # made by a later version of the format
+            raise DataRejected(f"cannot read {source.path}: {error}; unpack the archive first") from None
+        except zipfile.BadZipFile as error:
+            raise _damaged(source, error) from None
+        with archive:
+            yield archive
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def _member(archive: zipfile.ZipFile, source: Source) -> Iterator[Any]:
     name = _only_member(archive, source)
     try:
         member = archive.open(name)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # encrypted, or a compression that Python does not have
         raise DataRejected(f"cannot read {name} in {source.path}: {error}; unpack the archive first") from None
     with member:
         yield member
@@ -91,6 +101,10 @@ def _only_member(archive: zipfile.ZipFile, source: Source) -> str:
             "unpack it into a folder and give that, or an archive of one file"
         )
     return names[0]
+
+
+def _damaged(source: Source, error: Exception) -> DataRejected:
+    return DataRejected(f"cannot read {source.path}: {error}; the file is damaged or truncated; write it again")
 
 
 def _is_bookkeeping(name: str) -> bool:

@@ -39,14 +39,15 @@ def read_delimited(source: Source) -> Iterator[Chunk]:
         return
     rest = chain((first[dialect.num_header_bytes :],), blocks)
     notes, is_empty = dialect.notes, True
-    for text in _complete(_unescaped(rest) if dialect.has_backslashes else rest, dialect, source):
+    for text in _complete(_with_doubled_quotes(rest) if dialect.has_backslashes else rest, dialect, source):
         yield _parse(text, dialect, source=source, notes=notes)
         notes, is_empty = (), False
     if is_empty:  # only a header, which names the columns
         yield Chunk(_no_rows(dialect), {})
 
 
-def _unescaped(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _with_doubled_quotes(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The text without backslashes, of which one at the end of a block may escape what follows."""
     held = b""
     for block in blocks:
         text = held + block
@@ -97,10 +98,7 @@ def _parse(split: Split, dialect: Dialect, *, source: Source, notes: tuple[str, 
 
 def _counted(split: Split, dialect: Dialect) -> tuple[pa.Table, list[str], int]:
     """The rows of a text, its lines with a wrong number of fields, and how many rows it has more than these."""
-    try:
-        rows, wrong = _with_arrow(split.text, dialect)
-    except pa.ArrowInvalid:  # a row of swallowed lines that are not UTF-8
-        return pa.table({}), [], max(split.num_rows, 1)
+    rows, wrong = _with_arrow(split.text, dialect)
     return rows, wrong, 0 if split.num_rows == -1 else split.num_rows - rows.num_rows - len(wrong)
 
 

@@ -38,11 +38,6 @@ class Dialect:
     notes: tuple[str, ...]
     """What was inferred and may surprise, as sentences."""
 
-    @property
-    def has_extra_field(self) -> bool:
-        """Whether rows end with a delimiter and the header does not."""
-        return self.form.num_fields > len(self.names)
-
 
 @dataclass(frozen=True)
 class _Trial:
@@ -79,7 +74,7 @@ def infer(sample: bytes, *, is_tsv: bool, header: Header, is_whole: bool) -> Dia
     raw_names = tuple(best.rows[0]) if has_header else ()
     names = tuple(_text(name).strip() for name in raw_names) or tuple(f"column{n + 1}" for n in range(best.num_fields))
     num_fields = len(names)
-    if has_header and len(data) > 0 and best.num_fields == len(names) + 1 and not any(row[-1] for row in data):
+    if has_header and data and best.num_fields == len(names) + 1 and not any(row[-1] for row in data):
         num_fields += 1
     form = Form(best.delimiter, num_fields, _rigid(data, num_fields))
     length = sum(len(line) + 1 for line in text.split(b"\n")[: best.num_header_lines]) if has_header else 0

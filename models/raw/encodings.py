@@ -16,8 +16,13 @@ from models.raw.files import Source
 from models.raw.reading import AUTO
 
 BLOCK_BYTES = 8 * 1024 * 1024
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"))
-_BOMS_16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BYTE_ORDER_MARKS = {  # that of UTF-16 LE begins that of UTF-32 LE
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _DETECTION_BYTES = 4096
 _BINARY = {
     b"PAR1": "a Parquet file",
@@ -45,7 +50,7 @@ def text_blocks(source: Source) -> Iterator[bytes]:
 
 def detected(head: bytes, *, encoding: str = AUTO) -> tuple[str, int]:
     """The encoding of a file that begins with `head`, and the length of its byte order mark, which has precedence."""
-    for mark, name in (*_BOMS, *_BOMS_16):
+    for mark, name in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return name, len(mark)
     if encoding != AUTO:
@@ -68,6 +73,14 @@ def decode(array: pa.Array) -> tuple[pa.Array, pa.Array]:
         values = [_decode(value) for value in array.to_pylist()]  # rare: only for a batch with bytes that are not UTF-8
         bad = [value is None and known for value, known in zip(values, array.is_valid().to_pylist(), strict=True)]
         return pa.array(values, pa.string()), pa.array(bad)
+
+
+def escaped_text(array: pa.Array) -> pa.Array:
+    r"""Bytes as text; those that are not UTF-8 are written as \xff."""
+    text, is_not_utf8 = decode(array)
+    if not pc.any(is_not_utf8).as_py():
+        return text
+    return pa.array([None if value is None else escaped(value) for value in array.to_pylist()], pa.string())
 
 
 def check_utf8(rows: pa.Table, names: Iterable[str], *, source: Source) -> None:
@@ -95,15 +108,22 @@ def encoding_remedy(value: bytes, *, flag: str = "--encoding") -> str:
     return f"set {flag} to the encoding of the file, which looks like {plausible_encoding(value)}"
 
 
+def remedy_of_escaped(text: str, *, flag: str = "--encoding") -> str:
+    r"""The same for a text in which bytes that are not UTF-8 are written as \xff; empty if it has none."""
+    value = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
+    return "" if is_utf8(value) else encoding_remedy(value, flag=flag)
+
+
 def plausible_encoding(value: bytes) -> str:
     """A guess at the encoding of text that is not UTF-8, from how its bytes above 127 lie together."""
     if b"\x00" in value:
         return "utf-16"
-    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", value)]
-    in_pairs = sum(run for run in runs if run % 2 == 0) / max(sum(runs), 1)
-    if in_pairs > 0.8 and all(re.fullmatch(rb"([\x81-\xfe][\x80-\xfe])+", run) for run in _even_runs(value)):
+    runs = re.findall(rb"[\x80-\xff]+", value)
+    num_bytes, even = sum(map(len, runs)), [run for run in runs if len(run) % 2 == 0]
+    is_in_pairs = sum(map(len, even)) > 0.8 * num_bytes
+    if is_in_pairs and all(re.fullmatch(rb"([\x81-\xfe][\x80-\xfe])+", run) for run in even):
         return "gb18030"
-    return "cp1251" if sum(runs) / max(len(runs), 1) >= 3 else "cp1252"
+    return "cp1251" if num_bytes >= 3 * max(len(runs), 1) else "cp1252"
 
 
 def is_utf8(value: bytes) -> bool:
@@ -114,15 +134,6 @@ def is_utf8(value: bytes) -> bool:
 def escaped(value: bytes) -> str:
     r"""Bytes as text; those that are not UTF-8 are written as \xff."""
     return value.decode("utf-8", "backslashreplace")
-
-
-def unescaped(text: str) -> bytes:
-    r"""The bytes of a text in which some are written as \xff."""
-    return re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
-
-
-def _even_runs(value: bytes) -> list[bytes]:
-    return [run for run in re.findall(rb"[\x80-\xff]+", value) if len(run) % 2 == 0]
 
 
 def _check_is_text(head: bytes, source: Source) -> None:

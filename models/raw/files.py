@@ -42,16 +42,14 @@ def list_files(raw: str, reading: Reading = INFERRED) -> list[Source]:
 
     Hidden files and the bookkeeping of Spark are left out. Formats are not determined.
     """
-    sources, _ = all_files(raw, reading)
-    if not sources:
-        raise DataRejected(
-            f"{without_secrets(raw)} does not exist or holds no files; give a file, a folder or a URI such as s3://b/p"
-        )
-    return sources
+    return all_files(raw, reading)[0]
 
 
 def all_files(raw: str, reading: Reading) -> tuple[list[Source], list[Source]]:
-    """The files of `raw` that are data, and those that are hidden or bookkeeping of Spark, both by path."""
+    """The files of `raw` that are data, and those that are hidden or bookkeeping of Spark, both by path.
+
+    Raises DataRejected if none is data.
+    """
     try:
         filesystem, path = _filesystem(raw)
         info = filesystem.get_file_info(path)
@@ -68,6 +66,12 @@ def all_files(raw: str, reading: Reading) -> tuple[list[Source], list[Source]]:
         is_hidden = is_folder and any(_BOOKKEEPING.match(part) for part in parts)
         source = Source(filesystem, entry.path, "", entry.size, relative, _partition(parts[:-1]), reading)
         (hidden if is_hidden else data).append(source)
+    if not data:
+        only = f" but hidden ones, such as {hidden[0].relative}" if hidden else ""
+        raise DataRejected(
+            f"{without_secrets(raw)} does not exist or holds no files{only}; "
+            "give a file, a folder or a URI such as s3://b/p"
+        )
     return data, hidden
 
 

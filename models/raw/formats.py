@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import get_args
 
 from models.errors import DataRejected
-from models.raw.compression import DAMAGE, SUFFIXES, member_name
+from models.raw.compression import SUFFIXES, member_name
 from models.raw.dialect import looks_delimited
 from models.raw.encodings import text_blocks
 from models.raw.files import Source, all_files, without_secrets
@@ -61,12 +61,6 @@ def find_tables(raw: str, reading: Reading = INFERRED) -> Tables:
     """
     files, hidden = all_files(raw, reading)
     left_out = {file.relative: "hidden" for file in hidden if _has_table_name(file)}
-    if not files:
-        only = f" but hidden ones, such as {hidden[0].relative}" if hidden else ""
-        raise DataRejected(
-            f"{without_secrets(raw)} does not exist or holds no files{only}; "
-            "give a file, a folder or a URI such as s3://b/p"
-        )
     if reading.format != "auto":
         return Tables([replace(file, format=reading.format) for file in files], left_out)
     known = {file.relative: format for file in files if (format := _format_of(file)) is not None}
@@ -109,7 +103,7 @@ def _format_of_text(file: Source) -> str:
     try:
         blocks = text_blocks(replace(file, format="sequences")) if file.num_bytes else iter(())
         sample = next(blocks, b"")[:_SAMPLE_BYTES]
-    except DAMAGE:  # the error comes when it is read
+    except OSError:  # it cannot be opened: the error comes when it is read
         return "sequences"
     return "csv" if looks_delimited(sample) else "sequences"
 

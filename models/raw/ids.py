@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from models.errors import DataRejected
-from models.raw.tables import decode
+from models.raw.encodings import decode
 
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 """A number as text; a regular expression."""
@@ -25,9 +25,11 @@ MISSING_WORDS = frozenset(
 """Texts in lower case that stand for a missing value in raw tables: as SQL, Python, pandas, R, Excel, JavaScript,
 Google Analytics and MySQL write them."""
 
-_BLANKS = "".join(chr(code) for code in (*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B)))
+_BLANKS = "".join(
+    chr(code) for code in (*range(0x09, 0x0E), *range(0x1C, 0x21), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))
+)
 _BLANKS += "\u2028\u2029\u202f\u205f\u3000\u200b\u200e\u200f\u2060\ufeff"
-"""What is stripped from both ends: Unicode blanks, byte-order marks and other characters of no width."""
+"""What is stripped from both ends: Unicode blanks, separators, byte-order marks and other characters of no width."""
 _INTEGRAL = r"^-?\d+\.0+$"
 _MAX_EXACT = 2**53
 _FIELDS_SHOWN = 8
@@ -61,7 +63,9 @@ def unchanged_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         text = column.cast(pa.string())
     text = pc.utf8_trim_whitespace(text)
     if not pc.all(pc.string_is_ascii(text)).as_py():
-        text = _composed(pc.utf8_trim(text, characters=_BLANKS))
+        # Arrow's own utf8_normalize decomposes where NFC composes (25.0.1).
+        values = [None if value is None else _composed(value) for value in text.to_pylist()]
+        text = pa.array(values, pa.string())
     missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(MISSING_WORDS)))
     return pc.if_else(missing, pa.scalar(None, pa.string()), text), unreadable
 
@@ -74,7 +78,7 @@ def id_text(value: object) -> object:
     if isinstance(value, str):
         if value.isascii() and value.isalnum():  # nothing to do, as is usual
             return value
-        text = unicodedata.normalize("NFC", value.strip(_BLANKS))
+        text = _composed(value)
     elif isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return value
     elif isinstance(value, float) and abs(value) >= _MAX_EXACT:
@@ -125,10 +129,8 @@ def _nested_remedy(kind: Any, ours: str, theirs: str, *, flag: str) -> str:
     return "write one row per value (explode or UNNEST), or the one value to a column of its own"
 
 
-def _composed(text: pa.Array) -> pa.Array:
-    # Arrow's own utf8_normalize decomposes where NFC composes (25.0.1).
-    values = text.to_pylist()
-    return pa.array([None if value is None else unicodedata.normalize("NFC", value) for value in values], pa.string())
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip(_BLANKS))
 
 
 def _float_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:

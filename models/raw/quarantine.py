@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.raw.encodings import escaped_text
+
 _NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
@@ -89,12 +91,7 @@ def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(kind, pa.DictionaryType):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowInvalid:
-            return pa.chunked_array(
-                [[None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]]
-            )
+        return pa.chunked_array([escaped_text(column.combine_chunks())], pa.string())
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.string())
     return column

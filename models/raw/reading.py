@@ -56,6 +56,5 @@ def reading_of(settings: TableSettings, *, format: Format = "auto") -> Reading:
 
 def item_reading_of(settings: TableSettings) -> Reading:
     """How to read a family's item table; raises ValueError for an unknown encoding."""
-    if settings.item_encoding is None:
-        return Reading(encoding=settings.encoding, encoding_flag="--item-encoding")
-    return Reading(encoding=settings.item_encoding, encoding_flag="--item-encoding")
+    encoding = settings.encoding if settings.item_encoding is None else settings.item_encoding
+    return Reading(encoding=encoding, encoding_flag="--item-encoding")

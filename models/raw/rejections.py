@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.raw.encodings import escaped
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -20,7 +22,6 @@ class Rejections:
     names: list[str] = field(default_factory=list)
     """Reasons; reason i has the code i + 1, a good row the code 0."""
     examples: dict[str, str] = field(default_factory=dict)
-
     samples: dict[str, list[str]] = field(default_factory=dict)
     """Values of some rows per reason, where one example does not show what is wrong with all."""
 
@@ -49,13 +50,15 @@ class Rejections:
 
 
 def shown(value: pa.Scalar) -> str:
+    """A value as a message shows it."""
     # Python's datetime ends with the year 9999.
     plain = value.cast(pa.string()) if pa.types.is_timestamp(value.type) else value
     example = plain.as_py()
-    return example.decode("utf-8", "backslashreplace") if isinstance(example, bytes) else str(example)
+    return escaped(example) if isinstance(example, bytes) else str(example)
 
 
 def mask_of(flags: pa.Array | Mask) -> Mask:
+    """Flags as a NumPy array, False for null."""
     if isinstance(flags, np.ndarray):
         return flags
     result: Mask = pc.fill_null(flags, False).to_numpy(zero_copy_only=False).astype(bool)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+import pyarrow as pa
+
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
-from models.raw.compression import DAMAGE, SUFFIXES, opened
+from models.raw.compression import SUFFIXES, opened
 from models.raw.delimited import read_delimited
-from models.raw.encodings import check_utf8, decode
+from models.raw.encodings import check_utf8
 from models.raw.files import Source, list_files, with_partition, without_secrets
 from models.raw.formats import Tables, find_tables, with_format
 from models.raw.json_lines import read_json
@@ -17,7 +19,7 @@ from models.raw.lines import LINE, read_sequences
 from models.raw.mapping import parse_mapping
 from models.raw.notes import say
 from models.raw.parquet import read_parquet
-from models.raw.reading import INFERRED, Format, Header, Reading, item_reading_of, reading_of
+from models.raw.reading import INFERRED, Format, Reading
 
 __all__ = [
     "INFERRED",
@@ -25,20 +27,16 @@ __all__ = [
     "SUFFIXES",
     "Chunk",
     "Format",
-    "Header",
     "Reading",
     "Source",
     "Tables",
     "check_utf8",
-    "decode",
     "find",
     "find_tables",
-    "item_reading_of",
     "list_files",
     "opened",
     "parse_mapping",
     "read",
-    "reading_of",
     "with_format",
     "with_partition",
     "without_secrets",
@@ -73,7 +71,7 @@ def read(source: Source) -> Iterator[Chunk]:
     try:
         for chunk in _READERS[source.format](source):
             yield replace(chunk, rows=with_partition(chunk.rows, source)) if source.partition else chunk
-    except DAMAGE as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataRejected(
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "
             "the file is damaged, truncated or of another format (see --format); write it again"

@@ -16,6 +16,7 @@ from models.image.prepare.folders import Subfolders
 from models.image.prepare.labels import check_is_scalar, read_texts, shown
 from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
 from models.image.prepare.split_names import split_folders
+from models.raw.chunks import with_fields
 from models.raw.tables import Source, opened, read
 
 COLUMNS = ("image", "item_id", "split", "title")
@@ -91,7 +92,7 @@ def parts_of_table(
     try:
         with source.filesystem.open_input_file(source.path) as file:
             parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
+            schema = with_fields(parquet.schema_arrow.empty_table()).schema
             named = [pa.field(name, pa.string()) for name, _ in source.partition if name not in schema.names]
             schema = pa.schema([*schema, *named])
             groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
@@ -110,7 +111,7 @@ def column_names(source: Source) -> list[str]:
     try:
         if source.format == "parquet":
             with source.filesystem.open_input_file(source.path) as file:
-                return list(pq.ParquetFile(file).schema_arrow.names)
+                return with_fields(pq.ParquetFile(file).schema_arrow.empty_table()).column_names
         chunk = next(read(source), None)
     except (DataRejected, pa.ArrowException, OSError):
         return []

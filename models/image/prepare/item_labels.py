@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
-from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.encodings import remedy_of_escaped
 from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import remedy
 from models.raw.tables import Reading, find, read, without_secrets
@@ -115,17 +115,13 @@ def _frame(
     for head, of in texts.items():
         wrong = np.array([value is not None for value in of.unreadable])
         if wrong.any():
-            name, value = own if head == ITEM_ID else wanted[head], of.unreadable[int(wrong.argmax())]
-            example = example or f"{value} in column {name!r} of {path}; {_remedy(value or '')}"
+            name, value = own if head == ITEM_ID else wanted[head], of.unreadable[int(wrong.argmax())] or ""
+            advice = remedy_of_escaped(value, flag="--item-encoding") or "write it as text"
+            example = example or f"{shown(value)} in column {name!r} of {path}; {advice}"
         is_bad |= wrong
     found.num_rows += rows.num_rows
     found.bad["item_table_not_utf8"] += int(is_bad.sum())
     return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad], example
-
-
-def _remedy(value: str) -> str:
-    is_bytes = "\\x" in value
-    return encoding_remedy(unescaped(value), flag="--item-encoding") if is_bytes else "write it as text"
 
 
 def _check_bad(found: ItemLabels, example: str, max_bad_fraction: float) -> None:

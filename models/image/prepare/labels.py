@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
+from models.raw.encodings import escaped
 from models.raw.ids import as_text, nested_words
 
 MAX_SHOWN = 80
@@ -24,7 +25,7 @@ class Texts:
     missing_words: list[str | None]
     """The word that stands for a missing value, such as `None` or `NA`."""
     unreadable: list[str | None]
-    """The value as a message shows it, if it is not text: bytes that are not UTF-8, or an inexact number."""
+    r"""The value if it is not text: bytes that are not UTF-8, written as \xff, or an inexact number."""
 
 
 def read_texts(rows: pa.Table, name: str | None) -> Texts:
@@ -39,11 +40,11 @@ def read_texts(rows: pa.Table, name: str | None) -> Texts:
     values, bad = text.to_pylist(), is_unreadable.to_pylist()
     if not text.null_count and not any(bad):
         return Texts(values, nothing, nothing)
-    originals = [None if value is None else shown(value).strip() for value in column.to_pylist()]
+    originals = [None if value is None else _plain(value).strip() for value in column.to_pylist()]
     return Texts(
         [None if wrong else value for value, wrong in zip(values, bad, strict=True)],
         [
-            original or None if value is None and not wrong else None
+            shown(original) if original and value is None and not wrong else None
             for value, original, wrong in zip(values, originals, bad, strict=True)
         ],
         [original if wrong else None for original, wrong in zip(originals, bad, strict=True)],
@@ -73,8 +74,12 @@ def class_name(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def _plain(value: object) -> str:
+    return escaped(value) if isinstance(value, bytes) else str(value)
+
+
 def shown(value: object) -> str:
     """A value for a message: printable and short."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    text = _plain(value)
     text = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

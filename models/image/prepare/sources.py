@@ -16,7 +16,8 @@ from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.labels import Texts, read_labels, read_texts, shown
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
-from models.raw.encodings import encoding_remedy, unescaped
+from models.raw.chunks import with_fields
+from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import as_text
 from models.raw.tables import Source, opened, read, with_partition
 
@@ -162,9 +163,9 @@ class Table:
             with self.source.filesystem.open_input_file(self.source.path) as file:
                 parquet = pq.ParquetFile(file)
                 groups = list(self.row_groups)
-                columns = sorted(wanted & set(parquet.schema_arrow.names))
+                columns = sorted(wanted & set(with_fields(parquet.schema_arrow.empty_table()).column_names))
                 for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
-                    yield with_partition(pa.Table.from_batches([batch]), self.source), []
+                    yield with_partition(with_fields(pa.Table.from_batches([batch])), self.source), []
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
 
@@ -269,6 +270,14 @@ def read_bytes(source: Source, *, limit: int) -> bytes:
     return content
 
 
+def _file_bytes(source: Source, *, limit: int) -> bytes:
+    try:
+        return read_bytes(source, limit=limit)
+    except DataRejected:  # an archive with the name of an image is one bad image, which its bytes show
+        with source.filesystem.open_input_stream(source.path, compression=None) as stream:
+            return stream.read(limit)
+
+
 def _class_name(label: int, names: Sequence[str], *, path: str) -> str:
     if names and not 0 <= label < len(names):
         raise DataRejected(f"{path} has the label {label}, but there are {len(names)} class names; name all of them")
@@ -289,10 +298,10 @@ def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
     for name, texts in columns.items():
         value = texts.unreadable[index]
         if value is not None and entry.problem is None:
-            is_bytes = "\\x" in value
-            remedy = encoding_remedy(unescaped(value)) if is_bytes else "write it as text"
-            detail = f"in column {name!r}; {remedy}"
-            return replace(entry, problem="not_utf8" if is_bytes else "inexact_number", value=value, detail=detail)
+            remedy = remedy_of_escaped(value)
+            problem = "not_utf8" if remedy else "inexact_number"
+            detail = f"in column {name!r}; {remedy or 'write it as text'}"
+            return replace(entry, problem=problem, value=shown(value), detail=detail)
     return entry
 
 
@@ -301,7 +310,7 @@ def _with_file(entry: Entry, sources: Sequence[Source]) -> Entry:
     for source in sources:
         try:
             # One byte more than allowed shows that the file is too large.
-            return replace(entry, image=read_bytes(source, limit=MAX_BYTES + 1))
+            return replace(entry, image=_file_bytes(source, limit=MAX_BYTES + 1))
         except (OSError, pa.ArrowException):
             continue
     folder = PurePosixPath(entry.source).parent

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.encodings import encoding_remedy, is_utf8, unescaped
+from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
@@ -159,8 +159,8 @@ def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> st
     if reason == "bad_timestamp":
         return f"{shown} ({format_remedy(samples or [example or ''])})"
     if reason == "not_utf8" or reason.startswith("unreadable_"):
-        value = unescaped(example or "")
-        return f"{shown} ({encoding_remedy(value)})" if not is_utf8(value) else shown
+        remedy = remedy_of_escaped(example or "")
+        return f"{shown} ({remedy})" if remedy else shown
     if reason == "implausible_timestamp":
         return f"{shown} ({unit_remedy(example or '')})"
     if reason in ("bad_price", "bad_quantity"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,38 @@ def test_a_cell_that_names_no_image_is_shown(tmp_path: Path, cell: str, reason: 
         prepared(tmp_path, raw, labels=("shape",))
 
 
+def test_a_damaged_table_is_refused_with_its_name(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, number=[str(row * 7919) for row in range(NUM)])
+    packed = raw.with_name("products.csv.gz")
+    packed.write_bytes(gzip.compress(raw.read_bytes())[:-40])
+
+    with pytest.raises(DataRejected, match=r"cannot read .*products\.csv\.gz: .*damaged or truncated"):
+        prepared(tmp_path, packed, labels=("shape",))
+
+
+def test_an_archive_that_is_named_like_an_image_is_one_bad_row(tmp_path: Path) -> None:
+    raw = write_table(tmp_path)
+    with zipfile.ZipFile(tmp_path / "shop" / "photos" / SHAPES[0] / "000.png", "w") as archive:
+        archive.writestr("one.png", b"")
+        archive.writestr("two.png", b"")
+
+    data, _ = prepared(tmp_path, raw, labels=("shape",), max_bad_fraction=0.1)
+
+    assert data.card()["bad"] == {"not_a_picture": 1}
+
+
+def test_fields_of_nested_columns_of_parquet_are_labels(tmp_path: Path) -> None:
+    table = pd.read_csv(write_table(tmp_path))
+    rows = [{"file": {"image": row.image, "note": "x"}, "what": {"shape": row.shape}} for row in table.itertuples()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "shop" / "products.parquet")
+
+    data, schema = prepared(
+        tmp_path, tmp_path / "shop" / "products.parquet", labels=("shape=what.shape",), columns="image=file.image"
+    )
+
+    assert (data.card()["kept"], schema.heads) == (NUM, {"shape": sorted(SHAPES)[:2]})
+
+
 def test_large_base64_cells_are_refused_as_base64_and_not_as_a_quote(tmp_path: Path) -> None:
     cell = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 300).decode()
     raw = write_table(tmp_path, [cell] * NUM)
@@ -122,6 +156,16 @@ def test_an_empty_label_is_missing_without_a_word(tmp_path: Path) -> None:
 
     assert data.card()["missing_labels"]["pattern"] == NUM // 4
     assert data.card()["missing_label_words"] == {}
+
+
+def test_a_title_that_is_not_utf8_far_from_its_beginning_is_named_so(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, title=["soft " * 20 + ("grün" if row % 4 == 0 else "rot") for row in range(NUM)])
+    raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
+
+    with pytest.raises(
+        DataRejected, match=r"10 not_utf8, e\.g\. soft soft .*\.\.\. \(row 1 .*'title'.*--encoding.*cp1252"
+    ):
+        prepared(tmp_path, raw, labels=("shape",))
 
 
 def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:

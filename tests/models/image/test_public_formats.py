@@ -35,11 +35,14 @@ def test_idx_files_are_read_with_their_official_split(tmp_path: Path) -> None:
     assert first.hexdigest() in set(all_ids(data)["picture_id"])
 
 
-@pytest.mark.parametrize("fault", ["cut short", "too few labels", "no labels", "a label without a name"])
+@pytest.mark.parametrize("fault", ["cut short", "damaged", "too few labels", "no labels", "a label without a name"])
 def test_damaged_idx_files_are_rejected(tmp_path: Path, fault: str) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     write_idx(raw / "train-images-idx3-ubyte.gz", np.zeros((9, 8, 8), np.uint8), cut=fault == "cut short")
+    if fault == "damaged":
+        images = raw / "train-images-idx3-ubyte.gz"
+        images.write_bytes(images.read_bytes()[:-9])
     if fault != "no labels":
         labels = np.arange(8 if fault == "too few labels" else 9).astype(np.uint8)
         write_idx(raw / "train-labels-idx1-ubyte.gz", labels)

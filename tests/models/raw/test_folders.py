@@ -66,6 +66,32 @@ def test_a_zip_archive_of_one_file_is_read_and_several_are_named(tmp_path: Path)
         read_everything(tmp_path / "d.csv")
 
 
+def changed(path: Path, header: bytes, place: int, value: int) -> None:
+    """Write one byte of the first header of its kind in an archive."""
+    content = bytearray(path.read_bytes())
+    content[content.index(header) + place] = value
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("header", "place", "value", "expected"),
+    [
+        (b"PK\x01\x02", 8, 1, r"log\.csv in .*a\.zip: .*encrypted.*; unpack the archive first"),
+        (b"PK\x01\x02", 10, 97, r"log\.csv in .*a\.zip: .*compression method.*; unpack the archive first"),
+        (b"PK\x01\x02", 6, 99, r"a\.zip: zip file version 9\.9; unpack the archive first"),
+        (b"PK\x05\x06", 0, 0, r"a\.zip: .*damaged or truncated; write it again"),
+        (b"PK\x01\x02", 16, 0, r"a\.zip: Bad CRC.*damaged or truncated; write it again"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_named_with_a_remedy(
+    tmp_path: Path, header: bytes, place: int, value: int, expected: str
+) -> None:
+    archive(tmp_path / "a.zip", "log.csv")
+    changed(tmp_path / "a.zip", header, place, value)
+    with pytest.raises(DataRejected, match=expected):
+        read_everything(tmp_path / "a.zip")
+
+
 def test_folders_named_key_value_add_columns(tmp_path: Path) -> None:
     write(
         tmp_path,

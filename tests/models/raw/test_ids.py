@@ -40,6 +40,7 @@ class Request(BaseModel):
         (ACCENTED, "café"),
         ("\u00a0u1\u3000", "u1"),
         ("\ufeffu1\u200b", "u1"),
+        ("u1\x1f", "u1"),
         ("two words", "two words"),
         ("{3F2504E0-4F89}", "{3F2504E0-4F89}"),
     ],
