@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from models.raw.tables import Tables, without_secrets
-from models.recommender.networks.event_weights import default_weights, shown_weights
+from models.recommender.event_weights import default_weights, shown_weights
 from models.recommender.prepare.event_types import Evaluated, LogTypes, types_in_card
 from models.recommender.prepare.partitions import Scanned, Sharded, Sorted
 from models.recommender.prepare.scanning import explained, inferred

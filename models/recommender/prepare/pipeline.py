@@ -22,7 +22,7 @@ from models.raw.notes import said_if_rejected
 from models.raw.quarantine import Quarantine
 from models.raw.tables import Source, parse_mapping, without_secrets
 from models.raw.times import epoch_s
-from models.recommender.networks.item_features import read_features
+from models.recommender.item_features import read_features
 from models.recommender.prepare.card import card_of, card_of_files, card_of_types, sums
 from models.recommender.prepare.diagnosis import diagnose, in_schema
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema

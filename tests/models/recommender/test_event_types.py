@@ -141,9 +141,28 @@ def test_these_types_are_named_like_a_purchase(word: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    """view begin_checkout abandoned_checkout checkout_progress order_cancelled order_history add_to_cart refund click
-    remove not_purchased no_purchase non-purchase notpurchased unpaid unsold purchase_declined purchase_intent
-    buyer_signup wishlist_order""".split(),
+    [
+        "view",
+        "begin_checkout",
+        "abandoned_checkout",
+        "checkout_progress",
+        "order_cancelled",
+        "order_history",
+        "add_to_cart",
+        "refund",
+        "click",
+        "remove",
+        "not_purchased",
+        "no_purchase",
+        "non-purchase",
+        "notpurchased",
+        "unpaid",
+        "unsold",
+        "purchase_declined",
+        "purchase_intent",
+        "buyer_signup",
+        "wishlist_order",
+    ],
 )
 def test_these_types_are_not(word: str) -> None:
     assert not is_purchase(word)
@@ -156,8 +175,22 @@ def test_these_types_are_named_like_an_addition_to_a_cart(word: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    """remove_from_cart cart_removed removal_from_cart cart_removal delete_from_basket empty_cart clear_cart update_cart
-    view_cart cart_page cart_abandoned not_added_to_cart cart_checkout handbag""".split(),
+    [
+        "remove_from_cart",
+        "cart_removed",
+        "removal_from_cart",
+        "cart_removal",
+        "delete_from_basket",
+        "empty_cart",
+        "clear_cart",
+        "update_cart",
+        "view_cart",
+        "cart_page",
+        "cart_abandoned",
+        "not_added_to_cart",
+        "cart_checkout",
+        "handbag",
+    ],
 )
 def test_these_types_are_no_addition_to_a_cart(word: str) -> None:
     assert not is_cart(word)
