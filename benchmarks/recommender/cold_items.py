@@ -30,7 +30,7 @@ from models import FAMILIES
 from models.evaluate import Scores
 from models.metrics import rank_of, rank_without
 from models.prepared import Prepared
-from models.recommender.networks.item_features import ItemFeatures, tf_idf
+from models.recommender.item_features import ItemFeatures, tf_idf
 
 FAMILY = FAMILIES["recommender"]
 NEW = "never trained on"

@@ -14,13 +14,13 @@ from models.prepared import Prepared
 from models.recommender.auto_settings import resolve
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.event_weights import item_weights
+from models.recommender.item_features import ItemFeatures, find_nearest_neighbours
 from models.recommender.networks.autoencoder import Autoencoder
 from models.recommender.networks.baselines import Popularity, count_neighbours
 from models.recommender.networks.event_pairs import count_event_pairs
-from models.recommender.networks.event_weights import item_weights
 from models.recommender.networks.gan import Gan
 from models.recommender.networks.gru import Recurrent
-from models.recommender.networks.item_features import ItemFeatures, find_nearest_neighbours
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.recommender import Learner, Prediction, Recommender
 from models.recommender.networks.transformer import Transformer

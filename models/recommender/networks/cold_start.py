@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.nn.state_dict import rename_on_load
 from models.recommender.data import NO_TARGET, Histories
-from models.recommender.networks.item_features import NUM_NEIGHBOURS, NearestNeighbours
+from models.recommender.item_features import NUM_NEIGHBOURS, NearestNeighbours
 from models.recommender.networks.ranking import TUNING_CUTOFF as CUTOFF
 from models.recommender.schema import PADDING, Schema
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.nn.state_dict import default_on_load
 from models.prepared import Prepared
 from models.recommender.data import Histories
-from models.recommender.networks.event_weights import training_events
+from models.recommender.event_weights import training_events
 from models.recommender.schema import Schema
 
 MAX_DISTANCE = 8

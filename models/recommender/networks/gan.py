@@ -29,8 +29,8 @@ from models.nn.layers import Dropout
 from models.nn.state_dict import rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.event_weights import event_weights, loss_weights
 from models.recommender.networks.bags import Bags, bags_of_histories, bags_of_rows
-from models.recommender.networks.event_weights import event_weights, loss_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.schema import PADDING, Schema
 

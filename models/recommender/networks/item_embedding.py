@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.nn.state_dict import rename_on_load
-from models.recommender.networks.item_features import NUM_NEIGHBOURS, ItemFeatures, NearestNeighbours
+from models.recommender.item_features import NUM_NEIGHBOURS, ItemFeatures, NearestNeighbours
 from models.recommender.schema import PADDING, Schema
 
 FEATURES_STD = 0.02

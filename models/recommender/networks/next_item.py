@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.nn.layers import Dropout, linear_cross_entropy
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
-from models.recommender.networks.event_weights import event_weights, loss_weights
+from models.recommender.event_weights import event_weights, loss_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.negatives import SharedNegatives
 from models.recommender.networks.type_embedding import TypeEmbedding

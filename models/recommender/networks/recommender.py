@@ -16,10 +16,10 @@ from models.nn.precision import autocast_dtype
 from models.nn.state_dict import default_on_load, rename_on_load
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
+from models.recommender.event_weights import event_weights
 from models.recommender.held_out import Example
 from models.recommender.networks import ranking
 from models.recommender.networks.cold_start import ColdStartItems
-from models.recommender.networks.event_weights import event_weights
 from models.recommender.networks.item_embedding import ItemEmbedding
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema, tail_of

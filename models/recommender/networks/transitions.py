@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate, dataset
+from models.recommender.event_weights import Weights, item_weights, training_events, transition_weights
 from models.recommender.held_out import HeldOutExamples
 from models.recommender.networks.event_pairs import SHARES, SHRINKS, Counts, EventPairs
-from models.recommender.networks.event_weights import Weights, item_weights, training_events, transition_weights
 from models.recommender.networks.ranking import gains, rows_at_once
 from models.recommender.schema import PADDING, Schema
 from models.sampling import evenly

@@ -1,13 +1,15 @@
-"""The card of prepared data: counts of rows, users and items, and what was left out, by reason."""
+"""The card of prepared data: counts of rows, users and items, what was left out, and notes for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models.raw.tables import Tables, without_secrets
-from models.recommender.networks.event_weights import default_weights, shown_weights
+from models.recommender.event_weights import default_weights, shown_weights
 from models.recommender.prepare.event_types import Evaluated, LogTypes, types_in_card
+from models.recommender.prepare.leaving_out import LeftOut
 from models.recommender.prepare.partitions import Scanned, Sharded, Sorted
 from models.recommender.prepare.scanning import explained, inferred
 from models.recommender.prepare.settings import PrepareConfig
@@ -15,12 +17,16 @@ from models.recommender.schema import Schema
 
 
 def card_of(
-    config: PrepareConfig, schema: Schema, scanned: Scanned, parts: list[Sorted], finished: list[Sharded]
+    config: PrepareConfig,
+    schema: Schema,
+    scanned: Scanned,
+    parts: list[Sorted],
+    *,
+    finished: list[Sharded],
+    left_out: LeftOut,
 ) -> dict[str, Any]:
-    events, users = (
-        sums(part.num_events for part in finished),
-        sums(part.num_users for part in finished),
-    )
+    """What the card counts."""
+    events, users = sums(part.num_events for part in finished), sums(part.num_users for part in finished)
     fold_in = sum(part.num_fold_in_events for part in finished)
     return {
         "family": "recommender",
@@ -29,7 +35,7 @@ def card_of(
         "rows": scanned.num_rows,
         "kept": sum(part.num_events for part in parts),
         "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
-        "bad": scanned.bad,
+        "bad": scanned.bad | left_out.bad,
         "users": sum(part.num_users for part in parts),
         "items": schema.num_items,
         "anonymous": vars(scanned.named),
@@ -39,6 +45,8 @@ def card_of(
         "test_from": schema.test_from,
         "splits": {name: {"events": events[name], "users": users[name]} for name in events},
         **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
+        "left_out_events": {**left_out.rare, "collapsed": sum(part.num_collapsed for part in parts)},
+        "bots": left_out.bots,
     }
 
 
@@ -52,17 +60,44 @@ def card_of_types(types: LogTypes, evaluated: Evaluated, schema: Schema, finishe
     return {**card, "users_without_target": {name: users[name] - count for name, count in examples.items()}}
 
 
-def card_of_files(notes: Sequence[str], scanned: Scanned, *tables: Tables) -> dict[str, Any]:
-    """What the card says of files: those left out, and what was inferred about the others, added to the notes."""
+def card_of_files(*tables: Tables) -> dict[str, Any]:
+    """What the card says of the files that were left out."""
     left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
-    noted = [*inferred(scanned), *notes, *(note for note in explained(scanned) if ", e.g." in note)]
-    return {**({"left_out": left_out} if left_out else {}), "notes": noted}
+    return {"left_out": left_out} if left_out else {}
+
+
+def notes_of(card: Mapping[str, Any], scanned: Scanned, of_files: Sequence[str]) -> list[str]:
+    """Notes for people: on files, event types, anonymous sessions, what was left out, the kind of log, and bad rows."""
+    found = [*inferred(scanned), *of_files, *card.get("notes", ())]
+    anonymous, bots, left_out = card["anonymous"], card["bots"], card["left_out_events"]
+    if anonymous["events"]:
+        found.append(f"{anonymous['events']:,} rows without a user are {anonymous['sessions']:,} anonymous sessions")
+    if anonymous["stitched_events"]:
+        found.append(f"{anonymous['stitched_events']:,} rows without a user belong to who logged in during the session")
+    if bots.get("users"):
+        what = "left out as likely bots; --keep-bots keeps them" if bots["are_left_out"] else "likely bots, but kept"
+        found.append(f"{bots['users']:,} users with {bots['events']:,} events are {what}")
+    if any(left_out.values()):
+        counts = ", ".join(f"{count:,} {name}" for name, count in left_out.items() if count)
+        found.append(f"events left out: {counts}")
+    examples = (text for reason, text in explained(scanned).items() if scanned.examples.get(reason))
+    return [*found, *_kind(card["diagnosis"]), *examples]
 
 
 def sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """The sum of each count by name."""
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for one in counts:
-        for name, count in one.items():
-            total[name] = total.get(name, 0) + count
-    return total
+        total.update(one)
+    return dict(total)
+
+
+def _kind(diagnosis: Mapping[str, Any]) -> list[str]:
+    users, rates = diagnosis["events_per_user"], diagnosis["history_dependence"]
+    return [
+        f"the log has {users['mean']:.1f} events per user (median {users['median']:,}), "
+        f"{diagnosis['events_per_item']:.1f} per item and {diagnosis['repeat_rate']:.1%} repeats",
+        f"{rates['hit_rate_at_10_transitions']:.1%} of next items are among the ten usual followers of the last one, "
+        f"{rates['hit_rate_at_10_popularity']:.1%} among the ten most popular",
+        f"{diagnosis['cold']['test']['events_on_cold_items']:.1%} of the test events are on items new since training",
+    ]

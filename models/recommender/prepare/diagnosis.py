@@ -59,7 +59,6 @@ def diagnose(
     executor: Executor,
     *,
     num_items: int,
-    has_times: bool,
     type_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The diagnosis of finished shards for the card; the same for any number of workers.
@@ -72,7 +71,6 @@ def diagnose(
         shards,
         num_items=num_items,
         every=max(1, -(-num_events // MAX_TRANSITIONS)),
-        has_times=has_times,
     )
     parts = list(executor.map(one, range(NUM_SHARDS)))
     of_item = {name: np.sum([part.of_item[name] for part in parts], axis=0) for name in parts[0].of_item}
@@ -111,8 +109,8 @@ def _where_known(parts: Sequence[ShardStatistics], type_names: Sequence[str], *,
     return found
 
 
-def shard_statistics(shards: Path, partition: int, *, num_items: int, every: int, has_times: bool) -> ShardStatistics:
-    """Read one finished shard."""
+def shard_statistics(shards: Path, partition: int, *, num_items: int, every: int) -> ShardStatistics:
+    """Read one finished shard; a log without times has no sessions."""
     shard = shards / f"{partition:05d}"
     items, offsets, splits = (np.load(shard / f"{name}.npy") for name in ("items", "offsets", "splits"))
     lengths = np.diff(offsets)
@@ -133,7 +131,7 @@ def shard_statistics(shards: Path, partition: int, *, num_items: int, every: int
         of_item={name: np.bincount(items[split == code], minlength=num_items + 1) for code, name in enumerate(SPLITS)},
         held_out_users={name: int((size > 0).sum()) for name, size in sizes.items()},
         cold_users={name: int((is_cold & (size > 0)).sum()) for name, size in sizes.items()},
-        by_hour=_by_hour(np.load(shard / "timestamps.npy")) if has_times else None,
+        by_hour=None if session is None else _by_hour(np.load(shard / "timestamps.npy")),
         transitions=sample_transitions(items, same_user, split, num_items=num_items, every=every),
         types=None if types is None else _counts(types.astype(np.int64)),
         type_sets=None if types is None else type_sets(pair, types),

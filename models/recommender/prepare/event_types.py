@@ -23,10 +23,18 @@ group with fewer."""
 ALL, NONE = "all", "none"
 TYPES, AMOUNTS = "types.npy", "amounts.npy"
 
+_NEGATED = r"(?<![a-z])(?:no|not|non|never|without)(?![a-z])|(?:not|non|un)(?=purchas|order|bought|sold|paid|add)"
 _PURCHASE = re.compile(r"purchas|transaction|order|buy|bought|checkout|sale|sold|paid")
-_NOT_PURCHASE = re.compile(r"view|click|visit|begin|start|initiat|add|remove|cancel|refund|return|fail|abandon")
-_CART = re.compile(r"cart|basket|\bbag\b")
-_NOT_CART = re.compile(r"view|click|remove|delete|abandon")
+_NOT_PURCHASE = re.compile(
+    _NEGATED + r"|view|click|visit|page|search|sort|history|list|buyer|border|wholesale"
+    r"|begin|start|initiat|proceed|progress|step|option|intent|attempt|add|update"
+    r"|remove|delete|cancel|refund|return|chargeback|fail|error|declin|reject|refus|void|expir|abandon"
+)
+_CART = re.compile(r"cart|basket|(?<![a-z])(?:addto)?bag(?![a-z])")
+_NOT_CART = re.compile(
+    _NEGATED + r"|view|click|visit|page|open|checkout|update|decreas|reduc|fail|error"
+    r"|remov|delet|drop|empt|clear|cancel|expir|abandon"
+)
 
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]

@@ -14,9 +14,8 @@ from models.raw.ids import as_text, refuse_nested
 from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import Quarantine
 from models.raw.tables import LINE, Source, check_utf8, read
+from models.recommender.item_features import VALUE_SEPARATOR
 
-VALUE_SEPARATOR = "|"
-"""Separates the values of a multi-valued attribute, such as the genres of a film."""
 MAX_LOOSE_ROWS = 1_000_000
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?$"
 _WHOLE = r"^-?\d+$"

@@ -29,13 +29,13 @@ from models.recommender.prepare.events import (
     with_null_columns,
 )
 from models.recommender.prepare.identity import Named, spill_by_user
-from models.recommender.prepare.selection import NEVER
 from models.recommender.prepare.sessions import immediate_repeats, number_sessions
 from models.recommender.prepare.spill import Spill, load
 from models.recommender.prepare.splits import Cut, count_users, split_users
 
 POSITIONS_PER_FILE = 2**40
 MAX_SAMPLES = 2_000
+NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
 Int64s = npt.NDArray[np.int64]

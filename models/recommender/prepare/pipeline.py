@@ -22,13 +22,14 @@ from models.raw.notes import said_if_rejected
 from models.raw.quarantine import Quarantine
 from models.raw.tables import Source, parse_mapping, without_secrets
 from models.raw.times import epoch_s
-from models.recommender.networks.item_features import read_features
-from models.recommender.prepare.card import card_of, card_of_files, card_of_types, sums
+from models.recommender.item_features import read_features
+from models.recommender.prepare.card import card_of, card_of_files, card_of_types, notes_of, sums
 from models.recommender.prepare.diagnosis import diagnose, in_schema
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
 from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
-from models.recommender.prepare.leaving_out import LeftOut, Partitions, leave_out
+from models.recommender.prepare.leaving_out import LeftOut, leave_out
 from models.recommender.prepare.partitions import (
+    NEVER,
     STOP,
     Int64s,
     Rules,
@@ -39,11 +40,9 @@ from models.recommender.prepare.partitions import (
     write_shard,
 )
 from models.recommender.prepare.scanning import excluded_items, find_raw, scan_log
-from models.recommender.prepare.selection import NEVER
 from models.recommender.prepare.sessions import gap_us
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.prepare.splits import Cut, check_splits, choose_cut, rfc3339
-from models.recommender.prepare.support import Support
 from models.recommender.prepare.vocabulary import check_enough, index_items, items_of_partitions
 from models.recommender.schema import NUM_SHARDS, Schema
 
@@ -68,21 +67,22 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     notes = [*tables.notes(config.raw), *item_tables.notes(config.items or "")]
     with said_if_rejected(notes), _workers_stopped(work):
         scanned = scan_log(config, tables.sources, out, executor)
-        parts, left_out = _sorted(config, Partitions(out, has_times), executor)
+        parts, left_out = _sorted(config, out, executor, has_times=has_times)
         vocabulary, join = _vocabulary(config, work, item_tables.sources, parts)
         types = LogTypes.of([(part.num_of_type, part.num_amounts) for part in parts])
-        cut, evaluated = _evaluated(config, _cut(config, parts, shards), types, parts, (work, shards, executor))
+        cut, evaluated = _split(config, types, parts, out, executor)
         write = partial(write_shard, work, shards, num_items=len(vocabulary), cut=cut, log_types=types)
         finished = list(executor.map(write, enumerate(parts)))
         check_splits(sums(part.num_events for part in finished), sums(part.num_examples for part in finished), cut)
-        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), has_times=has_times, type_names=types.names)
+        diagnosis = diagnose(shards, executor, num_items=len(vocabulary), type_names=types.names)
         table, items_card = _items(config, item_tables.sources, out, vocabulary=vocabulary)
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
-    about["num_features"] = _write_items(table, out)
-    schema = _schema(config, cut, finished, table=table, has_times=has_times, about=about)
-    card = {**card_of(config, schema, scanned, parts, finished), **card_of_types(types, evaluated, schema, finished)}
-    card = left_out.added_to(card, parts, diagnosis, items_card.pop("bad"))
-    card |= {**join, **items_card, **card_of_files([*notes, *card["notes"]], scanned, tables, item_tables)}
+    num_features = _write_items(table, out)
+    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, about=about)
+    card = card_of(config, schema, scanned, parts, finished=finished, left_out=left_out)
+    card["bad"] |= items_card.pop("bad")
+    card |= {"diagnosis": diagnosis, **card_of_types(types, evaluated, schema, finished), **join, **items_card}
+    card |= {"notes": notes_of(card, scanned, notes), **card_of_files(tables, item_tables)}
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
     (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)
@@ -99,18 +99,11 @@ def _workers_stopped(work: Path) -> Iterator[None]:
         raise
 
 
-def _sorted(config: PrepareConfig, partitions: Partitions, executor: Executor) -> tuple[list[Sorted], LeftOut]:
+def _sorted(config: PrepareConfig, out: Path, executor: Executor, *, has_times: bool) -> tuple[list[Sorted], LeftOut]:
     """Sort all partitions, and leave out what should not be learned from."""
-    rules = Rules(partitions.has_times, gap_us(config.session_gap), config.collapse_repeats)
-    sort = partial(sort_partition, partitions.work, partitions.shards, rules=rules)
-    return leave_out(
-        partitions,
-        list(executor.map(sort, range(NUM_SHARDS))),
-        executor,
-        keep_bots=config.keep_bots,
-        support=Support(config.min_item_events, config.min_user_events),
-        source=without_secrets(config.raw),
-    )
+    rules = Rules(has_times, gap_us(config.session_gap), config.collapse_repeats)
+    sort = partial(sort_partition, out / "work", out / "shards", rules=rules)
+    return leave_out(config, list(executor.map(sort, range(NUM_SHARDS))), out, executor)
 
 
 def _vocabulary(
@@ -127,25 +120,25 @@ def _vocabulary(
     return vocabulary, join
 
 
-def _cut(config: PrepareConfig, parts: list[Sorted], shards: Path) -> Cut:
-    """The split, with the given cut times or those chosen by the log."""
-    if config.split == "time" and config.val_from is not None and config.test_from is not None:
-        return Cut("time", epoch_s(config.val_from), epoch_s(config.test_from))
-    return choose_cut(config.split, shards, min(part.first_s for part in parts), max(part.last_s for part in parts))
-
-
-def _evaluated(
-    config: PrepareConfig, cut: Cut, types: LogTypes, parts: list[Sorted], where: tuple[Path, Path, Executor]
+def _split(
+    config: PrepareConfig, types: LogTypes, parts: list[Sorted], out: Path, executor: Executor
 ) -> tuple[Cut, Evaluated]:
-    """What is evaluated on, and the split with these targets."""
-    work, shards, executor = where
+    """The split, with the given cut times or those chosen by the log, and what is evaluated on."""
+    if config.split == "time" and config.val_from is not None and config.test_from is not None:
+        cut = Cut("time", epoch_s(config.val_from), epoch_s(config.test_from))
+    else:
+        first, last = min(part.first_s for part in parts), max(part.last_s for part in parts)
+        cut = choose_cut(config.split, out / "shards", first, last)
+
+    def with_targets(names: tuple[str, ...]) -> Cut:
+        return replace(cut, targets=types.codes_of(names))
 
     def num_examples(names: tuple[str, ...]) -> dict[str, int]:
-        count = partial(count_examples, work, shards, cut=replace(cut, targets=types.codes_of(names)), log_types=types)
+        count = partial(count_examples, out / "work", out / "shards", cut=with_targets(names), log_types=types)
         return sums(executor.map(count, enumerate(parts)))
 
     evaluated = choose_evaluated(types, target=config.target, seen=config.seen, num_examples=num_examples)
-    return replace(cut, targets=types.codes_of(evaluated.targets)), evaluated
+    return with_targets(evaluated.targets), evaluated
 
 
 def _items(
@@ -173,8 +166,10 @@ def _schema(
     *,
     table: pa.Table,
     has_times: bool,
+    num_features: int,
     about: dict[str, Any],
 ) -> Schema:
+    """The schema; `about` are fields of it that follow from the events and the flags."""
     counts: Int64s = np.sum([part.train_counts for part in finished], axis=0)
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
     rule = {
@@ -184,7 +179,7 @@ def _schema(
         "test_from_s": cut.test_from_s,
         "items": table.to_pydict(),
         "shards": [part.digest for part in finished],
-        **{name: value for name, value in about.items() if name != "num_features"},
+        **about,
     }
     return Schema(
         family="recommender",
@@ -201,5 +196,6 @@ def _schema(
         train_until=max(part.train_last_s if has_times else part.longest for part in finished),
         val_from=None if cut.val_from_s is None else rfc3339(cut.val_from_s),
         test_from=None if cut.test_from_s is None else rfc3339(cut.test_from_s),
+        num_features=num_features,
         **about,
     )

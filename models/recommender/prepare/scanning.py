@@ -71,11 +71,11 @@ def inferred(scanned: Scanned) -> list[str]:
     return [f"{note} ({num_files(count)})" for note, count in scanned.notes.items()]
 
 
-def explained(scanned: Scanned) -> list[str]:
-    """The most frequent reasons of bad rows with an example and, where there is one, the remedy."""
+def explained(scanned: Scanned) -> dict[str, str]:
+    """The most frequent reasons of bad rows, each with an example and, where there is one, the remedy."""
     top = sorted((reason for reason in scanned.bad if reason != EXCLUDED), key=lambda reason: -scanned.bad[reason])
     examples, samples = scanned.examples, scanned.samples
-    return [explain(reason, examples.get(reason), samples.get(reason, ())) for reason in top[:MAX_EXPLAINED]]
+    return {reason: explain(reason, examples.get(reason), samples.get(reason, ())) for reason in top[:MAX_EXPLAINED]}
 
 
 def excluded_items(config: PrepareConfig) -> frozenset[str]:
@@ -129,8 +129,7 @@ def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     fraction = sum(bad.values()) / scanned.num_rows
     if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
         return
-    counts = sorted(bad.values(), reverse=True)
-    reasons = "; ".join(f"{count:,} {reason}" for count, reason in zip(counts, explained(scanned), strict=False))
+    reasons = "; ".join(f"{bad[reason]:,} {text}" for reason, text in explained(scanned).items())
     if not bad:
         raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
     raise DataRejected(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.recommender.prepare.event_types import AMOUNTS, TYPES
+from models.recommender.prepare.partitions import NEVER, Sorted
 from models.recommender.schema import NUM_SHARDS
 
 PER_USER = ("offsets.npy", "peaks.npy")
 PER_ITEM = ("index.npy",)
-NEVER = np.iinfo(np.int64).max
 
 Int64s = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is left of a partition."""
-
-    num_users: int
-    num_events: int
-    first_s: int
-    last_s: int
-    of_type: Int64s
-    """Events by code of the type within the partition, from 0, the events without one."""
-    num_amounts: int
 
 
 def save_mask(work: Path, name: str, partition: int, mask: Mask) -> None:
@@ -48,14 +38,22 @@ def load_mask(work: Path, name: str, partition: int) -> Mask:
     return mask
 
 
-def keep_events(work: Path, shards: Path, name: str, partition: int, *, has_times: bool) -> Kept:
+def select(work: Path, shards: Path, executor: Executor, parts: Sequence[Sorted], mask: str) -> list[Sorted]:
+    """Keep the events of a mask in all sorted partitions; returns the new counts."""
+    kept = list(executor.map(partial(keep_events, work, shards, mask), enumerate(parts)))
+    _adopt(work, shards)
+    return kept
+
+
+def keep_events(work: Path, shards: Path, name: str, part: tuple[int, Sorted]) -> Sorted:
     """Write a copy of a sorted partition with the events of a mask only, and without the users who have none left."""
+    partition, before = part
     shard, scratch = shards / f"{partition:05d}", work / "sorted" / f"{partition:05d}"
     mask = load_mask(work, name, partition)
     offsets = np.load(shard / "offsets.npy")
     lengths = _lengths(offsets, mask)
-    for part, source in (("shard", shard), ("sorted", scratch)):
-        target = work / "kept" / f"{partition:05d}" / part
+    for kind, source in (("shard", shard), ("sorted", scratch)):
+        target = work / "kept" / f"{partition:05d}" / kind
         target.mkdir(parents=True, exist_ok=True)
         for path in source.glob("*.npy"):
             if path.name not in (*PER_USER, *PER_ITEM):
@@ -68,18 +66,26 @@ def keep_events(work: Path, shards: Path, name: str, partition: int, *, has_time
     np.save(target / "sorted" / "items.npy", item.astype(np.int32))
     items = pq.read_table(scratch / "items.parquet").take(pa.array(used))
     pq.write_table(items, target / "sorted" / "items.parquet")
-    if not has_times:  # the place of each event in its sequence
+    if not (shard / "sessions.npy").exists():  # without times: the place of each event in its sequence
         ends = np.cumsum(lengths)
         np.save(target / "shard" / "timestamps.npy", np.arange(len(item)) - np.repeat(ends - lengths, lengths))
     seconds = np.load(target / "shard" / "timestamps.npy")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
-    of_type = np.bincount(np.load(target / "sorted" / TYPES))
-    num_amounts = int(np.isfinite(np.load(target / "sorted" / AMOUNTS)).sum())
-    return Kept(users.num_rows, len(item), first, last, of_type, num_amounts)
+    # A type without events keeps its place, which is its code in the partition.
+    of_type = np.bincount(np.load(target / "sorted" / TYPES), minlength=1 + len(before.types)).tolist()
+    return replace(
+        before,
+        num_users=users.num_rows,
+        num_events=len(item),
+        first_s=first,
+        last_s=last,
+        num_of_type=dict(zip(("", *before.types), of_type, strict=True)),
+        num_amounts=int(np.isfinite(np.load(target / "sorted" / AMOUNTS)).sum()),
+    )
 
 
-def adopt(work: Path, shards: Path) -> None:
-    """Replace all sorted partitions by their copies. Called once, when all of them are complete."""
+def _adopt(work: Path, shards: Path) -> None:
+    """Replace all sorted partitions by their copies, when all of these are complete."""
     for number in range(NUM_SHARDS):
         for part, target in (("shard", shards / f"{number:05d}"), ("sorted", work / "sorted" / f"{number:05d}")):
             shutil.rmtree(target)

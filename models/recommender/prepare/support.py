@@ -35,18 +35,20 @@ class Pruned:
 
 
 def prune(
-    work: Path, shards: Path, executor: Executor, *, num_items: int, support: Support
+    work: Path, shards: Path, executor: Executor, *, num_items: int, support: Support, mask: str | None
 ) -> tuple[str, dict[str, int]]:
     """Find the k-core: every item and every user that is left has enough events among those left.
 
-    Items, then users with too few events lose all of them, again and again until none is left with too few. Returns
-    the name of the masks for `selection.keep_events`, and the events left out by reason.
+    Users, then items with too few events lose all of them, again and again until none is left with too few. Only the
+    events of `mask` count, if it is given. Returns the name of a mask for `selection.select`, and the events left out
+    by reason.
     """
     left_out = {"rare_item": 0, "rare_user": 0}
     is_kept = np.ones(num_items + 1, bool)
     number = 0
     while True:
-        one = partial(prune_partition, work, shards, number=number, is_kept=is_kept, min_user_events=support.user)
+        name = f"support-{number}"
+        one = partial(prune_partition, work, shards, masks=(mask, name), is_kept=is_kept, min_user_events=support.user)
         counts = np.zeros(num_items + 1, np.int64)
         for part in executor.map(one, range(NUM_SHARDS)):
             counts += part.counts
@@ -54,8 +56,8 @@ def prune(
             left_out["rare_user"] += part.rare_users
         is_kept = counts >= support.item
         if not counts[~is_kept].any():
-            return f"support-{number}", left_out
-        number += 1
+            return name, left_out
+        mask, number = name, number + 1
 
 
 def check_support(num_users: int, support: Support) -> None:
@@ -68,17 +70,26 @@ def check_support(num_users: int, support: Support) -> None:
 
 
 def prune_partition(
-    work: Path, shards: Path, partition: int, *, number: int, is_kept: npt.NDArray[np.bool_], min_user_events: int
+    work: Path,
+    shards: Path,
+    partition: int,
+    *,
+    masks: tuple[str | None, str],
+    is_kept: npt.NDArray[np.bool_],
+    min_user_events: int,
 ) -> Pruned:
-    """One round on one partition: leave out the events of rare items, then those of users with too few."""
+    """One round on one partition: leave out the events of rare items, then those of users with too few.
+
+    `masks` are the names of the one to begin with, if any, and of the one to write.
+    """
     scratch = work / "sorted" / f"{partition:05d}"
     items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
     offsets = np.load(shards / f"{partition:05d}" / "offsets.npy")
-    before = load_mask(work, f"support-{number - 1}", partition) if number else np.ones(len(items), bool)
+    before = load_mask(work, masks[0], partition) if masks[0] else np.ones(len(items), bool)
     mask = before & is_kept[items]
     rare_items = int(before.sum() - mask.sum())
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     lengths = np.bincount(user[mask], minlength=len(offsets) - 1)
     kept = mask & (lengths >= min_user_events)[user]
-    save_mask(work, f"support-{number}", partition, kept)
+    save_mask(work, masks[1], partition, kept)
     return Pruned(np.bincount(items[kept], minlength=len(is_kept)), rare_items, int(mask.sum() - kept.sum()))

@@ -19,9 +19,9 @@ from models.recommender import FAMILY
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate
 from models.recommender.held_out import Example
+from models.recommender.item_features import NUM_NEIGHBOURS, NearestNeighbours
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.cold_start import MAX_NDCG_DROP, OFFSETS, ColdStartItems
-from models.recommender.networks.item_features import NUM_NEIGHBOURS, NearestNeighbours
 from models.recommender.networks.ranking import gains
 from models.recommender.schema import Schema
 from tests.kit.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds

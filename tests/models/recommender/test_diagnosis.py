@@ -118,8 +118,7 @@ def test_of_a_large_log_transitions_are_counted_from_some_items_only(tmp_path: P
     counts = []
     for every in (1, 4):
         parts = [
-            shard_statistics(data.path / "shards", shard, num_items=12, every=every, has_times=True).transitions
-            for shard in range(32)
+            shard_statistics(data.path / "shards", shard, num_items=12, every=every).transitions for shard in range(32)
         ]
         counts.append({int(key) // 13 for part in parts for key in part.keys})
     assert counts[1] < counts[0]

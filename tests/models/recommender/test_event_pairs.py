@@ -13,11 +13,11 @@ from jobs.cli.context import Store
 from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate
+from models.recommender.event_weights import training_events
 from models.recommender.held_out import Example
 from models.recommender.networks import event_pairs
 from models.recommender.networks.build import build, initialise
 from models.recommender.networks.event_pairs import EventPairs, count_event_pairs
-from models.recommender.networks.event_weights import training_events
 from models.recommender.networks.transitions import Transitions, gains_of, tuning_examples
 from models.recommender.schema import Schema
 from tests.kit.logs import prepared, write_csv

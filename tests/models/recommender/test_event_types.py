@@ -132,23 +132,68 @@ def test_purchases_are_the_targets_by_default_if_there_are_enough(tmp_path: Path
     assert "under 100" in few.card()["target_reason"]
 
 
-@pytest.mark.parametrize("word", ["purchase", "transaction", "order_placed", "buy", "checkout", "product sold"])
+@pytest.mark.parametrize(
+    "word", ["purchase", "transaction", "order_placed", "reorder", "buy", "checkout", "product sold", "paid"]
+)
 def test_these_types_are_named_like_a_purchase(word: str) -> None:
     assert is_purchase(word) and not is_cart(word)
 
 
 @pytest.mark.parametrize(
-    "word", ["view", "begin_checkout", "order_cancelled", "add_to_cart", "refund", "click", "remove"]
+    "word",
+    [
+        "view",
+        "begin_checkout",
+        "abandoned_checkout",
+        "checkout_progress",
+        "order_cancelled",
+        "order_history",
+        "add_to_cart",
+        "refund",
+        "click",
+        "remove",
+        "not_purchased",
+        "no_purchase",
+        "non-purchase",
+        "notpurchased",
+        "unpaid",
+        "unsold",
+        "purchase_declined",
+        "purchase_intent",
+        "buyer_signup",
+        "wishlist_order",
+    ],
 )
 def test_these_types_are_not(word: str) -> None:
     assert not is_purchase(word)
 
 
+@pytest.mark.parametrize("word", ["add_to_cart", "addtocart", "cart", "add to basket", "add_to_bag", "addtobag"])
+def test_these_types_are_named_like_an_addition_to_a_cart(word: str) -> None:
+    assert is_cart(word) and not is_purchase(word)
+
+
 @pytest.mark.parametrize(
-    ("word", "expected"), [("add_to_cart", True), ("addtocart", True), ("remove_from_cart", False)]
+    "word",
+    [
+        "remove_from_cart",
+        "cart_removed",
+        "removal_from_cart",
+        "cart_removal",
+        "delete_from_basket",
+        "empty_cart",
+        "clear_cart",
+        "update_cart",
+        "view_cart",
+        "cart_page",
+        "cart_abandoned",
+        "not_added_to_cart",
+        "cart_checkout",
+        "handbag",
+    ],
 )
-def test_additions_to_a_cart_are_recognised(word: str, expected: bool) -> None:
-    assert is_cart(word) is expected
+def test_these_types_are_no_addition_to_a_cart(word: str) -> None:
+    assert not is_cart(word)
 
 
 def test_an_unknown_target_lists_the_types_with_their_counts(tmp_path: Path, store: Store) -> None:

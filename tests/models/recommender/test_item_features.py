@@ -24,8 +24,8 @@ from models.recommender import FAMILY
 from models.recommender.config import Config
 from models.recommender.data import collate
 from models.recommender.held_out import Example
+from models.recommender.item_features import find_nearest_neighbours, read_features
 from models.recommender.networks.build import build, initialise
-from models.recommender.networks.item_features import find_nearest_neighbours, read_features
 from models.recommender.prepare.item_table import read_items
 from models.recommender.schema import Schema
 from tests.kit.logs import ITEMS_OF_KIND, KINDS, shop_of_kinds

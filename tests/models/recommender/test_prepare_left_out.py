@@ -121,6 +121,16 @@ def test_minimum_support_is_iterated_until_everything_left_has_enough(tmp_path: 
     assert data.schema(Schema).items == ["a", "b"]
 
 
+def test_events_of_bots_support_no_item(tmp_path: Path, store: Store) -> None:
+    bot = [{**row, "item_id": "d"} for row in crawler(1_500, 25 * 60)]
+    raw = write_csv(tmp_path / "log.csv", [*core_log(), *bot])
+    data = prepared(store, raw, min_item_events=3, min_user_events=3, **LEAVE_ONE_OUT)
+    assert histories(data).keys() == {"u1", "u2"}
+    card = data.card()
+    assert card["bad"] == {"likely_bot": 1_500}
+    assert card["left_out_events"] == {"rare_item": 2, "rare_user": 4, "collapsed": 0}
+
+
 def test_minimum_support_of_sequences_counts_their_places_anew(tmp_path: Path, store: Store) -> None:
     (tmp_path / "log.txt").write_text("u1 rare a b a\nu2 a b b b\nu3 b\n", encoding="utf-8")
     data = prepared(store, tmp_path / "log.txt", min_item_events=2, min_user_events=2, **LEAVE_ONE_OUT)

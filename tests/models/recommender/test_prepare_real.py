@@ -56,7 +56,7 @@ def test_raw_online_retail_is_rejected_and_every_row_is_accounted_for(shared_dat
     without = RETAIL["columns"].removesuffix(",session_id=InvoiceNo")
     customers = prepare(store, PrepareConfig(raw=raw, max_bad_fraction=0.27, columns=without)).details
     assert customers["bad"] == {"missing_user_id": 135_080, "quantity_not_positive": 8_905}
-    assert customers["users"] == 4_339
+    assert (customers["kept"], customers["users"]) == (392_690, 4_339)
     titles = pq.read_table(Path(details["data"]) / "items.parquet").to_pylist()
     assert {"item_id": "85123A", "title": "WHITE HANGING HEART T-LIGHT HOLDER"} in titles
 

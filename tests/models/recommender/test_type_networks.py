@@ -19,10 +19,10 @@ from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, Rows, collate, dataset
 from models.recommender.endpoints import RecommendationRequest, encode_recommendation, golden_request
+from models.recommender.event_weights import default_weights, event_weights, loss_weights
 from models.recommender.held_out import Example
 from models.recommender.networks.bags import bags_of_histories
 from models.recommender.networks.build import build, initialise
-from models.recommender.networks.event_weights import default_weights, event_weights, loss_weights
 from models.recommender.networks.next_item import NextItem
 from models.recommender.networks.ranking import evaluate
 from models.recommender.networks.transitions import Transitions, count_pairs

@@ -18,8 +18,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from models.prepared import Prepared
-from models.recommender.prepare.item_table import VALUE_SEPARATOR
 
+VALUE_SEPARATOR = "|"
+"""Separates the values of a multi-valued attribute, such as the genres of a film."""
 MIN_ITEMS = 2
 """Items that a feature must have to be kept."""
 MAX_FEATURES = 50_000
