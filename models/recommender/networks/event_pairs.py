@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.nn.state_dict import default_on_load
+from models.nn.state_dict import default_on_load, resize_on_load
 from models.prepared import Prepared
 from models.recommender.data import Histories
 from models.recommender.networks.event_weights import training_events
@@ -63,6 +63,7 @@ class EventPairs(nn.Module):
         for name, value in empty.items():
             self.register_buffer(name, value)
         default_on_load(self, empty)  # models until release 0.2 have none
+        resize_on_load(self, "keys", "starts", "columns", "weights")
 
     def set(self, counts: Counts, *, shrink: float, share: float) -> None:
         """Set the followers and how they are mixed in."""
@@ -100,14 +101,6 @@ class EventPairs(nn.Module):
         scores = torch.zeros(len(batch.lengths) * self.num_rows, device=device)
         scores.index_add_(0, row + self.columns[entry], factor * self.weights[entry])
         return scores.view(len(batch.lengths), self.num_rows)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Only the file says how many pairs were counted.
-        for name in ("keys", "starts", "columns", "weights"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, torch.zeros(len(stored), dtype=stored.dtype, device=self.share.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def count_event_pairs(data: Prepared, schema: Schema) -> Counts | None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.nn.state_dict import resize_on_load
 from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate, dataset
@@ -98,7 +99,9 @@ class Transitions(nn.Module):
         # How much an event of the history counts, by its type; the log of a model without types has no such tensor.
         self.register_buffer("type_factors", torch.ones(num_types + 1) if num_types else None)
         self.pairs = EventPairs(num_items)
-        self._dense: Tensor | None = None
+        resize_on_load(self, "columns", "weights")
+        self._dense: tuple[Tensor, Tensor] | None = None
+        """The weights that were made dense, and the dense ones."""
 
     def set(
         self, matrix: sp.csr_array, popularity: NDArray[Any], decay: float, type_factors: Weights | None = None
@@ -109,7 +112,6 @@ class Transitions(nn.Module):
         self.row_starts = torch.from_numpy(matrix.indptr.astype(np.int64))
         self.columns = torch.from_numpy(matrix.indices.astype(np.int32))
         self.weights = torch.from_numpy(matrix.data.astype(np.float32))
-        self._dense = None
         self.popularity = torch.from_numpy(popularity.astype(np.float32))
         self.decay = torch.tensor(decay, dtype=torch.float32)
 
@@ -140,12 +142,12 @@ class Transitions(nn.Module):
         return scores.view(len(items), self.num_rows)
 
     def _dense_weights(self) -> Tensor:
-        if self._dense is None or self._dense.device != self.weights.device:
+        if self._dense is None or self._dense[0] is not self.weights:
             row = torch.arange(self.num_rows, device=self.weights.device).repeat_interleave(self.row_starts.diff())
             dense = self.weights.new_zeros(self.num_rows, self.num_rows)
             dense[row, self.columns.long()] = self.weights
-            self._dense = dense
-        return self._dense
+            self._dense = self.weights, dense
+        return self._dense[1]
 
     def explain(self, history: Sequence[int], items: Sequence[int], types: Sequence[int] | None = None) -> list[int]:
         """For each item the event of the history that contributes most to its score; PADDING if none does."""
@@ -179,15 +181,6 @@ class Transitions(nn.Module):
         if self.type_factors is not None and batch.types is not None:
             factors = factors * self.type_factors[batch.types.gather(1, clamped)]
         return items * there, factors
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Only the file says how many pairs were counted.
-        self._dense = None
-        for name in ("columns", "weights"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, torch.zeros(len(stored), dtype=stored.dtype, device=self.popularity.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @dataclass(frozen=True)
