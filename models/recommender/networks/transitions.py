@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.nn.sparse_rows import SparseRows, sum_rows
 from models.nn.state_dict import resize_on_load
 from models.prepared import Prepared
 from models.recommender.config import Config
@@ -128,18 +129,13 @@ class Transitions(nn.Module):
 
     def _sum_of_rows(self, items: Tensor, factors: Tensor) -> Tensor:
         """Weighted sums [B, V] of the sparse rows `items` [B, K]."""
-        starts = self.row_starts[items].reshape(-1)
-        lengths = self.row_starts[items + 1].reshape(-1) - starts
-        total = int(lengths.sum())
-        # One flat entry per (example, event, follower): its index in the CSR arrays, its row of scores, its factor.
-        first = starts - (lengths.cumsum(0) - lengths)
-        place = torch.arange(total, device=items.device) + first.repeat_interleave(lengths, output_size=total)
-        owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items).reshape(-1) * self.num_rows
-        row = owner.repeat_interleave(lengths, output_size=total)
-        factor = factors.reshape(-1).repeat_interleave(lengths, output_size=total)
-        scores = torch.zeros(len(items) * self.num_rows, device=items.device)
-        scores.index_add_(0, row + self.columns[place], factor * self.weights[place])
-        return scores.view(len(items), self.num_rows)
+        return sum_rows(
+            SparseRows(self.row_starts, self.columns, self.weights),
+            rows_N=items.flatten(),
+            factors_N=factors.flatten(),
+            owner_N=torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1]),
+            shape=(len(items), self.num_rows),
+        )
 
     def _dense_weights(self) -> Tensor:
         if self._dense is None or self._dense[0] is not self.weights:
