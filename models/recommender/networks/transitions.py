@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,6 +43,8 @@ MIN_PAIR_GAIN = 0.01
 """Relative gain on validation for which pairs of events are kept: they make a model larger."""
 POPULARITY_SHARE = 1e-3
 """Weight of popularity in the scores: ranks the items without a transition from the history."""
+
+Setting = TypeVar("Setting")
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,15 @@ class Tuned:
     weights: sp.csr_array
     popularity: NDArray[Any]
     shape: Shape
-    type_factors: Weights | None
+    type_factors: Weights | None = None
+
+
+def best_of(
+    tried: Iterable[Setting], score: Callable[[Setting], float], *, so_far: tuple[float, Setting] | None = None
+) -> tuple[float, Setting]:
+    """The setting with the highest score, and that score; among equal ones the first, before them the best `so_far`."""
+    scored = ((score(each), each) for each in tried)
+    return max(scored if so_far is None else itertools.chain([so_far], scored), key=itemgetter(0))
 
 
 def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | None = None) -> Tuned:
@@ -197,52 +208,35 @@ def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | N
     """
     popularity = popularity_of(schema, item_weights(data, schema, event_weights))
     examples = tuning_examples(data, schema)
-    candidates = transition_weights(event_weights, schema)
-    best: tuple[float, Weights | None] | None = None
-    for weights in candidates if len(candidates) > 1 else ():
-        counts = count_pairs(data, schema, window=Shape.window, weights=weights)
-        score, _ = _best_shape({Shape.window: counts}, popularity, TYPE_SHAPES, examples)
-        if best is None or score > best[0]:
-            best = (score, weights)
-    weights = candidates[0] if best is None else best[1]
-    counted = {
-        window: count_pairs(data, schema, window=window, weights=weights)
-        for window in sorted({shape.window for shape in SHAPES})
-    }
-    score, tuned = _best_shape(counted, popularity, SHAPES, examples)
-    for tried in [replace(tuned, shape=replace(tuned.shape, decay=decay)) for decay in DECAYS]:
-        if examples and (other := ndcg(tried, examples)) > score:
-            score, tuned = other, tried
-    return _with_type_factors(tuned, schema, examples, score) if schema.has_types and examples else tuned
+
+    def score(tuned: Tuned) -> float:
+        return ndcg(tuned, examples)
+
+    def best_shape(shapes: Sequence[Shape], weights: Weights | None) -> tuple[float, Tuned]:
+        windows = {shape.window for shape in shapes}
+        counted = {window: count_pairs(data, schema, window=window, weights=weights) for window in windows}
+        return best_of(
+            (Tuned(weight_counts(counted[shape.window], shape), popularity, shape) for shape in shapes), score
+        )
+
+    weights, *others = transition_weights(event_weights, schema)
+    if others:
+        _, weights = best_of([weights, *others], lambda each: best_shape(TYPE_SHAPES, each)[0])
+    best = best_shape(SHAPES, weights)
+    decayed = [replace(best[1], shape=replace(best[1].shape, decay=decay)) for decay in DECAYS]
+    best = best_of(decayed, score, so_far=best)
+    return _with_type_factors(best, schema, score) if schema.has_types else best[1]
 
 
-def _best_shape(
-    counted: Mapping[int, sp.csr_array], popularity: NDArray[Any], shapes: Sequence[Shape], examples: list[Any]
-) -> tuple[float, Tuned]:
-    """The NDCG@10 of the best shape and what it gives, from counts by window; the first one without examples."""
-    best: tuple[float, Tuned] | None = None
-    for shape in shapes:
-        tuned = Tuned(weight_counts(counted[shape.window], shape), popularity, shape, None)
-        score = ndcg(tuned, examples)
-        if best is None or score > best[0]:
-            best = (score, tuned)
-    assert best is not None
-    return best
-
-
-def _with_type_factors(tuned: Tuned, schema: Schema, examples: list[Any], score: float) -> Tuned:
+def _with_type_factors(best: tuple[float, Tuned], schema: Schema, score: Callable[[Tuned], float]) -> Tuned:
     """Factors of the types, tried one type after the other, the most frequent first."""
-    tuned = replace(tuned, type_factors=np.ones(len(schema.event_types) + 1, np.float32))
-    counts = np.array(schema.event_type_counts)
+    factors, counts = np.ones(len(schema.event_types) + 1, np.float32), np.array(schema.event_type_counts)
+    best = (best[0], replace(best[1], type_factors=factors))
     for code in np.argsort(-counts, kind="stable")[: min(MAX_TUNED_TYPES, int((counts > 0).sum()))]:
-        for factor in TYPE_FACTORS:
-            assert tuned.type_factors is not None
-            factors = tuned.type_factors.copy()
-            factors[code] = factor
-            tried = replace(tuned, type_factors=factors)
-            if (other := ndcg(tried, examples)) > score:
-                score, tuned = other, tried
-    return tuned
+        is_code = np.arange(len(factors)) == code
+        tried = [np.where(is_code, np.float32(factor), best[1].type_factors) for factor in TYPE_FACTORS]
+        best = best_of([replace(best[1], type_factors=each) for each in tried], score, so_far=best)
+    return best[1]
 
 
 def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:
@@ -290,32 +284,29 @@ def weight_counts(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     rows = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-9) ** -shape.row_power
     columns = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1e-9) ** -shape.column_power
     matrix.data *= np.repeat(rows, np.diff(matrix.indptr)) * columns[matrix.indices]
-    matrix = _strongest(matrix)
-    matrix.sort_indices()
-    return matrix
+    return strongest(matrix)
 
 
 def add_cold_start_items(weights: sp.csr_array, neighbours: sp.csr_array) -> sp.csr_array:
     """The weights [V, V], with those of cold-start items averaged over their nearest neighbours, [V, V] by weight."""
-    matrix = _strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
-    matrix.sort_indices()
-    return matrix
+    return strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
 
 
-def _strongest(matrix: sp.csr_array) -> sp.csr_array:
+def strongest(matrix: sp.csr_array, limit: int = MAX_FOLLOWERS) -> sp.csr_array:
+    """The `limit` largest entries of each row, fewer if that makes more than MAX_PAIRS; rows are sorted by column."""
     lengths = np.diff(matrix.indptr)
-    limit = MAX_FOLLOWERS
     while limit > 1 and np.minimum(lengths, limit).sum() > MAX_PAIRS:
         limit = limit * 7 // 8
-    if lengths.max(initial=0) <= limit:
-        return matrix
-    keep = np.ones(len(matrix.data), dtype=bool)
-    for row in np.flatnonzero(lengths > limit):
-        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        weakest = np.argpartition(matrix.data[begin:end], -limit)[:-limit]
-        keep[begin + weakest] = False
-    row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
-    return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
+    if lengths.max(initial=0) > limit:
+        keep = np.ones(len(matrix.data), dtype=bool)
+        for row in np.flatnonzero(lengths > limit):
+            begin, end = matrix.indptr[row], matrix.indptr[row + 1]
+            weakest = np.argpartition(matrix.data[begin:end], -limit)[:-limit]
+            keep[begin + weakest] = False
+        row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
+        matrix = sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
+    matrix.sort_indices()
+    return matrix
 
 
 def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
@@ -323,24 +314,21 @@ def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
     return float(gains_of(_network(tuned), examples).mean())
 
 
-def tune_pairs(network: Transitions, counts: Counts, examples: Sequence[Any]) -> bool:
-    """Add pairs of events to transitions as is best on validation, if they gain MIN_PAIR_GAIN; returns whether.
+def tune_pairs(network: Transitions, counts: Counts, examples: Sequence[Any]) -> None:
+    """Add pairs of events to transitions as is best on validation, if they gain MIN_PAIR_GAIN.
 
     The gain must also be three times its standard error: on few examples the best of several settings gains by chance.
     """
     before = gains_of(network, examples)
-    best, chosen = before, None
+    gained = {}
     for shrink, share in itertools.product(SHRINKS, SHARES):
         network.pairs.set(counts, shrink=shrink, share=share)
-        if (found := gains_of(network, examples)).mean() > best.mean():
-            best, chosen = found, (shrink, share)
-    gain = best - before
-    least = max(MIN_PAIR_GAIN * before.mean(), 3 * gain.std() / max(1, len(gain)) ** 0.5)
-    if chosen is None or gain.mean() < least:
+        gained[shrink, share] = gains_of(network, examples) - before
+    shrink, share = max(gained, key=lambda setting: float(gained[setting].mean()))
+    gain = gained[shrink, share]
+    network.pairs.set(counts, shrink=shrink, share=share)
+    if gain.mean() <= max(MIN_PAIR_GAIN * before.mean(), 3 * gain.std() / len(gain) ** 0.5):
         network.pairs = EventPairs(network.num_rows - 1)
-        return False
-    network.pairs.set(counts, shrink=chosen[0], share=chosen[1])
-    return True
 
 
 def _network(tuned: Tuned) -> Transitions:
