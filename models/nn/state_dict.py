@@ -1,4 +1,4 @@
-"""Loads state dicts of earlier releases, whose tensors have other names or are missing."""
+"""Loads state dicts whose tensors have other names, are missing, as in earlier releases, or have any length."""
 
 from __future__ import annotations
 
@@ -31,3 +31,18 @@ def default_on_load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
             state_dict.setdefault(prefix + name, value.clone())
 
     module.register_load_state_dict_pre_hook(add)  # type: ignore[no-untyped-call]
+
+
+def resize_on_load(module: nn.Module, *names: str) -> None:
+    """Let `module.load_state_dict` accept vectors of any length under these names of buffers.
+
+    For counts of a log: only the file says how many there are.
+    """
+
+    def resize(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *_others: object) -> None:
+        for name in names:
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                setattr(owner, name, getattr(owner, name).new_zeros(len(stored), dtype=stored.dtype))
+
+    module.register_load_state_dict_pre_hook(resize)  # type: ignore[no-untyped-call]

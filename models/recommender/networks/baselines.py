@@ -15,12 +15,13 @@ from models.prepared import Prepared
 from models.recommender.data import Histories
 from models.recommender.held_out import ShardLog
 from models.recommender.networks.transitions import (
-    MAX_PAIRS,
     Shape,
     Transitions,
     Tuned,
+    best_of,
     ndcg,
     popularity_of,
+    strongest,
     tuning_examples,
 )
 from models.recommender.schema import Schema
@@ -81,21 +82,22 @@ def count_neighbours(data: Prepared, schema: Schema, network: Transitions) -> Ne
     co_counts, num_users = _co_counts(data, schema)
     popularity = popularity_of(schema)
     examples = tuning_examples(data, schema)
-    best = Neighbourhood()
-    weights = _similarities(co_counts, num_users, best)
 
-    def score_of(weights: sp.csr_array, decay: float) -> float:
-        return ndcg(Tuned(weights, popularity, Shape(decay=decay), None), examples)
+    def score(tried: tuple[Neighbourhood, sp.csr_array]) -> float:
+        shape, weights = tried
+        return ndcg(Tuned(weights, popularity, Shape(decay=shape.decay)), examples)
 
-    score = score_of(weights, best.decay)
-    for name, values in STEPS:
-        for value in values if examples else ():
-            tried = replace(best, **{name: value})
-            other = weights if name == "decay" else _similarities(co_counts, num_users, tried)
-            if (gained := score_of(other, tried.decay)) > score:
-                score, best, weights = gained, tried, other
-    network.set(weights, popularity, decay=best.decay)
-    return best
+    start = Neighbourhood()
+    best = best_of([(start, _similarities(co_counts, num_users, start))], score)
+    for name, values in STEPS if examples else ():
+        _, (shape, weights) = best
+        shapes = [replace(shape, **{name: value}) for value in values]
+        same = weights if name == "decay" else None  # the decay leaves the similarities alone
+        tried = ((each, _similarities(co_counts, num_users, each) if same is None else same) for each in shapes)
+        best = best_of(tried, score, so_far=best)
+    _, (shape, weights) = best
+    network.set(weights, popularity, decay=shape.decay)
+    return shape
 
 
 def _co_counts(data: Prepared, schema: Schema) -> tuple[sp.csr_array, NDArray[Any]]:
@@ -128,13 +130,4 @@ def _similarities(co_counts: sp.csr_array, num_users: NDArray[Any], shape: Neigh
     matrix = co_counts.copy()
     own = np.repeat(num_users**shape.asymmetry, np.diff(matrix.indptr))
     matrix.data /= own * num_users[matrix.indices] ** (1 - shape.asymmetry) + shape.shrink
-    count = max(1, min(shape.neighbours, MAX_PAIRS // matrix.shape[0]))
-    lengths = np.diff(matrix.indptr)
-    keep = np.ones(len(matrix.data), dtype=bool)
-    for row in np.flatnonzero(lengths > count):
-        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        keep[begin + np.argpartition(matrix.data[begin:end], -count)[:-count]] = False
-    row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
-    nearest = sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
-    nearest.sort_indices()
-    return nearest
+    return strongest(matrix, shape.neighbours)

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.nn.state_dict import default_on_load
+from models.nn.sparse_rows import SparseRows, sum_rows
+from models.nn.state_dict import default_on_load, resize_on_load
 from models.prepared import Prepared
 from models.recommender.data import Histories
 from models.recommender.event_weights import training_events
@@ -63,6 +64,7 @@ class EventPairs(nn.Module):
         for name, value in empty.items():
             self.register_buffer(name, value)
         default_on_load(self, empty)  # models until release 0.2 have none
+        resize_on_load(self, "keys", "starts", "columns", "weights")
 
     def set(self, counts: Counts, *, shrink: float, share: float) -> None:
         """Set the followers and how they are mixed in."""
@@ -82,32 +84,20 @@ class EventPairs(nn.Module):
 
     def _followers(self, batch: Histories) -> Tensor:
         """Weighted sums [B, V] of the followers of each history's pairs."""
-        device = batch.items.device
-        distance = torch.arange(1, MAX_DISTANCE + 1, device=device)
+        distance = torch.arange(1, MAX_DISTANCE + 1, device=batch.items.device)
         place = batch.lengths[:, None] - 1 - distance
         last = batch.items.gather(1, (batch.lengths - 1).clamp_min(0)[:, None])
         key = batch.items.gather(1, place.clamp_min(0)) * self.num_rows + last
         at = torch.searchsorted(self.keys, key).clamp_max(len(self.keys) - 1)
         known = (self.keys[at] == key) & (place >= 0)
         row, pair = known.nonzero(as_tuple=True)
-        at = at[known]
-        lengths = self.starts[at + 1] - self.starts[at]
-        size = int(lengths.sum())
-        first = self.starts[at] - (lengths.cumsum(0) - lengths)
-        entry = torch.arange(size, device=device) + first.repeat_interleave(lengths, output_size=size)
-        row = row.repeat_interleave(lengths, output_size=size) * self.num_rows
-        factor = (1 / (pair + 1)).repeat_interleave(lengths, output_size=size)
-        scores = torch.zeros(len(batch.lengths) * self.num_rows, device=device)
-        scores.index_add_(0, row + self.columns[entry], factor * self.weights[entry])
-        return scores.view(len(batch.lengths), self.num_rows)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Only the file says how many pairs were counted.
-        for name in ("keys", "starts", "columns", "weights"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, torch.zeros(len(stored), dtype=stored.dtype, device=self.share.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        return sum_rows(
+            SparseRows(self.starts, self.columns, self.weights),
+            rows_N=at[known],
+            factors_N=1 / distance[pair],
+            owner_N=row,
+            shape=(len(known), self.num_rows),
+        )
 
 
 def count_event_pairs(data: Prepared, schema: Schema) -> Counts | None:

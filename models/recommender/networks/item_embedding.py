@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.state_dict import rename_on_load
+from models.nn.state_dict import rename_on_load, resize_on_load
 from models.recommender.item_features import NUM_NEIGHBOURS, ItemFeatures, NearestNeighbours
 from models.recommender.schema import PADDING, Schema
 
@@ -50,6 +50,7 @@ class ItemEmbedding(nn.Embedding):
             self.register_buffer("neighbours", torch.zeros(len(cold), NUM_NEIGHBOURS, dtype=torch.int64))
             self.register_buffer("neighbour_weights", torch.zeros(len(cold), NUM_NEIGHBOURS))
             rename_on_load(self, {"alike": "neighbours", "shares": "neighbour_weights"})  # names until release 0.1
+            resize_on_load(self, "places")
 
     def set_features(self, features: ItemFeatures, nearest: NearestNeighbours) -> None:
         """Set the features of each item, and the nearest neighbours of each cold-start item."""
@@ -105,9 +106,5 @@ class ItemEmbedding(nn.Embedding):
         return id_embeddings + feature_embeddings
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Only the file says how many (item, feature) pairs there are.
         self._table = None
-        stored = state_dict.get(prefix + "places")
-        if stored is not None and self.features is not None:
-            self.places = torch.zeros(len(stored), dtype=stored.dtype, device=self.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *args)

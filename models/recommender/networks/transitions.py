@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.nn.sparse_rows import SparseRows, sum_rows
+from models.nn.state_dict import resize_on_load
 from models.prepared import Prepared
 from models.recommender.config import Config
 from models.recommender.data import Histories, collate, dataset
@@ -40,6 +43,8 @@ MIN_PAIR_GAIN = 0.01
 """Relative gain on validation for which pairs of events are kept: they make a model larger."""
 POPULARITY_SHARE = 1e-3
 """Weight of popularity in the scores: ranks the items without a transition from the history."""
+
+Setting = TypeVar("Setting")
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ class Transitions(nn.Module):
         # How much an event of the history counts, by its type; the log of a model without types has no such tensor.
         self.register_buffer("type_factors", torch.ones(num_types + 1) if num_types else None)
         self.pairs = EventPairs(num_items)
-        self._dense: Tensor | None = None
+        resize_on_load(self, "columns", "weights")
+        self._dense: tuple[Tensor, Tensor] | None = None
+        """The weights that were made dense, and the dense ones."""
 
     def set(
         self, matrix: sp.csr_array, popularity: NDArray[Any], decay: float, type_factors: Weights | None = None
@@ -109,7 +116,6 @@ class Transitions(nn.Module):
         self.row_starts = torch.from_numpy(matrix.indptr.astype(np.int64))
         self.columns = torch.from_numpy(matrix.indices.astype(np.int32))
         self.weights = torch.from_numpy(matrix.data.astype(np.float32))
-        self._dense = None
         self.popularity = torch.from_numpy(popularity.astype(np.float32))
         self.decay = torch.tensor(decay, dtype=torch.float32)
 
@@ -126,26 +132,21 @@ class Transitions(nn.Module):
 
     def _sum_of_rows(self, items: Tensor, factors: Tensor) -> Tensor:
         """Weighted sums [B, V] of the sparse rows `items` [B, K]."""
-        starts = self.row_starts[items].reshape(-1)
-        lengths = self.row_starts[items + 1].reshape(-1) - starts
-        total = int(lengths.sum())
-        # One flat entry per (example, event, follower): its index in the CSR arrays, its row of scores, its factor.
-        first = starts - (lengths.cumsum(0) - lengths)
-        place = torch.arange(total, device=items.device) + first.repeat_interleave(lengths, output_size=total)
-        owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items).reshape(-1) * self.num_rows
-        row = owner.repeat_interleave(lengths, output_size=total)
-        factor = factors.reshape(-1).repeat_interleave(lengths, output_size=total)
-        scores = torch.zeros(len(items) * self.num_rows, device=items.device)
-        scores.index_add_(0, row + self.columns[place], factor * self.weights[place])
-        return scores.view(len(items), self.num_rows)
+        return sum_rows(
+            SparseRows(self.row_starts, self.columns, self.weights),
+            rows_N=items.flatten(),
+            factors_N=factors.flatten(),
+            owner_N=torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1]),
+            shape=(len(items), self.num_rows),
+        )
 
     def _dense_weights(self) -> Tensor:
-        if self._dense is None or self._dense.device != self.weights.device:
+        if self._dense is None or self._dense[0] is not self.weights:
             row = torch.arange(self.num_rows, device=self.weights.device).repeat_interleave(self.row_starts.diff())
             dense = self.weights.new_zeros(self.num_rows, self.num_rows)
             dense[row, self.columns.long()] = self.weights
-            self._dense = dense
-        return self._dense
+            self._dense = self.weights, dense
+        return self._dense[1]
 
     def explain(self, history: Sequence[int], items: Sequence[int], types: Sequence[int] | None = None) -> list[int]:
         """For each item the event of the history that contributes most to its score; PADDING if none does."""
@@ -180,15 +181,6 @@ class Transitions(nn.Module):
             factors = factors * self.type_factors[batch.types.gather(1, clamped)]
         return items * there, factors
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Only the file says how many pairs were counted.
-        self._dense = None
-        for name in ("columns", "weights"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, torch.zeros(len(stored), dtype=stored.dtype, device=self.popularity.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -197,7 +189,15 @@ class Tuned:
     weights: sp.csr_array
     popularity: NDArray[Any]
     shape: Shape
-    type_factors: Weights | None
+    type_factors: Weights | None = None
+
+
+def best_of(
+    tried: Iterable[Setting], score: Callable[[Setting], float], *, so_far: tuple[float, Setting] | None = None
+) -> tuple[float, Setting]:
+    """The setting with the highest score, and that score; among equal ones the first, before them the best `so_far`."""
+    scored = ((score(each), each) for each in tried)
+    return max(scored if so_far is None else itertools.chain([so_far], scored), key=itemgetter(0))
 
 
 def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | None = None) -> Tuned:
@@ -208,52 +208,35 @@ def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | N
     """
     popularity = popularity_of(schema, item_weights(data, schema, event_weights))
     examples = tuning_examples(data, schema)
-    candidates = transition_weights(event_weights, schema)
-    best: tuple[float, Weights | None] | None = None
-    for weights in candidates if len(candidates) > 1 else ():
-        counts = count_pairs(data, schema, window=Shape.window, weights=weights)
-        score, _ = _best_shape({Shape.window: counts}, popularity, TYPE_SHAPES, examples)
-        if best is None or score > best[0]:
-            best = (score, weights)
-    weights = candidates[0] if best is None else best[1]
-    counted = {
-        window: count_pairs(data, schema, window=window, weights=weights)
-        for window in sorted({shape.window for shape in SHAPES})
-    }
-    score, tuned = _best_shape(counted, popularity, SHAPES, examples)
-    for tried in [replace(tuned, shape=replace(tuned.shape, decay=decay)) for decay in DECAYS]:
-        if examples and (other := ndcg(tried, examples)) > score:
-            score, tuned = other, tried
-    return _with_type_factors(tuned, schema, examples, score) if schema.has_types and examples else tuned
+
+    def score(tuned: Tuned) -> float:
+        return ndcg(tuned, examples)
+
+    def best_shape(shapes: Sequence[Shape], weights: Weights | None) -> tuple[float, Tuned]:
+        windows = {shape.window for shape in shapes}
+        counted = {window: count_pairs(data, schema, window=window, weights=weights) for window in windows}
+        return best_of(
+            (Tuned(weight_counts(counted[shape.window], shape), popularity, shape) for shape in shapes), score
+        )
+
+    weights, *others = transition_weights(event_weights, schema)
+    if others:
+        _, weights = best_of([weights, *others], lambda each: best_shape(TYPE_SHAPES, each)[0])
+    best = best_shape(SHAPES, weights)
+    decayed = [replace(best[1], shape=replace(best[1].shape, decay=decay)) for decay in DECAYS]
+    best = best_of(decayed, score, so_far=best)
+    return _with_type_factors(best, schema, score) if schema.has_types else best[1]
 
 
-def _best_shape(
-    counted: Mapping[int, sp.csr_array], popularity: NDArray[Any], shapes: Sequence[Shape], examples: list[Any]
-) -> tuple[float, Tuned]:
-    """The NDCG@10 of the best shape and what it gives, from counts by window; the first one without examples."""
-    best: tuple[float, Tuned] | None = None
-    for shape in shapes:
-        tuned = Tuned(weight_counts(counted[shape.window], shape), popularity, shape, None)
-        score = ndcg(tuned, examples)
-        if best is None or score > best[0]:
-            best = (score, tuned)
-    assert best is not None
-    return best
-
-
-def _with_type_factors(tuned: Tuned, schema: Schema, examples: list[Any], score: float) -> Tuned:
+def _with_type_factors(best: tuple[float, Tuned], schema: Schema, score: Callable[[Tuned], float]) -> Tuned:
     """Factors of the types, tried one type after the other, the most frequent first."""
-    tuned = replace(tuned, type_factors=np.ones(len(schema.event_types) + 1, np.float32))
-    counts = np.array(schema.event_type_counts)
+    factors, counts = np.ones(len(schema.event_types) + 1, np.float32), np.array(schema.event_type_counts)
+    best = (best[0], replace(best[1], type_factors=factors))
     for code in np.argsort(-counts, kind="stable")[: min(MAX_TUNED_TYPES, int((counts > 0).sum()))]:
-        for factor in TYPE_FACTORS:
-            assert tuned.type_factors is not None
-            factors = tuned.type_factors.copy()
-            factors[code] = factor
-            tried = replace(tuned, type_factors=factors)
-            if (other := ndcg(tried, examples)) > score:
-                score, tuned = other, tried
-    return tuned
+        is_code = np.arange(len(factors)) == code
+        tried = [np.where(is_code, np.float32(factor), best[1].type_factors) for factor in TYPE_FACTORS]
+        best = best_of([replace(best[1], type_factors=each) for each in tried], score, so_far=best)
+    return best[1]
 
 
 def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:
@@ -301,32 +284,29 @@ def weight_counts(counts: sp.csr_array, shape: Shape) -> sp.csr_array:
     rows = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-9) ** -shape.row_power
     columns = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1e-9) ** -shape.column_power
     matrix.data *= np.repeat(rows, np.diff(matrix.indptr)) * columns[matrix.indices]
-    matrix = _strongest(matrix)
-    matrix.sort_indices()
-    return matrix
+    return strongest(matrix)
 
 
 def add_cold_start_items(weights: sp.csr_array, neighbours: sp.csr_array) -> sp.csr_array:
     """The weights [V, V], with those of cold-start items averaged over their nearest neighbours, [V, V] by weight."""
-    matrix = _strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
-    matrix.sort_indices()
-    return matrix
+    return strongest((weights + weights @ neighbours.T + neighbours @ weights).tocsr())
 
 
-def _strongest(matrix: sp.csr_array) -> sp.csr_array:
+def strongest(matrix: sp.csr_array, limit: int = MAX_FOLLOWERS) -> sp.csr_array:
+    """The `limit` largest entries of each row, fewer if that makes more than MAX_PAIRS; rows are sorted by column."""
     lengths = np.diff(matrix.indptr)
-    limit = MAX_FOLLOWERS
     while limit > 1 and np.minimum(lengths, limit).sum() > MAX_PAIRS:
         limit = limit * 7 // 8
-    if lengths.max(initial=0) <= limit:
-        return matrix
-    keep = np.ones(len(matrix.data), dtype=bool)
-    for row in np.flatnonzero(lengths > limit):
-        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        weakest = np.argpartition(matrix.data[begin:end], -limit)[:-limit]
-        keep[begin + weakest] = False
-    row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
-    return sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
+    if lengths.max(initial=0) > limit:
+        keep = np.ones(len(matrix.data), dtype=bool)
+        for row in np.flatnonzero(lengths > limit):
+            begin, end = matrix.indptr[row], matrix.indptr[row + 1]
+            weakest = np.argpartition(matrix.data[begin:end], -limit)[:-limit]
+            keep[begin + weakest] = False
+        row_of = np.repeat(np.arange(len(lengths)), lengths)[keep]
+        matrix = sp.csr_array((matrix.data[keep], (row_of, matrix.indices[keep])), shape=matrix.shape)
+    matrix.sort_indices()
+    return matrix
 
 
 def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
@@ -334,24 +314,21 @@ def ndcg(tuned: Tuned, examples: Sequence[Any]) -> float:
     return float(gains_of(_network(tuned), examples).mean())
 
 
-def tune_pairs(network: Transitions, counts: Counts, examples: Sequence[Any]) -> bool:
-    """Add pairs of events to transitions as is best on validation, if they gain MIN_PAIR_GAIN; returns whether.
+def tune_pairs(network: Transitions, counts: Counts, examples: Sequence[Any]) -> None:
+    """Add pairs of events to transitions as is best on validation, if they gain MIN_PAIR_GAIN.
 
     The gain must also be three times its standard error: on few examples the best of several settings gains by chance.
     """
     before = gains_of(network, examples)
-    best, chosen = before, None
+    gained = {}
     for shrink, share in itertools.product(SHRINKS, SHARES):
         network.pairs.set(counts, shrink=shrink, share=share)
-        if (found := gains_of(network, examples)).mean() > best.mean():
-            best, chosen = found, (shrink, share)
-    gain = best - before
-    least = max(MIN_PAIR_GAIN * before.mean(), 3 * gain.std() / max(1, len(gain)) ** 0.5)
-    if chosen is None or gain.mean() < least:
+        gained[shrink, share] = gains_of(network, examples) - before
+    shrink, share = max(gained, key=lambda setting: float(gained[setting].mean()))
+    gain = gained[shrink, share]
+    network.pairs.set(counts, shrink=shrink, share=share)
+    if gain.mean() <= max(MIN_PAIR_GAIN * before.mean(), 3 * gain.std() / len(gain) ** 0.5):
         network.pairs = EventPairs(network.num_rows - 1)
-        return False
-    network.pairs.set(counts, shrink=chosen[0], share=chosen[1])
-    return True
 
 
 def _network(tuned: Tuned) -> Transitions:

@@ -1,4 +1,4 @@
-"""Tensors that an earlier release named otherwise: they load under their new names, wherever the module sits."""
+"""Tensors with other names, missing ones and vectors of any length load, wherever their module is nested."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.nn.state_dict import rename_on_load
+from models.nn.state_dict import default_on_load, rename_on_load, resize_on_load
 
 
 class Renamed(nn.Module):
@@ -56,3 +56,33 @@ def test_a_name_that_is_neither_old_nor_new_is_still_refused() -> None:
 
     with pytest.raises(RuntimeError, match="Unexpected key"):
         module.load_state_dict({**old_state(module), "teacher.weight": torch.zeros(1)})
+
+
+class Counted(nn.Module):
+    """A module with a vector whose length depends on the data, and a number that old files lack."""
+
+    def __init__(self, counts: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("counts", counts)
+        self.register_buffer("share", torch.tensor(0.5))
+        resize_on_load(self, "counts")
+        default_on_load(self, {"share": torch.tensor(0.25)})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_vector_has_the_length_and_type_of_the_file_and_a_missing_tensor_its_default(nested: bool) -> None:
+    module, stored = Counted(torch.zeros(0)), Counted(torch.tensor([3, 1, 2])).state_dict()
+    del stored["share"]
+
+    if nested:
+        nn.Sequential(module).load_state_dict({f"0.{name}": value for name, value in stored.items()})
+    else:
+        module.load_state_dict(stored)
+
+    assert torch.equal(module.get_buffer("counts"), torch.tensor([3, 1, 2]))
+    assert float(module.get_buffer("share")) == 0.25
+
+
+def test_a_vector_that_is_not_in_the_file_is_still_refused() -> None:
+    with pytest.raises(RuntimeError, match="Missing key"):
+        Counted(torch.zeros(2)).load_state_dict({"share": torch.tensor(1.0)})
