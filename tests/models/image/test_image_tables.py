@@ -137,6 +137,27 @@ def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:
     assert data.card()["kept"] == NUM and schema.heads["colour"] == list(SHAPES)  # the column is not read
 
 
+def test_labels_in_another_encoding_are_read_if_it_is_given(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, colour=["grün" if row % 4 == 0 else "rot" for row in range(NUM)])
+    raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
+
+    _, schema = prepared(tmp_path, raw, labels=("colour",), encoding="cp1252")
+
+    assert schema.heads["colour"] == ["grün", "rot"]
+
+
+def test_a_label_may_come_from_the_name_of_a_parquet_files_folder(tmp_path: Path) -> None:
+    for shape in SHAPES:
+        folder = tmp_path / "set" / f"shape={shape}"
+        folder.mkdir(parents=True)
+        images = [encoded(drawn(shape, "red", seed=row)) for row in range(NUM)]
+        pq.write_table(pa.table({"image": images}), folder / "part.parquet")
+
+    _, schema = prepared(tmp_path, tmp_path / "set", labels=("shape",))
+
+    assert schema.heads["shape"] == sorted(SHAPES)
+
+
 @pytest.mark.parametrize("values", [[["a", "b"], ["c"]], [{"name": "a"}, {"name": "b"}]])
 def test_a_column_of_lists_is_refused_as_a_label(tmp_path: Path, values: list[Any]) -> None:
     images = [encoded(drawn("bar", "red", seed=row)) for row in range(NUM)]
