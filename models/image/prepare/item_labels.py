@@ -15,7 +15,7 @@ from models.errors import DataRejected
 from models.image.prepare.labels import read_labels, read_texts, shown
 from models.raw.encodings import encoding_remedy, unescaped
 from models.raw.joins import ITEM_TABLE, join_ids
-from models.raw.quarantine import remedy
+from models.raw.quarantine import check_bad
 from models.raw.tables import Reading, find, read, without_secrets
 
 ITEM_ID, TITLE = "item_id", "_title"
@@ -130,13 +130,6 @@ def _remedy(value: str) -> str:
 
 def _check_bad(found: ItemLabels, example: str, max_bad_fraction: float) -> None:
     found.bad = +found.bad
-    num_bad = found.bad.total()
-    num_lines = found.num_rows + num_bad - found.bad["item_table_not_utf8"]
-    fraction = num_bad / num_lines
-    if fraction > max_bad_fraction or num_bad == num_lines:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.bad.most_common())
-        raise DataRejected(
-            f"{found.raw}: {num_bad:,} of {num_lines:,} rows ({fraction:.1%}) are bad, more than --max-bad-fraction "
-            f"{max_bad_fraction:g} allows: {reasons}, e.g. {example}. To continue, "
-            f"{remedy(fraction, is_any_good=num_bad < num_lines)}"
-        )
+    num_lines = found.num_rows + found.bad.total() - found.bad["item_table_not_utf8"]
+    explained = {reason: f"{reason}, e.g. {example}" for reason in found.bad}
+    check_bad(found.raw, found.bad, total=num_lines, max_fraction=max_bad_fraction, explained=explained)

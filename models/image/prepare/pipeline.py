@@ -30,6 +30,7 @@ from models.image.prepare.shards import (
     Scanned,
     Written,
     measure,
+    merged,
     quarantine_duplicates,
     scan,
     write_shard,
@@ -38,7 +39,7 @@ from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.notes import said_if_rejected
-from models.raw.quarantine import remedy
+from models.raw.quarantine import check_bad
 from models.raw.reading import TableSettings, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
@@ -108,7 +109,7 @@ def _prepare(
         directory.mkdir(parents=True)
     size, channels = _image_form(config, list(executor.map(measure, layout.parts)))
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
-    scanned = list(executor.map(scan, tasks))
+    scanned = merged(executor.map(scan, tasks))
     _check_bad(config, scanned)
     images, join = _scanned_images(work, heads, items, notes=layout.notes)
     kept, duplicates = _deduplicated(images, heads)
@@ -171,20 +172,17 @@ def _image_form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[in
     return max(8, min(MAX_AUTO_SIZE, round(median / SIZE_STEP) * SIZE_STEP)), channels
 
 
-def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
-    total = sum(part.num_entries for part in scanned)
-    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
-    if not total:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no images")
-    fraction = bad.total() / total
-    if fraction <= config.max_bad_fraction and bad.total() < total:
-        return
-    examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
-    reasons = "; ".join(f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common(3))
-    raise DataRejected(
-        f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} images ({fraction:.1%}) are bad, more than "
-        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
-        f"{remedy(fraction, is_any_good=bad.total() < total)}"
+def _check_bad(config: PrepareConfig, scanned: Scanned) -> None:
+    raw = without_secrets(config.raw)
+    if not scanned.num_entries:
+        raise DataRejected(f"{raw} is empty: it has no images")
+    check_bad(
+        raw,
+        scanned.bad,
+        total=scanned.num_entries,
+        max_fraction=config.max_bad_fraction,
+        explained=scanned.explained(),
+        what="images",
     )
 
 
@@ -281,17 +279,16 @@ def _schema(
 
 
 def _card(
-    config: PrepareConfig, schema: Schema, scanned: Sequence[Scanned], kept: pd.DataFrame, *, num_duplicates: int
+    config: PrepareConfig, schema: Schema, scanned: Scanned, kept: pd.DataFrame, *, num_duplicates: int
 ) -> dict[str, Any]:
-    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
     return {
         "family": "image",
         "fingerprint": schema.fingerprint,
         "raw": without_secrets(config.raw),
-        "rows": sum(part.num_entries for part in scanned),
+        "rows": scanned.num_entries,
         "kept": len(kept),
         "duplicates": num_duplicates,
-        "bad": dict(sorted(bad.items())),
+        "bad": dict(sorted(scanned.bad.items())),
         "items": int(kept["item_id"].nunique()),
         "size": schema.size,
         "channels": schema.channels,

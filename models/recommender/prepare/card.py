@@ -55,7 +55,7 @@ def card_of_types(types: LogTypes, evaluated: Evaluated, schema: Schema, finishe
 def card_of_files(notes: Sequence[str], scanned: Scanned, *tables: Tables) -> dict[str, Any]:
     """What the card says of files: those left out, and what was inferred about the others, added to the notes."""
     left_out = {what: num_files for one in tables for what, num_files in one.summary().items()}
-    noted = [*inferred(scanned), *notes, *(note for note in explained(scanned) if ", e.g." in note)]
+    noted = [*inferred(scanned), *notes, *(note for note in explained(scanned).values() if ", e.g." in note)]
     return {**({"left_out": left_out} if left_out else {}), "notes": noted}
 
 
