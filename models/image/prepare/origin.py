@@ -18,6 +18,7 @@ def origin(layout: Layout, scanned: Scanned, items: ItemLabels | None, join: Map
     notes += _word_notes(words, "images")
     card: dict[str, Any] = {"left_out": layout.left_out, "missing_label_words": _by_head(words)}
     if items is not None:
+        notes += items.explained().values()
         notes += _word_notes(items.missing_words, f"rows of {items.raw}")
         card |= {**join, "items_table": {**join["items_table"], "missing_label_words": _by_head(items.missing_words)}}
     return {**card, "notes": notes}

@@ -39,7 +39,7 @@ from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.notes import said_if_rejected
-from models.raw.quarantine import check_bad
+from models.raw.quarantine import Quarantine, check_bad
 from models.raw.reading import TableSettings, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
@@ -94,7 +94,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     preferably from the input's test split; a label on which duplicates disagree is set to missing. All images of a
     product are in one split and one shard.
     """
-    wanted, items = _wanted(config)
+    with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
+        wanted, items = _wanted(config, quarantine)
     layout = find_layout(config.raw, wanted, reading_of(config))
     with said_if_rejected(layout.notes):
         return _prepare(config, out, executor, layout, items, heads=list(wanted.heads) or [DEFAULT_HEAD])
@@ -106,7 +107,7 @@ def _prepare(
     """Prepare the images of a layout, and add to its notes."""
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
     size, channels = _image_form(config, list(executor.map(measure, layout.parts)))
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
     scanned = merged(executor.map(scan, tasks))
@@ -123,7 +124,8 @@ def _prepare(
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
-    card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
+    bad = scanned.bad + (Counter() if items is None else items.bad)
+    card = _card(config, schema, kept, rows=scanned.num_entries, bad=bad, num_duplicates=len(duplicates))
     card |= origin(layout, scanned, items, join)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -131,7 +133,7 @@ def _prepare(
     return schema
 
 
-def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
+def _wanted(config: PrepareConfig, quarantine: Quarantine) -> tuple[Wanted, ItemLabels | None]:
     """The columns to read, and the labels of the item table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
@@ -154,8 +156,9 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
         config.items,
         heads=heads,
         columns=names,
-        max_bad_fraction=config.max_bad_fraction,
         reading=item_reading_of(config),
+        max_bad_fraction=config.max_bad_fraction,
+        quarantine=quarantine,
     )
     elsewhere, item_ids = frozenset(head for head in heads if head in items.table), frozenset(items.table.index)
     return Wanted(heads, columns, config.class_names, elsewhere, item_ids, config.subfolders), items
@@ -279,16 +282,16 @@ def _schema(
 
 
 def _card(
-    config: PrepareConfig, schema: Schema, scanned: Scanned, kept: pd.DataFrame, *, num_duplicates: int
+    config: PrepareConfig, schema: Schema, kept: pd.DataFrame, *, rows: int, bad: Counter[str], num_duplicates: int
 ) -> dict[str, Any]:
     return {
         "family": "image",
         "fingerprint": schema.fingerprint,
         "raw": without_secrets(config.raw),
-        "rows": scanned.num_entries,
+        "rows": rows,
         "kept": len(kept),
         "duplicates": num_duplicates,
-        "bad": dict(sorted(scanned.bad.items())),
+        "bad": dict(sorted(bad.items())),
         "items": int(kept["item_id"].nunique()),
         "size": schema.size,
         "channels": schema.channels,

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 
 from models.errors import DataRejected
 from models.image.codec import MAX_BYTES, Pixels
-from models.image.prepare.labels import Texts, read_labels, read_texts, shown
+from models.image.prepare.labels import Texts, read_labels, read_texts, shown, unreadable
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
-from models.raw.encodings import encoding_remedy, unescaped
 from models.raw.ids import as_text
 from models.raw.tables import Source, opened, read, with_partition
 
@@ -149,7 +148,7 @@ class Table:
                 missing_words={head: word for head, texts in labels.items() if (word := texts.missing_words[index])},
             )
             entry = _with_split(replace(entry, split=self.split), splits.values[index])
-            yield _checked(entry, columns, index), image
+            yield _checked(entry, columns, index, flag=self.source.reading.encoding_flag), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
         """Chunks of rows, with reason and text of each line that could not be parsed."""
@@ -284,15 +283,13 @@ def _with_split(entry: Entry, split: str | None) -> Entry:
     return replace(entry, split=known)
 
 
-def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
+def _checked(entry: Entry, columns: Mapping[str, Texts], index: int, *, flag: str) -> Entry:
     """The entry, with a problem if the value of one of its columns cannot be read as text."""
     for name, texts in columns.items():
         value = texts.unreadable[index]
         if value is not None and entry.problem is None:
-            is_bytes = "\\x" in value
-            remedy = encoding_remedy(unescaped(value)) if is_bytes else "write it as text"
-            detail = f"in column {name!r}; {remedy}"
-            return replace(entry, problem="not_utf8" if is_bytes else "inexact_number", value=value, detail=detail)
+            reason, remedy = unreadable(value, flag=flag)
+            return replace(entry, problem=reason, value=value, detail=f"in column {name!r}; {remedy}")
     return entry
 
 

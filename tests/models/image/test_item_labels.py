@@ -85,6 +85,44 @@ def test_a_product_table_that_is_not_utf8_is_refused_with_file_and_value(tmp_pat
     assert schema.heads["colour"] == ["grün", "rot"]
 
 
+def test_rows_of_a_product_table_that_cannot_be_read_are_quarantined_and_counted(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, sku=range(NUM))
+    table = tmp_path / "i.csv"
+    rows = [f"{row},{SHAPE_OF_ROW[row]}" for row in range(NUM)] + [f"gr\xfcn,{SHAPES[0]}", f",{SHAPES[0]}", "a,b,c"]
+    table.write_text("\n".join(["item_id,type", *rows]), encoding="latin-1")
+    fields: dict[str, Any] = {"labels": ("type",), "columns": "item_id=sku", "items": str(table)}
+
+    data, _ = prepared(tmp_path, raw, max_bad_fraction=0.05, **fields)
+
+    bad = {f"item_table_{reason}": 1 for reason in ("missing_item_id", "not_utf8", "wrong_number_of_fields")}
+    quarantine = pd.read_parquet(data.path / "quarantine" / "items.parquet")
+    card = data.card()
+    assert card["bad"] == bad == quarantine["reason"].value_counts().to_dict()
+    assert card["items_table"]["rows"] == NUM + 3 and card["items_table"]["matched_images"] == NUM
+    for note in (r"item_table_not_utf8, e.g. gr\xfcn in column 'item_id'", "wrong_number_of_fields, e.g. a,b,c in "):
+        assert any(note in said for said in card["notes"])
+    with pytest.raises(DataRejected, match=r"2 of 43 rows .*--item-encoding.*--max-bad-fraction 0\.05"):
+        prepared(tmp_path, raw, max_bad_fraction=0.01, **fields)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([float(2**60)] * NUM, r"40 item_table_inexact_number, e\.g\. 1\.15.* in column 'item_id' .*write it as text"),
+        ([None] * NUM, "column 'item_id' of .*i.parquet is empty"),
+    ],
+)
+def test_a_product_table_without_a_readable_id_is_refused(
+    tmp_path: Path, ids: list[float | None], message: str
+) -> None:
+    raw = write_table(tmp_path, sku=range(NUM))
+    items = tmp_path / "i.parquet"
+    pd.DataFrame({"item_id": ids, "type": SHAPE_OF_ROW}).to_parquet(items)
+
+    with pytest.raises(DataRejected, match=message):
+        prepared(tmp_path, raw, labels=("type",), columns="item_id=sku", items=str(items))
+
+
 def test_image_files_take_all_labels_from_the_product_table_by_their_names(tmp_path: Path) -> None:
     raw = write_catalogue(tmp_path)
     table = (raw / "styles.csv").rename(tmp_path / "styles.csv")
