@@ -16,6 +16,7 @@ from models.image.codec import MAX_BYTES, Pixels
 from models.image.prepare.labels import Texts, read_labels, read_texts, shown, unreadable
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
+from models.raw.chunks import with_fields
 from models.raw.ids import as_text
 from models.raw.tables import Source, opened, read, with_partition
 
@@ -156,14 +157,13 @@ class Table:
             for chunk in read(self.source):
                 yield chunk.rows, [(reason, line) for reason, lines in chunk.broken.items() for line in lines]
             return
-        wanted = {*self.columns.names.values(), *self.columns.heads.values()}
+        wanted = sorted({*self.columns.names.values(), *self.columns.heads.values()})
         try:
             with self.source.filesystem.open_input_file(self.source.path) as file:
                 parquet = pq.ParquetFile(file)
                 groups = list(self.row_groups)
-                columns = sorted(wanted & set(parquet.schema_arrow.names))
-                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
-                    yield with_partition(pa.Table.from_batches([batch]), self.source), []
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=wanted):
+                    yield with_partition(with_fields(pa.Table.from_batches([batch])), self.source), []
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
 
