@@ -42,7 +42,7 @@ def libraries_logged(directory: Path, name: str) -> Iterator[Path | None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        file = path.open("ab", buffering=0)  # a full disk costs lines of the log, not the verb
     except OSError:
         yield None
         return
@@ -65,7 +65,7 @@ class _Lines(io.TextIOBase):
     Each thread has its own unfinished line.
     """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._unfinished = threading.local()
@@ -79,8 +79,9 @@ class _Lines(io.TextIOBase):
             if marked:
                 log.log(logging.getLevelNamesMapping().get(marked["level"], logging.INFO), "%s", marked["message"])
             else:
-                with self._lock, contextlib.suppress(ValueError):  # closed: a thread of a library outlives the verb
-                    self._file.write(f"{line}\n")
+                # Closed, as a thread of a library outlives the verb; or the disk is full.
+                with self._lock, contextlib.suppress(ValueError, OSError):
+                    self._file.write(f"{line}\n".encode(errors="backslashreplace"))
         return len(text)
 
     def fileno(self) -> int:
@@ -113,7 +114,7 @@ def _log_stays_visible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _descriptors_redirected(file: TextIO) -> Iterator[None]:
+def _descriptors_redirected(file: io.RawIOBase) -> Iterator[None]:
     """Redirects descriptors 1 and 2, to which C++ code and child processes write, unless stderr is not descriptor 2."""
     if not _is_descriptor_2(sys.stderr):
         yield

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.errors import DataRejected
 from models.raw.encodings import escaped_text
 
+MAX_EXPLAINED = 3
+"""Reasons of bad rows that people are shown with an example."""
 _NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
@@ -66,7 +70,38 @@ class Quarantine:
             self.counts[entry["values"]] = self.counts.get(entry["values"], 0) + entry["counts"]
 
 
-def remedy(bad_fraction: float, *, is_any_good: bool) -> str:
+def check_bad(
+    source: str,
+    bad: Mapping[str, int],
+    *,
+    total: int,
+    max_fraction: float,
+    explained: Mapping[str, str],
+    what: str = "rows",
+    num_skipped: int = 0,
+) -> None:
+    """Raise DataRejected if a larger fraction of the `total` rows than allowed is bad, or if none is good.
+
+    `bad` has the number of rows by reason, `explained` what the message says for each, such as an example and a remedy;
+    skipped rows are neither bad nor good.
+    """
+    num_bad = sum(bad.values())
+    fraction, is_any_good = num_bad / total, num_bad + num_skipped < total
+    if fraction <= max_fraction and is_any_good:
+        return
+    reasons = "; ".join(f"{count:,} {explained[reason]}" for reason, count in most_frequent(bad))
+    raise DataRejected(
+        f"{source}: {num_bad:,} of {total:,} {what} ({fraction:.1%}) are bad, more than --max-bad-fraction "
+        f"{max_fraction:g} allows: {reasons}. To continue, {_remedy(fraction, is_any_good=is_any_good)}"
+    )
+
+
+def most_frequent(bad: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most frequent reasons of bad rows, which people are shown, with their numbers of rows."""
+    return Counter(bad).most_common(MAX_EXPLAINED)
+
+
+def _remedy(bad_fraction: float, *, is_any_good: bool) -> str:
     """How to fix too many bad rows, as the end of a sentence: the --max-bad-fraction that would accept them."""
     if not is_any_good:
         return "fix them"

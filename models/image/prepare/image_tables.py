@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from models.image.prepare.labels import check_is_scalar, read_texts, shown
 from models.image.prepare.sources import Columns, Table, groups_by_size, named_file
 from models.image.prepare.split_names import split_folders
 from models.raw.chunks import with_fields
-from models.raw.tables import Source, opened, read
+from models.raw.tables import Source, opened, read, with_partition
 
 COLUMNS = ("image", "item_id", "split", "title")
 MAX_SNIFFED_BYTES = 1024 * 1024
@@ -89,15 +90,8 @@ def parts_of_table(
         schema = pa.schema([]) if chunk is None else chunk.rows.schema
         notes += [f"{source.relative}: {note}" for note in ([] if chunk is None else chunk.notes)]
         return [Table(source, _columns(schema, wanted, source), files=files, split=split)]
-    try:
-        with source.filesystem.open_input_file(source.path) as file:
-            parquet = pq.ParquetFile(file)
-            schema = with_fields(parquet.schema_arrow.empty_table()).schema
-            named = [pa.field(name, pa.string()) for name, _ in source.partition if name not in schema.names]
-            schema = pa.schema([*schema, *named])
-            groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        raise DataRejected(f"cannot read {source.path} as Parquet: {error}; write the file again") from None
+    schema, metadata = _parquet(source)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = _columns(schema, wanted, source)
     before = [0]
     for group in groups:
@@ -106,21 +100,31 @@ def parts_of_table(
     return [Table(source, columns, tuple(some), before[some[0]], files, split) for some in numbers]
 
 
-def column_names(source: Source) -> list[str]:
-    """The columns of a table; none if it cannot be read."""
+def _parquet(source: Source) -> tuple[pa.Schema, Any]:
+    """The columns of a Parquet file, with those of its nested columns and folders, and its metadata."""
     try:
-        if source.format == "parquet":
-            with source.filesystem.open_input_file(source.path) as file:
-                return with_fields(pq.ParquetFile(file).schema_arrow.empty_table()).column_names
-        chunk = next(read(source), None)
-    except (DataRejected, pa.ArrowException, OSError):
-        return []
+        with source.filesystem.open_input_file(source.path) as file:
+            parquet = pq.ParquetFile(file)
+            rows = with_partition(with_fields(parquet.schema_arrow.empty_table()), source)
+            return rows.schema, parquet.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise DataRejected(f"cannot read {source.path} as Parquet: {error}; write the file again") from None
+
+
+def column_names(source: Source) -> list[str]:
+    """The columns of a table; raises DataRejected if it cannot be read."""
+    if source.format == "parquet":
+        return list(_parquet(source)[0].names)
+    chunk = next(read(source), None)
     return [] if chunk is None else list(chunk.rows.column_names)
 
 
 def has_wanted(source: Source, wanted: Wanted) -> bool:
     """Whether a table has label columns that were asked for and the other columns that were named."""
-    names = set(column_names(source))
+    try:
+        names = set(column_names(source))
+    except DataRejected:  # it may have nothing to do with the images
+        return False
     needed = [theirs for ours, theirs in wanted.heads.items() if ours not in wanted.elsewhere]
     needed += wanted.columns.values()
     return bool(needed) and names.issuperset(needed)
@@ -216,7 +220,9 @@ def _columns(schema: pa.Schema, wanted: Wanted, source: Source) -> Columns:
             "Name them, e.g. --columns image=photo,item_id=sku --labels category,colour"
         )
     if not wanted.heads:
-        raise DataRejected(f"name the label columns of {source.path}, e.g. --labels {present[-1]}; it has {listed}")
+        others = [name for name in present if name.partition(".")[0] not in names.values()]
+        example = others[-1] if others else "type"
+        raise DataRejected(f"name the label columns of {source.path}, e.g. --labels {example}; it has {listed}")
     for name in (*heads.values(), *(names[ours] for ours in names if ours != "image")):
         check_is_scalar(schema.field(name), path=source.path)
     return Columns(names, heads)

@@ -12,14 +12,16 @@ import pandas as pd
 import pyarrow as pa
 
 from models.errors import DataRejected
-from models.image.prepare.labels import read_labels, read_texts, shown
-from models.raw.encodings import remedy_of_escaped
+from models.image.prepare.labels import read_labels, read_texts, shown, unreadable
 from models.raw.joins import ITEM_TABLE, join_ids
-from models.raw.quarantine import remedy
-from models.raw.tables import Reading, find, read, without_secrets
+from models.raw.quarantine import Quarantine, check_bad
+from models.raw.rejections import Rejections
+from models.raw.tables import Reading, Source, find, read, without_secrets
 
 ITEM_ID, TITLE = "item_id", "_title"
 """Columns of the joined tables; no head begins with an underscore."""
+MISSING_ID = "item_table_missing_item_id"
+"""Reason of rows without an id, which do not count against --max-bad-fraction."""
 
 
 @dataclass
@@ -30,9 +32,17 @@ class ItemLabels:
     table: pd.DataFrame
     """Indexed by item id; a column per head that the table has, and TITLE."""
     num_rows: int = 0
+    """Rows of the table, also bad ones."""
     bad: Counter[str] = field(default_factory=Counter)
+    """Reason -> number of rows that are left out."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> the first value left out for it."""
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Head and word -> rows whose label is missing because of that word."""
+
+    def explained(self) -> dict[str, str]:
+        """Each reason of bad rows with its example."""
+        return {reason: f"{reason}, e.g. {example}" for reason, example in self.examples.items()}
 
     def join(self, images: pd.DataFrame, heads: Sequence[str]) -> dict[str, Any]:
         """Fill missing labels and titles of the images in place; returns what the card says of the join.
@@ -70,39 +80,54 @@ class ItemLabels:
 
 
 def read_items(
-    raw: str, *, heads: Mapping[str, str], columns: Mapping[str, str], max_bad_fraction: float, reading: Reading
+    raw: str,
+    *,
+    heads: Mapping[str, str],
+    columns: Mapping[str, str],
+    reading: Reading,
+    max_bad_fraction: float,
+    quarantine: Quarantine,
 ) -> ItemLabels:
     """Read the heads and titles of an item table; of repeated ids the first row in sorted order counts.
 
-    `columns` are the table's names of item_id and title. Raises DataRejected if too many rows cannot be read.
+    `columns` are the table's names of item_id and title. Rows that cannot be read, or without an id, are quarantined;
+    raises DataRejected if too many cannot be read.
     """
     own, wanted = columns.get(ITEM_ID, ITEM_ID), {**heads, TITLE: columns.get("title", "title")}
     found = ItemLabels(without_secrets(raw), pd.DataFrame())
     frames = []
-    example = ""
     for source in find(raw, reading):
         for chunk in read(source):
             for reason, lines in chunk.broken.items():
-                found.bad[f"item_table_{reason}"] += len(lines)
-                example = example or f"{shown(lines[0])} in {source.path}"
+                quarantine.add_lines(lines, reason=f"item_table_{reason}", source=source.path)
+                found.num_rows += len(lines)
+                found.examples.setdefault(f"item_table_{reason}", f"{shown(lines[0])} in {source.path}")
             if chunk.rows.num_rows:
-                frame, wrong = _frame(chunk.rows, own, wanted, found=found, path=source.path)
-                frames.append(frame)
-                example = example or wrong
-    if not frames:
+                frames.append(_frame(chunk.rows, own, wanted, found=found, source=source, quarantine=quarantine))
+    if not found.num_rows:
         raise DataRejected(f"{found.raw} has no rows")
-    _check_bad(found, example, max_bad_fraction)
-    table = pd.concat(frames, ignore_index=True).dropna(subset=ITEM_ID)
-    if table.empty:
+    found.bad = Counter(quarantine.counts)
+    without_id = found.bad[MISSING_ID]
+    if without_id == found.num_rows:
         raise DataRejected(f"column {own!r} of {found.raw} is empty; name the item ids: --item-columns item_id=...")
+    check_bad(
+        found.raw,
+        {reason: count for reason, count in found.bad.items() if reason != MISSING_ID},
+        total=found.num_rows,
+        max_fraction=max_bad_fraction,
+        explained=found.explained(),
+        num_skipped=without_id,
+    )
+    table = pd.concat(frames, ignore_index=True)
     found.table = table.sort_values(list(table.columns)).drop_duplicates(ITEM_ID).set_index(ITEM_ID)
     return found
 
 
 def _frame(
-    rows: pa.Table, own: str, wanted: Mapping[str, str], *, found: ItemLabels, path: str
-) -> tuple[pd.DataFrame, str]:
-    """The rows that can be read, and an example of a value that cannot; counts both in `found`."""
+    rows: pa.Table, own: str, wanted: Mapping[str, str], *, found: ItemLabels, source: Source, quarantine: Quarantine
+) -> pd.DataFrame:
+    """The rows that can be read and have an id; counts all in `found`, and quarantines the others."""
+    path = source.path
     if own not in rows.column_names:
         listed = ", ".join(rows.column_names)
         raise DataRejected(f"{path} has no column {own!r} (it has {listed}); name it: --item-columns item_id=...")
@@ -111,28 +136,16 @@ def _frame(
         if column in rows.column_names:
             texts[head] = read_texts(rows, column) if head == TITLE else read_labels(rows, column, path=path)
             found.missing_words.update((head, word) for word in texts[head].missing_words if word and head != TITLE)
-    is_bad, example = np.zeros(rows.num_rows, bool), ""
+    rejections = Rejections(rows.num_rows)
     for head, of in texts.items():
         wrong = np.array([value is not None for value in of.unreadable])
         if wrong.any():
             name, value = own if head == ITEM_ID else wanted[head], of.unreadable[int(wrong.argmax())] or ""
-            advice = remedy_of_escaped(value, flag="--item-encoding") or "write it as text"
-            example = example or f"{shown(value)} in column {name!r} of {path}; {advice}"
-        is_bad |= wrong
+            reason, remedy = unreadable(value, flag=source.reading.encoding_flag)
+            rejections.add(wrong, f"item_table_{reason}")
+            found.examples.setdefault(f"item_table_{reason}", f"{shown(value)} in column {name!r} of {path}; {remedy}")
+    rejections.add(np.array([value is None for value in texts[ITEM_ID].values]), MISSING_ID)
+    is_bad = rejections.codes > 0
+    quarantine.add_rows(rows.filter(pa.array(is_bad)), reasons=rejections.reasons(), source=path)
     found.num_rows += rows.num_rows
-    found.bad["item_table_not_utf8"] += int(is_bad.sum())
-    return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad], example
-
-
-def _check_bad(found: ItemLabels, example: str, max_bad_fraction: float) -> None:
-    found.bad = +found.bad
-    num_bad = found.bad.total()
-    num_lines = found.num_rows + num_bad - found.bad["item_table_not_utf8"]
-    fraction = num_bad / num_lines
-    if fraction > max_bad_fraction or num_bad == num_lines:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.bad.most_common())
-        raise DataRejected(
-            f"{found.raw}: {num_bad:,} of {num_lines:,} rows ({fraction:.1%}) are bad, more than --max-bad-fraction "
-            f"{max_bad_fraction:g} allows: {reasons}, e.g. {example}. To continue, "
-            f"{remedy(fraction, is_any_good=num_bad < num_lines)}"
-        )
+    return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.encodings import escaped
+from models.raw.encodings import escaped, remedy_of_escaped
 from models.raw.ids import as_text, nested_words
 
 MAX_SHOWN = 80
@@ -58,6 +58,12 @@ def read_labels(rows: pa.Table, name: str | None, *, path: str) -> Texts:
     texts = read_texts(rows, name)
     labels = [None if value is None else class_name(value) or None for value in texts.values]
     return Texts(labels, texts.missing_words, texts.unreadable)
+
+
+def unreadable(value: str, *, flag: str) -> tuple[str, str]:
+    """Reason and remedy for a value of `Texts.unreadable`; `flag` sets the encoding of the file."""
+    remedy = remedy_of_escaped(value, flag=flag)
+    return ("not_utf8", remedy) if remedy else ("inexact_number", "write it as text")
 
 
 def check_is_scalar(column: pa.Field, *, path: str) -> None:

@@ -138,7 +138,10 @@ def _images(images: Sequence[Source], tables: Sequence[Source], *, root: str, wa
         except DataRejected as rejected:
             if not tables:
                 raise
-            names = column_names(tables[0])
+            try:
+                names = column_names(tables[0])
+            except DataRejected as damaged:
+                raise DataRejected(f"{rejected}. The table next to the images: {damaged}") from None
             raise DataRejected(
                 f"{rejected}. {tables[0].relative} next to the images has the columns {', '.join(names)}: to read the "
                 f"labels from it, name them, e.g. --labels {names[-1] if names else 'type'}"

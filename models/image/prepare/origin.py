@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from models.image.prepare.item_labels import ItemLabels
@@ -11,17 +11,14 @@ from models.image.prepare.layouts import Layout
 from models.image.prepare.shards import Scanned
 
 
-def origin(
-    layout: Layout, scanned: Sequence[Scanned], items: ItemLabels | None, join: Mapping[str, Any]
-) -> dict[str, Any]:
+def origin(layout: Layout, scanned: Scanned, items: ItemLabels | None, join: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the card about the input."""
-    words: Counter[tuple[str, str]] = sum((part.missing_words for part in scanned), Counter())
-    examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
-    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
-    notes = [*layout.notes, *(f"{reason}, e.g. {examples[reason]}" for reason, _ in bad.most_common())]
+    explained, words = scanned.explained(), scanned.missing_words
+    notes = [*layout.notes, *(explained[reason] for reason, _ in scanned.bad.most_common())]
     notes += _word_notes(words, "images")
     card: dict[str, Any] = {"left_out": layout.left_out, "missing_label_words": _by_head(words)}
     if items is not None:
+        notes += items.explained().values()
         notes += _word_notes(items.missing_words, f"rows of {items.raw}")
         card |= {**join, "items_table": {**join["items_table"], "missing_label_words": _by_head(items.missing_words)}}
     return {**card, "notes": notes}

@@ -30,6 +30,7 @@ from models.image.prepare.shards import (
     Scanned,
     Written,
     measure,
+    merged,
     quarantine_duplicates,
     scan,
     write_shard,
@@ -38,7 +39,7 @@ from models.image.prepare.splits import assign, check_classes, class_notes
 from models.image.schema import MISSING, NUM_SHARDS, SPLITS, Schema
 from models.image.text.titles import Form, Lexicon, learn_forms
 from models.raw.notes import said_if_rejected
-from models.raw.quarantine import remedy
+from models.raw.quarantine import Quarantine, check_bad
 from models.raw.reading import TableSettings, item_reading_of, reading_of
 from models.raw.tables import parse_mapping, without_secrets
 from models.settings import Share, check_settings
@@ -93,7 +94,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     preferably from the input's test split; a label on which duplicates disagree is set to missing. All images of a
     product are in one split and one shard.
     """
-    wanted, items = _wanted(config)
+    with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
+        wanted, items = _wanted(config, quarantine)
     layout = find_layout(config.raw, wanted, reading_of(config))
     with said_if_rejected(layout.notes):
         return _prepare(config, out, executor, layout, items, heads=list(wanted.heads) or [DEFAULT_HEAD])
@@ -105,10 +107,10 @@ def _prepare(
     """Prepare the images of a layout, and add to its notes."""
     work = out / "work"
     for directory in (work, out / "shards", out / "quarantine"):
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
     size, channels = _image_form(config, list(executor.map(measure, layout.parts)))
     tasks = [Scan(number, part, tuple(heads), size, channels, out) for number, part in enumerate(layout.parts)]
-    scanned = list(executor.map(scan, tasks))
+    scanned = merged(executor.map(scan, tasks))
     _check_bad(config, scanned)
     images, join = _scanned_images(work, heads, items, notes=layout.notes)
     kept, duplicates = _deduplicated(images, heads)
@@ -122,7 +124,8 @@ def _prepare(
     form = (channels, size, size)
     written = list(executor.map(partial(write_shard, out, form=form, num_heads=len(heads)), range(NUM_SHARDS)))
     schema = _schema(classes, kept, written, form=form, forms=forms)
-    card = _card(config, schema, scanned, kept, num_duplicates=len(duplicates))
+    bad = scanned.bad + (Counter() if items is None else items.bad)
+    card = _card(config, schema, kept, rows=scanned.num_entries, bad=bad, num_duplicates=len(duplicates))
     card |= origin(layout, scanned, items, join)
     (out / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -130,7 +133,7 @@ def _prepare(
     return schema
 
 
-def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
+def _wanted(config: PrepareConfig, quarantine: Quarantine) -> tuple[Wanted, ItemLabels | None]:
     """The columns to read, and the labels of the item table; checks every flag before any image is read."""
     columns = parse_mapping(config.columns, names=COLUMNS)
     pairs = [entry.partition("=") for entry in config.labels]
@@ -153,8 +156,9 @@ def _wanted(config: PrepareConfig) -> tuple[Wanted, ItemLabels | None]:
         config.items,
         heads=heads,
         columns=names,
-        max_bad_fraction=config.max_bad_fraction,
         reading=item_reading_of(config),
+        max_bad_fraction=config.max_bad_fraction,
+        quarantine=quarantine,
     )
     elsewhere, item_ids = frozenset(head for head in heads if head in items.table), frozenset(items.table.index)
     return Wanted(heads, columns, config.class_names, elsewhere, item_ids, config.subfolders), items
@@ -171,20 +175,17 @@ def _image_form(config: PrepareConfig, measured: Sequence[Measured]) -> tuple[in
     return max(8, min(MAX_AUTO_SIZE, round(median / SIZE_STEP) * SIZE_STEP)), channels
 
 
-def _check_bad(config: PrepareConfig, scanned: Sequence[Scanned]) -> None:
-    total = sum(part.num_entries for part in scanned)
-    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
-    if not total:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no images")
-    fraction = bad.total() / total
-    if fraction <= config.max_bad_fraction and bad.total() < total:
-        return
-    examples = {reason: example for part in reversed(scanned) for reason, example in part.examples.items()}
-    reasons = "; ".join(f"{count:,} {reason}, e.g. {examples[reason]}" for reason, count in bad.most_common(3))
-    raise DataRejected(
-        f"{without_secrets(config.raw)}: {bad.total():,} of {total:,} images ({fraction:.1%}) are bad, more than "
-        f"--max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
-        f"{remedy(fraction, is_any_good=bad.total() < total)}"
+def _check_bad(config: PrepareConfig, scanned: Scanned) -> None:
+    raw = without_secrets(config.raw)
+    if not scanned.num_entries:
+        raise DataRejected(f"{raw} is empty: it has no images")
+    check_bad(
+        raw,
+        scanned.bad,
+        total=scanned.num_entries,
+        max_fraction=config.max_bad_fraction,
+        explained=scanned.explained(),
+        what="images",
     )
 
 
@@ -281,14 +282,13 @@ def _schema(
 
 
 def _card(
-    config: PrepareConfig, schema: Schema, scanned: Sequence[Scanned], kept: pd.DataFrame, *, num_duplicates: int
+    config: PrepareConfig, schema: Schema, kept: pd.DataFrame, *, rows: int, bad: Counter[str], num_duplicates: int
 ) -> dict[str, Any]:
-    bad: Counter[str] = sum((part.bad for part in scanned), Counter())
     return {
         "family": "image",
         "fingerprint": schema.fingerprint,
         "raw": without_secrets(config.raw),
-        "rows": sum(part.num_entries for part in scanned),
+        "rows": rows,
         "kept": len(kept),
         "duplicates": num_duplicates,
         "bad": dict(sorted(bad.items())),

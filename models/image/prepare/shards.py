@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +63,10 @@ class Scanned:
     """Reason -> the first value or file rejected for it."""
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Label head and word -> number of valid images whose label is missing because of that word, such as `None`."""
+
+    def explained(self) -> dict[str, str]:
+        """Each reason of bad images with its example."""
+        return {reason: f"{reason}, e.g. {example}" for reason, example in self.examples.items()}
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,17 @@ def scan(task: Scan) -> Scanned:
                 rows.clear()
         known.write_table(pa.Table.from_pylist(rows, schema))
     return seen
+
+
+def merged(parts: Iterable[Scanned]) -> Scanned:
+    """The counts of all parts, with the first example of each reason."""
+    whole = Scanned()
+    for part in parts:
+        whole.num_entries += part.num_entries
+        whole.bad += part.bad
+        whole.examples = {**part.examples, **whole.examples}
+        whole.missing_words += part.missing_words
+    return whole
 
 
 def quarantine_duplicates(out: Path, repeated: pd.DataFrame) -> None:

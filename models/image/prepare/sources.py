@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 
 from models.errors import DataRejected
 from models.image.codec import MAX_BYTES, Pixels
-from models.image.prepare.labels import Texts, read_labels, read_texts, shown
+from models.image.prepare.labels import Texts, read_labels, read_texts, shown, unreadable
 from models.image.prepare.public_formats import MAX_BATCH_BYTES, read_cifar, read_idx
 from models.image.prepare.split_names import KNOWN, split_of
 from models.raw.chunks import with_fields
-from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import as_text
 from models.raw.tables import Source, opened, read, with_partition
 
@@ -150,7 +149,7 @@ class Table:
                 missing_words={head: word for head, texts in labels.items() if (word := texts.missing_words[index])},
             )
             entry = _with_split(replace(entry, split=self.split), splits.values[index])
-            yield _checked(entry, columns, index), image
+            yield _checked(entry, columns, index, flag=self.source.reading.encoding_flag), image
 
     def _batches(self) -> Iterator[tuple[pa.Table, list[tuple[str, str]]]]:
         """Chunks of rows, with reason and text of each line that could not be parsed."""
@@ -158,13 +157,12 @@ class Table:
             for chunk in read(self.source):
                 yield chunk.rows, [(reason, line) for reason, lines in chunk.broken.items() for line in lines]
             return
-        wanted = {*self.columns.names.values(), *self.columns.heads.values()}
+        wanted = sorted({*self.columns.names.values(), *self.columns.heads.values()})
         try:
             with self.source.filesystem.open_input_file(self.source.path) as file:
                 parquet = pq.ParquetFile(file)
                 groups = list(self.row_groups)
-                columns = sorted(wanted & set(with_fields(parquet.schema_arrow.empty_table()).column_names))
-                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=wanted):
                     yield with_partition(with_fields(pa.Table.from_batches([batch])), self.source), []
         except (pa.ArrowException, OSError) as error:
             raise DataRejected(f"cannot read {self.source.path}: {error}; write the file again") from None
@@ -293,15 +291,13 @@ def _with_split(entry: Entry, split: str | None) -> Entry:
     return replace(entry, split=known)
 
 
-def _checked(entry: Entry, columns: Mapping[str, Texts], index: int) -> Entry:
+def _checked(entry: Entry, columns: Mapping[str, Texts], index: int, *, flag: str) -> Entry:
     """The entry, with a problem if the value of one of its columns cannot be read as text."""
     for name, texts in columns.items():
         value = texts.unreadable[index]
         if value is not None and entry.problem is None:
-            remedy = remedy_of_escaped(value)
-            problem = "not_utf8" if remedy else "inexact_number"
-            detail = f"in column {name!r}; {remedy or 'write it as text'}"
-            return replace(entry, problem=problem, value=shown(value), detail=detail)
+            reason, remedy = unreadable(value, flag=flag)
+            return replace(entry, problem=reason, value=shown(value), detail=f"in column {name!r}; {remedy}")
     return entry
 
 

@@ -230,13 +230,14 @@ def count_and_tune(data: Prepared, schema: Schema, *, event_weights: Weights | N
 
 def _with_type_factors(best: tuple[float, Tuned], schema: Schema, score: Callable[[Tuned], float]) -> Tuned:
     """Factors of the types, tried one type after the other, the most frequent first."""
-    factors, counts = np.ones(len(schema.event_types) + 1, np.float32), np.array(schema.event_type_counts)
-    best = (best[0], replace(best[1], type_factors=factors))
+    score_so_far, tuned = best
+    best_factors = score_so_far, np.ones(len(schema.event_types) + 1, np.float32)
+    counts = np.array(schema.event_type_counts)
     for code in np.argsort(-counts, kind="stable")[: min(MAX_TUNED_TYPES, int((counts > 0).sum()))]:
-        is_code = np.arange(len(factors)) == code
-        tried = [np.where(is_code, np.float32(factor), best[1].type_factors) for factor in TYPE_FACTORS]
-        best = best_of([replace(best[1], type_factors=each) for each in tried], score, so_far=best)
-    return best[1]
+        is_code = np.arange(len(schema.event_types) + 1) == code
+        tried = [np.where(is_code, np.float32(factor), best_factors[1]) for factor in TYPE_FACTORS]
+        best_factors = best_of(tried, lambda factors: score(replace(tuned, type_factors=factors)), so_far=best_factors)
+    return replace(tuned, type_factors=best_factors[1])
 
 
 def tuning_examples(data: Prepared, schema: Schema) -> list[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from models.errors import DataRejected
 from models.raw.ids import id_text
 from models.raw.notes import num_files, said_if_rejected
-from models.raw.quarantine import remedy
+from models.raw.quarantine import check_bad, most_frequent
 from models.raw.reading import item_reading_of, reading_of
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.raw.times import check_format, epoch_s
@@ -23,8 +23,6 @@ from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import NUM_SHARDS
 
 MAX_SCANS = 16
-MAX_EXPLAINED = 3
-"""Reasons of bad rows that are shown with an example."""
 
 
 def find_raw(config: PrepareConfig) -> tuple[Tables, Tables]:
@@ -72,10 +70,12 @@ def inferred(scanned: Scanned) -> list[str]:
 
 
 def explained(scanned: Scanned) -> dict[str, str]:
-    """The most frequent reasons of bad rows, each with an example and, where there is one, the remedy."""
-    top = sorted((reason for reason in scanned.bad if reason != EXCLUDED), key=lambda reason: -scanned.bad[reason])
+    """The most frequent reasons of bad rows, with an example and, where there is one, the remedy."""
     examples, samples = scanned.examples, scanned.samples
-    return {reason: explain(reason, examples.get(reason), samples.get(reason, ())) for reason in top[:MAX_EXPLAINED]}
+    return {
+        reason: explain(reason, examples.get(reason), samples.get(reason, ()))
+        for reason, _ in most_frequent(_bad(scanned))
+    }
 
 
 def excluded_items(config: PrepareConfig) -> frozenset[str]:
@@ -123,17 +123,22 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
 
 
 def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
+    raw = without_secrets(config.raw)
     if scanned.num_rows == 0:
-        raise DataRejected(f"{without_secrets(config.raw)} is empty: it has no events")
-    bad = {reason: count for reason, count in scanned.bad.items() if reason != EXCLUDED}
-    fraction = sum(bad.values()) / scanned.num_rows
-    if fraction <= config.max_bad_fraction and sum(scanned.bad.values()) < scanned.num_rows:
-        return
-    reasons = "; ".join(f"{bad[reason]:,} {text}" for reason, text in explained(scanned).items())
-    if not bad:
-        raise DataRejected(f"{without_secrets(config.raw)}: all rows are of items in --exclude-items")
-    raise DataRejected(
-        f"{without_secrets(config.raw)}: {sum(bad.values()):,} of {scanned.num_rows:,} rows ({fraction:.1%}) are bad, "
-        f"more than --max-bad-fraction {config.max_bad_fraction:g} allows: {reasons}. To continue, "
-        f"{remedy(fraction, is_any_good=sum(scanned.bad.values()) < scanned.num_rows)}"
+        raise DataRejected(f"{raw} is empty: it has no events")
+    num_excluded = scanned.bad.get(EXCLUDED, 0)
+    if num_excluded == scanned.num_rows:
+        raise DataRejected(f"{raw}: all rows are of items in --exclude-items")
+    check_bad(
+        raw,
+        _bad(scanned),
+        total=scanned.num_rows,
+        max_fraction=config.max_bad_fraction,
+        explained=explained(scanned),
+        num_skipped=num_excluded,
     )
+
+
+def _bad(scanned: Scanned) -> dict[str, int]:
+    """The bad rows by reason; those of items in --exclude-items are not bad."""
+    return {reason: count for reason, count in scanned.bad.items() if reason != EXCLUDED}

@@ -146,3 +146,13 @@ def test_debug_shows_the_output_of_libraries(
 
     assert "a library talks" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_lines_of_the_log_but_not_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda _path, *args, **kwargs: real_open(Path("/dev/full"), *args, **kwargs))
+
+    with libraries_logged(tmp_path, "train"):
+        sys.stderr.write("a traceback\n")
+        sys.stderr.write("another\n")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import DataRejected
-from tests.kit.pictures import SHAPES, drawn, encoded, prepared, write_folder
+from tests.kit.pictures import SHAPES, all_ids, drawn, encoded, prepared, write_folder
 
 NUM = 40
 SHAPE_OF_ROW = [SHAPES[row % 2] for row in range(NUM)]
@@ -181,6 +181,42 @@ def test_a_label_that_is_not_utf8_is_bad_and_shown(tmp_path: Path) -> None:
     assert data.card()["kept"] == NUM and schema.heads["colour"] == list(SHAPES)  # the column is not read
 
 
+def test_labels_in_another_encoding_are_read_if_it_is_given(tmp_path: Path) -> None:
+    raw = write_table(tmp_path, colour=["grün" if row % 4 == 0 else "rot" for row in range(NUM)])
+    raw.write_bytes(raw.read_text(encoding="utf-8").encode("latin-1"))
+
+    _, schema = prepared(tmp_path, raw, labels=("colour",), encoding="cp1252")
+
+    assert schema.heads["colour"] == ["grün", "rot"]
+
+
+def test_a_label_may_come_from_the_name_of_a_parquet_files_folder(tmp_path: Path) -> None:
+    for shape in SHAPES:
+        folder = tmp_path / "set" / f"shape={shape}"
+        folder.mkdir(parents=True)
+        images = [encoded(drawn(shape, "red", seed=row)) for row in range(NUM)]
+        pq.write_table(pa.table({"image": images}), folder / "part.parquet")
+
+    _, schema = prepared(tmp_path, tmp_path / "set", labels=("shape",))
+
+    assert schema.heads["shape"] == sorted(SHAPES)
+
+
+def test_a_label_may_be_a_field_of_a_nested_parquet_column(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(drawn(shape, "red", seed=row))} for row, shape in enumerate(SHAPE_OF_ROW)]
+    about = [{"kind": shape, "sku": row} for row, shape in enumerate(SHAPE_OF_ROW)]
+    pq.write_table(pa.table({"photo": images, "about": about, "shape": SHAPE_OF_ROW}), tmp_path / "t.parquet")
+
+    data, schema = prepared(
+        tmp_path, tmp_path / "t.parquet", labels=("kind=about.kind",), columns="image=photo.bytes,item_id=about.sku"
+    )
+
+    assert schema.heads["kind"] == sorted(SHAPES)
+    assert set(all_ids(data)["item_id"]) == {str(row) for row in range(NUM)}
+    with pytest.raises(DataRejected, match=r"e\.g\. --labels shape; it has photo, about, shape, photo\.bytes"):
+        prepared(tmp_path, tmp_path / "t.parquet", columns="image=photo,item_id=about.sku")
+
+
 @pytest.mark.parametrize("values", [[["a", "b"], ["c"]], [{"name": "a"}, {"name": "b"}]])
 def test_a_column_of_lists_is_refused_as_a_label(tmp_path: Path, values: list[Any]) -> None:
     images = [encoded(drawn("bar", "red", seed=row)) for row in range(NUM)]
@@ -333,6 +369,14 @@ def test_a_table_next_to_unlabelled_images_is_named_with_its_columns(tmp_path: P
 
     with pytest.raises(DataRejected, match=r"styles\.csv .* has the columns id, type: .*--labels type"):
         prepared(tmp_path, raw)
+
+
+def test_a_damaged_table_next_to_unlabelled_images_is_named(tmp_path: Path) -> None:
+    raw = write_catalogue(tmp_path)
+    (raw / "styles.csv").rename(raw / "styles.parquet")
+
+    with pytest.raises(DataRejected, match=r"no class folders.*The table next to the images: cannot read .*\.parquet"):
+        prepared(tmp_path, raw, labels=("type",))
 
 
 def test_a_table_next_to_images_that_names_none_of_them_says_so(tmp_path: Path) -> None:
