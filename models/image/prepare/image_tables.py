@@ -220,7 +220,12 @@ def _columns(schema: pa.Schema, wanted: Wanted, source: Source) -> Columns:
             "Name them, e.g. --columns image=photo,item_id=sku --labels category,colour"
         )
     if not wanted.heads:
-        others = [name for name in present if name.partition(".")[0] not in names.values()]
+        taken = set(names.values())
+        others = [
+            each.name
+            for each in schema
+            if not pa.types.is_nested(each.type) and taken.isdisjoint((each.name, each.name.partition(".")[0]))
+        ]
         example = others[-1] if others else "type"
         raise DataRejected(f"name the label columns of {source.path}, e.g. --labels {example}; it has {listed}")
     for name in (*heads.values(), *(names[ours] for ours in names if ours != "image")):

@@ -104,20 +104,8 @@ def read_items(
                 found.examples.setdefault(f"item_table_{reason}", f"{shown(lines[0])} in {source.path}")
             if chunk.rows.num_rows:
                 frames.append(_frame(chunk.rows, own, wanted, found=found, source=source, quarantine=quarantine))
-    if not found.num_rows:
-        raise DataRejected(f"{found.raw} has no rows")
     found.bad = Counter(quarantine.counts)
-    without_id = found.bad[MISSING_ID]
-    if without_id == found.num_rows:
-        raise DataRejected(f"column {own!r} of {found.raw} is empty; name the item ids: --item-columns item_id=...")
-    check_bad(
-        found.raw,
-        {reason: count for reason, count in found.bad.items() if reason != MISSING_ID},
-        total=found.num_rows,
-        max_fraction=max_bad_fraction,
-        explained=found.explained(),
-        num_skipped=without_id,
-    )
+    _check(found, own, max_bad_fraction)
     table = pd.concat(frames, ignore_index=True)
     found.table = table.sort_values(list(table.columns)).drop_duplicates(ITEM_ID).set_index(ITEM_ID)
     return found
@@ -149,3 +137,19 @@ def _frame(
     quarantine.add_rows(rows.filter(pa.array(is_bad)), reasons=rejections.reasons(), source=path)
     found.num_rows += rows.num_rows
     return pd.DataFrame({head: of.values for head, of in texts.items()}, dtype=object)[~is_bad]
+
+
+def _check(found: ItemLabels, own: str, max_bad_fraction: float) -> None:
+    if not found.num_rows:
+        raise DataRejected(f"{found.raw} has no rows")
+    without_id = found.bad[MISSING_ID]
+    if without_id == found.num_rows:
+        raise DataRejected(f"column {own!r} of {found.raw} is empty; name the item ids: --item-columns item_id=...")
+    check_bad(
+        found.raw,
+        {reason: count for reason, count in found.bad.items() if reason != MISSING_ID},
+        total=found.num_rows,
+        max_fraction=max_bad_fraction,
+        explained=found.explained(),
+        num_skipped=without_id,
+    )

@@ -213,7 +213,7 @@ def test_a_label_may_be_a_field_of_a_nested_parquet_column(tmp_path: Path) -> No
 
     assert schema.heads["kind"] == sorted(SHAPES)
     assert set(all_ids(data)["item_id"]) == {str(row) for row in range(NUM)}
-    with pytest.raises(DataRejected, match=r"e\.g\. --labels shape; it has photo, about, shape, photo\.bytes"):
+    with pytest.raises(DataRejected, match=r"e\.g\. --labels about\.kind; it has photo, about, shape, photo\.bytes"):
         prepared(tmp_path, tmp_path / "t.parquet", columns="image=photo,item_id=about.sku")
 
 
