@@ -99,6 +99,11 @@ class FeatureStore:
                         values[feature.name][key] = json.loads(row[0])
         return Found(values, versions)
 
+    def rows(self, name: str) -> list[tuple[str, Any]]:
+        """All (key, value) pairs of a feature, unordered."""
+        found = self._connection.execute("SELECT key, value FROM feature WHERE name = ?", (name,))
+        return [(key, json.loads(value)) for key, value in found]
+
     def compare_and_set(self, changes: Sequence[Change]) -> bool:
         """Write all values, or none if any key no longer has the version of its change; returns whether they were.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family
+from models.items.hook import LiveItems
 from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.recommender.live.catalogue import FEATURE, open_catalogue
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
 from models.recommender.prepare.pipeline import prepare
@@ -37,6 +39,7 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    items=LiveItems(FEATURE, open_catalogue),
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,

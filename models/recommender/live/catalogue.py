@@ -1,0 +1,144 @@
+"""The live catalogue as one model sees it: what filters, histories and scores must know of new and changed items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.items.item import Kind, LiveItem, Value
+from models.recommender.filters import EVERY, Overlays, texts_of
+from models.recommender.live.item_index import ItemIndex
+from models.recommender.live.new_items import NewItems
+from models.recommender.live.overlay import Overlay
+from models.recommender.schema import Schema
+
+FEATURE = "live_items"
+Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Of one new item: nearest items and weights, [K] each."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Immutable; `after` makes the next one, with work for the changed items only."""
+
+    schema: Schema
+    index: ItemIndex
+    items: Mapping[str, LiveItem]
+    """All live items."""
+    beyond: Mapping[str, Kind]
+    """Attributes that were put and are not in the item table."""
+    overlays: Overlays
+    """Attribute -> the values that count instead of those of the item table."""
+    nearest: Mapping[str, Neighbours]
+    """Item that is new to the model and not withdrawn -> its neighbours."""
+    new: NewItems
+    place_of_new: Mapping[str, int] = field(default_factory=dict)
+    """New item -> its index."""
+
+    @property
+    def known_attributes(self) -> Mapping[str, Kind]:
+        """See LiveView."""
+        return {**self.beyond, **self.index.kinds}
+
+    def place(self, item_id: str) -> int | None:
+        """Index of an item of the model or of a new one; None for another."""
+        return self.schema.index.get(item_id) or self.place_of_new.get(item_id)
+
+    def after(self, changes: Sequence[LiveItem], *, kinds: Mapping[str, Kind]) -> Catalogue:
+        """See LiveView."""
+        items = {**self.items, **{item.item_id: item for item in changes}}
+        nearest = self._nearest_after(changes)
+        changed = replace(
+            self, items=items, beyond=dict(kinds), nearest=nearest, overlays=self._overlays_after(changes)
+        )
+        new = changed._new_items()
+        return replace(changed, new=new, place_of_new={item: new.first + place for place, item in enumerate(new.ids)})
+
+    def describe(self, item_id: str) -> dict[str, str | bool | None]:
+        """See LiveView."""
+        item = self.items.get(item_id)
+        if item is not None and item.is_withdrawn:
+            return {"state": "withdrawn"}
+        if item_id in self.schema.index:
+            return {"state": "known"}
+        place = self.place_of_new.get(item_id)
+        if place is None:
+            return {"state": "unknown"}
+        stand_in = self.new.stand_in(place)
+        if stand_in is None:
+            note = (
+                "no attribute that it shares with items of the model: only a filter finds it, until the next training"
+            )
+            return {"state": "new", "note": note}
+        return {"state": "new", "similar_to": self.schema.items[stand_in - 1]}
+
+    def counts(self) -> dict[str, int]:
+        """See LiveView."""
+        return {
+            "new": len(self.new.ids),
+            "new_without_neighbours": int(self.new.is_unplaced.sum()),
+            "changed": sum(item.item_id in self.schema.index for item in self.items.values()),
+            "withdrawn": sum(item.is_withdrawn for item in self.items.values()),
+        }
+
+    def _nearest_after(self, changes: Sequence[LiveItem]) -> dict[str, Neighbours]:
+        """The neighbours of the new items; those that are now withdrawn have none."""
+        unknown = [item for item in changes if item.item_id not in self.schema.index]
+        gone = {item.item_id for item in unknown if item.is_withdrawn}
+        placed = [item for item in unknown if not item.is_withdrawn]
+        neighbours, weights = self.index.nearest([self._attributes(item) for item in placed])
+        rows = zip(placed, neighbours, weights, strict=True)
+        found = {item.item_id: (of_item, weight) for item, of_item, weight in rows}
+        return {**{item: each for item, each in self.nearest.items() if item not in gone}, **found}
+
+    def _attributes(self, item: LiveItem) -> dict[str, Value]:
+        """The attributes of an item: those of the item table, and what was put."""
+        put = {name: each.value for name, each in item.attributes.items()}
+        both: dict[str, Value | None] = {**self.index.attributes(item.item_id), **put}
+        return {name: value for name, value in both.items() if value is not None}
+
+    def _overlays_after(self, changes: Sequence[LiveItem]) -> dict[str, Overlay]:
+        """The overlays with the values of changed items that are newer than the item table."""
+        values: dict[str, dict[str, Value | None]] = {}
+        for item in changes:
+            for name, each in item.attributes.items():
+                if each.put_at_s > self.index.as_of_s or name not in self.index.kinds:
+                    values.setdefault(name, {})[item.item_id] = each.value
+        changed = {name: self.overlays.get(name, Overlay()).with_values(of, texts_of) for name, of in values.items()}
+        return {**self.overlays, **changed}
+
+    def _new_items(self) -> NewItems:
+        ids = list(self.nearest)
+        first = self.schema.num_items + 1
+        pairs = list(self.nearest.values())
+        neighbours = np.stack([each for each, _ in pairs]) if pairs else np.zeros((0, 1), np.int64)
+        weights = np.stack([each for _, each in pairs]) if pairs else np.zeros((0, 1), np.float32)
+        places = (self.schema.index.get(item.item_id) for item in self.items.values() if item.is_withdrawn)
+        return NewItems(
+            ids,
+            first,
+            torch.from_numpy(neighbours),
+            torch.from_numpy(weights),
+            torch.from_numpy(weights.sum(1) == 0),
+            torch.tensor([place for place in places if place], dtype=torch.int64),
+        )
+
+
+def open_catalogue(schema: Any, feature_store: Path | None) -> Catalogue:
+    """The catalogue of a model without live items; raises OSError for a feature store that cannot be read."""
+    index = ItemIndex.open(schema, feature_store)
+    empty = torch.zeros(0, 1)
+    none = NewItems([], schema.num_items + 1, empty.long(), empty, empty[:, 0].bool(), empty[:, 0].long())
+    return Catalogue(schema, index, {}, {}, {}, {}, none)
+
+
+def catalogue_in(features: Mapping[str, Mapping[str, Any]]) -> Catalogue | None:
+    """The live catalogue among the features of a request, if the service has one."""
+    found: Catalogue | None = features.get(FEATURE, {}).get(EVERY)
+    return found
