@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
+from serve.items import PreparedOnly, items_path, items_router
 from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
@@ -52,6 +53,9 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     )
     for endpoint in family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    if family.items is not None:
+        app.include_router(items_router(service, path=items_path(family.models_path).removeprefix(prefix)))
+        app.add_middleware(PreparedOnly)
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 

@@ -13,6 +13,7 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.live_items import LiveItemsInfo, follow_items
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
 from serve.stored_features import StoredFeatures
@@ -34,6 +35,8 @@ class Settings(BaseModel):
     """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
     """Index of the catalogue, if the family has one."""
+    items: str | None = None
+    """Address of the store of live items, see `models.items.store.open_items`; kept across model versions."""
 
 
 class FailedReload(BaseModel):
@@ -55,6 +58,8 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     loaded_at: str
     last_failed_reload: FailedReload | None = None
+    live_items: LiveItemsInfo | None = None
+    """The items that were put since the data was prepared, and whether they are up to date."""
 
 
 class Service:
@@ -121,6 +126,7 @@ class Service:
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
+            live_items=loaded.live.info() if loaded.live else None,
         )
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
@@ -140,7 +146,14 @@ class Service:
         features = StoredFeatures(
             self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
         )
-        return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
+        return make_loaded(
+            model,
+            version=settings.version,
+            features=features,
+            observe=self._observe,
+            loaded_at=_now(),
+            live=follow_items(self.family, model.schema, address=settings.items, feature_store=settings.feature_store),
+        )
 
 
 def _now() -> str:

@@ -16,7 +16,7 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index")
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "items")
 """Settings of a deployment that are paths in the store."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from models.items.item import Kind, LiveItem
+
+
+@dataclass(frozen=True)
+class Described:
+    """What an item is to a model."""
+
+    state: Literal["known", "new", "withdrawn", "unknown"]
+    similar_to: str | None = None
+    """For a new item, the most similar known one."""
+    note: str | None = None
+    """What the shop should know of it."""
 
 
 class LiveView(Protocol):
@@ -22,8 +33,8 @@ class LiveView(Protocol):
         """The view with some items changed; `kinds` are all attributes of the store beyond the item table."""
         ...
 
-    def describe(self, item_id: str) -> dict[str, str | bool | None]:
-        """What becomes of an item, for the shop: `state`, and for a new item what it is `similar_to`, or a `note`."""
+    def describe(self, item_id: str) -> Described:
+        """What becomes of an item, for the shop."""
         ...
 
     def counts(self) -> dict[str, int]:

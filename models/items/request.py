@@ -18,8 +18,8 @@ MAX_ITEMS = 1000
 """Items of one request."""
 MAX_TEXT_CHARACTERS = 4096
 MAX_NAME_CHARACTERS = 256
-MAX_NEW_ATTRIBUTES = 64
-"""Attributes beyond those of the item table, over all requests."""
+MAX_ATTRIBUTES = 256
+"""Attributes of a shop beyond which no request may add one."""
 SEPARATOR = "|"
 """Joins several values of one attribute, as in the item table."""
 NAMES_SHOWN = 30
@@ -32,11 +32,7 @@ class BodyRefused(ValueError):
 
 
 class ItemRefused(ValueError):
-    """An item that is not accepted: a code for programs, and a message for people."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    """An item that is not accepted; the message is for the client."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def check_item(item: Any, *, known: Mapping[str, Kind], new: Mapping[str, Kind])
     `known` are the attributes of the shop, `new` those that the request declares, with the kinds found so far.
     """
     if not isinstance(item, dict):
-        raise ItemRefused("not_an_object", f"an item is an object with an item_id, not {type(item).__name__}")
+        raise ItemRefused(f"an item is an object with an item_id, not {type(item).__name__}")
     item_id = check_id(item.get("item_id"))
     attributes: dict[str, Value | None] = {}
     for name, value in item.items():
@@ -80,7 +76,7 @@ def check_item(item: Any, *, known: Mapping[str, Kind], new: Mapping[str, Kind])
             continue
         kind = known.get(name) or new.get(name)
         if kind is None:
-            raise ItemRefused("unknown_attribute", f"{name!r} is no attribute of this shop; {_listed(known)}")
+            raise ItemRefused(f"{name!r} is no attribute of this shop; {_listed(known)}")
         attributes[name] = None if value is None else _checked(name, value, kind)
     return Put(item_id, attributes)
 
@@ -92,19 +88,24 @@ def check_id(item_id: Any) -> str:
         found.encode()
     except ValidationError as error:
         what = "missing" if item_id is None else error.errors()[0]["msg"]
-        raise ItemRefused("invalid_item_id", f"the item_id is not usable: {what}") from None
+        raise ItemRefused(f"the item_id is not usable: {what}") from None
     except UnicodeEncodeError:
-        raise ItemRefused("invalid_item_id", "the item_id is not Unicode text; send it without surrogates") from None
+        raise ItemRefused("the item_id is not Unicode text; send it without surrogates") from None
     return found
 
 
 def kinds_of_new(body: Body, known: Mapping[str, Kind]) -> dict[str, Kind]:
-    """The attributes that a request declares and the shop does not know: numbers if all values of the request are."""
+    """The attributes that a request declares and the shop does not know: numbers if all values of the request are.
+
+    Raises BodyRefused for too many.
+    """
     values: dict[str, list[Any]] = {name: [] for name in sorted(body.new_attributes) if name not in known}
     for item in body.items:
         for name in values.keys() & (item.keys() if isinstance(item, dict) else ()):
             if item[name] is not None:
                 values[name].append(item[name])
+    if values and len(known) + len(values) > MAX_ATTRIBUTES:
+        raise BodyRefused(f"the shop would have more than {MAX_ATTRIBUTES} attributes; use those it has")
     return {name: "number" if found and all(map(_is_number, found)) else "text" for name, found in values.items()}
 
 
@@ -113,7 +114,7 @@ def _checked(name: str, value: Any, kind: Kind) -> Value:
         return _number(name, value)
     if isinstance(value, list):
         if not value or not all(isinstance(each, str | int | float) for each in value):
-            raise ItemRefused("invalid_value", f"{name!r} is a list of something else than texts and numbers")
+            raise ItemRefused(f"{name!r} is a list of something else than texts and numbers")
         return SEPARATOR.join(_text(name, each) for each in value)
     return value if isinstance(value, bool) else _text(name, value)
 
@@ -122,12 +123,12 @@ def _number(name: str, value: Any) -> Value:
     if isinstance(value, str) and len(value) < 64 and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     if not _is_number(value) and not isinstance(value, bool):
-        raise ItemRefused("invalid_value", f"{name!r} is a number in the item table; {_shown(value)} is none")
+        raise ItemRefused(f"{name!r} is a number in the item table; {_shown(value)} is none")
     try:
         if not math.isfinite(value):
             raise OverflowError
     except OverflowError:
-        raise ItemRefused("invalid_value", f"{name!r} is too large or not a number") from None
+        raise ItemRefused(f"{name!r} is too large or not a number") from None
     return value if isinstance(value, bool) or not float(value).is_integer() else int(value)
 
 
@@ -138,7 +139,7 @@ def _text(name: str, value: Any) -> str:
         number = _number(name, value)
         return str(number)
     if not isinstance(value, str):
-        raise ItemRefused("invalid_value", f"{name!r} is text, numbers or a list of them; {_shown(value)} is neither")
+        raise ItemRefused(f"{name!r} is text, numbers or a list of them; {_shown(value)} is neither")
     text = value.strip()
     if not text or len(text) > MAX_TEXT_CHARACTERS:
         raise ItemRefused(
@@ -148,7 +149,7 @@ def _text(name: str, value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ItemRefused("invalid_value", f"{name!r} is not Unicode text; send it without surrogates") from None
+        raise ItemRefused(f"{name!r} is not Unicode text; send it without surrogates") from None
     return text
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.items.hook import Described
 from models.items.item import Kind, LiveItem, Value
 from models.recommender.filters import EVERY, Overlays, texts_of
 from models.recommender.live.item_index import ItemIndex
@@ -19,6 +20,10 @@ from models.recommender.live.overlay import Overlay
 from models.recommender.schema import Schema
 
 FEATURE = "live_items"
+WITHOUT_NEIGHBOURS = (
+    "it shares no telling attribute with an item that the model knows, so only a request with a filter finds it, until "
+    "the next training"
+)
 Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Of one new item: nearest items and weights, [K] each."""
 
@@ -60,23 +65,20 @@ class Catalogue:
         new = changed._new_items()
         return replace(changed, new=new, place_of_new={item: new.first + place for place, item in enumerate(new.ids)})
 
-    def describe(self, item_id: str) -> dict[str, str | bool | None]:
+    def describe(self, item_id: str) -> Described:
         """See LiveView."""
         item = self.items.get(item_id)
         if item is not None and item.is_withdrawn:
-            return {"state": "withdrawn"}
+            return Described("withdrawn")
         if item_id in self.schema.index:
-            return {"state": "known"}
+            return Described("known")
         place = self.place_of_new.get(item_id)
         if place is None:
-            return {"state": "unknown"}
+            return Described("unknown")
         stand_in = self.new.stand_in(place)
         if stand_in is None:
-            note = (
-                "no attribute that it shares with items of the model: only a filter finds it, until the next training"
-            )
-            return {"state": "new", "note": note}
-        return {"state": "new", "similar_to": self.schema.items[stand_in - 1]}
+            return Described("new", note=WITHOUT_NEIGHBOURS)
+        return Described("new", similar_to=self.schema.items[stand_in - 1])
 
     def counts(self) -> dict[str, int]:
         """See LiveView."""

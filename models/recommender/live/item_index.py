@@ -116,7 +116,8 @@ class ItemIndex:
         edges = {}
         for name in self.table.column_names:
             if not pa.types.is_string(self.table.schema.field(name).type):
-                numbers = self.table[name].combine_chunks().drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
+                column = self.table[name].combine_chunks().drop_null()
+                numbers = column.to_numpy(zero_copy_only=False).astype(np.float64)
                 edges[name] = bin_edges(numbers) if len(numbers) else np.zeros(0)
         number_of = {name: number for number, name in enumerate(features.names)}
         has_events = sp.diags_array((self._places != PADDING).astype(np.float64))
