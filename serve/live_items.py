@@ -118,7 +118,10 @@ class LiveCatalogue:
         files = [_identity(Path(self._address)), _identity(self._feature_store)]
         if self._store is None or files != self._opened:
             self._close_store()
-            store, view = open_items(self._address), self._hook.open(self._schema, self._feature_store)
+            view = self._hook.open(self._schema, self._feature_store)
+            if not self._opened:
+                self._view = view  # its attributes are those of the shop, also while the store is damaged
+            store = open_items(self._address)
             self._show(store, view, after=0)
             self._store, self._opened = store, files
         elif self._store.version() != self._version:

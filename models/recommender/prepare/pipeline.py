@@ -26,7 +26,7 @@ from models.recommender.item_features import read_features
 from models.recommender.prepare.card import card_of, card_of_files, card_of_types, notes_of, sums
 from models.recommender.prepare.diagnosis import diagnose, in_schema
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
-from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
+from models.recommender.prepare.item_table import join_items, read_item_ids, read_items, written_at_s
 from models.recommender.prepare.leaving_out import LeftOut, leave_out
 from models.recommender.prepare.partitions import (
     NEVER,
@@ -148,7 +148,8 @@ def _items(
     with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
         columns = parse_mapping(config.item_columns)
         table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
-    return table, {"bad": quarantine.counts, **({"item_columns_left_out": left_out} if left_out else {})}
+    written = {"items_as_of_s": written_at_s(sources)} if sources else {}
+    return table, {"bad": quarantine.counts, **written, **({"item_columns_left_out": left_out} if left_out else {})}
 
 
 def _write_items(table: pa.Table, out: Path) -> int:
