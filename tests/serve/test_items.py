@@ -198,7 +198,7 @@ def test_a_new_item_has_similar_items_and_is_similar_to_others(replica: Replica)
 def test_a_new_item_counts_in_a_history_like_a_similar_one(replica: Replica) -> None:
     replica.put({"item_id": "tools-new", "kind": "tools"})
 
-    found = replica.recommended("tools-new", count=5)
+    found = replica.recommended("tools-new", count=3)
 
     assert found and all(item.startswith("tools") for item in found)
     assert "tools-new" not in found

@@ -21,7 +21,8 @@ from models.recommender.networks.cold_start import log_probabilities_of_neighbou
 from models.recommender.schema import PADDING
 
 OFFSET = 0.0
-"""Of a model without cold-start items, which has calibrated none: see docs/log.md."""
+"""Of a model without cold-start items, which has calibrated none. The highest whole number at which the others lost at
+most 1 % of their NDCG@10 on Amazon Toys; see docs/items.md."""
 
 
 def with_new_items(scores: Tensor, batch: Histories, *, offset: Tensor | None) -> Tensor:
