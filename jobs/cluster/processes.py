@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_AGE_DIFFERENCE_S = 1.0
+MAX_KILLS = 3
 STORE_VARIABLE = "SHOPKEEPER_CLUSTER_OF"
 """Environment variable of the processes of a local cluster: the store that started it."""
 DIRECTORY_VARIABLE = "SHOPKEEPER_CLUSTER_DIRECTORY"
@@ -61,24 +62,27 @@ def members(directory: Path) -> list[Any]:
     psutil, found = _psutil(), []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            environment = process.environ() if process.pid != os.getpid() else {}
-            former = environment.get(FORMER_VARIABLE, "")
-            owner = environment.get(DIRECTORY_VARIABLE) or former.removesuffix("/haproxy")
-            if owner == str(directory) and process.status() != psutil.STATUS_ZOMBIE:
+            is_other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if is_other and _belongs(process, directory):
                 found.append(process)
     return found
 
 
 def end_members(directory: Path, *, timeout_s: float) -> int:
     """End what is left of a cluster, such as an HAProxy without a parent; returns the number of processes."""
-    psutil, ended = _psutil(), 0
-    while left := members(directory):
+    psutil, left = _psutil(), members(directory)
+    num_left = len(left)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(left, timeout=timeout_s)
+    for _ in range(MAX_KILLS):  # a process may start another while it is being ended
+        left = members(directory)
         for process in left:
             with suppress(psutil.NoSuchProcess):
-                process.terminate() if not ended else process.kill()
-        ended += len(left) if not ended else 0
+                process.kill()
         psutil.wait_procs(left, timeout=timeout_s)
-    return ended
+    return num_left
 
 
 def listener(port: int) -> str | None:
@@ -89,6 +93,15 @@ def listener(port: int) -> str | None:
             if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
                 return _in_words(psutil.Process(found.pid))
     return None
+
+
+def _belongs(process: Any, directory: Path) -> bool:
+    environment = process.environ()
+    former = environment.get(FORMER_VARIABLE, "").removesuffix("/haproxy")
+    owner = environment.get(DIRECTORY_VARIABLE) or former
+    # Ray's agents overwrite their environment with their title; like all of Ray's processes they work in there.
+    is_titled = not owner and "".join(process.cmdline()).startswith("ray::")
+    return owner == str(directory) or (is_titled and Path(process.cwd()).is_relative_to(directory))
 
 
 def _in_words(process: Any) -> str:
