@@ -25,8 +25,8 @@ from jobs.cluster.processes import end_members
 POLL_S = 0.25
 RAY_TIMEOUT_S = 10.0
 MEMBERS_TIMEOUT_S = 3.0
-SUBSTITUTE_PAUSE_S = 2.0
-"""Between two attempts to start a substitute."""
+MIN_PAUSE_S, MAX_PAUSE_S = 2.0, 60.0
+"""Between two attempts to start a substitute; it grows while they fail."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TAIL_LINES = 10
 HAPROXY = "h"
@@ -43,9 +43,8 @@ class Keeper:
     def __init__(self, directory: Path, haproxy: str, command: Sequence[str]) -> None:
         self._directory, self._haproxy, self._command = directory, haproxy, command
         self._stopping = False
-        self._seen: set[Path] = set()
         self._substitutes: dict[Path, subprocess.Popen[bytes]] = {}
-        self._next_attempt_s = 0.0
+        self._next_attempt_s, self._pause_s = 0.0, MIN_PAUSE_S
 
     def run(self) -> int:
         """Run the cluster; returns 0 if it was stopped, 1 if it died. Its processes and its directory are gone then."""
@@ -84,11 +83,11 @@ class Keeper:
             substitute.poll()
 
     def _check_haproxy(self) -> None:
-        """Start a substitute where an HAProxy that was running has died and nothing listens on its port."""
+        """Start a substitute where an HAProxy has died and nothing listens on its port."""
         for record in self._directory.glob(f"{HAPROXY}/*/{RECORD}"):
             if live_process(record) is not None:
-                self._seen.add(record)
-            elif record in self._seen and time.monotonic() >= self._next_attempt_s:
+                self._pause_s = MIN_PAUSE_S
+            elif time.monotonic() >= self._next_attempt_s:
                 substitute = self._substitutes.get(record.parent)
                 if substitute is None or substitute.poll() is not None:
                     self._substitute(record)
@@ -100,7 +99,7 @@ class Keeper:
             return
         if (address := listens_at(config)) is None or _is_answered(*address):
             return
-        self._next_attempt_s = time.monotonic() + SUBSTITUTE_PAUSE_S
+        self._next_attempt_s, self._pause_s = time.monotonic() + self._pause_s, min(2 * self._pause_s, MAX_PAUSE_S)
         path = record.with_name(f"{SUBSTITUTE}.cfg")
         path.write_text(substitute_config(config), encoding="utf-8")
         process = subprocess.Popen([self._haproxy, "-db", "-dR", "-f", str(path)], stdin=subprocess.DEVNULL)
