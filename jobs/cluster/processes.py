@@ -39,6 +39,17 @@ def running_process(pid: int, started_s: float) -> Any:
         return None
 
 
+def ends(pid: int, started_s: float, *, timeout_s: float) -> bool:
+    """Terminate a process and wait for its end; returns whether it ended."""
+    process = running_process(pid, started_s)
+    if process is None:
+        return True
+    with suppress(_psutil().NoSuchProcess):
+        process.terminate()
+    _, alive = _psutil().wait_procs([process], timeout=timeout_s)
+    return not alive
+
+
 def end_tree(pid: int, *, timeout_s: float) -> None:
     """Terminate a process, wait for it, then kill it and its descendants if they still run."""
     psutil = _psutil()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.cli.context import Failure, Store, UsageFailure
-from jobs.cluster.processes import created_s, running_process
+from jobs.cluster.processes import created_s, ends, running_process
 
 STOP_TIMEOUT_S = 90.0
 
@@ -42,17 +42,13 @@ def end_foreground(store: Store) -> bool:
     Raises Failure if it does not end.
     """
     pid, started_s = _recorded(_lock_path(store))
-    process = running_process(pid, started_s) if pid and pid != os.getpid() else None
-    if process is None:
+    if not pid or running_process(pid, started_s) is None:
         return False
-    process.terminate()
-    try:
-        process.wait(timeout=STOP_TIMEOUT_S)
-    except Exception as error:
+    if not ends(pid, started_s, timeout_s=STOP_TIMEOUT_S):
         raise Failure(
-            f"process {pid}, which serves the store, did not stop within {STOP_TIMEOUT_S:.0f} s ({error}); "
+            f"process {pid}, which serves the store, did not stop within {STOP_TIMEOUT_S:.0f} s; "
             f"end it with `kill -9 {pid}` and run this again"
-        ) from error
+        )
     return True
 
 
