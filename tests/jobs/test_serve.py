@@ -17,7 +17,6 @@ import pytest
 
 from jobs import deploy, serve, stop
 from jobs.cli.context import Context, Failure, Store, UsageFailure
-from jobs.cluster.connection import connect, disconnect
 from jobs.cluster.local_head import running_head, stop_head
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import members
@@ -35,6 +34,16 @@ from jobs.serving.foreground import alone
 with alone(Store(Path(sys.argv[1]))):
     print("holds", flush=True)
     sys.stdin.read()
+"""
+NICENESS_OF_A_TASK = """
+import os, sys
+from pathlib import Path
+import ray
+from jobs.cli.context import Context, Store
+from jobs.cluster.connection import connect
+
+connect(Context(store=Store(Path(sys.argv[1]))))
+print(ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote()))
 """
 CONNECT = """
 import os, socket, sys
@@ -176,17 +185,13 @@ def test_haproxy_listens_beyond_loopback_nowhere_and_its_socket_is_for_the_owner
 
 @pytest.mark.ray
 def test_the_endpoint_goes_before_the_tasks_of_trainings_on_the_same_cluster(shop: Shop) -> None:
-    import ray
-
     endpoint = [*shop.processes("ray::ServeReplica"), *shop.processes("haproxy")]
-    connect(shop.context)
-    try:
-        of_task = ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
-    finally:
-        disconnect()
+
+    command = [sys.executable, "-c", NICENESS_OF_A_TASK, str(shop.context.store.root)]
+    task = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert {process.nice() for process in endpoint} == {os.getpriority(os.PRIO_PROCESS, 0)}
-    assert of_task == 15
+    assert task.stdout == "15\n", task.stderr
 
 
 @pytest.mark.ray
