@@ -17,6 +17,7 @@ import pytest
 
 from jobs import deploy, serve, stop
 from jobs.cli.context import Context, Failure, Store, UsageFailure
+from jobs.cluster.haproxy import RECORD
 from jobs.cluster.local_head import running_head, stop_head
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import members
@@ -143,6 +144,12 @@ class Shop:
         assert info is not None
         return Path(info.temp_dir)
 
+    def proxy(self) -> Any:
+        """The newest HAProxy; those before a reload may be about to end."""
+        (record,) = self.directory.rglob(RECORD)
+        pid = int(record.read_text())
+        return next(process for process in self.processes("haproxy") if process.pid == pid)
+
     def processes(self, name: str) -> list[Any]:
         return [process for process in members(self.directory) if process.name().startswith(name)]
 
@@ -174,7 +181,7 @@ def test_another_user_reaches_no_socket_and_no_file_of_the_endpoint(shop: Shop) 
 
 @pytest.mark.ray
 def test_haproxy_listens_beyond_loopback_nowhere_and_its_socket_is_for_the_owner(shop: Shop) -> None:
-    (proxy,) = shop.processes("haproxy")
+    proxy = shop.proxy()
     listening = [found for found in proxy.net_connections("tcp") if found.status == "LISTEN"]
 
     assert {found.laddr.ip for found in listening} == {"127.0.0.1"}
@@ -185,7 +192,7 @@ def test_haproxy_listens_beyond_loopback_nowhere_and_its_socket_is_for_the_owner
 
 @pytest.mark.ray
 def test_the_endpoint_goes_before_the_tasks_of_trainings_on_the_same_cluster(shop: Shop) -> None:
-    endpoint = [*shop.processes("ray::ServeReplica"), *shop.processes("haproxy")]
+    endpoint = [*shop.processes("ray::ServeReplica"), shop.proxy()]
 
     command = [sys.executable, "-c", NICENESS_OF_A_TASK, str(shop.context.store.root)]
     task = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -236,7 +243,7 @@ def test_serve_brings_a_killed_cluster_back_and_leaves_nothing_when_it_ends(shop
 def test_stop_ends_what_a_killed_cluster_left_behind(shop: Shop) -> None:
     shop.deploy()
     directory = shop.directory
-    (proxy,) = shop.processes("haproxy")
+    proxy = shop.proxy()
     proxy.suspend()  # so that it survives until `stop`
     info = running_head(shop.context.store)
     assert info is not None
