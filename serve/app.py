@@ -39,7 +39,10 @@ class Model:
         torch.set_num_threads(num_threads)
         keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._service = Service(family_name, device=device, observe=_Metrics(family_name))
+        metrics = _Metrics(family_name)
+        self._service = Service(
+            family_name, device=device, observe=metrics, on_store_error=metrics.feature_store_failed
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica is created."""
@@ -56,7 +59,7 @@ class Model:
 
 
 class _Metrics:
-    """Prometheus metrics of predictions and batch sizes by model version, exported by Ray."""
+    """Prometheus metrics of predictions and batch sizes by model version, and of feature stores, exported by Ray."""
 
     def __init__(self, family_name: str) -> None:
         # Ray annotates `tag_keys` as a tuple of one element.
@@ -66,6 +69,16 @@ class _Metrics:
         self._batches = Histogram(
             "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
         )
+
+        self._store_errors = Counter(
+            "shopkeeper_feature_store_errors",
+            description="Requests whose features could not be read or written.",
+            tag_keys=("family",),
+        )
+
+    def feature_store_failed(self) -> None:
+        """Count a request that a feature store failed; from any thread."""
+        self._store_errors.inc(tags={"family": self._family})
 
     def __call__(self, path: str, model_version: str, batch_size: int) -> None:
         tags = {"family": self._family, "path": path, "model_version": model_version}
