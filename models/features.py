@@ -237,7 +237,7 @@ def keys_of(features: Sequence[Feature], request: Any) -> dict[str, list[str]]:
     return found
 
 
-def found_in(keys: Keys, rows: Sequence[Row], *, path: Path | None = None) -> Found:
+def found_in(keys: Keys, rows: Sequence[Row], *, path: Path) -> Found:
     """The values of rows, with ABSENT for the keys without one; FeatureStoreUnreadable for a row that is not JSON."""
     values: dict[str, dict[str, Any]] = {name: {} for name in keys}
     versions = {(name, key): ABSENT for name, wanted in keys.items() for key in wanted}

@@ -154,7 +154,7 @@ class StoredFeatures:
             if is_small and sum(len(row[2]) for row in rows) > SMALL_BYTES:
                 return None
             try:
-                found = found_in(keys[kind], rows)
+                found = found_in(keys[kind], rows, path=store.path)
             except FeatureStoreUnreadable as fault:
                 store.failed(fault)
                 raise

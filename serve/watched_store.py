@@ -27,7 +27,7 @@ class WatchedStore:
     """
 
     def __init__(self, path: Path, *, is_live: bool, read_only: bool = True, busy_timeout_s: float) -> None:
-        self._path = path
+        self.path = path
         self._is_live = is_live
         self._read_only = read_only
         self._busy_timeout_s = busy_timeout_s
@@ -59,7 +59,7 @@ class WatchedStore:
 
     def open(self) -> FeatureStore:
         """The store in the file as it is now, or else the one that is open; raises FeatureStoreUnreadable."""
-        identity = _identity(self._path, is_live=self._is_live)
+        identity = _identity(self.path, is_live=self._is_live)
         if identity is None or identity != self._identity:
             self._reopen(identity)
         elif self._file_fault is not None:  # it is back
@@ -133,9 +133,9 @@ class WatchedStore:
             before.close()
 
     def _open(self) -> FeatureStore:
-        if not self._path.is_file():  # a writer would create it
-            raise FeatureStoreUnreadable(f"no feature store at {self._path}; deploy again")
-        return FeatureStore(self._path, read_only=self._read_only, busy_timeout_s=self._busy_timeout_s)
+        if not self.path.is_file():  # a writer would create it
+            raise FeatureStoreUnreadable(f"no feature store at {self.path}; deploy again")
+        return FeatureStore(self.path, read_only=self._read_only, busy_timeout_s=self._busy_timeout_s)
 
 
 def _identity(path: Path, *, is_live: bool) -> Identity | None:
