@@ -116,8 +116,7 @@ class Feature:
     """All (key, JSON value) pairs of prepared data, which `deploy` writes to the store. None for a feature that the
     endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
     can_be_missing: bool = False
-    """Whether a request may be answered as if its keys were missing while the feature store cannot be read, if its
-    endpoint has a `fallback`: true for a user's history, not for what a filter allows."""
+    """Whether a `fallback` may answer as if its keys were missing: true for a history, not for what a filter allows."""
 
 
 @dataclass(frozen=True)
