@@ -1,4 +1,4 @@
-"""Large requests: how long other clients wait while 20 requests of 1 MB of filter values are answered.
+"""Large requests: how long other clients wait while 20 requests of 1 MB are answered.
 
 One replica of the recommender behind uvicorn, without Ray. Meanwhile a client asks /healthz, and another asks for
 recommendations of a known user, one after the other.
@@ -7,6 +7,7 @@ recommendations of a known user, one after the other.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import sys
@@ -50,7 +51,11 @@ def main() -> None:
 def serve(settings: Settings, port: int) -> None:
     """Serve one replica until terminated."""
     torch.set_num_threads(1)
-    uvicorn.run(make_app(served(settings)), port=port, timeout_keep_alive=75, log_level="warning", access_log=False)
+    sys.setswitchinterval(0.001)  # as a replica does, see serve/app.py
+    app = make_app(served(settings))
+    gc.collect()
+    gc.freeze()
+    uvicorn.run(app, port=port, timeout_keep_alive=75, log_level="warning", access_log=False)
 
 
 def bodies() -> dict[str, bytes]:
