@@ -47,7 +47,8 @@ class Answers:
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="work")
         """One thread, so that only one large request or file is decoded at a time, off the event loop."""
         # One thread, as SQLite allows one writer; off the event loop, as a write may wait for other replicas.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        """The thread that writes to live feature stores."""
         self._long = TimedThreads(num_long_answers)
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         """Lock of each live feature and key that requests are writing."""
@@ -75,14 +76,14 @@ class Answers:
 
         def close() -> None:
             self.worker.submit(features.close_readers)
-            self._writer.submit(features.close_writer)
+            self.writer.submit(features.close_writer)
 
         features.when_unused(close)
 
     async def closed(self) -> None:
         """Wait for the reads, writes and closings that have been submitted."""
         running = asyncio.get_running_loop()
-        await asyncio.gather(running.run_in_executor(self.worker, int), running.run_in_executor(self._writer, int))
+        await asyncio.gather(running.run_in_executor(self.worker, int), running.run_in_executor(self.writer, int))
 
     @asynccontextmanager
     async def _turn(self, keys: Set[tuple[str, str]]) -> AsyncIterator[None]:
@@ -148,7 +149,7 @@ class Answers:
 
     async def _write(self, loaded: Loaded, changes: Sequence[Change]) -> bool:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._writer, loaded.features.write, changes)
+            return await asyncio.get_running_loop().run_in_executor(self.writer, loaded.features.write, changes)
         except NotUnicode as error:
             raise RequestRefused(str(error)) from error
         except FeatureStoreUnreadable as fault:

@@ -140,7 +140,7 @@ class Service:
         """What is wrong with a feature store of the model in use; None if nothing is."""
         if self._current is None:
             return None
-        self._current.features.probe(self.answers.worker)
+        self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
         return self._current.features.fault
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:

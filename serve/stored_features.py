@@ -86,18 +86,23 @@ class StoredFeatures:
         stores += [self._writer] if self._writer else []
         return next((fault for store in stores if (fault := store.fault) is not None), None)
 
-    def probe(self, reader: Executor) -> None:
+    def probe(self, *, reader: Executor, writer: Executor) -> None:
         """Find out at most once per RETRY_S whether the stores can be read; `fault` says what is wrong.
 
-        On the event loop; where a store is locked, `reader` finds out a little later.
+        On the event loop; the threads that read and write find out a little later about their own connections.
         """
         if time.monotonic() < self._probe_at_s:
             return
         self._probe_at_s = time.monotonic() + RETRY_S
         for kind, store in self._on_loop.items():
             store.probe()
-            if store.is_locked or self._in_thread[kind].fault is not None:
-                reader.submit(self._in_thread[kind].probe)
+            in_thread = self._in_thread[kind]
+            if store.fault is None and in_thread.is_locked:
+                in_thread.succeeded()
+            elif store.is_locked or in_thread.fault is not None:
+                reader.submit(in_thread.probe)
+        if self._writer is not None and self._writer.fault is not None:
+            writer.submit(self._writer.probe)
 
     def read_small(self, request: Any) -> Found | None:
         """The features of a request, on the event loop; None where they are many or a store is locked.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from models import FAMILIES
 from models.family import Family
@@ -218,14 +216,14 @@ def test_a_family_without_a_fallback_answers_503_with_retry_after(
     assert client.post("/v1/colours", json={"numbers": [1, 2]}).status_code == 200
 
 
-def writing_client(tmp_path: Path, toy_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def writing_service(tmp_path: Path, toy_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setitem(FAMILIES, "toy", toy_extras.FAMILY)
     create_live_store(tmp_path / "live.sqlite")
     service = Service("toy")
     asyncio.run(
         service.load(Settings(version="1", bundle=toy_bundle("v1"), live_feature_store=tmp_path / "live.sqlite"))
     )
-    return client_of(service)
+    return service
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -234,9 +232,9 @@ def test_a_broken_live_store_is_a_503_with_retry_after_and_is_used_again_when_re
     toy_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr("serve.stored_features.BUSY_TIMEOUT_S", 0.05)
-    client, path = writing_client(tmp_path, toy_bundle, monkeypatch), tmp_path / "live.sqlite"
+    service, path = writing_service(tmp_path, toy_bundle, monkeypatch), tmp_path / "live.sqlite"
+    client = client_of(service)
     assert client.post(VISITS.path, json={"visitor_id": "ann"}).json() == {"number": 1}
-    shutil.copy(path, tmp_path / "backup")
     with closing(sqlite3.connect(path)) as connection:
         match fault:
             case "deleted":
@@ -255,5 +253,8 @@ def test_a_broken_live_store_is_a_503_with_retry_after_and_is_used_again_when_re
         for each in tmp_path.glob("live.sqlite*"):
             each.unlink()
         create_live_store(path)
+    client.get("/healthz")  # has the threads try again
+    asyncio.run(service.answers.closed())
+    assert client.get("/healthz").json() == {"status": "ok"}
     expected = 2 if fault == "locked" else 1
     assert client.post(VISITS.path, json={"visitor_id": "ann"}).json() == {"number": expected}
