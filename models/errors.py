@@ -15,5 +15,9 @@ class FeatureStoreUnreadable(OSError):
     """A file that is not a feature store or cannot be opened; the message names the file and the reason."""
 
 
+class FeatureStoreLocked(FeatureStoreUnreadable):
+    """A feature store that another process has locked; the message names the file."""
+
+
 class PluginRejected(ValueError):
     """A family or network of another package that is missing or unusable; the message names the package."""

@@ -115,6 +115,8 @@ class Feature:
     rows: Callable[[Prepared], Iterable[tuple[str, Any]]] | None = None
     """All (key, JSON value) pairs of prepared data, which `deploy` writes to the store. None for a feature that the
     endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
+    can_be_missing: bool = False
+    """Whether a `fallback` may answer as if its keys were missing: true for a history, not for what a filter allows."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
     microseconds."""
     update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
+    fallback: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +203,9 @@ class Endpoint(
     gives for it. Everything is written after `answer`, and only if no value has changed since it was read. Requests to
     one replica with the same keys take turns; one that loses a race with another replica is repeated with the new
     values, a few times, and then gets 409. Batch prediction writes nothing."""
+    fallback: Callable[[ResponseT], ResponseT] | None = None
+    """Marks the response to a request that was answered without stored features because their store cannot be read, as
+    if they were missing (see `Feature.can_be_missing`). None where that would be wrong: the request then gets 503."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,8 @@ def head_environment(store: Path, directory: Path, *, ports: dict[str, int]) -> 
         # Four times the throughput of the default proxy, at a tenth of its CPU time.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Serve's own errors, such as a full queue, as problem+json.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.serve_errors:middlewares",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback_http"]),

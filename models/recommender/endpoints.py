@@ -67,11 +67,12 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendationResponse(BaseModel):
-    """The response to a recommendation request; `source` is `popular` where there was no history to go by."""
+    """The response to a recommendation request; `source` is `popular` where there was no history to go by, and
+    `fallback` where the stored history could not be read and popular items took its place."""
 
     recommendation_id: str
     model_version: str
-    source: Literal["personal", "popular"]
+    source: Literal["personal", "popular", "fallback"]
     items: list[RecommendedItem]
 
 
@@ -161,6 +162,11 @@ def answer_recommendation(
     )
 
 
+def fallback(response: RecommendationResponse) -> RecommendationResponse:
+    """The response of popular items in place of those for a stored history that could not be read."""
+    return response.model_copy(update={"source": "fallback"})
+
+
 def answer_similar(
     request: SimilarItemsRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> SimilarItemsResponse:
@@ -177,7 +183,10 @@ def history_keys(request: Any) -> list[str]:
     return [user_id] if user_id is not None and request.history is None else []
 
 
-FEATURES = (Feature(name="history", keys=history_keys, rows=history_rows), *filters.FEATURES)
+FEATURES = (
+    Feature(name="history", keys=history_keys, rows=history_rows, can_be_missing=True),
+    *filters.FEATURES,
+)
 
 ENDPOINTS = (
     Endpoint(
@@ -188,6 +197,7 @@ ENDPOINTS = (
         encode=encode_recommendation,
         predict=predict,
         answer=answer_recommendation,
+        fallback=fallback,
     ),
     Endpoint(
         path="/v1/similar_items",
