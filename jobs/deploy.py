@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import end_dead_head, running_head
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PINNED,
@@ -29,7 +28,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
-from jobs.serving.port import check_is_free, reserved
+from jobs.serving.port import ALL_INTERFACES, check_can_start, check_is_free, local_url, reserved
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
@@ -218,9 +217,8 @@ def _target_config(
 def _connect(context: Context, options: Options) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
-    if is_local and running_head(context.store) is None:
-        end_dead_head(context.store)  # its HAProxy may hold the port
-        check_is_free(options.host, options.port)  # before starting a cluster in vain
+    if is_local:
+        check_can_start(context.store, options.host, options.port)
     api = ServeApi(*dashboard(context))
     if not _is_listening(context, api, options) and is_local:
         check_is_free(options.host, options.port)
@@ -243,10 +241,9 @@ def _is_listening(context: Context, api: ServeApi, options: Options) -> bool:
 
 def _url(context: Context, api: ServeApi, options: Options) -> str:
     """URL of the endpoint as seen from this machine."""
-    host = options.host
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1" if context.address is None else urlsplit(api.dashboard_url).hostname or host
-    return f"http://{host}:{options.port}"
+    if context.address is not None and options.host in ALL_INTERFACES:
+        return f"http://{urlsplit(api.dashboard_url).hostname or options.host}:{options.port}"
+    return local_url(options.host, options.port)
 
 
 def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:

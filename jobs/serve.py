@@ -13,11 +13,11 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import end_dead_head, running_head, stop_head
+from jobs.cluster.local_head import running_head, stop_head
 from jobs.serving.api import ServeApi
 from jobs.serving.config import config_path, read_config
 from jobs.serving.foreground import alone
-from jobs.serving.port import check_is_free, reserved
+from jobs.serving.port import check_can_start, local_url, reserved
 from models.family import Family
 
 POLL_S = 1.0
@@ -27,7 +27,7 @@ REFUSED_TIMEOUT_S = 15.0
 LONG_LIFE_S = 60.0
 """A cluster that lived this long is started again at once; after shorter lives the pauses grow."""
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-SETTLED = ("RUNNING", "DEPLOY_FAILED", "UNHEALTHY")
+FINAL = ("RUNNING", "DEPLOY_FAILED", "UNHEALTHY")
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,21 @@ def _bring_up(context: Context, timeout_s: float) -> str:
     http = _config(context)["http_options"]
     with reserved(context.store, http["port"]):
         config = _config(context)  # a deployment that was waited for may have changed it
-        if running_head(context.store) is None:
-            end_dead_head(context.store)
-            check_is_free(http["host"], http["port"])
+        check_can_start(context.store, http["host"], http["port"])
         api = ServeApi(*dashboard(context))
         api.apply(config)
-        _wait_until_settled(api, [each["name"] for each in config["applications"]], timeout_s)
-    host = "127.0.0.1" if http["host"] in ("0.0.0.0", "::") else http["host"]
-    return f"http://{host}:{http['port']}"
+        _wait_until_started(api, [each["name"] for each in config["applications"]], timeout_s)
+    return local_url(http["host"], http["port"])
 
 
-def _wait_until_settled(api: ServeApi, names: list[str], timeout_s: float) -> None:
+def _wait_until_started(api: ServeApi, names: list[str], timeout_s: float) -> None:
     """Wait until each application runs or has failed, which is logged; raises Failure if none runs."""
     deadline = time.monotonic() + timeout_s
     states: dict[str, Mapping[str, Any]] = {}
     while time.monotonic() < deadline:
         applications = api.details()["applications"]
         states = {name: applications.get(name, {}) for name in names}
-        if all(state.get("status") in SETTLED for state in states.values()):
+        if all(state.get("status") in FINAL for state in states.values()):
             break
         time.sleep(POLL_S)
     statuses = {name: state.get("status", "not started") for name, state in states.items()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from benchmarks.kit.load import Request
 from benchmarks.kit.measure import ROOT
 from jobs.cli.context import Store
 from jobs.cluster.local_head import running_head
+from jobs.cluster.processes import members
 from models.recommender.sample import Shop, write_sample
 
 VERB_TIMEOUT_S = 600.0
@@ -55,16 +54,18 @@ class Endpoint:
         """A request for one of the shop's regular users."""
         return Request(PATH, {"user_id": self.shop.regulars[number % len(self.shop.regulars)], "count": 10})
 
-    def processes(self, name: str) -> list[int]:
-        """The pids of this user's processes of the store's cluster whose command line has `name`."""
-        return [pid for pid, line in _of_cluster(self.store) if name in line]
+    def processes(self, name: str) -> list[Any]:
+        """The processes (psutil's) of the store's cluster whose command line has `name`; none without a cluster."""
+        info = running_head(Store(self.store))
+        found = [] if info is None else members(Path(info.temp_dir))
+        return [process for process in found if name in " ".join(process.cmdline())]
 
     def kill(self, name: str, *, number: int | None = None) -> int:
-        """Kill processes of the cluster by name, all or the first `number`; returns how many there were."""
-        pids = self.processes(name)[:number]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        return len(pids)
+        """SIGKILL processes of the cluster by name, all or the first `number`; returns how many there were."""
+        chosen = self.processes(name)[:number]
+        for process in chosen:
+            process.kill()
+        return len(chosen)
 
     def head_pid(self) -> int:
         """The root of the cluster's process tree."""
@@ -105,21 +106,7 @@ def served(endpoint: Endpoint, *, replicas: int) -> Iterator[subprocess.Popen[by
         endpoint.verb("stop", check=False)
 
 
-def _of_cluster(store: Path) -> Iterator[tuple[int, str]]:
-    mark = f"SHOPKEEPER_CLUSTER_OF={store}".encode()
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (directory / "environ").read_bytes().split(b"\0"):
-                line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                yield int(directory.name), line
-        except OSError:  # of another user, or ended
-            continue
-
-
-def processor_seconds(pids: Mapping[int, str] | list[int]) -> float:
-    """Processor time that processes have used so far."""
-    ticks = 0
-    for pid in pids:
-        fields = (Path("/proc") / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+def processor_seconds(processes: Iterable[Any]) -> float:
+    """Processor time that processes (psutil's) have used so far."""
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)

@@ -1,42 +1,55 @@
-"""The usual way to serve a recommender: FastAPI, SQLite and torch in one process, one request at a time.
-
-The request's checks, the model and the answer are those of the family, so that only the serving differs.
-"""
+"""The usual way to serve a recommender: one FastAPI route with SQLite and torch, one request at a time."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sqlite3
 from pathlib import Path
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 
 from models import bundle
-from models.ask import Answerer
-from models.features import FeatureStore, filled
 from models.recommender import FAMILY
-from models.recommender.endpoints import ENDPOINTS, RecommendationRequest
+from models.recommender.endpoints import (
+    ENDPOINTS,
+    RecommendationRequest,
+    RecommendationResponse,
+    answer_recommendation,
+    encode_recommendation,
+)
+
+
+def make_app(model: Path, features: Path) -> FastAPI:
+    """Serves a bundle with histories from a feature store; request, examples and answer are those of the family."""
+    loaded, endpoint = bundle.load(model, FAMILY), ENDPOINTS[0]
+    store = sqlite3.connect(f"{features.absolute().as_uri()}?mode=ro", uri=True)
+    app = FastAPI()
+
+    @app.post(endpoint.path)
+    async def recommend(request: RecommendationRequest) -> RecommendationResponse:
+        select = "SELECT value FROM feature WHERE name = 'history' AND key = ?"
+        row = store.execute(select, (request.user_id,)).fetchone()
+        histories = {"history": {str(request.user_id): json.loads(row[0])}} if row else {}
+        with torch.inference_mode():
+            batch = FAMILY.collate(encode_recommendation(request, loaded.schema, histories))
+            predictions = list(endpoint.predict(loaded.network, batch))
+        return answer_recommendation(request, predictions, loaded.schema, "1")
+
+    return app
 
 
 def main() -> None:
-    """Serve a bundle's network with histories from a feature store until terminated."""
+    """Serve until terminated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = bundle.load(arguments.bundle, FAMILY)
-    store, features = FeatureStore(arguments.features, read_only=True), filled(FAMILY.features)
-    answerer = Answerer(FAMILY, ENDPOINTS[0], loaded.network, loaded.schema, "bare")
-    app = FastAPI()
-
-    @app.post(ENDPOINTS[0].path)
-    async def recommend(request: RecommendationRequest) -> Response:
-        answer = answerer(request, store.read(features, request).values)
-        return Response(answer.model_dump_json(), media_type="application/json")
-
+    app = make_app(arguments.bundle, arguments.features)
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
 
 

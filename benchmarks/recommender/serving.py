@@ -2,7 +2,7 @@
 
 Both serve the same count-based transitions with histories from the same feature store, on the same machine as the
 clients. Ours is what `deploy` starts: Ray Serve with its proxy, one replica, dynamic batching. The other is a single
-uvicorn process that checks, reads, predicts and answers with the same functions, one request at a time. Each client
+uvicorn process whose route uses the same classes, features and network, one request at a time. Each client
 sends its next request as soon as it has the answer. Processor time is that of the process that answers; the proxy's is
 in a column of its own.
 """
@@ -27,6 +27,7 @@ from benchmarks.kit.load import Request, waiting_clients
 from benchmarks.kit.measure import Answer
 from benchmarks.kit.page import Spread, Table, write_page
 from jobs.cluster.ports import free_port
+from jobs.cluster.processes import created_s, running_process
 from models.prepared import Prepared
 from models.recommender.sample import Shop
 
@@ -68,7 +69,7 @@ def measured(data: Prepared, arguments: argparse.Namespace) -> dict[int, dict[st
     try:
         _wait_for(f"http://127.0.0.1:{port}/openapi.json")
         urls = {OURS: endpoint.url, BARE: f"http://127.0.0.1:{port}"}
-        answering = {OURS: endpoint.processes("ServeReplica"), BARE: [bare.pid]}
+        answering = {OURS: endpoint.processes("ServeReplica"), BARE: [running_process(bare.pid, created_s(bare.pid))]}
         proxies = endpoint.processes("haproxy")
         requests = some_requests(data)
         found: dict[int, dict[str, list[Answer]]] = {

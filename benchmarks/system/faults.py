@@ -113,39 +113,13 @@ def kill_head(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
 
 def half_open(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
     """Connections that send half a header and wait."""
-    opened = 0
-    for _ in range(NUM_HALF_OPEN):
-        connection = repairs.enter_context(socket.socket())
-        connection.settimeout(1.0)
-        try:
-            connection.connect(("127.0.0.1", endpoint.port))
-            connection.send(b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nX-")
-        except OSError:
-            continue
-        opened += 1
-    return {"opened": opened}
+    return _hold_open(endpoint, repairs, NUM_HALF_OPEN, b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nX-")
 
 
 def slow_bodies(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
     """Connections that send a header, one byte of a body, and wait."""
-    lines = (
-        b"POST /v1/recommendations HTTP/1.1",
-        b"Host: x",
-        b"Content-Type: application/json",
-        b"Content-Length: 1000",
-    )
-    head = b"\r\n".join((*lines, b"", b"{"))
-    opened = 0
-    for _ in range(NUM_SLOW_BODIES):
-        connection = repairs.enter_context(socket.socket())
-        connection.settimeout(1.0)
-        try:
-            connection.connect(("127.0.0.1", endpoint.port))
-            connection.send(head)
-        except OSError:
-            continue
-        opened += 1
-    return {"opened": opened}
+    lines = ("POST /v1/recommendations HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 1000")
+    return _hold_open(endpoint, repairs, NUM_SLOW_BODIES, "\r\n".join((*lines, "", "{")).encode())
 
 
 def big_filters(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
@@ -188,6 +162,20 @@ def scale_down(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
     taken = endpoint.verb("deploy", "recommender", "--min-replicas", "1", "--max-replicas", "1")["seconds"]
     repairs.callback(endpoint.verb, "deploy", "recommender", "--min-replicas", "2", "--max-replicas", "2")
     return {"verb_s": taken}
+
+
+def _hold_open(endpoint: Endpoint, repairs: ExitStack, number: int, sent: bytes) -> dict[str, Any]:
+    opened = 0
+    for _ in range(number):
+        connection = repairs.enter_context(socket.socket())
+        connection.settimeout(1.0)
+        try:
+            connection.connect(("127.0.0.1", endpoint.port))
+            connection.send(sent)
+        except OSError:
+            continue
+        opened += 1
+    return {"opened": opened}
 
 
 CASES: dict[str, Case] = {

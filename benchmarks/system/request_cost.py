@@ -10,28 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import torch
-from fastapi import FastAPI
 
 from benchmarks.kit import measure
 from benchmarks.kit.page import Spread, Table, write_page
 from benchmarks.kit.served_shop import NUM_USERS, served, write_shop
-from models import FAMILIES, bundle
-from models.recommender.endpoints import (
-    RecommendationRequest,
-    RecommendationResponse,
-    answer_recommendation,
-    encode_recommendation,
-)
+from benchmarks.peers.bare_recommender_worker import make_app as make_bare_app
 from serve.routes import make_app
-from serve.service import Settings
 
 PATH = "/v1/recommendations"
+BARE = "bare FastAPI and torch"
 Asgi = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Any]
 
 
@@ -44,35 +36,16 @@ def main() -> None:
     torch.set_num_threads(1)
     with measure.workspace(arguments) as work:
         settings = write_shop(work)
-        apps: dict[str, Asgi] = {"bare FastAPI and torch": bare(settings), "ours": make_app(served(settings))}
+        apps: dict[str, Asgi] = {
+            BARE: make_bare_app(settings.bundle, settings.feature_store),
+            "ours": make_app(served(settings)),
+        }
         tables, raw = [], {}
         for num_clients in (1, 16):
             found = asyncio.run(alternate(apps, num_clients, arguments.repeats, arguments.requests))
             raw[str(num_clients)] = found
             tables.append(tabulate(found, num_clients))
     write_page("request-cost", __doc__, arguments, tables, {"us_per_request": raw})
-
-
-def bare(settings: Settings) -> FastAPI:
-    """The usual way to serve the model: one route."""
-    family = FAMILIES["recommender"]
-    loaded = bundle.load(settings.bundle, family)
-    endpoint = family.endpoints[0]
-    store = sqlite3.connect(f"file:{settings.feature_store}?mode=ro", uri=True)
-    app = FastAPI()
-
-    @app.post(PATH)
-    async def recommend(request: RecommendationRequest) -> RecommendationResponse:
-        row = store.execute(
-            "SELECT value FROM feature WHERE name = 'history' AND key = ?", (request.user_id,)
-        ).fetchone()
-        features = {"history": {str(request.user_id): json.loads(row[0])}} if row else {}
-        with torch.inference_mode():
-            batch = family.collate(encode_recommendation(request, loaded.schema, features))
-            predictions = list(endpoint.predict(loaded.network, batch))
-        return answer_recommendation(request, predictions, loaded.schema, "1")
-
-    return app
 
 
 async def alternate(
@@ -134,7 +107,7 @@ async def ask(app: Asgi, body: bytes) -> None:
 
 def tabulate(found: dict[str, list[float]], num_clients: int) -> Table:
     """A row for each system; ratios are round by round."""
-    others = found["bare FastAPI and torch"]
+    others = found[BARE]
     rows = [
         [
             name,

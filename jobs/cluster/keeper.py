@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from jobs.cluster import private
 from jobs.cluster.haproxy import PREVIOUS, RECORD, SUBSTITUTE, listens_at, live_process, substitute_config
 from jobs.cluster.processes import end_members
 
@@ -66,7 +66,7 @@ class Keeper:
             ray.wait(timeout=RAY_TIMEOUT_S)
         num_ended = end_members(self._directory, timeout_s=MEMBERS_TIMEOUT_S)
         log.info("the cluster has ended; %d of its processes were left and were ended", num_ended)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        private.remove(self._directory)
         return 0 if self._stopping else 1
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

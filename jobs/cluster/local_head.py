@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import json
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -151,7 +150,7 @@ def _end_dead(store: Store) -> int:
     num_ended = end_members(directory, timeout_s=STOP_TIMEOUT_S)
     if num_ended:
         log.warning("ended %d processes that a cluster of this store had left behind", num_ended)
-    shutil.rmtree(directory, ignore_errors=True)
+    private.remove(directory)
     return num_ended
 
 
@@ -160,7 +159,7 @@ def _started(store: Store, token: str) -> ClusterInfo:
     with ExitStack() as undo:
         private_directory = private.create()
         directory = private_directory.path
-        undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        undo.callback(private.remove, directory)
         token_path = directory / "token"  # not in the store, which may be moved while workers are started
         create_text(token_path, token, mode=0o600)
         with log_path.open("wb") as log_file:

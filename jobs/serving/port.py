@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from jobs.cli.context import Failure, Store, UsageFailure, log
+from jobs.cluster.local_head import end_dead_head, running_head
 from jobs.cluster.private import DirectoryRefused, user_directory
 from jobs.cluster.processes import listener
+
+ALL_INTERFACES = ("0.0.0.0", "::")
 
 
 @contextmanager
@@ -31,6 +34,21 @@ def reserved(store: Store, port: int) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n{store.root}")
         lock.flush()
         yield
+
+
+def check_can_start(store: Store, host: str, port: int) -> None:
+    """Raise UsageFailure if the port is taken, before a cluster is started in vain; does nothing while one runs.
+
+    What a dead cluster of the store left behind, such as an HAProxy that holds the port, is ended.
+    """
+    if running_head(store) is None:
+        end_dead_head(store)
+        check_is_free(host, port)
+
+
+def local_url(host: str, port: int) -> str:
+    """URL of an endpoint that listens on an address of this machine, or on all."""
+    return f"http://{'127.0.0.1' if host in ALL_INTERFACES else host}:{port}"
 
 
 def check_is_free(host: str, port: int) -> None:
