@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from jobs.cli.context import Failure, Store, log
 from jobs.cluster import private
 from jobs.cluster.head_environment import SERVE_PORTS, haproxy_binary, head_environment
 from jobs.cluster.keeper import RAY
+from jobs.cluster.ports import ports_for_servers
 from jobs.cluster.processes import created_s, end_members, end_tree, running_process
 from models.files import create_text, write_text
 
@@ -192,20 +192,8 @@ def _started(store: Store, token: str) -> ClusterInfo:
 
 
 def _free_ports() -> dict[str, int]:
-    with ExitStack() as held:
-        ports = {name: held.enter_context(_bound_port(0)) for name in RAY_PORTS + SERVE_PORTS}
-        try:
-            ports["dashboard"] = held.enter_context(_bound_port(PREFERRED_DASHBOARD_PORT))
-        except OSError:
-            ports["dashboard"] = held.enter_context(_bound_port(0))
-    return ports
-
-
-@contextmanager
-def _bound_port(port: int) -> Iterator[int]:
-    with socket.socket() as bound:
-        bound.bind(("", port))
-        yield int(bound.getsockname()[1])
+    dashboard, *others = ports_for_servers([PREFERRED_DASHBOARD_PORT], len(RAY_PORTS + SERVE_PORTS))
+    return {"dashboard": dashboard, **dict(zip(RAY_PORTS + SERVE_PORTS, others, strict=True))}
 
 
 def _ray(directory: Path, ports: dict[str, int]) -> list[str]:
