@@ -50,15 +50,20 @@ class Endpoint:
         last = done.stdout.strip().splitlines()[-1:] or ["{}"]
         return {**json.loads(last[0]), "seconds": time.monotonic() - started, "returncode": done.returncode}
 
+    def deploy(self, *, replicas: int) -> dict[str, Any]:
+        """Deploy the champion with this number of replicas."""
+        sizes = ("--min-replicas", str(replicas), "--max-replicas", str(replicas))
+        return self.verb("deploy", "recommender", "--port", str(self.port), *sizes)
+
     def request(self, number: int) -> Request:
         """A request for one of the shop's regular users."""
         return Request(PATH, {"user_id": self.shop.regulars[number % len(self.shop.regulars)], "count": 10})
 
     def processes(self, name: str) -> list[Any]:
-        """The processes (psutil's) of the store's cluster whose command line has `name`; none without a cluster."""
+        """The processes (psutil's) of the store's cluster with `name` in that of their program; none without a cluster."""
         info = running_head(Store(self.store))
         found = [] if info is None else members(Path(info.temp_dir))
-        return [process for process in found if name in " ".join(process.cmdline())]
+        return [process for process in found if name in Path((process.cmdline() or [""])[0]).name]
 
     def kill(self, name: str, *, number: int | None = None) -> int:
         """SIGKILL processes of the cluster by name, all or the first `number`; returns how many there were."""
@@ -92,18 +97,14 @@ def trained(work: Path, *, port: int, num_users: int, network: str = "transition
 @contextmanager
 def served(endpoint: Endpoint, *, replicas: int) -> Iterator[subprocess.Popen[bytes]]:
     """Deploy, and keep the endpoint alive by `shopkeeper serve` in the foreground until the end."""
-    sizes = ("--min-replicas", str(replicas), "--max-replicas", str(replicas))
-    endpoint.verb("deploy", "recommender", "--port", str(endpoint.port), *sizes)
-    with (endpoint.store / "serve.log").open("ab") as log_file:
-        supervisor = subprocess.Popen(
-            [*command("serve"), "--store", str(endpoint.store)], cwd=ROOT, stdout=log_file, stderr=log_file
-        )
     try:
-        yield supervisor
+        endpoint.deploy(replicas=replicas)
+        with (endpoint.store / "serve.log").open("ab") as log_file:
+            yield subprocess.Popen(
+                [*command("serve"), "--store", str(endpoint.store)], cwd=ROOT, stdout=log_file, stderr=log_file
+            )
     finally:
-        supervisor.terminate()
-        supervisor.wait(VERB_TIMEOUT_S)
-        endpoint.verb("stop", check=False)
+        endpoint.verb("stop", check=False)  # ends what serves in the foreground too
 
 
 def processor_seconds(processes: Iterable[Any]) -> float:

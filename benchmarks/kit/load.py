@@ -122,7 +122,7 @@ def summary(sent: Sequence[Sent], *, since_s: float) -> dict[str, Any]:
             str(status): sum(one.status == status for one in after) for status in {one.status for one in after}
         },
         "fallbacks": sum(one.source == "fallback" for one in after),
-        "outage_s": max(np.diff(good), default=0.0),
+        "outage_s": float(max(np.diff(good), default=0.0)),
         "recovered_s": max(0.0, max(bad) - since_s) if bad else 0.0,
         "p50_ms": 1e3 * float(np.percentile(latencies, 50)),
         "p99_ms": 1e3 * float(np.percentile(latencies, 99)),

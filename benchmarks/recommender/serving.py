@@ -58,9 +58,7 @@ def measured(data: Prepared, arguments: argparse.Namespace) -> dict[int, dict[st
     endpoint = Endpoint(data.path.parents[2], free_port(8000), shop)
     endpoint.verb("train", "recommender", "--network", "transitions")
     endpoint.verb("promote", "recommender", "--force", "--reason", "benchmark")
-    deployed = endpoint.verb(
-        "deploy", "recommender", "--port", str(endpoint.port), "--min-replicas", "1", "--max-replicas", "1"
-    )
+    deployed = endpoint.deploy(replicas=1)
     bundle = endpoint.store / "serve" / "models" / "recommender" / str(deployed["version"])
     port = free_port(8100)
     command = [sys.executable, "-m", "benchmarks.peers.bare_recommender_worker", "--bundle", str(bundle)]

@@ -29,7 +29,7 @@ WARM_S = 5.0
 NUM_HALF_OPEN = 4_200
 NUM_SLOW_BODIES = 200
 NUM_BIG = 20
-BIG_VALUES = 60_000
+BIG_VALUES = 40_000
 """Filter values of a request of about 1 MB."""
 
 
@@ -124,7 +124,7 @@ def slow_bodies(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
 
 def big_filters(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
     """Twenty requests at once, each of about 1 MB of filter values."""
-    body = {"user_id": "u1", "filter": {"brand": [f"no such brand {number}" for number in range(BIG_VALUES)]}}
+    body = {"user_id": "u1", "filter": {"brand": [f"no such brand {number:05}" for number in range(BIG_VALUES)]}}
     with Load(endpoint.url, lambda number: Request("/v1/recommendations", body), rate=100.0) as load:
         time.sleep(NUM_BIG / load.rate)
     return {"big_statuses": sorted({str(one.status) for one in load.sent})}
@@ -153,15 +153,14 @@ def training_beside(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
 
 
 def deploy_again(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
-    """A plain later deploy."""
-    return {"verb_s": endpoint.verb("deploy", "recommender")["seconds"]}
+    """A later deploy of the same version."""
+    return {"verb_s": endpoint.deploy(replicas=2)["seconds"]}
 
 
 def scale_down(endpoint: Endpoint, repairs: ExitStack) -> dict[str, Any]:
     """From two replicas to one; back to two at the end."""
-    taken = endpoint.verb("deploy", "recommender", "--min-replicas", "1", "--max-replicas", "1")["seconds"]
-    repairs.callback(endpoint.verb, "deploy", "recommender", "--min-replicas", "2", "--max-replicas", "2")
-    return {"verb_s": taken}
+    repairs.callback(endpoint.deploy, replicas=2)
+    return {"verb_s": endpoint.deploy(replicas=1)["seconds"]}
 
 
 def _hold_open(endpoint: Endpoint, repairs: ExitStack, number: int, sent: bytes) -> dict[str, Any]:
