@@ -60,7 +60,7 @@ class Endpoint:
         return Request(PATH, {"user_id": self.shop.regulars[number % len(self.shop.regulars)], "count": 10})
 
     def processes(self, name: str) -> list[Any]:
-        """The processes (psutil's) of the store's cluster with `name` in that of their program; none without a cluster."""
+        """The processes (psutil's) of the store's cluster with `name` in that of their program; none if it is down."""
         info = running_head(Store(self.store))
         found = [] if info is None else members(Path(info.temp_dir))
         return [process for process in found if name in Path((process.cmdline() or [""])[0]).name]

@@ -71,7 +71,7 @@ def run_case(endpoint: Endpoint, inject: Case, *, rate: float, wait_s: float) ->
             time.sleep(0.5)
         details["status_s"] = endpoint.verb("status", check=False)["seconds"]
         time.sleep(WARM_S)
-    has_recovered = _has_recovered(load, since)
+        has_recovered = _has_recovered(load, since)  # before the repairs
     _wait_until_healthy(endpoint, wait_s)
     return {**summary(load.sent, since_s=since), "has_recovered": has_recovered, **details}
 
