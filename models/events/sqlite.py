@@ -45,7 +45,7 @@ CREATE INDEX login_by_user ON login (user_id, last_seq);
 """`login` has the first event of each user in each session, and the last event of the session, whoever's it is."""
 _COLUMNS = "event_id, user_id, session_id, item_id, event_type, time_us, recommendation_id, price, quantity"
 _SELECT = f"SELECT {_COLUMNS}, seq FROM event"
-_INSERT = f"INSERT OR IGNORE INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOGIN = """
 INSERT INTO login (session_id, user_id, time_us, first_seq, last_seq) VALUES (:session, :user, :time, :seq, :seq)
 ON CONFLICT (session_id, user_id) DO UPDATE SET time_us = min(time_us, excluded.time_us)
@@ -320,6 +320,9 @@ def _reason(error: sqlite3.Error | OSError) -> tuple[str, int]:
 
 def _insert(connection: sqlite3.Connection, event: Event) -> bool:
     """Insert an event unless its id is there; keeps the logins of its session."""
+    # An insert that is ignored would use up a seq.
+    if connection.execute("SELECT 1 FROM event WHERE event_id = ?", (event.event_id,)).fetchone():
+        return False
     inserted = connection.execute(
         _INSERT,
         (
@@ -334,8 +337,6 @@ def _insert(connection: sqlite3.Connection, event: Event) -> bool:
             event.quantity,
         ),
     )
-    if inserted.rowcount == 0:
-        return False
     seq = inserted.lastrowid
     if event.session_id is not None:
         if event.user_id is not None:
