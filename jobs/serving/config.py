@@ -58,13 +58,7 @@ def application(
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
-    settings = {
-        "version": model.version,
-        "bundle": str(model.directory),
-        "digest": model.digest,
-        **{name: str(path) if path else None for name, path in paths.items()},
-        "events": events,
-    }
+    settings = _settings(model, {**paths, "events": events})
     replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
@@ -86,6 +80,15 @@ def application(
         "import_path": BUILDER,
         "args": {"family": family.name, "num_threads": max(1, int(size.cpus))},
         "deployments": [deployment],
+    }
+
+
+def _settings(model: PinnedModel, stores: Mapping[str, Path | str | None]) -> dict[str, Any]:
+    return {
+        "version": model.version,
+        "bundle": str(model.directory),
+        "digest": model.digest,
+        **{name: str(place) if place else None for name, place in stores.items()},
     }
 
 

@@ -246,6 +246,20 @@ def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
 
 
 @pytest.mark.ray
+def test_events_change_the_next_answer_and_a_later_deployment_keeps_them(shop: Shop) -> None:
+    event = {"user_id": "newcomer", "item_id": "item-4", "event_id": "e1"}
+    shop.deploy("v1")
+    assert shop.ask("/v1/recommendations", {"user_id": "newcomer"})["source"] == "popular"
+
+    assert shop.ask("/v1/events", event)["accepted"] == 1
+    assert shop.ask("/v1/recommendations", {"user_id": "newcomer"})["source"] == "personal"
+    shop.deploy("v1")
+
+    assert shop.ask("/v1/events", event)["duplicate"] == 1
+    assert shop.ask("/v1/recommendations", {"user_id": "newcomer"})["source"] == "personal"
+
+
+@pytest.mark.ray
 def test_a_new_model_takes_over_and_a_failed_deployment_is_rolled_back(shop: Shop) -> None:
     shop.deploy("v2")
     assert shop.ask("/v1/models")["network"] == "popularity"

@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from models import FAMILIES
 from models.errors import EventsUnavailable
 from models.events.store import open_events
-from models.features import FeatureStore
 from models.family import Family
+from models.features import FeatureStore
 from serve.routes import make_app
 from serve.service import Service, Settings
 from tests.serve.test_service import assert_problem, shop_bundle
@@ -232,7 +232,7 @@ def test_a_deployment_without_an_event_store_says_so(shop: Shop) -> None:
 
 def test_the_store_is_kept_when_another_model_is_loaded(shop: Shop, bundle: Path) -> None:
     service = Service("recommender")
-    settings = {"bundle": bundle, "feature_store": shop.features, "events": str(shop.path)}
+    settings: dict[str, Any] = {"bundle": bundle, "feature_store": shop.features, "events": str(shop.path)}
     asyncio.run(service.load(Settings(version="1", **settings)))
     client = TestClient(make_app(service), raise_server_exceptions=False)
     client.post("/v1/events", json=view("item-3", user_id="ann"))

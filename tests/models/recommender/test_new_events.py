@@ -139,10 +139,10 @@ def served_histories(
     for user in users:
         is_session = user.startswith("session:")
         name = user.removeprefix("session:")
-        request = RecommendationRequest(**{"session_id" if is_session else "user_id": name})
+        asked = {"user_id": None if is_session else name, "session_id": name if is_session else None}
+        request = RecommendationRequest.model_validate(asked)
         values = features.read(FEATURES, request).values
         values = {**values, TIMES: {user: dict(history_times(data)).get(user, [])}}
-        asked = {"user_id": None if is_session else name, "session_id": name if is_session else None}
         merged = EVENTS.merge(request, values, events.of(**asked, after_seq=until))
         found[user] = [list(each) for each in merged["history"].get(user, [])]
     events.close()
