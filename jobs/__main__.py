@@ -84,6 +84,9 @@ VERB_GROUPS = {
     "Serving": {
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),
         "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
+        "serve": Verb(
+            "jobs.serve", "keep up what was deployed last, in the foreground", takes_family="no", writes=True
+        ),
     },
     "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import running_head
+from jobs.cluster.local_head import end_dead_head, running_head
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PINNED,
@@ -224,6 +224,7 @@ def _connect(context: Context, options: Options) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
     if is_local and running_head(context.store) is None:
+        end_dead_head(context.store)  # its HAProxy may hold the port
         check_is_free(options.host, options.port)  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
     if not _is_listening(context, api, options) and is_local:

@@ -24,5 +24,9 @@ class EventsUnavailable(OSError):
         """After how many seconds it makes sense to try again."""
 
 
+class FeatureStoreLocked(FeatureStoreUnreadable):
+    """A feature store that another process has locked; the message names the file."""
+
+
 class PluginRejected(ValueError):
     """A family or network of another package that is missing or unusable; the message names the package."""

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -15,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from models.errors import EventsUnavailable
+from models.errors import EventsUnavailable, FeatureStoreUnreadable
 from models.events.event import Event
 from models.events.hook import EventUse, Visitor, events_path
 from models.events.request import (
@@ -27,8 +26,9 @@ from models.events.request import (
     read_events,
 )
 from models.events.store import EventStore, open_events
-from models.features import Found
+from models.family import Features
 from models.time_limit import Overdue, TimedThreads
+from serve import json_bodies
 from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
 from serve.stored_features import StoredFeatures
 
@@ -45,7 +45,7 @@ ORDER_S = 1e-6
 T = TypeVar("T")
 Outcome = Literal["accepted", "duplicate", "rejected"]
 EventObserver = Callable[[str, int], None]
-"""Called with (outcome, number of events): those of Outcome, and `unavailable` for what a store did not answer."""
+"""Called with (outcome, number of events): those of Outcome, and `unavailable` for each failure of the store."""
 
 
 class EventResult(BaseModel):
@@ -99,17 +99,16 @@ class Events:
     async def take(self, content: bytes, schema: Any) -> EventsAnswer:
         """Store the events of a body; when it returns they are durable.
 
-        Raises RequestRefused: 422 for a body that is not a list of events, 503 if they could not be stored.
+        Raises RequestValidationError for a body that is not JSON, RequestRefused: 422 for one that is not a list of
+        events, 503 if they could not be stored.
         """
         try:
-            sent = read_events(content)
+            answer = await asyncio.get_running_loop().run_in_executor(self._appenders, self._take, content, schema)
         except EventsRefused as error:
             raise RequestRefused(str(error)) from None
-        try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._appenders, self._take, sent, schema)
         except EventsUnavailable as error:
-            log.error("%d events were not stored: %s", len(sent), error)
-            self._observe("unavailable", len(sent))
+            log.error("events were not stored: %s", error)
+            self._observe("unavailable", 1)
             raise RequestRefused(
                 f"no event was stored: {error}", status=503, retry_after_s=error.retry_after_s
             ) from error
@@ -118,37 +117,42 @@ class Events:
                 self._observe(outcome, count)
         return answer
 
-    async def read(self, request: Any, stored: StoredFeatures) -> tuple[Any, Found]:
-        """The features of a request with the newest events, and the request, with the user whom its session is.
+    async def new_for(self, request: Any, stored: StoredFeatures) -> tuple[Any, Sequence[Event]]:
+        """The events that the features of a request lack, and the request, with the user whom its session is.
 
-        Without the events where the store does not answer. Raises NotUnicode like `StoredFeatures.read`.
+        None where the store does not answer. On the event loop.
         """
-        visitor, found = self._use.whose(request), stored.read(request)
+        visitor = self._use.whose(request)
         if visitor is None or self._address is None or time.monotonic() < self._pause_until_s:
-            return request, found
-        owner, events = await self._look_up(visitor, self._use.until(found.values))
-        if owner is not None:
-            request = self._use.identified(request, owner)
-            found = stored.read(request)
-            _, events = await self._look_up(Visitor(owner, visitor.session_id), self._use.until(found.values))
-        if not events:
-            return request, found
-        values = {**found.values, **stored.read_more(self._use.more(request))}
-        return request, replace(found, values=self._use.merge(request, values, events))
+            return request, ()
+        try:
+            until = self._use.until(stored.read_more(self._use.until_keys, on_loop=True))
+        except FeatureStoreUnreadable:  # so is the history, which is reported
+            return request, ()
+        owner, events = await self._look_up(visitor, until)
+        return (request if owner is None else self._use.identified(request, owner)), events
+
+    def merged(
+        self, request: Any, values: Features, events: Sequence[Event], stored: StoredFeatures, *, on_loop: bool
+    ) -> Features:
+        """The features of a request with events that they lack; raises FeatureStoreUnreadable."""
+        more = stored.read_more(self._use.more(request), on_loop=on_loop)
+        return self._use.merge(request, {**values, **more}, events)
 
     async def _look_up(self, visitor: Visitor, until: Mapping[str, int]) -> tuple[str | None, Sequence[Event]]:
-        """The user that a session alone belongs to, or the events of the visitor; in a thread, as disks may be slow."""
+        """The user whom a session alone belongs to, and the visitor's events; in a thread, as disks may be slow."""
 
         def look_up() -> tuple[str | None, Sequence[Event]]:
-            store = self._opened()
-            user_id, session_id = visitor
-            if user_id is None and session_id is not None and (owner := store.owner(session_id)) is not None:
-                return owner, ()
+            store, owner, (user_id, session_id) = self._opened(), None, visitor
+            if user_id is None and session_id is not None:
+                user_id = owner = store.owner(session_id)
             after_seq = until.get(store.store_id, 0)
-            return None, store.of(user_id=user_id, session_id=session_id, after_seq=after_seq)
+            return owner, store.of(user_id=user_id, session_id=session_id, after_seq=after_seq)
 
         try:
             return await self._readers.call_async(look_up, timeout_s=LOOK_UP_TIMEOUT_S)
+        except UnicodeEncodeError:  # nobody has such an id
+            return None, ()
         except (EventsUnavailable, Overdue) as error:
             log.error("answers do without new events for %g s: %s", PAUSE_S, error)
             self._pause_until_s = time.monotonic() + PAUSE_S
@@ -164,7 +168,8 @@ class Events:
                 self._store = open_events(self._address, create=False)
             return self._store
 
-    def _take(self, sent: Sequence[Any], schema: Any) -> EventsAnswer:
+    def _take(self, content: bytes, schema: Any) -> EventsAnswer:
+        sent = read_events(json_bodies.parse(content))
         store, now_s = self._opened(), time.time()
         results, events, places = [], [], []
         for place, each in enumerate(sent):
@@ -183,12 +188,14 @@ class Events:
         return EventsAnswer(**counts, results=results)
 
 
-def add_events(app: FastAPI, events: Events, *, route_prefix: str, schema: Callable[[], Any]) -> None:
-    """Add the route that takes events; `schema` gives that of the model in use, and raises RequestRefused without one.
+def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, schema: Callable[[], Any]) -> None:
+    """Add the route that takes events, if there are any; `schema` gives that of the model in use, and raises RequestRefused without one.
 
     200 also where some events are rejected: 207 is WebDAV's, and clients take it for a full success all the same. 422
     where all are, so that a client that looks at nothing but the status notices.
     """
+    if events is None:
+        return
     path = events_path(route_prefix).removeprefix(route_prefix.rstrip("/"))
     described: Any = {"requestBody": {"required": True, "content": {"application/json": {"schema": _body_schema()}}}}
 
@@ -201,7 +208,7 @@ def add_events(app: FastAPI, events: Events, *, route_prefix: str, schema: Calla
     )
     async def post(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # a page of another site can send other types without asking
+        if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
             raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
         answer = await events.take(await request.body(), schema())
         if answer.rejected == len(answer.results):

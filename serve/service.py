@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     loaded_at: str
     last_failed_reload: FailedReload | None = None
+    degraded: str | None = None
+    """What is wrong with a feature store, while requests that need it get the family's fallback, or 503."""
 
 
 class Service:
@@ -70,14 +73,16 @@ class Service:
         *,
         device: str = "cpu",
         observe: Observer | None = None,
+        on_store_error: Callable[[], None] = lambda: None,
         observe_events: EventObserver | None = None,
     ) -> None:
+        """Calls `observe` for every batch, `on_store_error` for every request that a feature store fails."""
         if family_name not in FAMILIES:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
         self.events = Events(self.family.events, observe=observe_events) if self.family.events else None
-        self.answers = Answers(self.batcher, events=self.events)
+        self.answers = Answers(self.batcher, events=self.events, on_store_error=on_store_error)
         self.streams = Streams(self.batcher)
         self._device = device
         self._observe = observe or (lambda path, version, size: None)
@@ -100,7 +105,8 @@ class Service:
         """Load and verify a model, check its golden answer, and switch to it.
 
         On failure the previous model stays in use and `info` shows the error; without one it raises the error,
-        which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
+        such as BundleRejected. A damaged feature store fails a reload only: without a previous model the service
+        starts, degraded.
         """
         async with self._reloading:
             if self._settings == settings:
@@ -135,13 +141,21 @@ class Service:
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
+            degraded=self.fault(),
         )
 
-    async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
-        """Answer a request; raises RequestRefused if it cannot be answered."""
+    def fault(self) -> str | None:
+        """What is wrong with a feature store of the model in use; None if nothing is."""
+        if self._current is None:
+            return None
+        self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
+        return self._current.features.fault
+
+    async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:
+        """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return await self.answers.answer(self._current, endpoint, request)
+        return await self.answers.answer(self._current, endpoint, request, is_large=is_large)
 
     def schema(self) -> Any:
         """The schema of the model in use; raises RequestRefused if there is none."""
@@ -158,7 +172,10 @@ class Service:
             assert self.family.index is not None, f"{self.family.name} has no index"
             self.family.index.attach(model.network, settings.index)
         features = StoredFeatures(
-            self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
+            self.family,
+            filled_store=settings.feature_store,
+            live_store=settings.live_feature_store,
+            must_open=self._current is not None,
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
 

@@ -66,6 +66,7 @@ def application(
         "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1.0},
         # On a code change, new replicas start before old ones stop; a new model reuses the replicas.
         "max_surge_percent": 100,
         "health_check_period_s": 5.0,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
-from jobs.cli.context import Store, UsageFailure, log
+from jobs.cli.context import Failure, Store, UsageFailure, log
+from jobs.cluster.private import DirectoryRefused, user_directory
 from jobs.cluster.processes import listener
 
 
@@ -22,7 +21,10 @@ def reserved(store: Store, port: int) -> Iterator[None]:
     Serve's proxy sets SO_REUSEPORT, so two that start at once would share the port and mix their answers. Another
     deployment of the same store is waited for; raises UsageFailure for one of another store.
     """
-    path = Path(tempfile.gettempdir()) / f"shopkeeper-port-{port}-{os.getuid()}.lock"
+    try:
+        path = user_directory() / f"port-{port}.lock"  # where nobody else can put a link to a file of this user
+    except DirectoryRefused as error:
+        raise Failure(str(error)) from error
     with path.open("a+", encoding="utf-8") as lock:
         _acquire(lock, store, port)
         lock.truncate(0)

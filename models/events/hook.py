@@ -28,7 +28,9 @@ class EventUse:
     identified: Callable[[Any, str], Any]
     """The request of a session as that of the user who has logged in there."""
     until: Callable[[FeatureValues], Mapping[str, int]]
-    """Event store -> the largest seq that the features of a request hold already; read along with them."""
+    """Event store -> the largest seq that the filled features hold already, given the values of `until_keys`."""
+    until_keys: Mapping[str, Sequence[str]]
+    """Feature -> keys."""
     more: Callable[[Any], Mapping[str, Sequence[str]]]
     """Feature -> keys that a request needs beyond `Feature.keys` where there are events to merge."""
     merge: Callable[[Any, FeatureValues, Sequence[Event]], FeatureValues]

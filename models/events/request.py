@@ -101,12 +101,8 @@ class SentEvent(BaseModel):
     """The `recommendation_id` of the answer that led to the event."""
 
 
-def read_events(content: bytes) -> Sequence[Any]:
-    """The events of a body, not yet checked: one event, a list, or {"events": [...]}; raises EventsRefused."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        raise EventsRefused("the body is not JSON in UTF-8 of little nesting; send an event or a list") from None
+def read_events(body: Any) -> Sequence[Any]:
+    """The events of a JSON value, not yet checked: one event, a list, or {"events": [...]}; raises EventsRefused."""
     if isinstance(body, dict) and "events" in body:
         if unknown := sorted(set(body) - {"events"}):
             raise EventsRefused(f"the body has {unknown[0]!r} beside events; send only events")

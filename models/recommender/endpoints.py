@@ -70,11 +70,12 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendationResponse(BaseModel):
-    """The response to a recommendation request; `source` is `popular` where there was no history to go by."""
+    """The response to a recommendation request; `source` is `popular` where there was no history to go by, and
+    `fallback` where the stored history could not be read and popular items took its place."""
 
     recommendation_id: str
     model_version: str
-    source: Literal["personal", "popular"]
+    source: Literal["personal", "popular", "fallback"]
     items: list[RecommendedItem]
 
 
@@ -164,6 +165,11 @@ def answer_recommendation(
     )
 
 
+def fallback(response: RecommendationResponse) -> RecommendationResponse:
+    """The response of popular items in place of those for a stored history that could not be read."""
+    return response.model_copy(update={"source": "fallback"})
+
+
 def answer_similar(
     request: SimilarItemsRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> SimilarItemsResponse:
@@ -175,7 +181,7 @@ def answer_similar(
 
 
 FEATURES = (
-    Feature(name=HISTORY, keys=history_keys, rows=history_rows),
+    Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True),
     *filters.FEATURES,
     *new_events.FEATURES,
 )
@@ -189,6 +195,7 @@ ENDPOINTS = (
         encode=encode_recommendation,
         predict=predict,
         answer=answer_recommendation,
+        fallback=fallback,
     ),
     Endpoint(
         path="/v1/similar_items",

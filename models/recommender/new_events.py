@@ -71,13 +71,9 @@ def merge(request: Any, features: FeatureValues, events: Sequence[Event]) -> Fea
 
 
 FEATURES = (
-    # `keys` of the times are those of EVENTS.more, as few requests need them.
+    # EVENTS names their keys, as only requests with new events need them, and batch prediction never does.
     Feature(name=TIMES, keys=lambda request: [], rows=history_times),
-    Feature(
-        name=UNTIL,
-        keys=lambda request: [] if history_key(request) is None else [ALL],
-        rows=lambda data: [(ALL, data.schema(Schema).events_until)],
-    ),
+    Feature(name=UNTIL, keys=lambda request: [], rows=lambda data: [(ALL, data.schema(Schema).events_until)]),
 )
 
 
@@ -102,6 +98,7 @@ EVENTS = EventUse(
     whose=_whose,
     identified=_identified,
     until=_until,
+    until_keys={UNTIL: [ALL]},
     more=lambda request: {TIMES: history_keys(request)},
     merge=merge,
     is_known=_is_known,

@@ -172,13 +172,6 @@ def test_features_are_read_from_the_store_which_is_reopened_when_replaced(
     assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 422
 
 
-def test_a_missing_feature_store_fails_the_load_of_a_model(
-    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.sqlite"):
-        loaded("toy", version="1", bundle=toy_bundle("v1"), feature_store=tmp_path / "gone.sqlite")
-
-
 def test_a_new_model_takes_over(toy: Family, toy_bundle: Callable[..., Path]) -> None:
     service = loaded("toy", version="1", bundle=toy_bundle("v1"))
     asyncio.run(service.load(Settings(version="2", bundle=toy_bundle("v2", seed=1))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -17,23 +16,19 @@ GOOD = {"user_id": "ann", "item_id": "shoe"}
     ("body", "count"), [(GOOD, 1), ([GOOD, GOOD], 2), ({"events": [GOOD] * 3}, 3), (["not an event", 5], 2)]
 )
 def test_a_body_is_one_event_a_list_or_an_object_with_a_list(body: Any, count: int) -> None:
-    assert len(read_events(json.dumps(body).encode())) == count
+    assert len(read_events(body)) == count
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"9" * 100_000, "not JSON"),
-        (b"[]", "no events"),
-        (b'{"events": {}}', "events is an object"),
-        (b'{"events": [], "user_id": "ann"}', "'user_id' beside events"),
-        (json.dumps([GOOD] * 1001).encode(), "1,001 events; send at most 1,000"),
+        ([], "no events"),
+        ({"events": {}}, "events is an object"),
+        ({"events": [], "user_id": "ann"}, "'user_id' beside events"),
+        ([GOOD] * 1001, "1,001 events; send at most 1,000"),
     ],
 )
-def test_another_body_is_refused(body: bytes, message: str) -> None:
+def test_another_body_is_refused(body: Any, message: str) -> None:
     with pytest.raises(EventsRefused, match=message):
         read_events(body)
 
