@@ -189,10 +189,10 @@ class Events:
 
 
 def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, schema: Callable[[], Any]) -> None:
-    """Add the route that takes events, if there are any; `schema` gives that of the model in use, and raises RequestRefused without one.
+    """Add the route that takes events, if there are any; `schema` gives that of the model in use.
 
-    200 also where some events are rejected: 207 is WebDAV's, and clients take it for a full success all the same. 422
-    where all are, so that a client that looks at nothing but the status notices.
+    It raises RequestRefused without a model. 200 also where some events are rejected: 207 is WebDAV's, and clients take
+    it for a full success all the same. 422 where all are, so that a client that looks at the status alone notices.
     """
     if events is None:
         return
