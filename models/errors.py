@@ -1,4 +1,4 @@
-"""Errors: raw data that cannot be prepared; models, feature stores and plugins that cannot be used."""
+"""Errors: raw data that cannot be prepared; models, stores and plugins that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ class BundleRejected(ValueError):
 
 class FeatureStoreUnreadable(OSError):
     """A file that is not a feature store or cannot be opened; the message names the file and the reason."""
+
+
+class EventsUnavailable(OSError):
+    """Events that cannot be stored or read now; none of them was stored. The message names the store and the remedy."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """After how many seconds it makes sense to try again."""
 
 
 class FeatureStoreLocked(FeatureStoreUnreadable):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
+from models.events.hook import EventUse
+from models.media import Media as Media
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
@@ -129,30 +130,6 @@ class RawBody:
     """Accepted content types; `encode` checks the actual bytes."""
     max_bytes: int
     """A larger body, including JSON, is rejected before it is read."""
-
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-MEDIA_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[\t -~])*\"))*[ \t]*;?"
-)
-"""A media type with parameters, of RFC 9110."""
-
-
-class Media(BaseModel):
-    """A response that is a file, such as speech; the service sends its content under its media type."""
-
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-
-    content: bytes
-    media_type: str
-
-    @field_validator("media_type", check_fields=False)
-    @classmethod
-    def _is_media_type(cls, value: str) -> str:
-        # It is sent as a header; a line break would begin another one.
-        if not MEDIA_TYPE.fullmatch(value):
-            raise ValueError(f"{value!r} is not a media type; give type/subtype, with parameters if need be")
-        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +338,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    events: EventUse | None = None
+    """How events that shops send change the features of requests; None for a family that takes none."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with

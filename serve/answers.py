@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -14,10 +15,12 @@ from pydantic import BaseModel
 
 from models.ask import NO_FEATURES, Answerer
 from models.errors import FeatureStoreLocked, FeatureStoreUnreadable
+from models.events.event import Event
 from models.family import AnyEndpoint
 from models.features import Change, Found, NotUnicode
 from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
+from serve.events import Events
 from serve.loaded_model import Loaded
 from serve.problems import RequestRefused
 from serve.stored_features import StoredFeatures
@@ -39,10 +42,12 @@ class Answers:
         self,
         batcher: Batcher,
         *,
+        events: Events | None = None,
         num_long_answers: int = NUM_LONG_ANSWERS,
         on_store_error: Callable[[], None] = lambda: None,
     ) -> None:
         self._batcher = batcher
+        self._events = events
         self._on_store_error = on_store_error
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="work")
         """One thread, so that only one large request or file is decoded at a time, off the event loop."""
@@ -100,9 +105,10 @@ class Answers:
     async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]
         for _ in range(MAX_ATTEMPTS):
-            encoded = None if is_large else self._encode(loaded, endpoint, request, is_small=True)
+            request, events = await self._new_events(loaded, request)
+            encoded = None if is_large else self._encode(loaded, endpoint, request, events, is_small=True)
             if encoded is None:
-                encoded = await self.work(partial(self._encode, loaded, endpoint, request))
+                encoded = await self.work(partial(self._encode, loaded, endpoint, request, events))
             assert encoded is not None, "off the event loop any request is encoded"
             examples, found = encoded
             predictions = await self._batcher.submit_all(loaded.predicts[endpoint.path], examples)
@@ -116,8 +122,20 @@ class Answers:
                 return response
         raise RequestRefused("other requests keep changing the features of this one; send it again", status=409)
 
+    async def _new_events(self, loaded: Loaded, request: Any) -> tuple[Any, Sequence[Event]]:
+        """The events that the features of a request lack, and the request, with the user whom its session is."""
+        if self._events is None:
+            return request, ()
+        return await self._events.new_for(request, loaded.features)
+
     def _encode(
-        self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel, *, is_small: bool = False
+        self,
+        loaded: Loaded,
+        endpoint: AnyEndpoint,
+        request: BaseModel,
+        events: Sequence[Event],
+        *,
+        is_small: bool = False,
     ) -> tuple[list[Any], Found | None] | None:
         """The examples of a request with its features, without these in a fallback; None if it is not small."""
         found: Found | None
@@ -133,6 +151,15 @@ class Answers:
             if endpoint.fallback is None or endpoint.update or not loaded.features.can_be_missing(request):
                 raise _broken(fault) from fault
             found = None
+            events = ()
+        if self._events is not None and events and found is not None:
+            try:
+                values = self._events.merged(request, found.values, events, loaded.features, on_loop=is_small)
+            except FeatureStoreUnreadable:
+                if is_small:
+                    return None
+                values = found.values
+            found = replace(found, values=values)
         features = NO_FEATURES if found is None else found.values
         return _checked(partial(loaded.answerers[endpoint.path].encode, features=features), request), found
 

@@ -46,7 +46,11 @@ class Model:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         metrics = _Metrics(family_name)
         self._service = Service(
-            family_name, device=device, observe=metrics, on_store_error=metrics.feature_store_failed
+            family_name,
+            device=device,
+            observe=metrics,
+            on_store_error=metrics.feature_store_failed,
+            observe_events=metrics.count_events,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -79,15 +83,20 @@ class _Metrics:
         tags: Any = ("family", "path", "model_version")
         self._family = family_name
         self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
+        of_events: Any = ("family", "outcome")
+        self._events = Counter("shopkeeper_events", description="Events received, by outcome.", tag_keys=of_events)
         self._batches = Histogram(
             "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
         )
-
         self._store_errors = Counter(
             "shopkeeper_feature_store_errors",
             description="Requests whose features could not be read or written.",
             tag_keys=("family",),
         )
+
+    def count_events(self, outcome: str, count: int) -> None:
+        """Count events by outcome, see `serve.events.EventObserver`."""
+        self._events.inc(count, tags={"family": self._family, "outcome": outcome})
 
     def feature_store_failed(self) -> None:
         """Count a request that a feature store failed; from any thread."""

@@ -56,6 +56,7 @@ class RequestRefused(Exception):
         super().__init__(detail)
         self.status = status
         self.retry_after_s = retry_after_s
+        """Sent as the header Retry-After."""
 
 
 class Limits:

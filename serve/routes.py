@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
 from serve import json_bodies
+from serve.events import add_events
 from serve.json_bodies import LARGE_BYTES, is_json
 from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
@@ -58,6 +59,7 @@ def make_app(
     )
     for endpoint in family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import FeatureStoreLocked, FeatureStoreUnreadable
-from models.family import Family, Feature
-from models.features import BUSY_TIMEOUT_S, Change, Found, Row, filled, found_in, keys_of, live
+from models.family import Family, Feature, Features
+from models.features import BUSY_TIMEOUT_S, Change, Found, Keys, Row, filled, found_in, keys_of, live
 from serve.watched_store import RETRY_S, WatchedStore
 
 SMALL_KEYS = 8
@@ -119,6 +119,13 @@ class StoredFeatures:
         found = self._read(request, self._in_thread, is_small=False)
         assert found is not None, "any number of keys is read"
         return found
+
+    def read_more(self, keys: Keys, *, on_loop: bool) -> Features:
+        """The values of filled features beyond those that a request names itself; FeatureStoreUnreadable."""
+        store = (self._on_loop if on_loop else self._in_thread).get("filled")
+        if store is None or not any(keys.values()):
+            return {}
+        return found_in(keys, store.fetch(keys), path=store.path).values
 
     def can_be_missing(self, request: Any) -> bool:
         """Whether a request can be answered without stored values, as each that it asks for may be missing."""

@@ -16,8 +16,8 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index")
-"""Settings of a deployment that are paths in the store."""
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events")
+"""Settings of a deployment that are paths in the store; `events` may be another address."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
@@ -54,15 +54,11 @@ def application(
     size: Size,
     index: Path | None = None,
     live_feature_store: Path | None = None,
+    events: str | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
-    settings = {
-        "version": model.version,
-        "bundle": str(model.directory),
-        "digest": model.digest,
-        **{name: str(path) if path else None for name, path in paths.items()},
-    }
+    settings = _settings(model, {**paths, "events": events})
     replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
@@ -85,6 +81,15 @@ def application(
         "import_path": BUILDER,
         "args": {"family": family.name, "num_threads": max(1, int(size.cpus))},
         "deployments": [deployment],
+    }
+
+
+def _settings(model: PinnedModel, stores: Mapping[str, Path | str | None]) -> dict[str, Any]:
+    return {
+        "version": model.version,
+        "bundle": str(model.directory),
+        "digest": model.digest,
+        **{name: str(place) if place else None for name, place in stores.items()},
     }
 
 
