@@ -1,9 +1,10 @@
 """The Lua scripts of the event store on Redis: each runs as one atomic step of the server.
 
 Keys, after the prefix: `meta`, a hash with format and store_id; `seq`, the last number given; `ids`, a hash of
-event_id -> seq; `log`, a stream with the entry `<seq>-0` for each event; `user:<id>` and `session:<id>`, lists of the
-seqs of their events; `logins:<session>`, a hash of user -> time of the first event there in microseconds and its seq;
-`sessions:<user>`, a sorted set of the sessions where the user logged in by the last seq of any event there.
+event_id -> seq; `log`, a sorted set of the events as JSON by seq (a stream would keep the bytes of deleted entries);
+`user:<id>` and `session:<id>`, lists of the seqs of their events; `logins:<session>`, a hash of user -> time of the
+first event there in microseconds and its seq; `sessions:<user>`, a sorted set of the sessions where the user logged in
+by the last seq of any event there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ for i = 3, #ARGV, 6 do
     local seq = ARGV[i + 5]
     if seq == '' then seq = string.format('%.0f', redis.call('INCR', prefix .. 'seq')) end
     redis.call('HSET', prefix .. 'ids', id, seq)
-    redis.call('XADD', prefix .. 'log', seq .. '-0', 'e', ARGV[i + 4])
+    redis.call('ZADD', prefix .. 'log', seq, ARGV[i + 4])
     if user ~= '' then redis.call('RPUSH', prefix .. 'user:' .. user, seq) end
     if session ~= '' then
       local logins = prefix .. 'logins:' .. session
@@ -56,8 +57,8 @@ local function newest(key, after, limit)
     local seqs = redis.call('LRANGE', key, last - 99, last)
     for i = #seqs, 1, -1 do
       if tonumber(seqs[i]) <= after or #found >= limit then return found end
-      local entry = redis.call('XRANGE', prefix .. 'log', seqs[i] .. '-0', seqs[i] .. '-0')[1]
-      if entry then found[#found + 1] = {seqs[i], entry[2][2]} end
+      local content = redis.call('ZRANGEBYSCORE', prefix .. 'log', seqs[i], seqs[i])[1]
+      if content then found[#found + 1] = {seqs[i], content} end
     end
     if #seqs < 100 then return found end
     last = last - 100
@@ -92,11 +93,11 @@ ERASE = """
 local prefix, user = KEYS[1], ARGV[1]
 local num_erased = 0
 local function erase(seq, only_anonymous)
-  local entry = redis.call('XRANGE', prefix .. 'log', seq .. '-0', seq .. '-0')[1]
-  if not entry then return false end
-  local event = cjson.decode(entry[2][2])
+  local content = redis.call('ZRANGEBYSCORE', prefix .. 'log', seq, seq)[1]
+  if not content then return false end
+  local event = cjson.decode(content)
   if only_anonymous and event[2] ~= cjson.null then return false end
-  redis.call('XDEL', prefix .. 'log', seq .. '-0')
+  redis.call('ZREM', prefix .. 'log', content)
   redis.call('HDEL', prefix .. 'ids', event[1])
   if event[3] ~= cjson.null then redis.call('LREM', prefix .. 'session:' .. event[3], 1, seq) end
   num_erased = num_erased + 1

@@ -161,15 +161,17 @@ def _client(address: Address, *, timeout_s: float) -> Any:
             f"the event store at {address.shown} needs the package redis: pip install 'shopkeeper[redis]'"
         ) from None
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             address.url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=timeout_s,
             retry=Retry(NoBackoff(), NUM_RETRIES),
             health_check_interval=30,
         )
+        client.connection_pool.make_connection()  # does not connect yet, but knows the settings of the address
     except (ValueError, TypeError) as error:
         raise ValueError(f"{address.shown!r} is not the address of a Redis server: {error}") from None
+    return client
 
 
 @contextmanager

@@ -77,11 +77,11 @@ class RedisEvents:
         """See `EventStore.scan`."""
         while True:
             entries = self._reader.call(
-                "XRANGE", f"{self.prefix}log", f"{after_seq + 1}-0", f"{until_seq}-0", "COUNT", BLOCK
+                "ZRANGEBYSCORE", f"{self.prefix}log", f"({after_seq}", until_seq, "WITHSCORES", "LIMIT", 0, BLOCK
             )
             if not entries:
                 return
-            block = [_event(name.partition(b"-")[0], fields[b"e"]) for name, fields in entries]
+            block = [_event(seq, content) for content, seq in entries]
             yield block
             after_seq = block[-1].seq
 
@@ -182,7 +182,7 @@ def _content(event: Event) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def _event(seq: bytes, content: bytes) -> Event:
+def _event(seq: bytes | float, content: bytes) -> Event:
     event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity = json.loads(content)
     return Event(
         event_id,

@@ -50,7 +50,7 @@ def redis_server(directory: Path, **settings: str) -> Iterator[RedisServer]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     own = {"bind": "127.0.0.1", "dir": str(directory), "save": "", "port": str(port), **DURABLE, **settings}
-    command = [binary, *(word for name, value in own.items() for word in (f"--{name}", value))]
+    command = [binary, *(word for name, value in own.items() for word in (f"--{name}", *(value.split() or [""])))]
     server = RedisServer(port, command, _started(command, port))
     try:
         yield server
