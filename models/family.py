@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
+from models.events.hook import EventUse
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
@@ -355,6 +356,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    events: EventUse | None = None
+    """How events that shops send change the features of requests; None for a family that takes none."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with
