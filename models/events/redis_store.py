@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -33,14 +34,17 @@ RESTORING = "restoring"
 class RedisEvents:
     """An event store on a Redis server, for any number of processes and hosts; see `EventStore`."""
 
-    def __init__(self, address: str, *, create: bool = True) -> None:
-        """Raises ValueError for an address, EventsUnavailable for a server that cannot be used."""
+    def __init__(self, address: str, *, create: bool = True, is_restored: bool = False) -> None:
+        """Raises ValueError for an address, EventsUnavailable for a server or a store that cannot be used.
+
+        With `is_restored` a store that was restored in part is opened too, to be restored again.
+        """
         self.address = parse_address(address)
         self.prefix = f"{{{self.address.prefix}:events}}:"
         self._reader = Server(self.address, timeout_s=READ_TIMEOUT_S)
         self._writer = Server(self.address, timeout_s=READ_TIMEOUT_S + SYNC_TIMEOUT_S)
         self._check()
-        self.store_id = self._opened(create=create)
+        self.store_id = self._opened(create=create, is_restored=is_restored)
         self._commits = GroupCommit(self._commit, name=f"the event store at {self.address.shown}")
 
     def append(self, events: Sequence[Event], /) -> list[bool]:
@@ -92,6 +96,29 @@ class RedisEvents:
             self._rewrite_log()
         return num_erased
 
+    def num_bytes(self) -> int:
+        """See `EventStore.num_bytes`; without the lists of seqs by user and session, which are small."""
+        return sum(int(self._reader.call("MEMORY USAGE", f"{self.prefix}{key}") or 0) for key in ("log", "ids"))
+
+    def replace(self, store_id: str, last_seq: int, blocks: Iterator[Sequence[Event]]) -> None:
+        """Replace all events by those of a backup, which keep their numbers; one that is interrupted is repeated."""
+        meta, pattern = f"{self.prefix}meta", re.sub(r"([*?\[\]\\])", r"\\\1", self.prefix)
+        self._writer.call("HSET", meta, RESTORING, 1, "store_id", store_id, "format", FORMAT)
+        cursor = 0
+        while True:
+            cursor, keys = self._writer.call("SCAN", cursor, "MATCH", f"{pattern}*", "COUNT", BLOCK)
+            if former := [key for key in keys if key != meta.encode()]:
+                self._writer.call("UNLINK", *former)
+            if not cursor:
+                break
+        for block in blocks:
+            for start in range(0, len(block), BLOCK):
+                part = _arguments(block[start : start + BLOCK])
+                self._writer.call("EVAL", APPEND, 1, self.prefix, store_id, RESTORING, *part)
+        self._writer.call("SET", f"{self.prefix}seq", last_seq)
+        self._run_durably("return redis.call('HDEL', KEYS[1] .. 'meta', 'restoring')", [])
+        self.store_id = store_id
+
     def close(self) -> None:
         """See `EventStore.close`."""
         self._commits.close()
@@ -137,7 +164,7 @@ class RedisEvents:
         self._durability = check_durability(self._writer)
         self._checked_s = time.monotonic()
 
-    def _opened(self, *, create: bool) -> str:
+    def _opened(self, *, create: bool, is_restored: bool = False) -> str:
         """The id of the store, which is created if it does not exist; raises EventsUnavailable if it cannot be used."""
         key, client = f"{self.prefix}meta", self._writer
         if create:
@@ -152,7 +179,7 @@ class RedisEvents:
                 f"{where} has format {meta['format']}, and this release of Shopkeeper reads up to {FORMAT}; upgrade it",
                 retry_after_s=60,
             )
-        if RESTORING in meta:
+        if RESTORING in meta and not is_restored:
             raise EventsUnavailable(f"{where} was restored in part only; run `shopkeeper events restore` again")
         return str(meta["store_id"])
 

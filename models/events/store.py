@@ -51,6 +51,10 @@ class EventStore(Protocol):
         """Delete the user's events, and those of sessions in which only they logged in; returns how many."""
         ...
 
+    def num_bytes(self) -> int:
+        """What the events take on disk or, in a server that keeps them there, in memory."""
+        ...
+
     def close(self) -> None:
         """Finish what was begun, and close all connections."""
         ...
