@@ -88,7 +88,7 @@ VERB_GROUPS = {
     "Cluster and operations": {
         "events": Verb(
             "jobs.events",
-            "events of the shop: export --to DIR, backup FILE, restore FILE, status",
+            "events: export --to DIR, backup FILE, restore FILE or status",
             takes_family="no",
             takes_command=True,
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -17,7 +18,7 @@ SYNC_TIMEOUT_S = 5.0
 NUM_RETRIES = 1
 """A pooled connection may be a dead one of a server that was restarted since; every command may be sent twice."""
 EVERYSEC = "everysec"
-_OUR_SETTINGS = ("accept", "replicas", "prefix")
+_OUR_SETTINGS = ("accept", "replicas", "prefix", "password_file")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Address:
     """Replicas that must have an event before it is acknowledged."""
     prefix: str = "shopkeeper"
     """Begins all keys, so that several shops can share a database."""
+    password_file: str = ""
+    """A file with the password, which then stands neither in the config of the deployment nor in Ray's dashboard."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,14 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{shown!r}: replicas={ours['replicas']} is no number; use e.g. replicas=1")
     url = urlunsplit(parts._replace(query=urlencode(query)))
     prefix = ours.get("prefix") or Address.prefix
-    return Address(url, shown, "accept" in ours, int(ours.get("replicas", "0")), prefix)
+    num_replicas, password_file = int(ours.get("replicas", "0")), ours.get("password_file", "")
+    return Address(url, shown, "accept" in ours, num_replicas, prefix, password_file)
 
 
 def shown_address(text: str) -> str:
     """An address without user and password, wherever they stand."""
     parts = urlsplit(text)
-    query = [(name, "***" if "pass" in name or "user" in name else value) for name, value in parse_qsl(parts.query)]
+    query = [(name, "***" if name in ("password", "username") else value) for name, value in parse_qsl(parts.query)]
     netloc = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*/:")))
 
@@ -163,6 +167,7 @@ def _client(address: Address, *, timeout_s: float) -> Any:
     try:
         client = redis.Redis.from_url(
             address.url,
+            **_password(address),
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=timeout_s,
             retry=Retry(NoBackoff(), NUM_RETRIES),
@@ -172,6 +177,16 @@ def _client(address: Address, *, timeout_s: float) -> Any:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{address.shown!r} is not the address of a Redis server: {error}") from None
     return client
+
+
+def _password(address: Address) -> dict[str, Any]:
+    """The password of the file that the address names, as a setting of redis-py; raises EventsUnavailable."""
+    if not address.password_file:
+        return {}
+    try:
+        return {"password": Path(address.password_file).read_text(encoding="utf-8").strip()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unavailable(address, f"needs a password from a file that cannot be read: {error}", 60) from None
 
 
 @contextmanager

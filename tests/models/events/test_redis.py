@@ -107,6 +107,16 @@ def test_a_wrong_password_is_not_shown(tmp_path: Path) -> None:
     assert SECRET not in str(refused.value)
 
 
+def test_a_password_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(f"{SECRET}\n")
+    with redis_server(tmp_path / "data", requirepass=SECRET) as server:
+        store = RedisEvents(f"{server.address}?password_file={tmp_path / 'password'}")
+        assert store.append([event(1)]) == [True]
+        store.close()
+        with pytest.raises(EventsUnavailable, match="a file that cannot be read"):
+            open_events(f"{server.address}?password_file={tmp_path / 'absent'}")
+
+
 def test_a_full_server_takes_no_part_of_what_it_is_sent(tmp_path: Path) -> None:
     with redis_server(tmp_path, maxmemory="5mb", **{"maxmemory-policy": "noeviction"}) as server:
         store = RedisEvents(server.address)
