@@ -67,7 +67,7 @@ def parse_address(text: str) -> Address:
     parts = urlsplit(text)
     shown = shown_address(text)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError(f"{shown!r} is not the address of a Redis server; write redis://HOST:PORT/DB or rediss://...")
+        raise ValueError(f"{shown!r} is not the address of an event store; write redis://HOST:PORT/DB or rediss://...")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = {name: query.pop(name) for name in _OUR_SETTINGS if name in query}
     if ours.get("accept", EVERYSEC) != EVERYSEC:

@@ -194,8 +194,8 @@ def test_a_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        (f"http://:{SECRET}@host/0", "'http://.*@host/0' is not the address of a Redis server"),
-        (f"redis://:{SECRET}@/0", "is not the address of a Redis server"),
+        (f"http://:{SECRET}@host/0", "'http://.*@host/0' is not the address of an event store"),
+        (f"redis://:{SECRET}@/0", "is not the address of an event store"),
         (f"redis://:{SECRET}@host/0?accept=all", "accept=all is unknown; use accept=everysec"),
         (f"redis://:{SECRET}@host/0?replicas=one", "replicas=one is no number"),
         (f"redis://:{SECRET}@host/0?unknown=1", "is not the address of a Redis server: .*unknown"),
