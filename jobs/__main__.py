@@ -89,6 +89,12 @@ VERB_GROUPS = {
         ),
     },
     "Cluster and operations": {
+        "events": Verb(
+            "jobs.events",
+            "events: export --to DIR, backup FILE, restore FILE or status",
+            takes_family="no",
+            takes_command=True,
+        ),
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),

@@ -18,6 +18,7 @@ from jobs.prepare_summary import summary_of
 from models.errors import DataRejected
 from models.family import Family
 from models.files import add_directory, leftovers, temporary_directory, write_text
+from models.prepared import Prepared, raise_events_until
 
 NAME_LENGTH = 16
 """Length of the fingerprint's prefix that names a prepared data directory."""
@@ -46,6 +47,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             is_new = not directory.exists()
         else:
             is_new = add_directory(out, directory)
+            if not is_new:
+                raise_events_until(Prepared(directory), card.get("events_until", {}))
             write_text(data / CURRENT, directory.name + "\n")
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)

@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("rollback", "status", "ui", "serve", "stop", "demo")
+ON_THIS_MACHINE = ("rollback", "events", "status", "ui", "serve", "stop", "demo")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1

@@ -17,6 +17,7 @@ from models.errors import EventsUnavailable
 from models.events.event import MAX_EVENTS, Event
 from models.events.group_commit import GroupCommit
 from models.events.identity import Login, belonging, logins_by_session, newest
+from models.events.migrations import migrate
 from models.files import put_file, temporary_path
 
 FORMAT = 1
@@ -133,6 +134,11 @@ class SqliteEvents:
             # Until then the write-ahead log has them.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return num_erased
+
+    def num_bytes(self) -> int:
+        """See `EventStore.num_bytes`."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
         """See `EventStore.close`."""
@@ -258,6 +264,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> str:
     """The id of the store; raises EventsUnavailable for another format or another file."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
         raise EventsUnavailable(f"{path} is not an event store; move it away, or name another", retry_after_s=60)
+    migrate(connection)
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     if int(meta["format"]) > FORMAT:
         raise EventsUnavailable(

@@ -51,16 +51,22 @@ class EventStore(Protocol):
         """Delete the user's events, and those of sessions in which only they logged in; returns how many."""
         ...
 
+    def num_bytes(self) -> int:
+        """What the events take on disk or, in a server that keeps them there, in memory."""
+        ...
+
     def close(self) -> None:
         """Finish what was begun, and close all connections."""
         ...
 
 
 def open_events(address: str, *, create: bool = True) -> EventStore:
-    """The event store at a path of SQLite; raises ValueError for another address, EventsUnavailable for its faults.
+    """The event store at a path of SQLite or an address of Redis; raises ValueError for another, or EventsUnavailable.
 
     A store that does not exist is created, or refused without `create`.
     """
     if "://" in address:
-        raise ValueError(f"{address!r} is not the address of an event store; give a path of SQLite")
+        from models.events.redis_store import RedisEvents  # needs a package of its own
+
+        return RedisEvents(address, create=create)
     return SqliteEvents(Path(address), create=create)

@@ -47,6 +47,7 @@ def card_of(
         **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
         "left_out_events": {**left_out.rare, "collapsed": sum(part.num_collapsed for part in parts)},
         "bots": left_out.bots,
+        **({"events_until": schema.events_until} if schema.events_until else {}),
     }
 
 
@@ -68,7 +69,7 @@ def card_of_files(*tables: Tables) -> dict[str, Any]:
 
 def notes_of(card: Mapping[str, Any], scanned: Scanned, of_files: Sequence[str]) -> list[str]:
     """Notes for people: on files, event types, anonymous sessions, what was left out, the kind of log, and bad rows."""
-    found = [*inferred(scanned), *of_files, *card.get("notes", ())]
+    found = [*inferred(scanned), *scanned.watermark.notes, *of_files, *card.get("notes", ())]
     anonymous, bots, left_out = card["anonymous"], card["bots"], card["left_out_events"]
     if anonymous["events"]:
         found.append(f"{anonymous['events']:,} rows without a user are {anonymous['sessions']:,} anonymous sessions")

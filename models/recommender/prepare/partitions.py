@@ -27,6 +27,7 @@ from models.recommender.prepare.events import (
     validate_sequences,
     with_null_columns,
 )
+from models.recommender.prepare.held_events import Held, Watermark, has_own_columns
 from models.recommender.prepare.identity import Named, spill_by_user
 from models.recommender.prepare.moments import moment_order
 from models.recommender.prepare.sessions import immediate_repeats, number_sessions
@@ -84,6 +85,10 @@ class Scanned:
     """What was inferred about files and may surprise -> the number of these files."""
     samples: dict[str, list[str]] = field(default_factory=dict)
     """More rejected values of some reasons, from all over the log."""
+    held: Held = field(default_factory=Held)
+    """Events of event stores, of bad rows too."""
+    watermark: Watermark = field(default_factory=Watermark)
+    """What the whole log holds of event stores."""
 
     def add_samples(self, samples: Mapping[str, Sequence[str]]) -> None:
         """Add rejected values, up to MAX_SAMPLES per reason."""
@@ -301,14 +306,18 @@ def _check(
     if source.format == "sequences":
         good, rejections, rows = validate_sequences(rows, excluded=task.excluded, first_position=position)
     else:
+        is_export = has_own_columns(rows.column_names, task.columns, source.path)
+        mapping, timestamp_format = ({}, "") if is_export else (task.columns, task.timestamp_format)
+        seen.held.add(rows, source.path)
         if source.format == "jsonl":
-            seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
-            rows = with_null_columns(rows, task.columns)
+            if not is_export:
+                seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
+            rows = with_null_columns(rows, mapping)
         noted = f"{source.path} ({'; '.join(chunk.notes)})" if chunk.notes else source.path
-        columns = find_columns(rows.column_names, task.columns, source=noted)
+        columns = find_columns(rows.column_names, mapping, source=noted)
         refuse_nested(rows, columns, flag="--columns", source=source.path)
         good, rejections = validate(
-            rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=task.timestamp_format
+            rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=timestamp_format
         )
     seen.num_rows += rows.num_rows
     if rejections.names:

@@ -79,6 +79,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
     num_features = _write_items(table, out)
     schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, about=about)
+    schema = schema.model_copy(update={"events_until": dict(scanned.watermark.events_until)})
     card = card_of(config, schema, scanned, parts, finished=finished, left_out=left_out)
     card["bad"] |= items_card.pop("bad")
     card |= {"diagnosis": diagnosis, **card_of_types(types, evaluated, schema, finished), **join, **items_card}

@@ -16,6 +16,7 @@ from models.raw.reading import item_reading_of, reading_of
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.raw.times import check_format, epoch_s
 from models.recommender.prepare.events import COLUMNS, EXCLUDED, explain, find_columns
+from models.recommender.prepare.held_events import watermark
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.partitions import Scan, Scanned, keep_one_of_each_event, scan
 from models.recommender.prepare.sessions import gap_us
@@ -53,6 +54,7 @@ def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: 
         if scanned.json_names:
             find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
         _check_bad_rows(scanned, config)
+        scanned.watermark = watermark(sources, scanned.held, accept_gaps=config.accept_gaps)
     if scanned.num_with_event_id:
         keep_one = partial(keep_one_of_each_event, out / "work")
         for num_repeated, num_anonymous in executor.map(keep_one, range(NUM_SHARDS)):
@@ -118,6 +120,7 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
         for note, count in part.notes.items():
             whole.notes[note] = whole.notes.get(note, 0) + count
         whole.add_samples(part.samples)
+        whole.held.merge(part.held)
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
 
