@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
+from models.erasure.contract import Erasure
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
@@ -115,6 +116,8 @@ class Feature:
     rows: Callable[[Prepared], Iterable[tuple[str, Any]]] | None = None
     """All (key, JSON value) pairs of prepared data, which `deploy` writes to the store. None for a feature that the
     endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
+    is_personal: bool = False
+    """The keys are user ids: the values of erased users are deleted, and neither read nor written any more."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +358,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    erasure: Erasure[PrepareConfigT, SchemaT] | None = None
+    """None for a family without users in its prepared data."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with

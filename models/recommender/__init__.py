@@ -7,6 +7,7 @@ from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.recommender.erasure import ERASURE
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
 from models.recommender.prepare.pipeline import prepare
@@ -37,6 +38,7 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    erasure=ERASURE,
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,

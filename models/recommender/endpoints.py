@@ -177,7 +177,7 @@ def history_keys(request: Any) -> list[str]:
     return [user_id] if user_id is not None and request.history is None else []
 
 
-FEATURES = (Feature(name="history", keys=history_keys, rows=history_rows), *filters.FEATURES)
+FEATURES = (Feature(name="history", keys=history_keys, rows=history_rows, is_personal=True), *filters.FEATURES)
 
 ENDPOINTS = (
     Endpoint(

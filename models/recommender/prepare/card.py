@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from models.erasure.erased import REASON
 from models.raw.tables import Tables, without_secrets
 from models.recommender.event_weights import default_weights, shown_weights
 from models.recommender.prepare.event_types import Evaluated, LogTypes, types_in_card
@@ -32,10 +33,10 @@ def card_of(
         "family": "recommender",
         "fingerprint": schema.fingerprint,
         "raw": without_secrets(config.raw),
-        "rows": scanned.num_rows,
+        "rows": scanned.num_rows + scanned.num_erased,
         "kept": sum(part.num_events for part in parts),
         "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
-        "bad": scanned.bad | left_out.bad,
+        "bad": scanned.bad | left_out.bad | ({REASON: scanned.num_erased} if scanned.num_erased else {}),
         "users": sum(part.num_users for part in parts),
         "items": schema.num_items,
         "anonymous": vars(scanned.named),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.erasure.erased import NOBODY, Erased
 from models.raw.ids import refuse_nested
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections
 from models.raw.tables import Chunk, Source, read
 from models.recommender.prepare.bots import Peaks, busiest_periods, count_peaks
-from models.recommender.prepare.event_types import AMOUNTS, TYPES, Details, LogTypes
+from models.recommender.prepare.digest import digest_of_shard
+from models.recommender.prepare.erased_rows import set_aside, since_consent
+from models.recommender.prepare.event_types import Details, LogTypes
 from models.recommender.prepare.events import (
     SPILL_SCHEMA,
     Hashes,
@@ -28,7 +30,7 @@ from models.recommender.prepare.events import (
     validate_sequences,
     with_null_columns,
 )
-from models.recommender.prepare.identity import Named, spill_by_user
+from models.recommender.prepare.identity import LOGIN_SCHEMA, Named, spill_by_user, spill_logins
 from models.recommender.prepare.sessions import immediate_repeats, number_sessions
 from models.recommender.prepare.spill import Spill, load
 from models.recommender.prepare.splits import Cut, count_users, split_users
@@ -57,6 +59,7 @@ class Scan:
     now_s: float
     out: Path
     timestamp_format: str = ""
+    erased: Erased = NOBODY
 
     @property
     def work(self) -> Path:
@@ -70,6 +73,8 @@ class Scanned:
 
     num_rows: int = 0
     num_with_event_id: int = 0
+    num_erased: int = 0
+    """Rows of erased users, which nothing else counts or shows."""
     num_anonymous: int = 0
     """Good rows with a session but no user."""
     named: Named = field(default_factory=Named)
@@ -153,13 +158,18 @@ def scan(task: Scan) -> Scanned:
         Spill(task.work / "events", name) as by_user,
         Spill(task.work / "anonymous", name) as by_session,
         Spill(task.work / "identified", name) as by_event,
+        Spill(task.work / "logins", f"erased-{name}", schema=LOGIN_SCHEMA) as logins,
     ):
         for number, source in task.sources:
             position = number * POSITIONS_PER_FILE
             for chunk in read(source):
                 if (task.work / STOP).exists():
                     raise Stopped
+                chunk, gone, num_lines = set_aside(chunk, source, task.columns, task.erased)
                 good, position = _check(chunk, source, task, seen=seen, quarantine=quarantine, position=position)
+                seen.num_erased += num_lines
+                if gone.num_rows:
+                    good = pa.concat_tables([good, _of_erased(gone, source, task, seen=seen, logins=logins)])
                 identified = pc.is_valid(good["event_id"])
                 seen.num_with_event_id += pc.sum(identified).as_py() or 0
                 seen.num_anonymous += spill_by_user(good.filter(pc.invert(identified)), by_user, by_session)
@@ -261,7 +271,7 @@ def write_shard(
     sizes = {"train": splits[:, 0], "val": splits[:, 2] - splits[:, 1], "test": lengths - splits[:, 2]}
     trained_types = types[in_train] if types is not None else np.zeros(0, np.uint8)
     return Sharded(
-        digest=_digest(shard),
+        digest=digest_of_shard(shard),
         train_counts=np.bincount(items[in_train], minlength=num_items + 1)[1:],
         train_first_s=first[1:],
         train_last_s=int(seconds[in_train].max(initial=-NEVER)),
@@ -297,19 +307,7 @@ def _check(
     rows = chunk.rows
     if rows.num_rows == 0:
         return SPILL_SCHEMA.empty_table(), position
-    rejections: Rejections
-    if source.format == "sequences":
-        good, rejections, rows = validate_sequences(rows, excluded=task.excluded, first_position=position)
-    else:
-        if source.format == "jsonl":
-            seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
-            rows = with_null_columns(rows, task.columns)
-        noted = f"{source.path} ({'; '.join(chunk.notes)})" if chunk.notes else source.path
-        columns = find_columns(rows.column_names, task.columns, source=noted)
-        refuse_nested(rows, columns, flag="--columns", source=source.path)
-        good, rejections = validate(
-            rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=task.timestamp_format
-        )
+    good, rejections, rows = _validated(rows, source, task, seen=seen, notes=chunk.notes, position=position)
     seen.num_rows += rows.num_rows
     if rejections.names:
         quarantine.add_rows(
@@ -318,6 +316,34 @@ def _check(
         seen.examples = {**rejections.examples, **seen.examples}
         seen.add_samples(rejections.samples)
     return good, position + rows.num_rows
+
+
+def _validated(
+    rows: pa.Table, source: Source, task: Scan, *, seen: Scanned, notes: Sequence[str] = (), position: int = 0
+) -> tuple[pa.Table, Rejections, pa.Table]:
+    """The good events of some rows, the rejected ones, and the rows, of which a line of sequences is several."""
+    if source.format == "sequences":
+        return validate_sequences(rows, excluded=task.excluded, first_position=position)
+    if source.format == "jsonl":
+        seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
+        rows = with_null_columns(rows, task.columns)
+    noted = f"{source.path} ({'; '.join(notes)})" if notes else source.path
+    columns = find_columns(rows.column_names, task.columns, source=noted)
+    refuse_nested(rows, columns, flag="--columns", source=source.path)
+    good, rejections = validate(
+        rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=task.timestamp_format
+    )
+    return good, rejections, rows
+
+
+def _of_erased(rows: pa.Table, source: Source, task: Scan, *, seen: Scanned, logins: Spill) -> pa.Table:
+    """The good events of erased users since they have consented anew; counts the others, and spills who logged in."""
+    good, _, rows = _validated(rows, source, task, seen=seen)
+    back = since_consent(good, task.erased) if source.format != "sequences" else good.slice(0, 0)
+    spill_logins(good, logins)
+    seen.num_erased += rows.num_rows - back.num_rows
+    seen.num_rows += back.num_rows
+    return back
 
 
 def _in_sessions(order: Int64s, keys: tuple[Int64s, ...], rules: Rules) -> tuple[Int64s, npt.NDArray[np.int32], int]:
@@ -366,12 +392,3 @@ def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArr
         ordered = key[order]
         is_repeat[1:] &= ordered[1:] == ordered[:-1]
     return order, is_repeat
-
-
-def _digest(shard: Path) -> str:
-    """sha256 of the contents of a shard, independent of the Parquet writer."""
-    digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
-    for name in ("offsets.npy", "items.npy", "timestamps.npy", "splits.npy", "sessions.npy", TYPES, AMOUNTS):
-        if (shard / name).exists():  # a log without times, types or prices has no file of them
-            digest.update(np.load(shard / name).tobytes())
-    return digest.hexdigest()
