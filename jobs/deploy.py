@@ -29,6 +29,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
+from jobs.serving.event_store import event_address
 from jobs.serving.port import check_is_free, reserved
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
@@ -61,6 +62,9 @@ class Options:
     """CPUs reserved per replica; default is 1 on a cluster and 0 on this machine, where training shares the CPUs."""
     gpus: float = 0.0
     """GPUs reserved per replica; may be a fraction."""
+    events: str | None = None
+    """Where events are kept: redis://HOST:PORT/DB, needed for a cluster of several hosts, or none; default is what the
+    last deployment used, at first the file events.sqlite of the store."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
 
@@ -210,6 +214,7 @@ def _target_config(
         live_feature_store=store.live_feature_store(family.name) if live(features) else None,
         size=size,
         index=index,
+        events=event_address(context, family, options.events, before),
     )
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)

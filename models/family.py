@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
 from models.erasure.contract import Erasure
+from models.events.hook import EventUse
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
@@ -350,16 +351,16 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     statistics; runs on one worker, which broadcasts its buffers to the others."""
     calibration: Calibration[BatchT, NetworkT] | None = None
     optimizer: Callable[[NetworkT], Optimizer | None] | None = None
-    """The optimizer of a network, or None for the loop's AdamW.
+    """The optimizer of a network, or None for the loop's AdamW; its state must consist of tensors.
 
-    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
-    optimizer's state must consist of tensors.
+    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one.
     """
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
     erasure: Erasure[PrepareConfigT, SchemaT] | None = None
-    """None for a family without users in its prepared data."""
+    events: EventUse | None = None
+    """How events that shops send change the features of requests; None for a family that takes none."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with

@@ -18,6 +18,7 @@ from models.family import AnyEndpoint
 from models.features import Change, Found, NotUnicode
 from models.time_limit import Overdue, TimedThreads
 from serve.batching import Batcher
+from serve.events import Events
 from serve.loaded_model import Loaded
 from serve.problems import RequestRefused
 from serve.stored_features import StoredFeatures
@@ -31,8 +32,11 @@ NUM_LONG_ANSWERS = 4
 class Answers:
     """Answers requests with a given model; one per replica."""
 
-    def __init__(self, batcher: Batcher, *, num_long_answers: int = NUM_LONG_ANSWERS) -> None:
+    def __init__(
+        self, batcher: Batcher, *, events: Events | None = None, num_long_answers: int = NUM_LONG_ANSWERS
+    ) -> None:
         self._batcher = batcher
+        self._events = events
         # One thread, so that only one large file is decoded at a time.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         # One thread, as SQLite allows one writer; off the event loop, as a write may wait for other replicas.
@@ -76,7 +80,7 @@ class Answers:
     async def _attempt(self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
         answerer = loaded.answerers[endpoint.path]
         for _ in range(MAX_ATTEMPTS):
-            found = _read(loaded, request)
+            request, found = await self._read(loaded, request)
             examples = await self._encode(answerer, endpoint, request, found)
             predictions = await self._batcher.submit_all(loaded.predicts[endpoint.path], examples)
             response = await self._answer(endpoint, partial(answerer.answer, request, predictions))
@@ -84,6 +88,14 @@ class Answers:
             if not changes or await self._write(loaded, changes):
                 return response
         raise RequestRefused("other requests keep changing the features of this one; send it again", status=409)
+
+    async def _read(self, loaded: Loaded, request: BaseModel) -> tuple[Any, Found]:
+        try:
+            if self._events is None:
+                return request, loaded.features.read(request)
+            return await self._events.read(request, loaded.features)
+        except NotUnicode as error:
+            raise RequestRefused(str(error)) from error
 
     async def _encode(self, answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, found: Found) -> list[Any]:
         try:
@@ -114,13 +126,6 @@ class Answers:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             raise RequestRefused("the feature store is busy; try again later", status=503) from error
-
-
-def _read(loaded: Loaded, request: BaseModel) -> Found:
-    try:
-        return loaded.features.read(request)
-    except NotUnicode as error:
-        raise RequestRefused(str(error)) from error
 
 
 def _changes(

@@ -39,7 +39,8 @@ class Model:
         torch.set_num_threads(num_threads)
         keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._service = Service(family_name, device=device, observe=_Metrics(family_name))
+        metrics = _Metrics(family_name)
+        self._service = Service(family_name, device=device, observe=metrics, observe_events=metrics.count_events)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica is created."""
@@ -63,9 +64,15 @@ class _Metrics:
         tags: Any = ("family", "path", "model_version")
         self._family = family_name
         self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
+        of_events: Any = ("family", "outcome")
+        self._events = Counter("shopkeeper_events", description="Events received, by outcome.", tag_keys=of_events)
         self._batches = Histogram(
             "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
         )
+
+    def count_events(self, outcome: str, count: int) -> None:
+        """Count events by outcome, see `serve.events.EventObserver`."""
+        self._events.inc(count, tags={"family": self._family, "outcome": outcome})
 
     def __call__(self, path: str, model_version: str, batch_size: int) -> None:
         tags = {"family": self._family, "path": path, "model_version": model_version}

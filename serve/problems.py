@@ -45,9 +45,11 @@ class Problem(BaseModel):
 class RequestRefused(Exception):
     """A well-formed request that cannot be answered; the message is for the client."""
 
-    def __init__(self, detail: str, *, status: int = 422) -> None:
+    def __init__(self, detail: str, *, status: int = 422, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.status = status
+        self.retry_after_s = retry_after_s
+        """Sent as the header Retry-After."""
 
 
 class BodyLimit:
@@ -150,7 +152,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestRefused)
-    return problem(error.status, str(error))
+    response = problem(error.status, str(error))
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
+from serve.events import add_events
 from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
@@ -52,6 +53,8 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     )
     for endpoint in family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    if service.events is not None:
+        add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +14,7 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.events import EventObserver, Events
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
 from serve.stored_features import StoredFeatures
@@ -34,6 +36,8 @@ class Settings(BaseModel):
     """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
     """Index of the catalogue, if the family has one."""
+    events: str | None = None
+    """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
 
 
 class FailedReload(BaseModel):
@@ -60,12 +64,20 @@ class ModelInfo(BaseModel):
 class Service:
     """Answers a family's requests with the last model that was loaded."""
 
-    def __init__(self, family_name: str, *, device: str = "cpu", observe: Observer | None = None) -> None:
+    def __init__(
+        self,
+        family_name: str,
+        *,
+        device: str = "cpu",
+        observe: Observer | None = None,
+        observe_events: EventObserver | None = None,
+    ) -> None:
         if family_name not in FAMILIES:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
-        self.answers = Answers(self.batcher)
+        self.events = Events(self.family.events, observe=observe_events) if self.family.events else None
+        self.answers = Answers(self.batcher, events=self.events)
         self.streams = Streams(self.batcher)
         self._device = device
         self._observe = observe or (lambda path, version, size: None)
@@ -105,6 +117,8 @@ class Service:
                 return
             replaced, self._current = self._current, loaded
             self._settings, self._failed = settings, None
+            if self.events is not None:
+                self.events.use(settings.events)
             if replaced is not None:
                 self.answers.close_when_unused(replaced.features)
             log.info("now serving %s version %s", self.family.name, settings.version)
@@ -128,6 +142,12 @@ class Service:
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
         return await self.answers.answer(self._current, endpoint, request)
+
+    def schema(self) -> Any:
+        """The schema of the model in use; raises RequestRefused if there is none."""
+        if self._current is None:
+            raise RequestRefused("no model is loaded yet; try again later", status=503)
+        return self._current.model.schema
 
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.family import Family
-from models.features import Change, FeatureStore, Found, live, read_stores
+from models.family import Family, Features
+from models.features import Change, FeatureStore, Found, filled, live, read_stores
 from serve.problems import log
 
 RETRY_S = 10.0
@@ -61,6 +62,13 @@ class StoredFeatures:
         """The feature values of a request, and the versions of the live ones."""
         newest = self._filled_store.newest() if self._filled_store else None
         return read_stores(self._features, request, filled_store=newest, live_store=self._live_store)
+
+    def read_more(self, keys: Mapping[str, Sequence[str]]) -> Features:
+        """The values of filled features (name -> keys) that a request needs beyond those that `read` gives."""
+        if self._filled_store is None:
+            return {}
+        named = [replace(each, keys=lambda name: keys[name]) for each in filled(self._features) if keys.get(each.name)]
+        return {each.name: self._filled_store.newest().read([each], each.name).values[each.name] for each in named}
 
     def live_keys(self, request: Any) -> set[tuple[str, str]]:
         """The (feature name, key) pairs that a request may write."""

@@ -16,8 +16,8 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index")
-"""Settings of a deployment that are paths in the store."""
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events")
+"""Settings of a deployment that are paths in the store; `events` may be another address."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
@@ -54,6 +54,7 @@ def application(
     size: Size,
     index: Path | None = None,
     live_feature_store: Path | None = None,
+    events: str | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
@@ -62,6 +63,7 @@ def application(
         "bundle": str(model.directory),
         "digest": model.digest,
         **{name: str(path) if path else None for name, path in paths.items()},
+        "events": events,
     }
     replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {

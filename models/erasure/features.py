@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -12,6 +11,7 @@ from typing import Any
 
 from models.erasure.erased import Erased
 from models.erasure.tombstones import Tombstones
+from models.errors import TombstonesUnreadable
 from models.family import Family, Feature
 from models.prepared import Prepared
 
@@ -28,19 +28,32 @@ class Deleted:
     error: str | None = None
 
 
-def silenced(features: Sequence[Feature], tombstones: Tombstones | None) -> list[Feature]:
-    """The features of a family, which know nothing of erased users: neither in requests nor in prepared data."""
+def silenced(
+    features: Sequence[Feature], tombstones: Tombstones | None, *, on_unreadable: Callable[[str], object] | None = None
+) -> list[Feature]:
+    """The features of a family, which know nothing of erased users: neither in requests nor in prepared data.
+
+    Where the tombstones cannot be read every user of a request is unknown, and `on_unreadable` is told why; without it,
+    TombstonesUnreadable is raised.
+    """
     if tombstones is None:
         return list(features)
-    return [_silenced(each, tombstones) if each.is_personal else each for each in features]
+    return [_silenced(each, tombstones, on_unreadable) if each.is_personal else each for each in features]
 
 
-def _silenced(feature: Feature, tombstones: Tombstones) -> Feature:
+def _silenced(feature: Feature, tombstones: Tombstones, on_unreadable: Callable[[str], object] | None) -> Feature:
     def keys(request: Any) -> list[str]:
         asked = feature.keys(request)
         if not asked:
             return []
-        return [key for key, erased in zip(asked, tombstones.erased_of(asked), strict=True) if not erased]
+        try:
+            is_erased = tombstones.erased_of(asked)
+        except TombstonesUnreadable as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(str(error))
+            return []
+        return [key for key, erased in zip(asked, is_erased, strict=True) if not erased]
 
     rows = feature.rows
     return replace(feature, keys=keys, rows=None if rows is None else _rows_without(rows, tombstones))
@@ -67,8 +80,7 @@ def stores_of(root: Path, family: Family) -> list[Path]:
     """The feature stores of a family in a store: those of `deploy`, of endpoints, and of `predict`."""
     directory = root / family.name
     fixed = [directory / "features.sqlite", directory / "live-features.sqlite"]
-    found = [Path(path) for path in glob.glob(f"{glob.escape(str(directory))}/features-*.sqlite")]
-    return [path for path in (*fixed, *sorted(found)) if path.is_file()]
+    return [path for path in (*fixed, *sorted(directory.glob("features-*.sqlite"))) if path.is_file()]
 
 
 def forget(path: Path, names: Sequence[str], user_ids: Sequence[str]) -> Deleted:

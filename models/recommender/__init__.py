@@ -10,6 +10,7 @@ from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.erasure import ERASURE
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
+from models.recommender.new_events import EVENTS
 from models.recommender.prepare.pipeline import prepare
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
@@ -39,6 +40,7 @@ FAMILY = Family(
     golden_request=golden_request,
     features=FEATURES,
     erasure=ERASURE,
+    events=EVENTS,
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,

@@ -62,8 +62,8 @@ def rewrite(data: Prepared, out: Path, executor: Executor, erased: Erased) -> Sc
     """Fill an empty directory with the data without the events of erased users; see `models.erasure.contract`.
 
     The times of the split, the targets and the seen types stay. An item leaves the vocabulary if only erased users had
-    events with it and it is in no separate item table; a column of attributes keeps its type. Bots and rare items, which
-    prepare left out, are not judged anew.
+    events with it and it is in no separate item table; a column of attributes keeps its type. Bots and rare items,
+    which prepare left out, are not judged anew.
     """
     before, card = data.schema(Schema), data.card()
     work, shards = out / "work", out / "shards"
@@ -132,7 +132,7 @@ def restore_partition(data: Prepared, out: Path, erased: Erased, number: int, *,
 
 
 def _left_out(shard: Path, until: npt.NDArray[np.float64]) -> Booleans:
-    """Which events of a shard are left out, given until when each user is erased; all of them in a log without times."""
+    """Which events are left out, given until when each user is erased; all of an erased user in a log without times."""
     offsets = np.load(shard / "offsets.npy")
     until_of_event = np.repeat(until, np.diff(offsets))
     if not (shard / "sessions.npy").exists():

@@ -23,7 +23,6 @@ from models.recommender.prepare.erased_rows import set_aside, since_consent
 from models.recommender.prepare.event_types import Details, LogTypes
 from models.recommender.prepare.events import (
     SPILL_SCHEMA,
-    Hashes,
     find_columns,
     hash_ids,
     validate,
@@ -31,6 +30,7 @@ from models.recommender.prepare.events import (
     with_null_columns,
 )
 from models.recommender.prepare.identity import LOGIN_SCHEMA, Named, spill_by_user, spill_logins
+from models.recommender.prepare.moments import moment_order
 from models.recommender.prepare.sessions import immediate_repeats, number_sessions
 from models.recommender.prepare.spill import Spill, load
 from models.recommender.prepare.splits import Cut, count_users, split_users
@@ -210,7 +210,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, rules: Rules) ->
         user,
         time_us,
         session,
-        _shuffled(hash_ids(users)[user], hash_ids(items)[item], time_us),
+        moment_order(hash_ids(users)[user], hash_ids(items)[item], time_us),
         item,
         table["content"].to_numpy(),
     )
@@ -370,16 +370,6 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
     rank[-1] = -1
     codes = pc.fill_null(encoded.indices.cast(pa.int64()), len(order)).to_numpy(zero_copy_only=False)
     return encoded.dictionary.take(pa.array(order)), rank[codes]
-
-
-def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDArray[np.uint64]:
-    """A pseudo-random key that orders the items of one moment, such as a basket, by the rows alone.
-
-    An order by item id would be meaningless and yet easy to learn.
-    """
-    mixed = item_hash ^ (user_hash << np.uint64(1)) ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
 
 
 def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArray[np.bool_]]:

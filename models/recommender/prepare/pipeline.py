@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.erasure.erased import Erased
+from models.erasure.erased import NOBODY, Erased
 from models.prepared import CARD, SCHEMA
 from models.raw.notes import said_if_rejected
 from models.raw.quarantine import Quarantine
@@ -28,7 +28,6 @@ from models.recommender.prepare.card import card_of, card_of_files, card_of_type
 from models.recommender.prepare.diagnosis import diagnose, in_schema
 from models.recommender.prepare.erased_rows import without_erased
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
-from models.recommender.prepare.identity import NOBODY
 from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
 from models.recommender.prepare.leaving_out import LeftOut, leave_out
 from models.recommender.prepare.partitions import (

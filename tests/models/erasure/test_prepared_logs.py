@@ -14,7 +14,8 @@ import pytest
 
 from models.erasure.erased import FOREVER, Erased, digest_of
 from models.prepared import Prepared
-from models.recommender.erasure import held, prepare, rewrite
+from models.recommender.erasure import held, rewrite
+from models.recommender.prepare.pipeline import prepare
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import Schema
 from tests.kit.logs import Row, contents, histories, make_log, quarantined, write_csv
