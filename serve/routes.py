@@ -13,7 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from models.erasure.features import personal
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
+from serve.erasure import add_erasure
 from serve.events import add_events
 from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
@@ -53,6 +55,8 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     )
     for endpoint in family.endpoints:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    if personal(family) or family.erasure is not None:
+        add_erasure(app, service.erasure, route_prefix=family.route_prefix)
     if service.events is not None:
         add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
     for stream in family.streams:

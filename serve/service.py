@@ -14,6 +14,7 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.erasure import Erasure
 from serve.events import EventObserver, Events
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
@@ -38,6 +39,8 @@ class Settings(BaseModel):
     """Index of the catalogue, if the family has one."""
     events: str | None = None
     """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
+    erased: Path | None = None
+    """The tombstones of erased users, of all families; the file need not exist."""
 
 
 class FailedReload(BaseModel):
@@ -76,7 +79,9 @@ class Service:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
-        self.events = Events(self.family.events, observe=observe_events) if self.family.events else None
+        self.erasure = Erasure()
+        use = self.family.events
+        self.events = Events(use, erasure=self.erasure, observe=observe_events) if use else None
         self.answers = Answers(self.batcher, events=self.events)
         self.streams = Streams(self.batcher)
         self._device = device
@@ -158,7 +163,10 @@ class Service:
             assert self.family.index is not None, f"{self.family.name} has no index"
             self.family.index.attach(model.network, settings.index)
         features = StoredFeatures(
-            self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
+            self.family,
+            filled_store=settings.feature_store,
+            live_store=settings.live_feature_store,
+            tombstones=self.erasure.use(settings.erased, events=settings.events),
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
 

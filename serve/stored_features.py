@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.family import Family, Features
 from models.features import Change, FeatureStore, Found, filled, live, read_stores
 from serve.problems import log
@@ -20,9 +23,18 @@ RETRY_S = 10.0
 class StoredFeatures:
     """Reads both feature stores of a family, reopens the filled one when it is replaced, and writes the live one."""
 
-    def __init__(self, family: Family, *, filled_store: Path | None, live_store: Path | None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        *,
+        filled_store: Path | None,
+        live_store: Path | None,
+        tombstones: Tombstones | None = None,
+    ) -> None:
         """Raises FileNotFoundError for a missing file, ValueError if a required live store is not given."""
-        self._features = family.features
+        self._features = silenced(
+            family.features, tombstones, on_unreadable=partial(log.error, "users are answered as unknown: %s")
+        )
         if live(self._features) and live_store is None:
             raise ValueError(f"{family.name} writes features but has no live_feature_store; deploy it again")
         self._filled_store = _ReloadingStore(filled_store) if filled_store else None
