@@ -45,7 +45,7 @@ CREATE INDEX login_by_user ON login (user_id, last_seq);
 """`login` has the first event of each user in each session, and the last event of the session, whoever's it is."""
 _COLUMNS = "event_id, user_id, session_id, item_id, event_type, time_us, recommendation_id, price, quantity"
 _SELECT = f"SELECT {_COLUMNS}, seq FROM event"
-_INSERT = f"INSERT OR IGNORE INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOGIN = """
 INSERT INTO login (session_id, user_id, time_us, first_seq, last_seq) VALUES (:session, :user, :time, :seq, :seq)
 ON CONFLICT (session_id, user_id) DO UPDATE SET time_us = min(time_us, excluded.time_us)
@@ -150,8 +150,10 @@ class SqliteEvents:
     def _write(self) -> Iterator[sqlite3.Connection]:
         """The connection that writes, while no other process does; raises EventsUnavailable."""
         with self._writing, _typed(self.path), _turn(self.path):
-            if self._writer is None or not self._writer.is_current():
-                self._writer = _reopened(self._writer, self.path)
+            if self._writer is None:
+                self._writer = _File(self.path)
+            elif not self._writer.is_current():
+                self._writer = self._writer.reopened()
             try:
                 yield self._writer.connection
             except sqlite3.Error:
@@ -166,7 +168,8 @@ class SqliteEvents:
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._reading, _typed(self.path):
             if not self._reader.is_current():
-                self._reader = _reopened(self._reader, self.path)
+                with _turn(self.path):
+                    self._reader = self._reader.reopened()
             yield self._reader.connection
 
 
@@ -185,20 +188,28 @@ class _File:
         except BaseException:
             self.connection.close()
             raise
+        self._log = path.with_name(f"{path.name}-wal")
+        self._log_identity = _identity(self._log)
 
     def is_current(self) -> bool:
         """Whether the path still leads to the file."""
         return _identity(self._path) == self._identity
 
+    def reopened(self) -> _File:
+        """The file that has replaced this one; while no other process writes.
+
+        The write-ahead log that is still there is of the former file, and SQLite would apply it to the new one.
+        """
+        if _identity(self._path) is not None and _identity(self._log) == self._log_identity:
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        opened = _File(self._path)
+        self.close()
+        return opened
+
     def close(self) -> None:
+        """Close the connection; SQLite leaves the log alone if the file was replaced."""
         self.connection.close()
-
-
-def _reopened(file: _File | None, path: Path) -> _File:
-    opened = _File(path)
-    if file is not None:
-        file.close()
-    return opened
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -309,6 +320,9 @@ def _reason(error: sqlite3.Error | OSError) -> tuple[str, int]:
 
 def _insert(connection: sqlite3.Connection, event: Event) -> bool:
     """Insert an event unless its id is there; keeps the logins of its session."""
+    # An insert that is ignored would use up a seq.
+    if connection.execute("SELECT 1 FROM event WHERE event_id = ?", (event.event_id,)).fetchone():
+        return False
     inserted = connection.execute(
         _INSERT,
         (
@@ -323,8 +337,6 @@ def _insert(connection: sqlite3.Connection, event: Event) -> bool:
             event.quantity,
         ),
     )
-    if inserted.rowcount == 0:
-        return False
     seq = inserted.lastrowid
     if event.session_id is not None:
         if event.user_id is not None:
