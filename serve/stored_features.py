@@ -12,6 +12,7 @@ from typing import Any
 
 from models.erasure.features import silenced
 from models.erasure.tombstones import Tombstones
+from models.errors import TombstonesUnreadable
 from models.family import Family, Features
 from models.features import Change, FeatureStore, Found, filled, live, read_stores
 from serve.problems import log
@@ -37,6 +38,7 @@ class StoredFeatures:
         )
         if live(self._features) and live_store is None:
             raise ValueError(f"{family.name} writes features but has no live_feature_store; deploy it again")
+        self._tombstones = tombstones
         self._filled_store = _ReloadingStore(filled_store) if filled_store else None
         # Separate connections, as a connection would read its own uncommitted writes.
         self._live_store = FeatureStore(live_store, read_only=True) if live_store else None
@@ -81,6 +83,15 @@ class StoredFeatures:
             return {}
         named = [replace(each, keys=lambda name: keys[name]) for each in filled(self._features) if keys.get(each.name)]
         return {each.name: self._filled_store.newest().read([each], each.name).values[each.name] for each in named}
+
+    def is_silent(self, name: str, key: str) -> bool:
+        """Whether a key of a feature is that of an erased user, or may be."""
+        if self._tombstones is None or not any(each.name == name and each.is_personal for each in self._features):
+            return False
+        try:
+            return self._tombstones.has(key)
+        except TombstonesUnreadable:
+            return True
 
     def live_keys(self, request: Any) -> set[tuple[str, str]]:
         """The (feature name, key) pairs that a request may write."""

@@ -16,7 +16,7 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events")
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased")
 """Settings of a deployment that are paths in the store; `events` may be another address."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
@@ -55,9 +55,11 @@ def application(
     index: Path | None = None,
     live_feature_store: Path | None = None,
     events: str | None = None,
+    erased: Path | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
+    paths |= {"erased": erased}
     settings = {
         "version": model.version,
         "bundle": str(model.directory),
