@@ -39,6 +39,11 @@ def clean_quarantine(directory: Path, erased: Erased) -> int:
     return num_deleted
 
 
+def quoting_rows(table: pa.Table, erased: Erased) -> int:
+    """How many rows of a quarantine quote an erased id."""
+    return sum(_is_quoted(row, erased) for row in table["row"].to_pylist())
+
+
 def _is_quoted(row: str | None, erased: Erased) -> bool:
     if row is None:
         return False

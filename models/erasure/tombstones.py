@@ -26,10 +26,13 @@ CREATE TABLE IF NOT EXISTS erased (
     digest BLOB PRIMARY KEY, seq INTEGER NOT NULL, at_s REAL NOT NULL, until_s REAL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS swept (place TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (
+    digest BLOB, fingerprint TEXT, place TEXT NOT NULL, PRIMARY KEY (digest, fingerprint)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rewritten (old TEXT, new TEXT, PRIMARY KEY (old, new)) WITHOUT ROWID;
 """
 """`until_s` is null while a user is erased, and the time of the new consent after that. `swept` has up to which
-tombstone a prepared data directory was searched, `rewritten` which fingerprint replaced which."""
+tombstone a prepared data directory was searched, `held` which data had a user, `rewritten` which replaced which."""
 
 
 class Tombstones:
@@ -125,6 +128,18 @@ class Tombstones:
         """Record that a place holds nobody of the tombstones up to this one."""
         with self._writing() as connection:
             connection.execute("INSERT OR REPLACE INTO swept VALUES (?, ?)", (place, seq))
+
+    def record_held(self, fingerprint: str, place: str, digests: Iterable[bytes]) -> None:
+        """Record which erased users were in data, before these are deleted."""
+        rows = [(digest, fingerprint, place) for digest in digests]
+        with self._writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?)", rows)
+
+    def held_by(self, digest: str) -> list[tuple[str, str]]:
+        """The data that had a user, given by `digest`: fingerprint and place of each."""
+        select = "SELECT fingerprint, place FROM held WHERE digest = ? ORDER BY place"
+        with self._reading() as connection:
+            return [] if connection is None else connection.execute(select, (bytes.fromhex(digest),)).fetchall()
 
     def record_rewritten(self, old: str, new: str) -> None:
         """Record that data with the fingerprint `new` replaced those with `old`."""
