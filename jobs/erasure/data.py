@@ -97,8 +97,8 @@ def _sweep(
 ) -> Swept:
     store, place, fingerprint = context.store, place_of(context.store, data), data.fingerprint
     if family.erasure is None:
-        note = "this family cannot rewrite its data; prepare them from a log without the user"
-        return Swept(family.name, place, fingerprint, None, (), note=note if personal(family) else None)
+        reason = "this family cannot rewrite its data; prepare them from a log without the user"
+        return Swept(family.name, place, fingerprint, None, (), note=reason if personal(family) else None)
     held = family.erasure.held(data, erased)
     if not held:
         quarantined = clean_quarantine(data.path / "quarantine", erased)

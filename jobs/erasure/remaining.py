@@ -96,6 +96,4 @@ def _logged(context: Context, erased: Erased) -> Iterator[Trace]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         if count := sum(erased.quotes(line) for line in lines):
             where = str(path.relative_to(context.store.root))
-            yield Trace(
-                what="log", where=where, state="pending", count=count, remedy=context.command("erase --pending")
-            )
+            yield Trace(what="log", where=where, state="pending", count=count, remedy=remedy)

@@ -58,20 +58,17 @@ def application(
     erased: Path | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
-    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
-    paths |= {"erased": erased}
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
     settings = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
         **{name: str(path) if path else None for name, path in paths.items()},
-        "events": events,
     }
-    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
-        "user_config": settings,
-        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
+        "user_config": settings | {"events": events},
+        "autoscaling_config": _autoscaling(size),
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         # On a code change, new replicas start before old ones stop; a new model reuses the replicas.
@@ -89,6 +86,11 @@ def application(
         "args": {"family": family.name, "num_threads": max(1, int(size.cpus))},
         "deployments": [deployment],
     }
+
+
+def _autoscaling(size: Size) -> dict[str, Any]:
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
+    return {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA}
 
 
 def empty_config(*, host: str, port: int) -> dict[str, Any]:

@@ -177,7 +177,9 @@ class Tombstones:
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
                     yield connection
-            except sqlite3.Error as error:
+            except TombstonesUnreadable:
+                raise
+            except (sqlite3.Error, OSError) as error:
                 self._forget_connection()
                 raise TombstonesUnreadable(self.path, error, writing=True) from error
 
