@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from models import FAMILIES
 from models.errors import EventsUnavailable
 from models.events.store import open_events
-from models.features import FeatureStore
 from models.family import Family
+from models.features import FeatureStore
 from serve.routes import make_app
 from serve.service import Service, Settings
 from tests.serve.test_service import assert_problem, shop_bundle
