@@ -303,7 +303,7 @@ def test_lifting_an_erasure_counts_events_from_then_on(context: Context, data: P
 def test_exports_in_recorded_places_are_cleaned_and_backups_are_named(
     context: Context, data: Prepared, tmp_path: Path
 ) -> None:
-    rows = [
+    rows: list[Row] = [
         {"user_id": USER, "session_id": "s1", "item_id": "i1"},
         {"user_id": None, "session_id": "s1", "item_id": "i2"},
         {"user_id": None, "session_id": "s2", "item_id": "i3"},

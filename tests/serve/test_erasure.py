@@ -224,15 +224,16 @@ def test_a_request_of_an_erased_user_writes_no_feature(tmp_path: Path, monkeypat
     directory = write_bundle(family, tmp_path / "v1", network=network, schema=schema, config=family.Config())
     create_live_store(tmp_path / "toy" / "live-features.sqlite")
     service = Service("toy")
-    paths = {"live_feature_store": tmp_path / "toy" / "live-features.sqlite", "erased": tmp_path / "erased.sqlite"}
+    live_store = tmp_path / "toy" / "live-features.sqlite"
+    paths: dict[str, Any] = {"live_feature_store": live_store, "erased": tmp_path / "erased.sqlite"}
     asyncio.run(service.load(Settings(version="1", bundle=directory, **paths)))
     client = TestClient(make_app(service), raise_server_exceptions=False)
-    visit = {"visitor_id": USER, "note": "hello"}
+    visit: dict[str, Any] = {"visitor_id": USER, "note": "hello"}
     assert [client.post("/v1/visits", json=visit).json()["number"] for _ in range(2)] == [1, 2]
 
     assert client.delete(f"/v1/users/{USER}").json()["traces"][0]["count"] == 1
 
     assert [client.post("/v1/visits", json=visit).json()["number"] for _ in range(2)] == [1, 1]
-    with closing(FeatureStore(paths["live_feature_store"], read_only=True)) as store:
+    with closing(FeatureStore(live_store, read_only=True)) as store:
         found = store.read(live(family.features), toy_extras.Visit(**visit))
     assert found.values == {"notes": {}}
