@@ -22,9 +22,11 @@ from models.errors import BundleRejected, DataRejected
 from models.family import Family
 from models.files import add_directory, remove_directory, temporary_directory, write_text
 from models.json_files import read_json
-from models.prepared import CURRENT, NAME_LENGTH, NEW, SCHEMA, Prepared
+from models.prepared import CURRENT, NAME_LENGTH, SCHEMA, Prepared
 
 LOCK = ".lock"
+REWRITTEN = "rewritten"
+"""Name of unfinished rewritten data; not that of prepare, whose unfinished data must be left alone."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _sweep(
     new: str | None = None
     note: str | None = None
     try:
-        with temporary_directory(store.data(family.name) / NEW) as out:
+        with temporary_directory(store.data(family.name) / REWRITTEN) as out:
             with executor(context) as pool:
                 made = str(family.erasure.rewrite(data, out, pool, erased).fingerprint)
             quarantined = int(Prepared(out).card().get("quarantined_rows_deleted", 0))
@@ -152,7 +154,8 @@ def _reported(path: Path) -> dict[str, Any]:
 
 
 def _remove_leftovers(data: Path) -> None:
-    """Delete what a killed sweep had renamed in order to delete it; no other verb renames finished data."""
-    for path in data.glob(f".{'[0-9a-f]' * NAME_LENGTH}.{'[0-9a-f]' * 8}"):
-        with suppress(OSError):
-            shutil.rmtree(path)
+    """Delete what a killed sweep was writing, or had renamed in order to delete it: only one runs at a time."""
+    for name in (REWRITTEN, "[0-9a-f]" * NAME_LENGTH):
+        for path in data.glob(f".{name}.{'[0-9a-f]' * 8}"):
+            with suppress(OSError):
+                shutil.rmtree(path)

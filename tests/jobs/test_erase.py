@@ -352,8 +352,9 @@ def test_an_erasure_that_is_killed_goes_on_when_it_is_run_again(
     assert trace["new_fingerprint"] == context.store.current_data("recommender").fingerprint
 
 
-def test_what_a_killed_deletion_left_is_deleted(context: Context, data: Prepared) -> None:
-    left = data.path.with_name(f".{data.name}.0123abcd")
+@pytest.mark.parametrize("name", ["0123456789abcdef", "rewritten"])
+def test_what_a_killed_erasure_left_is_deleted(context: Context, data: Prepared, name: str) -> None:
+    left = data.path.with_name(f".{name}.0123abcd")
     left.mkdir()
     (left / "users").write_text(USER)
 
