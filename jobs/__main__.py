@@ -85,7 +85,7 @@ VERB_GROUPS = {
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),
         "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
     },
-    "Users": {
+    "Cluster and operations": {
         "erase": Verb(
             "jobs.erase",
             "forget users: silent at once, a receipt of what is left, and the proof",
@@ -93,8 +93,6 @@ VERB_GROUPS = {
             takes_command=True,
             logs_libraries=True,
         ),
-    },
-    "Cluster and operations": {
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
