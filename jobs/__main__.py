@@ -88,7 +88,7 @@ VERB_GROUPS = {
     "Cluster and operations": {
         "erase": Verb(
             "jobs.erase",
-            "forget users: silent at once, a receipt of what is left, and the proof",
+            "forget users everywhere, with a receipt and a proof",
             takes_family="no",
             takes_command=True,
             logs_libraries=True,

@@ -7,7 +7,6 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,77 +18,21 @@ import pytest
 from pytest import MonkeyPatch
 
 import jobs.erase
-from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure
-from jobs.deploy import pin
+from jobs.cli.context import Context, Store, UsageFailure
 from jobs.erasure import data as erasure_data
-from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
-from jobs.tracking.model_uri import locate_model
-from jobs.tracking.registry import CHAMPION, Registry
-from models import FAMILIES
-from models.bundle import seal
 from models.erasure.copies import record_copy
-from models.erasure.receipts import read_receipts
 from models.erasure.tombstones import NAME, Tombstones
 from models.events.event import Event
 from models.events.store import open_events
-from models.features import write_store
 from models.prepared import Prepared
+from models.recommender.schema import Schema
+from tests.kit.erasable import USER, bytes_with, erase, log_of, prepare_erasable
 from tests.kit.logs import Row, histories, make_log, prepared, quarantined, write_csv
-from tests.kit.shop import write_model
-
-USER = "anna.schmidt"
-RECOMMENDER = FAMILIES["recommender"]
-
-
-def log_of(user: str = USER) -> list[Row]:
-    """A log in which one user has a long id, a bad row and an item of their own."""
-    rows = [{**row, "user_id": user if row["user_id"] == "u7" else row["user_id"]} for row in make_log()]
-    own = {"user_id": user, "item_id": "i-only", "timestamp": "2024-03-10 10:00:00", "price": "1"}
-    return [*rows, own, {**own, "timestamp": "never"}]
-
-
-def erase(context: Context, *users: str, **options: Any) -> Outcome:
-    return jobs.erase.run(context, None, jobs.erase.Options(command=users, **options), None)
 
 
 @pytest.fixture
 def data(context: Context, tmp_path: Path) -> Prepared:
-    """The prepared log of a shop, with a filled feature store."""
-    made = prepared(context.store, write_csv(tmp_path / "log.csv", log_of()), max_bad_fraction=0.5)
-    write_store(context.store.feature_store("recommender"), RECOMMENDER.features, made)
-    return made
-
-
-@pytest.fixture
-def trained(context: Context, tmp_path: Path) -> Callable[[], str]:
-    """Tracks, registers, promotes and pins a model of the current data; returns its version."""
-
-    def train() -> str:
-        data = context.store.current_data("recommender")
-        bundle = write_model(RECOMMENDER, data, tmp_path / f"bundle-{data.name}", network="transitions")
-        tracking = Tracking(context)
-        run = tracking.start_run("recommender", name="t", params={}, tags={TAG_FINGERPRINT: data.fingerprint})
-        run.log_artifacts(bundle, BUNDLE)
-        run.end("FINISHED")
-        registry = Registry(tracking)
-        version = registry.register("recommender", run.run_id, bundle, {})
-        registry.set_alias("recommender", CHAMPION, version)
-        pin(context.store, RECOMMENDER, locate_model(context, f"models:/recommender/{version}"))
-        return version
-
-    return train
-
-
-def bytes_with(root: Path, text: str) -> list[str]:
-    """Files of a store that have a text, in tables as a value."""
-    found = []
-    for path in sorted(root.rglob("*")):
-        if path.suffix == ".parquet":
-            hit = any(text in str(value) for value in pq.read_table(path).to_pylist())
-        else:
-            hit = path.is_file() and text.encode() in path.read_bytes()
-        found += [str(path.relative_to(root))] if hit else []
-    return found
+    return prepare_erasable(context, tmp_path)
 
 
 def test_nothing_in_the_store_has_the_id_any_more(context: Context, data: Prepared) -> None:
@@ -132,7 +75,7 @@ def test_all_versions_of_the_data_are_rewritten_and_the_pointer_follows_its_own(
     erase(context, USER)
 
     assert not data.path.exists() and not later.path.exists()
-    assert context.store.current_data("recommender").schema(RECOMMENDER.Schema).split == "leave-one-out"
+    assert context.store.current_data("recommender").schema(Schema).split == "leave-one-out"
     assert len([path for path in context.store.data("recommender").iterdir() if path.is_dir()]) == 2
 
 
@@ -162,91 +105,6 @@ def test_pending_erasures_are_finished_without_the_id(context: Context, data: Pr
     erase(context, pending=True)
 
     assert bytes_with(context.store.root, USER) == []
-
-
-def test_the_receipt_names_models_until_they_are_replaced_and_purged(
-    context: Context, data: Prepared, trained: Callable[[], str]
-) -> None:
-    first, fingerprint = trained(), data.fingerprint
-
-    receipt = erase(context, USER).details["receipts"][0]
-
-    held = {each["what"]: each for each in receipt["traces"] if each["state"] == "held"}
-    assert held.keys() == {"run", "model version", "pinned bundle"}
-    assert held["model version"]["where"] == f"recommender {first}"
-    assert {each["fingerprint"] for each in held.values()} == {fingerprint}
-    assert "train recommender" in held["model version"]["remedy"] and "deploy" in held["model version"]["remedy"]
-    with pytest.raises(Failure, match="something is left"):
-        erase(context, USER, verify=True)
-
-    second = trained()
-    with pytest.raises(Failure, match=f"recommender {first}"):
-        erase(context, USER, verify=True)
-    outcome = erase(context, purge=True)
-
-    assert outcome.details == {"deleted": 3, "in_use": []}
-    assert [info.version for info in Registry(Tracking(context)).list_versions("recommender")] == [second]
-    assert erase(context, USER, verify=True).status == "none"
-    assert next(read_receipts(context.store.root)).status == "erased"
-
-
-def test_a_purge_keeps_the_champion(context: Context, data: Prepared, trained: Callable[[], str]) -> None:
-    version = trained()
-    erase(context, USER)
-
-    outcome = erase(context, purge=True)
-
-    assert outcome.status == "held"
-    assert f"model version {version}" in outcome.details["in_use"]
-    assert Registry(Tracking(context)).get_alias("recommender", CHAMPION) == version
-
-
-def test_a_user_of_data_that_were_rewritten_for_another_is_in_the_older_models_too(
-    context: Context, data: Prepared, trained: Callable[[], str]
-) -> None:
-    trained()
-    erase(context, USER)
-
-    receipt = erase(context, "u3").details["receipts"][0]
-
-    assert "model version" in {each["what"] for each in receipt["traces"] if each["state"] == "held"}
-
-
-def test_user_ids_are_neither_in_bundles_nor_in_mlflow(
-    context: Context, data: Prepared, trained: Callable[[], str]
-) -> None:
-    trained()
-
-    assert [path for path in bytes_with(context.store.root, USER) if not path.startswith("recommender/")] == []
-
-
-def test_a_model_trained_after_the_erasure_is_proven_and_one_from_before_is_not(
-    context: Context, data: Prepared, trained: Callable[[], str]
-) -> None:
-    before = trained()
-    erase(context, USER)
-    after = trained()
-
-    proven = erase(context, USER, prove=True, model=f"models:/recommender/{after}")
-
-    assert proven.status == "proven"
-    assert len(proven.details["checks"]) == 4
-    with pytest.raises(Failure, match="FAILED no data that held the user trained it"):
-        erase(context, USER, prove=True, model=f"models:/recommender/{before}")
-
-
-def test_a_bundle_that_quotes_the_id_is_not_proven(
-    context: Context, data: Prepared, trained: Callable[[], str], tmp_path: Path
-) -> None:
-    erase(context, USER)
-    trained()
-    bundle = tmp_path / f"bundle-{context.store.current_data('recommender').name}"
-    metrics = json.loads((bundle / "metrics.json").read_text())
-    (bundle / "metrics.json").write_text(json.dumps({**metrics, "note": f"tried with {USER}"}))
-    seal(bundle)
-
-    with pytest.raises(Failure, match=r"FAILED the bundle does not quote the id: metrics\.json: note"):
-        erase(context, USER, prove=True, model=str(bundle))
 
 
 def test_an_unknown_user_gets_a_receipt_of_nothing_and_a_tombstone(context: Context, data: Prepared) -> None:
