@@ -33,6 +33,8 @@ from jobs.serving.port import ALL_INTERFACES, check_can_start, check_is_free, lo
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
 from models.family import Family, Media
 from models.features import create_live_store, filled, live, write_store
@@ -174,7 +176,8 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
         return {}
     data = store.current_data(family.name)
     log.info("filling the feature store from %s", data.path)
-    return write_store(store.feature_store(family.name), family.features, data)
+    features = silenced(family.features, Tombstones(store.tombstones))
+    return write_store(store.feature_store(family.name), features, data)
 
 
 def _build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -214,6 +217,7 @@ def _target_config(
         size=size,
         index=index,
         events=event_address(context, family, options.events, before),
+        erased=store.tombstones,
     )
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)

@@ -14,6 +14,7 @@ from jobs.cli.context import Context, DependencyDown, Failure, Outcome, UsageFai
 from jobs.cluster.local_head import running_head
 from jobs.serving.config import config_path, read_config
 from models import FAMILIES
+from models.erasure.copies import record_copy
 from models.errors import EventsUnavailable
 from models.events.backup import backup, restore
 from models.events.export_files import export
@@ -52,9 +53,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     address = _address(context, options)
     match options.command:
         case ("export",):
-            return _export(address, options)
+            return _export(context, address, options)
         case ("backup", file):
-            return _backup(address, Path(file))
+            return _backup(context, address, Path(file))
         case ("restore", file):
             return _restore(context, address, Path(file), force=options.force)
         case ("status",):
@@ -93,11 +94,13 @@ def _explained() -> Iterator[None]:
         raise UsageFailure(str(error)) from error
 
 
-def _export(address: str, options: Options) -> Outcome:
+def _export(context: Context, address: str, options: Options) -> Outcome:
     if options.to is None:
         raise UsageFailure("export needs a folder: `shopkeeper events export --to DIR`")
+    folder = Path(options.to).absolute()
     with _opened(address) as store:
-        done = export(store, Path(options.to).absolute(), format=options.format, all_again=options.all)
+        record_copy(context.store.root, "export", folder)  # before, so that an erasure also finds an unfinished one
+        done = export(store, folder, format=options.format, all_again=options.all)
         details: dict[str, Any] = {
             "event_store": store.store_id,
             "events": done.num_events,
@@ -108,8 +111,9 @@ def _export(address: str, options: Options) -> Outcome:
     return Outcome(status="ok" if done.files else "unchanged", details=details)
 
 
-def _backup(address: str, file: Path) -> Outcome:
+def _backup(context: Context, address: str, file: Path) -> Outcome:
     with _opened(address) as store:
+        record_copy(context.store.root, "backup", file)
         last_seq = backup(store, file.absolute())
         return Outcome(details={"event_store": store.store_id, "last_seq": last_seq, "file": str(file.absolute())})
 

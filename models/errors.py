@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DataRejected(ValueError):
     """Raw data that cannot be prepared; the message names the value and the remedy."""
@@ -13,6 +15,16 @@ class BundleRejected(ValueError):
 
 class FeatureStoreUnreadable(OSError):
     """A file that is not a feature store or cannot be opened; the message names the file and the reason."""
+
+
+class TombstonesUnreadable(OSError):
+    """The file of erased users cannot be read or written, so nobody can tell who is erased; names file and remedy."""
+
+    def __init__(self, path: Path, error: Exception, *, writing: bool = False) -> None:
+        super().__init__(
+            f"{path}, which says who is erased, cannot be {'written' if writing else 'read'}: {error}; run as the owner"
+            " of the store, make it writable, or restore the file from a backup"
+        )
 
 
 class EventsUnavailable(OSError):

@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
+from models.erasure.contract import Erasure
 from models.events.hook import EventUse
 from models.media import Media as Media
 from models.metrics import BatchMetrics, Metric
@@ -118,6 +119,8 @@ class Feature:
     endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
     can_be_missing: bool = False
     """Whether a `fallback` may answer as if its keys were missing: true for a history, not for what a filter allows."""
+    is_personal: bool = False
+    """The keys are user ids: the values of erased users are deleted, and neither read nor written any more."""
 
 
 @dataclass(frozen=True)
@@ -330,14 +333,14 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     statistics; runs on one worker, which broadcasts its buffers to the others."""
     calibration: Calibration[BatchT, NetworkT] | None = None
     optimizer: Callable[[NetworkT], Optimizer | None] | None = None
-    """The optimizer of a network, or None for the loop's AdamW.
+    """The optimizer of a network, or None for the loop's AdamW; its state must consist of tensors.
 
-    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
-    optimizer's state must consist of tensors.
+    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one.
     """
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    erasure: Erasure[PrepareConfigT, SchemaT] | None = None
     events: EventUse | None = None
     """How events that shops send change the features of requests; None for a family that takes none."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from models.family import Schema
 
 SCHEMA, CARD = "schema.json", "card.json"
+NAME_LENGTH = 16
+"""Length of the fingerprint's prefix that names a prepared data directory."""
+NEW, CURRENT = "new", "CURRENT"
+"""Names of the unfinished data, and of the pointer to the current data, in the data directory."""
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
 

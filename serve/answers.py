@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
-from models.ask import NO_FEATURES, Answerer
+from models.ask import NO_FEATURES
 from models.errors import FeatureStoreLocked, FeatureStoreUnreadable
 from models.events.event import Event
 from models.family import AnyEndpoint
@@ -117,7 +117,7 @@ class Answers:
                 assert endpoint.fallback is not None, "others are refused"
                 marked: BaseModel = endpoint.fallback(response)
                 return marked
-            changes = _changes(answerer, endpoint, request, predictions, found)
+            changes = _changes(loaded, endpoint, request, predictions, found)
             if not changes or await self._write(loaded, changes):
                 return response
         raise RequestRefused("other requests keep changing the features of this one; send it again", status=409)
@@ -202,16 +202,18 @@ def _broken(fault: FeatureStoreUnreadable) -> RequestRefused:
 
 
 def _changes(
-    answerer: Answerer, endpoint: AnyEndpoint, request: BaseModel, predictions: Sequence[Any], found: Found
+    loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel, predictions: Sequence[Any], found: Found
 ) -> list[Change]:
-    """The features that the request writes, with the versions that it has read."""
+    """The features that the request writes, with the versions that it has read; nothing of erased users."""
     if endpoint.update is None:
         return []
-    updated = endpoint.update(request, predictions, answerer.schema, found.values)
+    updated = endpoint.update(request, predictions, loaded.model.schema, found.values)
     changes = []
     for name, values in updated.items():
         for key, value in values.items():
             version = found.versions.get((name, key))
+            if version is None and loaded.features.is_silent(name, key):
+                continue
             assert version is not None, f"{endpoint.path} writes {name} {key!r} without having read it"
             changes.append(Change(name, key, value, version))
     return changes

@@ -29,6 +29,7 @@ from models.events.store import EventStore, open_events
 from models.family import Features
 from models.time_limit import Overdue, TimedThreads
 from serve import json_bodies
+from serve.erasure import REFUSED, Erasure
 from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
 from serve.stored_features import StoredFeatures
 
@@ -75,8 +76,9 @@ class EventsAnswer(BaseModel):
 class Events:
     """The events of a family at one replica, with the store at an address, which it opens when it is first needed."""
 
-    def __init__(self, use: EventUse, *, observe: EventObserver | None = None) -> None:
+    def __init__(self, use: EventUse, *, erasure: Erasure, observe: EventObserver | None = None) -> None:
         self._use = use
+        self._erasure = erasure
         self._observe = observe or (lambda outcome, count: None)
         self._address: str | None = None
         self._store: EventStore | None = None
@@ -146,6 +148,8 @@ class Events:
             store, owner, (user_id, session_id) = self._opened(), None, visitor
             if user_id is None and session_id is not None:
                 user_id = owner = store.owner(session_id)
+            if self._erasure.is_silent(user_id):
+                return None, ()
             after_seq = until.get(store.store_id, 0)
             return owner, store.of(user_id=user_id, session_id=session_id, after_seq=after_seq)
 
@@ -181,11 +185,23 @@ class Events:
                 known = self._use.is_known(schema, events[-1].item_id)
                 results.append(EventResult(event_id=events[-1].event_id, outcome="accepted", item_known=known))
                 places.append(place)
+        events, places = self._without_erased(events, places, results)
         for place, is_new in zip(places, store.append(events), strict=True):
             if not is_new:
                 results[place].outcome = "duplicate"
         counts = {name: sum(each.outcome == name for each in results) for name in ("accepted", "duplicate", "rejected")}
         return EventsAnswer(**counts, results=results)
+
+    def _without_erased(
+        self, events: list[Event], places: list[int], results: list[EventResult]
+    ) -> tuple[list[Event], list[int]]:
+        """The events but those of erased users, which are rejected, and their places in the results."""
+        is_refused = self._erasure.are_refused(events)
+        for place, refused in zip(places, is_refused, strict=True):
+            if refused:
+                results[place] = EventResult(event_id=results[place].event_id, outcome="rejected", reason=REFUSED)
+        kept = [index for index, refused in enumerate(is_refused) if not refused]
+        return [events[index] for index in kept], [places[index] for index in kept]
 
 
 def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, schema: Callable[[], Any]) -> None:

@@ -13,8 +13,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from models.erasure.features import personal
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
 from serve import json_bodies
+from serve.erasure import add_erasure
 from serve.events import add_events
 from serve.json_bodies import LARGE_BYTES, is_json
 from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
@@ -57,11 +59,7 @@ def make_app(
         timeout_s=timeout_s + max(endpoint.answer_timeout_s or 0.0 for endpoint in family.endpoints),
         body_timeout_s=body_timeout_s,
     )
-    for endpoint in family.endpoints:
-        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
-    add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
-    for stream in family.streams:
-        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
+    _add_routes(app, service, prefix=prefix)
 
     @app.get(family.models_path.removeprefix(prefix), summary="The model in use")
     async def models() -> ModelInfo:
@@ -75,6 +73,18 @@ def make_app(
         return JSONResponse({"status": "degraded", "detail": DEGRADED} if service.fault() else {"status": "ok"})
 
     return app
+
+
+def _add_routes(app: FastAPI, service: Service, *, prefix: str) -> None:
+    """Add the routes of the family: its endpoints and streams, and what all families with users share."""
+    family = service.family
+    for endpoint in family.endpoints:
+        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    if personal(family) or family.erasure is not None:
+        add_erasure(app, service.erasure, route_prefix=family.route_prefix)
+    add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
+    for stream in family.streams:
+        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:

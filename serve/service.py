@@ -15,6 +15,7 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.erasure import Erasure
 from serve.events import EventObserver, Events
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
@@ -39,6 +40,8 @@ class Settings(BaseModel):
     """Index of the catalogue, if the family has one."""
     events: str | None = None
     """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
+    erased: Path | None = None
+    """The tombstones of erased users, of all families; the file need not exist."""
 
 
 class FailedReload(BaseModel):
@@ -61,7 +64,8 @@ class ModelInfo(BaseModel):
     loaded_at: str
     last_failed_reload: FailedReload | None = None
     degraded: str | None = None
-    """What is wrong with a feature store, while requests that need it get the family's fallback, or 503."""
+    """What is wrong with a feature store, while requests that need it get the family's fallback, or 503; or with the
+    tombstones of erased users, while all users are answered as unknown."""
 
 
 class Service:
@@ -81,7 +85,9 @@ class Service:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
-        self.events = Events(self.family.events, observe=observe_events) if self.family.events else None
+        self.erasure = Erasure()
+        use = self.family.events
+        self.events = Events(use, erasure=self.erasure, observe=observe_events) if use else None
         self.answers = Answers(self.batcher, events=self.events, on_store_error=on_store_error)
         self.streams = Streams(self.batcher)
         self._device = device
@@ -145,11 +151,11 @@ class Service:
         )
 
     def fault(self) -> str | None:
-        """What is wrong with a feature store of the model in use; None if nothing is."""
+        """What is wrong with a feature store of the model in use, or the tombstones; None if nothing is."""
         if self._current is None:
             return None
         self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
-        return self._current.features.fault
+        return self._current.features.fault or self.erasure.fault
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:
         """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
@@ -176,6 +182,7 @@ class Service:
             filled_store=settings.feature_store,
             live_store=settings.live_feature_store,
             must_open=self._current is not None,
+            tombstones=self.erasure.use(settings.erased, events=settings.events, must_open=self._current is not None),
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
 

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.errors import FeatureStoreLocked, FeatureStoreUnreadable
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
+from models.errors import FeatureStoreLocked, FeatureStoreUnreadable, TombstonesUnreadable
 from models.family import Family, Feature, Features
 from models.features import BUSY_TIMEOUT_S, Change, Found, Keys, Row, filled, found_in, keys_of, live
+from serve.problems import log
 from serve.watched_store import RETRY_S, WatchedStore
 
 SMALL_KEYS = 8
@@ -29,16 +33,26 @@ class StoredFeatures:
     """
 
     def __init__(
-        self, family: Family, *, filled_store: Path | None, live_store: Path | None, must_open: bool = True
+        self,
+        family: Family,
+        *,
+        filled_store: Path | None,
+        live_store: Path | None,
+        must_open: bool = True,
+        tombstones: Tombstones | None = None,
     ) -> None:
         """Raises FeatureStoreUnreadable for a store that is missing or damaged, unless it need not open.
 
-        Raises ValueError if a required live store is not given.
+        Raises ValueError if a required live store is not given. Of erased users nothing is read or written.
         """
-        if live(family.features) and live_store is None:
+        features = silenced(
+            family.features, tombstones, on_unreadable=partial(log.error, "users are answered as unknown: %s")
+        )
+        if live(features) and live_store is None:
             raise ValueError(f"{family.name} writes features but has no live_feature_store; deploy it again")
         given = {"filled": filled_store, "live": live_store}
-        self._features = {"filled": filled(family.features), "live": live(family.features)}
+        self._features = {"filled": filled(features), "live": live(features)}
+        self._tombstones = tombstones
         self._on_loop = _connections(given, busy_timeout_s=0.0)
         self._in_thread = _connections(given, busy_timeout_s=READ_TIMEOUT_S)
         self._writer = (
@@ -135,6 +149,17 @@ class StoredFeatures:
     def live_keys(self, request: Any) -> set[tuple[str, str]]:
         """The (feature name, key) pairs that a request may write."""
         return {(feature.name, key) for feature in self._features["live"] for key in feature.keys(request)}
+
+    def is_silent(self, name: str, key: str) -> bool:
+        """Whether a key of a live feature is that of an erased user, or may be."""
+        if self._tombstones is None or not any(
+            each.name == name and each.is_personal for each in self._features["live"]
+        ):
+            return False
+        try:
+            return self._tombstones.has(key)
+        except TombstonesUnreadable:
+            return True
 
     def write(self, changes: Sequence[Change]) -> bool:
         """Write all changes if none of their features changed since read, else nothing; from one thread only."""

@@ -125,6 +125,11 @@ class Store:
         return self.root / "events.sqlite"
 
     @property
+    def tombstones(self) -> Path:
+        """The SQLite file of erased users, one for all families; missing while nobody was ever erased."""
+        return self.root / "erased.sqlite"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 

@@ -16,7 +16,7 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events")
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased")
 """Settings of a deployment that are paths in the store; `events` may be another address."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
@@ -55,15 +55,15 @@ def application(
     index: Path | None = None,
     live_feature_store: Path | None = None,
     events: str | None = None,
+    erased: Path | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
-    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
     settings = _settings(model, {**paths, "events": events})
-    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
         "user_config": settings,
-        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
+        "autoscaling_config": _autoscaling(size),
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         "backpressure_config": {"status_code": 503, "retry_after_s": 1.0},
@@ -91,6 +91,11 @@ def _settings(model: PinnedModel, stores: Mapping[str, Path | str | None]) -> di
         "digest": model.digest,
         **{name: str(place) if place else None for name, place in stores.items()},
     }
+
+
+def _autoscaling(size: Size) -> dict[str, Any]:
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
+    return {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA}
 
 
 def empty_config(*, host: str, port: int) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def answer_similar(
 
 
 FEATURES = (
-    Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True),
+    Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True, is_personal=True),
     *filters.FEATURES,
     *new_events.FEATURES,
 )

@@ -72,7 +72,7 @@ def merge(request: Any, features: FeatureValues, events: Sequence[Event]) -> Fea
 
 FEATURES = (
     # EVENTS names their keys, as only requests with new events need them, and batch prediction never does.
-    Feature(name=TIMES, keys=lambda request: [], rows=history_times),
+    Feature(name=TIMES, keys=lambda request: [], rows=history_times, is_personal=True),
     Feature(name=UNTIL, keys=lambda request: [], rows=lambda data: [(ALL, data.schema(Schema).events_until)]),
 )
 

@@ -126,7 +126,7 @@ def test_a_family_below_a_prefix_documents_the_paths_that_clients_send(monkeypat
     missing = assert_problem(client.get(f"{PREFIX}/nothing"), 404)["detail"]
 
     paths = {endpoint.path for endpoint in served_toy.FAMILY.endpoints}
-    assert set(described["paths"]) == {*paths, f"{PREFIX}/models", f"{PREFIX}/healthz"}
+    assert set(described["paths"]) == {*paths, f"{PREFIX}/models", f"{PREFIX}/healthz", f"{PREFIX}/users/{{user_id}}"}
     assert "servers" not in described, "it would be a second prefix"
     assert {client.post(path, json={}).status_code for path in paths} <= {422, 503}, "each of them must exist"
     assert "/v1/toy/openapi.json lists the paths of the family at /v1/toy" in missing
