@@ -237,3 +237,22 @@ def test_a_request_of_an_erased_user_writes_no_feature(tmp_path: Path, monkeypat
     with closing(FeatureStore(live_store, read_only=True)) as store:
         found = store.read(live(family.features), toy_extras.Visit(**visit))
     assert found.values == {"notes": {}}
+
+
+def test_a_replica_with_damaged_tombstones_starts_degraded_and_knows_nobody(shop: Shop) -> None:
+    shop.one.delete(f"/v1/users/{USER}")
+    tombstones = shop.root / "erased.sqlite"
+    whole = tombstones.read_bytes()
+    for suffix in ("-wal", "-shm"):
+        tombstones.with_name(tombstones.name + suffix).unlink(missing_ok=True)
+    tombstones.write_bytes(b"not a database" * 100)
+
+    replica = shop.replica()
+
+    assert source(replica, user_id="bert") == "popular"
+    assert "erased.sqlite" in replica.get("/v1/models").json()["degraded"]
+    assert_problem(replica.post("/v1/events", json={"user_id": "bert", "item_id": "item-3"}), 503)
+    tombstones.unlink()
+    tombstones.write_bytes(whole)
+    assert source(replica, user_id="bert") == "personal"
+    assert "degraded" not in replica.get("/v1/models").json() or not replica.get("/v1/models").json()["degraded"]
