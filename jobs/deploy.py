@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import running_head
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PINNED,
@@ -29,10 +28,13 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
-from jobs.serving.port import check_is_free, reserved
+from jobs.serving.event_store import event_address
+from jobs.serving.port import ALL_INTERFACES, check_can_start, check_is_free, local_url, reserved
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
 from models.family import Family, Media
 from models.features import create_live_store, filled, live, write_store
@@ -61,6 +63,9 @@ class Options:
     """CPUs reserved per replica; default is 1 on a cluster and 0 on this machine, where training shares the CPUs."""
     gpus: float = 0.0
     """GPUs reserved per replica; may be a fraction."""
+    events: str | None = None
+    """Where events are kept: redis://HOST:PORT/DB, needed for a cluster of several hosts, or none; default is what the
+    last deployment used, at first the file events.sqlite of the store."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
 
@@ -171,7 +176,8 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
         return {}
     data = store.current_data(family.name)
     log.info("filling the feature store from %s", data.path)
-    return write_store(store.feature_store(family.name), family.features, data)
+    features = silenced(family.features, Tombstones(store.tombstones))
+    return write_store(store.feature_store(family.name), features, data)
 
 
 def _build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -210,6 +216,8 @@ def _target_config(
         live_feature_store=store.live_feature_store(family.name) if live(features) else None,
         size=size,
         index=index,
+        events=event_address(context, family, options.events, before),
+        erased=store.tombstones,
     )
     if family.items is not None and context.address is None:  # several hosts cannot share the file
         added["deployments"][0]["user_config"]["items"] = str(store.items)
@@ -220,8 +228,8 @@ def _target_config(
 def _connect(context: Context, options: Options) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
-    if is_local and running_head(context.store) is None:
-        check_is_free(options.host, options.port)  # before starting a cluster in vain
+    if is_local:
+        check_can_start(context.store, options.host, options.port)
     api = ServeApi(*dashboard(context))
     if not _is_listening(context, api, options) and is_local:
         check_is_free(options.host, options.port)
@@ -244,10 +252,9 @@ def _is_listening(context: Context, api: ServeApi, options: Options) -> bool:
 
 def _url(context: Context, api: ServeApi, options: Options) -> str:
     """URL of the endpoint as seen from this machine."""
-    host = options.host
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1" if context.address is None else urlsplit(api.dashboard_url).hostname or host
-    return f"http://{host}:{options.port}"
+    if context.address is not None and options.host in ALL_INTERFACES:
+        return f"http://{urlsplit(api.dashboard_url).hostname or options.host}:{options.port}"
+    return local_url(options.host, options.port)
 
 
 def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.items.item import Kind, Put
 from models.items.request import MAX_ITEMS, BodyRefused, ItemRefused, check_id, check_item, kinds_of_new, read_body
 from models.items.sqlite import ItemsBusy
+from serve import json_bodies
 from serve.live_items import PREPARED_ONLY, LiveCatalogue
 from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, problem_of
 from serve.service import Service
@@ -106,9 +108,9 @@ def items_router(service: Service, *, path: str) -> APIRouter:
     @router.put(path, summary="Add items, or change their attributes", response_model=ItemsAnswer, **_documented())
     async def put(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # a page of another site can send other types without asking
+        if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
             raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
-        answer = await _in_thread(_put, _live(service), await request.body())
+        answer = await _in_thread(_put, _live(service), await _parsed(service, await request.body()))
         if answer.results and not answer.accepted:
             return _all_rejected(answer)
         return _json(answer)
@@ -155,6 +157,12 @@ def _all_rejected(answer: ItemsAnswer) -> JSONResponse:
     return JSONResponse(content, status_code=422, media_type=MEDIA_TYPE)
 
 
+async def _parsed(service: Service, content: bytes) -> Any:
+    """The JSON value of a body, of a large one off the event loop; raises RequestValidationError."""
+    parse = partial(json_bodies.parse, content)
+    return await service.answers.work(parse) if len(content) > json_bodies.LARGE_BYTES else parse()
+
+
 def _live(service: Service) -> LiveCatalogue:
     loaded = service.current
     if loaded is None:
@@ -180,8 +188,10 @@ async def _in_thread(answer: Callable[[LiveCatalogue, Given], T], live: LiveCata
         raise RequestRefused(f"live items cannot be stored: {error}", status=503) from error
 
 
-def _put(live: LiveCatalogue, content: bytes) -> ItemsAnswer:
-    body = read_body(content)
+def _put(live: LiveCatalogue, sent: Any) -> ItemsAnswer:
+    if not live.has_table:
+        raise RequestRefused("the item table cannot be read, so attributes cannot be checked; try later", status=503)
+    body = read_body(sent)
     known = live.view.known_attributes
     new = kinds_of_new(body, known)
     checked = [_checked(item, known, new) for item in body.items]

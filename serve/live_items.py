@@ -22,6 +22,8 @@ from serve.problems import log
 POLL_S = 1.0
 """Pause between two looks at the version of the store: after it, every replica has what was put."""
 KEY = "*"
+_Identity = tuple[int, int] | None
+"""What distinguishes a file from its replacement."""
 PREPARED_ONLY: ContextVar[bool] = ContextVar("PREPARED_ONLY", default=False)
 """Whether the request at hand is answered without live items, as the golden request of a deployment."""
 
@@ -34,7 +36,7 @@ class LiveItemsInfo(BaseModel):
     counts: dict[str, int]
     """Items by what they are to the model."""
     degraded: str | None = None
-    """Why the store or the item table cannot be read; the items are those of before."""
+    """Why the store or the item table cannot be read; what cannot be read is as before."""
 
 
 class LiveCatalogue:
@@ -49,8 +51,10 @@ class LiveCatalogue:
         self._poll_s = poll_s
         self._lock = threading.Lock()
         self._store: ItemStore | None = None
-        self._opened: Sequence[Any] = ()
-        """Identities of the files that the store and the view were opened from."""
+        self._store_file: _Identity = None
+        self._prepared: LiveView | None = None
+        """The view without live items, once the item table could be read."""
+        self._table_file: _Identity = None
         self._view: LiveView = hook.open(schema, None)
         self._version = 0
         self._degraded: str | None = None
@@ -77,6 +81,16 @@ class LiveCatalogue:
         """The newest view."""
         return self._view
 
+    @property
+    def has_table(self) -> bool:
+        """Whether the item table could be read; otherwise no attribute is known."""
+        return self._prepared is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the store or the item table cannot be read; None if they can."""
+        return self._degraded
+
     def features(self) -> Features:
         """The view as `encode` gets it; none where the request is to be answered by the prepared catalogue."""
         return {} if PREPARED_ONLY.get() else {self._hook.feature: {KEY: self._view}}
@@ -91,14 +105,13 @@ class LiveCatalogue:
             if self._stop.is_set():
                 return
             try:
-                self._update()
+                fault = self._update()
             except (OSError, ValueError) as error:
                 self._close_store()
-                if str(error) != self._degraded:
-                    log.error("live items are not up to date: %s", error)
-                self._degraded = str(error)
-            else:
-                self._degraded = None
+                fault = str(error)
+            if fault is not None and fault != self._degraded:
+                log.error("live items are not up to date: %s", fault)
+            self._degraded = fault
 
     def put(self, items: Sequence[Put], *, kinds: Mapping[str, Kind]) -> int:
         """Store items durably and show them in this replica; returns the version. Raises OSError."""
@@ -114,18 +127,38 @@ class LiveCatalogue:
         self.refresh()
         return version
 
-    def _update(self) -> None:
-        files = [_identity(Path(self._address)), _identity(self._feature_store)]
-        if self._store is None or files != self._opened:
+    def _update(self) -> str | None:
+        """Returns why a newer item table cannot be read: items are followed with the one of before."""
+        prepared, fault = self._read_table()
+        file = _identity(Path(self._address))
+        if self._store is None or file != self._store_file:
             self._close_store()
-            view = self._hook.open(self._schema, self._feature_store)
-            if not self._opened:
-                self._view = view  # its attributes are those of the shop, also while the store is damaged
             store = open_items(self._address)
-            self._show(store, view, after=0)
-            self._store, self._opened = store, files
+            self._show(store, prepared, after=0)
+            self._store, self._store_file = store, file
         elif self._store.version() != self._version:
             self._show(self._store, self._view, after=self._version)
+        return fault
+
+    def _read_table(self) -> tuple[LiveView, str | None]:
+        """The view without live items, of the item table as it is now or as it was, and why it is not the one of now.
+
+        Raises OSError where it could never be read.
+        """
+        file = _identity(self._feature_store)
+        if self._prepared is not None and file == self._table_file:
+            return self._prepared, None
+        try:
+            prepared = self._hook.open(self._schema, self._feature_store)
+        except (OSError, ValueError) as error:
+            if self._prepared is None:
+                raise
+            return self._prepared, str(error)
+        if self._prepared is None:
+            self._view = prepared  # its attributes are those of the shop, also while the store is damaged
+        self._prepared, self._table_file = prepared, file
+        self._close_store()  # all live items are shown anew
+        return prepared, None
 
     def _show(self, store: ItemStore, view: LiveView, *, after: int) -> None:
         """Show the view with what the store has beyond a version."""
@@ -159,7 +192,7 @@ def _poll(reference: weakref.ref[LiveCatalogue], stop: threading.Event, poll_s: 
         del catalogue
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
+def _identity(path: Path | None) -> _Identity:
     """What distinguishes a file from its replacement; None if there is none."""
     try:
         status = path.stat() if path is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.erasure import Erasure
+from serve.events import EventObserver, Events
 from serve.live_items import LiveItemsInfo, follow_items
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
@@ -35,6 +38,10 @@ class Settings(BaseModel):
     """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
     """Index of the catalogue, if the family has one."""
+    events: str | None = None
+    """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
+    erased: Path | None = None
+    """The tombstones of erased users, of all families; the file need not exist."""
     items: str | None = None
     """Address of the store of live items, see `models.items.store.open_items`; kept across model versions."""
 
@@ -58,6 +65,10 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     loaded_at: str
     last_failed_reload: FailedReload | None = None
+    degraded: str | None = None
+    """What is wrong with a feature store, while requests that need it get the family's fallback, or 503; or with the
+    tombstones of erased users, while all users are answered as unknown; or with live items, which are then those of
+    before."""
     live_items: LiveItemsInfo | None = None
     """The items that were put since the data was prepared, and whether they are up to date."""
 
@@ -65,12 +76,24 @@ class ModelInfo(BaseModel):
 class Service:
     """Answers a family's requests with the last model that was loaded."""
 
-    def __init__(self, family_name: str, *, device: str = "cpu", observe: Observer | None = None) -> None:
+    def __init__(
+        self,
+        family_name: str,
+        *,
+        device: str = "cpu",
+        observe: Observer | None = None,
+        on_store_error: Callable[[], None] = lambda: None,
+        observe_events: EventObserver | None = None,
+    ) -> None:
+        """Calls `observe` for every batch, `on_store_error` for every request that a feature store fails."""
         if family_name not in FAMILIES:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
-        self.answers = Answers(self.batcher)
+        self.erasure = Erasure()
+        use = self.family.events
+        self.events = Events(use, erasure=self.erasure, observe=observe_events) if use else None
+        self.answers = Answers(self.batcher, events=self.events, on_store_error=on_store_error)
         self.streams = Streams(self.batcher)
         self._device = device
         self._observe = observe or (lambda path, version, size: None)
@@ -93,7 +116,8 @@ class Service:
         """Load and verify a model, check its golden answer, and switch to it.
 
         On failure the previous model stays in use and `info` shows the error; without one it raises the error,
-        which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
+        such as BundleRejected. A damaged feature store fails a reload only: without a previous model the service
+        starts, degraded.
         """
         async with self._reloading:
             if self._settings == settings:
@@ -110,6 +134,8 @@ class Service:
                 return
             replaced, self._current = self._current, loaded
             self._settings, self._failed = settings, None
+            if self.events is not None:
+                self.events.use(settings.events)
             if replaced is not None:
                 self.answers.close_when_unused(replaced.features)
             log.info("now serving %s version %s", self.family.name, settings.version)
@@ -126,14 +152,35 @@ class Service:
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
+            degraded=self.fault(),
             live_items=loaded.live.info() if loaded.live else None,
         )
 
-    async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
-        """Answer a request; raises RequestRefused if it cannot be answered."""
+    def fault(self) -> str | None:
+        """What is wrong with a feature store of the model in use, the tombstones or live items; None if nothing is."""
+        if self._current is None:
+            return None
+        self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
+        of_items = self._current.live.fault if self._current.live else None
+        return self._current.features.fault or self.erasure.fault or of_items
+
+    async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:
+        """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return await self.answers.answer(self._current, endpoint, request)
+        return await self.answers.answer(self._current, endpoint, request, is_large=is_large)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether an item of an event counts in histories: the model knows it, or a live item is like one it knows.
+
+        Raises RequestRefused if there is no model.
+        """
+        loaded = self._current
+        if loaded is None:
+            raise RequestRefused("no model is loaded yet; try again later", status=503)
+        assert self.family.events is not None, f"{self.family.name} takes no events"
+        is_live = loaded.live is not None and loaded.live.view.has_context(item_id)
+        return is_live or self.family.events.is_known(loaded.model.schema, item_id)
 
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)
@@ -144,7 +191,11 @@ class Service:
             assert self.family.index is not None, f"{self.family.name} has no index"
             self.family.index.attach(model.network, settings.index)
         features = StoredFeatures(
-            self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
+            self.family,
+            filled_store=settings.feature_store,
+            live_store=settings.live_feature_store,
+            must_open=self._current is not None,
+            tombstones=self.erasure.use(settings.erased, events=settings.events, must_open=self._current is not None),
         )
         return make_loaded(
             model,

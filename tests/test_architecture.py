@@ -26,7 +26,6 @@ ONLY_HERE = {"mlflow": "jobs/tracking/", "TorchTrainer": "jobs/training/fit.py",
 USES_RAY = (
     "jobs/cluster/connection.py",
     "jobs/cluster/executor.py",
-    "jobs/cluster/processes.py",
     "jobs/evaluation/scoring.py",
     "jobs/predict.py",
     "jobs/serving/api.py",
@@ -41,7 +40,7 @@ USES_RAY = (
 TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",
-    "jobs/cluster/local_head.py",
+    "jobs/cluster/head_environment.py",
     "jobs/tracking/connection.py",
 )
 """The command line reads it; the others set variables that Ray and MLflow read from nowhere else."""

@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("rollback", "status", "ui", "stop", "demo")
+ON_THIS_MACHINE = ("rollback", "events", "status", "ui", "serve", "stop", "demo")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1
@@ -123,6 +123,16 @@ class Store:
     def items(self) -> Path:
         """Items that the shop put since the data was prepared, for all families; deploy never replaces it."""
         return self.root / "items.sqlite"
+
+    @property
+    def events(self) -> Path:
+        """The SQLite store of the events that the shop sends, one for all families; deploy never replaces it."""
+        return self.root / "events.sqlite"
+
+    @property
+    def tombstones(self) -> Path:
+        """The SQLite file of erased users, one for all families; missing while nobody was ever erased."""
+        return self.root / "erased.sqlite"
 
     @property
     def artifacts(self) -> Path:

@@ -37,6 +37,10 @@ class LiveView(Protocol):
         """What becomes of an item, for the shop."""
         ...
 
+    def has_context(self, item_id: str) -> bool:
+        """Whether a new item counts in histories, as it is like an item that the model knows."""
+        ...
+
     def counts(self) -> dict[str, int]:
         """How many items there are, by what they are to the model."""
         ...

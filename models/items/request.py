@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -43,12 +42,11 @@ class Body:
     new_attributes: frozenset[str]
 
 
-def read_body(content: bytes) -> Body:
-    """The items of a body: one item, a list, or an object with `items` and perhaps `new_attributes`."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BodyRefused("the body is not JSON in UTF-8 of little nesting; send an item or a list of items") from None
+def read_body(body: Any) -> Body:
+    """The items of a JSON body: one item, a list, or an object with `items` and perhaps `new_attributes`.
+
+    Raises BodyRefused.
+    """
     declared: Any = []
     if isinstance(body, dict) and "items" in body and "item_id" not in body:
         if unknown := sorted(set(body) - {"items", "new_attributes"}):
@@ -143,7 +141,6 @@ def _text(name: str, value: Any) -> str:
     text = value.strip()
     if not text or len(text) > MAX_TEXT_CHARACTERS:
         raise ItemRefused(
-            "invalid_value",
             f"{name!r} has {len(text)} characters; 1 to {MAX_TEXT_CHARACTERS} are stored, null removes it",
         )
     try:

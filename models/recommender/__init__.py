@@ -8,9 +8,11 @@ from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.recommender.erasure import ERASURE
 from models.recommender.live.catalogue import FEATURE, open_catalogue
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
+from models.recommender.new_events import EVENTS
 from models.recommender.prepare.pipeline import prepare
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
@@ -39,6 +41,8 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    erasure=ERASURE,
+    events=EVENTS,
     items=LiveItems(FEATURE, open_catalogue),
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.raw.ids import Id
-from models.recommender import filters
+from models.recommender import filters, new_events
 from models.recommender.data import history_rows
 from models.recommender.filters import Filter, allowed_items
 from models.recommender.held_out import Example
@@ -19,6 +19,7 @@ from models.recommender.live.item_index import FEATURE as ITEM_TABLE
 from models.recommender.live.item_index import table_rows
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
+from models.recommender.new_events import HISTORY, history_key, history_keys
 from models.recommender.requested import (
     HistoryEvent,
     Place,
@@ -38,7 +39,7 @@ FILTER_EXAMPLE: Any = {"brand": ["Alder", "Birch"], "in_stock": True, "price": {
 
 
 class RecommendationRequest(BaseModel):
-    """Whom to recommend to and which items are allowed; an anonymous visitor has neither user nor history."""
+    """Whom to recommend to and which items are allowed; an anonymous visitor has a session or nothing."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,6 +55,8 @@ class RecommendationRequest(BaseModel):
 
     user_id: Id | None = None
     """The user, whose stored history is used; a number is read as its text."""
+    session_id: Id | None = None
+    """The visit, whose events are used for a visitor who is not logged in, or has logged in during it."""
     history: list[Id | HistoryEvent] | None = Field(default=None, max_length=MAX_HISTORY)
     """Item ids or events, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
@@ -78,11 +81,12 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendationResponse(BaseModel):
-    """The response to a recommendation request; `source` is `popular` where there was no history to go by."""
+    """The response to a recommendation request; `source` is `popular` where there was no history to go by, and
+    `fallback` where the stored history could not be read and popular items took its place."""
 
     recommendation_id: str
     model_version: str
-    source: Literal["personal", "popular"]
+    source: Literal["personal", "popular", "fallback"]
     items: list[RecommendedItem]
 
 
@@ -132,8 +136,8 @@ def encode_recommendation(request: RecommendationRequest, schema: Schema, featur
     """The example of a recommendation request; items unknown to the model and the live catalogue are dropped."""
     live = catalogue_in(features)
     place = schema.index.get if live is None else live.place
-    if request.history is None and request.user_id is not None:
-        events = stored_events(features.get("history", {}).get(request.user_id, []), schema, place)
+    if (key := history_key(request)) is not None:
+        events = stored_events(features.get(HISTORY, {}).get(key, []), schema, place)
     else:
         events = requested_events(request.history or [], schema, place)
     excluded = seen_items(events, schema, exclude_seen=request.exclude_seen)
@@ -185,6 +189,11 @@ def answer_recommendation(
     )
 
 
+def fallback(response: RecommendationResponse) -> RecommendationResponse:
+    """The response of popular items in place of those for a stored history that could not be read."""
+    return response.model_copy(update={"source": "fallback"})
+
+
 def answer_similar(
     request: SimilarItemsRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> SimilarItemsResponse:
@@ -195,20 +204,15 @@ def answer_similar(
     )
 
 
-def history_keys(request: Any) -> list[str]:
-    """The user whose history a request needs."""
-    user_id = getattr(request, "user_id", None)
-    return [user_id] if user_id is not None and request.history is None else []
-
-
 def no_keys(request: Any) -> list[str]:
     """None: the item table is read as a whole, see live/item_index."""
     return []
 
 
 FEATURES = (
-    Feature(name="history", keys=history_keys, rows=history_rows),
+    Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True, is_personal=True),
     *filters.FEATURES,
+    *new_events.FEATURES,
     Feature(name=ITEM_TABLE, keys=no_keys, rows=table_rows),
 )
 
@@ -221,6 +225,7 @@ ENDPOINTS = (
         encode=encode_recommendation,
         predict=predict,
         answer=answer_recommendation,
+        fallback=fallback,
     ),
     Endpoint(
         path="/v1/similar_items",

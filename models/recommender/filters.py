@@ -16,6 +16,8 @@ from models.recommender.live.overlay import Overlay
 
 MAX_ATTRIBUTES = 16
 """Attributes of one filter."""
+MAX_VALUES = 1000
+"""Allowed values of one attribute, so that what a request costs is bounded."""
 MAX_NAMES = 30
 """Attributes that an error message lists."""
 EVERY = "*"
@@ -61,7 +63,9 @@ def _form(wanted: Any) -> str:
 
 
 Condition = Annotated[
-    Annotated[Value, Tag("value")] | Annotated[list[Value], Tag("values")] | Annotated[NumberRange, Tag("range")],
+    Annotated[Value, Tag("value")]
+    | Annotated[list[Value], Field(max_length=MAX_VALUES), Tag("values")]
+    | Annotated[NumberRange, Tag("range")],
     Discriminator(_form),
 ]
 Filter = Annotated[dict[str, Condition], Field(max_length=MAX_ATTRIBUTES)]

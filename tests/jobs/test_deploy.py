@@ -234,7 +234,7 @@ def test_a_failed_first_deployment_is_removed_again(shop: Shop, monkeypatch: pyt
 
 
 @pytest.mark.ray
-def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
+def test_answers_carry_the_version_of_the_model_and_use_events_that_a_deployment_keeps(shop: Shop) -> None:
     details = shop.deploy("v1")
 
     assert details["version"] == "v1"
@@ -243,6 +243,10 @@ def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
     answer = shop.ask("/v1/recommendations", {"user_id": "u3", "count": 4})
     assert (answer["model_version"], answer["source"], len(answer["items"])) == ("v1", "personal", 4)
     assert shop.ask("/v1/recommendations", {"user_id": "nobody"})["source"] == "popular"
+    for outcome in ("accepted", "duplicate"):
+        assert shop.ask("/v1/events", {"event_id": "e1", "user_id": "nobody", "item_id": "item-4"})[outcome] == 1
+        assert shop.ask("/v1/recommendations", {"user_id": "nobody"})["source"] == "personal"
+        shop.deploy("v1")
 
 
 @pytest.mark.ray

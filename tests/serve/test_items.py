@@ -2,105 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from jobs.cli.context import Store
 from models import FAMILIES
-from models.features import write_store
-from models.prepared import Prepared
-from models.recommender.schema import Schema
 from serve.live_items import LiveCatalogue
-from serve.routes import make_app
-from serve.service import Service, Settings
-from tests.kit.bundles import write_bundle
-from tests.kit.logs import KINDS, prepared
+from tests.kit.live_shop import Replica, Shop
 
 FAMILY = FAMILIES["recommender"]
 NEVER_S = 3600.0
 
 
-class Shop:
-    """A shop of four kinds of items, each with eight, whose users stay with a kind; and replicas that serve it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.items = directory / "items.sqlite"
-        data = _data(directory)
-        self.schema = data.schema(Schema)
-        write_store(directory / "features.sqlite", FAMILY.features, data)
-        config = FAMILY.Config(network="transitions")
-        network = FAMILY.build(config, self.schema)
-        FAMILY.initialise(network, data, self.schema)
-        self.bundle = write_bundle(
-            FAMILY, directory / "bundle", network=network.eval(), schema=self.schema, config=config
-        )
-
-    def replica(self, **settings: Any) -> Replica:
-        service = Service("recommender")
-        own = {"items": str(self.items), "feature_store": self.directory / "features.sqlite", **settings}
-        asyncio.run(service.load(Settings(version="1", bundle=self.bundle, **own)))
-        return Replica(service)
-
-
-class Replica:
-    """A service and an HTTP client of it."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.client = TestClient(make_app(service), raise_server_exceptions=False)
-
-    @property
-    def live(self) -> LiveCatalogue:
-        assert self.service.current is not None and self.service.current.live is not None
-        return self.service.current.live
-
-    def put(self, *items: Any) -> Any:
-        response = self.client.put("/v1/items", json=list(items))
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    def recommended(self, *history: str, path: str = "recommendations", **more: Any) -> dict[str, str]:
-        """Item id -> reason."""
-        body = {"item_id": history[0]} if path == "similar_items" else {"history": list(history)}
-        response = self.client.post(f"/v1/{path}", json={**body, "count": 20, **more})
-        assert response.status_code == 200, response.text
-        return {item["item_id"]: item["reason"] for item in response.json()["items"]}
-
-
-def _data(directory: Path) -> Prepared:
-    lines = [
-        " ".join([f"u{user}", *(f"{KINDS[user % 4]}{(user + step * (1 + user % 3)) % 8}" for step in range(6))])
-        for user in range(200)
-    ]
-    items = [
-        {"item_id": f"{kind}{place}", "kind": kind, "price": 10 * place, "in_stock": place != 7}
-        for kind in KINDS
-        for place in range(8)
-    ]
-    (directory / "log.txt").write_text("\n".join(lines))
-    (directory / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
-    store = Store(directory / "store")
-    return prepared(store, directory / "log.txt", items=str(directory / "items.jsonl"), split="leave-one-out")
-
-
-@pytest.fixture(scope="module")
-def prepared_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 @pytest.fixture
-def shop(prepared_shop: Shop, tmp_path: Path) -> Shop:
-    """The shop without live items."""
-    prepared_shop.items = tmp_path / "items.sqlite"
-    return prepared_shop
+def shop(live_shop: Shop) -> Shop:
+    return live_shop
 
 
 @pytest.fixture
@@ -133,9 +52,7 @@ def test_another_replica_shows_a_new_item_after_a_poll(shop: Shop, replica: Repl
 
 
 def test_a_refresh_reads_the_changed_items_only(shop: Shop, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = LiveCatalogue(
-        _hook(), shop.schema, address=str(shop.items), feature_store=shop.directory / "features.sqlite", poll_s=NEVER_S
-    )
+    other = LiveCatalogue(_hook(), shop.schema, address=str(shop.items), feature_store=shop.features, poll_s=NEVER_S)
     replica.put({"item_id": "tea-a", "kind": "tea"}, {"item_id": "tea-b", "kind": "tea"})
     other.refresh()
     nearest = other.view.nearest  # type: ignore[attr-defined]
@@ -222,7 +139,7 @@ def test_an_item_without_a_telling_attribute_is_found_by_filters_only_and_the_an
         (5, "an item is an object with an item_id, not int"),
         ({"kind": "tea"}, "the item_id is not usable: missing"),
         ({"item_id": "x" * 300}, "the item_id is not usable"),
-        ({"item_id": "\ud800"}, "the item_id is not usable"),
+        ({"item_id": " "}, "the item_id is not usable"),
         (
             {"item_id": "x", "pirce": 3},
             "'pirce' is no attribute of this shop; the attributes are in_stock, kind, price",
@@ -253,9 +170,13 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"{", "invalid JSON"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"item_id": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"item_id": "x", "price": NaN}', "NaN is not JSON"),
+        (b'{"item_id": "x", "price": 1, "price": 2}', "the key 'price' is repeated"),
+        (b'{"item_id": "x", "price": 1' + b"0" * 10_000 + b"}", "invalid JSON"),
         (json.dumps([{"item_id": "x"}] * 1001).encode(), "send at most 1000"),
         (b'{"items": [], "more": 1}', "'more'"),
         (b'{"items": [], "new_attributes": [1]}', "new_attributes is not a list of names"),

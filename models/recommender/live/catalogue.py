@@ -80,6 +80,11 @@ class Catalogue:
             return Described("new", note=WITHOUT_NEIGHBOURS)
         return Described("new", similar_to=self.schema.items[stand_in - 1])
 
+    def has_context(self, item_id: str) -> bool:
+        """See LiveView."""
+        place = self.place_of_new.get(item_id)
+        return place is not None and self.new.stand_in(place) is not None
+
     def counts(self) -> dict[str, int]:
         """See LiveView."""
         return {

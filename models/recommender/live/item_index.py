@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from models.errors import FeatureStoreUnreadable
 from models.features import FeatureStore
 from models.items.item import Kind, Value
 from models.prepared import Prepared
@@ -78,10 +79,13 @@ class ItemIndex:
         about = rows.pop(ABOUT, None)
         if about is None:  # written by release 0.3 or earlier
             return cls(schema)
-        columns = pa.schema([(name, _TYPES[kind]) for name, kind in about["types"].items()])
-        chunks = [pa.table(rows[key], schema=columns) for key in sorted(rows, key=int)]
-        table = pa.concat_tables(chunks) if chunks else columns.empty_table()
-        return cls(schema, about["kinds"], float(about["as_of_s"]), table.combine_chunks())
+        try:
+            columns = pa.schema([(name, _TYPES[kind]) for name, kind in about["types"].items()])
+            chunks = [pa.table(rows[key], schema=columns) for key in sorted(rows, key=int)]
+            table = pa.concat_tables(chunks) if chunks else columns.empty_table()
+            return cls(schema, about["kinds"], float(about["as_of_s"]), table.combine_chunks())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # Arrow's are among them
+            raise FeatureStoreUnreadable(f"{feature_store} has a damaged item table: {error}; deploy again") from error
 
     def attributes(self, item_id: str) -> dict[str, Value]:
         """The attributes of an item in the table; empty for one that is not there."""
