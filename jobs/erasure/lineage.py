@@ -74,7 +74,16 @@ def _tracked(context: Context, family: Family, deployed: str | None) -> Iterator
 
 def held_fingerprints(tombstones: Tombstones, digest: str) -> set[str]:
     """Fingerprints of all data that had a user: those found, and what these were rewritten from for others."""
-    held = {fingerprint for fingerprint, _ in tombstones.held_by(digest)}
+    return _with_sources(tombstones, {fingerprint for fingerprint, _ in tombstones.held_by(digest)})
+
+
+def knows_erased_users(tombstones: Tombstones, fingerprint: str) -> bool:
+    """Whether data with this fingerprint, and so a model trained on them, had a user who was erased since."""
+    return fingerprint in _with_sources(tombstones, tombstones.all_held())
+
+
+def _with_sources(tombstones: Tombstones, held: set[str]) -> set[str]:
+    """Fingerprints, and those of the data that these were rewritten from."""
     pairs = tombstones.rewritten()
     while more := {old for old, new in pairs if new in held} - held:
         held |= more

@@ -141,6 +141,12 @@ class Tombstones:
         with self._reading() as connection:
             return [] if connection is None else connection.execute(select, (bytes.fromhex(digest),)).fetchall()
 
+    def all_held(self) -> set[str]:
+        """Fingerprints of the data that had any erased user."""
+        with self._reading() as connection:
+            rows = [] if connection is None else connection.execute("SELECT DISTINCT fingerprint FROM held").fetchall()
+            return {fingerprint for (fingerprint,) in rows}
+
     def record_rewritten(self, old: str, new: str) -> None:
         """Record that data with the fingerprint `new` replaced those with `old`."""
         with self._writing() as connection:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import promote
 from jobs.cli.context import Context, Failure
 from jobs.deploy import pin
 from jobs.tracking.client import BUNDLE, TAG_FINGERPRINT, Tracking
@@ -131,3 +132,29 @@ def test_a_bundle_that_quotes_the_id_is_not_proven(
 
     with pytest.raises(Failure, match=r"FAILED the bundle does not quote the id: metrics\.json: note"):
         erase(context, USER, prove=True, model=str(bundle))
+
+
+def test_a_model_that_is_no_worse_replaces_a_champion_that_knows_an_erased_user(
+    context: Context, data: Prepared, trained: Callable[[], str], tmp_path: Path
+) -> None:
+    first = trained()
+    retrained = write_model(RECOMMENDER, data, tmp_path / "again", network="transitions", seed=1)
+    assert f"better than champion {first}" in checks_of(context, retrained)
+    erase(context, USER)
+    clean = context.store.current_data("recommender")
+
+    bundle = write_model(RECOMMENDER, clean, tmp_path / "clean", network="transitions")
+
+    checks = checks_of(context, bundle)
+    assert checks[f"no worse than champion {first}"]
+    assert f"better than champion {first}" not in checks
+    assert f"better than champion {first}" in checks_of(context, retrained), "that knows the user too"
+
+
+def checks_of(context: Context, model: Path) -> dict[str, bool]:
+    """The checks of the gate that a model passes or not, by name; it is not promoted."""
+    data = context.store.current_data("recommender")
+    pair = promote._load_pair(context, RECOMMENDER, Tracking(context), promote.Options(model=str(model)))
+    options = promote.Options(bootstrap=1000)
+    scores = promote._score(context, "the candidate", pair.model, data, options)
+    return {check.name: check.passed for check in promote._gate(context, RECOMMENDER, pair, scores, options).checks}
