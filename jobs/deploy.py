@@ -218,9 +218,9 @@ def _target_config(
         index=index,
         events=event_address(context, family, options.events, before),
         erased=store.tombstones,
+        # Several hosts cannot share the file.
+        items=store.items if family.items is not None and context.address is None else None,
     )
-    if family.items is not None and context.address is None:  # several hosts cannot share the file
-        added["deployments"][0]["user_config"]["items"] = str(store.items)
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 

@@ -56,10 +56,11 @@ def application(
     live_feature_store: Path | None = None,
     events: str | None = None,
     erased: Path | None = None,
+    items: Path | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
-    settings = _settings(model, {**paths, "events": events})
+    settings = _settings(model, {**paths, "events": events, "items": items})
     deployment = {
         "name": DEPLOYMENT,
         "user_config": settings,
