@@ -77,14 +77,18 @@ def test_an_event_of_an_item_like_none_is_accepted_and_said_to_be_unknown(replic
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_a_withdrawn_item_with_events_is_not_recommended(replica: Replica, is_new: bool) -> None:
+def test_a_withdrawn_item_with_events_is_not_recommended_and_still_says_what_the_user_likes(
+    replica: Replica, is_new: bool
+) -> None:
     item = "tea-new" if is_new else "tea2"
     replica.put({"item_id": item, "kind": "tea"})
     replica.client.delete(f"/v1/items/{item}")
 
     result = sent(replica, item)
 
-    assert (result["outcome"], result["item_known"]) == ("accepted", not is_new)
+    assert (result["outcome"], result["item_known"]) == ("accepted", True)
+    source, items = for_ann(replica)
+    assert (source, items[0][:3]) == ("personal", "tea")
     for more in ({}, {"exclude_seen": False}, {"filter": {"kind": "tea"}, "exclude_seen": False}):
         assert item not in for_ann(replica, count=40, **more)[1]
 

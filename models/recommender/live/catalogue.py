@@ -41,7 +41,7 @@ class Catalogue:
     overlays: Overlays
     """Attribute -> the values that count instead of those of the item table."""
     nearest: Mapping[str, Neighbours]
-    """Item that is new to the model and not withdrawn -> its neighbours."""
+    """Item that is new to the model -> its neighbours; also a withdrawn one with attributes, which histories have."""
     new: NewItems
     place_of_new: Mapping[str, int] = field(default_factory=dict)
     """New item -> its index."""
@@ -88,20 +88,23 @@ class Catalogue:
     def counts(self) -> dict[str, int]:
         """See LiveView."""
         return {
-            "new": len(self.new.ids),
-            "new_without_neighbours": int(self.new.is_unplaced.sum()),
+            "new": sum(not self.items[item].is_withdrawn for item in self.nearest),
+            "new_without_neighbours": sum(
+                alone and not self.items[item].is_withdrawn
+                for item, alone in zip(self.new.ids, self.new.is_unplaced.tolist(), strict=True)
+            ),
             "changed": sum(item.item_id in self.schema.index for item in self.items.values()),
             "withdrawn": sum(item.is_withdrawn for item in self.items.values()),
         }
 
     def _nearest_after(self, changes: Sequence[LiveItem]) -> dict[str, Neighbours]:
-        """The neighbours of the new items; those that are now withdrawn have none."""
-        unknown = [item for item in changes if item.item_id not in self.schema.index]
-        gone = {item.item_id for item in unknown if item.is_withdrawn}
-        placed = [item for item in unknown if not item.is_withdrawn]
-        neighbours, weights = self.index.nearest([self._attributes(item) for item in placed])
+        """The neighbours of the new items; withdrawn ones without attributes are like none."""
+        unknown = [(item, self._attributes(item)) for item in changes if item.item_id not in self.schema.index]
+        placed = [(item.item_id, attributes) for item, attributes in unknown if attributes or not item.is_withdrawn]
+        neighbours, weights = self.index.nearest([attributes for _, attributes in placed])
         rows = zip(placed, neighbours, weights, strict=True)
-        found = {item.item_id: (of_item, weight) for item, of_item, weight in rows}
+        found = {item_id: (of_item, weight) for (item_id, _), of_item, weight in rows}
+        gone = {item.item_id for item, _ in unknown} - found.keys()
         return {**{item: each for item, each in self.nearest.items() if item not in gone}, **found}
 
     def _attributes(self, item: LiveItem) -> dict[str, Value]:
@@ -126,7 +129,9 @@ class Catalogue:
         pairs = list(self.nearest.values())
         neighbours = np.stack([each for each, _ in pairs]) if pairs else np.zeros((0, 1), np.int64)
         weights = np.stack([each for _, each in pairs]) if pairs else np.zeros((0, 1), np.float32)
-        places = (self.schema.index.get(item.item_id) for item in self.items.values() if item.is_withdrawn)
+        new = {item: first + place for place, item in enumerate(ids)}
+        withdrawn = (item.item_id for item in self.items.values() if item.is_withdrawn)
+        places = (self.schema.index.get(item) or new.get(item) for item in withdrawn)
         return NewItems(
             ids,
             first,

@@ -119,6 +119,18 @@ def test_a_new_item_is_a_subject_of_similar_items_and_among_them(data: Prepared,
     assert "tea-new" not in found
 
 
+def test_withdrawn_items_are_counted_by_themselves_and_one_that_nobody_put_has_no_place(
+    data: Prepared, store: Path
+) -> None:
+    gone, never_put = put("tea-new", kind="tea", is_withdrawn=True), put("unheard-of", is_withdrawn=True)
+
+    view = view_of(data, store, put("tea-new", kind="tea"), put("odd")).after([gone, never_put], kinds={})
+
+    assert view.counts() == {"new": 1, "new_without_neighbours": 1, "changed": 0, "withdrawn": 2}
+    assert view.place("unheard-of") is None
+    assert view.new.withdrawn.tolist() == [view.place("tea-new")]
+
+
 def test_a_table_of_an_earlier_release_leaves_new_items_without_neighbours(data: Prepared, tmp_path: Path) -> None:
     old = tmp_path / "features.sqlite"
     FeatureStore(old).close()
