@@ -62,16 +62,18 @@ class Answers:
     async def answer(
         self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False
     ) -> BaseModel:
-        """The response to one request; a large one is encoded off the event loop.
+        """The response to one request; a large one, or one that many live items concern, is encoded off the event loop.
 
         Raises RequestRefused without having written anything: 422 if `encode` rejects it, a key or new value is not
         Unicode or there are too many keys, 504 if its `answer` times out, 503 if no thread is free for that or a
         feature store is broken, 409 if other replicas wrote its features at every attempt.
         """
         writes = _checked(loaded.features.live_keys, request) if endpoint.update else set()
+        is_costly = loaded.live is not None and loaded.live.view.is_costly(request)
+        is_large = is_large or is_costly or endpoint.raw is not None
         with loaded.features.in_use():
             async with self._turn(writes):
-                return await self._attempt(loaded, endpoint, request, is_large=is_large or endpoint.raw is not None)
+                return await self._attempt(loaded, endpoint, request, is_large=is_large)
 
     async def work(self, do: Callable[[], T]) -> T:
         """The result of what would hold up the event loop, in the one thread for that."""

@@ -18,7 +18,7 @@ from models.items.request import MAX_ITEMS, BodyRefused, ItemRefused, check_id, 
 from models.items.sqlite import ItemsBusy
 from serve import json_bodies
 from serve.live_items import PREPARED_ONLY, LiveCatalogue
-from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, problem_of
+from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
 from serve.service import Service
 
 PREPARED_HEADER = b"shopkeeper-prepared-only"
@@ -185,7 +185,9 @@ async def _in_thread(answer: Callable[[LiveCatalogue, Given], T], live: LiveCata
     except ItemsBusy as error:
         raise RequestRefused("other items are being written; try again later", status=503) from error
     except OSError as error:
-        raise RequestRefused(f"live items cannot be stored: {error}", status=503) from error
+        log.error("live items cannot be stored: %s", error)  # the path of the store is not for clients
+        detail = "live items cannot be stored; `degraded` of the model information says why"
+        raise RequestRefused(detail, status=503) from error
 
 
 def _put(live: LiveCatalogue, sent: Any) -> ItemsAnswer:

@@ -41,6 +41,10 @@ class LiveView(Protocol):
         """Whether a new item counts in histories, as it is like an item that the model knows."""
         ...
 
+    def is_costly(self, request: Any) -> bool:
+        """Whether live items make a request take so long to encode that others should not wait for it."""
+        ...
+
     def counts(self) -> dict[str, int]:
         """How many items there are, by what they are to the model."""
         ...

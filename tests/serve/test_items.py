@@ -195,10 +195,11 @@ def test_a_damaged_store_leaves_the_prepared_catalogue_and_is_said(shop: Shop) -
     replica = shop.replica()
 
     assert "tea2" in replica.recommended("tea1")
-    assert "is damaged" in replica.client.get("/v1/models").json()["live_items"]["degraded"]
+    assert "move it away" in replica.client.get("/v1/models").json()["live_items"]["degraded"]
     refused = replica.client.put("/v1/items", json={"item_id": "tea2", "price": 3})
     assert refused.status_code == 503
-    assert "move it away" in refused.json()["detail"]
+    assert "live items cannot be stored" in refused.json()["detail"]
+    assert str(shop.items) not in refused.text
 
 
 def test_a_store_that_is_damaged_while_it_is_served_leaves_the_last_items(shop: Shop, replica: Replica) -> None:

@@ -16,6 +16,7 @@ from models.features import write_store
 from serve import json_bodies
 from serve.json_bodies import LARGE_BYTES
 from tests.kit.live_shop import FAMILY, Replica, Shop
+from tests.serve.test_request_limits import encoding_threads
 from tests.serve.test_service import assert_problem
 
 
@@ -209,6 +210,19 @@ def test_a_large_body_is_parsed_off_the_event_loop(
     replica.put(*[{"item_id": "tea2", "kind": "tea" * 1000}] * (LARGE_BYTES // 3000 + 1 if is_large else 1))
 
     assert [name.startswith("work") for name in threads] == [is_large]
+
+
+@pytest.mark.parametrize(("num_items", "asked"), [(3, "price"), (1001, "price"), (1001, "kind")])
+def test_a_filter_of_many_live_values_is_not_evaluated_on_the_event_loop(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, num_items: int, asked: str
+) -> None:
+    for start in range(0, num_items, 1000):
+        replica.put(*({"item_id": f"new-{n}", "price": n} for n in range(start, min(num_items, start + 1000))))
+    threads = encoding_threads(replica.service, monkeypatch)
+
+    for_ann(replica, filter={"price": 20} if asked == "price" else {"kind": "tea"})
+
+    assert [name.startswith("work") for name in threads] == [num_items > 1000 and asked == "price"]
 
 
 def test_a_large_request_without_live_items_has_none_in_the_thread_that_encodes_it(replica: Replica) -> None:

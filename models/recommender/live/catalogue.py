@@ -24,6 +24,8 @@ WITHOUT_NEIGHBOURS = (
     "it shares no telling attribute with an item that the model knows, so only a request with a filter finds it, until "
     "the next training"
 )
+SMALL_VALUES = 1000
+"""Live values of the attributes of a filter; with more a request is not encoded on the event loop."""
 Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Of one new item: nearest items and weights, [K] each."""
 
@@ -84,6 +86,11 @@ class Catalogue:
         """See LiveView."""
         place = self.place_of_new.get(item_id)
         return place is not None and self.new.stand_in(place) is not None
+
+    def is_costly(self, request: Any) -> bool:
+        """See LiveView."""
+        changed = (self.overlays[name].values for name in request.filter if name in self.overlays)
+        return sum(map(len, changed)) > SMALL_VALUES
 
     def counts(self) -> dict[str, int]:
         """See LiveView."""
