@@ -55,6 +55,8 @@ class Invocation:
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
             name_prefix=self.everywhere.name_prefix,
             dry_run=self.everywhere.dry_run,
+            submission_id=os.environ.get("SHOPKEEPER_SUBMISSION_ID") or None,
+            git_commit=os.environ.get("SHOPKEEPER_GIT_COMMIT") or None,
         )
 
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
+import re
 import shlex
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
+from jobs.__main__ import read
+from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
+from jobs.cli.flags import UNSPLIT, HelpRequested, UsageError
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
+from jobs.submission import forwarded
+from jobs.submission.client import exit_code_of, follow, job_client, outcome_of
+from jobs.tracking.runs import git_commit
+from models.errors import PluginRejected
 from models.family import Family
+from models.raw.tables import without_secrets
 
-if TYPE_CHECKING:  # seconds to import
-    from ray.job_submission import JobDetails, JobSubmissionClient
-
-POLL_S = 0.3
-CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
-"""Loggers that list every file they do not upload."""
-RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
-"""Keys of a verb's JSON line that are not its details."""
+NOT_SUBMITTED = ("submit", "demo", "stop", "jobs", "ui")
 
 
 @dataclass(frozen=True)
@@ -40,144 +37,104 @@ class Options:
     """Follow the log until the job ends, instead of returning after submission."""
     entrypoint_cpus: float = 0.0
     """CPUs reserved for the verb's own process; its workers reserve their own."""
-
-
-class JobReader(Protocol):
-    """The part of Ray's job client that follows a submitted job."""
-
-    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """The log in chunks, as it is written."""
-
-    def get_job_info(self, job_id: str) -> JobDetails:
-        """The status of the job."""
-
-
-class JobFailed(Failure):
-    """The verb failed on the cluster; carries its exit code."""
-
-    def __init__(self, message: str, exit_code: int, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.exit_code = exit_code
+    submission_id: str | None = None
+    """Id of the job; default is made up."""
+    env: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
+    """NAME=VALUE, or NAME for the value that it has here: an environment variable of the job. Repeat the flag for
+    several. Credentials for MLflow, S3 and Azure that are set here are sent along unasked."""
+    metadata: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
+    """KEY=VALUE, shown in the list of jobs and on the dashboard. Repeat the flag for several."""
+    check: bool = True
+    """Check the flags of the verb before anything is uploaded; not possible for a family that only the cluster has."""
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Submit a verb; --store is a path on the cluster."""
-    _check(options.command)
+    _check(context, options)
+    commit, job_id = git_commit(), options.submission_id or f"shopkeeper-{options.command[0]}-{uuid.uuid4().hex[:8]}"
+    variables = forwarded.environment_variables(options.env)
+    if context.tracking_uri:
+        variables["MLFLOW_TRACKING_URI"] = context.tracking_uri
+    known = {"submission_id": job_id} | ({} if commit == "unknown" else {"git_commit": commit})
+    own = {"verb": options.command[0], "family": _family_of(options.command), "store": str(context.store.root), **known}
+    metadata = forwarded.metadata(options.metadata, own)
     url, headers = dashboard(context)
-    client = _client(url, headers)
-    job_id = f"shopkeeper-{options.command[0]}-{uuid.uuid4().hex[:8]}"
-    how_to_stop = f"{_token_setting(context)}ray job stop {job_id} --address {url}"
+    client = job_client(url, headers)
     with tempfile.TemporaryDirectory(prefix="shop-") as code:
         copy_packages(Path(code))
+        set_by_us = {forwarded.SUBMISSION_ID: job_id} | ({} if commit == "unknown" else {forwarded.GIT_COMMIT: commit})
+        # The code is uploaded on submission, so later edits do not affect the running job.
+        runtime_env = {"working_dir": code, "env_vars": variables | set_by_us}
         try:
             client.submit_job(
                 entrypoint=_entrypoint(context, options.command),
                 submission_id=job_id,
-                runtime_env=_runtime_env(context, code),
+                runtime_env=runtime_env,
                 entrypoint_num_cpus=options.entrypoint_cpus or None,
+                metadata=metadata,
             )
         except (ConnectionError, RuntimeError) as error:
-            raise Failure(f"the cluster at {url} did not accept the job: {error}") from error
+            reason = forwarded.hidden(str(error), variables)
+            if "already exists" in reason:
+                raise UsageFailure(
+                    f"--submission-id {job_id}: the cluster has a job of this id; choose another"
+                ) from None
+            raise Failure(f"the cluster at {url} did not accept the job: {reason}") from None
+    sent = sorted(variables)
+    if sent:
+        log.info("environment variables sent along: %s", ", ".join(sent))
+    return _submitted(context, client, options, job_id=job_id, url=url)
+
+
+def _submitted(context: Context, client: Any, options: Options, *, job_id: str, url: str) -> Outcome:
+    how_to_stop = context.command(f"jobs stop {job_id}")
     log.info("submitted %s to %s; `%s` stops it", job_id, url, how_to_stop)
     job = {"job_id": job_id, "dashboard_url": url, "submitted": shlex.join(options.command)}
     if not options.wait:
         return Outcome(status="submitted", details=job)
     try:
-        line = asyncio.run(_follow(client, job_id))
-        exit_code = _exit_code(client, job_id)
+        line = asyncio.run(follow(client, job_id))
+        exit_code = exit_code_of(client, job_id)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no longer following {job_id}, which goes on; `{how_to_stop}` stops it") from None
-    return _outcome(line, exit_code, job)
+    return outcome_of(line, exit_code, job)
 
 
-def _check(command: tuple[str, ...]) -> None:
+def _check(context: Context, options: Options) -> None:
+    """Raise UsageFailure for what the verb itself would refuse on the cluster."""
+    command, job_id = options.command, options.submission_id
     if not command:
         raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
-    if command[0] in ("submit", "demo", "stop"):
+    if command[0] in NOT_SUBMITTED:
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; omit `submit`")
-
-
-def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient
-
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if job_id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job_id):
+        raise UsageFailure(f"--submission-id {job_id!r} may have letters, digits, and . _ - after the first only")
+    for word in command:
+        if without_secrets(word) != word:
+            raise UsageFailure(
+                f"{without_secrets(word)} contains credentials, which the dashboard would show to all; "
+                "take them out and set them as variables, such as AWS_ACCESS_KEY_ID, which submit sends along"
+            )
+    if not options.check:
+        return
     try:
-        return JobSubmissionClient(url, headers=dict(headers))
-    except (ConnectionError, RuntimeError) as error:
-        raise DependencyDown(
-            f"the Ray dashboard at {url} does not answer: {error}; start the cluster, or check the token"
-        ) from error
+        read([*command, *_common_flags(context)])
+    except (UsageError, PluginRejected) as error:
+        raise UsageFailure(f"nothing was submitted: {error} (--no-check submits it all the same)") from None
+    except HelpRequested:
+        raise UsageFailure(f"--help is not submitted; see `shopkeeper {command[0]} --help`") from None
 
 
-def _token_setting(context: Context) -> str:
-    if context.address is not None:
-        return ""
-    return f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(str(context.store.cluster / 'token'))} "
+def _family_of(command: tuple[str, ...]) -> str:
+    return command[1] if len(command) > 1 and not command[1].startswith("-") else ""
 
 
 def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
     # The local cluster uses this interpreter; a remote cluster's image has its own.
     python = sys.executable if context.address is None else "python"
+    return shlex.join([python, "-m", "jobs", *command, *_common_flags(context)])
+
+
+def _common_flags(context: Context) -> list[str]:
     prefix = ["--name-prefix", context.name_prefix] if context.name_prefix else []
-    return shlex.join([python, "-m", "jobs", *command, "--store", str(context.store.root), *prefix, "--json"])
-
-
-def _runtime_env(context: Context, code: str) -> dict[str, Any]:
-    # The code is uploaded on submission, so later edits do not affect the running job.
-    settings = {"MLFLOW_TRACKING_URI": context.tracking_uri} if context.tracking_uri else {}
-    return {"working_dir": code, "env_vars": settings}
-
-
-async def _follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
-    """Copy the job's log to stderr as it is written; returns the JSON line at its end."""
-    line, rest = None, ""
-    async for chunk in jobs.tail_job_logs(job_id):
-        *complete, rest = (rest + chunk).split("\n")
-        for text in complete:
-            line = _show_line(text) or line
-    return _show_line(rest) or line
-
-
-def _show_line(text: str) -> dict[str, Any] | None:
-    """Parse the verb's JSON line; any other line is written to stderr and gives None."""
-    if text.startswith('{"verb"'):
-        try:
-            content = json.loads(text)
-        except ValueError:
-            content = None
-        if isinstance(content, dict):
-            return content
-    if text:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-    return None
-
-
-def _exit_code(jobs: JobReader, job_id: str) -> int:
-    """Wait for the job's exit code; EXIT_FAILED for a stopped job."""
-    while True:
-        info = jobs.get_job_info(job_id)
-        status = str(getattr(info.status, "value", info.status))
-        if status == "SUCCEEDED":
-            return 0
-        if status in ("FAILED", "STOPPED"):
-            if info.driver_exit_code is None:
-                log.error("%s", info.message)
-            # A negative code is the signal that killed it.
-            return max(info.driver_exit_code or EXIT_FAILED, EXIT_FAILED)
-        time.sleep(POLL_S)
-
-
-def _outcome(line: Mapping[str, Any] | None, exit_code: int, job: Mapping[str, Any]) -> Outcome:
-    content = line or {}
-    details = {name: value for name, value in content.items() if name not in RESULT_KEYS} | dict(job)
-    if exit_code:
-        message = content.get("error", f"the job ended with exit code {exit_code}; its log is above")
-        raise JobFailed(f"on the cluster: {message}", exit_code, **details)
-    return Outcome(
-        status=content.get("status", "ok"),
-        run_id=content.get("run_id"),
-        metrics=content.get("metrics", {}),
-        details=details,
-    )
+    return ["--store", str(context.store.root), *prefix, "--json"]

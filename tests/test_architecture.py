@@ -30,7 +30,7 @@ USES_RAY = (
     "jobs/predict.py",
     "jobs/serving/api.py",
     "jobs/serving/config.py",
-    "jobs/submit.py",
+    "jobs/submission/client.py",
     "jobs/sweep.py",
     "jobs/training/fit.py",
     "jobs/training/trials.py",
@@ -41,9 +41,10 @@ TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",
     "jobs/cluster/head_environment.py",
+    "jobs/submission/forwarded.py",
     "jobs/tracking/connection.py",
 )
-"""The command line reads it; the others set variables that Ray and MLflow read from nowhere else."""
+"""The command line reads it, and submit what it forwards by name; the others set variables that Ray and MLflow read from nowhere else."""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
 
 

@@ -15,7 +15,7 @@ from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
 
-ON_A_DASHBOARD = ("deploy", "submit")
+ON_A_DASHBOARD = ("deploy", "submit", "jobs")
 """Verbs whose --address is a dashboard URL."""
 ON_THIS_MACHINE = ("rollback", "events", "status", "ui", "serve", "stop", "demo")
 """Verbs that take no --address."""
@@ -171,6 +171,10 @@ class Context:
     name_prefix: str = ""
     """Prefix of the names of experiments and registered models, which separates shops on one MLflow server."""
     dry_run: bool = False
+    submission_id: str | None = None
+    """Of the submitted job that this process is the driver of."""
+    git_commit: str | None = None
+    """Of the checkout that a job was submitted from; its uploaded code is in no repository."""
 
     def command(self, words: str) -> str:
         """A command line for the user: `words` after `shopkeeper`, then store and cluster unless they are the default.

@@ -20,8 +20,13 @@ def _masked(value: Any) -> Any:
         case str():
             return without_secrets(value)
         case dict():
-            return {name: _masked(part) for name, part in value.items()}
+            return {name: _names(part) if name == "env" else _masked(part) for name, part in value.items()}
         case list() | tuple():
             return [_masked(part) for part in value]
         case _:
             return value
+
+
+def _names(words: Any) -> list[str]:
+    """The names of NAME=VALUE words: a value may be a credential."""
+    return [str(word).partition("=")[0] for word in words]

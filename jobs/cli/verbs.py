@@ -76,6 +76,12 @@ VERB_GROUPS = {
             logs_libraries=True,
         ),
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
+        "jobs": Verb(
+            "jobs.job_list",
+            "jobs of a cluster: list, or logs ID, stop ID, attach ID",
+            takes_family="no",
+            takes_command=True,
+        ),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
         "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),

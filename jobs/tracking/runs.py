@@ -58,6 +58,7 @@ def open_run(
             "git_commit": git_commit(),
             **source_tags(f"shopkeeper {tags.get('job', 'train')} {family.name}"),
             **_job_tags(),
+            **submission_tags(context),
             **tags,
         },
     )
@@ -145,6 +146,13 @@ def dataset_of(family_name: str, data: Prepared) -> DatasetInfo:
         source=str(card.get("raw") or data.path),
         profile={"examples": schema.get("num_examples"), **counts},
     )
+
+
+def submission_tags(context: Context) -> dict[str, str]:
+    """The submission id of a submitted job, and the commit of the checkout that it was submitted from."""
+    commit = context.git_commit
+    tags = {} if commit is None else {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("+changes")}
+    return tags if context.submission_id is None else {**tags, "submission_id": context.submission_id}
 
 
 def _job_tags() -> dict[str, str]:

@@ -16,6 +16,7 @@ from jobs import submit
 from jobs.__main__ import main, read
 from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailure
 from jobs.cluster.packages import copy_packages
+from jobs.submission import client
 from jobs.submit import Options
 from tests.conftest import CHECKOUT
 
@@ -68,12 +69,6 @@ def test_the_entrypoint_names_the_store_and_is_quoted(tmp_path: Path) -> None:
     ]
 
 
-def test_the_tracking_uri_is_passed_on(tmp_path: Path) -> None:
-    found = submit._runtime_env(context(tmp_path, tracking_uri="http://mlflow:5000"), "/tmp/code")
-
-    assert found["env_vars"] == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-
-
 def test_only_our_packages_are_uploaded_with_all_modules(tmp_path: Path) -> None:
     copy_packages(tmp_path)
 
@@ -87,7 +82,7 @@ def test_the_log_is_printed_and_the_json_line_returned(capsys: pytest.CaptureFix
     text = f"epoch 1\nepoch 2\n{json.dumps(LINE)}\n"
     chunks = [text[start : start + 7] for start in range(0, len(text), 7)]
 
-    line = asyncio.run(submit._follow(FakeJobs(chunks), "job"))
+    line = asyncio.run(client.follow(FakeJobs(chunks), "job"))
 
     assert line == LINE
     captured = capsys.readouterr()
@@ -96,14 +91,14 @@ def test_the_log_is_printed_and_the_json_line_returned(capsys: pytest.CaptureFix
 
 
 def test_a_log_without_a_json_line_is_printed_completely(capsys: pytest.CaptureFixture[str]) -> None:
-    line = asyncio.run(submit._follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
+    line = asyncio.run(client.follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
 
     assert line is None
     assert capsys.readouterr().err == '{"verb": broken\nKilled\n'
 
 
 def test_the_job_s_result_is_returned() -> None:
-    outcome = submit._outcome({**LINE, "seconds": 3}, 0, {"job_id": "j"})
+    outcome = client.outcome_of({**LINE, "seconds": 3}, 0, {"job_id": "j"})
 
     assert (outcome.status, outcome.run_id, outcome.metrics) == ("ok", "abc", {"val_x": 0.5})
     assert outcome.details == {"seconds": 3, "job_id": "j"}
@@ -114,7 +109,7 @@ def test_the_job_s_exit_code_is_returned(exit_code: int) -> None:
     line = {**LINE, "status": "failed", "exit_code": exit_code, "error": "not better"}
 
     with pytest.raises(Failure, match="not better") as caught:
-        submit._outcome(line, exit_code, {"job_id": "j"})
+        client.outcome_of(line, exit_code, {"job_id": "j"})
 
     assert caught.value.exit_code == exit_code
     assert caught.value.details["job_id"] == "j"
@@ -125,7 +120,7 @@ def test_the_job_s_exit_code_is_returned(exit_code: int) -> None:
     [("SUCCEEDED", 0, 0), ("FAILED", 4, 4), ("FAILED", -9, 1), ("FAILED", None, 1), ("STOPPED", None, 1)],
 )
 def test_a_killed_job_has_an_exit_code(status: str, driver: int | None, expected: int) -> None:
-    assert submit._exit_code(FakeJobs([], status=status, exit_code=driver), "job") == expected
+    assert client.exit_code_of(FakeJobs([], status=status, exit_code=driver), "job") == expected
 
 
 @pytest.mark.parametrize("command", [(), ("submit", "train"), ("demo",), ("stop",)])

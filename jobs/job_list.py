@@ -1,0 +1,107 @@
+"""`shopkeeper jobs`: lists the jobs of a cluster, shows their logs, stops them, and follows them to their end."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, log
+from jobs.cluster.connection import dashboard
+from jobs.cluster.local_head import running_head
+from jobs.submission.client import ENDED, exit_code_of, find_job, follow, job_client, outcome_of, state_of
+from jobs.submission.listing import describe, table
+from models.family import Family
+
+if TYPE_CHECKING:  # seconds to import
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+USAGE = "jobs, jobs logs [-f] ID, jobs stop ID or jobs attach ID"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which job, and what to do with it."""
+
+    command: tuple[str, ...] = ()
+    """Nothing for the list; logs ID, stop ID or attach ID."""
+    follow: bool = False
+    """Of `logs`, also -f: show the log as it is written, until the job ends."""
+    limit: int = 20
+    """Number of jobs in the list, newest first."""
+
+
+def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
+    """List the jobs of a cluster, or act on one."""
+    words = tuple(word for word in options.command if word != "-f")
+    follows = options.follow or "-f" in options.command
+    if flags := [word for word in words if word.startswith("-")]:
+        raise UsageFailure(f"unknown flag {flags[0]}; see `shopkeeper jobs --help`")
+    match words:
+        case () | ("list",):
+            return _list(_client(context), options.limit)
+        case ("logs", job_id):
+            return _logs(_client(context), job_id, follows=follows)
+        case ("stop", job_id):
+            return _stop(_client(context), job_id)
+        case ("attach", job_id):
+            return _attach(context, _client(context), job_id)
+    raise UsageFailure(f"{' '.join(['jobs', *words])!r} is not a command; use {USAGE}")
+
+
+def _client(context: Context) -> JobSubmissionClient:
+    if context.address is None and running_head(context.store) is None:
+        raise DependencyDown(
+            f"no local cluster of the store {context.store.root} is running; "
+            "name a cluster with --address http://HOST:8265, or another store with --store"
+        )
+    return job_client(*dashboard(context))
+
+
+def _list(client: JobSubmissionClient, limit: int) -> Outcome:
+    if limit < 1:
+        raise UsageFailure(f"--limit {limit} is not positive")
+    submitted = [info for info in client.list_jobs() if info.submission_id]
+    newest = sorted(submitted, key=lambda info: info.start_time or 0, reverse=True)[:limit]
+    rows = [describe(info, _log_of(client, info)) for info in newest]
+    return Outcome(details={"jobs": rows}, summary="\n".join(table(rows)))
+
+
+def _log_of(client: JobSubmissionClient, info: JobDetails) -> str:
+    """The log of a job; empty for one that waits, or whose node is lost with its log."""
+    if state_of(info) == "PENDING":
+        return ""
+    try:
+        return client.get_job_logs(info.submission_id or "")
+    except RuntimeError:
+        return ""
+
+
+def _logs(client: JobSubmissionClient, job_id: str, *, follows: bool) -> Outcome:
+    find_job(client, job_id)
+    if follows:
+        asyncio.run(follow(client, job_id))
+    text = client.get_job_logs(job_id)
+    return Outcome(details=describe(find_job(client, job_id), text), summary="" if follows else text.rstrip())
+
+
+def _stop(client: JobSubmissionClient, job_id: str) -> Outcome:
+    state = state_of(find_job(client, job_id))
+    if state in ENDED or not client.stop_job(job_id):
+        raise UsageFailure(f"job {job_id} has ended already ({state.lower()}); there is nothing to stop")
+    exit_code_of(client, job_id)
+    found = describe(find_job(client, job_id), client.get_job_logs(job_id))
+    return Outcome(status="stopped", run_id=found["run_id"], details=found, summary=f"stopped {job_id}")
+
+
+def _attach(context: Context, client: JobSubmissionClient, job_id: str) -> Outcome:
+    info = find_job(client, job_id)
+    if state_of(info) == "PENDING":
+        log.info("%s waits: %s", job_id, info.message)
+    try:
+        line = asyncio.run(follow(client, job_id))
+        exit_code = exit_code_of(client, job_id)
+    except KeyboardInterrupt:
+        again = context.command(f"jobs attach {job_id}")
+        raise KeyboardInterrupt(f"no longer following {job_id}, which goes on; `{again}` follows it again") from None
+    return outcome_of(line, exit_code, {"job_id": job_id})

@@ -1,0 +1,124 @@
+"""Ray's jobs of a cluster: the client, and a job's log, exit code and result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jobs.cli.context import EXIT_FAILED, DependencyDown, Failure, Outcome, UsageFailure, log
+
+if TYPE_CHECKING:  # seconds to import
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+POLL_S = 0.3
+CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers that list every file they do not upload."""
+RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
+"""Keys of a verb's JSON line that are not its details."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+class JobReader(Protocol):
+    """The part of Ray's job client that follows a submitted job."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """The log in chunks, as it is written."""
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        """The status of the job."""
+
+
+class JobFailed(Failure):
+    """The verb failed on the cluster; carries its exit code."""
+
+    def __init__(self, message: str, exit_code: int, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.exit_code = exit_code
+
+
+def job_client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
+    from ray.job_submission import JobSubmissionClient
+
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(url, headers=dict(headers))
+    except (ConnectionError, RuntimeError) as error:
+        raise DependencyDown(
+            f"the Ray dashboard at {url} does not answer: {error}; start the cluster, or check the token"
+        ) from error
+
+
+def find_job(jobs: JobReader, job_id: str) -> JobDetails:
+    """The job with this submission id; raises UsageFailure if the cluster has none."""
+    try:
+        return jobs.get_job_info(job_id)
+    except RuntimeError as error:
+        if "404" not in str(error):
+            raise DependencyDown(f"the cluster does not answer for job {job_id}: {error}") from error
+        raise UsageFailure(
+            f"there is no job {job_id!r} on this cluster; `shopkeeper jobs` lists those that there are"
+        ) from None
+
+
+def state_of(info: JobDetails) -> str:
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    return str(getattr(info.status, "value", info.status))
+
+
+async def follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
+    """Copy the job's log to stderr as it is written; returns the JSON line at its end."""
+    line, rest = None, ""
+    async for chunk in jobs.tail_job_logs(job_id):
+        *complete, rest = (rest + chunk).split("\n")
+        for text in complete:
+            line = show_line(text) or line
+    return show_line(rest) or line
+
+
+def show_line(text: str) -> dict[str, Any] | None:
+    """Parse the verb's JSON line; any other line is written to stderr and gives None."""
+    if text.startswith('{"verb"'):
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = None
+        if isinstance(content, dict):
+            return content
+    if text:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    return None
+
+
+def exit_code_of(jobs: JobReader, job_id: str) -> int:
+    """Wait for the job's exit code; EXIT_FAILED for a stopped job."""
+    while True:
+        info = jobs.get_job_info(job_id)
+        status = state_of(info)
+        if status == "SUCCEEDED":
+            return 0
+        if status in ("FAILED", "STOPPED"):
+            if info.driver_exit_code is None:
+                log.error("%s", info.message)
+            # A negative code is the signal that killed it.
+            return max(info.driver_exit_code or EXIT_FAILED, EXIT_FAILED)
+        time.sleep(POLL_S)
+
+
+def outcome_of(line: Mapping[str, Any] | None, exit_code: int, job: Mapping[str, Any]) -> Outcome:
+    content = line or {}
+    details = {name: value for name, value in content.items() if name not in RESULT_KEYS} | dict(job)
+    if exit_code:
+        message = content.get("error", f"the job ended with exit code {exit_code}; its log is above")
+        raise JobFailed(f"on the cluster: {message}", exit_code, run_id=content.get("run_id"), **details)
+    return Outcome(
+        status=content.get("status", "ok"),
+        run_id=content.get("run_id"),
+        metrics=content.get("metrics", {}),
+        details=details,
+    )

@@ -1,0 +1,107 @@
+"""The jobs of a cluster as rows for people and programs: verb, family, run, state, progress and age."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.cli.text_table import aligned
+from jobs.submission.client import state_of
+from jobs.submission.forwarded import OWN_METADATA
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+RUN_STARTED = re.compile(r"\brun ([0-9a-f]{32}) in ")
+EPOCH = re.compile(r"\bepoch \d+.*")
+MAX_PROGRESS_LENGTH = 70
+HEADINGS = ("submission id", "verb", "family", "run id", "state", "age", "progress")
+
+
+def describe(info: JobDetails, log_text: str, *, now_s: float | None = None) -> dict[str, Any]:
+    """A job with what its log says of it; `log_text` is empty where Ray has no log of the job yet."""
+    own = {key.removeprefix(OWN_METADATA): value for key, value in (info.metadata or {}).items()}
+    result = result_in(log_text)
+    started_s = (info.start_time or 0) / 1000
+    return {
+        "submission_id": info.submission_id,
+        "verb": own.get("verb"),
+        "family": own.get("family") or None,
+        "run_id": result.get("run_id") or _last(RUN_STARTED, log_text),
+        "state": state(info, result),
+        "progress": progress(info, log_text, result)[:MAX_PROGRESS_LENGTH],
+        "exit_code": info.driver_exit_code,
+        "age_s": round((time.time() if now_s is None else now_s) - started_s, 1) if started_s else None,
+        "metadata": {key: value for key, value in (info.metadata or {}).items() if not key.startswith(OWN_METADATA)},
+    }
+
+
+def state(info: JobDetails, result: dict[str, Any]) -> str:
+    """waiting, running, done, failed, stopped; interrupted if it can be resumed; dead if its process was lost."""
+    match state_of(info):
+        case "PENDING":
+            return "waiting"
+        case "FAILED" if result.get("exit_code") == 6:
+            return "interrupted"
+        case "FAILED" if info.driver_exit_code is None or info.driver_exit_code < 0:
+            return "dead"
+        case other:
+            return {"SUCCEEDED": "done"}.get(other, other.lower())
+
+
+def progress(info: JobDetails, log_text: str, result: dict[str, Any]) -> str:
+    """What a waiting job waits for, the last epoch of a running one, the error of a failed one."""
+    last_line = next((line.strip() for line in reversed(log_text.splitlines()) if line.strip()), "")
+    match state(info, result):
+        case "waiting":
+            return _in_one_line(info.message or "")
+        case "running":
+            epochs = EPOCH.findall(log_text)
+            return _in_one_line(epochs[-1] if epochs else last_line)
+        case "done":
+            return ", ".join(f"{name} {value:.4g}" for name, value in list(result.get("metrics", {}).items())[:2])
+        case _:
+            return _in_one_line(str(result.get("error") or info.message or last_line))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of `describe` as lines."""
+    if not rows:
+        return ["no jobs"]
+    names = [heading.replace(" ", "_") for heading in HEADINGS]
+    cells = [[_age(row["age_s"]) if name == "age" else str(row[name] or "-") for name in names] for row in rows]
+    return aligned([HEADINGS, *cells], to_the_right=False)
+
+
+def result_in(log_text: str) -> dict[str, Any]:
+    """The JSON line at the end of a verb's log; empty if it has not ended, or was killed."""
+    for line in reversed(log_text.splitlines()):
+        if line.startswith('{"verb"'):
+            try:
+                content = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(content, dict):
+                return content
+    return {}
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    return found[-1] if found else None
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
