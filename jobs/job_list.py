@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
-from jobs.submission.client import ENDED, exit_code_of, find_job, follow, job_client, outcome_of, state_of
+from jobs.submission.client import (
+    ENDED,
+    JobClient,
+    JobInfo,
+    exit_code_of,
+    find_job,
+    follow,
+    job_client,
+    outcome_of,
+    state_of,
+)
 from jobs.submission.listing import describe, table
 from models.family import Family
-
-if TYPE_CHECKING:  # seconds to import
-    from ray.job_submission import JobDetails, JobSubmissionClient
 
 USAGE = "jobs, jobs logs [-f] ID, jobs stop ID or jobs attach ID"
 
@@ -49,7 +56,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     raise UsageFailure(f"{' '.join(['jobs', *words])!r} is not a command; use {USAGE}")
 
 
-def _client(context: Context) -> JobSubmissionClient:
+def _client(context: Context) -> JobClient:
     if context.address is None and running_head(context.store) is None:
         raise DependencyDown(
             f"no local cluster of the store {context.store.root} is running; "
@@ -58,7 +65,7 @@ def _client(context: Context) -> JobSubmissionClient:
     return job_client(*dashboard(context))
 
 
-def _list(client: JobSubmissionClient, limit: int) -> Outcome:
+def _list(client: JobClient, limit: int) -> Outcome:
     if limit < 1:
         raise UsageFailure(f"--limit {limit} is not positive")
     submitted = [info for info in client.list_jobs() if info.submission_id]
@@ -67,7 +74,7 @@ def _list(client: JobSubmissionClient, limit: int) -> Outcome:
     return Outcome(details={"jobs": rows}, summary="\n".join(table(rows)))
 
 
-def _log_of(client: JobSubmissionClient, info: JobDetails) -> str:
+def _log_of(client: JobClient, info: JobInfo) -> str:
     """The log of a job; empty for one that waits, or whose node is lost with its log."""
     if state_of(info) == "PENDING":
         return ""
@@ -77,7 +84,7 @@ def _log_of(client: JobSubmissionClient, info: JobDetails) -> str:
         return ""
 
 
-def _logs(client: JobSubmissionClient, job_id: str, *, follows: bool) -> Outcome:
+def _logs(client: JobClient, job_id: str, *, follows: bool) -> Outcome:
     find_job(client, job_id)
     if follows:
         asyncio.run(follow(client, job_id))
@@ -85,7 +92,7 @@ def _logs(client: JobSubmissionClient, job_id: str, *, follows: bool) -> Outcome
     return Outcome(details=describe(find_job(client, job_id), text), summary="" if follows else text.rstrip())
 
 
-def _stop(client: JobSubmissionClient, job_id: str) -> Outcome:
+def _stop(client: JobClient, job_id: str) -> Outcome:
     state = state_of(find_job(client, job_id))
     if state in ENDED or not client.stop_job(job_id):
         raise UsageFailure(f"job {job_id} has ended already ({state.lower()}); there is nothing to stop")
@@ -94,7 +101,7 @@ def _stop(client: JobSubmissionClient, job_id: str) -> Outcome:
     return Outcome(status="stopped", run_id=found["run_id"], details=found, summary=f"stopped {job_id}")
 
 
-def _attach(context: Context, client: JobSubmissionClient, job_id: str) -> Outcome:
+def _attach(context: Context, client: JobClient, job_id: str) -> Outcome:
     info = find_job(client, job_id)
     if state_of(info) == "PENDING":
         log.info("%s waits: %s", job_id, info.message)

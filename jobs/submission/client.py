@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jobs.cli.context import EXIT_FAILED, DependencyDown, Failure, Outcome, UsageFailure, log
 
 if TYPE_CHECKING:  # seconds to import
-    from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.job_submission import JobDetails
 
 POLL_S = 0.3
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -32,6 +32,41 @@ class JobReader(Protocol):
         """The status of the job."""
 
 
+class JobClient(JobReader, Protocol):
+    """The part of Ray's job client that this project uses."""
+
+    def submit_job(
+        self,
+        *,
+        entrypoint: str,
+        submission_id: str | None,
+        runtime_env: dict[str, Any] | None,
+        entrypoint_num_cpus: float | None,
+        metadata: dict[str, str] | None,
+    ) -> str:
+        """Submit a job and return its id."""
+
+    def list_jobs(self) -> list[JobDetails]:
+        """All jobs of the cluster."""
+
+    def get_job_logs(self, job_id: str) -> str:
+        """The log so far."""
+
+    def stop_job(self, job_id: str) -> bool:
+        """Stop the job; whether it was running."""
+
+
+class JobInfo(Protocol):
+    """What this project reads of Ray's description of a job."""
+
+    status: Any
+    submission_id: str | None
+    message: str | None
+    start_time: int | None
+    metadata: dict[str, str] | None
+    driver_exit_code: int | None
+
+
 class JobFailed(Failure):
     """The verb failed on the cluster; carries its exit code."""
 
@@ -40,7 +75,7 @@ class JobFailed(Failure):
         self.exit_code = exit_code
 
 
-def job_client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
+def job_client(url: str, headers: Mapping[str, str]) -> JobClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in CHATTY:
@@ -65,7 +100,7 @@ def find_job(jobs: JobReader, job_id: str) -> JobDetails:
         ) from None
 
 
-def state_of(info: JobDetails) -> str:
+def state_of(info: JobInfo) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     return str(getattr(info.status, "value", info.status))
 

@@ -6,14 +6,11 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.cli.text_table import aligned
-from jobs.submission.client import state_of
+from jobs.submission.client import JobInfo, state_of
 from jobs.submission.forwarded import OWN_METADATA
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobDetails
 
 RUN_STARTED = re.compile(r"\brun ([0-9a-f]{32}) in ")
 EPOCH = re.compile(r"\bepoch \d+.*")
@@ -21,7 +18,7 @@ MAX_PROGRESS_LENGTH = 70
 HEADINGS = ("submission id", "verb", "family", "run id", "state", "age", "progress")
 
 
-def describe(info: JobDetails, log_text: str, *, now_s: float | None = None) -> dict[str, Any]:
+def describe(info: JobInfo, log_text: str, *, now_s: float | None = None) -> dict[str, Any]:
     """A job with what its log says of it; `log_text` is empty where Ray has no log of the job yet."""
     own = {key.removeprefix(OWN_METADATA): value for key, value in (info.metadata or {}).items()}
     result = result_in(log_text)
@@ -39,7 +36,7 @@ def describe(info: JobDetails, log_text: str, *, now_s: float | None = None) -> 
     }
 
 
-def state(info: JobDetails, result: dict[str, Any]) -> str:
+def state(info: JobInfo, result: dict[str, Any]) -> str:
     """waiting, running, done, failed, stopped; interrupted if it can be resumed; dead if its process was lost."""
     match state_of(info):
         case "PENDING":
@@ -52,7 +49,7 @@ def state(info: JobDetails, result: dict[str, Any]) -> str:
             return {"SUCCEEDED": "done"}.get(other, other.lower())
 
 
-def progress(info: JobDetails, log_text: str, result: dict[str, Any]) -> str:
+def progress(info: JobInfo, log_text: str, result: dict[str, Any]) -> str:
     """What a waiting job waits for, the last epoch of a running one, the error of a failed one."""
     last_line = next((line.strip() for line in reversed(log_text.splitlines()) if line.strip()), "")
     match state(info, result):

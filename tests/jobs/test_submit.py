@@ -18,6 +18,8 @@ from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailu
 from jobs.cluster.packages import copy_packages
 from jobs.submission import client
 from jobs.submit import Options
+from jobs.tracking.runs import submission_tags
+from models.family import Family
 from tests.conftest import CHECKOUT
 
 LINE = {"verb": "train", "family": "toy", "status": "ok", "run_id": "abc", "metrics": {"val_x": 0.5}, "exit_code": 0}
@@ -132,3 +134,62 @@ def test_verbs_that_cannot_be_submitted_are_rejected(tmp_path: Path, command: tu
 def test_a_cluster_that_does_not_respond_is_a_dependency_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(DependencyDown, match=r"127\.0\.0\.1:9"):
         submit.run(context(tmp_path, address="http://127.0.0.1:9"), None, Options(command=("status",)), None)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "toy", "--worker", "2"),
+        ("train", "toy", "--workers", "two"),
+        ("train", "nothing"),
+        ("tran", "toy"),
+        ("train", "toy", "extra"),
+        ("train", "toy", "--help"),
+    ],
+)
+def test_a_mistake_in_the_verb_is_found_before_anything_is_uploaded(
+    toy: Family, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    unreachable = context(tmp_path, address="http://127.0.0.1:9")
+
+    with pytest.raises(UsageFailure):
+        submit.run(unreachable, None, Options(command=command), None)
+
+
+def test_a_family_that_only_the_cluster_has_is_submitted_unchecked(tmp_path: Path) -> None:
+    unreachable = context(tmp_path, address="http://127.0.0.1:9")
+
+    with pytest.raises(DependencyDown):
+        submit.run(unreachable, None, Options(command=("train", "nothing"), check=False), None)
+
+
+def test_credentials_in_the_command_are_refused_and_not_quoted(tmp_path: Path) -> None:
+    command = ("prepare", "toy", "--raw", "s3://KEY:hunter2@bucket/log.csv")
+
+    with pytest.raises(UsageFailure, match="credentials") as caught:
+        submit.run(context(tmp_path), None, Options(command=command, check=False), None)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_dry_run_shows_names_of_variables_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "status", "--env", "TOKEN=hunter2", "--dry-run", "--json"]) == 0
+
+    out = capsys.readouterr().out
+    assert json.loads(out)["options"]["env"] == ["TOKEN"]
+    assert "hunter2" not in out
+
+
+@pytest.mark.parametrize("job_id", ["a/b", "", "-x", "a b"])
+def test_an_invalid_submission_id_is_refused(tmp_path: Path, job_id: str) -> None:
+    with pytest.raises(UsageFailure, match="--submission-id"):
+        submit.run(context(tmp_path), None, Options(command=("status",), submission_id=job_id), None)
+
+
+def test_runs_are_tagged_with_submission_and_commit_of_their_checkout(tmp_path: Path) -> None:
+    job = context(tmp_path, submission_id="nightly-1", git_commit="abc+changes")
+
+    tags = submission_tags(job)
+
+    assert tags == {"submission_id": "nightly-1", "git_commit": "abc+changes", "mlflow.source.git.commit": "abc"}
+    assert submission_tags(context(tmp_path)) == {}
