@@ -96,6 +96,9 @@ def _stop(client: JobClient, job_id: str) -> Outcome:
     state = state_of(find_job(client, job_id))
     if state in ENDED or not client.stop_job(job_id):
         raise UsageFailure(f"job {job_id} has ended already ({state.lower()}); there is nothing to stop")
+    if state == "PENDING":  # Ray delivers the stop to the job's process, which does not exist yet
+        summary = f"{job_id} waits for resources; it ends as soon as it would start"
+        return Outcome(status="stopping", details={"submission_id": job_id}, summary=summary)
     exit_code_of(client, job_id)
     found = describe(find_job(client, job_id), client.get_job_logs(job_id))
     return Outcome(status="stopped", run_id=found["run_id"], details=found, summary=f"stopped {job_id}")

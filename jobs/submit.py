@@ -41,7 +41,7 @@ class Options:
     """Id of the job; default is made up."""
     env: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
     """NAME=VALUE, or NAME for the value that it has here: an environment variable of the job. Repeat the flag for
-    several. Credentials for MLflow, S3 and Azure that are set here are sent along unasked."""
+    several. Ray writes the values to the log runtime_env_agent.log of the cluster's nodes."""
     metadata: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
     """KEY=VALUE, shown in the list of jobs and on the dashboard. Repeat the flag for several."""
     check: bool = True
@@ -80,9 +80,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
                     f"--submission-id {job_id}: the cluster has a job of this id; choose another"
                 ) from None
             raise Failure(f"the cluster at {url} did not accept the job: {reason}") from None
-    sent = sorted(variables)
-    if sent:
-        log.info("environment variables sent along: %s", ", ".join(sent))
+    if options.env:
+        names = ", ".join(sorted(variables))
+        log.warning("sent along: %s; Ray writes the values to runtime_env_agent.log on the cluster's nodes", names)
     return _submitted(context, client, options, job_id=job_id, url=url)
 
 

@@ -76,12 +76,18 @@ class JobFailed(Failure):
 
 
 def job_client(url: str, headers: Mapping[str, str]) -> JobClient:
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(url, headers=dict(headers))
+    except AuthenticationError:
+        raise DependencyDown(
+            f"the Ray dashboard at {url} refuses the token, or wants one; RAY_AUTH_TOKEN_PATH names the file of a "
+            "cluster's token, RAY_AUTH_TOKEN has the token itself"
+        ) from None
     except (ConnectionError, RuntimeError) as error:
         raise DependencyDown(
             f"the Ray dashboard at {url} does not answer: {error}; start the cluster, or check the token"

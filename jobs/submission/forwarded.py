@@ -8,24 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from jobs.cli.context import UsageFailure
 
-CREDENTIALS = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_INSECURE_TLS",
-    "MLFLOW_TRACKING_SERVER_CERT_PATH",
-    "MLFLOW_S3_ENDPOINT_URL",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_ACCESS_KEY",
-)
-"""Variables for MLflow and object stores that are sent along if they are set here."""
 SUBMISSION_ID = "SHOPKEEPER_SUBMISSION_ID"
 GIT_COMMIT = "SHOPKEEPER_GIT_COMMIT"
 OWN_METADATA = "shopkeeper_"
@@ -36,11 +18,11 @@ MIN_HIDDEN_LENGTH = 4
 
 
 def environment_variables(given: Sequence[str]) -> dict[str, str]:
-    """The credentials that are set here, and those given as NAME=VALUE, or as NAME with the value that it has here.
+    """The variables given as NAME=VALUE, or as NAME with the value that it has here; no other is sent.
 
     Raises UsageFailure, which never quotes a value.
     """
-    found = {name: value for name in CREDENTIALS if (value := os.environ.get(name))}
+    found = {}
     for word in given:
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

@@ -29,7 +29,7 @@ def describe(info: JobInfo, log_text: str, *, now_s: float | None = None) -> dic
         "family": own.get("family") or None,
         "run_id": result.get("run_id") or _last(RUN_STARTED, log_text),
         "state": state(info, result),
-        "progress": progress(info, log_text, result)[:MAX_PROGRESS_LENGTH],
+        "progress": progress(info, log_text, result),
         "exit_code": info.driver_exit_code,
         "age_s": round((time.time() if now_s is None else now_s) - started_s, 1) if started_s else None,
         "metadata": {key: value for key, value in (info.metadata or {}).items() if not key.startswith(OWN_METADATA)},
@@ -69,7 +69,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return ["no jobs"]
     names = [heading.replace(" ", "_") for heading in HEADINGS]
-    cells = [[_age(row["age_s"]) if name == "age" else str(row[name] or "-") for name in names] for row in rows]
+    shown = [{**row, "age": _age(row["age_s"]), "progress": _shortened(row["progress"])} for row in rows]
+    cells = [[str(row[name] or "-") for name in names] for row in shown]
     return aligned([HEADINGS, *cells], to_the_right=False)
 
 
@@ -89,6 +90,10 @@ def result_in(log_text: str) -> dict[str, Any]:
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
     found = pattern.findall(text)
     return found[-1] if found else None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_PROGRESS_LENGTH else f"{text[: MAX_PROGRESS_LENGTH - 3]}..."
 
 
 def _in_one_line(text: str) -> str:
