@@ -44,7 +44,7 @@ TOUCHES_ENVIRONMENT = (
     "jobs/submission/forwarded.py",
     "jobs/tracking/connection.py",
 )
-"""The command line reads it, and submit what it forwards by name; the others set what Ray and MLflow read nowhere else."""
+"""The command line reads it, and submit what it forwards; the others set what Ray and MLflow read nowhere else."""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
 
 
