@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +16,22 @@ from serve.answers import Answers
 from serve.batching import Batcher
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
+from serve.standby import Standby, check_fits_in_memory
 from serve.stored_features import StoredFeatures
 from serve.streams import Streams
+
+
+class Source(BaseModel):
+    """A model and where its files are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    bundle: Path
+    digest: str | None = None
+    """sha256 of the bundle's manifest; a bundle with another digest is rejected."""
+    index: Path | None = None
+    """Index of the catalogue, if the family has one."""
 
 
 class Settings(BaseModel):
@@ -34,6 +49,18 @@ class Settings(BaseModel):
     """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
     """Index of the catalogue, if the family has one."""
+    standby: Source | None = None
+    """The model to keep loaded, for a rollback at once; None keeps none."""
+
+    @property
+    def alone(self) -> Settings:
+        """The same without a standby."""
+        return self.model_copy(update={"standby": None})
+
+    @property
+    def of_standby(self) -> Settings | None:
+        """The settings that serve the standby, with the same stores."""
+        return None if self.standby is None else self.alone.model_copy(update=dict(self.standby))
 
 
 class FailedReload(BaseModel):
@@ -55,6 +82,8 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     loaded_at: str
     last_failed_reload: FailedReload | None = None
+    standby: str | None = None
+    """Version that is loaded too, and that a rollback swaps in at once."""
 
 
 class Service:
@@ -73,6 +102,7 @@ class Service:
         self._settings: Settings | None = None
         self._failed: FailedReload | None = None
         self._reloading = asyncio.Lock()
+        self._standby = Standby[Settings](load=self._load_standby, discard=self._close)
 
     @property
     def current(self) -> Loaded | None:
@@ -85,29 +115,21 @@ class Service:
         return self._current is not None
 
     async def load(self, settings: Settings) -> None:
-        """Load and verify a model, check its golden answer, and switch to it.
+        """Load and verify a model, check its golden answer, and switch to it; the standby is only switched to.
 
         On failure the previous model stays in use and `info` shows the error; without one it raises the error,
         which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
         """
         async with self._reloading:
-            if self._settings == settings:
+            before = self._settings
+            if before == settings:
                 return
-            try:
-                loaded = await asyncio.to_thread(self._load, settings)
-            except Exception as error:  # whatever fails, the previous model stays in use
-                is_described = isinstance(error, ValueError | OSError)
-                reason = str(error) if is_described else f"{type(error).__name__}: {error}"
-                self._failed = FailedReload(version=settings.version, error=reason, at=_now())
-                if self._current is None:
-                    raise
-                log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
-                return
-            replaced, self._current = self._current, loaded
+            if before is None or before.alone != settings.alone:
+                if not await self._switch(settings):
+                    return
+            else:
+                self._standby.keep(settings.of_standby)
             self._settings, self._failed = settings, None
-            if replaced is not None:
-                self.answers.close_when_unused(replaced.features)
-            log.info("now serving %s version %s", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
         """The model in use; the service must be ready."""
@@ -121,6 +143,7 @@ class Service:
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
+            standby=self._standby.version,
         )
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
@@ -128,6 +151,45 @@ class Service:
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
         return await self.answers.answer(self._current, endpoint, request)
+
+    async def _switch(self, settings: Settings) -> bool:
+        """Use another model and hold its standby; False if it was rejected and the previous one stays in use."""
+        try:
+            loaded = await self._take_standby(settings) or await asyncio.to_thread(self._load, settings)
+        except Exception as error:  # whatever fails, the previous model stays in use
+            is_described = isinstance(error, ValueError | OSError)
+            reason = str(error) if is_described else f"{type(error).__name__}: {error}"
+            self._failed = FailedReload(version=settings.version, error=reason, at=_now())
+            if self._current is None:
+                raise
+            log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
+            return False
+        replaced, self._current = self._current, loaded
+        before = self._settings.alone if self._settings else None
+        self._standby.keep(settings.of_standby, replaced=(before, replaced) if before and replaced else None)
+        log.info("now serving %s version %s", self.family.name, settings.version)
+        return True
+
+    async def _take_standby(self, settings: Settings) -> Loaded | None:
+        """The standby, if it is that model and still gives the golden answer."""
+        standby = await self._standby.take(settings.alone)
+        if standby is None:
+            return None
+        model = standby.model
+        try:
+            await asyncio.to_thread(golden.check, self.family, model.network, model.schema, model.golden)
+        except BundleRejected as error:
+            log.warning("version %s is loaded again, as the one in memory is wrong: %s", settings.version, error)
+            self._close(standby)
+            return None
+        return dataclasses.replace(standby, loaded_at=_now())
+
+    async def _load_standby(self, settings: Settings) -> Loaded:
+        await asyncio.to_thread(check_fits_in_memory, settings.bundle, settings.index)
+        return await asyncio.to_thread(self._load, settings)
+
+    def _close(self, loaded: Loaded) -> None:
+        self.answers.close_when_unused(loaded.features)
 
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)

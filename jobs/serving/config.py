@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
 PATHS = ("bundle", "feature_store", "live_feature_store", "index")
 """Settings of a deployment that are paths in the store."""
+MODEL_SETTINGS = ("version", "bundle", "digest", "index")
+"""Settings of a deployment that say which model is served; its standby has the same."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
@@ -54,14 +57,16 @@ def application(
     size: Size,
     index: Path | None = None,
     live_feature_store: Path | None = None,
+    standby: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The Serve application config of a family."""
+    """The Serve application config of a family; `standby` is the model to keep loaded for a rollback."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
     settings = {
         "version": model.version,
         "bundle": str(model.directory),
         "digest": model.digest,
         **{name: str(path) if path else None for name, path in paths.items()},
+        "standby": dict(standby) if standby else None,
     }
     replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
@@ -119,6 +124,22 @@ def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, A
     return {}
 
 
+def with_settings(config: Mapping[str, Any], family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with other values of some of a family's settings."""
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    user_config(changed, family).update(settings)
+    return changed
+
+
+def next_standby(served: Mapping[str, Any], *, version: str, digest: str | None) -> dict[str, Any] | None:
+    """The standby of a deployment that replaces `served`: the model that it serves, or keeps if it serves this one."""
+    if not served:
+        return None
+    is_same = (served["version"], served.get("digest")) == (version, digest)
+    previous = served.get("standby") if is_same else {name: served.get(name) for name in MODEL_SETTINGS}
+    return dict(previous) if previous else None
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Validate a config strictly; raises Failure also for unknown keys, which Serve itself ignores."""
     from ray.serve.schema import ServeDeploySchema
@@ -147,7 +168,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if config is None or former is None:
         return config
     settings = [each["deployments"][0]["user_config"] for each in config["applications"]]
-    for each in settings:
+    for each in [*settings, *(each["standby"] for each in settings if each.get("standby"))]:
         for name in PATHS:
             if each.get(name) and Path(each[name]).is_relative_to(former):
                 each[name] = str(root / Path(each[name]).relative_to(former))
