@@ -82,7 +82,8 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):
-        deployed = deploy.run(context, family, deploy.Options(port=options.port or free_port(PREFERRED_PORT)), None)
+        port = options.port or free_port(PREFERRED_PORT)
+        deployed = deploy.run(context, family, deploy.Options(port=port, min_replicas=1), None)
     url = deployed.details["url"]
     with _step("query the endpoint", seconds):
         answers = {question.title: _query(url, family, question) for question in sample.questions}

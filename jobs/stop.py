@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
-from jobs.cluster.local_head import stop_head
+from jobs.cluster.local_head import running_head, stop_head
+from jobs.serving.drain import drain
 from jobs.tracking.mlflow_ui import stop_ui
 from models.family import Family
 
@@ -17,12 +18,17 @@ class Options:
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Stop everything that `deploy` and `demo` started on this machine; the next `deploy` restores all deployments."""
+    """Stop everything that `deploy` and `demo` started on this machine; the next `deploy` restores all deployments.
+
+    Requests under way are answered first.
+    """
     if context.address is not None:
         raise UsageFailure(
             f"stop works on this machine only; for {context.address} use `serve shutdown`, or omit --address"
         )
     had_ui = stop_ui(context.store)
+    if head := running_head(context.store):
+        drain(head.pid)
     had_cluster = stop_head(context.store)
     log.info("the local cluster was %s", "stopped" if had_cluster else "not running")
     return Outcome(

@@ -48,6 +48,14 @@ def end_tree(pid: int, *, timeout_s: float) -> None:
     psutil.wait_procs(left, timeout=timeout_s)
 
 
+def descendants(pid: int, *, name: str) -> list[Any]:
+    """The processes below a process whose name starts with `name`; psutil's, and none if there is no such process."""
+    psutil = _psutil()
+    with suppress(psutil.NoSuchProcess):
+        return [each for each in psutil.Process(pid).children(recursive=True) if _has_name(each, name)]
+    return []
+
+
 def listener(port: int) -> str | None:
     """The process that listens on a TCP port, in words; None if there is none or this user may not see it."""
     psutil = _psutil()
@@ -56,6 +64,12 @@ def listener(port: int) -> str | None:
             if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
                 return _in_words(psutil.Process(found.pid))
     return None
+
+
+def _has_name(process: Any, start: str) -> bool:
+    with suppress(_psutil().Error):
+        return str(process.name()).startswith(start)
+    return False
 
 
 def _in_words(process: Any) -> str:

@@ -115,13 +115,17 @@ def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dic
     return {**config, "applications": [*others, dict(added)]}
 
 
+def application_of(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any] | None:
+    """A family's application, or None."""
+    applications: list[dict[str, Any]] = list((config or {}).get("applications", ()))
+    return next((one for one in applications if one["name"] == family.name), None)
+
+
 def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
     """The `user_config` of a family's deployment; empty if there is none."""
-    for one in (config or {}).get("applications", ()):
-        if one["name"] == family.name:
-            found: dict[str, Any] = one["deployments"][0]["user_config"]
-            return found
-    return {}
+    found = application_of(config, family)
+    settings: dict[str, Any] = found["deployments"][0]["user_config"] if found else {}
+    return settings
 
 
 def with_settings(config: Mapping[str, Any], family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from jobs import deploy
 from jobs.cli.context import Context, Failure, Store
 from jobs.serving.config import PinnedModel, user_config
+from jobs.serving.switch import check_golden
 from models import FAMILIES
 from models.family import Family
 from models.features import ABSENT, Change, FeatureStore, create_live_store
@@ -97,18 +98,18 @@ def served_sounds(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_golden_answer_that_is_a_file_is_checked_over_http(served_sounds: tuple[Any, str]) -> None:
     expected, url = served_sounds
 
-    deploy._check_golden(first(SOUNDS), expected, url)
+    check_golden(first(SOUNDS), expected, url)
 
     assert expected["response"]["media_type"] == "audio/wav"
     for name, wrong in (("media_type", "audio/ogg"), ("num_bytes", 45.0)):
         other = {**expected, "response": {**expected["response"], name: wrong}}
         with pytest.raises(Failure, match=f"does not return the golden answer: response.{name} was"):
-            deploy._check_golden(first(SOUNDS), other, url)
+            check_golden(first(SOUNDS), other, url)
 
 
 def test_a_golden_request_that_is_rejected_over_http_is_a_failure(served_sounds: tuple[Any, str]) -> None:
     expected, url = served_sounds
 
     with pytest.raises(Failure, match="422"):
-        deploy._check_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
+        check_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
     assert VISITS.update is not None

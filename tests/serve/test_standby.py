@@ -115,7 +115,7 @@ def test_a_standby_that_cannot_be_loaded_does_not_affect_the_model_in_use(
 ) -> None:
     one, two = models
     content = json.loads((one / "golden.json").read_text())
-    content["response"] = {}
+    content["response"]["colour"] = "another"
     (one / "golden.json").write_text(json.dumps(content))
     bundle.seal(one)
 
