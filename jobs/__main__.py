@@ -284,7 +284,7 @@ def _succeeded(invocation: Invocation) -> Result:
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
     settings = {"options": invocation.options, "context": context, "config": invocation.config}
     return Result(
-        exit_code=0,
+        exit_code=outcome.exit_code,
         verb=invocation.verb,
         family=invocation.family_name or outcome.details.get("family"),
         headline=family.metric.name if family else "",

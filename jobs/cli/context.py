@@ -192,6 +192,8 @@ class Outcome:
     """Text for people; None lists the metrics and details."""
     table: str | None = None
     """Lines for people after the metrics and details."""
+    exit_code: int = 0
+    """Not 0 for a verb that has done its work and found something wrong."""
 
 
 def is_writable(directory: Path) -> bool:

@@ -6,7 +6,11 @@ Uses the psutil that is bundled with Ray.
 from __future__ import annotations
 
 import importlib
+import os
+import time
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MAX_AGE_DIFFERENCE_S = 1.0
@@ -17,6 +21,15 @@ STORE_VARIABLE = "SHOPKEEPER_CLUSTER_OF"
 def created_s(pid: int) -> float:
     """Creation time of a process in epoch seconds."""
     return float(_psutil().Process(pid).create_time())
+
+
+def age_of_process_s() -> float:
+    """How long this process has been running; 0 where the kernel does not say."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def running_process(pid: int, started_s: float) -> Any:
@@ -63,6 +76,32 @@ def listener(port: int) -> str | None:
         for found in psutil.net_connections(kind="tcp"):
             if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
                 return _in_words(psutil.Process(found.pid))
+    return None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that listens on a port, in words, and the store whose cluster it belongs to, if it is of one."""
+
+    process: str
+    store: str | None
+
+
+def holder(port: int) -> Holder | None:
+    """The process that listens on a TCP port; None if there is none or this user may not see it."""
+    psutil = _psutil()
+    with suppress(psutil.Error):
+        for found in psutil.net_connections(kind="tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
+                process = psutil.Process(found.pid)
+                return Holder(f"{process.name()} (process {found.pid})", _store_of(process))
+    return None
+
+
+def _store_of(process: Any) -> str | None:
+    with suppress(_psutil().Error):
+        store: str | None = process.environ().get(STORE_VARIABLE)
+        return store
     return None
 
 

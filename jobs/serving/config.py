@@ -162,12 +162,13 @@ def config_path(store: Store) -> Path:
     return store.serve / "config.yaml"
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path, *, check: bool = True) -> dict[str, Any] | None:
     """The config that was applied last, or None; raises Failure if the file is damaged.
 
-    Its paths are those of the store as it is now, even if it was moved or copied since.
+    Its paths are those of the store as it is now, even if it was moved or copied since. The check of its schema imports
+    Ray Serve, which takes a second.
     """
-    config, root = _read(path), path.parents[1]
+    config, root = _read(path, check=check), path.parents[1]
     former = _former_root(config, root)
     if config is None or former is None:
         return config
@@ -181,7 +182,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def former_root(path: Path) -> Path | None:
     """Where the store was when it deployed, if it was moved or copied since; raises Failure if the file is damaged."""
-    return _former_root(_read(path), path.parents[1])
+    return _former_root(_read(path, check=False), path.parents[1])
 
 
 def _former_root(config: Mapping[str, Any] | None, here: Path) -> Path | None:
@@ -194,7 +195,7 @@ def _former_root(config: Mapping[str, Any] | None, here: Path) -> Path | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, *, check: bool) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
@@ -203,7 +204,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise Failure(f"{path} is not YAML ({error}); remove it and deploy again") from error
     if not isinstance(config, dict):
         raise Failure(f"{path} is not a Serve config; remove it and deploy again")
-    check_config(config)
+    if check:
+        check_config(config)
     return config
 
 
