@@ -25,6 +25,11 @@ from models.family import Family
 
 T = TypeVar("T")
 MAX_START_S = 30.0
+"""A process that is older was not started for this command."""
+END_S = 0.4
+"""What it takes to print the result and end."""
+MIN_SHARE = 0.3
+"""Share of the time limit that is there for questions however long the start took, as on a loaded machine."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 def _remaining_s(options: Options) -> float:
     """The time limit less what the start of the command took; a process that lives long was not started for this."""
     age_s = age_of_process_s()
-    return max(options.timeout_s - age_s, options.timeout_s * 0.4) if age_s < MAX_START_S else options.timeout_s
+    if age_s > MAX_START_S:
+        return options.timeout_s
+    return max(options.timeout_s - age_s - END_S, MIN_SHARE * options.timeout_s)
 
 
 def _family(
@@ -89,7 +96,7 @@ def _family(
     except DependencyDown as error:
         found["tracking_error"] = str(error)
     except TimeoutError:
-        found["tracking_error"] = "runs and champion: MLflow did not respond in time; raise --timeout-s"
+        found["tracking_error"] = "runs and champion could not be read in time; raise --timeout-s"
     return found
 
 

@@ -6,7 +6,9 @@ Uses the psutil that is bundled with Ray.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,6 +121,10 @@ def _in_words(process: Any) -> str:
 
 
 def _psutil() -> Any:
-    import ray  # noqa: F401  puts its bundled psutil on the search path
-
-    return importlib.import_module("psutil")
+    try:
+        return importlib.import_module("psutil")
+    except ModuleNotFoundError:
+        ray = importlib.util.find_spec("ray")  # importing it takes a second
+        assert ray is not None and ray.origin is not None, "Ray is not installed"
+        sys.path.append(str(Path(ray.origin).with_name("thirdparty_files")))
+        return importlib.import_module("psutil")

@@ -63,11 +63,13 @@ def judge(facts: Facts, *, remedy: str) -> Health:
         )
     if facts.gcs_error:
         return Health("gcs dead", f"{_gcs(facts)}; {said}; `shopkeeper stop`, then `{remedy}`")
-    if not codes:
+    if not codes and not facts.serve:
         return Health("no answer", next(each.error for each in facts.answers if each.error) or "no answer")
     if facts.cluster in ("none", "elsewhere") and not any(code >= 500 for code in codes):
         return Health("stranger", f"another server answers at {facts.url}; {said}")
-    why = f": {reason(facts.serve, num_lines=1)}" if facts.serve and reason(facts.serve) != "RUNNING" else ""
+    said = f"{said}; {_count(facts)}" if facts.serve else said
+    is_told = facts.serve is not None and facts.serve.get("status") != "RUNNING"
+    why = f": {reason(facts.serve or {}, num_lines=1)}" if is_told else ""
     return Health("no replica", f"the proxy is up, but no replica answers ({said}){why}")
 
 
