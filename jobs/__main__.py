@@ -81,7 +81,7 @@ VERB_GROUPS = {
         "promote": Verb(
             "jobs.promote", "make a model champion if it passes the gate", writes=True, logs_libraries=True
         ),
-        "rollback": Verb("jobs.rollback", "restore the previous champion", writes=True),
+        "rollback": Verb("jobs.rollback", "restore the previous champion, at the endpoint too", writes=True),
     },
     "Serving": {
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),

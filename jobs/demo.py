@@ -82,12 +82,11 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):
-        port = options.port or free_port(PREFERRED_PORT)
-        deployed = deploy.run(context, family, deploy.Options(port=port, min_replicas=1), None)
+        wanted = deploy.Options(port=options.port or free_port(PREFERRED_PORT), min_replicas=1)
+        deployed = deploy.run(context, family, wanted, None)
     url = deployed.details["url"]
     with _step("query the endpoint", seconds):
         answers = {question.title: _query(url, family, question) for question in sample.questions}
-    tracking_url = _mlflow_url(context, stay=options.stay)
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -100,7 +99,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
             "where": {
                 "endpoint": url,
                 "ray_dashboard": head.dashboard_url,
-                "mlflow": tracking_url,
+                "mlflow": _mlflow_url(context, stay=options.stay),
                 "stays": options.stay,
             },
         },

@@ -26,7 +26,6 @@ ONLY_HERE = {"mlflow": "jobs/tracking/", "TorchTrainer": "jobs/training/fit.py",
 USES_RAY = (
     "jobs/cluster/connection.py",
     "jobs/cluster/executor.py",
-    "jobs/cluster/processes.py",
     "jobs/evaluation/scoring.py",
     "jobs/predict.py",
     "jobs/serving/api.py",

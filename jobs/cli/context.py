@@ -15,9 +15,9 @@ from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
 
-ON_A_DASHBOARD = ("deploy", "submit")
+ON_A_DASHBOARD = ("deploy", "rollback", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("rollback", "status", "ui", "stop", "demo")
+ON_THIS_MACHINE = ("status", "ui", "stop", "demo")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1

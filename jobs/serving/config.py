@@ -62,17 +62,15 @@ def application(
     """The Serve application config of a family; `standby` is the model to keep loaded for a rollback."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
     settings = {
-        "version": model.version,
-        "bundle": str(model.directory),
-        "digest": model.digest,
+        **{"version": model.version, "bundle": str(model.directory), "digest": model.digest},
         **{name: str(path) if path else None for name, path in paths.items()},
         "standby": dict(standby) if standby else None,
     }
-    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
+    scaling = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
     deployment = {
         "name": DEPLOYMENT,
         "user_config": settings,
-        "autoscaling_config": {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA},
+        "autoscaling_config": {**scaling, "target_ongoing_requests": REQUESTS_PER_REPLICA},
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
         # On a code change, new replicas start before old ones stop; a new model reuses the replicas.

@@ -161,7 +161,7 @@ def test_a_rollback_swaps_in_the_model_in_memory_and_a_second_one_returns(shop: 
 def test_a_rollback_that_fails_leaves_what_was_serving(shop: Shop) -> None:
     applied = config_path(shop.context.store).read_bytes()
 
-    with pytest.raises(Failure, match="version v1 did not respond .* version v2 keeps serving"):
+    with pytest.raises(Failure, match=r"version v1 did not respond .* version v2 keeps serving"):
         shop.roll_back("v1", timeout_s=0.0)
 
     assert config_path(shop.context.store).read_bytes() == applied
@@ -176,7 +176,7 @@ def test_a_model_that_breaks_in_the_replicas_leaves_what_was_serving(
 
     monkeypatch.setattr(deploy, "check_config", damage)
 
-    with pytest.raises(Failure, match="a replica rejected version v3: .* version v2 keeps serving"):
+    with pytest.raises(Failure, match=r"a replica rejected version v3: .* version v2 keeps serving"):
         shop.deploy("v3")
 
     assert {shop.info()["version"] for _ in range(8)} == {"v2"}
