@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from jobs.cli.dry_run import resolved
 from jobs.cli.environment import ENVIRONMENT
@@ -25,6 +25,7 @@ from jobs.cli.library_log import libraries_logged
 from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
+from jobs.cli.verbs import VERB_GROUPS, VERBS
 
 if TYPE_CHECKING:
     from jobs.cli.context import Context
@@ -33,76 +34,6 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 usage, 3 data rejected, 4 gate not m
 5 a dependency is down, 6 interrupted but resumable, 130 Ctrl-C
 
 `shopkeeper VERB --help` and `shopkeeper VERB FAMILY --help` list the flags."""
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb of the command line."""
-
-    module: str
-    summary: str
-    takes_family: Literal["required", "optional", "no"] = "required"
-    config: Literal["Config", "PrepareConfig"] | None = None
-    """The family's dataclass whose fields become flags of this verb too."""
-    handles_dry_run: bool = False
-    """The verb implements --dry-run itself; others are not run."""
-    writes: bool = False
-    """The verb cannot do anything without writing to the store."""
-    logs_libraries: bool = False
-    """The output of libraries goes to a log file of the store instead of stderr, except with --debug."""
-    takes_command: bool = False
-    """Arguments that are not flags of the verb become `command` of its options."""
-
-
-PREPARE_SUMMARY = "raw data -> prepared data: validated, split, sharded"
-VERB_GROUPS = {
-    "Data and training": {
-        "prepare": Verb(
-            "jobs.prepare",
-            PREPARE_SUMMARY,
-            config="PrepareConfig",
-            handles_dry_run=True,
-            writes=True,
-            logs_libraries=True,
-        ),
-        "train": Verb(
-            "jobs.train", "prepared data -> tracked run with a model", config="Config", writes=True, logs_libraries=True
-        ),
-        "sweep": Verb(
-            "jobs.sweep",
-            "hyperparameter search; keeps the best trial's model",
-            config="Config",
-            writes=True,
-            logs_libraries=True,
-        ),
-    },
-    "Evaluation": {
-        "evaluate": Verb("jobs.evaluate", "metrics of a model on a split, with a report", logs_libraries=True),
-        "promote": Verb(
-            "jobs.promote", "make a model champion if it passes the gate", writes=True, logs_libraries=True
-        ),
-        "rollback": Verb("jobs.rollback", "restore the previous champion, at the endpoint too", writes=True),
-    },
-    "Serving": {
-        "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),
-        "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
-    },
-    "Cluster and operations": {
-        "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
-        "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
-        "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
-        "stop": Verb("jobs.stop", "stop the endpoint and the local cluster", takes_family="optional"),
-        "demo": Verb(
-            "jobs.demo",
-            "end to end on a small synthetic shop",
-            takes_family="optional",
-            writes=True,
-            logs_libraries=True,
-        ),
-    },
-}
-"""The verbs by their heading in `shopkeeper --help`."""
-VERBS = {name: verb for verbs in VERB_GROUPS.values() for name, verb in verbs.items()}
 
 
 @dataclass(frozen=True)

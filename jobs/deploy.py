@@ -12,7 +12,6 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.cluster.local_head import running_head
 from jobs.serving.api import ServeApi
 from jobs.serving.config import (
     PINNED,
@@ -27,7 +26,8 @@ from jobs.serving.config import (
     user_config,
     with_application,
 )
-from jobs.serving.port import check_is_free, reserved
+from jobs.serving.event_store import event_address
+from jobs.serving.port import check_can_start, check_is_free, reserved
 from jobs.serving.size import (
     DEFAULT_REPLICAS,
     WantedSize,
@@ -38,10 +38,12 @@ from jobs.serving.size import (
     resolve_address,
     resolve_size,
 )
-from jobs.serving.switch import Endpoint, endpoint_url, switch
+from jobs.serving.switch import Acceptance, Endpoint, endpoint_url, switch
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
 from models.family import Family
 from models.features import create_live_store, filled, live, write_store
@@ -66,6 +68,9 @@ class Options:
     """CPUs reserved per replica; unset is that of before, else 1 on a cluster, 0 here, where training shares them."""
     gpus: float | None = None
     """GPUs reserved per replica, maybe a fraction; unset is that of before, else 0."""
+    events: str | None = None
+    """Where events are kept: redis://HOST:PORT/DB, needed for a cluster of several hosts, or none; default is what the
+    last deployment used, at first the file events.sqlite of the store."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
 
@@ -129,8 +134,7 @@ def _apply(
         *(endpoint, family, model),
         wanted=wanted,
         before=before,
-        expected=loaded.golden,
-        timeout_s=options.timeout_s,
+        acceptance=Acceptance(loaded.golden, timeout_s=options.timeout_s),
     )
     _prune(context.store, family, wanted)
     return endpoint, kept_size(wanted, family) or Size()
@@ -181,7 +185,8 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
         return {}
     data = store.current_data(family.name)
     log.info("filling the feature store from %s", data.path)
-    return write_store(store.feature_store(family.name), family.features, data)
+    features = silenced(family.features, Tombstones(store.tombstones))
+    return write_store(store.feature_store(family.name), features, data)
 
 
 def build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
@@ -218,6 +223,8 @@ def _target_config(
         live_feature_store=store.live_feature_store(family.name) if live(features) else None,
         size=_size(context, options, kept_size(before, family), model.directory, index),
         index=index,
+        events=event_address(context, family, options.events, before),
+        erased=store.tombstones,
         standby=next_standby(user_config(before, family), version=model.version, digest=model.digest),
     )
     host, port = resolve_address(options.host, options.port, before)
@@ -239,8 +246,8 @@ def _size(context: Context, options: Options, kept: Size | None, *directories: P
 def _connect(context: Context, http: Mapping[str, Any]) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
-    if is_local and running_head(context.store) is None:
-        check_is_free(http["host"], http["port"])  # before starting a cluster in vain
+    if is_local:
+        check_can_start(context.store, http["host"], http["port"])  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
     if not _is_listening(context, api, http) and is_local:
         check_is_free(http["host"], http["port"])

@@ -40,6 +40,8 @@ from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.family import Family
 from models.features import FeatureStore, filled, live, write_store
 from models.files import put_directory, put_file, real_path, replace_file, write_text
@@ -228,6 +230,7 @@ def make_recipe(
         fixed=_fixed(family, options),
         batch_size=options.batch_size,
         columns=columns,
+        erased=context.store.tombstones,
     )
 
 
@@ -250,18 +253,20 @@ def _filled_features(context: Context, family: Family) -> Path:
         features = directory / features.name
     if not features.is_file():
         log.info("filling %s from the prepared data", features.name)
-        write_store(features, family.features, data)
+        write_store(features, silenced(family.features, Tombstones(context.store.tombstones)), data)
     return features
 
 
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options, *, given: Input) -> str:
     """A hash of everything the answers depend on: model, input files, features and settings."""
     path = _live_features(context, family)
+    erased = Tombstones(context.store.tombstones).erased()
     facts = {
         "model": bundle.verify(located.directory),
         "version": located.name,
         "data": context.store.current_data(family.name).name if filled(family.features) else None,
         **({"live_features": FeatureStore(path, read_only=True).state()} if path else {}),
+        **({"erased": sorted((one.hex(), until_s) for one, until_s in erased.until_s.items())} if erased else {}),
         "features": [each.name for each in family.features],
         "set": options.fields,
         "input": given.digests(),

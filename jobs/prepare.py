@@ -14,15 +14,15 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cluster.executor import executor
+from jobs.erasure.data import place_of
+from jobs.erasure.pending import finish_pending
 from jobs.prepare_summary import summary_of
+from models.erasure.erased import Erased
+from models.erasure.tombstones import Tombstones
 from models.errors import DataRejected
 from models.family import Family
 from models.files import add_directory, leftovers, temporary_directory, write_text
-
-NAME_LENGTH = 16
-"""Length of the fingerprint's prefix that names a prepared data directory."""
-NEW, CURRENT = "new", "CURRENT"
-"""Names of the unfinished data, and of the pointer to the current data, in the data directory."""
+from models.prepared import CURRENT, NAME_LENGTH, NEW, Prepared, raise_events_until
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,22 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     assert family is not None and config is not None, "prepare needs a family and its PrepareConfig"
     started = time.monotonic()
     data = context.store.data(family.name)
+    tombstones = Tombstones(context.store.tombstones)
+    newest, erased = tombstones.last_seq, tombstones.erased()
     with _temporary_directory(data, is_dry_run=context.dry_run) as out:
-        schema = _prepare(context, family, config, out)
+        schema = _prepare(context, family, config, out, erased=erased)
         card = json.loads((out / "card.json").read_text(encoding="utf-8"))
         directory = data / schema.fingerprint[:NAME_LENGTH]
         if context.dry_run:
             is_new = not directory.exists()
         else:
             is_new = add_directory(out, directory)
+            if not is_new:
+                raise_events_until(Prepared(directory), card.get("events_until", {}))
             write_text(data / CURRENT, directory.name + "\n")
+            if erased and is_new and family.erasure is not None:
+                tombstones.mark_swept(place_of(context.store, Prepared(directory)), newest)
+            finish_pending(context, [family])  # also of users who were erased meanwhile
     status = "dry-run" if context.dry_run else "ok" if is_new else "unchanged"
     seconds = round(time.monotonic() - started, 2)
     return Outcome(
@@ -56,9 +63,11 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     )
 
 
-def _prepare(context: Context, family: Family, config: Any, out: Path) -> Any:
+def _prepare(context: Context, family: Family, config: Any, out: Path, *, erased: Erased) -> Any:
     try:
         with executor(context) as pool:
+            if erased and family.erasure is not None:
+                return family.erasure.prepare(config, out, pool, erased)
             return family.prepare(config, out, pool)
     except DataRejected:
         raise

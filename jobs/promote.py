@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, GateNotMet, Outcome, UsageFailure, log
 from jobs.cli.flags import check_at_least
+from jobs.erasure.lineage import knows_erased_users
 from jobs.evaluation.baselines import baseline_scores
 from jobs.evaluation.description import describe
 from jobs.evaluation.gate import References, check_latency, check_quality, check_size
@@ -21,6 +22,7 @@ from jobs.tracking.client import TAG_FINGERPRINT, Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from models.bundle import Bundle
+from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
 from models.evaluate import Model, Scores
 from models.family import Family
@@ -171,11 +173,22 @@ def _gate(context: Context, family: Family, pair: _ModelPair, scores: Scores, op
     if pair.champion_model is not None:
         champion = _score(context, "the champion", pair.champion_model, pair.data, options)
     others = dict(baseline_scores(context, family, pair.data, split="test", num_workers=options.workers))
-    references = References(others, champion, f"champion {pair.previous}")
+    references = References(others, champion, f"champion {pair.previous}", _champion_knows_erased(context, pair))
     limits = Limits(options.slice_tolerance, options.p_value, options.bootstrap)
     checks = check_quality(family, scores, references, limits)
     checks += [check_latency(family, pair.model), check_size(family, pair.candidate.directory)]
     return GateResult(checks, references.floor(family.metric), limits.tolerance_of(family))
+
+
+def _champion_knows_erased(context: Context, pair: _ModelPair) -> bool:
+    """Whether the champion was trained with a user who was erased since, and the candidate was not."""
+    tombstones = Tombstones(context.store.tombstones)
+    if pair.champion_model is None or knows_erased_users(tombstones, pair.model.schema.fingerprint):
+        return False
+    if not knows_erased_users(tombstones, pair.champion_model.schema.fingerprint):
+        return False
+    log.info("the champion was trained with users who were erased since: a model that is no worse replaces it")
+    return True
 
 
 def _rejection(family: Family, pair: _ModelPair, result: GateResult) -> str:

@@ -25,7 +25,7 @@ from jobs.serving.config import (
     write_config,
 )
 from jobs.serving.port import reserved
-from jobs.serving.switch import Endpoint, endpoint_url, switch
+from jobs.serving.switch import Acceptance, Endpoint, endpoint_url, switch
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
@@ -121,8 +121,9 @@ def _serve(context: Context, family: Family, located: LocatedModel, *, timeout_s
             log.warning("the cluster of this store is not running; `%s` serves version %s", deploy, model.version)
             return {**found, "status": "not running"}
         endpoint = Endpoint(api, endpoint_url(context, api.dashboard_url, before["http_options"]), path)
-        expected = _golden(model)
-        switch(*(endpoint, family, model), wanted=wanted, before=before, expected=expected, timeout_s=timeout_s)
+        # The stores stay the same, so that a fault of theirs is no reason to keep a bad model.
+        acceptance = Acceptance(_golden(model), timeout_s=timeout_s, allows_degraded=True)
+        switch(*(endpoint, family, model), wanted=wanted, before=before, acceptance=acceptance)
     log.info("%s version %s is served at %s again", family.name, model.version, endpoint.url)
     return {**found, "status": "switched", "url": endpoint.url}
 

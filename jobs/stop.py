@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.cli.context import Context, Outcome, UsageFailure, log
-from jobs.cluster.local_head import running_head, stop_head
-from jobs.serving.drain import drain
+from jobs.cluster.local_head import stop_head
+from jobs.serving.foreground import end_foreground
 from jobs.tracking.mlflow_ui import stop_ui
 from models.family import Family
 
@@ -27,9 +27,8 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             f"stop works on this machine only; for {context.address} use `serve shutdown`, or omit --address"
         )
     had_ui = stop_ui(context.store)
-    if head := running_head(context.store):
-        drain(head.pid)
-    had_cluster = stop_head(context.store)
+    was_served = end_foreground(context.store)  # first, since it would start the cluster again
+    had_cluster = stop_head(context.store) or was_served
     log.info("the local cluster was %s", "stopped" if had_cluster else "not running")
     return Outcome(
         status="stopped" if had_cluster or had_ui else "unchanged",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.config import Choice, LogUniform, Range, TrainConfig
+from models.events.hook import events_path
 from models.settings import check_setting
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _check_paths(family: Family) -> Iterator[str]:
     prefix = family.route_prefix.rstrip("/")
     # The service's own paths, with and without the prefix.
     taken = {"/healthz", "/v1/models", f"{prefix}/healthz", family.models_path}
+    if family.events is not None:
+        taken.add(events_path(family.route_prefix))
     for path in paths:
         where = f"the path {path} of {family.name}"
         if not path.startswith(f"{prefix}/") or paths.count(path) > 1:

@@ -1,6 +1,8 @@
-"""Errors: raw data that cannot be prepared; models, feature stores and plugins that cannot be used."""
+"""Errors: raw data that cannot be prepared; models, stores and plugins that cannot be used."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class DataRejected(ValueError):
@@ -13,6 +15,29 @@ class BundleRejected(ValueError):
 
 class FeatureStoreUnreadable(OSError):
     """A file that is not a feature store or cannot be opened; the message names the file and the reason."""
+
+
+class TombstonesUnreadable(OSError):
+    """The file of erased users cannot be read or written, so nobody can tell who is erased; names file and remedy."""
+
+    def __init__(self, path: Path, error: Exception, *, writing: bool = False) -> None:
+        super().__init__(
+            f"{path}, which says who is erased, cannot be {'written' if writing else 'read'}: {error}; run as the owner"
+            " of the store, make it writable, or restore the file from a backup"
+        )
+
+
+class EventsUnavailable(OSError):
+    """Events that cannot be stored or read now; none of them was stored. The message names the store and the remedy."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """After how many seconds it makes sense to try again."""
+
+
+class FeatureStoreLocked(FeatureStoreUnreadable):
+    """A feature store that another process has locked; the message names the file."""
 
 
 class PluginRejected(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
@@ -10,13 +9,16 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
 from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
+from models.erasure.contract import Erasure
+from models.events.hook import EventUse
+from models.media import Media as Media
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
@@ -115,6 +117,10 @@ class Feature:
     rows: Callable[[Prepared], Iterable[tuple[str, Any]]] | None = None
     """All (key, JSON value) pairs of prepared data, which `deploy` writes to the store. None for a feature that the
     endpoints write themselves, see `Endpoint.update`; `deploy` does not touch it."""
+    can_be_missing: bool = False
+    """Whether a `fallback` may answer as if its keys were missing: true for a history, not for what a filter allows."""
+    is_personal: bool = False
+    """The keys are user ids: the values of erased users are deleted, and neither read nor written any more."""
 
 
 @dataclass(frozen=True)
@@ -127,30 +133,6 @@ class RawBody:
     """Accepted content types; `encode` checks the actual bytes."""
     max_bytes: int
     """A larger body, including JSON, is rejected before it is read."""
-
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-MEDIA_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[\t -~])*\"))*[ \t]*;?"
-)
-"""A media type with parameters, of RFC 9110."""
-
-
-class Media(BaseModel):
-    """A response that is a file, such as speech; the service sends its content under its media type."""
-
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-
-    content: bytes
-    media_type: str
-
-    @field_validator("media_type", check_fields=False)
-    @classmethod
-    def _is_media_type(cls, value: str) -> str:
-        # It is sent as a header; a line break would begin another one.
-        if not MEDIA_TYPE.fullmatch(value):
-            raise ValueError(f"{value!r} is not a media type; give type/subtype, with parameters if need be")
-        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +158,7 @@ class AnyEndpoint(Generic[SchemaT, ExampleT_co, BatchT, NetworkT]):
     threads, and when all of them are stuck the next such request gets 503 at once. None is for an `answer` of
     microseconds."""
     update: Callable[[Any, Sequence[Any], SchemaT, Features], Features] | None = None
+    fallback: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +183,9 @@ class Endpoint(
     gives for it. Everything is written after `answer`, and only if no value has changed since it was read. Requests to
     one replica with the same keys take turns; one that loses a race with another replica is repeated with the new
     values, a few times, and then gets 409. Batch prediction writes nothing."""
+    fallback: Callable[[ResponseT], ResponseT] | None = None
+    """Marks the response to a request that was answered without stored features because their store cannot be read, as
+    if they were missing (see `Feature.can_be_missing`). None where that would be wrong: the request then gets 503."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,14 +333,16 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     statistics; runs on one worker, which broadcasts its buffers to the others."""
     calibration: Calibration[BatchT, NetworkT] | None = None
     optimizer: Callable[[NetworkT], Optimizer | None] | None = None
-    """The optimizer of a network, or None for the loop's AdamW.
+    """The optimizer of a network, or None for the loop's AdamW; its state must consist of tensors.
 
-    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one. The
-    optimizer's state must consist of tensors.
+    The loop sets the `lr` of every group: the scheduled rate times the group's `rate_scale`, if it has one.
     """
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    erasure: Erasure[PrepareConfigT, SchemaT] | None = None
+    events: EventUse | None = None
+    """How events that shops send change the features of requests; None for a family that takes none."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with

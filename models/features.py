@@ -7,23 +7,38 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from models.errors import FeatureStoreUnreadable
+from models.errors import FeatureStoreLocked, FeatureStoreUnreadable
 from models.family import Feature, Features
 from models.files import replace_file
 from models.prepared import Prepared
 
 WRITE_CHUNK = 10_000
+READ_CHUNKS = (1, 8, 64, 512)
+"""Keys that one statement reads; of few sizes, as SQLite compiles a statement for each, and below its limit of 999."""
+MAX_KEYS = 10_000
+"""Keys of one request, so that what it costs is bounded."""
 BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for a lock."""
 ABSENT = 0
 """Version of a missing key."""
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+Keys = Mapping[str, Sequence[str]]
+"""Feature name -> the keys that a request needs, each once."""
+Row = tuple[str, str, str, int]
+"""Feature name, key, value as JSON, version."""
 
 
 class NotUnicode(ValueError):
     """A key or value of a request that no store can contain; the message is for the client."""
+
+
+class TooManyKeys(ValueError):
+    """A request that needs more values of a store than one may; the message is for the client."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +66,27 @@ class FeatureStore:
     Several processes may write to a file concurrently, on one host only: SQLite's write-ahead log needs shared memory.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Raises FileNotFoundError for a missing file, FeatureStoreUnreadable for one that is not a feature store."""
+    def __init__(self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        """Raises FileNotFoundError for a missing file, FeatureStoreUnreadable for one that is not a feature store.
+
+        All methods raise FeatureStoreUnreadable where the file cannot be read or written, and FeatureStoreLocked where
+        another process has locked it for longer than `busy_timeout_s`.
+        """
         self.path = path
         if read_only and not path.is_file():
             raise FileNotFoundError(f"no feature store at {path}; `shopkeeper deploy` writes it")
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = _connect(f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}")
-            columns = _open(self._connection, read_only=read_only)
-        except sqlite3.DatabaseError as error:
-            raise FeatureStoreUnreadable(f"{path} is not a readable feature store: {error}; deploy again") from error
+        address = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
+        with self._faults():
+            self._connection = _connect(address, busy_timeout_s=busy_timeout_s)
+            try:
+                columns = _open(self._connection, read_only=read_only)
+            except sqlite3.Error:
+                self._connection.close()
+                raise
         if not columns:
+            self._connection.close()
             raise FeatureStoreUnreadable(f"{path} is not a feature store: it lacks the table `feature`; deploy again")
         # Files written by release 0.1 have no versions.
         self._version = "version" if "version" in columns else "1"
@@ -84,20 +107,26 @@ class FeatureStore:
     def read(self, features: Sequence[Feature], request: Any) -> Found:
         """A consistent snapshot of the values that a request asks for, without missing keys, and all versions.
 
-        Raises NotUnicode for a key with lone surrogates.
+        Raises NotUnicode for a key with lone surrogates, TooManyKeys for more than MAX_KEYS.
         """
-        values: dict[str, dict[str, Any]] = {feature.name: {} for feature in features}
-        versions: dict[tuple[str, str], int] = {}
-        select = f"SELECT value, {self._version} FROM feature WHERE name = ? AND key = ?"
-        with self._transaction("DEFERRED"):
-            for feature in features:
-                for key in feature.keys(request):
-                    _check_unicode(key, f"the key {key!r} of {feature.name!r}")
-                    row = self._connection.execute(select, (feature.name, key)).fetchone()
-                    versions[feature.name, key] = ABSENT if row is None else row[1]
-                    if row is not None:
-                        values[feature.name][key] = json.loads(row[0])
-        return Found(values, versions)
+        keys = keys_of(features, request)
+        return found_in(keys, self.fetch(keys), path=self.path)
+
+    def fetch(self, keys: Keys) -> list[Row]:
+        """The rows with these keys, a consistent snapshot; missing keys have none."""
+        chunks = [(name, chunk) for name, wanted in keys.items() for chunk in _chunks(wanted)]
+        if not chunks:
+            return []
+        with self._faults():
+            if len(chunks) == 1:  # a statement alone is a snapshot
+                return self._fetch(*chunks[0])
+            with self._transaction("DEFERRED"):
+                return [row for name, chunk in chunks for row in self._fetch(name, chunk)]
+
+    def probe(self) -> None:
+        """Read a row, if there is one."""
+        with self._faults():
+            self._connection.execute("SELECT key FROM feature LIMIT 1").fetchone()
 
     def compare_and_set(self, changes: Sequence[Change]) -> bool:
         """Write all values, or none if any key no longer has the version of its change; returns whether they were.
@@ -107,7 +136,7 @@ class FeatureStore:
         rows = [(each.name, each.key, _json(each.value), each.version + 1) for each in changes]
         for name, key, value, _ in rows:
             _check_unicode(value, f"the new value of {name!r} for {key!r}")
-        with self._transaction("IMMEDIATE"):
+        with self._faults(), self._transaction("IMMEDIATE"):
             for change in changes:
                 row = self._connection.execute(
                     "SELECT version FROM feature WHERE name = ? AND key = ?", (change.name, change.key)
@@ -132,11 +161,28 @@ class FeatureStore:
         """Close the connection."""
         self._connection.close()
 
+    def _fetch(self, name: str, keys: Sequence[str]) -> list[Row]:
+        size = next(size for size in READ_CHUNKS if size >= len(keys))
+        select = f"SELECT name, key, value, {self._version} FROM feature WHERE name = ? AND key IN ({_marks(size)})"
+        padding = [keys[-1]] * (size - len(keys))
+        return self._connection.execute(select, (name, *keys, *padding)).fetchall()
+
     def _insert(self, chunk: list[tuple[str, str, str]]) -> int:
         self._connection.executemany("INSERT OR REPLACE INTO feature (name, key, value) VALUES (?, ?, ?)", chunk)
         written = len(chunk)
         chunk.clear()
         return written
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED:
+                raise FeatureStoreLocked(f"{self.path} is locked by another process: {error}") from error
+            raise FeatureStoreUnreadable(
+                f"{self.path} is not a readable feature store: {error}; deploy again"
+            ) from error
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
@@ -172,6 +218,36 @@ def filled(features: Sequence[Feature]) -> list[Feature]:
 def live(features: Sequence[Feature]) -> list[Feature]:
     """The features that endpoints write when they answer; they are kept in a separate store."""
     return [each for each in features if each.rows is None]
+
+
+def keys_of(features: Sequence[Feature], request: Any) -> dict[str, list[str]]:
+    """The keys that a request needs of each feature.
+
+    Raises NotUnicode for a key with lone surrogates, TooManyKeys for more than MAX_KEYS.
+    """
+    found = {feature.name: list(dict.fromkeys(feature.keys(request))) for feature in features}
+    for name, wanted in found.items():
+        for key in wanted:
+            _check_unicode(key, f"the key {key!r} of {name!r}")
+    num_keys = sum(map(len, found.values()))
+    if num_keys > MAX_KEYS:
+        raise TooManyKeys(
+            f"the request asks for {num_keys} stored values, and at most {MAX_KEYS} are allowed; ask for fewer at once"
+        )
+    return found
+
+
+def found_in(keys: Keys, rows: Sequence[Row], *, path: Path) -> Found:
+    """The values of rows, with ABSENT for the keys without one; FeatureStoreUnreadable for a row that is not JSON."""
+    values: dict[str, dict[str, Any]] = {name: {} for name in keys}
+    versions = {(name, key): ABSENT for name, wanted in keys.items() for key in wanted}
+    try:
+        for name, key, value, version in rows:
+            values[name][key] = json.loads(value)
+            versions[name, key] = version
+    except (TypeError, ValueError) as error:
+        raise FeatureStoreUnreadable(f"{path} has a damaged value: {error}; deploy again") from error
+    return Found(values, versions)
 
 
 def read_stores(
@@ -211,9 +287,19 @@ def _open(connection: sqlite3.Connection, *, read_only: bool) -> list[str]:
     return [row[1] for row in connection.execute("PRAGMA table_info(feature)")]
 
 
-def _connect(address: str) -> sqlite3.Connection:
+def _connect(address: str, *, busy_timeout_s: float) -> sqlite3.Connection:
     # Without an isolation level, transactions begin explicitly and not before each write.
-    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(address, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), READ_CHUNKS[-1]):
+        yield keys[start : start + READ_CHUNKS[-1]]
+
+
+@lru_cache
+def _marks(size: int) -> str:
+    return ", ".join("?" * size)
 
 
 def _check_unicode(text: str, what: str) -> None:

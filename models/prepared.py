@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from models.files import write_text
 from models.json_files import read_json
 
 if TYPE_CHECKING:
     from models.family import Schema
 
 SCHEMA, CARD = "schema.json", "card.json"
+NAME_LENGTH = 16
+"""Length of the fingerprint's prefix that names a prepared data directory."""
+NEW, CURRENT = "new", "CURRENT"
+"""Names of the unfinished data, and of the pointer to the current data, in the data directory."""
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
@@ -53,6 +60,23 @@ class Prepared:
     def shards(self) -> list[Path]:
         """Directories of all shards, in order."""
         return sorted((self.path / "shards").iterdir())
+
+
+def events_until(data: Prepared) -> dict[str, int]:
+    """Event store -> the largest number of its events that prepared data hold; empty where they hold none."""
+    found: dict[str, int] = read_json(data.path / SCHEMA).get("events_until", {})
+    return found
+
+
+def raise_events_until(data: Prepared, found: Mapping[str, int]) -> None:
+    """Note that data hold more events than they say: further ones that were only repeats, or bad rows."""
+    before = events_until(data)
+    merged = {store: max(before.get(store, 0), found.get(store, 0)) for store in sorted({*before, *found})}
+    if merged != before:
+        for name, indent in ((SCHEMA, None), (CARD, 1)):
+            content = read_json(data.path / name) | {"events_until": merged}
+            write_text(data.path / name, json.dumps(content, indent=indent, ensure_ascii=False))
+        _schema.cache_clear()
 
 
 def with_files(schema: SchemaT, directory: Path, files: tuple[str, ...]) -> SchemaT:

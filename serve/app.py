@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -17,6 +19,8 @@ from serve.routes import make_app
 from serve.service import Service, Settings
 
 ARGUMENTS = {"family", "num_threads"}
+SWITCH_INTERVAL_S = 0.001
+"""How long another thread may keep the interpreter while the event loop waits for it; a fifth of Python's default."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -37,9 +41,17 @@ class Model:
 
     def __init__(self, family_name: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._service = Service(family_name, device=device, observe=_Metrics(family_name))
+        metrics = _Metrics(family_name)
+        self._service = Service(
+            family_name,
+            device=device,
+            observe=metrics,
+            on_store_error=metrics.feature_store_failed,
+            observe_events=metrics.count_events,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica is created."""
@@ -48,6 +60,7 @@ class Model:
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Called by Serve before the first request and when `user_config` changes; requests are served meanwhile."""
         await self._service.load(Settings.model_validate(user_config))
+        _shorten_collections()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
@@ -55,17 +68,39 @@ class Model:
             raise RuntimeError("no model is loaded")
 
 
+def _shorten_collections() -> None:
+    """Leave what is loaded out of later garbage collections, which large requests start and all requests wait for."""
+    gc.unfreeze()  # what was replaced since the last time
+    gc.collect()
+    gc.freeze()
+
+
 class _Metrics:
-    """Prometheus metrics of predictions and batch sizes by model version, exported by Ray."""
+    """Prometheus metrics of predictions and batch sizes by model version, and of feature stores, exported by Ray."""
 
     def __init__(self, family_name: str) -> None:
         # Ray annotates `tag_keys` as a tuple of one element.
         tags: Any = ("family", "path", "model_version")
         self._family = family_name
         self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
+        of_events: Any = ("family", "outcome")
+        self._events = Counter("shopkeeper_events", description="Events received, by outcome.", tag_keys=of_events)
         self._batches = Histogram(
             "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
         )
+        self._store_errors = Counter(
+            "shopkeeper_feature_store_errors",
+            description="Requests whose features could not be read or written.",
+            tag_keys=("family",),
+        )
+
+    def count_events(self, outcome: str, count: int) -> None:
+        """Count events by outcome, see `serve.events.EventObserver`."""
+        self._events.inc(count, tags={"family": self._family, "outcome": outcome})
+
+    def feature_store_failed(self) -> None:
+        """Count a request that a feature store failed; from any thread."""
+        self._store_errors.inc(tags={"family": self._family})
 
     def __call__(self, path: str, model_version: str, batch_size: int) -> None:
         tags = {"family": self._family, "path": path, "model_version": model_version}

@@ -46,6 +46,8 @@ class Batcher:
 
     async def submit_all(self, predict: Predict, examples: Sequence[Any]) -> list[Any]:
         """The predictions for the examples of one request, in order; raises the first error and drops the others."""
+        if len(examples) == 1:  # as usual: without a task
+            return [await self.submit(predict, examples[0])]
         tasks = [asyncio.create_task(self.submit(predict, example)) for example in examples]
         try:
             return await asyncio.gather(*tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
 REQUEST_TIMEOUT_S = 30.0
+"""From the last byte of the body to the answer."""
+BODY_TIMEOUT_S = 10.0
+"""To receive a body; one more second for each of BODY_BYTES_PER_S that have arrived, up to the request's timeout."""
+BODY_BYTES_PER_S = 1024 * 1024
+MAX_LENGTH_DIGITS = 15
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
 MAX_ERRORS = 20
 """Maximum number of reported field errors."""
 
@@ -45,69 +52,95 @@ class Problem(BaseModel):
 class RequestRefused(Exception):
     """A well-formed request that cannot be answered; the message is for the client."""
 
-    def __init__(self, detail: str, *, status: int = 422) -> None:
+    def __init__(self, detail: str, *, status: int = 422, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.status = status
+        self.retry_after_s = retry_after_s
+        """Sent as the header Retry-After."""
 
 
-class BodyLimit:
-    """ASGI middleware that responds with 413 before a body over the limit is read or parsed."""
+class Limits:
+    """ASGI middleware that bounds the size of a body, the time to receive it and the time to answer it.
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        too_large = f"the body is larger than {self.max_bytes} bytes; send less at a time"
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self.max_bytes:
-            await problem(413, too_large)(scope, receive, send)
-            return
-        received = 0
-
-        async def limited_receive() -> Message:
-            # A chunked body has no Content-Length.
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise HTTPException(413, too_large)
-            return message
-
-        await self.app(scope, limited_receive, send)
-
-
-class TimeLimit:
-    """ASGI middleware that responds with 504 if a request, including the upload of its body, takes too long.
-
-    Serve's own timeout would also close WebSockets, which may stay open indefinitely.
+    It responds with 413 before a body over the limit is read or parsed, with 408 if it arrives too slowly, and with 504
+    if the request takes too long. Serve's own timeout would also close WebSockets, which may stay open indefinitely.
     """
 
-    def __init__(self, app: ASGIApp, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int = MAX_BODY_BYTES,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
         self.app = app
+        self.max_bytes = max_bytes
         self.timeout_s = timeout_s
+        self.body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_begun = False
-
-        async def track_start(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not declared.isdigit() or len(declared) > MAX_LENGTH_DIGITS or int(declared) > self.max_bytes:
+            await problem(413, self._too_large)(scope, receive, send)
+            return
+        request = _Receiving(receive, send)
         try:
-            async with asyncio.timeout(self.timeout_s) as limit:
-                await self.app(scope, receive, track_start)
+            async with asyncio.timeout(self.body_timeout_s) as limit:
+                await self.app(scope, partial(self._receive, request, limit), request.send)
         except TimeoutError:
-            if has_begun or not limit.expired():
+            if request.has_begun or not limit.expired():
                 raise
-            await problem(504, f"the request was not answered within {self.timeout_s:g} s")(scope, receive, send)
+            await self._overdue(request)(scope, receive, send)
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.max_bytes} bytes; send less at a time"
+
+    async def _receive(self, request: _Receiving, limit: asyncio.Timeout) -> Message:
+        message = await request.receive()
+        if request.is_whole:
+            return message
+        # A chunked body has no Content-Length.
+        request.num_bytes += len(message.get("body", b""))
+        if request.num_bytes > self.max_bytes:
+            raise HTTPException(413, self._too_large)
+        now = asyncio.get_running_loop().time()
+        if message.get("more_body"):
+            allowed_s = self.body_timeout_s + request.num_bytes / BODY_BYTES_PER_S
+            limit.reschedule(min(request.started_s + allowed_s, request.started_s + self.timeout_s))
+        else:
+            request.is_whole = True
+            limit.reschedule(now + self.timeout_s)
+        return message
+
+    def _overdue(self, request: _Receiving) -> JSONResponse:
+        if request.is_whole:
+            return problem(504, f"the request was not answered within {self.timeout_s:g} s")
+        detail = f"only {request.num_bytes} bytes of the body arrived in time; send it faster, or less at a time"
+        response = problem(408, detail)
+        response.headers["Connection"] = "close"  # the rest of the body would be taken for the next request
+        return response
+
+
+class _Receiving:
+    """A request whose body is being received."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.receive = receive
+        self._send = send
+        self.started_s = asyncio.get_running_loop().time()
+        self.num_bytes = 0
+        self.is_whole = False
+        self.has_begun = False
+        """Whether the response has."""
+
+    async def send(self, message: Message) -> None:
+        self.has_begun = True
+        await self._send(message)
 
 
 def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
@@ -115,20 +148,28 @@ def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = No
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=_sendable(detail), errors=errors)
 
 
-def problem(status: int, detail: str, *, errors: list[FieldError] | None = None) -> JSONResponse:
-    """A problem+json response."""
+def problem(
+    status: int, detail: str, *, errors: list[FieldError] | None = None, retry_after_s: int | None = None
+) -> JSONResponse:
+    """A problem+json response; says when to try again where that helps, after a second unless given."""
     content = problem_of(status, detail, errors=errors).model_dump(exclude_none=True)
-    return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE)
+    headers = {"Retry-After": str(retry_after_s or RETRY_AFTER_S)} if status in (429, 503) else None
+    return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def install(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-    """Add problem responses for all errors, and the limits on body size and request time, to an application."""
+def install(
+    app: FastAPI,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+) -> None:
+    """Add problem responses for all errors, and the limits on body size and time, to an application."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _internal_error)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    app.add_middleware(TimeLimit, timeout_s=timeout_s)
+    app.add_middleware(Limits, max_bytes=max_body_bytes, timeout_s=timeout_s, body_timeout_s=body_timeout_s)
 
 
 def error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
@@ -136,7 +177,7 @@ def error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in (*more, 413, 422, 500, 503, 504)
+        for status in (*more, 408, 413, 415, 422, 500, 503, 504)
     }
 
 
@@ -150,13 +191,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestRefused)
-    return problem(error.status, str(error))
+    return problem(error.status, str(error), retry_after_s=error.retry_after_s)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # FastAPI's response to a body that is not UTF-8 or is nested too deeply
-        return problem(422, "#: the body cannot be parsed as JSON; send UTF-8 with less nesting")
     mounted_at = _root_path(request) or "/"
     details = {
         404: f"{request.url.path} does not exist; {_openapi(request)} lists the paths of the family at {mounted_at}",
@@ -185,10 +224,8 @@ def _root_path(request: Request) -> str:
 
 def _field_error(mistake: Mapping[str, Any]) -> FieldError:
     location = mistake["loc"][1:]  # FastAPI puts "body" first
-    if mistake["type"] == "json_invalid":
-        return FieldError(pointer="#", detail=f"invalid JSON at character {location[0]}: {mistake['ctx']['error']}")
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
-    return FieldError(pointer=f"#{pointer}", detail=mistake["msg"])
+    return FieldError(pointer=_sendable(f"#{pointer}"), detail=_sendable(mistake["msg"]))
 
 
 def _sendable(text: str) -> str:

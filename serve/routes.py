@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response, WebSocket
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from models.erasure.features import personal
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
-from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
+from serve import json_bodies
+from serve.erasure import add_erasure
+from serve.events import add_events
+from serve.json_bodies import LARGE_BYTES, is_json
+from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
 JSON = "application/json"
-Respond = Callable[[BaseModel], Awaitable[Response]]
-"""A valid request of an endpoint -> its HTTP response."""
+Handle = Callable[[Request], Awaitable[Response]]
+DEGRADED = "a feature store cannot be read: `shopkeeper status` says why, and `shopkeeper deploy` writes it anew"
 
 
 class _Application(FastAPI):
@@ -32,10 +37,13 @@ class _Application(FastAPI):
         return {**described, "paths": {f"{self.prefix}{path}": each for path, each in described["paths"].items()}}
 
 
-def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
+def make_app(
+    service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S, body_timeout_s: float = BODY_TIMEOUT_S
+) -> FastAPI:
     """The HTTP application of a service: the family's endpoints and streams, model info, health and OpenAPI.
 
-    Requests time out after `timeout_s` plus the longest `answer_timeout_s` of the family's endpoints.
+    Requests time out after `timeout_s` plus the longest `answer_timeout_s` of the family's endpoints, and before that
+    if their body has not arrived in `body_timeout_s`.
     """
     family = service.family
     prefix = family.route_prefix.rstrip("/")
@@ -49,11 +57,9 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
         app,
         max_body_bytes=max([MAX_BODY_BYTES, *(raw.max_bytes for raw in raws)]),
         timeout_s=timeout_s + max(endpoint.answer_timeout_s or 0.0 for endpoint in family.endpoints),
+        body_timeout_s=body_timeout_s,
     )
-    for endpoint in family.endpoints:
-        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
-    for stream in family.streams:
-        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
+    _add_routes(app, service, prefix=prefix)
 
     @app.get(family.models_path.removeprefix(prefix), summary="The model in use")
     async def models() -> ModelInfo:
@@ -63,38 +69,81 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
     async def healthz() -> Response:
         if not service.is_ready:
             return problem(503, "no model is loaded yet")
-        return Response('{"status":"ok"}', media_type="application/json")
+        # 200 also then: a load balancer would take every replica away, as all of them have the same store.
+        return JSONResponse({"status": "degraded", "detail": DEGRADED} if service.fault() else {"status": "ok"})
 
     return app
 
 
-def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
-    async def respond(request: BaseModel) -> Response:
-        return _response(await service.answer(endpoint, request))
+def _add_routes(app: FastAPI, service: Service, *, prefix: str) -> None:
+    """Add the routes of the family: its endpoints and streams, and what all families with users share."""
+    family = service.family
+    for endpoint in family.endpoints:
+        _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
+    if personal(family) or family.erasure is not None:
+        add_erasure(app, service.erasure, route_prefix=family.route_prefix)
+    add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
+    for stream in family.streams:
+        app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 
-    statuses = error_responses(*([409] if endpoint.update else []), *([415] if endpoint.raw else []))
+
+def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
+    statuses = error_responses(*([409] if endpoint.update else []))
     is_file = issubclass(endpoint.Response, Media)
     if is_file:
         content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _media_types(endpoint.Response)}
         statuses[200] = {"description": "The file", "content": content}
-    add = app.post(
+
+    async def described(request: Any) -> None:
+        """What OpenAPI says of the route: FastAPI reads the body's type from the annotation."""
+
+    described.__annotations__["request"] = Request if endpoint.raw else endpoint.Request
+    app.router.add_api_route(
         path,
+        described,
+        methods=["POST"],
+        name="post",
         summary=endpoint.summary,
+        description="",
         response_model=None if is_file else endpoint.Response,
         response_class=Response if is_file else JSONResponse,
         responses=statuses,
         openapi_extra=_file_openapi(endpoint, endpoint.raw) if endpoint.raw else None,
+        route_class_override=_handled_by(
+            _file_handler(service, endpoint, endpoint.raw) if endpoint.raw else _json_handler(service, endpoint)
+        ),
     )
-    add(_file_route(endpoint, endpoint.raw, respond) if endpoint.raw else _json_route(endpoint, respond))
 
 
-def _json_route(endpoint: AnyEndpoint, respond: Respond) -> Callable[[Any], Awaitable[Response]]:
-    async def post(request: Any) -> Response:
-        return await respond(request)
+def _handled_by(handle: Handle) -> type[APIRoute]:
+    """The class of a route that FastAPI describes and `handle` answers, for a fraction of the processor time."""
 
-    # FastAPI reads the body's type from the annotation, which differs by endpoint.
-    post.__annotations__["request"] = endpoint.Request
-    return post
+    class Route(APIRoute):
+        def get_route_handler(self) -> Any:
+            return handle
+
+    return Route
+
+
+def _json_handler(service: Service, endpoint: AnyEndpoint) -> Handle:
+    """Answers an endpoint whose body is JSON; 415 for a body of another media type."""
+
+    async def handle(request: Request) -> Response:
+        kind, body = _media_type(request), await request.body()
+        if not is_json(kind) and (kind or body):  # a request without a body needs no type
+            raise _unsupported(kind, (JSON,))
+        return await _answered(service, endpoint, body)
+
+    return handle
+
+
+async def _answered(service: Service, endpoint: AnyEndpoint, body: bytes) -> Response:
+    is_large = len(body) > LARGE_BYTES
+    if is_large:
+        asked = await service.answers.work(partial(json_bodies.read, endpoint, body))
+    else:
+        asked = json_bodies.read(endpoint, body)
+    return _response(await service.answer(endpoint, asked, is_large=is_large))
 
 
 def _connection(service: Service, stream: AnyStream) -> Callable[[WebSocket], Awaitable[None]]:
@@ -104,21 +153,27 @@ def _connection(service: Service, stream: AnyStream) -> Callable[[WebSocket], Aw
     return connection
 
 
-def _file_route(endpoint: AnyEndpoint, raw: RawBody, respond: Respond) -> Callable[[Request], Awaitable[Response]]:
-    """The route of an endpoint that accepts a file; 415 for a body of another media type."""
+def _file_handler(service: Service, endpoint: AnyEndpoint, raw: RawBody) -> Handle:
+    """Answers an endpoint that accepts a file; 415 for a body of another media type."""
 
-    async def post(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == JSON:
-            fields = await _read_json(request)
-        elif kind in raw.media_types:
-            fields = {**request.query_params, raw.field: await request.body()}
-        else:
-            wanted = ", ".join((*raw.media_types, JSON))
-            raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send one of {wanted}")
-        return await respond(_validated(endpoint, fields))
+    async def handle(request: Request) -> Response:
+        kind = _media_type(request)
+        if is_json(kind):
+            return await _answered(service, endpoint, await request.body())
+        if kind not in raw.media_types:
+            raise _unsupported(kind, (*raw.media_types, JSON))
+        fields = {**request.query_params, raw.field: await request.body()}
+        return _response(await service.answer(endpoint, json_bodies.validated(endpoint, fields)))
 
-    return post
+    return handle
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unsupported(kind: str, wanted: Sequence[str]) -> HTTPException:
+    return HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send one of {', '.join(wanted)}")
 
 
 def _file_openapi(endpoint: AnyEndpoint, raw: RawBody) -> dict[str, Any]:
@@ -136,27 +191,6 @@ def _file_openapi(endpoint: AnyEndpoint, raw: RawBody) -> dict[str, Any]:
             for name, field in others.items()
         ],
     }
-
-
-async def _read_json(request: Request) -> Any:
-    body = await request.body()
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        # The same error as on FastAPI's own routes.
-        mistake = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON", "ctx": {"error": error.msg}}
-        raise RequestValidationError([mistake]) from None
-    except (UnicodeDecodeError, RecursionError):
-        raise HTTPException(400) from None
-
-
-def _validated(endpoint: AnyEndpoint, fields: Any) -> BaseModel:
-    try:
-        request: BaseModel = endpoint.Request.model_validate(fields)
-        return request
-    except ValidationError as error:
-        mistakes = error.errors(include_input=False, include_url=False)
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in mistakes]) from None
 
 
 def _response(answer: BaseModel) -> Response:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +16,8 @@ from models.errors import BundleRejected
 from models.family import AnyEndpoint
 from serve.answers import Answers
 from serve.batching import Batcher
+from serve.erasure import Erasure
+from serve.events import EventObserver, Events
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
 from serve.standby import Standby, check_fits_in_memory
@@ -49,6 +53,10 @@ class Settings(BaseModel):
     """Store of the features that endpoints write, if the family has any; kept across model versions."""
     index: Path | None = None
     """Index of the catalogue, if the family has one."""
+    events: str | None = None
+    """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
+    erased: Path | None = None
+    """The tombstones of erased users, of all families; the file need not exist."""
     standby: Source | None = None
     """The model to keep loaded, for a rollback at once; None keeps none."""
 
@@ -82,6 +90,9 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     loaded_at: str
     last_failed_reload: FailedReload | None = None
+    degraded: str | None = None
+    """What is wrong with a feature store, while requests that need it get the family's fallback, or 503; or with the
+    tombstones of erased users, while all users are answered as unknown."""
     standby: str | None = None
     """Version that is loaded too, and that a rollback swaps in at once."""
 
@@ -89,12 +100,24 @@ class ModelInfo(BaseModel):
 class Service:
     """Answers a family's requests with the last model that was loaded."""
 
-    def __init__(self, family_name: str, *, device: str = "cpu", observe: Observer | None = None) -> None:
+    def __init__(
+        self,
+        family_name: str,
+        *,
+        device: str = "cpu",
+        observe: Observer | None = None,
+        on_store_error: Callable[[], None] = lambda: None,
+        observe_events: EventObserver | None = None,
+    ) -> None:
+        """Calls `observe` for every batch, `on_store_error` for every request that a feature store fails."""
         if family_name not in FAMILIES:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
-        self.answers = Answers(self.batcher)
+        self.erasure = Erasure()
+        use = self.family.events
+        self.events = Events(use, erasure=self.erasure, observe=observe_events) if use else None
+        self.answers = Answers(self.batcher, events=self.events, on_store_error=on_store_error)
         self.streams = Streams(self.batcher)
         self._device = device
         self._observe = observe or (lambda path, version, size: None)
@@ -118,7 +141,8 @@ class Service:
         """Load and verify a model, check its golden answer, and switch to it; the standby is only switched to.
 
         On failure the previous model stays in use and `info` shows the error; without one it raises the error,
-        which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
+        such as BundleRejected. A damaged feature store fails a reload only: without a previous model the service
+        starts, degraded.
         """
         async with self._reloading:
             before = self._settings
@@ -130,6 +154,8 @@ class Service:
             else:
                 self._standby.keep(settings.of_standby)
             self._settings, self._failed = settings, None
+            if self.events is not None:
+                self.events.use(settings.events)
 
     def info(self) -> ModelInfo:
         """The model in use; the service must be ready."""
@@ -143,14 +169,28 @@ class Service:
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
+            degraded=self.fault(),
             standby=self._standby.version,
         )
 
-    async def answer(self, endpoint: AnyEndpoint, request: BaseModel) -> BaseModel:
-        """Answer a request; raises RequestRefused if it cannot be answered."""
+    def fault(self) -> str | None:
+        """What is wrong with a feature store of the model in use, or the tombstones; None if nothing is."""
+        if self._current is None:
+            return None
+        self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
+        return self._current.features.fault or self.erasure.fault
+
+    async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:
+        """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return await self.answers.answer(self._current, endpoint, request)
+        return await self.answers.answer(self._current, endpoint, request, is_large=is_large)
+
+    def schema(self) -> Any:
+        """The schema of the model in use; raises RequestRefused if there is none."""
+        if self._current is None:
+            raise RequestRefused("no model is loaded yet; try again later", status=503)
+        return self._current.model.schema
 
     async def _switch(self, settings: Settings) -> bool:
         """Use another model and hold its standby; False if it was rejected and the previous one stays in use."""
@@ -160,8 +200,9 @@ class Service:
             is_described = isinstance(error, ValueError | OSError)
             reason = str(error) if is_described else f"{type(error).__name__}: {error}"
             self._failed = FailedReload(version=settings.version, error=reason, at=_now())
-            if self._current is None:
+            if self._settings is None:
                 raise
+            self.erasure.use(self._settings.erased, events=self._settings.events, must_open=False)
             log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
             return False
         replaced, self._current = self._current, loaded
@@ -186,12 +227,12 @@ class Service:
 
     async def _load_standby(self, settings: Settings) -> Loaded:
         await asyncio.to_thread(check_fits_in_memory, settings.bundle, settings.index)
-        return await asyncio.to_thread(self._load, settings)
+        return await asyncio.to_thread(self._load, settings, is_standby=True)
 
     def _close(self, loaded: Loaded) -> None:
         self.answers.close_when_unused(loaded.features)
 
-    def _load(self, settings: Settings) -> Loaded:
+    def _load(self, settings: Settings, *, is_standby: bool = False) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)
         if settings.digest not in (None, model.digest):
             raise BundleRejected(f"{settings.bundle} has digest {model.digest}, expected {settings.digest}")
@@ -199,8 +240,15 @@ class Service:
         if settings.index is not None:
             assert self.family.index is not None, f"{self.family.name} has no index"
             self.family.index.attach(model.network, settings.index)
+        must_open = self._current is not None
+        if not is_standby:  # which has the same as the model in use
+            self.erasure.use(settings.erased, events=settings.events, must_open=must_open)
         features = StoredFeatures(
-            self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
+            self.family,
+            filled_store=settings.feature_store,
+            live_store=settings.live_feature_store,
+            must_open=must_open,
+            tombstones=self.erasure.tombstones,
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
 

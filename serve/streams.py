@@ -30,6 +30,8 @@ NUM_ENCODERS = 4
 ENCODE_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 30.0
 """How long a client may leave an answer unread; otherwise it would hold its connection for ever."""
+IDLE_TIMEOUT_S = 120.0
+"""How long a client may send no whole message; otherwise a few silent clients would hold all connections for ever."""
 
 
 class _End(Exception):
@@ -74,6 +76,7 @@ class Streams:
         num_encoders: int = NUM_ENCODERS,
         encode_timeout_s: float = ENCODE_TIMEOUT_S,
         send_timeout_s: float = SEND_TIMEOUT_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         self._batcher = batcher
         self._max_connections = max_connections
@@ -81,6 +84,7 @@ class Streams:
         self._encoders = TimedThreads(num_encoders)
         self._encode_timeout_s = encode_timeout_s
         self._send_timeout_s = send_timeout_s
+        self._idle_timeout_s = idle_timeout_s
         self.num_open = 0
         """Open connections."""
 
@@ -108,7 +112,7 @@ class Streams:
         inbox = _Inbox(max(MAX_WAITING_BYTES, stream.max_message_bytes + MESSAGE_OVERHEAD_BYTES))
         # Concurrently, so that predictions stop when the client disconnects.
         tasks = [
-            asyncio.create_task(_read(stream, socket, inbox)),
+            asyncio.create_task(_read(stream, socket, inbox, idle_timeout_s=self._idle_timeout_s)),
             asyncio.create_task(self._answer(stream, loaded, socket, inbox)),
         ]
         try:
@@ -166,9 +170,14 @@ def _end_of(stream: AnyStream, outcomes: Sequence[BaseException | None]) -> _End
     return _End()
 
 
-async def _read(stream: AnyStream, socket: WebSocket, inbox: _Inbox) -> None:
+async def _read(stream: AnyStream, socket: WebSocket, inbox: _Inbox, *, idle_timeout_s: float) -> None:
     while True:
-        received: Any = await socket.receive()
+        received: Any
+        try:
+            async with asyncio.timeout(idle_timeout_s):
+                received = await socket.receive()
+        except TimeoutError:
+            raise _End(TOO_SLOW, f"no message arrived within {idle_timeout_s:g} s; connect again to send one") from None
         if received["type"] == "websocket.disconnect":
             raise _End
         text = received.get("text")

@@ -40,7 +40,7 @@ USES_RAY = (
 TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",
-    "jobs/cluster/local_head.py",
+    "jobs/cluster/head_environment.py",
     "jobs/tracking/connection.py",
 )
 """The command line reads it; the others set variables that Ray and MLflow read from nowhere else."""

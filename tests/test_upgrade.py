@@ -18,7 +18,7 @@ from jobs.cluster.local_head import headers, running_head, stop_head
 from jobs.cluster.ports import free_port
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import PinnedModel
-from jobs.serving.switch import wait_until_served
+from jobs.serving.switch import Acceptance, wait_until_served
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
@@ -187,7 +187,9 @@ def _wait(context: Context, name: str, model: PinnedModel, port: int) -> None:
     info = running_head(context.store)
     assert info is not None
     api = ServeApi(info.dashboard_url, headers(info))
-    wait_until_served(api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", timeout_s=60)
+    wait_until_served(
+        api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", acceptance=Acceptance({}, timeout_s=60)
+    )
 
 
 def _stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "rollback", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("status", "ui", "stop", "demo")
+ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1
@@ -118,6 +118,16 @@ class Store:
     def live_feature_store(self, family: str) -> Path:
         """The SQLite store of features that endpoints write; deploy creates it once and never overwrites it."""
         return self.root / family / "live-features.sqlite"
+
+    @property
+    def events(self) -> Path:
+        """The SQLite store of the events that the shop sends, one for all families; deploy never replaces it."""
+        return self.root / "events.sqlite"
+
+    @property
+    def tombstones(self) -> Path:
+        """The SQLite file of erased users, one for all families; missing while nobody was ever erased."""
+        return self.root / "erased.sqlite"
 
     @property
     def artifacts(self) -> Path:

@@ -17,8 +17,11 @@ from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.cli.signals import sigterm_restored
 from jobs.cluster.local_head import OBJECT_STORE_BYTES, headers, running_head, start_head, token_file
 from jobs.cluster.packages import job_config
+from jobs.cluster.private import PrivateDirectory, create
 
 CONNECT_TIMEOUT_S = 8.0
+
+_own_directories: list[PrivateDirectory] = []
 
 
 def connect(context: Context) -> None:
@@ -43,6 +46,7 @@ def connect(context: Context) -> None:
     settings: dict[str, Any] = {}
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        settings["_temp_dir"] = str(_own_directory() / "r")
     if not address.startswith("ray://"):  # with Ray Client the actual driver runs on the cluster
         settings["job_config"] = job_config()
         settings["runtime_env"] = {"worker_process_setup_hook": worker_setup()}
@@ -62,17 +66,24 @@ def connect(context: Context) -> None:
 
 
 def worker_setup() -> Callable[[], None]:
-    """A function for Ray to run in each new worker: names its cluster in RAY_ADDRESS.
+    """A function for Ray to run in each new worker of a job: names its cluster in RAY_ADDRESS, and gives way.
 
-    Without it, where several clusters run on a machine, Ray Train's clean-up would query another one or fail.
+    Without the address, where several clusters run on a machine, Ray Train's clean-up would query another one or fail.
+    The worker gets Ray's usual niceness of 15, which those of an endpoint on the same cluster do not have.
     """
 
     def name_own_cluster() -> None:  # nested, so that Ray sends its code: it runs before our packages can be imported
+        import contextlib
         import os
+        import pathlib
 
         import ray
 
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        for task in [pathlib.Path("0"), *pathlib.Path("/proc/self/task").glob("*")]:
+            thread = int(task.name)  # on Linux each has its own niceness, and new ones inherit it
+            with contextlib.suppress(OSError):  # the thread has ended
+                os.setpriority(os.PRIO_PROCESS, thread, max(15, os.getpriority(os.PRIO_PROCESS, thread)))
 
     return name_own_cluster
 
@@ -93,6 +104,8 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+    while _own_directories:
+        _own_directories.pop().remove()
 
 
 def job_id() -> str | None:
@@ -156,6 +169,12 @@ def use_token(token_path: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _own_directory() -> Path:
+    """A new private directory for a cluster in this process, removed when it ends."""
+    _own_directories.append(create())
+    return _own_directories[-1].path
 
 
 def _is_connected() -> bool:

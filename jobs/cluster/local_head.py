@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
-import os
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,19 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.cli.context import Failure, Store, log
-from jobs.cluster.packages import search_path
-from jobs.cluster.processes import STORE_VARIABLE, created_s, end_tree, running_process
+from jobs.cluster import private
+from jobs.cluster.drain import DRAIN_TIMEOUT_S
+from jobs.cluster.head_environment import SERVE_PORTS, haproxy_binary, head_environment
+from jobs.cluster.keeper import RAY
+from jobs.cluster.ports import ports_for_servers
+from jobs.cluster.processes import created_s, end_members, end_tree, running_process
 from models.files import create_text, write_text
 
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 20.0
+KEEPER_TIMEOUT_S = DRAIN_TIMEOUT_S + STOP_TIMEOUT_S
+"""For the keeper to answer the requests under way and to end everything."""
 OBJECT_STORE_BYTES = 1024**3
 """Models and batches are small; Ray's default of 30 % of the memory would be missing for training."""
-MAX_TEMP_DIR_LENGTH = 40
-"""Ray creates unix sockets with paths about 60 characters longer, and the limit is 107."""
 PREFERRED_DASHBOARD_PORT = 8265
 RAY_PORTS = ("gcs", "client", "metrics", "dashboard_agent")
-SERVE_PORTS = ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class ClusterInfo:
     """host:port of Ray's GCS."""
     dashboard_url: str
     pid: int
-    """The root of the cluster's process tree."""
+    """The keeper, which is the root of the cluster's process tree."""
     started_s: float
     """Creation time of that process in epoch seconds; tells it from a later process with the same pid."""
     temp_dir: str
+    """The cluster's private directory. Its processes carry it in their environment, so that they are found if the
+    keeper was killed."""
     token_path: str
     ports: dict[str, int]
     store: list[int] | None = None
@@ -55,15 +57,8 @@ class ClusterInfo:
 
 def running_head(store: Store) -> ClusterInfo | None:
     """The running local cluster of a store, or None; that of a store of which this one is a copy does not count."""
-    recorded = store.cluster / "cluster.json"
-    if not recorded.is_file():
-        return None
-    try:
-        info = ClusterInfo(**json.loads(recorded.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        log.warning("ignoring %s, which is damaged", recorded)
-        return None
-    if info.store not in (None, identity(store)):
+    info = _recorded(store)
+    if info is None:
         return None
     if not Path(info.token_path).is_file():  # in the store, where it was before
         info = dataclasses.replace(info, token_path=str(token_file(store)))
@@ -72,55 +67,40 @@ def running_head(store: Store) -> ClusterInfo | None:
 
 def start_head(store: Store) -> ClusterInfo:
     """Start a local cluster that outlives this process, or return the running one; raises Failure."""
-    running = running_head(store)
-    if running:
-        return running
-    ports, token = _free_ports(), token_file(store).read_text(encoding="utf-8")
-    log_path = store.cluster / "head.log"
-    with ExitStack() as undo:
-        temp_dir = _short_temp_dir()
-        undo.callback(shutil.rmtree, temp_dir, ignore_errors=True)
-        token_path = temp_dir / "token"  # not in the store, which may be moved while workers are started
-        create_text(token_path, token, mode=0o600)
-        with log_path.open("wb") as log_file:
-            process = subprocess.Popen(
-                _head_command(temp_dir, ports),
-                env={
-                    **_head_environment(temp_dir, token_path=token_path, ports=ports),
-                    STORE_VARIABLE: str(store.root),
-                },
-                cwd=temp_dir,
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        undo.callback(end_tree, process.pid, timeout_s=STOP_TIMEOUT_S)
-        info = ClusterInfo(
-            address="",
-            dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
-            pid=process.pid,
-            started_s=created_s(process.pid),
-            temp_dir=str(temp_dir),
-            token_path=str(token_path),
-            ports=ports,
-            store=identity(store),
-        )
-        info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
-        write_text(store.cluster / "cluster.json", json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
-        undo.pop_all()
+    token = token_file(store).read_text(encoding="utf-8")
+    with _one_at_a_time(store):
+        running = running_head(store)
+        if running:
+            return running
+        _end_dead(store)
+        info = _started(store, token)
+        write_text(_record(store), json.dumps(dataclasses.asdict(info), indent=1), mode=0o600)
     return info
 
 
 def stop_head(store: Store) -> bool:
-    """Stop the local cluster of a store; returns whether one was running."""
-    recorded = store.cluster / "cluster.json"
-    info = running_head(store)
-    if info:
-        end_tree(info.pid, timeout_s=STOP_TIMEOUT_S)
-        shutil.rmtree(info.temp_dir, ignore_errors=True)
-    recorded.unlink(missing_ok=True)
-    return info is not None
+    """Stop the local cluster of a store, or what is left of one that died; returns whether anything was running.
+
+    Requests under way are answered first.
+    """
+    if not _record(store).is_file():
+        return False
+    with _one_at_a_time(store):
+        info = running_head(store)
+        if info:
+            end_tree(info.pid, timeout_s=KEEPER_TIMEOUT_S)
+        num_left = _end_dead(store)
+        _record(store).unlink(missing_ok=True)
+    return info is not None or num_left > 0
+
+
+def end_dead_head(store: Store) -> None:
+    """End what is left of a cluster that died, such as an HAProxy that holds the port; a running one stays."""
+    if _recorded(store) is None or running_head(store) is not None:
+        return
+    with _one_at_a_time(store):
+        if running_head(store) is None:
+            _end_dead(store)
 
 
 def identity(store: Store) -> list[int]:
@@ -142,32 +122,91 @@ def token_file(store: Store) -> Path:
     return path
 
 
-def _short_temp_dir() -> Path:
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="shop-", dir=parent if len(parent) < MAX_TEMP_DIR_LENGTH else "/tmp"))
+def _record(store: Store) -> Path:
+    return store.cluster / "cluster.json"
 
 
-def _free_ports() -> dict[str, int]:
-    with ExitStack() as held:
-        ports = {name: held.enter_context(_bound_port(0)) for name in RAY_PORTS + SERVE_PORTS}
-        try:
-            ports["dashboard"] = held.enter_context(_bound_port(PREFERRED_DASHBOARD_PORT))
-        except OSError:
-            ports["dashboard"] = held.enter_context(_bound_port(0))
-    return ports
+def _recorded(store: Store) -> ClusterInfo | None:
+    """The store's cluster as it was started last, whether or not it still runs."""
+    if not _record(store).is_file():
+        return None
+    try:
+        info = ClusterInfo(**json.loads(_record(store).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        log.warning("ignoring %s, which is damaged", _record(store))
+        return None
+    return info if info.store in (None, identity(store)) else None
 
 
 @contextmanager
-def _bound_port(port: int) -> Iterator[int]:
-    with socket.socket() as bound:
-        bound.bind(("", port))
-        yield int(bound.getsockname()[1])
+def _one_at_a_time(store: Store) -> Iterator[None]:
+    """Verbs of one store start and stop its cluster one after the other."""
+    store.cluster.mkdir(parents=True, exist_ok=True)
+    with (store.cluster / "start.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
+def _end_dead(store: Store) -> int:
+    """End the processes that the recorded cluster left behind and remove its directory; returns how many there were."""
+    info = _recorded(store)
+    if info is None:
+        return 0
+    directory = Path(info.temp_dir)
+    num_ended = end_members(directory, timeout_s=STOP_TIMEOUT_S)
+    if num_ended:
+        log.warning("ended %d processes that a cluster of this store had left behind", num_ended)
+    private.remove(directory)
+    return num_ended
+
+
+def _started(store: Store, token: str) -> ClusterInfo:
+    ports, log_path = _free_ports(), store.cluster / "head.log"
+    with ExitStack() as undo:
+        private_directory = private.create()
+        directory = private_directory.path
+        undo.callback(private.remove, directory)
+        token_path = directory / "token"  # not in the store, which may be moved while workers are started
+        create_text(token_path, token, mode=0o600)
+        with log_path.open("wb") as log_file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.cluster.keeper", directory, haproxy_binary(), *_ray(directory, ports)],
+                env=head_environment(store.root, directory, ports=ports),
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[private_directory.lock],
+            )
+        private_directory.release()
+        undo.callback(end_members, directory, timeout_s=STOP_TIMEOUT_S)
+        undo.callback(end_tree, process.pid, timeout_s=STOP_TIMEOUT_S)
+        info = ClusterInfo(
+            address="",
+            dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
+            pid=process.pid,
+            started_s=created_s(process.pid),
+            temp_dir=str(directory),
+            token_path=str(token_path),
+            ports=ports,
+            store=identity(store),
+        )
+        info = dataclasses.replace(info, address=_wait_for_head(process, info, log_path))
+        undo.pop_all()
+    return info
+
+
+def _free_ports() -> dict[str, int]:
+    dashboard, *others = ports_for_servers([PREFERRED_DASHBOARD_PORT], len(RAY_PORTS + SERVE_PORTS))
+    return {"dashboard": dashboard, **dict(zip(RAY_PORTS + SERVE_PORTS, others, strict=True))}
+
+
+def _ray(directory: Path, ports: dict[str, int]) -> list[str]:
+    """The command that starts Ray."""
     flags = {
         "port": ports["gcs"],
-        "temp-dir": temp_dir,
+        "temp-dir": directory / RAY,
         "include-dashboard": "true",
         "dashboard-host": "127.0.0.1",
         "dashboard-port": ports["dashboard"],
@@ -183,39 +222,9 @@ def _head_command(temp_dir: Path, ports: dict[str, int]) -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", *given]
 
 
-def _head_environment(temp_dir: Path, *, token_path: Path, ports: dict[str, int]) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
-    python_path = [*search_path(), *filter(None, [inherited.get("PYTHONPATH")])]
-    haproxy = temp_dir / "haproxy"
-    haproxy.mkdir()
-    return {
-        **inherited,
-        "PYTHONPATH": os.pathsep.join(python_path),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Four times the throughput of the default proxy, at a tenth of its CPU time.
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # The defaults are the same paths and ports for all clusters on a machine.
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback_http"]),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports["fallback_grpc"]),
-        # These two pages are read-only; Ray binds them to all interfaces regardless of its settings.
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
-    }
-
-
 def _wait_for_head(process: subprocess.Popen[bytes], info: ClusterInfo, log_path: Path) -> str:
     """The cluster's address, once its dashboard responds."""
-    address_file = Path(info.temp_dir) / "ray_current_cluster"
+    address_file = Path(info.temp_dir) / RAY / "ray_current_cluster"
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

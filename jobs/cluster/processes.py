@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 MAX_AGE_DIFFERENCE_S = 1.0
+MAX_KILLS = 3
 STORE_VARIABLE = "SHOPKEEPER_CLUSTER_OF"
 """Environment variable of the processes of a local cluster: the store that started it."""
+DIRECTORY_VARIABLE = "SHOPKEEPER_CLUSTER_DIRECTORY"
+"""Environment variable of the same processes: the cluster's private directory, which no other cluster has."""
+FORMER_VARIABLE = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"
+"""Release 0.3.0 did not set the former, but this one, to a directory in there."""
 
 
 def created_s(pid: int) -> float:
@@ -43,6 +48,17 @@ def running_process(pid: int, started_s: float) -> Any:
         return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+
+
+def ends(pid: int, started_s: float, *, timeout_s: float) -> bool:
+    """Terminate a process and wait for its end; returns whether it ended."""
+    process = running_process(pid, started_s)
+    if process is None:
+        return True
+    with suppress(_psutil().NoSuchProcess):
+        process.terminate()
+    _, alive = _psutil().wait_procs([process], timeout=timeout_s)
+    return not alive
 
 
 def end_tree(pid: int, *, timeout_s: float) -> None:
@@ -71,14 +87,32 @@ def descendants(pid: int, *, name: str) -> list[Any]:
     return []
 
 
-def listener(port: int) -> str | None:
-    """The process that listens on a TCP port, in words; None if there is none or this user may not see it."""
-    psutil = _psutil()
-    with suppress(psutil.Error):
-        for found in psutil.net_connections(kind="tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
-                return _in_words(psutil.Process(found.pid))
-    return None
+def members(directory: Path) -> list[Any]:
+    """The live processes of the cluster with this private directory, wherever they are in the process tree."""
+    psutil, found = _psutil(), []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            is_other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if is_other and _belongs(process, directory):
+                found.append(process)
+    return found
+
+
+def end_members(directory: Path, *, timeout_s: float) -> int:
+    """End what is left of a cluster, such as an HAProxy without a parent; returns the number of processes."""
+    psutil, left = _psutil(), members(directory)
+    num_left = len(left)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(left, timeout=timeout_s)
+    for _ in range(MAX_KILLS):  # a process may start another while it is being ended
+        left = members(directory)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=timeout_s)
+    return num_left
 
 
 @dataclass(frozen=True)
@@ -100,6 +134,14 @@ def holder(port: int) -> Holder | None:
     return None
 
 
+def listener(port: int) -> str | None:
+    """The same in words."""
+    found = holder(port)
+    if found is None:
+        return None
+    return f"{found.process[:-1]}, of the store {found.store})" if found.store else found.process
+
+
 def _store_of(process: Any) -> str | None:
     with suppress(_psutil().Error):
         store: str | None = process.environ().get(STORE_VARIABLE)
@@ -113,18 +155,20 @@ def _has_name(process: Any, start: str) -> bool:
     return False
 
 
-def _in_words(process: Any) -> str:
-    store = None
-    with suppress(_psutil().Error):
-        store = process.environ().get(STORE_VARIABLE)
-    return f"{process.name()} (process {process.pid}{f', of the store {store}' if store else ''})"
+def _belongs(process: Any, directory: Path) -> bool:
+    environment = process.environ()
+    former = environment.get(FORMER_VARIABLE, "").removesuffix("/haproxy")
+    owner = environment.get(DIRECTORY_VARIABLE) or former
+    # Ray's agents overwrite their environment with their title; like all of Ray's processes they work in there.
+    is_titled = not owner and "".join(process.cmdline()).startswith("ray::")
+    return owner == str(directory) or (is_titled and Path(process.cwd()).is_relative_to(directory))
 
 
 def _psutil() -> Any:
-    try:
-        return importlib.import_module("psutil")
-    except ModuleNotFoundError:
-        ray = importlib.util.find_spec("ray")  # importing it takes a second
-        assert ray is not None and ray.origin is not None, "Ray is not installed"
-        sys.path.append(str(Path(ray.origin).with_name("thirdparty_files")))
-        return importlib.import_module("psutil")
+    """The psutil that Ray brings along, without the second that importing Ray takes."""
+    found = importlib.util.find_spec("ray")
+    if found is not None and found.origin is not None:
+        bundled = str(Path(found.origin).parent / "thirdparty_files")
+        if bundled not in sys.path:
+            sys.path.append(bundled)
+    return importlib.import_module("psutil")

@@ -35,6 +35,8 @@ class References:
     """In the family's order, of which the first is the trivial one."""
     champion: Scores | None = None
     champion_name: str = "the champion"
+    champion_knows_erased: bool = False
+    """Whether it was trained with a user who was erased since, so that a model that is no worse replaces it."""
 
     def best_baseline(self, metric: Metric) -> str | None:
         """The best baseline but the trivial one, a constant prediction, which is perfect on the group it predicts."""
@@ -48,14 +50,16 @@ class References:
 def check_quality(family: Family, candidate: Scores, references: References, limits: Limits) -> list[Check]:
     """Every check of the metric, overall and by group; the candidate's metric must be defined.
 
-    Overall: significantly better than the champion, if there is one; significantly better than the trivial baseline; no
-    worse than the best other baseline, so that this baseline itself passes. By group: see check_slices; the floor is
+    Overall: significantly better than the champion, if there is one, or no worse than one that knows erased users;
+    significantly better than the trivial baseline; no worse than the best other baseline, so that this baseline itself
+    passes. By group: see check_slices; the floor is
     the best other baseline, or the champion for a family that has none.
     """
     names, champion = list(references.baselines), references.champion
     checks = []
     if champion is not None:
-        checks.append(check_better(family, candidate, champion, name=references.champion_name, limits=limits))
+        check = check_no_worse if references.champion_knows_erased else check_better
+        checks.append(check(family, candidate, champion, name=references.champion_name, limits=limits))
     if names:
         checks.append(check_better(family, candidate, references.baselines[names[0]], name=names[0], limits=limits))
     floor = references.best_baseline(family.metric)
@@ -97,15 +101,18 @@ def check_better(family: Family, candidate: Scores, other: Scores, *, name: str,
     )
 
 
-def check_no_worse(family: Family, candidate: Scores, baseline: Scores, *, name: str, limits: Limits) -> Check:
-    """Whether the candidate's metric is neither significantly worse than a baseline's nor below it by the tolerance.
+def check_no_worse(family: Family, candidate: Scores, other: Scores, *, name: str, limits: Limits) -> Check:
+    """Whether the candidate's metric is neither significantly worse than another's nor below it by the tolerance.
 
-    The baseline itself passes. The second condition is for small splits, on which nothing is significant: of two models
-    that a split cannot tell apart, the simple one is preferred unless the other scores about as much.
+    The other model itself passes, such as the best baseline. The second condition is for small splits, on which nothing
+    is significant: of two models that a split cannot tell apart, the simple one is preferred unless the other scores
+    about as much.
     """
     metric, tolerance = family.metric.name, family.gate.baseline_tolerance
-    value, reference = candidate.value(family.metric), baseline.value(family.metric)
-    found = compare_scores(family.metric, baseline, candidate, num_resamples=limits.num_resamples, seed=0)
+    value, reference = candidate.value(family.metric), other.value(family.metric)
+    if math.isnan(value) or math.isnan(reference):
+        return _check_undefined(metric, value, reference, name=name)
+    found = compare_scores(family.metric, other, candidate, num_resamples=limits.num_resamples, seed=0)
     drop = relative_drop(value, reference, family.metric.mode)
     passed = not (drop > 0 and found.p_value < limits.p_value) and drop <= tolerance
     relation = "is no worse than" if passed else "is worse than"
@@ -114,7 +121,7 @@ def check_no_worse(family: Family, candidate: Scores, baseline: Scores, *, name:
         name=f"no worse than {name}",
         passed=passed,
         message=(
-            f"{metric} {value:.5f} {relation} the {reference:.5f} of {name}, the best baseline "
+            f"{metric} {value:.5f} {relation} {name}'s {reference:.5f} "
             f"({gain_text(gain)}p = {found.p_value:.4f}, limits {limits.p_value} and -{tolerance:.0%})"
         ),
         numbers=defined(

@@ -19,6 +19,8 @@ from jobs.prediction.input_table import UNREADABLE, Columns
 from jobs.prediction.parts import read_file
 from models import FAMILIES, bundle
 from models.ask import Answerer
+from models.erasure.features import silenced
+from models.erasure.tombstones import Tombstones
 from models.family import AnyEndpoint, RawBody
 from models.features import FeatureStore, filled, read_stores
 from models.nn.memory import keep_freed_memory
@@ -50,6 +52,8 @@ class Recipe:
     batch_size: int
     columns: Columns
     """Which columns of the table are read and copied."""
+    erased: Path | None = None
+    """The tombstones of erased users, who are answered as unknown ones; the file need not exist."""
 
 
 class TableAnswerer:
@@ -64,6 +68,8 @@ class TableAnswerer:
         self._endpoint: AnyEndpoint = self._family.endpoints[0]
         self._features = FeatureStore(recipe.features, read_only=True) if recipe.features else None
         self._live_features = FeatureStore(recipe.live_features, read_only=True) if recipe.live_features else None
+        tombstones = Tombstones(recipe.erased) if recipe.erased else None
+        self._asked_features = silenced(self._family.features, tombstones)
         self._threads = TimedThreads(NUM_LONG_ANSWERS)
         loaded = bundle.load(recipe.model, self._family)
         keep_freed_memory()
@@ -101,7 +107,7 @@ class TableAnswerer:
                 request = self._request(row)
                 self._check_features(request)
                 found = read_stores(
-                    self._family.features, request, filled_store=self._features, live_store=self._live_features
+                    self._asked_features, request, filled_store=self._features, live_store=self._live_features
                 )
                 encoded.append((index, request, self._answerer.encode(request, found.values)))
             except ValueError as error:

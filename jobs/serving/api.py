@@ -42,6 +42,18 @@ class ServeApi:
         except (ConnectionError, RuntimeError) as error:
             raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not respond: {error}") from error
 
+    def num_hosts(self) -> int:
+        """Hosts of the cluster that are alive; raises DependencyDown."""
+        try:
+            # Serve's own methods use it; unlike any client of ours it knows the token of the cluster.
+            response = self._client._do_request("GET", "/nodes?view=hostNameList")
+            response.raise_for_status()
+            return len(response.json()["data"]["hostNameList"])
+        except (OSError, RuntimeError) as error:
+            raise DependencyDown(
+                f"the Ray dashboard at {self.dashboard_url} does not name its hosts: {error}"
+            ) from error
+
 
 def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
     """GET, or POST a JSON body, and parse the JSON response.

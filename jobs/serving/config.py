@@ -17,8 +17,8 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index")
-"""Settings of a deployment that are paths in the store."""
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased")
+"""Settings of a deployment that are paths in the store; `events` may be another address."""
 MODEL_SETTINGS = ("version", "bundle", "digest", "index")
 """Settings of a deployment that say which model is served; its standby has the same."""
 BUILDER = "serve.app:build"
@@ -57,22 +57,20 @@ def application(
     size: Size,
     index: Path | None = None,
     live_feature_store: Path | None = None,
+    events: str | None = None,
+    erased: Path | None = None,
     standby: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family; `standby` is the model to keep loaded for a rollback."""
-    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index}
-    settings = {
-        **{"version": model.version, "bundle": str(model.directory), "digest": model.digest},
-        **{name: str(path) if path else None for name, path in paths.items()},
-        "standby": dict(standby) if standby else None,
-    }
-    scaling = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
+    paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
+    settings = _settings(model, {**paths, "events": events})
     deployment = {
         "name": DEPLOYMENT,
-        "user_config": settings,
-        "autoscaling_config": {**scaling, "target_ongoing_requests": REQUESTS_PER_REPLICA},
+        "user_config": {**settings, "standby": dict(standby) if standby else None},
+        "autoscaling_config": _autoscaling(size),
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1.0},
         # On a code change, new replicas start before old ones stop; a new model reuses the replicas.
         "max_surge_percent": 100,
         "health_check_period_s": 5.0,
@@ -88,6 +86,20 @@ def application(
         "args": {"family": family.name, "num_threads": max(1, int(size.cpus))},
         "deployments": [deployment],
     }
+
+
+def _settings(model: PinnedModel, stores: Mapping[str, Path | str | None]) -> dict[str, Any]:
+    return {
+        "version": model.version,
+        "bundle": str(model.directory),
+        "digest": model.digest,
+        **{name: str(place) if place else None for name, place in stores.items()},
+    }
+
+
+def _autoscaling(size: Size) -> dict[str, Any]:
+    replicas = {"min_replicas": size.min_replicas, "max_replicas": size.max_replicas}
+    return {**replicas, "target_ongoing_requests": REQUESTS_PER_REPLICA}
 
 
 def empty_config(*, host: str, port: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs.serving.probe import Facts
-from jobs.serving.state import num_replicas, num_wanted, reason
+from jobs.serving.state import degraded, num_replicas, num_wanted, reason
 
 State = Literal[
     "ok",
@@ -94,7 +94,7 @@ def _of_answering(facts: Facts, infos: list[Mapping[str, Any]]) -> Health:
     """At least one replica answers."""
     others = sorted({str(info["version"]) for info in infos} - {facts.version})
     failed = [each for each in facts.answers if each.status != 200]
-    degraded = next((str(info["degraded"]) for info in infos if info.get("degraded")), None)
+    fault = degraded(infos)
     if facts.cluster == "dead":
         return Health("cluster dead", "it still answers, but its cluster has died and nothing restarts what fails")
     if facts.gcs_error:
@@ -103,8 +103,8 @@ def _of_answering(facts: Facts, infos: list[Mapping[str, Any]]) -> Health:
         return Health("cannot restart", f"{_count(facts)}, and one cannot start: {reason(facts.serve, num_lines=1)}")
     if others:
         return Health("other version", f"version {', '.join(others)} is served")
-    if degraded:
-        return Health("degraded", f"degraded: {degraded}")
+    if fault:
+        return Health("degraded", f"degraded: {fault}")
     if failed:
         what = failed[0].error or f"status {failed[0].status}"
         return Health("fewer replicas", f"{len(failed)} of {len(facts.answers)} requests failed: {what}")

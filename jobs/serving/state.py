@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -22,6 +22,11 @@ def reason(state: Mapping[str, Any], *, num_lines: int = 4) -> str:
     messages = [state.get("message", ""), *(each.get("message", "") for each in _deployments(state))]
     lines = [line.strip() for message in messages for line in str(message).splitlines() if line.strip()]
     return " | ".join(lines[-num_lines:]) or str(state.get("status"))
+
+
+def degraded(infos: Iterable[Mapping[str, Any]]) -> str | None:
+    """What is wrong with a store of a replica, going by what the replicas say of their model; None if nothing is."""
+    return next((str(info["degraded"]) for info in infos if info.get("degraded")), None)
 
 
 def _deployments(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:

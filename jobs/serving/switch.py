@@ -13,13 +13,16 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, log
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import PinnedModel, user_config, write_config
-from jobs.serving.state import num_replicas, reason
+from jobs.serving.port import ALL_INTERFACES, local_url
+from jobs.serving.state import degraded, num_replicas, reason
 from models import golden
 from models.family import Family, Media
 
 POLL_S = 0.25
 NUM_VERSION_CHECKS = 4
 """Version requests per replica, on new connections, so that very likely each replica responds once."""
+DEGRADED_S = 5.0
+"""How long a store may be unreadable: a replica that noticed it before the store was mended tries it again."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class Endpoint:
     """Where the config is kept that was applied last."""
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """What a new deployment has to show, and by when."""
+
+    golden: Mapping[str, Any]
+    """The golden request and its answer."""
+    timeout_s: float
+    """For every replica to serve the model."""
+    allows_degraded: bool = False
+    """Whether it may be degraded, such as without its feature store."""
+
+
 def switch(
     endpoint: Endpoint,
     family: Family,
@@ -40,17 +55,16 @@ def switch(
     *,
     wanted: Mapping[str, Any],
     before: Mapping[str, Any] | None,
-    expected: Mapping[str, Any],
-    timeout_s: float,
+    acceptance: Acceptance,
 ) -> None:
-    """Apply a config and keep it, once every replica serves the model and its golden answer `expected` comes by HTTP.
+    """Apply a config and keep it, once every replica serves the model and its golden answer comes by HTTP.
 
     On any failure the config before is applied again, and what it served goes on.
     """
     try:
         endpoint.api.apply(wanted)
-        wait_until_served(endpoint.api, family, model, url=endpoint.url, timeout_s=timeout_s)
-        check_golden(family, expected, endpoint.url)
+        wait_until_served(endpoint.api, family, model, url=endpoint.url, acceptance=acceptance)
+        check_golden(family, acceptance.golden, endpoint.url)
         write_config(endpoint.config_path, wanted)  # if the disk is full, the two must not differ
     except BaseException as error:
         _switch_back(endpoint.api, before or {**wanted, "applications": []})
@@ -62,27 +76,32 @@ def switch(
 
 def endpoint_url(context: Context, dashboard_url: str, http_options: Mapping[str, Any]) -> str:
     """URL of the endpoint as seen from this machine."""
-    host = http_options["host"]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1" if context.address is None else urlsplit(dashboard_url).hostname or host
-    return f"http://{host}:{http_options['port']}"
+    host, port = http_options["host"], http_options["port"]
+    if context.address is not None and host in ALL_INTERFACES:
+        return f"http://{urlsplit(dashboard_url).hostname or host}:{port}"
+    return local_url(host, port)
 
 
-def wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
+def wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, acceptance: Acceptance) -> None:
     """Wait until the application is running and every replica reports the model; raises Failure."""
-    address = f"{url}{family.models_path}"
+    address, timeout_s = f"{url}{family.models_path}", acceptance.timeout_s
     deadline = time.monotonic() + timeout_s
+    degraded_since_s: float | None = None
     seen = "no response"
     while time.monotonic() < deadline:
         state = api.details()["applications"].get(family.name, {})
         status = state.get("status", "not started")
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise Failure(f"version {model.version} did not start: {reason(state)}")
-        if status == "RUNNING":
-            infos = _infos(address, state)
-            seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
-            if infos and all(_serves(info, model) for info in infos):
+        infos = _infos(address, state) if status == "RUNNING" else []
+        seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
+        if infos and all(_serves(info, model) for info in infos):
+            fault = None if acceptance.allows_degraded else degraded(infos)
+            if fault is None:
                 return
+            seen, degraded_since_s = f"degraded: {fault}", degraded_since_s or time.monotonic()
+            if time.monotonic() - degraded_since_s > DEGRADED_S:
+                raise Failure(f"version {model.version} is degraded: {fault}")
         time.sleep(POLL_S)
     raise Failure(f"version {model.version} did not respond within {timeout_s:.0f} s ({seen}); raise --timeout-s")
 

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.cli.context import Context, UsageFailure, log
 from jobs.cli.flags import flag_name
 from jobs.cluster import connection
+from jobs.erasure.pending import finish_pending
 from jobs.tracking.client import TAG_FINGERPRINT, DatasetInfo, Run, Tracking
 from models.bundle import config_from_dict
 from models.family import Family
@@ -45,6 +46,7 @@ def open_run(
 
     Settings left at auto are resolved first, so that the plan and the run have their values.
     """
+    finish_pending(context, [family])  # or the model would have to be trained again
     data = context.store.current_data(family.name)
     config = resolved(family, config, data)
     run = Tracking(context).start_run(

@@ -7,8 +7,10 @@ from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.recommender.erasure import ERASURE
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
+from models.recommender.new_events import EVENTS
 from models.recommender.prepare.pipeline import prepare
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.report.metrics import METRICS, NDCG_AT_10
@@ -37,6 +39,8 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    erasure=ERASURE,
+    events=EVENTS,
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.raw.ids import Id
-from models.recommender import filters
+from models.recommender import filters, new_events
 from models.recommender.data import history_rows
 from models.recommender.filters import Filter, allowed_items
 from models.recommender.held_out import Example
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
+from models.recommender.new_events import HISTORY, history_key, history_keys
 from models.recommender.requested import HistoryEvent, requested_events, seen_items, stored_events, types_of
 from models.recommender.schema import PADDING, Schema
 
@@ -27,7 +28,7 @@ FILTER_EXAMPLE: Any = {"brand": ["Alder", "Birch"], "in_stock": True, "price": {
 
 
 class RecommendationRequest(BaseModel):
-    """Whom to recommend to and which items are allowed; an anonymous visitor has neither user nor history."""
+    """Whom to recommend to and which items are allowed; an anonymous visitor has a session or nothing."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -43,6 +44,8 @@ class RecommendationRequest(BaseModel):
 
     user_id: Id | None = None
     """The user, whose stored history is used; a number is read as its text."""
+    session_id: Id | None = None
+    """The visit, whose events are used for a visitor who is not logged in, or has logged in during it."""
     history: list[Id | HistoryEvent] | None = Field(default=None, max_length=MAX_HISTORY)
     """Item ids or events, oldest first; replaces the stored history."""
     count: int = Field(default=10, ge=1, le=MAX_COUNT)
@@ -67,11 +70,12 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendationResponse(BaseModel):
-    """The response to a recommendation request; `source` is `popular` where there was no history to go by."""
+    """The response to a recommendation request; `source` is `popular` where there was no history to go by, and
+    `fallback` where the stored history could not be read and popular items took its place."""
 
     recommendation_id: str
     model_version: str
-    source: Literal["personal", "popular"]
+    source: Literal["personal", "popular", "fallback"]
     items: list[RecommendedItem]
 
 
@@ -119,8 +123,8 @@ def golden_request(schema: Schema) -> RecommendationRequest:
 
 def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> list[Example]:
     """The example of a recommendation request; items unknown to the model are dropped."""
-    if request.history is None and request.user_id is not None:
-        events = stored_events(features.get("history", {}).get(request.user_id, []), schema)
+    if (key := history_key(request)) is not None:
+        events = stored_events(features.get(HISTORY, {}).get(key, []), schema)
     else:
         events = requested_events(request.history or [], schema)
     excluded = seen_items(events, schema, exclude_seen=request.exclude_seen)
@@ -161,6 +165,11 @@ def answer_recommendation(
     )
 
 
+def fallback(response: RecommendationResponse) -> RecommendationResponse:
+    """The response of popular items in place of those for a stored history that could not be read."""
+    return response.model_copy(update={"source": "fallback"})
+
+
 def answer_similar(
     request: SimilarItemsRequest, predictions: Sequence[Prediction], schema: Schema, model_version: str
 ) -> SimilarItemsResponse:
@@ -171,13 +180,11 @@ def answer_similar(
     )
 
 
-def history_keys(request: Any) -> list[str]:
-    """The user whose history a request needs."""
-    user_id = getattr(request, "user_id", None)
-    return [user_id] if user_id is not None and request.history is None else []
-
-
-FEATURES = (Feature(name="history", keys=history_keys, rows=history_rows), *filters.FEATURES)
+FEATURES = (
+    Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True, is_personal=True),
+    *filters.FEATURES,
+    *new_events.FEATURES,
+)
 
 ENDPOINTS = (
     Endpoint(
@@ -188,6 +195,7 @@ ENDPOINTS = (
         encode=encode_recommendation,
         predict=predict,
         answer=answer_recommendation,
+        fallback=fallback,
     ),
     Endpoint(
         path="/v1/similar_items",

@@ -15,6 +15,8 @@ from models.recommender.data import attribute_columns
 
 MAX_ATTRIBUTES = 16
 """Attributes of one filter."""
+MAX_VALUES = 1000
+"""Allowed values of one attribute, so that what a request costs is bounded."""
 MAX_NAMES = 30
 """Attributes that an error message lists."""
 EVERY = "*"
@@ -58,7 +60,9 @@ def _form(wanted: Any) -> str:
 
 
 Condition = Annotated[
-    Annotated[Value, Tag("value")] | Annotated[list[Value], Tag("values")] | Annotated[NumberRange, Tag("range")],
+    Annotated[Value, Tag("value")]
+    | Annotated[list[Value], Field(max_length=MAX_VALUES), Tag("values")]
+    | Annotated[NumberRange, Tag("range")],
     Discriminator(_form),
 ]
 Filter = Annotated[dict[str, Condition], Field(max_length=MAX_ATTRIBUTES)]

@@ -55,6 +55,9 @@ class Schema(models.family.Schema):
     seen_types: list[str] | None = None
     """Types that make an item seen, so that it is not recommended: None for all; empty for none, repeats count."""
 
+    events_until: dict[str, int] = Field(default_factory=dict)
+    """Event store -> the largest number of its events that the data hold, bad rows included; see `events export`."""
+
     @property
     def num_items(self) -> int:
         """Items in the vocabulary; indices run from 1 to this."""

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from cyclopts import Argument
 
-from jobs.__main__ import VERBS, Verb, _log_to_stderr, main, parser_of, read
+from jobs.__main__ import _log_to_stderr, main, parser_of, read
 from jobs.cli.flags import HelpRequested, Parser, UsageError, field_docstrings
 from jobs.cli.result import FORMER_KEYS, Result
+from jobs.cli.verbs import VERBS, Verb
 from models import FAMILIES
 from models.bundle import config_from_dict
 from models.family import Family
@@ -219,7 +220,8 @@ def test_stdout_of_child_processes_goes_to_stderr() -> None:
     code = """
 import os, sys
 from jobs import __main__ as cli
-cli.VERBS["play"] = cli.Verb("tests.kit.verbs", "", takes_family="optional")
+from jobs.cli.verbs import VERBS, Verb
+VERBS["play"] = Verb("tests.kit.verbs", "", takes_family="optional")
 with cli.stdout_for_results() as stdout:
     os.system("echo a child talks")
     stdout.write("the result")

@@ -38,7 +38,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
-from jobs.serving.switch import wait_until_served
+from jobs.serving.switch import Acceptance, wait_until_served
 from models import FAMILIES, bundle
 from models.prepared import Prepared
 from serve.service import Settings
@@ -231,13 +231,12 @@ def test_a_failed_first_deployment_is_removed_again(shop: Shop, monkeypatch: pyt
         deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port, min_replicas=1), None)
 
     assert read_config(config_path(store)) is None
-    api = ServeApi(shop.info.dashboard_url, headers(shop.info))
-    state = api.details()["applications"].get("toy", {"status": "DELETING"})
-    assert state["status"] == "DELETING"
+    applications = ServeApi(shop.info.dashboard_url, headers(shop.info)).details()["applications"]
+    assert applications.get("toy", {"status": "DELETING"})["status"] == "DELETING"
 
 
 @pytest.mark.ray
-def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
+def test_answers_carry_the_version_of_the_model_and_use_events_that_a_deployment_keeps(shop: Shop) -> None:
     details = shop.deploy("v1")
 
     assert details["version"] == "v1"
@@ -246,6 +245,10 @@ def test_answers_carry_the_version_of_the_deployed_model(shop: Shop) -> None:
     answer = shop.ask("/v1/recommendations", {"user_id": "u3", "count": 4})
     assert (answer["model_version"], answer["source"], len(answer["items"])) == ("v1", "personal", 4)
     assert shop.ask("/v1/recommendations", {"user_id": "nobody"})["source"] == "popular"
+    for outcome in ("accepted", "duplicate"):
+        assert shop.ask("/v1/events", {"event_id": "e1", "user_id": "nobody", "item_id": "item-4"})[outcome] == 1
+        assert shop.ask("/v1/recommendations", {"user_id": "nobody"})["source"] == "personal"
+        shop.deploy("v1")
 
 
 @pytest.mark.ray
@@ -261,7 +264,7 @@ def test_a_new_model_takes_over_and_a_failed_deployment_is_rolled_back(shop: Sho
     assert config_path(shop.context.store).read_bytes() == applied
     api = ServeApi(shop.info.dashboard_url, headers(shop.info))
     two = PinnedModel("v2", shop.models / "v2", bundle.verify(shop.models / "v2"))
-    wait_until_served(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", timeout_s=30)
+    wait_until_served(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", acceptance=Acceptance({}, timeout_s=30))
     assert shop.ask("/v1/recommendations", {"count": 1})["model_version"] == "v2"
 
 

@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from jobs import deploy
 from jobs.cli.context import Context, Failure, Store
+from jobs.serving import switch as switching
 from jobs.serving.config import PinnedModel, empty_config, user_config
-from jobs.serving.switch import Endpoint, check_golden, switch
+from jobs.serving.switch import Acceptance, Endpoint, check_golden, switch, wait_until_served
 from models import FAMILIES, bundle
 from models.family import Family
 from models.features import ABSENT, Change, FeatureStore, create_live_store
@@ -144,6 +145,27 @@ def test_a_deployment_that_cannot_be_recorded_is_switched_back(served_sounds: tu
     wanted, before = empty_config(host="127.0.0.1", port=1), empty_config(host="127.0.0.1", port=2)
 
     with pytest.raises(OSError):
-        switch(*(endpoint, first(SOUNDS), model), wanted=wanted, before=before, expected=expected, timeout_s=60)
+        switch(
+            *(endpoint, first(SOUNDS), model),
+            wanted=wanted,
+            before=before,
+            acceptance=Acceptance(expected, timeout_s=60),
+        )
 
     assert api.applied == [wanted, before]
+
+
+def test_a_degraded_version_is_refused_by_deploy_but_not_by_a_rollback(
+    served_sounds: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, url = served_sounds
+    api: Any = FakeServe()
+    family, model = first(SOUNDS), PinnedModel("1", tmp_path / "sounds", bundle.verify(tmp_path / "sounds"))
+    fault = "the feature store is damaged"
+    monkeypatch.setattr(Service, "fault", lambda service: fault)
+    monkeypatch.setattr(switching, "DEGRADED_S", 0.0)
+    refused, allowed = Acceptance(expected, timeout_s=60), Acceptance(expected, timeout_s=60, allows_degraded=True)
+
+    with pytest.raises(Failure, match=f"version 1 is degraded: {fault}"):
+        wait_until_served(api, family, model, url=url, acceptance=refused)
+    wait_until_served(api, family, model, url=url, acceptance=allowed)

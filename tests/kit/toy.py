@@ -167,7 +167,7 @@ FAMILY = Family(
     initialise=initialise,
     slices=slices,
     summarise=summarise,
-    features=[Feature(name="visitor", keys=asked_visitor, rows=visitor_rows)],
+    features=[Feature(name="visitor", keys=asked_visitor, rows=visitor_rows, is_personal=True)],
     space={"learning_rate": LogUniform(1e-3, 1e-1), "network": Choice(("linear", "hidden"))},
     baselines={"majority": Config(network="majority")},
 )

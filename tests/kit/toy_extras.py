@@ -165,7 +165,7 @@ def visiting(request: BaseModel) -> list[str]:
     return [request.visitor_id] if isinstance(request, Visit) else []
 
 
-NOTES = Feature(name="notes", keys=visiting)
+NOTES = Feature(name="notes", keys=visiting, is_personal=True)
 VISITS = Endpoint(
     path="/v1/visits",
     summary="Record a visit",
@@ -241,7 +241,7 @@ FAMILY = dataclasses.replace(
     toy.FAMILY,
     endpoints=[*toy.FAMILY.endpoints, BASKETS, SOUNDS, VISITS],
     streams=[TALK],
-    features=[Feature(name="visitor", keys=asked_visitor, rows=toy.visitor_rows), NOTES],
+    features=[Feature(name="visitor", keys=asked_visitor, rows=toy.visitor_rows, is_personal=True), NOTES],
 )
 
 

@@ -62,7 +62,7 @@ def test_a_key_that_is_not_unicode_is_a_422_problem(
 
     content = assert_problem(client.post("/v1/colours", content=b'{"visitor_id": "\\ud800"}', headers=headers), 422)
 
-    assert "is not Unicode text" in content["detail"]
+    assert "half of a surrogate pair, which is not Unicode" in content["detail"]
 
 
 def test_a_problem_can_quote_text_that_is_not_unicode() -> None:
@@ -151,5 +151,5 @@ def test_a_store_that_is_replaced_while_it_is_opened_is_reopened(
 
     found = stores.read(toy_module.Request(visitor_id="ann"))
 
-    stores.close()
+    stores.close_readers()
     assert found.values == {"visitor": {"ann": [1.0, 1.0]}}

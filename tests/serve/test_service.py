@@ -126,7 +126,7 @@ def test_a_family_below_a_prefix_documents_the_paths_that_clients_send(monkeypat
     missing = assert_problem(client.get(f"{PREFIX}/nothing"), 404)["detail"]
 
     paths = {endpoint.path for endpoint in served_toy.FAMILY.endpoints}
-    assert set(described["paths"]) == {*paths, f"{PREFIX}/models", f"{PREFIX}/healthz"}
+    assert set(described["paths"]) == {*paths, f"{PREFIX}/models", f"{PREFIX}/healthz", f"{PREFIX}/users/{{user_id}}"}
     assert "servers" not in described, "it would be a second prefix"
     assert {client.post(path, json={}).status_code for path in paths} <= {422, 503}, "each of them must exist"
     assert "/v1/toy/openapi.json lists the paths of the family at /v1/toy" in missing
@@ -170,13 +170,6 @@ def test_features_are_read_from_the_store_which_is_reopened_when_replaced(
 
     assert client.post("/v1/colours", json={"visitor_id": "bob"}).status_code == 200
     assert client.post("/v1/colours", json={"visitor_id": "ann"}).status_code == 422
-
-
-def test_a_missing_feature_store_fails_the_load_of_a_model(
-    toy: Family, toy_bundle: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.sqlite"):
-        loaded("toy", version="1", bundle=toy_bundle("v1"), feature_store=tmp_path / "gone.sqlite")
 
 
 def test_a_new_model_takes_over(toy: Family, toy_bundle: Callable[..., Path]) -> None:

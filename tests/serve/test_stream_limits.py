@@ -46,6 +46,28 @@ def service(load: Load, release: threading.Event, monkeypatch: pytest.MonkeyPatc
     return made
 
 
+def test_a_silent_client_is_disconnected(service: Service) -> None:
+    service.streams = Streams(service.batcher, idle_timeout_s=0.01)
+    received = [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "1"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return received.pop(0) if received else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def connect() -> None:
+        socket = WebSocket({"type": "websocket"}, receive, send)
+        await asyncio.wait_for(service.streams.serve(service.family.streams[0], service.current, socket), 60)
+
+    asyncio.run(connect())
+
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", TOO_SLOW)
+    assert "no message arrived within 0.01 s" in sent[-1]["reason"]
+    assert service.streams.num_open == 0
+
+
 def test_a_client_that_does_not_read_is_disconnected_even_if_closing_hangs_too(service: Service) -> None:
     service.streams = Streams(service.batcher, send_timeout_s=0.01)
     received = [{"type": "websocket.connect"}, *[{"type": "websocket.receive", "text": "1"}] * 2]

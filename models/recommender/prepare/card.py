@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from models.erasure.erased import REASON
 from models.raw.tables import Tables, without_secrets
 from models.recommender.event_weights import default_weights, shown_weights
 from models.recommender.prepare.event_types import Evaluated, LogTypes, types_in_card
 from models.recommender.prepare.leaving_out import LeftOut
-from models.recommender.prepare.partitions import Scanned, Sharded, Sorted
+from models.recommender.prepare.partitions import Sharded, Sorted
+from models.recommender.prepare.scanned import Scanned
 from models.recommender.prepare.scanning import explained, inferred
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import Schema
@@ -32,10 +34,10 @@ def card_of(
         "family": "recommender",
         "fingerprint": schema.fingerprint,
         "raw": without_secrets(config.raw),
-        "rows": scanned.num_rows,
+        "rows": scanned.num_rows + scanned.num_erased,
         "kept": sum(part.num_events for part in parts),
         "duplicates": scanned.num_repeated + sum(part.num_duplicates for part in parts),
-        "bad": scanned.bad | left_out.bad,
+        "bad": scanned.bad | left_out.bad | ({REASON: scanned.num_erased} if scanned.num_erased else {}),
         "users": sum(part.num_users for part in parts),
         "items": schema.num_items,
         "anonymous": vars(scanned.named),
@@ -47,6 +49,7 @@ def card_of(
         **({"fold_in_events": fold_in} if schema.split == "held-out-users" else {}),
         "left_out_events": {**left_out.rare, "collapsed": sum(part.num_collapsed for part in parts)},
         "bots": left_out.bots,
+        **({"events_until": schema.events_until} if schema.events_until else {}),
     }
 
 
@@ -68,7 +71,7 @@ def card_of_files(*tables: Tables) -> dict[str, Any]:
 
 def notes_of(card: Mapping[str, Any], scanned: Scanned, of_files: Sequence[str]) -> list[str]:
     """Notes for people: on files, event types, anonymous sessions, what was left out, the kind of log, and bad rows."""
-    found = [*inferred(scanned), *of_files, *card.get("notes", ())]
+    found = [*inferred(scanned), *scanned.watermark.notes, *of_files, *card.get("notes", ())]
     anonymous, bots, left_out = card["anonymous"], card["bots"], card["left_out_events"]
     if anonymous["events"]:
         found.append(f"{anonymous['events']:,} rows without a user are {anonymous['sessions']:,} anonymous sessions")

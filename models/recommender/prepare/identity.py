@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.erasure.erased import NOBODY, Erased
 from models.recommender.prepare.events import ANONYMOUS
 from models.recommender.prepare.spill import Spill, load, streams
 
@@ -48,11 +49,18 @@ def collect_logins(work: Path, partition: int) -> None:
     """Spill, by session, when each user of a partition was first identified in each of their sessions."""
     with Spill(work / "logins", f"{partition:05d}", schema=LOGIN_SCHEMA) as by_session:
         for rows in streams(work / "events" / f"{partition:05d}"):
-            by_session.add_by(_first_events(rows.select(LOGIN_SCHEMA.names)), "session_id")
+            spill_logins(rows, by_session)
 
 
-def name_anonymous(work: Path, partition: int) -> Named:
+def spill_logins(rows: pa.Table, by_session: Spill) -> None:
+    """Spill, by session, when each user of some events was first identified in each of their sessions."""
+    by_session.add_by(_first_events(rows.select(LOGIN_SCHEMA.names)), "session_id")
+
+
+def name_anonymous(work: Path, partition: int, *, erased: Erased = NOBODY) -> Named:
     """Give the anonymous events of a partition of sessions their users, and spill them by user.
+
+    Those of erased users, whose logins are known though their rows are not, are dropped and not counted.
 
     An event belongs to the user who was identified last in its session, at or before its own time; those before the
     first login to the first user (the smaller id, if two were identified at the same microsecond). Without a login the
@@ -72,6 +80,10 @@ def name_anonymous(work: Path, partition: int) -> Named:
     if len(login_code):
         found = logins["user_id"].combine_chunks().take(pa.array(np.maximum(place, 0)))
         user = pc.if_else(pa.array(is_stitched), found, user)
+    if erased:
+        is_kept = rows["time_us"].to_numpy() >= erased.until_each(user) * 1e6
+        rows, user = rows.filter(pa.array(is_kept)), user.filter(pa.array(is_kept))
+        code, is_stitched = code[is_kept], is_stitched[is_kept]
     with Spill(work / "events", f"anonymous-{partition:05d}") as by_user:
         by_user.add_by(rows.set_column(rows.column_names.index("user_id"), "user_id", user), "user_id")
     num_stitched = int(is_stitched.sum())

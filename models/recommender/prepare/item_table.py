@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from models.errors import DataRejected
 from models.raw.ids import as_text, refuse_nested
 from models.raw.joins import ITEM_TABLE, join_ids
 from models.raw.quarantine import Quarantine
-from models.raw.tables import LINE, Source, check_utf8, read
+from models.raw.tables import LINE, Chunk, Source, check_utf8, read
 from models.recommender.item_features import VALUE_SEPARATOR
 
 MAX_LOOSE_ROWS = 1_000_000
@@ -24,7 +24,12 @@ _COUNTS = pa.schema([("item_id", pa.string()), ("value", pa.string()), ("rows", 
 
 
 def read_items(
-    sources: list[Source], *, columns: Mapping[str, str], vocabulary: pa.Array, quarantine: Quarantine
+    sources: list[Source],
+    *,
+    columns: Mapping[str, str],
+    vocabulary: pa.Array,
+    quarantine: Quarantine,
+    keep: Callable[[Chunk, Source], Chunk] | None = None,
 ) -> tuple[pa.Table, list[str]]:
     """Attributes in the order of the vocabulary: the most frequent value of each item, the smallest one at a tie.
 
@@ -32,11 +37,13 @@ def read_items(
 
     An attribute is numeric where all its values are plain numbers, a vector where they are lists of at least eight
     numbers, else text. Rows of items outside the vocabulary are dropped; those without an item id are quarantined.
+    `keep` leaves rows of a chunk out, such as those of erased users where the table is the log.
     """
     counts: dict[str, list[pa.Table]] = {}
     left_out: set[str] = set()
     for source in sources:
         for chunk in read(source):
+            chunk = chunk if keep is None else keep(chunk, source)
             for reason, lines in chunk.broken.items():
                 quarantine.add_lines(lines, reason=f"item_table_{reason}", source=source.path)
             if chunk.rows.num_rows:

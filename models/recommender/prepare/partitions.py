@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.raw.ids import refuse_nested
 from models.raw.quarantine import Quarantine
-from models.raw.rejections import Rejections
-from models.raw.tables import Chunk, Source, read
+from models.raw.tables import read
 from models.recommender.prepare.bots import Peaks, busiest_periods, count_peaks
-from models.recommender.prepare.event_types import AMOUNTS, TYPES, Details, LogTypes
+from models.recommender.prepare.digest import digest_of_shard
+from models.recommender.prepare.erased_rows import set_aside
+from models.recommender.prepare.event_types import Details, LogTypes
 from models.recommender.prepare.events import (
-    SPILL_SCHEMA,
-    Hashes,
-    find_columns,
     hash_ids,
-    validate,
-    validate_sequences,
-    with_null_columns,
 )
-from models.recommender.prepare.identity import Named, spill_by_user
+from models.recommender.prepare.identity import LOGIN_SCHEMA, spill_by_user
+from models.recommender.prepare.moments import moment_order
+from models.recommender.prepare.scanned import Scan, Scanned, check_rows, rows_of_erased
 from models.recommender.prepare.sessions import immediate_repeats, number_sessions
 from models.recommender.prepare.spill import Spill, load
 from models.recommender.prepare.splits import Cut, count_users, split_users
 
 POSITIONS_PER_FILE = 2**40
-MAX_SAMPLES = 2_000
 NEVER = np.iinfo(np.int64).max
 STOP = "stop"
 
@@ -43,53 +36,6 @@ Int64s = npt.NDArray[np.int64]
 
 class Stopped(Exception):
     """The driver has failed or was interrupted, so this worker stops too."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Some files of the log, to be read, validated and partitioned by user."""
-
-    number: int
-    sources: tuple[tuple[int, Source], ...]
-    """Files with their indices in the list of all files."""
-    columns: Mapping[str, str]
-    excluded: frozenset[str]
-    now_s: float
-    out: Path
-    timestamp_format: str = ""
-
-    @property
-    def work(self) -> Path:
-        """Directory of the spilled rows of all scans."""
-        return self.out / "work"
-
-
-@dataclass
-class Scanned:
-    """Counts and examples from a scan."""
-
-    num_rows: int = 0
-    num_with_event_id: int = 0
-    num_anonymous: int = 0
-    """Good rows with a session but no user."""
-    named: Named = field(default_factory=Named)
-    """Who they are."""
-    num_repeated: int = 0
-    """Rows dropped in favour of another row with the same event_id."""
-    json_names: list[str] = field(default_factory=list)
-    """Names in any row of JSON lines; a single row may lack some."""
-    bad: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, int] = field(default_factory=dict)
-    """What was inferred about files and may surprise -> the number of these files."""
-    samples: dict[str, list[str]] = field(default_factory=dict)
-    """More rejected values of some reasons, from all over the log."""
-
-    def add_samples(self, samples: Mapping[str, Sequence[str]]) -> None:
-        """Add rejected values, up to MAX_SAMPLES per reason."""
-        for reason, values in samples.items():
-            known = self.samples.setdefault(reason, [])
-            known += values[: MAX_SAMPLES - len(known)]
 
 
 @dataclass(frozen=True)
@@ -153,13 +99,18 @@ def scan(task: Scan) -> Scanned:
         Spill(task.work / "events", name) as by_user,
         Spill(task.work / "anonymous", name) as by_session,
         Spill(task.work / "identified", name) as by_event,
+        Spill(task.work / "logins", f"erased-{name}", schema=LOGIN_SCHEMA) as logins,
     ):
         for number, source in task.sources:
             position = number * POSITIONS_PER_FILE
             for chunk in read(source):
                 if (task.work / STOP).exists():
                     raise Stopped
-                good, position = _check(chunk, source, task, seen=seen, quarantine=quarantine, position=position)
+                chunk, gone, num_lines = set_aside(chunk, source, task.columns, task.erased)
+                good, position = check_rows(chunk, source, task, seen=seen, quarantine=quarantine, position=position)
+                seen.num_erased += num_lines
+                if gone.num_rows:
+                    good = pa.concat_tables([good, rows_of_erased(gone, source, task, seen=seen, logins=logins)])
                 identified = pc.is_valid(good["event_id"])
                 seen.num_with_event_id += pc.sum(identified).as_py() or 0
                 seen.num_anonymous += spill_by_user(good.filter(pc.invert(identified)), by_user, by_session)
@@ -200,7 +151,7 @@ def sort_partition(work: Path, shards: Path, partition: int, *, rules: Rules) ->
         user,
         time_us,
         session,
-        _shuffled(hash_ids(users)[user], hash_ids(items)[item], time_us),
+        moment_order(hash_ids(users)[user], hash_ids(items)[item], time_us),
         item,
         table["content"].to_numpy(),
     )
@@ -261,7 +212,7 @@ def write_shard(
     sizes = {"train": splits[:, 0], "val": splits[:, 2] - splits[:, 1], "test": lengths - splits[:, 2]}
     trained_types = types[in_train] if types is not None else np.zeros(0, np.uint8)
     return Sharded(
-        digest=_digest(shard),
+        digest=digest_of_shard(shard),
         train_counts=np.bincount(items[in_train], minlength=num_items + 1)[1:],
         train_first_s=first[1:],
         train_last_s=int(seconds[in_train].max(initial=-NEVER)),
@@ -282,42 +233,6 @@ def _split(
     is_target = np.isin(types, cut.targets) if types is not None and cut.targets else None
     users = pq.read_table(shard / "users.parquet")["user_id"]
     return offsets, seconds, is_target, split_users(users, offsets, seconds, cut, is_target=is_target)
-
-
-def _check(
-    chunk: Chunk, source: Source, task: Scan, *, seen: Scanned, quarantine: Quarantine, position: int
-) -> tuple[pa.Table, int]:
-    """The good events of a chunk, and the position after it; counts its rows and quarantines the bad ones."""
-    for reason, lines in chunk.broken.items():
-        quarantine.add_lines(lines, reason=reason, source=source.path)
-        seen.num_rows += len(lines)
-        seen.examples.setdefault(reason, lines[0])
-    for note in chunk.notes:
-        seen.notes[note] = seen.notes.get(note, 0) + 1
-    rows = chunk.rows
-    if rows.num_rows == 0:
-        return SPILL_SCHEMA.empty_table(), position
-    rejections: Rejections
-    if source.format == "sequences":
-        good, rejections, rows = validate_sequences(rows, excluded=task.excluded, first_position=position)
-    else:
-        if source.format == "jsonl":
-            seen.json_names = list(dict.fromkeys([*seen.json_names, *rows.column_names]))
-            rows = with_null_columns(rows, task.columns)
-        noted = f"{source.path} ({'; '.join(chunk.notes)})" if chunk.notes else source.path
-        columns = find_columns(rows.column_names, task.columns, source=noted)
-        refuse_nested(rows, columns, flag="--columns", source=source.path)
-        good, rejections = validate(
-            rows, columns, excluded=task.excluded, now_s=task.now_s, timestamp_format=task.timestamp_format
-        )
-    seen.num_rows += rows.num_rows
-    if rejections.names:
-        quarantine.add_rows(
-            rows.filter(pa.array(rejections.codes > 0)), reasons=rejections.reasons(), source=source.path
-        )
-        seen.examples = {**rejections.examples, **seen.examples}
-        seen.add_samples(rejections.samples)
-    return good, position + rows.num_rows
 
 
 def _in_sessions(order: Int64s, keys: tuple[Int64s, ...], rules: Rules) -> tuple[Int64s, npt.NDArray[np.int32], int]:
@@ -346,16 +261,6 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64s]:
     return encoded.dictionary.take(pa.array(order)), rank[codes]
 
 
-def _shuffled(user_hash: Hashes, item_hash: Hashes, time_us: Int64s) -> npt.NDArray[np.uint64]:
-    """A pseudo-random key that orders the items of one moment, such as a basket, by the rows alone.
-
-    An order by item id would be meaningless and yet easy to learn.
-    """
-    mixed = item_hash ^ (user_hash << np.uint64(1)) ^ (time_us.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
-
-
 def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
     """Ascending order by the keys, the first one the most significant, and which rows repeat the one before."""
     varying = [key for key in keys if len(key) and key.min() != key.max()]
@@ -366,12 +271,3 @@ def _order(keys: tuple[npt.NDArray[np.integer], ...]) -> tuple[Int64s, npt.NDArr
         ordered = key[order]
         is_repeat[1:] &= ordered[1:] == ordered[:-1]
     return order, is_repeat
-
-
-def _digest(shard: Path) -> str:
-    """sha256 of the contents of a shard, independent of the Parquet writer."""
-    digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
-    for name in ("offsets.npy", "items.npy", "timestamps.npy", "splits.npy", "sessions.npy", TYPES, AMOUNTS):
-        if (shard / name).exists():  # a log without times, types or prices has no file of them
-            digest.update(np.load(shard / name).tobytes())
-    return digest.hexdigest()

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.erasure.erased import NOBODY, Erased
 from models.prepared import CARD, SCHEMA
 from models.raw.notes import said_if_rejected
 from models.raw.quarantine import Quarantine
@@ -25,6 +26,7 @@ from models.raw.times import epoch_s
 from models.recommender.item_features import read_features
 from models.recommender.prepare.card import card_of, card_of_files, card_of_types, notes_of, sums
 from models.recommender.prepare.diagnosis import diagnose, in_schema
+from models.recommender.prepare.erased_rows import without_erased
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
 from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
 from models.recommender.prepare.leaving_out import LeftOut, leave_out
@@ -44,13 +46,13 @@ from models.recommender.prepare.sessions import gap_us
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.prepare.splits import Cut, check_splits, choose_cut, rfc3339
 from models.recommender.prepare.vocabulary import check_enough, index_items, items_of_partitions
-from models.recommender.schema import NUM_SHARDS, Schema
+from models.recommender.schema import NUM_SHARDS, Schema, Split
 
 LAYOUT = 4
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 
 
-def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
+def prepare(config: PrepareConfig, out: Path, executor: Executor, erased: Erased = NOBODY) -> Schema:
     """Fill the empty directory `out` from the raw log; raises DataRejected for bad data, ValueError for bad flags.
 
     The files depend only on the set of good rows. Rows with the same event_id are duplicates (the smallest by user,
@@ -66,7 +68,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         directory.mkdir(parents=True)
     notes = [*tables.notes(config.raw), *item_tables.notes(config.items or "")]
     with said_if_rejected(notes), _workers_stopped(work):
-        scanned = scan_log(config, tables.sources, out, executor)
+        scanned = scan_log(config, tables.sources, out, executor, erased=erased)
         parts, left_out = _sorted(config, out, executor, has_times=has_times)
         vocabulary, join = _vocabulary(config, work, item_tables.sources, parts)
         types = LogTypes.of([(part.num_of_type, part.num_amounts) for part in parts])
@@ -75,10 +77,13 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         finished = list(executor.map(write, enumerate(parts)))
         check_splits(sums(part.num_events for part in finished), sums(part.num_examples for part in finished), cut)
         diagnosis = diagnose(shards, executor, num_items=len(vocabulary), type_names=types.names)
-        table, items_card = _items(config, item_tables.sources, out, vocabulary=vocabulary)
+        table, items_card = _items(config, item_tables.sources, out, vocabulary=vocabulary, erased=erased)
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
-    num_features = _write_items(table, out)
-    schema = _schema(config, cut, finished, table=table, has_times=has_times, num_features=num_features, about=about)
+    num_features = write_items(table, out)
+    schema = schema_of(
+        config.split, cut, finished, table=table, has_times=has_times, num_features=num_features, about=about
+    )
+    schema = schema.model_copy(update={"events_until": dict(scanned.watermark.events_until)})
     card = card_of(config, schema, scanned, parts, finished=finished, left_out=left_out)
     card["bad"] |= items_card.pop("bad")
     card |= {"diagnosis": diagnosis, **card_of_types(types, evaluated, schema, finished), **join, **items_card}
@@ -142,16 +147,20 @@ def _split(
 
 
 def _items(
-    config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array
+    config: PrepareConfig, sources: list[Source], out: Path, *, vocabulary: pa.Array, erased: Erased
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The vocabulary with its attributes, and what the card says of the item table: bad rows, columns left out."""
     with Quarantine(out / "quarantine" / "items.parquet") as quarantine:
         columns = parse_mapping(config.item_columns)
-        table, left_out = read_items(sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine)
+        is_log = config.items == config.raw
+        keep = partial(without_erased, columns=parse_mapping(config.columns), erased=erased) if is_log else None
+        table, left_out = read_items(
+            sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine, keep=keep if erased else None
+        )
     return table, {"bad": quarantine.counts, **({"item_columns_left_out": left_out} if left_out else {})}
 
 
-def _write_items(table: pa.Table, out: Path) -> int:
+def write_items(table: pa.Table, out: Path) -> int:
     """Write the items with their attributes, and the features made of these; returns the number of features."""
     pq.write_table(table, out / "items.parquet", compression="zstd")
     features = read_features(table)
@@ -159,8 +168,8 @@ def _write_items(table: pa.Table, out: Path) -> int:
     return len(features.names)
 
 
-def _schema(
-    config: PrepareConfig,
+def schema_of(
+    split: Split,
     cut: Cut,
     finished: list[Sharded],
     *,
@@ -174,7 +183,7 @@ def _schema(
     first: Int64s = np.min([part.train_first_s for part in finished], axis=0)
     rule = {
         "layout": LAYOUT,
-        "split": config.split,
+        "split": split,
         "val_from_s": cut.val_from_s,
         "test_from_s": cut.test_from_s,
         "items": table.to_pydict(),
@@ -189,7 +198,7 @@ def _schema(
             "train": sum(part.num_events["train"] for part in finished),
             **sums(part.num_examples for part in finished),
         },
-        split=config.split,
+        split=split,
         items=table["item_id"].to_pylist(),
         item_counts=counts.tolist(),
         item_first_seen=np.where(first == NEVER, 0, first).tolist(),

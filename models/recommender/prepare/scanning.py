@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
+from models.erasure.erased import Erased
 from models.errors import DataRejected
 from models.raw.ids import id_text
 from models.raw.notes import num_files, said_if_rejected
@@ -16,8 +17,10 @@ from models.raw.reading import item_reading_of, reading_of
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.raw.times import check_format, epoch_s
 from models.recommender.prepare.events import COLUMNS, EXCLUDED, explain, find_columns
+from models.recommender.prepare.held_events import watermark
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
-from models.recommender.prepare.partitions import Scan, Scanned, keep_one_of_each_event, scan
+from models.recommender.prepare.partitions import keep_one_of_each_event, scan
+from models.recommender.prepare.scanned import Scan, Scanned
 from models.recommender.prepare.sessions import gap_us
 from models.recommender.prepare.settings import PrepareConfig
 from models.recommender.schema import NUM_SHARDS
@@ -46,13 +49,14 @@ def find_raw(config: PrepareConfig) -> tuple[Tables, Tables]:
     return tables, find_tables(config.items, item_reading) if config.items is not None else Tables([], {})
 
 
-def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor) -> Scanned:
-    """Read the log once, partition its good rows by user, and deduplicate by event_id."""
-    scanned = _merged(executor.map(scan, _scans(config, sources, out)))
+def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: Executor, *, erased: Erased) -> Scanned:
+    """Read the log once, partition its good rows by user, and deduplicate by event_id; without erased users."""
+    scanned = _merged(executor.map(scan, _scans(config, sources, out, erased=erased)))
     with said_if_rejected(inferred(scanned)):
         if scanned.json_names:
             find_columns(scanned.json_names, parse_mapping(config.columns), source=without_secrets(config.raw))
         _check_bad_rows(scanned, config)
+        scanned.watermark = watermark(sources, scanned.held, accept_gaps=config.accept_gaps)
     if scanned.num_with_event_id:
         keep_one = partial(keep_one_of_each_event, out / "work")
         for num_repeated, num_anonymous in executor.map(keep_one, range(NUM_SHARDS)):
@@ -60,7 +64,9 @@ def scan_log(config: PrepareConfig, sources: list[Source], out: Path, executor: 
             scanned.num_anonymous += num_anonymous
     if scanned.num_anonymous:
         list(executor.map(partial(collect_logins, out / "work"), range(NUM_SHARDS)))
-        scanned.named = add_up(executor.map(partial(name_anonymous, out / "work"), range(NUM_SHARDS)))
+        named = partial(name_anonymous, out / "work", erased=erased)
+        scanned.named = add_up(executor.map(named, range(NUM_SHARDS)))
+        scanned.num_erased += scanned.num_anonymous - scanned.named.stitched_events - scanned.named.events
     return scanned
 
 
@@ -83,7 +89,7 @@ def excluded_items(config: PrepareConfig) -> frozenset[str]:
     return frozenset(str(id_text(item)) for item in config.exclude_items)
 
 
-def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan]:
+def _scans(config: PrepareConfig, sources: list[Source], out: Path, *, erased: Erased) -> list[Scan]:
     """Up to MAX_SCANS tasks of consecutive files with about the same number of bytes."""
     total = sum(source.num_bytes for source in sources) or 1
     groups: dict[int, list[tuple[int, Source]]] = {}
@@ -100,6 +106,7 @@ def _scans(config: PrepareConfig, sources: list[Source], out: Path) -> list[Scan
             now_s=time.time(),
             out=out,
             timestamp_format=config.timestamp_format,
+            erased=erased,
         )
         for number, group in enumerate(groups.values())
     ]
@@ -111,6 +118,7 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
         whole.num_rows += part.num_rows
         whole.num_with_event_id += part.num_with_event_id
         whole.num_anonymous += part.num_anonymous
+        whole.num_erased += part.num_erased
         whole.json_names = list(dict.fromkeys([*whole.json_names, *part.json_names]))
         for reason, count in part.bad.items():
             whole.bad[reason] = whole.bad.get(reason, 0) + count
@@ -118,12 +126,15 @@ def _merged(parts: Iterable[Scanned]) -> Scanned:
         for note, count in part.notes.items():
             whole.notes[note] = whole.notes.get(note, 0) + count
         whole.add_samples(part.samples)
+        whole.held.merge(part.held)
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
 
 
 def _check_bad_rows(scanned: Scanned, config: PrepareConfig) -> None:
     raw = without_secrets(config.raw)
+    if scanned.num_rows == 0 and scanned.num_erased:
+        raise DataRejected(f"{raw}: all {scanned.num_erased:,} rows are of erased users")
     if scanned.num_rows == 0:
         raise DataRejected(f"{raw} is empty: it has no events")
     num_excluded = scanned.bad.get(EXCLUDED, 0)

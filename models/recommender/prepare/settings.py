@@ -44,6 +44,9 @@ class PrepareConfig(TableSettings):
     count. By default those of --target and purchases."""
     max_bad_fraction: Share = 0.01
     """Reject the log when a larger share of its rows is bad; rows of excluded items do not count."""
+    accept_gaps: bool = False
+    """Go on where a file between two others of `events export` is missing; its events are then neither learned from nor
+    served."""
     exclude_items: tuple[str, ...] = ()
     """Item ids that are not products, such as the service codes POST,DOT; their rows are quarantined."""
     session_gap: str = "30m"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.__main__ import VERBS, Verb, main
+from jobs.__main__ import main
 from jobs.cli.library_log import MAX_LOGS, MarkedFormatter, libraries_logged
+from jobs.cli.verbs import VERBS, Verb
 from tests.conftest import CHECKOUT
 
 VERB_WITH_NOISE = """

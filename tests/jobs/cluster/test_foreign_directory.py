@@ -158,7 +158,7 @@ def uploaded(folder: Path) -> set[str]:
     """The contents of the jobs' working directories on the store's cluster."""
     head = running_head(Store(folder / "store"))
     assert head is not None
-    unpacked = Path(head.temp_dir).glob("session_latest/runtime_resources/working_dir_files/*/*")
+    unpacked = Path(head.temp_dir).glob("*/session_latest/runtime_resources/working_dir_files/*/*")
     return {path.name for path in unpacked}
 
 

@@ -93,7 +93,7 @@ def test_a_table_without_a_known_column_is_an_error_that_names_the_fields(
     context: Context, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = _registered(context, "recommender", bundles / "recommender-gru", monkeypatch)
-    with pytest.raises(ValueError, match="no column is a field of a request; the fields are user_id, history, count"):
+    with pytest.raises(ValueError, match="no column is a field of a request; the fields are user_id, session_id, his"):
         loaded.predict(pd.DataFrame({"customer": ["17850"]}))
 
 

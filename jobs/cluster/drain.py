@@ -30,18 +30,28 @@ def drain(pid: int, *, timeout_s: float = DRAIN_TIMEOUT_S) -> bool:
     """
     deadline_s = time.monotonic() + timeout_s
     with ExitStack() as opened:
-        proxies = [_Proxy(process, opened) for process in descendants(pid, name="haproxy")]
-        for proxy in proxies:
-            proxy.finish()
+        known: set[int] = set()
+        proxies = _finishing(pid, known, opened)
         num_idle_polls = 0
         while proxies and num_idle_polls < NUM_IDLE_POLLS:
             if time.monotonic() > deadline_s:
                 log.warning("requests were still under way after %.0f s, and are cut now", timeout_s)
                 return False
             time.sleep(POLL_S)
-            proxies = [proxy for proxy in proxies if proxy.is_running()]
+            # Ray starts another proxy within seconds.
+            proxies = [proxy for proxy in (*proxies, *_finishing(pid, known, opened)) if proxy.is_running()]
             num_idle_polls = num_idle_polls + 1 if all(proxy.is_idle() for proxy in proxies) else 0
     return True
+
+
+def _finishing(pid: int, known: set[int], opened: ExitStack) -> list[_Proxy]:
+    """The proxies in a process tree that are not known yet, told to accept nothing more."""
+    new = [process for process in descendants(pid, name="haproxy") if process.pid not in known]
+    known.update(process.pid for process in new)
+    proxies = [_Proxy(process, opened) for process in new]
+    for proxy in proxies:
+        proxy.finish()
+    return proxies
 
 
 class _Proxy:

@@ -1,0 +1,1 @@
+"""Erasure of users: prepared data, logs, copies, and the models that were trained with them."""

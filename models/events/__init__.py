@@ -1,0 +1,1 @@
+"""Events that shops send while a model is served: the event, and the stores that keep it."""
