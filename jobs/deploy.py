@@ -225,6 +225,8 @@ def _target_config(
         index=index,
         events=event_address(context, family, options.events, before),
         erased=store.tombstones,
+        # Several hosts cannot share the file.
+        items=store.items if family.items is not None and context.address is None else None,
         standby=next_standby(user_config(before, family), version=model.version, digest=model.digest),
     )
     host, port = resolve_address(options.host, options.port, before)

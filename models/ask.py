@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ class Answerer:
     """In evaluation mode."""
     schema: Any
     model_version: str
+    live: Callable[[], Features] = dict
+    """Features beyond the stored ones, as they are at the time of a request: the view of live items."""
 
     def encode(self, request: BaseModel, features: Features = NO_FEATURES) -> list[Any]:
         """The examples of a request; raises ValueError for one that cannot be answered."""
-        return list(self.endpoint.encode(request, self.schema, features))
+        return list(self.endpoint.encode(request, self.schema, {**features, **self.live()}))
 
     def predict(self, examples: Sequence[Any]) -> list[Any]:
         """One prediction per example, in order."""

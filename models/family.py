@@ -18,6 +18,7 @@ from models.checks import check_family
 from models.config import LogUniform, Range, TrainConfig
 from models.erasure.contract import Erasure
 from models.events.hook import EventUse
+from models.items.hook import LiveItems
 from models.media import Media as Media
 from models.metrics import BatchMetrics, Metric
 from models.prepared import Prepared
@@ -343,6 +344,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     erasure: Erasure[PrepareConfigT, SchemaT] | None = None
     events: EventUse | None = None
     """How events that shops send change the features of requests; None for a family that takes none."""
+    items: LiveItems | None = None
+    """How items that are put between two trainings reach the endpoints, if the family has any."""
     streams: Sequence[AnyStream[SchemaT, ExampleT, BatchT, NetworkT]] = ()
     files: tuple[str, ...] = ()
     """Names of files that `prepare` writes next to the schema, such as a tokeniser; every bundle contains them, with

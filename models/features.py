@@ -128,6 +128,15 @@ class FeatureStore:
         with self._faults():
             self._connection.execute("SELECT key FROM feature LIMIT 1").fetchone()
 
+    def rows(self, name: str) -> list[tuple[str, Any]]:
+        """All (key, value) pairs of a feature, unordered; FeatureStoreUnreadable for a value that is not JSON."""
+        with self._faults():
+            found = self._connection.execute("SELECT key, value FROM feature WHERE name = ?", (name,)).fetchall()
+        try:
+            return [(key, json.loads(value)) for key, value in found]
+        except (TypeError, ValueError) as error:
+            raise _damaged(self.path, error) from error
+
     def compare_and_set(self, changes: Sequence[Change]) -> bool:
         """Write all values, or none if any key no longer has the version of its change; returns whether they were.
 
@@ -246,7 +255,7 @@ def found_in(keys: Keys, rows: Sequence[Row], *, path: Path) -> Found:
             values[name][key] = json.loads(value)
             versions[name, key] = version
     except (TypeError, ValueError) as error:
-        raise FeatureStoreUnreadable(f"{path} has a damaged value: {error}; deploy again") from error
+        raise _damaged(path, error) from error
     return Found(values, versions)
 
 
@@ -307,6 +316,10 @@ def _check_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
         raise NotUnicode(f"{what} is not Unicode text; send text without lone surrogates") from None
+
+
+def _damaged(path: Path, error: Exception) -> FeatureStoreUnreadable:
+    return FeatureStoreUnreadable(f"{path} has a damaged value: {error}; deploy again")
 
 
 def _json(value: Any) -> str:

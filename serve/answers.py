@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -61,20 +62,23 @@ class Answers:
     async def answer(
         self, loaded: Loaded, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False
     ) -> BaseModel:
-        """The response to one request; a large one is encoded off the event loop.
+        """The response to one request; a large one, or one that many live items concern, is encoded off the event loop.
 
         Raises RequestRefused without having written anything: 422 if `encode` rejects it, a key or new value is not
         Unicode or there are too many keys, 504 if its `answer` times out, 503 if no thread is free for that or a
         feature store is broken, 409 if other replicas wrote its features at every attempt.
         """
         writes = _checked(loaded.features.live_keys, request) if endpoint.update else set()
+        is_costly = loaded.live is not None and loaded.live.view.is_costly(request)
+        is_large = is_large or is_costly or endpoint.raw is not None
         with loaded.features.in_use():
             async with self._turn(writes):
-                return await self._attempt(loaded, endpoint, request, is_large=is_large or endpoint.raw is not None)
+                return await self._attempt(loaded, endpoint, request, is_large=is_large)
 
     async def work(self, do: Callable[[], T]) -> T:
         """The result of what would hold up the event loop, in the one thread for that."""
-        return await asyncio.get_running_loop().run_in_executor(self.worker, do)
+        # With the context of the request, as it says whether live items count.
+        return await asyncio.get_running_loop().run_in_executor(self.worker, copy_context().run, do)
 
     def close_when_unused(self, features: StoredFeatures) -> None:
         """Close the feature stores of a replaced model when its last request ends, in the threads that use them."""

@@ -59,7 +59,8 @@ class EventResult(BaseModel):
     outcome: Outcome
     """accepted: stored; duplicate: an event with this id is stored already; rejected: not stored, see `reason`."""
     item_known: bool | None = None
-    """Whether the model knows the item; if not, the event counts after the next training."""
+    """Whether the model knows the item, or it is a live item like one that it knows; if not, the event counts after the
+    next training."""
     reason: str | None = None
     """Why it was rejected."""
 
@@ -98,14 +99,14 @@ class Events:
         if replaced is not None:
             self._appenders.submit(replaced.close)
 
-    async def take(self, content: bytes, schema: Any) -> EventsAnswer:
-        """Store the events of a body; when it returns they are durable.
+    async def take(self, content: bytes, knows: Callable[[str], bool]) -> EventsAnswer:
+        """Store the events of a body; when it returns they are durable. `knows` says whether an item is known.
 
         Raises RequestValidationError for a body that is not JSON, RequestRefused: 422 for one that is not a list of
         events, 503 if they could not be stored.
         """
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._appenders, self._take, content, schema)
+            answer = await asyncio.get_running_loop().run_in_executor(self._appenders, self._take, content, knows)
         except EventsRefused as error:
             raise RequestRefused(str(error)) from None
         except EventsUnavailable as error:
@@ -172,7 +173,7 @@ class Events:
                 self._store = open_events(self._address, create=False)
             return self._store
 
-    def _take(self, content: bytes, schema: Any) -> EventsAnswer:
+    def _take(self, content: bytes, knows: Callable[[str], bool]) -> EventsAnswer:
         sent = read_events(json_bodies.parse(content))
         store, now_s = self._opened(), time.time()
         results, events, places = [], [], []
@@ -182,7 +183,7 @@ class Events:
             except EventRefused as refused:
                 results.append(EventResult(event_id=_id_of(each), outcome="rejected", reason=str(refused)))
             else:
-                known = self._use.is_known(schema, events[-1].item_id)
+                known = knows(events[-1].item_id)
                 results.append(EventResult(event_id=events[-1].event_id, outcome="accepted", item_known=known))
                 places.append(place)
         events, places = self._without_erased(events, places, results)
@@ -204,8 +205,8 @@ class Events:
         return [events[index] for index in kept], [places[index] for index in kept]
 
 
-def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, schema: Callable[[], Any]) -> None:
-    """Add the route that takes events, if there are any; `schema` gives that of the model in use.
+def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows: Callable[[str], bool]) -> None:
+    """Add the route that takes events, if there are any; `knows` says whether the model in use knows an item.
 
     It raises RequestRefused without a model. 200 also where some events are rejected: 207 is WebDAV's, and clients take
     it for a full success all the same. 422 where all are, so that a client that looks at the status alone notices.
@@ -226,7 +227,7 @@ def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, schema
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
             raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
-        answer = await events.take(await request.body(), schema())
+        answer = await events.take(await request.body(), knows)
         if answer.rejected == len(answer.results):
             return _all_rejected(answer)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

@@ -10,6 +10,7 @@ from models.ask import Answerer, predict
 from models.bundle import Bundle
 from models.family import AnyEndpoint, AnyStream
 from serve.batching import Predict
+from serve.live_items import LiveCatalogue
 from serve.stored_features import StoredFeatures
 
 Observer = Callable[[str, str, int], None]
@@ -28,9 +29,19 @@ class Loaded:
     predicts: Mapping[str, Predict]
     """Path of an endpoint or stream -> its batch prediction function."""
     loaded_at: str
+    live: LiveCatalogue | None = None
+    """The live items, if the deployment keeps any."""
 
 
-def make_loaded(model: Bundle, *, version: str, features: StoredFeatures, observe: Observer, loaded_at: str) -> Loaded:
+def make_loaded(
+    model: Bundle,
+    *,
+    version: str,
+    features: StoredFeatures,
+    observe: Observer,
+    loaded_at: str,
+    live: LiveCatalogue | None = None,
+) -> Loaded:
     """A model with what answers every path of its family."""
     family = model.family
     routes: list[AnyEndpoint | AnyStream] = [*family.endpoints, *family.streams]
@@ -39,10 +50,14 @@ def make_loaded(model: Bundle, *, version: str, features: StoredFeatures, observ
         model=model,
         features=features,
         answerers={
-            each.path: Answerer(family, each, model.network, model.schema, version) for each in family.endpoints
+            each.path: Answerer(
+                family, each, model.network, model.schema, version, live=dict if live is None else live.features
+            )
+            for each in family.endpoints
         },
         predicts={each.path: _observed(model, each, version, observe) for each in routes},
         loaded_at=loaded_at,
+        live=live,
     )
 
 

@@ -18,13 +18,17 @@ from models.family import AnyEndpoint, AnyStream, Media, RawBody
 from serve import json_bodies
 from serve.erasure import add_erasure
 from serve.events import add_events
+from serve.items import PreparedOnly, items_path, items_router
 from serve.json_bodies import LARGE_BYTES, is_json
 from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
 JSON = "application/json"
 Handle = Callable[[Request], Awaitable[Response]]
-DEGRADED = "a feature store cannot be read: `shopkeeper status` says why, and `shopkeeper deploy` writes it anew"
+DEGRADED = (
+    "a store of the deployment cannot be read: `degraded` of the model information says which and why; "
+    "`shopkeeper deploy` writes a feature store anew"
+)
 
 
 class _Application(FastAPI):
@@ -82,7 +86,10 @@ def _add_routes(app: FastAPI, service: Service, *, prefix: str) -> None:
         _add_endpoint(app, service, endpoint, path=endpoint.path.removeprefix(prefix))
     if personal(family) or family.erasure is not None:
         add_erasure(app, service.erasure, route_prefix=family.route_prefix)
-    add_events(app, service.events, route_prefix=family.route_prefix, schema=service.schema)
+    add_events(app, service.events, route_prefix=family.route_prefix, knows=service.knows)
+    if family.items is not None:
+        app.include_router(items_router(service, path=items_path(family.models_path).removeprefix(prefix)))
+        app.add_middleware(PreparedOnly)
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +17,7 @@ from serve.answers import Answers
 from serve.batching import Batcher
 from serve.erasure import Erasure
 from serve.events import EventObserver, Events
+from serve.live_items import LiveItemsInfo, follow_items
 from serve.loaded_model import Loaded, Observer, make_loaded
 from serve.problems import RequestRefused, log
 from serve.standby import Standby, check_fits_in_memory
@@ -57,6 +57,8 @@ class Settings(BaseModel):
     """Address of the event store, see `models.events.store.open_events`; kept across model versions."""
     erased: Path | None = None
     """The tombstones of erased users, of all families; the file need not exist."""
+    items: str | None = None
+    """Address of the store of live items, see `models.items.store.open_items`; kept across model versions."""
     standby: Source | None = None
     """The model to keep loaded, for a rollback at once; None keeps none."""
 
@@ -92,9 +94,12 @@ class ModelInfo(BaseModel):
     last_failed_reload: FailedReload | None = None
     degraded: str | None = None
     """What is wrong with a feature store, while requests that need it get the family's fallback, or 503; or with the
-    tombstones of erased users, while all users are answered as unknown."""
+    tombstones of erased users, while all users are answered as unknown; or with live items, which are then those of
+    before."""
     standby: str | None = None
     """Version that is loaded too, and that a rollback swaps in at once."""
+    live_items: LiveItemsInfo | None = None
+    """The items that were put since the data was prepared, and whether they are up to date."""
 
 
 class Service:
@@ -171,14 +176,16 @@ class Service:
             last_failed_reload=self._failed,
             degraded=self.fault(),
             standby=self._standby.version,
+            live_items=loaded.live.info() if loaded.live else None,
         )
 
     def fault(self) -> str | None:
-        """What is wrong with a feature store of the model in use, or the tombstones; None if nothing is."""
+        """What is wrong with a feature store of the model in use, the tombstones or live items; None if nothing is."""
         if self._current is None:
             return None
         self._current.features.probe(reader=self.answers.worker, writer=self.answers.writer)
-        return self._current.features.fault or self.erasure.fault
+        of_items = self._current.live.fault if self._current.live else None
+        return self._current.features.fault or self.erasure.fault or of_items
 
     async def answer(self, endpoint: AnyEndpoint, request: BaseModel, *, is_large: bool = False) -> BaseModel:
         """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
@@ -186,11 +193,17 @@ class Service:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
         return await self.answers.answer(self._current, endpoint, request, is_large=is_large)
 
-    def schema(self) -> Any:
-        """The schema of the model in use; raises RequestRefused if there is none."""
-        if self._current is None:
+    def knows(self, item_id: str) -> bool:
+        """Whether an item of an event counts in histories: the model knows it, or a live item is like one it knows.
+
+        Raises RequestRefused if there is no model.
+        """
+        loaded = self._current
+        if loaded is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return self._current.model.schema
+        assert self.family.events is not None, f"{self.family.name} takes no events"
+        is_live = loaded.live is not None and loaded.live.view.has_context(item_id)
+        return is_live or self.family.events.is_known(loaded.model.schema, item_id)
 
     async def _switch(self, settings: Settings) -> bool:
         """Use another model and hold its standby; False if it was rejected and the previous one stays in use."""
@@ -223,6 +236,8 @@ class Service:
             log.warning("version %s is loaded again, as the one in memory is wrong: %s", settings.version, error)
             self._close(standby)
             return None
+        if standby.live is not None:  # which follows them once a second
+            await asyncio.to_thread(standby.live.refresh)
         return dataclasses.replace(standby, loaded_at=_now())
 
     async def _load_standby(self, settings: Settings) -> Loaded:
@@ -250,7 +265,14 @@ class Service:
             must_open=must_open,
             tombstones=self.erasure.tombstones,
         )
-        return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
+        return make_loaded(
+            model,
+            version=settings.version,
+            features=features,
+            observe=self._observe,
+            loaded_at=_now(),
+            live=follow_items(self.family, model.schema, address=settings.items, feature_store=settings.feature_store),
+        )
 
 
 def _now() -> str:

@@ -120,6 +120,11 @@ class Store:
         return self.root / family / "live-features.sqlite"
 
     @property
+    def items(self) -> Path:
+        """Items that the shop put since the data was prepared, for all families; deploy never replaces it."""
+        return self.root / "items.sqlite"
+
+    @property
     def events(self) -> Path:
         """The SQLite store of the events that the shop sends, one for all families; deploy never replaces it."""
         return self.root / "events.sqlite"

@@ -63,10 +63,10 @@ def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
     return json.loads(read_file(url, body).content)
 
 
-def read_file(url: str, body: Mapping[str, Any] | None = None) -> Media:
+def read_file(url: str, body: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None) -> Media:
     """Like `read_json`, for a response of any media type."""
     data = None if body is None else json.dumps(body).encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **(headers or {})})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
             return Media(content=response.read(), media_type=response.headers["Content-Type"])

@@ -17,7 +17,7 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased")
+PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased", "items")
 """Settings of a deployment that are paths in the store; `events` may be another address."""
 MODEL_SETTINGS = ("version", "bundle", "digest", "index")
 """Settings of a deployment that say which model is served; its standby has the same."""
@@ -59,11 +59,12 @@ def application(
     live_feature_store: Path | None = None,
     events: str | None = None,
     erased: Path | None = None,
+    items: Path | None = None,
     standby: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The Serve application config of a family; `standby` is the model to keep loaded for a rollback."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
-    settings = _settings(model, {**paths, "events": events})
+    settings = _settings(model, {**paths, "events": events, "items": items})
     deployment = {
         "name": DEPLOYMENT,
         "user_config": {**settings, "standby": dict(standby) if standby else None},

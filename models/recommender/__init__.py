@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family
+from models.items.hook import LiveItems
 from models.recommender.auto_settings import resolve
 from models.recommender.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.recommender.data import collate, dataset
 from models.recommender.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.recommender.erasure import ERASURE
+from models.recommender.live.catalogue import FEATURE, open_catalogue
 from models.recommender.networks.build import build, calibration, evaluate, initialise, loss
 from models.recommender.networks.recommender import Recommender
 from models.recommender.new_events import EVENTS
@@ -41,6 +43,7 @@ FAMILY = Family(
     features=FEATURES,
     erasure=ERASURE,
     events=EVENTS,
+    items=LiveItems(FEATURE, open_catalogue),
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,
     baselines=BASELINES,

@@ -17,6 +17,7 @@ from models.prepared import Prepared
 from models.recommender.auto_settings import resolve
 from models.recommender.config import Config
 from models.recommender.held_out import Codes, Example, HeldOutExamples, Ints, ShardLog, TypeRule
+from models.recommender.live.new_items import NewItems
 from models.recommender.schema import PADDING, Schema
 
 NO_TARGET = -1
@@ -82,13 +83,24 @@ class Histories:
         """The same batch on a device."""
         return replace(self, **{name: tensor.to(device) for name, tensor in _tensors(self).items()})
 
+    @property
+    def new(self) -> NewItems | None:
+        """The new items of the examples, which all have the same, see `parts`."""
+        return self.examples[0].new if self.examples else None
+
     def first(self, count: int) -> Self:
         """The first examples of the batch."""
         return self._part(0, count)
 
     def parts(self, size: int) -> list[Self]:
-        """The batch split into batches of up to `size` examples, in order."""
-        return [self._part(start, start + size) for start in range(0, len(self.lengths), size)]
+        """The batch split into batches of up to `size` examples with the same new items, in order."""
+        starts = [0]
+        for place in range(1, len(self.lengths)):
+            if place - starts[-1] == size or (
+                self.examples and self.examples[place].new is not self.examples[place - 1].new
+            ):
+                starts.append(place)
+        return [self._part(start, end) for start, end in zip(starts, [*starts[1:], len(self.lengths)], strict=True)]
 
     def _part(self, begin: int, end: int) -> Self:
         tensors = {name: tensor[begin:end] for name, tensor in _tensors(self).items()}

@@ -14,10 +14,21 @@ from models.recommender import filters, new_events
 from models.recommender.data import history_rows
 from models.recommender.filters import Filter, allowed_items
 from models.recommender.held_out import Example
+from models.recommender.live.catalogue import Catalogue, catalogue_in
+from models.recommender.live.item_index import FEATURE as ITEM_TABLE
+from models.recommender.live.item_index import table_rows
 from models.recommender.networks.build import predict, predict_similar
 from models.recommender.networks.recommender import Prediction
 from models.recommender.new_events import HISTORY, history_key, history_keys
-from models.recommender.requested import HistoryEvent, requested_events, seen_items, stored_events, types_of
+from models.recommender.requested import (
+    HistoryEvent,
+    Place,
+    requested_events,
+    seen_items,
+    stored_events,
+    types_of,
+    with_stand_ins,
+)
 from models.recommender.schema import PADDING, Schema
 
 MAX_COUNT = 1000
@@ -122,32 +133,45 @@ def golden_request(schema: Schema) -> RecommendationRequest:
 
 
 def encode_recommendation(request: RecommendationRequest, schema: Schema, features: Features) -> list[Example]:
-    """The example of a recommendation request; items unknown to the model are dropped."""
+    """The example of a recommendation request; items unknown to the model and the live catalogue are dropped."""
+    live = catalogue_in(features)
+    place = schema.index.get if live is None else live.place
     if (key := history_key(request)) is not None:
-        events = stored_events(features.get(HISTORY, {}).get(key, []), schema)
+        events = stored_events(features.get(HISTORY, {}).get(key, []), schema, place)
     else:
-        events = requested_events(request.history or [], schema)
+        events = requested_events(request.history or [], schema, place)
     excluded = seen_items(events, schema, exclude_seen=request.exclude_seen)
+    events, stands_for = with_stand_ins(events, live)
     example = Example(
         history=[item for item, _ in events],
         types=types_of(events, schema),
         count=request.count,
-        excluded=sorted({*_known(request.exclude, schema), *excluded}),
-        allowed=_allowed(request.filter, schema, features),
+        excluded=sorted({*_known(request.exclude, place), *excluded}),
+        allowed=_allowed(request.filter, features, live, place),
+        new=live.new if live else None,
+        stands_for=stands_for,
     )
     return [example]
 
 
 def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Features) -> list[Example]:
-    """The example of a similar-items request; ValueError when the item is unknown to the model."""
-    if request.item_id not in schema.index:
+    """The example of a similar-items request; ValueError when the item is unknown, or new without usable attributes."""
+    live = catalogue_in(features)
+    place = schema.index.get if live is None else live.place
+    item = place(request.item_id)
+    if item is None:
         raise ValueError(f"item_id {request.item_id!r} is unknown to this model; it knows {schema.num_items} items")
-    item = schema.index[request.item_id]
+    events, stands_for = with_stand_ins([(item, 0)], live)
+    if not events:
+        raise ValueError(f"item_id {request.item_id!r} is new and has no attribute that it shares with other items")
     example = Example(
-        history=[item],
+        history=[of_event for of_event, _ in events],
         count=request.count,
-        excluded=sorted({item, *_known(request.exclude, schema)}),
-        allowed=_allowed(request.filter, schema, features),
+        excluded=sorted({item, *_known(request.exclude, place)}),
+        allowed=_allowed(request.filter, features, live, place),
+        new=live.new if live else None,
+        stands_for=stands_for,
+        subject=item if stands_for else None,
     )
     return [example]
 
@@ -180,10 +204,16 @@ def answer_similar(
     )
 
 
+def no_keys(request: Any) -> list[str]:
+    """None: the item table is read as a whole, see live/item_index."""
+    return []
+
+
 FEATURES = (
     Feature(name=HISTORY, keys=history_keys, rows=history_rows, can_be_missing=True, is_personal=True),
     *filters.FEATURES,
     *new_events.FEATURES,
+    Feature(name=ITEM_TABLE, keys=no_keys, rows=table_rows),
 )
 
 ENDPOINTS = (
@@ -209,21 +239,33 @@ ENDPOINTS = (
 )
 
 
-def _known(items: Sequence[str], schema: Schema) -> list[int]:
-    return [schema.index[item] for item in items if item in schema.index]
+def _known(items: Sequence[str], place: Place) -> list[int]:
+    return [index for item in items if (index := place(item)) is not None]
 
 
-def _allowed(wanted: Filter, schema: Schema, features: Features) -> list[int] | None:
-    items = allowed_items(wanted, features)
-    return None if items is None else sorted({place for item in items if (place := schema.index.get(item))})
+def _allowed(wanted: Filter, features: Features, live: Catalogue | None, place: Place) -> list[int] | None:
+    overlays, more = (live.overlays, live.beyond) if live else (None, None)
+    items = allowed_items(wanted, features, overlays=overlays, more=more)
+    return None if items is None else sorted({index for item in items if (index := place(item))})
 
 
 def _items(prediction: Prediction, schema: Schema) -> list[RecommendedItem]:
+    def name(item: int) -> str:
+        new = prediction.new
+        return schema.items[item - 1] if new is None or item < new.first else new.ids[item - new.first]
+
     return [
-        RecommendedItem(item_id=schema.items[item - 1], score=score, reason=_reason(event, schema))
+        RecommendedItem(
+            item_id=name(item),
+            score=score,
+            reason=_reason(name(event) if event != PADDING else None, is_new=item > schema.num_items),
+        )
         for item, score, event in zip(prediction.items, prediction.scores, prediction.explanations, strict=True)
     ]
 
 
-def _reason(event: int, schema: Schema) -> str:
-    return f"often follows {schema.items[event - 1]}" if event != PADDING else "popular"
+def _reason(other: str | None, *, is_new: bool) -> str:
+    """Why an item is recommended: `other` is the event that it follows, or what a new item is similar to."""
+    if is_new:
+        return f"new item, similar to {other}" if other is not None else "new item"
+    return f"often follows {other}" if other is not None else "popular"

@@ -85,6 +85,7 @@ def rewrite(data: Prepared, out: Path, executor: Executor, erased: Erased) -> Sc
     about = types_in_schema(types, evaluated, [part.num_of_type for part in finished]) | in_schema(diagnosis)
     has_times = (shards / "00000" / "sessions.npy").exists()
     num_features = write_items(table, out)
+    shutil.copystat(data.path / ITEMS, out / ITEMS)  # by its time live items are newer or not
     made = schema_of(
         before.split, cut, finished, table=table, has_times=has_times, num_features=num_features, about=about
     )

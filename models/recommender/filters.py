@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from models.family import Feature, Features
 from models.prepared import Prepared
 from models.recommender.data import attribute_columns
+from models.recommender.live.overlay import Overlay
 
 MAX_ATTRIBUTES = 16
 """Attributes of one filter."""
@@ -27,6 +28,8 @@ to 2^43; smaller ones share cell 0, larger ones the last, and negative ones have
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 Kind = Literal["number", "text"]
+Overlays = Mapping[str, Overlay]
+"""Attribute -> the values that the shop has put since the item table was written."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Value = str | bool | int | Number
 
@@ -68,8 +71,16 @@ Condition = Annotated[
 Filter = Annotated[dict[str, Condition], Field(max_length=MAX_ATTRIBUTES)]
 
 
-def allowed_items(wanted: Mapping[str, Any], features: Features) -> Collection[str] | None:
+def allowed_items(
+    wanted: Mapping[str, Any],
+    features: Features,
+    *,
+    overlays: Overlays | None = None,
+    more: Mapping[str, Kind] | None = None,
+) -> Collection[str] | None:
     """The items that meet every condition, in any order and perhaps repeated; None if there is no condition.
+
+    Values of `overlays` count instead of those of the feature store; `more` are attributes that it does not list.
 
     Raises ValueError for an attribute that no item has, and for a range of an attribute without numbers. A feature
     store that an earlier release has written lists no attributes: there an unknown one allows no item.
@@ -77,14 +88,17 @@ def allowed_items(wanted: Mapping[str, Any], features: Features) -> Collection[s
     if not wanted:
         return None
     kinds: Mapping[str, Kind] | None = features.get("item_attributes", {}).get(EVERY)
+    if kinds is not None and more:
+        kinds = {**more, **kinds}
     matching = []
     for name, condition in wanted.items():
         _check(name, condition, kinds)
-        matching.append(
+        found = (
             _in_range(name, condition, features.get("items_in_range", {}))
             if isinstance(condition, NumberRange)
             else _having(name, condition, features.get("items_with", {}))
         )
+        matching.append(_overlaid(found, condition, (overlays or {}).get(name)))
     return matching[0] if len(matching) == 1 else set.intersection(*map(set, matching))
 
 
@@ -199,11 +213,22 @@ def _in_range(name: str, wanted: NumberRange, listed: Mapping[str, Sequence[Sequ
     return found
 
 
+def _overlaid(found: list[str], condition: Any, overlay: Overlay | None) -> list[str]:
+    """The items of the feature store that meet a condition, with those whose newer value decides."""
+    if overlay is None:
+        return found
+    kept = [item for item in found if item not in overlay.values]
+    if isinstance(condition, NumberRange):
+        return kept + [item for item, number in overlay.numbers.items() if number in condition]
+    texts = {text for value in _as_list(condition) for text in texts_of(value)}
+    return kept + [item for text in texts for item in overlay.having.get(text, ())]
+
+
 def _value_keys(name: str, value: Value) -> Iterable[str]:
-    return (f"{name}={text}" for text in _texts(value))
+    return (f"{name}={text}" for text in texts_of(value))
 
 
-def _texts(value: Value) -> list[str]:
+def texts_of(value: Value) -> list[str]:
     """The texts under which equal values may be stored: 5, 5.0 and "5" are equal, and so are true, "True" and 1."""
     if isinstance(value, bool):
         return [*(str(value).lower(), str(value), str(value).upper()), str(int(value)), f"{int(value)}.0"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.prepared import Prepared
+from models.recommender.live.new_items import NewItems
 from models.recommender.schema import PADDING, Schema
 
 Ints = NDArray[np.int32]
@@ -43,6 +44,12 @@ class Example:
     """Name of the target's type, where targets have several."""
     amount: float | None = None
     """Price times quantity of the target, NaN if it has no price; None if the log has no prices."""
+    new: NewItems | None = None
+    """Items beyond the model and withdrawn ones; indices of `excluded` and `allowed` may be of these."""
+    stands_for: Mapping[int, int] = field(default_factory=dict)
+    """Item of the history that stands for a new one -> the new one."""
+    subject: int | None = None
+    """The item that others are to be similar to, where the history has a stand-in for it."""
 
 
 @dataclass(frozen=True)

@@ -117,22 +117,46 @@ def find_nearest_neighbours(features: sp.csr_array, has_events: NDArray[np.bool_
     weights = np.zeros((len(items), NUM_NEIGHBOURS), np.float32)
     for start in range(0, len(items), BLOCK_ITEMS):
         similarity = (weighted[items[start : start + BLOCK_ITEMS]] @ known.T).tocsr()
-        for row in range(similarity.shape[0]):
-            entries = slice(similarity.indptr[row], similarity.indptr[row + 1])
-            values, others = similarity.data[entries], similarity.indices[entries]
-            best = np.lexsort([others, -values])[:NUM_NEIGHBOURS]
-            neighbours[start + row, : len(best)] = others[best]
-            weight = values[best] ** SIMILARITY_POWER
-            weights[start + row, : len(best)] = weight / max(float(weight.sum()), 1e-9)
+        rows = slice(start, start + similarity.shape[0])
+        neighbours[rows], weights[rows] = strongest_neighbours(similarity)
     return NearestNeighbours(items, neighbours, weights)
+
+
+def strongest_neighbours(similarity: sp.csr_array) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The NUM_NEIGHBOURS most similar items of each row [N, V] and their weights, see NearestNeighbours."""
+    neighbours = np.zeros((similarity.shape[0], NUM_NEIGHBOURS), np.int64)
+    weights = np.zeros(neighbours.shape, np.float32)
+    for row in range(len(neighbours)):
+        entries = slice(similarity.indptr[row], similarity.indptr[row + 1])
+        values, others = similarity.data[entries], similarity.indices[entries]
+        best = np.lexsort([others, -values])[:NUM_NEIGHBOURS]
+        neighbours[row, : len(best)] = others[best]
+        weight = values[best] ** SIMILARITY_POWER
+        weights[row, : len(best)] = weight / max(float(weight.sum()), 1e-9)
+    return neighbours, weights
+
+
+def inverse_frequencies(features: sp.csr_array) -> NDArray[np.float64]:
+    """The logarithm of the inverse document frequency of each feature [F]."""
+    frequency = np.asarray(features.sum(axis=0)).ravel()
+    return np.asarray(np.log(features.shape[0] / np.maximum(frequency, 1)), np.float64)
+
+
+def weighted_by(features: sp.csr_array, weights: NDArray[np.float64]) -> sp.csr_array:
+    """The features [V, F] times a weight of each [F], in rows of unit length."""
+    weighted = features.multiply(weights[None, :]).tocsr()
+    length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighted)
+
+
+def bin_edges(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inner edges of the quantile bins of a numeric attribute, at most NUM_BINS - 1."""
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
 
 
 def tf_idf(features: sp.csr_array) -> sp.csr_array:
     """The features [V, F] weighted by their inverse document frequency, in rows of unit length."""
-    frequency = np.asarray(features.sum(axis=0)).ravel()
-    weighted = features.multiply(np.log(features.shape[0] / np.maximum(frequency, 1))[None, :]).tocsr()
-    length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-    return sp.csr_array(sp.diags_array(1 / np.maximum(length, 1e-9)) @ weighted)
+    return weighted_by(features, inverse_frequencies(features))
 
 
 def _column_features(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray[Any], pa.Array]]:
@@ -141,7 +165,7 @@ def _column_features(name: str, column: pa.Array) -> Iterator[tuple[str, NDArray
         for number, component in enumerate(_principal_components(column)):
             yield from ((f"{name} {number + 1}", place, value) for place, value in _number_features(component))
     else:
-        found = _text_features(column) if pa.types.is_string(column.type) else _number_features(column)
+        found = text_features(column) if pa.types.is_string(column.type) else _number_features(column)
         yield from ((name, place, value) for place, value in found)
 
 
@@ -160,7 +184,7 @@ def _principal_components(column: pa.Array) -> list[pa.Array]:
     return [pa.array(component, from_pandas=True) for component in values.T]
 
 
-def _text_features(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
+def text_features(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
     """(item, text) pairs: the values of each text, and the words of each value."""
     parts = pc.split_pattern(pc.utf8_lower(column), VALUE_SEPARATOR)
     item, part = _flattened(parts)
@@ -178,7 +202,7 @@ def _number_features(column: pa.Array) -> list[tuple[NDArray[Any], pa.Array]]:
     numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
     if not len(numbers):
         return []
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
+    edges = bin_edges(numbers)
     ranges = np.searchsorted(edges, numbers, side="right")
     named = pa.array([f"range {place + 1} of {len(edges) + 1}" for place in range(len(edges) + 1)])
     pairs = [(there, named.take(pa.array(ranges)))]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.raw.ids import Id
+from models.recommender.live.catalogue import Catalogue
 from models.recommender.schema import Schema
 
+Place = Callable[[str], int | None]
+"""Item id -> its index; None for an unknown item."""
 Event = tuple[int, int]
 """Item index and code of the type, 0 for an event without a type or with one that the log does not have."""
 
@@ -25,16 +28,16 @@ class HistoryEvent(BaseModel):
     """A type of the log, such as view or purchase, in any case; another one counts as no type."""
 
 
-def stored_events(history: Sequence[Any], schema: Schema) -> list[Event]:
+def stored_events(history: Sequence[Any], schema: Schema, place: Place | None = None) -> list[Event]:
     """Known items of a stored history, oldest first: item ids, or [item id, type] of a log with types."""
     pairs = [(event, None) if isinstance(event, str) else (event[0], event[1]) for event in history]
-    return _known(pairs, schema)
+    return _known(pairs, schema, place)
 
 
-def requested_events(history: Sequence[str | HistoryEvent], schema: Schema) -> list[Event]:
+def requested_events(history: Sequence[str | HistoryEvent], schema: Schema, place: Place | None = None) -> list[Event]:
     """Known items of a history that a request brings along."""
     pairs = [(event, None) if isinstance(event, str) else (event.item_id, event.event_type) for event in history]
-    return _known(pairs, schema)
+    return _known(pairs, schema, place)
 
 
 def seen_items(events: Sequence[Event], schema: Schema, *, exclude_seen: bool | None) -> set[int]:
@@ -50,6 +53,24 @@ def seen_items(events: Sequence[Event], schema: Schema, *, exclude_seen: bool | 
     return {item for item, code in events if schema.is_seen[code]}
 
 
+def with_stand_ins(events: Sequence[Event], live: Catalogue | None) -> tuple[list[Event], dict[int, int]]:
+    """The events with items of the model in place of new ones, and which new item each of these stands for.
+
+    An event of a new item that is similar to none is dropped.
+    """
+    if live is None or all(item < live.new.first for item, _ in events):
+        return list(events), {}
+    replaced, stands_for = list[Event](), dict[int, int]()
+    for item, code in events:
+        stand_in = live.new.stand_in(item)
+        if stand_in is not None:
+            replaced.append((stand_in, code))
+            if stand_in != item:
+                stands_for[stand_in] = item
+    own = {item for item, _ in events}
+    return replaced, {stand_in: item for stand_in, item in stands_for.items() if stand_in not in own}
+
+
 def types_of(events: Sequence[Event], schema: Schema) -> list[int] | None:
     """Types of a history as input of a network, None for a model without types.
 
@@ -61,10 +82,10 @@ def types_of(events: Sequence[Event], schema: Schema) -> list[int] | None:
     return [code or usual for _, code in events]
 
 
-def _known(pairs: Sequence[tuple[str, str | None]], schema: Schema) -> list[Event]:
-    codes = schema.type_codes
+def _known(pairs: Sequence[tuple[str, str | None]], schema: Schema, place: Place | None) -> list[Event]:
+    codes, place = schema.type_codes, place or schema.index.get
     return [
-        (schema.index[item], codes.get(name.strip().lower(), 0) if name else 0)
+        (index, codes.get(name.strip().lower(), 0) if name else 0)
         for item, name in pairs
-        if item in schema.index
+        if (index := place(item)) is not None
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def test_a_file_that_is_not_a_feature_store_is_named(tmp_path: Path, content: by
     else:
         with pytest.raises(FeatureStoreUnreadable, match=r"features\.sqlite is not a.* feature store"):
             FeatureStore(path, read_only=read_only)
+
+
+@pytest.mark.parametrize("fault", ["UPDATE feature SET value = '[1'", "DROP TABLE feature"])
+def test_a_feature_that_cannot_be_read_as_a_whole_is_a_fault_of_the_store(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "features.sqlite"
+    store = FeatureStore(path)
+    store.replace("notes", [("ann", [1])])
+    assert store.rows("notes") == [("ann", [1])]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(fault)
+
+    with pytest.raises(FeatureStoreUnreadable, match=r"features\.sqlite"):
+        store.rows("notes")
 
 
 def test_a_key_that_is_not_unicode_is_rejected_and_the_store_stays_usable(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from models.family import Family
 from tests.kit.bundles import write_bundle
+from tests.kit.live_shop import Shop
 
 
 @pytest.fixture
@@ -21,3 +22,14 @@ def toy_bundle(toy: Family, tmp_path: Path) -> Callable[..., Path]:
         return write_bundle(toy, tmp_path / name, network=network, schema=schema, config=toy.Config())
 
     return write
+
+
+@pytest.fixture(scope="session")
+def prepared_live_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def live_shop(prepared_live_shop: Shop, tmp_path: Path) -> Shop:
+    """A shop without live items, in files of its own."""
+    return prepared_live_shop.copied_to(tmp_path)

@@ -59,7 +59,9 @@ class ColdStartItems(nn.Module):
         """Log-probabilities [B, V] of the items with events, and comparable scores for the cold-start items."""
         scores[:, self.items] = -torch.inf
         scores = torch.log_softmax(scores, 1)
-        scores[:, self.items] = self._log_probabilities(scores, batch) + self.offset
+        scores[:, self.items] = (
+            log_probabilities_of_neighbours(scores, batch, self.neighbours, self.weights) + self.offset
+        )
         return scores
 
     def calibration(self, scores: Tensor, batch: Histories) -> Tensor:
@@ -91,18 +93,22 @@ class ColdStartItems(nn.Module):
         num_allowed = int(allowed[1:].long().cumprod(0).sum())
         self.offset = torch.tensor(OFFSETS[max(0, num_allowed - 1)], device=self.offset.device)
 
-    def _log_probabilities(self, log_probabilities: Tensor, batch: Histories) -> Tensor:
-        """Logarithms [B, C] of the neighbours' weighted mean of predicted probability and recency in the history."""
-        probabilities = log_probabilities.exp()
-        back = batch.lengths[:, None] - 1 - torch.arange(batch.items.shape[1], device=probabilities.device)
-        weight = HISTORY_DECAY ** back.clamp_min(0) * (back >= 0)
-        weight *= HISTORY_WEIGHT / weight.sum(1, keepdim=True).clamp_min(1e-9)
-        probabilities.scatter_add_(1, batch.items, weight.to(probabilities.dtype))
-        probabilities[:, PADDING] = 0
-        mean = F.embedding_bag(
-            self.neighbours, probabilities.T.contiguous(), per_sample_weights=self.weights, mode="sum"
-        )
-        return mean.T.clamp_min(MIN_PROBABILITY).log()
+
+def log_probabilities_of_neighbours(
+    log_probabilities: Tensor, batch: Histories, neighbours: Tensor, weights: Tensor
+) -> Tensor:
+    """Logarithms [B, C] of the neighbours' weighted mean of predicted probability and recency in the history.
+
+    log_probabilities [B, V] of all items; neighbours and weights [C, K] of those to score.
+    """
+    probabilities = log_probabilities.exp()
+    back = batch.lengths[:, None] - 1 - torch.arange(batch.items.shape[1], device=probabilities.device)
+    weight = HISTORY_DECAY ** back.clamp_min(0) * (back >= 0)
+    weight *= HISTORY_WEIGHT / weight.sum(1, keepdim=True).clamp_min(1e-9)
+    probabilities.scatter_add_(1, batch.items, weight.to(probabilities.dtype))
+    probabilities[:, PADDING] = 0
+    mean = F.embedding_bag(neighbours, probabilities.T.contiguous(), per_sample_weights=weights, mode="sum")
+    return mean.T.clamp_min(MIN_PROBABILITY).log()
 
 
 def _gains_at_top(batch: Histories, items: Tensor) -> Tensor:

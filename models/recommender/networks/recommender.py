@@ -18,9 +18,11 @@ from models.recommender.config import Config
 from models.recommender.data import Histories, Rows
 from models.recommender.event_weights import event_weights
 from models.recommender.held_out import Example
+from models.recommender.live.new_items import NewItems
 from models.recommender.networks import ranking
 from models.recommender.networks.cold_start import ColdStartItems
 from models.recommender.networks.item_embedding import ItemEmbedding
+from models.recommender.networks.new_items import explain_new, mask, with_new_embeddings, with_new_items
 from models.recommender.networks.transitions import Transitions
 from models.recommender.schema import PADDING, Schema, tail_of
 
@@ -62,6 +64,8 @@ class Prediction:
     """For each item, the event of the history that contributes most to its score; PADDING if none does."""
     personal: bool
     """Whether there was a history."""
+    new: NewItems | None = None
+    """Of which the items with indices beyond the model are; their explanations are similar items."""
 
 
 class Recommender(nn.Module):
@@ -165,18 +169,23 @@ class Recommender(nn.Module):
         """The best items of each example that are allowed and not excluded."""
         predictions = []
         for part in self._parts(batch):
-            predictions += self._top_items(part, self.scores(part).scatter_(1, part.excluded, -torch.inf))
+            offset = None if self.cold_start is None else self.cold_start.offset
+            scores = with_new_items(self.scores(part), part, offset=offset)
+            predictions += self._top_items(part, scores.scatter_(1, part.excluded, -torch.inf))
         return predictions
 
     def predict_similar(self, batch: Histories) -> list[Prediction]:
         """Items similar to the only item of each history: nearest by embedding, or by transitions without a learner."""
         if self.learner is None:
             return self.predict(batch)
-        embeddings = nn.functional.normalize(self.learner.items.table(), dim=1)
+        known = nn.functional.normalize(self.learner.items.table(), dim=1)
         predictions = []
         for part in self._parts(batch):
-            scores = embeddings[part.items[:, 0]] @ embeddings.T
+            embeddings = with_new_embeddings(known, part.new)
+            subjects = [int(each.history[0]) if each.subject is None else each.subject for each in part.examples]
+            scores = embeddings[subjects] @ embeddings.T
             scores[:, PADDING] = -torch.inf
+            mask(scores, part)
             predictions += self._top_items(part, scores.scatter_(1, part.excluded, -torch.inf))
         return predictions
 
@@ -206,12 +215,14 @@ class Recommender(nn.Module):
     def _prediction(self, example: Example, items: list[int], scores: list[float]) -> Prediction:
         kept = [place for place, score in enumerate(scores) if score != -torch.inf]
         items, scores = [items[place] for place in kept], [scores[place] for place in kept]
-        history = example.history
+        history, new = example.history, example.new
         if isinstance(self.prior, Transitions):
             explanations = self.prior.explain(history, items, example.types)
         else:
             explanations = [history[-1] if len(history) else PADDING] * len(items)
-        return Prediction(items, scores, explanations, personal=len(history) > 0)
+        if new is not None:
+            explanations = explain_new(new, items, explanations, example)
+        return Prediction(items, scores, explanations, personal=len(history) > 0, new=new)
 
     @property
     def _blends(self) -> bool:

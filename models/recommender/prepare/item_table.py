@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -75,6 +76,15 @@ def join_items(in_log: pa.Array, table_items: pa.Array, *, table: str) -> dict[s
         raise DataRejected(f"no row of {name} has an item id; {remedy}")
     join = join_ids(in_log, table_items, names=("the log", name), remedy=remedy)
     return join.as_card()
+
+
+def written_at_s(sources: list[Source]) -> float:
+    """Epoch seconds at which the newest file of the item table was written; now where the file system does not say.
+
+    What a shop puts later is newer than the table, also while the table waits to be prepared.
+    """
+    times = [source.filesystem.get_file_info(source.path).mtime_ns for source in sources]
+    return max((time_ns / 1e9 for time_ns in times if time_ns), default=time.time())
 
 
 def _count(

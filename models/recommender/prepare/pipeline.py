@@ -28,7 +28,7 @@ from models.recommender.prepare.card import card_of, card_of_files, card_of_type
 from models.recommender.prepare.diagnosis import diagnose, in_schema
 from models.recommender.prepare.erased_rows import without_erased
 from models.recommender.prepare.event_types import Evaluated, LogTypes, choose_evaluated, types_in_schema
-from models.recommender.prepare.item_table import join_items, read_item_ids, read_items
+from models.recommender.prepare.item_table import join_items, read_item_ids, read_items, written_at_s
 from models.recommender.prepare.leaving_out import LeftOut, leave_out
 from models.recommender.prepare.partitions import (
     NEVER,
@@ -157,7 +157,8 @@ def _items(
         table, left_out = read_items(
             sources, columns=columns, vocabulary=vocabulary, quarantine=quarantine, keep=keep if erased else None
         )
-    return table, {"bad": quarantine.counts, **({"item_columns_left_out": left_out} if left_out else {})}
+    written = {"items_as_of_s": written_at_s(sources)} if sources else {}
+    return table, {"bad": quarantine.counts, **written, **({"item_columns_left_out": left_out} if left_out else {})}
 
 
 def write_items(table: pa.Table, out: Path) -> int:

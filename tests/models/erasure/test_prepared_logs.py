@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,17 @@ def test_rewritten_data_are_those_of_a_log_that_never_had_the_users(
     assert_same(data, made("never", without(rows, "u7", "u12"), **settings))
     assert "i-only" not in data.schema(Schema).items
     assert data.card()["users"] == 28
+
+
+def test_rewritten_items_are_as_old_as_before_so_that_live_items_stay_newer(
+    made: Callable[..., Prepared], rewritten: Callable[..., Prepared]
+) -> None:
+    data = made("all", typed_log())
+    os.utime(data.path / "items.parquet", (1e9, 1e9))
+
+    found = rewritten(data, erasing("u7"))
+
+    assert (found.path / "items.parquet").stat().st_mtime == 1e9
 
 
 def test_rewritten_sequences_are_those_of_a_log_that_never_had_the_user(
