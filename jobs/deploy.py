@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
+from jobs.serving.access import Access, access_settings, check_guarded, internal_key
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PINNED,

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Failure, Outcome
 from jobs.cluster.local_head import running_head
+from jobs.serving.access import internal_key
 from jobs.serving.api import read_json
 from jobs.serving.config import config_path, former_root, read_config, user_config
 from jobs.tracking.client import TAG_FINGERPRINT, RunInfo, Tracking
@@ -130,7 +131,7 @@ def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
     url = f"http://{host}:{http['port']}"
     version, former = served["version"], former_root(config_path(context.store))
     try:
-        answering = read_json(f"{url}{family.models_path}")
+        answering = read_json(f"{url}{family.models_path}", key=internal_key(context.store))
         health = "ok" if answering["version"] == version else f"version {answering['version']} is served"
     except Failure as error:
         answering, health = None, str(error)

@@ -9,7 +9,6 @@ import ray.serve
 import torch
 from fastapi import FastAPI
 from ray.serve import Application, Deployment
-from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
 from models.nn.memory import keep_freed_memory
@@ -39,7 +38,7 @@ class Model:
         torch.set_num_threads(num_threads)
         keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._service = Service(family_name, device=device, observe=_Metrics(family_name))
+        self._service = Service(family_name, device=device)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica is created."""
@@ -48,26 +47,9 @@ class Model:
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Called by Serve before the first request and when `user_config` changes; requests are served meanwhile."""
         await self._service.load(Settings.model_validate(user_config))
+        self._service.share_metrics()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
         if not self._service.is_ready:
             raise RuntimeError("no model is loaded")
-
-
-class _Metrics:
-    """Prometheus metrics of predictions and batch sizes by model version, exported by Ray."""
-
-    def __init__(self, family_name: str) -> None:
-        # Ray annotates `tag_keys` as a tuple of one element.
-        tags: Any = ("family", "path", "model_version")
-        self._family = family_name
-        self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
-        self._batches = Histogram(
-            "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
-        )
-
-    def __call__(self, path: str, model_version: str, batch_size: int) -> None:
-        tags = {"family": self._family, "path": path, "model_version": model_version}
-        self._predictions.inc(batch_size, tags=tags)
-        self._batches.observe(batch_size, tags=tags)

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
+from serve.access.gate import Gate
+from serve.metrics_page import add_metrics_page
 from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
@@ -65,6 +67,16 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
             return problem(503, "no model is loaded yet")
         return Response('{"status":"ok"}', media_type="application/json")
 
+    add_metrics_page(app, service)
+    # Last, and so before all other middleware.
+    app.add_middleware(
+        Gate,
+        family=family,
+        routes=app.router.routes,
+        guard=service.guard,
+        metrics=service.metrics,
+        request_log=service.request_log,
+    )
     return app
 
 

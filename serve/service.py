@@ -11,15 +11,29 @@ from pydantic import BaseModel, ConfigDict
 from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
 from models.family import AnyEndpoint
+from serve.access import request_log
+from serve.access.guard import Guard
+from serve.access.request_log import RequestLog
+from serve.access.settings import AccessSettings
 from serve.answers import Answers
 from serve.batching import Batcher
 from serve.loaded_model import Loaded, Observer, make_loaded
+from serve.metrics import (
+    ANSWERS,
+    EMPTY_ANSWERS,
+    LOG_DROPPED,
+    MODEL_INFO,
+    MODEL_LOADED,
+    RELOADS,
+    Metrics,
+)
 from serve.problems import RequestRefused, log
+from serve.shared_metrics import SharedMetrics
 from serve.stored_features import StoredFeatures
 from serve.streams import Streams
 
 
-class Settings(BaseModel):
+class Settings(AccessSettings):
     """The model to serve; the `user_config` of the deployment."""
 
     model_config = ConfigDict(extra="forbid")
@@ -68,11 +82,17 @@ class Service:
         self.answers = Answers(self.batcher)
         self.streams = Streams(self.batcher)
         self._device = device
-        self._observe = observe or (lambda path, version, size: None)
+        self.metrics = Metrics(family_name)
+        self.guard = Guard()
+        self.request_log = RequestLog(family_name, on_drop=lambda: self.metrics.count(LOG_DROPPED))
+        self.shared_metrics: SharedMetrics | None = None
+        """The counts of all replicas; None until `share_metrics`."""
+        self._observe = observe or self.metrics.observe_batch
         self._current: Loaded | None = None
         self._settings: Settings | None = None
         self._failed: FailedReload | None = None
         self._reloading = asyncio.Lock()
+        self._sharing: asyncio.Task[None] | None = None
 
     @property
     def current(self) -> Loaded | None:
@@ -84,6 +104,22 @@ class Service:
         """Whether a model is loaded."""
         return self._current is not None
 
+    @property
+    def cluster_record(self) -> Path | None:
+        """The record of the local cluster, if the endpoint is served by one."""
+        return self._settings.cluster if self._settings is not None else None
+
+    def share_metrics(self) -> None:
+        """Share counts with the other replicas from now on, if the settings name a directory; on the event loop."""
+        directory = self._settings.metrics if self._settings is not None else None
+        if directory is None or (self.shared_metrics is not None and self.shared_metrics.directory == directory):
+            return
+        shared = self.shared_metrics = SharedMetrics(self.metrics, directory)
+        if self._sharing is not None:
+            self._sharing.cancel()
+        self._sharing = asyncio.create_task(shared.keep_writing())
+        self.guard.num_replicas = lambda: shared.num_replicas
+
     async def load(self, settings: Settings) -> None:
         """Load and verify a model, check its golden answer, and switch to it.
 
@@ -91,14 +127,17 @@ class Service:
         which is BundleRejected for a damaged model and FeatureStoreUnreadable for a damaged feature store.
         """
         async with self._reloading:
+            self.guard.configure(settings.keys, is_required=settings.requires_keys)
             if self._settings == settings:
                 return
             try:
+                self.request_log.configure(settings.log_settings)
                 loaded = await asyncio.to_thread(self._load, settings)
             except Exception as error:  # whatever fails, the previous model stays in use
                 is_described = isinstance(error, ValueError | OSError)
                 reason = str(error) if is_described else f"{type(error).__name__}: {error}"
                 self._failed = FailedReload(version=settings.version, error=reason, at=_now())
+                self.metrics.count(RELOADS, "rejected")
                 if self._current is None:
                     raise
                 log.error("version %s stays in use, %s was rejected: %s", self.info().version, settings.version, reason)
@@ -107,6 +146,7 @@ class Service:
             self._settings, self._failed = settings, None
             if replaced is not None:
                 self.answers.close_when_unused(replaced.features)
+            self._count_loaded(loaded)
             log.info("now serving %s version %s", self.family.name, settings.version)
 
     def info(self) -> ModelInfo:
@@ -117,7 +157,7 @@ class Service:
             family=self.family.name,
             version=loaded.version,
             digest=loaded.model.digest,
-            network=str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__)),
+            network=_network(loaded),
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
@@ -127,7 +167,27 @@ class Service:
         """Answer a request; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return await self.answers.answer(self._current, endpoint, request)
+        loaded = self._current
+        if record := request_log.current():
+            record.model_version = loaded.version
+            self.request_log.note_ids(record, {each.name: each.keys(request) for each in self.family.features})
+        answer = await self.answers.answer(loaded, endpoint, request)
+        self._count_answer(endpoint, answer)
+        return answer
+
+    def _count_answer(self, endpoint: AnyEndpoint, answer: BaseModel) -> None:
+        """By the fields of a response that families share: `source`, what it rests on, and `items`."""
+        source = getattr(answer, "source", None)
+        if source is not None:
+            self.metrics.count(ANSWERS, endpoint.path, str(source))
+        if getattr(answer, "items", None) == []:
+            self.metrics.count(EMPTY_ANSWERS, endpoint.path)
+
+    def _count_loaded(self, loaded: Loaded) -> None:
+        self.metrics.count(RELOADS, "loaded")
+        self.metrics.clear(MODEL_INFO)
+        self.metrics.set(MODEL_INFO, loaded.version, _network(loaded), value=1)
+        self.metrics.set(MODEL_LOADED, value=datetime.fromisoformat(loaded.loaded_at).timestamp())
 
     def _load(self, settings: Settings) -> Loaded:
         model = bundle.load(settings.bundle, self.family, device=self._device)
@@ -141,6 +201,10 @@ class Service:
             self.family, filled_store=settings.feature_store, live_store=settings.live_feature_store
         )
         return make_loaded(model, version=settings.version, features=features, observe=self._observe, loaded_at=_now())
+
+
+def _network(loaded: Loaded) -> str:
+    return str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__))
 
 
 def _now() -> str:

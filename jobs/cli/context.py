@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("rollback", "status", "ui", "stop", "demo")
+ON_THIS_MACHINE = ("rollback", "status", "ui", "stop", "demo", "keys")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1
@@ -118,6 +118,21 @@ class Store:
     def live_feature_store(self, family: str) -> Path:
         """The SQLite store of features that endpoints write; deploy creates it once and never overwrites it."""
         return self.root / family / "live-features.sqlite"
+
+    @property
+    def keys(self) -> Path:
+        """The API keys of the endpoint, as hashes."""
+        return self.root / "keys.json"
+
+    @property
+    def internal_key(self) -> Path:
+        """The API key with which verbs ask the endpoint for its model."""
+        return self.root / "internal-key"
+
+    @property
+    def salt(self) -> Path:
+        """The secret with which the request log hashes ids."""
+        return self.root / "salt"
 
     @property
     def artifacts(self) -> Path:

@@ -43,18 +43,19 @@ class ServeApi:
             raise DependencyDown(f"the Ray dashboard at {self.dashboard_url} does not respond: {error}") from error
 
 
-def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
-    """GET, or POST a JSON body, and parse the JSON response.
+def read_json(url: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Any:
+    """GET, or POST a JSON body, and parse the JSON response; `key` is an API key.
 
     Raises OSError if nothing responds, Failure for an error status.
     """
-    return json.loads(read_file(url, body).content)
+    return json.loads(read_file(url, body, key=key).content)
 
 
-def read_file(url: str, body: Mapping[str, Any] | None = None) -> Media:
+def read_file(url: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Media:
     """Like `read_json`, for a response of any media type."""
     data = None if body is None else json.dumps(body).encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **({} if key is None else {"Authorization": f"Bearer {key}"})}
+    request = urllib.request.Request(url, data=data, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
             return Media(content=response.read(), media_type=response.headers["Content-Type"])

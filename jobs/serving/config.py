@@ -16,7 +16,17 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index")
+PATHS = (
+    "bundle",
+    "feature_store",
+    "live_feature_store",
+    "index",
+    "keys",
+    "metrics",
+    "cluster",
+    "request_log",
+    "salt",
+)
 """Settings of a deployment that are paths in the store."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
