@@ -86,6 +86,12 @@ VERB_GROUPS = {
         "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
     },
     "Cluster and operations": {
+        "keys": Verb(
+            "jobs.keys",
+            "API keys of the endpoint: create, list, revoke, rotate",
+            takes_family="no",
+            takes_command=True,
+        ),
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),

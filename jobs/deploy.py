@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
-from jobs.serving.access import Access, access_settings, check_guarded, internal_key
+from jobs.serving.access import Access, access_settings, check_guarded, ensure_internal_key, internal_key
 from jobs.serving.api import ServeApi, read_file, read_json
 from jobs.serving.config import (
     PINNED,
@@ -64,8 +64,21 @@ class Options:
     """GPUs reserved per replica; may be a fraction."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
+    unguarded: bool = False
+    """With --host: let other machines send requests without an API key, as behind a gateway that checks its own."""
+    request_log: str | None = None
+    """Directory, or file with a suffix, for a log of some requests: JSON lines without bodies, ids as salted hashes."""
+    request_log_sample: float = 0.01
+    """Share of the requests that --request-log writes, 0 to 1."""
+
+    @property
+    def access(self) -> Access:
+        """The flags that say who may use the endpoint and what is noted of it."""
+        return Access(self.host, self.unguarded, self.request_log, self.request_log_sample)
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.request_log_sample <= 1.0:
+            raise ValueError(f"--request-log-sample {self.request_log_sample} is not a share; use 0 to 1, such as 0.01")
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise ValueError(
                 f"--min-replicas {self.min_replicas} and --max-replicas {self.max_replicas} are invalid; "
@@ -83,6 +96,8 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Serve a model at the family's endpoints; if it does not come up, the previous one keeps serving."""
     assert family is not None, "deploy works on a family"
+    check_guarded(context, options.access)
+    ensure_internal_key(context.store)
     located = locate_model(context, options.model or champion_uri(family.name))
     loaded = _load_checked(family, located.directory)
     model = pin(context.store, family, located)
@@ -92,6 +107,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         api, url = _apply(context, family, options, loaded, model, index=index)
     log.info("%s version %s is served at %s", family.name, model.version, url)
     details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
+    details["metrics"] = f"{url}{family.route_prefix.rstrip('/')}/metrics"
     return Outcome(
         run_id=located.run_id, details={**details, "endpoints": endpoint_urls(family, url), "features": features}
     )
@@ -114,8 +130,9 @@ def _apply(
     url = _url(context, api, options)
     try:
         api.apply(wanted)
-        _wait_until_served(api, family, model, url=url, timeout_s=options.timeout_s)
-        _check_golden(family, loaded.golden, url)
+        key = internal_key(context.store)
+        _wait_until_served(api, family, model, url=url, timeout_s=options.timeout_s, key=key)
+        _check_golden(family, loaded.golden, url, key=key)
     except BaseException as error:
         _roll_back(api, before, options)
         if isinstance(error, Failure):
@@ -212,6 +229,7 @@ def _target_config(
         size=size,
         index=index,
     )
+    added["deployments"][0]["user_config"] |= access_settings(store, options.access)
     fresh = empty_config(host=options.host, port=options.port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
@@ -249,7 +267,9 @@ def _url(context: Context, api: ServeApi, options: Options) -> str:
     return f"http://{host}:{options.port}"
 
 
-def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
+def _wait_until_served(
+    api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float, key: str | None = None
+) -> None:
     """Wait until the application is running and every replica reports the model; raises Failure."""
     address = f"{url}{family.models_path}"
     deadline = time.monotonic() + timeout_s
@@ -260,7 +280,7 @@ def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise Failure(f"version {model.version} did not start: {_reason(state)}")
         if status == "RUNNING":
-            infos = _infos(address, state)
+            infos = _infos(address, state, key=key)
             seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
             if infos and all(_serves(info, model) for info in infos):
                 return
@@ -268,14 +288,15 @@ def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url
     raise Failure(f"version {model.version} did not respond within {timeout_s:.0f} s ({seen}); raise --timeout-s")
 
 
-def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _infos(address: str, state: Mapping[str, Any], *, key: str | None) -> list[dict[str, Any]]:
     """The model info of the replicas; empty if one of them is unhealthy or does not respond."""
     deployments = state.get("deployments", {}).values()
     num_replicas = sum(len(deployment.get("replicas", ())) for deployment in deployments)
     if any(deployment.get("status") != "HEALTHY" for deployment in deployments):
         return []
     try:
-        return [read_json(address) for _ in range(1 if num_replicas == 1 else NUM_VERSION_CHECKS * num_replicas)]
+        num_requests = 1 if num_replicas == 1 else NUM_VERSION_CHECKS * num_replicas
+        return [read_json(address, key=key) for _ in range(num_requests)]
     except (OSError, Failure):
         return []
 
@@ -290,11 +311,11 @@ def _serves(info: Mapping[str, Any], model: PinnedModel) -> bool:
     return False
 
 
-def _check_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
+def _check_golden(family: Family, expected: Mapping[str, Any], url: str, *, key: str | None = None) -> None:
     """Send the golden request over HTTP; raises Failure if the answer differs from the stored one."""
     address = f"{url}{family.endpoints[0].path}"
     try:
-        answer = read_file(address, expected["request"])
+        answer = read_file(address, expected["request"], key=key)
     except OSError as error:
         raise Failure(f"{address} does not respond: {error}") from error
     is_file = issubclass(family.endpoints[0].Response, Media)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure
-from jobs.cli.text_table import text_table
+from jobs.cli.text_table import aligned
 from jobs.serving.access import changed_keys
 from models.family import Family
 from models.keys import INTERNAL, NAME, SCOPES, Key, KeysUnreadable, Scope, make_key, read_keys
@@ -52,8 +52,11 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         "rotate": _rotate,
     }
     action, *rest = options.command or ("",)
+    flags = [word for word in options.command if word.startswith("-")]
+    if flags:
+        raise UsageFailure(f"unknown flag {flags[0].partition('=')[0]}; see `shopkeeper keys --help`")
     wanted = {one.split()[0]: len(one.split()) - 1 for one in ACTIONS}.get(action)
-    if wanted is None or len(rest) != wanted or any(word.startswith("-") for word in rest):
+    if wanted is None or len(rest) != wanted:
         given = f"got {' '.join(options.command)!r}" if options.command else "nothing was given"
         raise UsageFailure(f"say what to do with the keys: {', '.join(ACTIONS)}; {given}")
     return actions[action](context, options, *(rest or [""]))
@@ -123,13 +126,22 @@ def _list(context: Context, options: Options, nothing: str) -> Outcome:
         text = "no keys: the endpoint is open, and served on this machine only unless --unguarded"
         return Outcome(status="none", details={"keys": []}, summary=f"  {text}")
     rows = [_described(key) for key in sorted(keys.by_id.values(), key=lambda key: (key.name, key.created_s))]
-    return Outcome(details={"keys": rows}, summary="\n".join(text_table(rows)))
+    return Outcome(details={"keys": rows}, summary="\n".join(_table(rows)))
 
 
 def _made(key: Key, secret: str, **more: Any) -> Outcome:
     old = f"\n  the old key, {more['old']['id']}, is valid until {more['old']['ends']}" if more else ""
     summary = f"  {_in_words(key)}{old}\n  shown this once, keep it safe:\n\n{secret}\n"
     return Outcome(status="created", details={**_described(key), "key": secret, **more}, summary=summary)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [["id", "name", "scopes", "rate", "created", "ends"]]
+    for row in rows:
+        rate = f"{row['requests_per_s']:g}/s" if row["requests_per_s"] else "no limit"
+        ends = f"{row['ends'] or 'no end'}{'' if row['valid'] else ' (ended)'}"
+        lines.append([row["id"], row["name"], ",".join(row["scopes"]), rate, row["created"], ends])
+    return [f"  {line}" for line in aligned(lines, to_the_right=False)]
 
 
 def _in_words(key: Key) -> str:

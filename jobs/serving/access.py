@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,23 +16,23 @@ from jobs.cli.context import Context, Failure, Store, UsageFailure, log
 from models.files import write_text
 from models.keys import INTERNAL, KEY_FILE_MODE, Key, Keys, KeysUnreadable, make_key, read_keys, write_keys
 
+KEEP_ENDED_S = 30 * 24 * 3600.0
+"""How long `keys list` shows a key that has ended."""
+
 
 @dataclass(frozen=True)
 class Access:
-    """Flags of `deploy` that say who may use the endpoint and what is noted of it."""
+    """The flags of `deploy` that say who may use the endpoint and what is noted of it."""
 
+    host: str
     unguarded: bool = False
-    """Accept requests without an API key from other machines too, as behind a gateway that checks its own."""
     request_log: str | None = None
-    """Directory, or file with a suffix, for a log of a sample of the requests: JSON lines without bodies, ids hashed."""
     request_log_sample: float = 0.01
-    """Share of the requests that --request-log writes, 0 to 1."""
 
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.request_log_sample <= 1.0:
-            raise ValueError(
-                f"--request-log-sample {self.request_log_sample} is not a share; use 0 to 1, such as 0.01"
-            )
+    @property
+    def is_open(self) -> bool:
+        """Whether requests without a key are meant to be answered: from this machine, or if the user says so."""
+        return self.unguarded or is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
@@ -42,20 +43,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_guarded(context: Context, host: str, access: Access) -> None:
+def check_guarded(context: Context, access: Access) -> None:
     """Raise UsageFailure for an endpoint that other machines could use without a key."""
-    if is_loopback(host) or access.unguarded or _read(context.store) is not None:
+    if access.is_open or _read(context.store) is not None:
         return
     create = context.command("keys create NAME --scopes read")
     raise UsageFailure(
-        f"--host {host} lets other machines use the endpoint, and there is no API key; run `{create}` first, "
+        f"--host {access.host} lets other machines use the endpoint, and there is no API key; run `{create}` first, "
         "or add --unguarded if a gateway of yours is all that reaches it"
     )
 
 
-def access_settings(store: Store, host: str, access: Access) -> dict[str, Any]:
+def access_settings(store: Store, access: Access) -> dict[str, Any]:
     """The part of a deployment's settings that is about access; see `serve.access.settings`."""
-    requires_keys = _read(store) is not None or not (is_loopback(host) or access.unguarded)
+    requires_keys = _read(store) is not None or not access.is_open
     log_path = Path(access.request_log).absolute() if access.request_log else None
     return {
         "keys": str(store.keys),
@@ -89,6 +90,7 @@ def changed_keys(store: Store) -> Iterator[dict[str, Key]]:
         keys = _read(store)
         by_id = dict(keys.by_id) if keys is not None else {}
         yield by_id
+        _forget_ended(by_id)
         _keep_internal(store, by_id)
         write_keys(store.keys, by_id.values())
     finally:
@@ -101,6 +103,12 @@ def ensure_internal_key(store: Store) -> None:
     if keys is not None and not _is_known(store, keys.by_id):
         with changed_keys(store):
             log.info("made a new internal API key, as %s was not valid", store.internal_key)
+
+
+def _forget_ended(by_id: dict[str, Key]) -> None:
+    for key in list(by_id.values()):
+        if not key.is_valid(time.time() - KEEP_ENDED_S):
+            del by_id[key.id]
 
 
 def _keep_internal(store: Store, by_id: dict[str, Key]) -> None:
