@@ -70,7 +70,7 @@ def test_an_id_has_the_same_hash_in_all_replicas_of_a_store_and_another_one_in_o
 
 def test_only_the_sample_is_logged(endpoint: GuardedToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = iter([0.24, 0.25, 0.9, 0.0])
-    monkeypatch.setattr(request_log.random, "random", lambda: next(draws))
+    monkeypatch.setattr("random.random", lambda: next(draws))
     endpoint.load(request_log=tmp_path / "log", request_log_sample=0.25, salt=tmp_path / "salt")
 
     for _ in range(4):
