@@ -14,7 +14,6 @@ from serve.access.scopes import OPEN, TABLE
 from serve.problems import MAX_BODY_BYTES, REQUEST_TIMEOUT_S
 from serve.routes import make_app
 from serve.service import Service, Settings
-from tests.conftest import CHECKOUT
 
 
 def test_an_endpoint_listens_on_loopback_guarded_and_without_a_log_unless_told_otherwise() -> None:
@@ -75,10 +74,3 @@ def test_settings_of_earlier_releases_mean_what_they_meant() -> None:
     settings = Settings.model_validate({"version": "1", "bundle": "b"})
 
     assert (settings.keys, settings.requires_keys, settings.request_log) == (None, False, None)
-
-
-def test_the_threat_model_names_every_default_that_is_tested_here() -> None:
-    text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
-
-    for word in ("loopback", "keys.json", "0600", "--unguarded", "/docs", "/metrics", "/healthz", "Request log"):
-        assert word in text
