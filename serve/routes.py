@@ -68,16 +68,20 @@ def make_app(service: Service, *, timeout_s: float = REQUEST_TIMEOUT_S) -> FastA
         return Response('{"status":"ok"}', media_type="application/json")
 
     add_metrics_page(app, service)
-    # Last, and so before all other middleware.
+    _add_gate(app, service)
+    return app
+
+
+def _add_gate(app: FastAPI, service: Service) -> None:
+    """Added last, it comes before all other middleware."""
     app.add_middleware(
         Gate,
-        family=family,
+        family=service.family,
         routes=app.router.routes,
         guard=service.guard,
         metrics=service.metrics,
         request_log=service.request_log,
     )
-    return app
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,53 +40,63 @@ def status_of(url: str, key: str | None = None) -> int:
         return error.code
 
 
+class Shop:
+    """A store with two models, and an endpoint of two replicas."""
+
+    def __init__(self, directory: Path) -> None:
+        self.context = Context(store=Store(directory / "store"))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.models = directory
+        data = prepare_shop(self.context.store)
+        for name in ("v1", "v2"):
+            write_model(SHOP, data, directory / name, network="popularity")
+
+    def deploy(self, name: str) -> dict[str, Any]:
+        options = Options(model=str(self.models / name), port=self.port, min_replicas=2, max_replicas=2)
+        return deploy.run(self.context, SHOP, options, None).details
+
+    def keys(self, *command: str, scopes: tuple[str, ...] = ()) -> dict[str, Any]:
+        return keys.run(self.context, None, keys.Options(command=command, scopes=scopes), None).details
+
+    def is_refused_by_all(self, key: str | None = None) -> bool:
+        return all(status_of(f"{self.url}/v1/models", key) == 401 for _ in range(8))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    made = Shop(tmp_path)
+    start_head(made.context.store)
+    yield made
+    stop_head(made.context.store)
+
+
 @pytest.mark.ray
-def test_a_deployed_endpoint_follows_its_keys_and_has_the_metrics_of_all_replicas_at_one_address(
-    tmp_path: Path,
-) -> None:
-    store = Store(tmp_path / "store")
-    context, port = Context(store=store), free_port()
-    data = prepare_shop(store)
-    models = [write_model(SHOP, data, tmp_path / name, network="popularity") for name in ("v1", "v2")]
-    url = f"http://127.0.0.1:{port}"
+def test_a_deployed_endpoint_follows_its_keys_and_has_the_metrics_of_all_replicas_at_one_address(shop: Shop) -> None:
+    shop.deploy("v1")
+    assert status_of(f"{shop.url}/v1/models") == 200
+    reader = shop.keys("create", "web", scopes=("read",))
+    operator = shop.keys("create", "operator", scopes=("admin",))["key"]
+    eventually(shop.is_refused_by_all)
 
-    def create(name: str, scope: str) -> str:
-        made = keys.run(context, None, keys.Options(command=("create", name), scopes=(scope,)), None)
-        return str(made.details["key"])
+    details = shop.deploy("v2")
 
-    def deployed(model: Path) -> dict[str, Any]:
-        options = Options(model=str(model), port=port, min_replicas=2, max_replicas=2)
-        return deploy.run(context, SHOP, options, None).details
+    assert read_json(f"{shop.url}/v1/models", key=reader["key"])["version"] == "v2"
+    found = status.run(shop.context, SHOP, status.Options(), None).details["families"]["recommender"]["deployed"]
+    assert found["health"] == "ok"
+    with pytest.raises(Failure, match="403"):
+        read_json(details["metrics"], key=reader["key"])
+    for _ in range(20):
+        read_json(f"{shop.url}/v1/recommendations", {"user_id": "u3"}, key=reader["key"])
 
-    start_head(store)
-    try:
-        deployed(models[0])
-        assert status_of(f"{url}/v1/models") == 200
-        reader, operator = create("web", "read"), create("operator", "admin")
-        eventually(lambda: all(status_of(f"{url}/v1/models") == 401 for _ in range(8)))
+    def page() -> str:
+        return read_file(details["metrics"], key=operator).content.decode()
 
-        details = deployed(models[1])
-
-        assert read_json(f"{url}/v1/models", key=reader)["version"] == "v2"
-        assert (
-            status.run(context, SHOP, status.Options(), None).details["families"]["recommender"]["deployed"]["health"]
-            == "ok"
-        )
-        with pytest.raises(Failure, match="403"):
-            read_json(details["metrics"], key=reader)
-        for _ in range(20):
-            read_json(f"{url}/v1/recommendations", {"user_id": "u3"}, key=reader)
-
-        def page() -> str:
-            return read_file(details["metrics"], key=operator).content.decode()
-
-        eventually(lambda: 'shopkeeper_replicas{family="recommender"} 2' in page())
-        asked = 'shopkeeper_requests_total{family="recommender",method="POST",route="/v1/recommendations",code="200"}'
-        # And one by each of two deployments, the golden request.
-        eventually(lambda: f"{asked} 22" in page())
-        assert "shopkeeper_proxy_up 1" in page()
-        assert "haproxy_frontend_http_requests_total" in page()
-        keys.run(context, None, keys.Options(command=("revoke", reader.split("_")[1])), None)
-        eventually(lambda: all(status_of(f"{url}/v1/models", reader) == 401 for _ in range(8)))
-    finally:
-        stop_head(store)
+    eventually(lambda: 'shopkeeper_replicas{family="recommender"} 2' in page())
+    asked = 'shopkeeper_requests_total{family="recommender",method="POST",route="/v1/recommendations",code="200"}'
+    # And the golden request of each of two deployments.
+    eventually(lambda: f"{asked} 22" in page())
+    assert "shopkeeper_proxy_up 1" in page()
+    assert "haproxy_frontend_http_requests_total" in page()
+    shop.keys("revoke", reader["id"])
+    eventually(lambda: shop.is_refused_by_all(reader["key"]))
