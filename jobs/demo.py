@@ -18,6 +18,8 @@ from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.cluster.local_head import start_head, stop_head
 from jobs.cluster.ports import free_port
+from jobs.serving.access import internal_key
+from jobs.serving.api import bearer
 from jobs.tracking.mlflow_ui import start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family
@@ -84,9 +86,9 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     with _step("deploy", seconds):
         wanted = deploy.Options(port=options.port or free_port(PREFERRED_PORT), min_replicas=1)
         deployed = deploy.run(context, family, wanted, None)
-    url = deployed.details["url"]
+    url, key = deployed.details["url"], internal_key(context.store)
     with _step("query the endpoint", seconds):
-        answers = {question.title: _query(url, family, question) for question in sample.questions}
+        answers = {question.title: _query(url, family, question, key=key) for question in sample.questions}
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -114,11 +116,11 @@ def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[title] = round(time.monotonic() - started, 1)
 
 
-def _query(url: str, family: Family, question: Any) -> dict[str, Any]:
+def _query(url: str, family: Family, question: Any, *, key: str | None) -> dict[str, Any]:
     """The answer of the first endpoint, next to the right one."""
     body = json.dumps(question.request).encode("utf-8")
     address = f"{url.rstrip('/')}{family.endpoints[0].path}"
-    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json", **bearer(key)})
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
             answer = json.load(response)

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
+from jobs.serving.access import Access, access_settings, check_guarded, ensure_internal_key, internal_key, kept_access
 from jobs.serving.api import ServeApi
 from jobs.serving.config import (
     PINNED,
@@ -73,8 +74,18 @@ class Options:
     last deployment used, at first the file events.sqlite of the store."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
+    unguarded: bool = False
+    """With --host: let other machines send requests without an API key, as behind a gateway that checks its own; for
+    this and later deployments to that address, until there are keys."""
+    request_log: str | None = None
+    """Directory, or file with a suffix, for a log of some requests: JSON lines without bodies, ids as salted hashes; or
+    none; unset is that of before, at first none."""
+    request_log_sample: float | None = None
+    """Share of the requests that --request-log writes, 0 to 1; unset is that of before, else 0.01."""
 
     def __post_init__(self) -> None:
+        if self.request_log_sample is not None and not 0.0 <= self.request_log_sample <= 1.0:
+            raise ValueError(f"--request-log-sample {self.request_log_sample} is not a share; use 0 to 1, such as 0.01")
         low = 1 if self.min_replicas is None else self.min_replicas
         if not 1 <= low <= (low if self.max_replicas is None else self.max_replicas):
             raise ValueError(
@@ -93,12 +104,15 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Serve a model at the family's endpoints; if it does not come up, the previous one keeps serving."""
     assert family is not None, "deploy works on a family"
+    before = read_config(config_path(context.store))
+    check_guarded(context, _access(family, options, before))
+    ensure_internal_key(context.store)
     located = locate_model(context, options.model or champion_uri(family.name))
     loaded = load_checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
     index = build_index(context.store, family, loaded)
-    _, port = resolve_address(options.host, options.port, read_config(config_path(context.store)))
+    _, port = resolve_address(options.host, options.port, before)
     with reserved(context.store, port) if context.address is None else nullcontext():
         endpoint, size = _apply(context, family, options, loaded, model, index=index)
     log.info("%s version %s is served at %s", family.name, model.version, endpoint.url)
@@ -107,6 +121,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         "version": model.version,
         "digest": model.digest,
         "dashboard_url": endpoint.api.dashboard_url,
+        "metrics": f"{endpoint.url}{family.route_prefix.rstrip('/')}/metrics",
         "endpoints": endpoint_urls(family, endpoint.url),
         "features": features,
         "replicas": dataclasses.asdict(size),
@@ -129,7 +144,9 @@ def _apply(
     wanted = _target_config(context, family, options, model, before, index=index)
     check_config(wanted)
     api = _connect(context, wanted["http_options"])
-    endpoint = Endpoint(api, endpoint_url(context, api.dashboard_url, wanted["http_options"]), path)
+    endpoint = Endpoint(
+        api, endpoint_url(context, api.dashboard_url, wanted["http_options"]), path, key=internal_key(context.store)
+    )
     switch(
         *(endpoint, family, model),
         wanted=wanted,
@@ -230,8 +247,16 @@ def _target_config(
         standby=next_standby(user_config(before, family), version=model.version, digest=model.digest),
     )
     host, port = resolve_address(options.host, options.port, before)
+    added["deployments"][0]["user_config"] |= access_settings(store, _access(family, options, before))
     fresh = empty_config(host=host, port=port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
+
+
+def _access(family: Family, options: Options, before: Mapping[str, Any] | None) -> Access:
+    """Who may use the endpoint, and what is noted of it, by the options or as before."""
+    host, _ = resolve_address(options.host, options.port, before)
+    wanted = Access(host, options.unguarded, options.request_log, options.request_log_sample)
+    return kept_access(wanted, before, user_config(before, family))
 
 
 def _size(context: Context, options: Options, kept: Size | None, *directories: Path | None) -> Size:

@@ -14,6 +14,7 @@ from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
 from jobs.deploy import build_index, load_checked, pin
+from jobs.serving.access import ensure_internal_key, internal_key
 from jobs.serving.api import ServeApi
 from jobs.serving.config import (
     PinnedModel,
@@ -114,13 +115,15 @@ def _serve(context: Context, family: Family, located: LocatedModel, *, timeout_s
         if (served["version"], served.get("digest")) == (model.version, model.digest):
             return {**found, "status": "unchanged"}
         wanted = _target(context, family, model, before)
+        ensure_internal_key(context.store)
         api = _api(context)
         if api is None:
             write_config(path, wanted)
             deploy = context.command(f"deploy {family.name}")
             log.warning("the cluster of this store is not running; `%s` serves version %s", deploy, model.version)
             return {**found, "status": "not running"}
-        endpoint = Endpoint(api, endpoint_url(context, api.dashboard_url, before["http_options"]), path)
+        url = endpoint_url(context, api.dashboard_url, before["http_options"])
+        endpoint = Endpoint(api, url, path, key=internal_key(context.store))
         # The stores stay the same, so that a fault of theirs is no reason to keep a bad model.
         acceptance = Acceptance(_golden(model), timeout_s=timeout_s, allows_degraded=True)
         switch(*(endpoint, family, model), wanted=wanted, before=before, acceptance=acceptance)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -13,13 +14,30 @@ from pydantic import BaseModel, ConfigDict
 from models import FAMILIES, bundle, golden
 from models.errors import BundleRejected
 from models.family import AnyEndpoint
+from serve.access import request_log
+from serve.access.guard import Guard
+from serve.access.request_log import RequestLog
+from serve.access.settings import AccessSettings
 from serve.answers import Answers
 from serve.batching import Batcher
 from serve.erasure import Erasure
-from serve.events import EventObserver, Events
+from serve.events import Events
 from serve.live_items import LiveItemsInfo, follow_items
 from serve.loaded_model import Loaded, Observer, make_loaded
+from serve.metrics import (
+    ANSWERS,
+    EMPTY_ANSWERS,
+    EVENT_STORE_ERRORS,
+    EVENTS,
+    FEATURE_STORE_ERRORS,
+    LOG_DROPPED,
+    MODEL_INFO,
+    MODEL_LOADED,
+    RELOADS,
+    Metrics,
+)
 from serve.problems import RequestRefused, log
+from serve.shared_metrics import SharedMetrics
 from serve.standby import Standby, check_fits_in_memory
 from serve.stored_features import StoredFeatures
 from serve.streams import Streams
@@ -38,7 +56,7 @@ class Source(BaseModel):
     """Index of the catalogue, if the family has one."""
 
 
-class Settings(BaseModel):
+class Settings(AccessSettings):
     """The model to serve; the `user_config` of the deployment."""
 
     model_config = ConfigDict(extra="forbid")
@@ -111,26 +129,32 @@ class Service:
         *,
         device: str = "cpu",
         observe: Observer | None = None,
-        on_store_error: Callable[[], None] = lambda: None,
-        observe_events: EventObserver | None = None,
     ) -> None:
-        """Calls `observe` for every batch, `on_store_error` for every request that a feature store fails."""
+        """Calls `observe` for every batch."""
         if family_name not in FAMILIES:
             raise ValueError(f"unknown family {family_name!r}; there are {', '.join(sorted(FAMILIES))}")
         self.family = FAMILIES[family_name]
         self.batcher = Batcher()
         self.erasure = Erasure()
+        self.metrics = Metrics(family_name)
         use = self.family.events
-        self.events = Events(use, erasure=self.erasure, observe=observe_events) if use else None
-        self.answers = Answers(self.batcher, events=self.events, on_store_error=on_store_error)
+        self.events = Events(use, erasure=self.erasure, observe=self._count_events) if use else None
+        self.answers = Answers(
+            self.batcher, events=self.events, on_store_error=partial(self.metrics.count, FEATURE_STORE_ERRORS)
+        )
         self.streams = Streams(self.batcher)
         self._device = device
-        self._observe = observe or (lambda path, version, size: None)
+        self.guard = Guard()
+        self.request_log = RequestLog(family_name, on_drop=lambda: self.metrics.count(LOG_DROPPED))
+        self.shared_metrics: SharedMetrics | None = None
+        """The counts of all replicas; None until `share_metrics`."""
+        self._observe = observe or self.metrics.observe_batch
         self._current: Loaded | None = None
         self._settings: Settings | None = None
         self._failed: FailedReload | None = None
         self._reloading = asyncio.Lock()
         self._standby = Standby[Settings](load=self._load_standby, discard=self._close)
+        self._sharing: asyncio.Task[None] | None = None
 
     @property
     def current(self) -> Loaded | None:
@@ -142,6 +166,22 @@ class Service:
         """Whether a model is loaded."""
         return self._current is not None
 
+    @property
+    def cluster_record(self) -> Path | None:
+        """The record of the local cluster, if the endpoint is served by one."""
+        return self._settings.cluster if self._settings is not None else None
+
+    def share_metrics(self) -> None:
+        """Share counts with the other replicas from now on, if the settings name a directory; on the event loop."""
+        directory = self._settings.metrics if self._settings is not None else None
+        if directory is None or (self.shared_metrics is not None and self.shared_metrics.directory == directory):
+            return
+        shared = self.shared_metrics = SharedMetrics(self.metrics, directory)
+        if self._sharing is not None:
+            self._sharing.cancel()
+        self._sharing = asyncio.create_task(shared.keep_writing())
+        self.guard.num_replicas = lambda: shared.num_replicas
+
     async def load(self, settings: Settings) -> None:
         """Load and verify a model, check its golden answer, and switch to it; the standby is only switched to.
 
@@ -150,6 +190,7 @@ class Service:
         starts, degraded.
         """
         async with self._reloading:
+            self.guard.configure(settings.keys, is_required=settings.requires_keys)
             before = self._settings
             if before == settings:
                 return
@@ -170,7 +211,7 @@ class Service:
             family=self.family.name,
             version=loaded.version,
             digest=loaded.model.digest,
-            network=str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__)),
+            network=_network(loaded),
             data_fingerprint=loaded.model.schema.fingerprint,
             loaded_at=loaded.loaded_at,
             last_failed_reload=self._failed,
@@ -191,7 +232,35 @@ class Service:
         """Answer a request, a large one off the event loop; raises RequestRefused if it cannot be answered."""
         if self._current is None:
             raise RequestRefused("no model is loaded yet; try again later", status=503)
-        return await self.answers.answer(self._current, endpoint, request, is_large=is_large)
+        loaded = self._current
+        if record := request_log.current():
+            record.model_version = loaded.version
+            with suppress(ValueError):  # which the answer reports
+                self.request_log.note_ids(record, {each.name: each.keys(request) for each in self.family.features})
+        answer = await self.answers.answer(loaded, endpoint, request, is_large=is_large)
+        self._count_answer(endpoint, answer)
+        return answer
+
+    def _count_answer(self, endpoint: AnyEndpoint, answer: BaseModel) -> None:
+        """By the fields of a response that families share: `source`, what it rests on, and `items`."""
+        source = getattr(answer, "source", None)
+        if source is not None:
+            self.metrics.count(ANSWERS, endpoint.path, str(source))
+        if getattr(answer, "items", None) == []:
+            self.metrics.count(EMPTY_ANSWERS, endpoint.path)
+
+    def _count_events(self, outcome: str, count: int) -> None:
+        """See `serve.events.EventObserver`."""
+        if outcome == "unavailable":
+            self.metrics.count(EVENT_STORE_ERRORS, by=count)
+        else:
+            self.metrics.count(EVENTS, outcome, by=count)
+
+    def _count_loaded(self, loaded: Loaded) -> None:
+        self.metrics.count(RELOADS, "loaded")
+        self.metrics.clear(MODEL_INFO)
+        self.metrics.set(MODEL_INFO, loaded.version, _network(loaded), value=1)
+        self.metrics.set(MODEL_LOADED, value=datetime.fromisoformat(loaded.loaded_at).timestamp())
 
     def knows(self, item_id: str) -> bool:
         """Whether an item of an event counts in histories: the model knows it, or a live item is like one it knows.
@@ -208,11 +277,15 @@ class Service:
     async def _switch(self, settings: Settings) -> bool:
         """Use another model and hold its standby; False if it was rejected and the previous one stays in use."""
         try:
-            loaded = await self._take_standby(settings) or await asyncio.to_thread(self._load, settings)
+            self.request_log.configure(settings.log_settings)
+            loaded = await self._take_standby(settings)
+            if loaded is None:
+                loaded = await asyncio.to_thread(self._load, settings)
         except Exception as error:  # whatever fails, the previous model stays in use
             is_described = isinstance(error, ValueError | OSError)
             reason = str(error) if is_described else f"{type(error).__name__}: {error}"
             self._failed = FailedReload(version=settings.version, error=reason, at=_now())
+            self.metrics.count(RELOADS, "rejected")
             if self._settings is None:
                 raise
             self.erasure.use(self._settings.erased, events=self._settings.events, must_open=False)
@@ -221,6 +294,7 @@ class Service:
         replaced, self._current = self._current, loaded
         before = self._settings.alone if self._settings else None
         self._standby.keep(settings.of_standby, replaced=(before, replaced) if before and replaced else None)
+        self._count_loaded(loaded)
         log.info("now serving %s version %s", self.family.name, settings.version)
         return True
 
@@ -273,6 +347,10 @@ class Service:
             loaded_at=_now(),
             live=follow_items(self.family, model.schema, address=settings.items, feature_store=settings.feature_store),
         )
+
+
+def _network(loaded: Loaded) -> str:
+    return str(getattr(loaded.model.config, "network", type(loaded.model.network).__name__))
 
 
 def _now() -> str:

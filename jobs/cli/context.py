@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "rollback", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo")
+ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo", "keys")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1
@@ -133,6 +133,21 @@ class Store:
     def tombstones(self) -> Path:
         """The SQLite file of erased users, one for all families; missing while nobody was ever erased."""
         return self.root / "erased.sqlite"
+
+    @property
+    def keys(self) -> Path:
+        """The API keys of the endpoint, as hashes."""
+        return self.root / "keys.json"
+
+    @property
+    def internal_key(self) -> Path:
+        """The API key with which verbs ask the endpoint for its model."""
+        return self.root / "internal-key"
+
+    @property
+    def salt(self) -> Path:
+        """The secret with which the request log hashes ids."""
+        return self.root / "salt"
 
     @property
     def artifacts(self) -> Path:

@@ -17,7 +17,20 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased", "items")
+PATHS = (
+    "bundle",
+    "feature_store",
+    "live_feature_store",
+    "index",
+    "events",
+    "erased",
+    "items",
+    "keys",
+    "metrics",
+    "cluster",
+    "request_log",
+    "salt",
+)
 """Settings of a deployment that are paths in the store; `events` may be another address."""
 MODEL_SETTINGS = ("version", "bundle", "digest", "index")
 """Settings of a deployment that say which model is served; its standby has the same."""

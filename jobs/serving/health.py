@@ -65,6 +65,8 @@ def judge(facts: Facts, *, remedy: str) -> Health:
         return Health("gcs dead", f"{_gcs(facts)}; {said}; `shopkeeper stop`, then `{remedy}`")
     if not codes and not facts.serve:
         return Health("no answer", next(each.error for each in facts.answers if each.error) or "no answer")
+    if codes and set(codes) <= {401, 403}:
+        return Health("unknown", f"it requires an API key, and internal-key of this store is none; {said}; `{remedy}`")
     if facts.cluster in ("none", "elsewhere") and not any(code >= 500 for code in codes):
         return Health("stranger", f"another server answers at {facts.url}; {said}")
     said = f"{said}; {_count(facts)}" if facts.serve else said

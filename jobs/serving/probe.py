@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeVar
 from jobs.cli.context import Context
 from jobs.cluster.local_head import ClusterInfo, headers, running_head
 from jobs.cluster.processes import Holder, holder
+from jobs.serving.access import internal_key
+from jobs.serving.api import bearer
 from jobs.serving.config import application_of, user_config
 from jobs.serving.switch import endpoint_url
 from models.family import Family
@@ -112,7 +114,8 @@ def probe(context: Context, family: Family, config: Mapping[str, Any], deadline:
     url = endpoint_url(context, context.address or "", http)
     timeout_s = SHARE * deadline.remaining_s
     address = f"{url}{family.models_path}"
-    asked = [deadline.start(partial(ask, address, timeout_s=timeout_s)) for _ in range(NUM_QUESTIONS)]
+    question = partial(ask, address, timeout_s=timeout_s, request_headers=bearer(internal_key(context.store)))
+    asked = [deadline.start(question) for _ in range(NUM_QUESTIONS)]
     found = deadline.start(partial(running_head, context.store))
     facts: dict[str, Any] = {"cluster": "elsewhere" if context.address else "none"}
     if context.address is None:

@@ -34,6 +34,8 @@ class Endpoint:
     """As seen from this machine."""
     config_path: Path
     """Where the config is kept that was applied last."""
+    key: str | None = None
+    """API key for what is asked there."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def switch(
     """
     try:
         endpoint.api.apply(wanted)
-        wait_until_served(endpoint.api, family, model, url=endpoint.url, acceptance=acceptance)
-        check_golden(family, acceptance.golden, endpoint.url)
+        wait_until_served(*(endpoint.api, family, model), url=endpoint.url, acceptance=acceptance, key=endpoint.key)
+        check_golden(family, acceptance.golden, endpoint.url, key=endpoint.key)
         write_config(endpoint.config_path, wanted)  # if the disk is full, the two must not differ
     except BaseException as error:
         _switch_back(endpoint.api, before or {**wanted, "applications": []})
@@ -82,7 +84,15 @@ def endpoint_url(context: Context, dashboard_url: str, http_options: Mapping[str
     return local_url(host, port)
 
 
-def wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, acceptance: Acceptance) -> None:
+def wait_until_served(
+    api: ServeApi,
+    family: Family,
+    model: PinnedModel,
+    *,
+    url: str,
+    acceptance: Acceptance,
+    key: str | None = None,
+) -> None:
     """Wait until the application is running and every replica reports the model; raises Failure."""
     address, timeout_s = f"{url}{family.models_path}", acceptance.timeout_s
     deadline = time.monotonic() + timeout_s
@@ -93,7 +103,7 @@ def wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url:
         status = state.get("status", "not started")
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise Failure(f"version {model.version} did not start: {reason(state)}")
-        infos = _infos(address, state) if status == "RUNNING" else []
+        infos = _infos(address, state, key=key) if status == "RUNNING" else []
         seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
         if infos and all(_serves(info, model) for info in infos):
             fault = None if acceptance.allows_degraded else degraded(infos)
@@ -106,12 +116,12 @@ def wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url:
     raise Failure(f"version {model.version} did not respond within {timeout_s:.0f} s ({seen}); raise --timeout-s")
 
 
-def check_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
+def check_golden(family: Family, expected: Mapping[str, Any], url: str, *, key: str | None = None) -> None:
     """Send the golden request over HTTP; raises Failure if the answer differs from the stored one."""
     address = f"{url}{family.endpoints[0].path}"
     try:
         # The golden answer knows no live items.
-        answer = read_file(address, expected["request"], headers={"Shopkeeper-Prepared-Only": "1"})
+        answer = read_file(address, expected["request"], key=key, headers={"Shopkeeper-Prepared-Only": "1"})
     except OSError as error:
         raise Failure(f"{address} does not respond: {error}") from error
     is_file = issubclass(family.endpoints[0].Response, Media)
@@ -120,13 +130,13 @@ def check_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
         raise Failure(f"{address} does not return the golden answer: {difference}")
 
 
-def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _infos(address: str, state: Mapping[str, Any], *, key: str | None) -> list[dict[str, Any]]:
     """The model info of the replicas; empty if one of them is unhealthy or does not respond."""
     count = num_replicas(state)
     if any(deployment.get("status") != "HEALTHY" for deployment in state.get("deployments", {}).values()):
         return []
     try:
-        return [read_json(address) for _ in range(1 if count == 1 else NUM_VERSION_CHECKS * count)]
+        return [read_json(address, key=key) for _ in range(1 if count == 1 else NUM_VERSION_CHECKS * count)]
     except (OSError, Failure):
         return []
 

@@ -17,18 +17,19 @@ from models.errors import EventsUnavailable
 from models.events.store import open_events
 from models.family import Family
 from models.features import FeatureStore
+from serve.metrics import EVENT_STORE_ERRORS, EVENTS
 from serve.routes import make_app
 from serve.service import Service, Settings
+from tests.kit.counts import counted
 from tests.serve.test_service import assert_problem, shop_bundle
-
-Counts = dict[str, int]
 
 
 class Shop:
     """Two replicas of a shop in one process, which share nothing but their files."""
 
     def __init__(self, directory: Path, bundle: Path) -> None:
-        self.path, self.counts = directory / "events.sqlite", Counts()
+        self.path = directory / "events.sqlite"
+        self.services: list[Service] = []
         open_events(str(self.path)).close()
         self.features = directory / "features.sqlite"
         with_history = FeatureStore(self.features)
@@ -38,13 +39,20 @@ class Shop:
         self.one, self.two = self.replica(), self.replica()
 
     def replica(self, **settings: Any) -> TestClient:
-        service = Service("recommender", observe_events=self._count)
+        service = Service("recommender")
+        self.services.append(service)
         given = {"bundle": self._bundle, "feature_store": self.features, "events": str(self.path), **settings}
         asyncio.run(service.load(Settings(version="1", **given)))
         return TestClient(make_app(service), raise_server_exceptions=False)
 
-    def _count(self, outcome: str, count: int) -> None:
-        self.counts[outcome] = self.counts.get(outcome, 0) + count
+    @property
+    def counts(self) -> dict[str, float]:
+        """Events by outcome."""
+        return counted(EVENTS, *self.services)
+
+    @property
+    def num_errors(self) -> float:
+        return counted(EVENT_STORE_ERRORS, *self.services).get("", 0)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +224,7 @@ def test_a_broken_store_acknowledges_nothing_and_answers_go_on_without_it(shop: 
     assert "no event was stored" in content["detail"]
     assert int(response.headers["Retry-After"]) > 0
     assert recommended(shop.one, user_id="ann") == ("personal", {"item-1", "item-2"})
-    assert shop.counts["unavailable"] == 2
+    assert shop.num_errors == 2
 
 
 def test_a_store_that_hangs_delays_one_answer_only(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +235,7 @@ def test_a_store_that_hangs_delays_one_answer_only(shop: Shop, monkeypatch: pyte
     for _ in range(3):
         assert recommended(shop.one, user_id="ann") == ("personal", {"item-1", "item-2"})
 
-    assert shop.counts == {"unavailable": 1}
+    assert (shop.counts, shop.num_errors) == ({}, 1)
 
 
 def test_a_deployment_without_an_event_store_says_so(shop: Shop) -> None:
@@ -306,7 +314,7 @@ def test_a_model_that_is_swapped_in_from_memory_uses_the_events(shop: Shop, bund
         {"version": "2", "bundle": other, **stores, "standby": {"version": "1", "bundle": bundle}}
     )
     former = Settings.model_validate({"version": "1", "bundle": bundle, **stores})
-    service = Service("recommender", observe_events=shop._count)
+    service = Service("recommender")
 
     async def roll_back() -> None:
         await service.load(new)
@@ -321,4 +329,4 @@ def test_a_model_that_is_swapped_in_from_memory_uses_the_events(shop: Shop, bund
         assert client.get("/v1/models").json()["version"] == "1"
         assert recommended(client, user_id="ann") == ("personal", {"item-1", "item-2", "item-3"})
     assert recommended(shop.two, user_id="ann")[1] == {"item-1", "item-2", "item-3"}
-    assert shop.counts == {"accepted": 1}
+    assert counted(EVENTS, service) == {"accepted": 1}

@@ -19,6 +19,7 @@ from jobs.__main__ import main
 from jobs.cli.context import Context, Store
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import Holder
+from jobs.serving.access import changed_keys, internal_key
 from jobs.serving.config import (
     PinnedModel,
     Size,
@@ -72,6 +73,7 @@ BROKEN = {
             "orphan",
             "haproxy that it left",
         ),
+        ({"answers": [Answer(status=401)] * 4}, "unknown", "it requires an API key"),
         ({"answers": FAILING, "held_by": Holder("nginx", None)}, "stranger", "held by nginx, which is not"),
         ({"answers": FAILING, "held_by": Holder("haproxy", "/other")}, "stranger", "of the store /other"),
         ({"gcs_error": "refused"}, "gcs dead", "it still answers, but the control service"),
@@ -95,12 +97,13 @@ def test_each_fault_has_its_own_state(changes: dict[str, Any], state: str, said:
 
 
 @contextmanager
-def answering(code: int, body: bytes, *, port: int = 0) -> Iterator[int]:
-    """A server of this process that gives one answer."""
+def answering(code: int, body: bytes, *, port: int = 0, key: str | None = None) -> Iterator[int]:
+    """A server of this process that gives one answer, with a key only to requests that send it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(code)
+            is_refused = key is not None and self.headers["Authorization"] != f"Bearer {key}"
+            self.send_response(401 if is_refused else code)
             self.end_headers()
             self.wfile.write(body)
 
@@ -184,3 +187,13 @@ def test_the_command_exits_with_5_and_prints_what_is_wrong(store: Store, capsys:
 
     assert code == 5
     assert "down: the cluster of this store has died" in capsys.readouterr().out
+
+
+def test_an_endpoint_with_keys_is_asked_with_the_key_of_the_verbs(store: Store) -> None:
+    with changed_keys(store):
+        pass
+
+    with answering(200, json.dumps(OK).encode(), key=internal_key(store)) as port:
+        assert shown(store, port)["state"] == "ok"
+        store.internal_key.write_text("another")
+        assert "it responds with 401" in shown(store, port)["health"]
