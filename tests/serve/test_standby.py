@@ -13,8 +13,10 @@ import pytest
 from models import bundle
 from models.family import Family
 from serve import standby
+from serve.metrics import MODEL_INFO, RELOADS
 from serve.service import Service, Settings
 from tests.kit import toy as toy_module
+from tests.kit.counts import counted
 from tests.kit.toy import FAMILY
 
 ENDPOINT = FAMILY.endpoints[0]
@@ -151,3 +153,30 @@ def test_another_standby_is_loaded_without_a_reload_of_the_model_in_use(
 
     assert (service.info().version, service.info().standby) == ("2", "3")
     assert service.info().last_failed_reload is None
+
+
+def test_metrics_count_the_models_in_use_and_not_the_standby(models: tuple[Path, Path]) -> None:
+    one, two = models
+
+    service = served(
+        settings(one, "1"),
+        settings(two, "2", previous=(one, "1")),
+        settings(one, "1", previous=(two, "2")),
+    )
+
+    assert counted(RELOADS, service) == {"loaded": 3}
+    assert [labels[0] for labels, _ in service.metrics.snapshot()["numbers"][MODEL_INFO.name]] == ["1"]
+
+
+def test_a_deployment_that_changes_keys_and_request_log_keeps_the_standby(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one, two = models
+    guarded = {"keys": tmp_path / "keys.json", "requires_keys": True, "request_log": tmp_path / "log"}
+    new = settings(two, "2", previous=(one, "1"))
+
+    service = served(settings(one, "1"), new, new.model_copy(update=guarded))
+
+    assert service.guard.is_guarding
+    assert (service.info().version, service.info().standby) == ("2", "1")
+    service.request_log.close()
