@@ -60,8 +60,9 @@ def cluster(*command: str | Path, haproxy: str = "") -> Iterator[tuple[subproces
         yield process, made.path
     finally:
         process.kill()
+        process.wait()
+        end_members(made.path, timeout_s=5.0)  # they have its stdout too
         process.communicate()
-        end_members(made.path, timeout_s=5.0)
         private.remove(made.path)
 
 
@@ -112,8 +113,9 @@ def test_a_killed_haproxy_is_replaced_at_once_until_ray_starts_another() -> None
         with started(node) as first:
             wait_for(lambda: listens(port) and int((node / RECORD).read_text()) == first.pid)
             first.kill()
-        wait_for(lambda: listens(port))
-        substitute = int((node / f"{SUBSTITUTE}.pid").read_text())
+        record = node / f"{SUBSTITUTE}.pid"
+        wait_for(lambda: listens(port) and record.exists() and record.read_text() != "")
+        substitute = int(record.read_text())
         age = created_s(substitute)
         with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(node / "admin.sock"))  # so that Ray sees that its HAProxy is dead
