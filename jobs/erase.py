@@ -89,10 +89,10 @@ def _users(options: Options) -> list[str]:
     given = list(options.command)
     if options.from_file is not None:
         try:
-            lines = Path(options.from_file).read_text(encoding="utf-8-sig").splitlines()
+            lines = Path(options.from_file).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UsageFailure(f"--from-file {options.from_file} is not UTF-8: {error}; write one id a line") from None
-        given += [line for line in lines if line.strip()]
+        given += [line.removesuffix("\r") for line in lines if line.strip()]
     try:
         return list(dict.fromkeys(checked_id(one) for one in given))
     except ValueError as error:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from models.errors import EventsUnavailable, FeatureStoreUnreadable
-from models.events.event import Event
+from models.events.event import SESSION, Event
 from models.events.hook import EventUse, Visitor, events_path
 from models.events.request import (
     MAX_REQUEST_EVENTS,
@@ -149,7 +149,7 @@ class Events:
             store, owner, (user_id, session_id) = self._opened(), None, visitor
             if user_id is None and session_id is not None:
                 user_id = owner = store.owner(session_id)
-            if self._erasure.is_silent(user_id):
+            if self._erasure.is_silent(f"{SESSION}{session_id}" if user_id is None else user_id):
                 return None, ()
             after_seq = until.get(store.store_id, 0)
             return owner, store.of(user_id=user_id, session_id=session_id, after_seq=after_seq)
@@ -190,6 +190,7 @@ class Events:
         for place, is_new in zip(places, store.append(events), strict=True):
             if not is_new:
                 results[place].outcome = "duplicate"
+        self._erase_late(store, events, places, results)
         counts = {name: sum(each.outcome == name for each in results) for name in ("accepted", "duplicate", "rejected")}
         return EventsAnswer(**counts, results=results)
 
@@ -203,6 +204,15 @@ class Events:
                 results[place] = EventResult(event_id=results[place].event_id, outcome="rejected", reason=REFUSED)
         kept = [index for index, refused in enumerate(is_refused) if not refused]
         return [events[index] for index in kept], [places[index] for index in kept]
+
+    def _erase_late(
+        self, store: EventStore, events: list[Event], places: list[int], results: list[EventResult]
+    ) -> None:
+        """Delete what was stored of users who were erased meanwhile: their erasure may have come before the events."""
+        kept, _ = self._without_erased(events, places, results)
+        if len(kept) < len(events):
+            for event in {each.event_id: each for each in events if each not in kept}.values():
+                store.erase(f"{SESSION}{event.session_id}" if event.user_id is None else event.user_id)
 
 
 def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows: Callable[[str], bool]) -> None:

@@ -18,7 +18,7 @@ from models.items.request import MAX_ITEMS, BodyRefused, ItemRefused, check_id, 
 from models.items.sqlite import ItemsBusy
 from serve import json_bodies
 from serve.live_items import PREPARED_ONLY, LiveCatalogue
-from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
+from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, path_id, problem_of
 from serve.service import Service
 
 PREPARED_HEADER = b"shopkeeper-prepared-only"
@@ -116,11 +116,11 @@ def add_items(app: FastAPI, service: Service, *, path: str) -> None:
 
     @app.delete(f"{path}/{{item_id:path}}", summary="Withdraw an item", **_answers_item())
     async def withdraw(item_id: str) -> Response:
-        return _json(await _in_thread(_withdraw, _live(service), item_id))
+        return _json(await _in_thread(_withdraw, _live(service), path_id(item_id)))
 
     @app.get(f"{path}/{{item_id:path}}", summary="What an item is to the model", **_answers_item())
     async def look_up(item_id: str) -> Response:
-        return _json(await _in_thread(_look_up, _live(service), item_id))
+        return _json(await _in_thread(_look_up, _live(service), path_id(item_id)))
 
 
 def _documented() -> dict[str, Any]:

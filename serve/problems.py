@@ -59,6 +59,16 @@ class RequestRefused(Exception):
         """Sent as the header Retry-After."""
 
 
+def path_id(given: str) -> str:
+    """An id from the path of a request; raises RequestRefused if its bytes are not UTF-8.
+
+    Servers decode such a path with U+FFFD, which would be the id of somebody else.
+    """
+    if "\ufffd" in given:
+        raise RequestRefused("the id in the path is not UTF-8; percent-encode its bytes in UTF-8, such as %C3%BC for ü")
+    return given
+
+
 class Limits:
     """ASGI middleware that bounds the size of a body, the time to receive it and the time to answer it.
 

@@ -237,7 +237,8 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Validate the config and write it atomically."""
     check_config(config)
     header = "# Written by `shopkeeper deploy`: the config applied to the cluster.\n"
-    write_text(path, header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    write_text(path, header + text, mode=0o600)  # the address of an event store may have a password
 
 
 def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:

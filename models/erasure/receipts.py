@@ -14,9 +14,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.erasure.tombstones import RECEIPTS
 from models.files import write_text
 
-DIRECTORY = "erasures"
+DIRECTORY = RECEIPTS
 State = Literal["deleted", "pending", "held", "maybe", "outside"]
 """deleted: gone from here. pending: `shopkeeper erase --pending` deletes it. held: it was made with the user's data and
 stays until it is replaced or deleted. maybe: the data that it was made with are gone, so nobody can tell. outside: not

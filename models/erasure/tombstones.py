@@ -19,6 +19,8 @@ NAME = "erased.sqlite"
 """File of the tombstones in a store."""
 BUSY_TIMEOUT_S = 5.0
 SALT_BYTES = 32
+RECEIPTS = "erasures"
+"""Directory of the receipts next to the file: where there are some, the file must be there too."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
@@ -176,9 +178,10 @@ class Tombstones:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                if not self.path.exists():
-                    self._create()
                 connection = self._opened()
+                if connection is None:
+                    self._create()
+                    connection = self._opened()
                 assert connection is not None
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
@@ -213,8 +216,10 @@ class Tombstones:
     def _opened(self) -> sqlite3.Connection | None:
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             self._forget_connection()
+            if any((self.path.parent / RECEIPTS).glob("er_*.json")):  # or everybody who was erased would be known again
+                raise TombstonesUnreadable(self.path, error) from error
             return None
         except OSError as error:
             raise TombstonesUnreadable(self.path, error) from error

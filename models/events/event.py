@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SESSION = "session:"
+"""Begins the user id by which a session without a login is known, and no id of a user."""
 MAX_EVENTS = 2000
 """The newest events of a user or session that a store returns; as many as a served history has."""
 

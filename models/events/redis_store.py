@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.errors import EventsUnavailable
-from models.events.event import MAX_EVENTS, Event
+from models.events.event import MAX_EVENTS, SESSION, Event
 from models.events.group_commit import GroupCommit
 from models.events.identity import Login, belonging, logins_by_session, newest
 from models.events.redis_scripts import APPEND, ERASE, OF
@@ -91,7 +91,8 @@ class RedisEvents:
 
     def erase(self, user_id: str, /) -> int:
         """See `EventStore.erase`; the append-only file, which still has the events, is rewritten in the background."""
-        num_erased = int(self._run_durably(ERASE, [user_id]))
+        session_id = user_id.removeprefix(SESSION) if user_id.startswith(SESSION) else ""
+        num_erased = int(self._run_durably(ERASE, [user_id, session_id]))
         if num_erased:
             self._rewrite_log()
         return num_erased

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
-from models.events.event import Event
+from models.events.event import SESSION, Event
 from models.raw.ids import MAX_ID_CHARACTERS, MISSING_WORDS, Id
 from models.raw.times import EARLIEST_S
 
 MAX_REQUEST_EVENTS = 1000
 MAX_AHEAD_S = 600.0
 """How far a clock may be ahead of ours."""
-RESERVED = "session:"
+RESERVED = SESSION
 """Begins the ids of anonymous users; see models/recommender/prepare/events.py."""
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?")

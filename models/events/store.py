@@ -48,7 +48,10 @@ class EventStore(Protocol):
         ...
 
     def erase(self, user_id: str, /) -> int:
-        """Delete the user's events, and those of sessions in which only they logged in; returns how many."""
+        """Delete the user's events, and those of sessions in which only they logged in; returns how many.
+
+        `session:ID` is the user of a session that nobody logged in to.
+        """
         ...
 
     def num_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Live items in an SQLite file, for the replicas of one host: its write-ahead log needs shared memory."""
+"""Live items in an SQLite file, for the replicas of one host."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ class SqliteItems:
     def _open(self, *, create: bool) -> str:
         """Make the tables if they are to be created, check their layout, and return the store's id."""
         if create:
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            # Not a write-ahead log, which a file that is moved away and back would leave behind: writes are few.
+            self._connection.execute("PRAGMA journal_mode=DELETE")
         # An acknowledged item survives a power loss.
         self._connection.execute("PRAGMA synchronous=FULL")
         if create:

@@ -116,11 +116,12 @@ def test_an_unknown_user_gets_a_receipt_of_nothing_and_a_tombstone(context: Cont
 
 
 def test_ids_come_from_a_file_too(context: Context, data: Prepared, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text(f"\ufeff{USER}\n\nu3\n -5 \n", encoding="utf-8")
+    (tmp_path / "ids.txt").write_bytes(f"\ufeff{USER}\r\n\nu3\n -5 \nu5\u0085u6\n".encode())
 
     outcome = erase(context, "u4", from_file=str(tmp_path / "ids.txt"))
 
-    assert len(outcome.details["receipts"]) == 4
+    assert len(outcome.details["receipts"]) == 5
+    assert not Tombstones(context.store.tombstones).any_of(["u5", "u6"]), "a line ends at a line feed only"
     assert not {USER, "u3", "u4"} & histories(context.store.current_data("recommender")).keys()
 
 

@@ -298,7 +298,7 @@ def test_no_event_is_acknowledged_whose_commit_fails(shop: Shop, monkeypatch: py
     def full(*args: Any) -> None:
         raise EventsUnavailable("events.sqlite cannot be written: the disk is full", retry_after_s=30)
 
-    monkeypatch.setattr("models.events.sqlite._insert", full)
+    monkeypatch.setattr("models.events.sqlite.insert", full)
     response = shop.one.post("/v1/events", json=view("item-4", user_id="ann"))
     monkeypatch.undo()
 
