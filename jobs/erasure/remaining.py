@@ -13,7 +13,7 @@ from jobs.cli.context import Context
 from jobs.erasure.data import place_of, prepared_data
 from jobs.erasure.lineage import DATA, clean_fingerprints, models_by_family
 from jobs.erasure.logs import logs_of
-from jobs.erasure.pending import event_addresses, model_traces, outside, with_users
+from jobs.erasure.pending import event_addresses, export_traces, model_traces, outside, unfinished, with_users
 from models.erasure.erased import FOREVER, Erased, digest_of
 from models.erasure.features import personal, stores_of
 from models.erasure.quarantine import quoting_rows
@@ -21,7 +21,6 @@ from models.erasure.receipts import Trace
 from models.erasure.tombstones import Tombstones
 from models.errors import EventsUnavailable
 from models.events.store import open_events
-from models.prepared import NEW
 
 
 def remaining(context: Context, user_id: str) -> list[Trace]:
@@ -36,7 +35,9 @@ def remaining(context: Context, user_id: str) -> list[Trace]:
     found = [
         *_stored(context, user_id),
         *_prepared(context, erased),
+        *unfinished(context),
         *_logged(context, erased),
+        *export_traces(context, erased, changes=False),
         *model_traces(context, tombstones, user, models=models, clean=clean),
         *outside(context),
     ]
@@ -85,9 +86,6 @@ def _prepared(context: Context, erased: Erased) -> Iterator[Trace]:
                 quoting_rows(pq.read_table(path), erased) for path in data.path.glob("quarantine/*.parquet")
             ):
                 yield Trace(what="quarantine", where=where, state="pending", count=rows, remedy=remedy)
-        for path in context.store.data(family.name).glob(f".{NEW}.*"):
-            note = "left by a prepare that runs or was killed; the next prepare deletes it after a day"
-            yield Trace(what="unfinished data", where=str(path), state="maybe", note=note, remedy=f"rm -r {path}")
 
 
 def _logged(context: Context, erased: Erased) -> Iterator[Trace]:
