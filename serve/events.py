@@ -212,7 +212,7 @@ class Events:
         kept, _ = self._without_erased(events, places, results)
         if len(kept) < len(events):
             for event in {each.event_id: each for each in events if each not in kept}.values():
-                store.erase(f"{SESSION}{event.session_id}" if event.user_id is None else event.user_id)
+                store.erase(event.visitor_id)
 
 
 def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows: Callable[[str], bool]) -> None:

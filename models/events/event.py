@@ -33,3 +33,8 @@ class Event:
     def time_us(self) -> int:
         """Microseconds since 1970, the precision of a store and of `prepare`."""
         return round(self.timestamp_s * 1_000_000)
+
+    @property
+    def visitor_id(self) -> str:
+        """The id of the user, or that of the session as a user of its own."""
+        return f"{SESSION}{self.session_id}" if self.user_id is None else self.user_id

@@ -168,6 +168,7 @@ def test_exports_in_recorded_places_are_cleaned_and_backups_are_named(
         {"user_id": None, "session_id": "s2", "item_id": "i3"},
         {"user_id": "u3", "session_id": "s2", "item_id": "i4"},
     ]
+    rows = [{**row, "event_seq": number, "event_store": "shop"} for number, row in enumerate(rows, start=1)]
     export, backup = tmp_path / "export", tmp_path / "events.backup"
     export.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), export / "events-1.parquet")
@@ -185,7 +186,7 @@ def test_exports_in_recorded_places_are_cleaned_and_backups_are_named(
         "i3",
         "i4",
     ]
-    assert (export / "events-3.csv").read_text() == "user_id,session_id,item_id\n,s2,i3\nu3,s2,i4\n"
+    assert (export / "events-3.csv").read_text().splitlines()[1:] == [",s2,i3,3,shop", "u3,s2,i4,4,shop"]
     states = {each["what"]: each["state"] for each in receipt["traces"]}
     assert (states["export"], states["backup"], states["raw log"]) == ("deleted", "held", "outside")
 
