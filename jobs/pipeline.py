@@ -21,7 +21,7 @@ from jobs.pipelines.reading import read_pipeline
 from jobs.pipelines.records import Records, RunRecord, StepRecord, checked_name, now, pipelines_of
 from jobs.pipelines.steps import Pipeline
 from jobs.pipelines.turns import turn
-from jobs.pipelines.view import failure_text, overview, run_details, run_lines
+from jobs.pipelines.view import failure_text, overview, run_details, run_lines, state_of
 from models.family import Family
 
 USAGE = "shopkeeper pipeline FILE.yaml, or shopkeeper pipeline status [NAME]"
@@ -141,7 +141,9 @@ def _status(context: Context, name: str) -> Outcome:
     record = records.latest()
     if record is None:
         raise Failure(f"the pipeline {name} has not begun its first run yet")
-    return Outcome(details=run_details(records, record), summary="\n".join(run_lines(record)))
+    state = state_of(context.store, name, record)
+    details = {**run_details(records, record), "state": state}
+    return Outcome(details=details, summary="\n".join(run_lines(record, state)))
 
 
 def _check_address(context: Context) -> None:

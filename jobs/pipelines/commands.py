@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def read_flags(run: Run, node: Node | None, line: int, where: str, problems: Pro
         elif name in in_run:
             problems.add(node.lines[key], place, f"{flag_name(name)} is in `run` too; give it once")
         elif _check_owner(name, node.lines[key], place, problems):
-            flag = _flag(name, kinds[name], value)
+            flag = _flag(name, kinds[name], value, node.lines[key])
             if isinstance(flag, str):
                 problems.add(node.lines[key], place, flag)
             else:
@@ -104,7 +105,8 @@ def check_command(step: Step, pipeline: Pipeline, problems: Problems, *, checks_
         problems.add(step.line, f"{where}.run", "asks for help; omit --help")
         return
     except (UsageError, PluginRejected) as error:
-        problems.add(step.line, where, str(error))
+        named = [flag.line for flag in step.flags if re.search(rf"{flag_name(flag.name)}(?![\w-])", str(error))]
+        problems.add(min(named, default=step.line), where, str(error))
         return
     if VERBS[step.verb].takes_command:
         known = [flag_name(name) for name in flag_kinds(command_line.parser_of(step.verb, step.family))]
@@ -140,7 +142,7 @@ def _known_words(step: Step) -> list[str]:
     return words
 
 
-def _flag(name: str, kind: Any, node: Node) -> Flag | str:
+def _flag(name: str, kind: Any, node: Node, line: int) -> Flag | str:
     """The flag, or what is wrong with its value."""
     match node:
         case Scalar(kind="null"):
@@ -148,13 +150,15 @@ def _flag(name: str, kind: Any, node: Node) -> Flag | str:
         case Scalar() if kind == "switch" and node.kind != "switch" and "${" not in node.text:
             return f"{node.text!r} is neither true nor false"
         case Scalar():
-            return Flag(name, kind, (node.text,))
+            return Flag(name, kind, (node.text,), line)
         case Listing() if kind in ("list", "repeated"):
             texts = tuple(item.text for item in node.items if isinstance(item, Scalar) and item.kind != "null")
-            return Flag(name, kind, texts) if len(texts) == len(node.items) else "needs a list of single values"
-        case Table() if kind in ("list", "text"):
+            return Flag(name, kind, texts, line) if len(texts) == len(node.items) else "needs a list of single values"
+        case Table() if kind in ("list", "text"):  # NAME=VALUE,NAME=VALUE
             pairs = [f"{key}={value.text}" for key, value in node.entries.items() if isinstance(value, Scalar)]
-            return Flag(name, kind, (",".join(pairs),)) if len(pairs) == len(node.entries) else "needs single values"
+            return (
+                Flag(name, kind, (",".join(pairs),), line) if len(pairs) == len(node.entries) else "needs single values"
+            )
     return f"takes {'true or false' if kind == 'switch' else 'a single value'}, not a list or a mapping"
 
 
@@ -178,7 +182,7 @@ def _check_files(step: Step, invocation: Any, pipeline: Pipeline, problems: Prob
         written = [Path(text).absolute() for one in pipeline.after[step.id] for text in outputs_of(pipeline.step(one))]
         if not path.exists() and not any(path.is_relative_to(one) for one in written):
             message = f"{flag_name(name)}: there is no {path}, and no step before this one writes it"
-            problems.add(step.line, f"steps[{step.id}]", message)
+            problems.add(flag.line if flag else step.line, f"steps[{step.id}]", message)
 
 
 def outputs_of(step: Step) -> list[str]:

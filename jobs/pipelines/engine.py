@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs import __main__ as command_line
-from jobs.cli.context import EXIT_FAILED, Context, log
+from jobs.cli.context import EXIT_FAILED, log
 from jobs.pipelines.attempts import Session, failed, run_step
 from jobs.pipelines.inputs import key_of, why_to_run
 from jobs.pipelines.records import RunRecord, StepRecord
@@ -48,10 +48,9 @@ def results_of(record: RunRecord) -> dict[str, dict[str, Any]]:
     return {name: {**one.results, "status": one.result} for name, one in found if one.status in AVAILABLE}
 
 
-def command_of(step: Step, context: Context, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The command line of a step; raises KeyError for a result that is missing."""
-    parser = command_line.parser_of(step.verb, step.family)
-    return [*step.given(results, parser), *of_pipeline(step, context)]
+def command_of(step: Step, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The command line of a step without the flags that all share; raises KeyError for a result that is missing."""
+    return step.given(results, command_line.parser_of(step.verb, step.family))
 
 
 def why_skipped(step: Step, results: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -78,7 +77,7 @@ def _run(session: Session, pipeline: Pipeline, step: Step) -> None:
     results = results_of(session.record)
     try:
         skipped = why_skipped(step, results)
-        command = [] if skipped else command_of(step, session.context, results)
+        command = [] if skipped else command_of(step, results)
     except KeyError as error:
         failed(record, EXIT_FAILED, f"the step before it has no result {error}; its log and result are in {record.log}")
         return
@@ -94,7 +93,7 @@ def _run(session: Session, pipeline: Pipeline, step: Step) -> None:
         _left_out(record, "unchanged", "nothing that it reads has changed")
         return
     record.reason = why
-    run_step(session, step, command, inputs)
+    run_step(session, step, [*command, *of_pipeline(step, session.context)], inputs)
 
 
 def _left_out(record: StepRecord, status: Any, reason: str) -> None:

@@ -21,10 +21,14 @@ KEY_LENGTH = 32
 
 
 def key_of(step: Step, command: list[str], context: Context, *, before: Mapping[str, StepRecord]) -> str:
-    """A hash of all that a step reads: its command, files, prepared data, and what the steps before it made."""
+    """A hash of all that a step reads: its command, files, prepared data, and what the steps before it made.
+
+    `command` is without the flags that all steps share: a store that was moved is the same store.
+    """
     made = {name: identity_of(record) for name, record in sorted(before.items())}
     content = {
         "command": command,
+        "name_prefix": context.name_prefix,
         "files": [_stamp(path) for path in _paths(step, command)],
         "data": _current(context, step) if step.traits.reads_data else None,
         "made": {name: value for name, value in made.items() if value is not None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ def plan_of(pipeline: Pipeline, context: Context, records: Records, *, fresh: bo
             why = f"{depends[0]} is run before it"
         else:
             made = {name: steps[name] for name in pipeline.after[step.id]}
-            full = [*command, *of_pipeline(step, context)]
-            why = why_to_run(step, pipeline, context, steps[step.id], key_of(step, full, context, before=made))
+            key = key_of(step, command, context, before=made)
+            why = why_to_run(step, pipeline, context, steps[step.id], key)
         if why:
             changed.add(step.id)
         planned.append(
@@ -40,7 +41,7 @@ def plan_of(pipeline: Pipeline, context: Context, records: Records, *, fresh: bo
                 "why": why or "nothing that it reads has changed",
                 "if": str(step.condition) if step.condition else None,
                 "after": sorted(pipeline.after[step.id]),
-                "command": " ".join(masked(["shopkeeper", *command, *of_pipeline(step, context)])),
+                "command": shlex.join(masked(["shopkeeper", *command, *of_pipeline(step, context)])),
                 "retries": step.retries,
                 "timeout_minutes": step.timeout_minutes,
             }

@@ -125,7 +125,6 @@ def _step(node: Node, number: int, file: _File) -> Step | None:
     if not isinstance(node, Table):
         problems.add(node.line, where, "a step is a mapping with `run`, such as `- run: train recommender`")
         return None
-    before = len(problems.found)
     run = _text(node, "run", problems, where)
     try:
         words = shlex.split(run or "")
@@ -137,7 +136,6 @@ def _step(node: Node, number: int, file: _File) -> Step | None:
     _check_keys(node, STEP_KEYS, where, problems)
     if not words:
         problems.add(node.line, where, "needs `run` with a verb, such as `run: train recommender`")
-    if problems.found[before:]:
         return None
     words = [_with_variables(word, file, node.lines["run"], f"{where}.run", is_flag=False) for word in words]
     parsed = read_run(words, node.lines["run"], where, problems)

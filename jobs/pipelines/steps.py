@@ -25,6 +25,7 @@ class Flag:
     """The name of the field, with underscores."""
     kind: Literal["switch", "text", "list", "repeated"]
     texts: tuple[str, ...]
+    line: int = 0
 
     @property
     def references(self) -> list[Reference]:

@@ -31,8 +31,8 @@ def run_details(records: Records, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def run_lines(record: RunRecord) -> list[str]:
-    """A run as a table, and the log of each step that failed."""
+def run_lines(record: RunRecord, state: str | None = None) -> list[str]:
+    """A run as a table; `state` says what becomes of one that is not finished."""
     rows = [("step", "status", "attempts", "seconds", "what")]
     rows += [
         (
@@ -44,7 +44,9 @@ def run_lines(record: RunRecord) -> list[str]:
         )
         for one in record.steps.values()
     ]
-    ended = f"finished {record.finished} with exit code {record.exit_code}" if record.finished else "not finished"
+    ended = (
+        f"finished {record.finished} with exit code {record.exit_code}" if record.finished else state or "not finished"
+    )
     title = f"run {record.run}, {ended}"
     return [f"  {line}" for line in [title, *aligned(rows, to_the_right=False)]]
 
@@ -69,8 +71,8 @@ def overview(store: Store, names: Sequence[str]) -> Outcome:
     """The last run of every pipeline of a store."""
     found, rows = {}, [("pipeline", "state", "last run", "exit code")]
     for name in names:
-        record, holder = Records(store, name).latest(), is_running(store, name)
-        state = f"running or waiting ({holder})" if holder else _state(record)
+        record = Records(store, name).latest()
+        state = state_of(store, name, record)
         code = record.exit_code if record else None
         found[name] = {"state": state, "run": record.run if record else None, "exit_code": code}
         rows.append((name, state, record.run if record else "", "" if code is None else str(code)))
@@ -78,7 +80,10 @@ def overview(store: Store, names: Sequence[str]) -> Outcome:
     return Outcome(details={"pipelines": found}, summary="\n".join(lines))
 
 
-def _state(record: RunRecord | None) -> str:
+def state_of(store: Store, name: str, record: RunRecord | None) -> str:
+    """What a pipeline is doing, in words."""
+    if holder := is_running(store, name):
+        return f"running or waiting ({holder})"
     if record is None:
         return "not begun"
     if record.finished is None:
@@ -99,4 +104,4 @@ def _what(record: StepRecord) -> str:
     if record.status == "done":
         facts = [f"{name} {record.results[name]}" for name in ("run_id", "version", "url") if name in record.results]
         return ", ".join([record.result, *facts])
-    return record.reason
+    return f"{record.reason} (log: {record.log})" if record.status in ("running", "interrupted") else record.reason
