@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
-from jobs.pipelines.upload import with_pipeline
+from jobs.pipelines.upload import check_pipeline, with_pipeline
 from models.family import Family
 
 if TYPE_CHECKING:  # seconds to import
@@ -97,6 +97,7 @@ def _check(command: tuple[str, ...]) -> None:
         raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
     if command[0] in ("submit", "demo", "stop"):
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; omit `submit`")
+    check_pipeline(command)
 
 
 def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:

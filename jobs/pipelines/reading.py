@@ -108,6 +108,7 @@ def _variables(root: Table, given: Mapping[str, str], problems: Problems) -> dic
                 problems.add(line, where, "a variable's name has letters, digits and underscores")
             elif not isinstance(value, Scalar) or (value.kind == "null" and name not in given):
                 problems.add(line, where, f"needs a single value, here or by --set {name}=VALUE")
+                values[name] = ""
             else:
                 values[name] = value.text
     elif node is not None:

@@ -124,6 +124,18 @@ def test_a_submitted_pipeline_is_checked_and_goes_along_with_the_code(toy: Famil
         with_pipeline(["pipeline", str(path), "--set", "epochs=many"], code)
 
 
+def test_a_submitted_pipeline_with_a_mistake_is_refused_before_the_cluster_is_asked(
+    toy: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nightly.yaml"
+    path.write_text(NIGHTLY.replace("promote toy", "promote tyo"), encoding="utf-8")
+
+    code = main(["submit", "--address", "http://127.0.0.1:9", "pipeline", str(path)])
+
+    assert code == 2
+    assert f"{path}:7: steps[promote].run: unknown family 'tyo', did you mean toy?" in capsys.readouterr().err
+
+
 def _log_of(store: Store, step: str) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in Records(store, "nightly").logs.glob(f"*-{step}-*.log"))
 
