@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
@@ -97,15 +97,14 @@ def items_path(models_path: str) -> str:
     return f"{models_path.rpartition('/')[0]}/items"
 
 
-def items_router(service: Service, *, path: str) -> APIRouter:
-    """The routes at `path`, such as /v1/items.
+def add_items(app: FastAPI, service: Service, *, path: str) -> None:
+    """Add the routes at `path`, such as /v1/items.
 
     A put answers 200 also where some items are rejected, and 422 where all are, so that a client that looks at nothing
     but the status notices.
     """
-    router = APIRouter()
 
-    @router.put(path, summary="Add items, or change their attributes", response_model=ItemsAnswer, **_documented())
+    @app.put(path, summary="Add items, or change their attributes", response_model=ItemsAnswer, **_documented())
     async def put(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
@@ -115,15 +114,13 @@ def items_router(service: Service, *, path: str) -> APIRouter:
             return _all_rejected(answer)
         return _json(answer)
 
-    @router.delete(f"{path}/{{item_id:path}}", summary="Withdraw an item", **_answers_item())
+    @app.delete(f"{path}/{{item_id:path}}", summary="Withdraw an item", **_answers_item())
     async def withdraw(item_id: str) -> Response:
         return _json(await _in_thread(_withdraw, _live(service), item_id))
 
-    @router.get(f"{path}/{{item_id:path}}", summary="What an item is to the model", **_answers_item())
+    @app.get(f"{path}/{{item_id:path}}", summary="What an item is to the model", **_answers_item())
     async def look_up(item_id: str) -> Response:
         return _json(await _in_thread(_look_up, _live(service), item_id))
-
-    return router
 
 
 def _documented() -> dict[str, Any]:

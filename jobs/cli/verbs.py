@@ -62,6 +62,12 @@ VERB_GROUPS = {
         ),
     },
     "Cluster and operations": {
+        "keys": Verb(
+            "jobs.keys",
+            "API keys of the endpoint: create, list, revoke, rotate",
+            takes_family="no",
+            takes_command=True,
+        ),
         "events": Verb(
             "jobs.events",
             "events: export --to DIR, backup FILE, restore FILE or status",

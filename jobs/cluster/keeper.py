@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs.cluster import private
+from jobs.cluster.drain import drain
 from jobs.cluster.haproxy import PREVIOUS, RECORD, SUBSTITUTE, listens_at, live_process, substitute_config
 from jobs.cluster.processes import end_members
 
@@ -61,6 +62,8 @@ class Keeper:
         if not self._stopping:
             log.error("the Ray cluster ended by itself with exit code %s", ray.returncode)
             self._log_ends()
+        else:
+            self._drain()
         ray.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             ray.wait(timeout=RAY_TIMEOUT_S)
@@ -71,6 +74,12 @@ class Keeper:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
+
+    def _drain(self) -> None:
+        """Answer the requests under way; a substitute has none that succeeds."""
+        for substitute in self._substitutes.values():
+            substitute.terminate()
+        drain(os.getpid())
 
     def _reap(self, ray: subprocess.Popen[bytes]) -> None:
         known = {ray.pid, *(each.pid for each in self._substitutes.values())}

@@ -256,3 +256,25 @@ def test_a_replica_with_damaged_tombstones_starts_degraded_and_knows_nobody(shop
     tombstones.write_bytes(whole)
     assert source(replica, user_id="bert") == "personal"
     assert "degraded" not in replica.get("/v1/models").json() or not replica.get("/v1/models").json()["degraded"]
+
+
+def test_a_rejected_reload_leaves_the_event_store_that_an_erasure_empties(shop: Shop, bundle: Path) -> None:
+    events = str(shop.root / "events.sqlite")
+    service = Service("recommender")
+    stores = {"feature_store": shop.features, "erased": shop.root / "erased.sqlite", "bundle": bundle}
+    broken = {**stores, "feature_store": shop.root / "missing.sqlite", "events": str(shop.root / "other.sqlite")}
+
+    async def reload() -> None:
+        await service.load(Settings.model_validate({"version": "1", **stores, "events": events}))
+        await service.load(Settings.model_validate({"version": "2", **broken}))
+
+    asyncio.run(reload())
+    assert service.info().last_failed_reload is not None
+    client = TestClient(make_app(service), raise_server_exceptions=False)
+    sent = {"user_id": USER, "item_id": "item-3", "event_type": "view"}
+    assert client.post("/v1/events", json=sent).json()["accepted"] == 1
+
+    assert client.delete(f"/v1/users/{USER}").status_code in (200, 202)
+
+    with closing(open_events(events)) as store:
+        assert store.of(user_id=USER, session_id=None, after_seq=0) == []
