@@ -14,6 +14,8 @@ from jobs.cli.flags import flag_name
 from jobs.pipelines.commands import values_of
 from jobs.pipelines.records import StepRecord
 from jobs.pipelines.steps import Pipeline, Step
+from jobs.pipelines.traits import traits_of
+from jobs.serving.access import internal_key
 from jobs.serving.api import read_json
 from models import FAMILIES
 
@@ -51,15 +53,13 @@ def why_to_run(step: Step, pipeline: Pipeline, context: Context, record: StepRec
             return f"{path or name} is missing"
     if step.verb == "prepare" and _current(context, step) != Path(str(record.results["data"])).name:
         return "other prepared data are current"
-    if step.verb == "deploy" and not _is_served(step, record):
+    if step.verb == "deploy" and not _is_served(step, record, context):
         return f"{record.results.get('url')} does not answer with version {record.results.get('version')}"
     return None
 
 
 def identity_of(record: StepRecord) -> Any:
     """By what later steps notice that a step has made something new; None if they do not build on its verb."""
-    from jobs.pipelines.traits import traits_of
-
     name = traits_of(record.verb).identity
     return None if name is None or record.done_key is None else record.results.get(name, record.done_at)
 
@@ -125,11 +125,12 @@ def _current(context: Context, step: Step) -> str | None:
         return None
 
 
-def _is_served(step: Step, record: StepRecord) -> bool:
+def _is_served(step: Step, record: StepRecord, context: Context) -> bool:
     """Whether the endpoint answers with the version that the step deployed."""
     assert step.family is not None
     try:
-        found = read_json(f"{record.results['url']}{FAMILIES[step.family].models_path}")
+        url = f"{record.results['url']}{FAMILIES[step.family].models_path}"
+        found = read_json(url, key=internal_key(context.store))
     except (Failure, OSError, ValueError, KeyError):
         return False
-    return bool(found.get("version") == record.results.get("version"))
+    return isinstance(found, dict) and found.get("version") == record.results.get("version")

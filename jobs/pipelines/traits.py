@@ -103,6 +103,7 @@ TRAITS = {
 }
 REFUSED = {
     "rollback": "it is not safe to repeat; run it by hand",
+    "keys": "its keys are for people; run it by hand",
     "serve": "it does not end; run it as a service",
     "ui": "it does not end",
     "demo": "it deletes its store",

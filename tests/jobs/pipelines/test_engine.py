@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -100,6 +104,43 @@ def test_a_step_whose_output_is_gone_runs_again(
     run()
 
     assert runner.verbs[0] == ("evaluate" if what == "report" else "prepare")
+
+
+@pytest.mark.parametrize(("answer", "runs"), [({"version": "1"}, False), ({"version": "2"}, True), (None, True)])
+def test_a_deployment_is_left_out_only_while_its_endpoint_answers_with_that_version(
+    answer: dict[str, str] | None, runs: bool, run: Run, runner: StepRunner
+) -> None:
+    text = "steps:\n  - run: deploy toy\n    flags: {model: 'models:/toy/1'}\n"
+    with answering(answer) as url:
+        runner.facts["deploy"] = {"status": "ok", "version": "1", "url": url}
+        run(text)
+        runner.commands.clear()
+
+        run(text)
+
+    assert (runner.verbs == ["deploy"]) == runs
+
+
+@contextlib.contextmanager
+def answering(answer: dict[str, str] | None) -> Iterator[str]:
+    """The URL of an endpoint that answers every GET with this JSON, or with 503."""
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if answer else 503)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep the output of the tests clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def test_fresh_runs_everything(run: Run, runner: StepRunner) -> None:
