@@ -81,6 +81,13 @@ VERB_GROUPS = {
             takes_command=True,
             logs_libraries=True,
         ),
+        "pipeline": Verb(
+            "jobs.pipeline",
+            "run the steps of a YAML file as one, resumable",
+            takes_family="no",
+            takes_command=True,
+            handles_dry_run=True,
+        ),
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),
         "ui": Verb("jobs.ui", "open MLflow with the runs of the store", takes_family="optional"),
