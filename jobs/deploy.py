@@ -28,6 +28,7 @@ from jobs.serving.config import (
     with_application,
 )
 from jobs.serving.event_store import event_address
+from jobs.serving.item_store import item_store
 from jobs.serving.port import check_can_start, check_is_free, reserved
 from jobs.serving.size import (
     DEFAULT_REPLICAS,
@@ -242,8 +243,7 @@ def _target_config(
         index=index,
         events=event_address(context, family, options.events, before),
         erased=store.tombstones,
-        # Several hosts cannot share the file.
-        items=store.items if family.items is not None and context.address is None else None,
+        items=item_store(context, family),
         standby=next_standby(user_config(before, family), version=model.version, digest=model.digest),
     )
     host, port = resolve_address(options.host, options.port, before)

@@ -111,7 +111,7 @@ def _revoke(context: Context, options: Options, identifier: str) -> Outcome:
             raise UsageFailure(f"there is no key with the id {identifier!r}; `{known}` shows the ids")
         key = keys.pop(identifier)
     left = sum(other.name != INTERNAL and other.is_valid(time.time()) for other in keys.values())
-    warning = "" if left else "\n  no key is left: the endpoint refuses every request until there is one"
+    warning = "" if left else "\n  no key of a client is left: the endpoint refuses their requests until there is one"
     return Outcome(
         status="revoked", details={"id": key.id, "name": key.name}, summary=f"  {key.name} ({key.id}){warning}"
     )
@@ -123,7 +123,7 @@ def _list(context: Context, options: Options, nothing: str) -> Outcome:
     except KeysUnreadable as error:
         raise Failure(str(error)) from error
     if keys is None:
-        text = "no keys: the endpoint is open, and served on this machine only unless --unguarded"
+        text = "no keys: an endpoint is open, on this machine only unless --unguarded; one that had keys refuses all"
         return Outcome(status="none", details={"keys": []}, summary=f"  {text}")
     rows = [_described(key) for key in sorted(keys.by_id.values(), key=lambda key: (key.name, key.created_s))]
     return Outcome(details={"keys": rows}, summary="\n".join(_table(rows)))

@@ -57,6 +57,7 @@ class Model:
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
+        self._service.guard.refresh()
         if not self._service.is_ready:
             raise RuntimeError("no model is loaded")
 

@@ -70,6 +70,11 @@ class Guard:
         self._path, self._is_required = path, is_required
         self._look()
 
+    def refresh(self) -> None:
+        """Look at the key file, also where no request comes: from the first key on the endpoint is never open again."""
+        if self._path is not None:
+            self._look()
+
     @property
     def is_guarding(self) -> bool:
         """Whether requests need a key."""

@@ -222,3 +222,14 @@ def test_a_refused_body_is_not_read(endpoint: GuardedToy) -> None:
 
     assert asyncio.run(ask())[0]["status"] == 401
     assert read == []
+
+
+def test_a_first_key_that_came_and_went_while_nobody_asked_does_not_leave_the_endpoint_open(
+    endpoint: GuardedToy,
+) -> None:
+    assert endpoint.ask().status_code == 200
+    endpoint.add("read")
+    endpoint.service.guard.refresh()  # as Serve's health checks do
+    endpoint.path.unlink()
+
+    assert_refused(endpoint.ask(), 401)
