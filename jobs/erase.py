@@ -20,10 +20,11 @@ from jobs.cli.context import (
     described,
     log,
 )
-from jobs.erasure.pending import FEATURES, event_addresses, finish, update_receipts, with_users
+from jobs.erasure.pending import FEATURES, finish, update_receipts, with_users
 from jobs.erasure.proof import proof
 from jobs.erasure.purge import purge
 from jobs.erasure.remaining import remaining
+from jobs.serving.event_store import event_addresses
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import champion_uri
 from models import FAMILIES

@@ -15,7 +15,7 @@ from models.erasure.receipts import Trace
 from models.erasure.request import erase_at_once
 from models.erasure.tombstones import Tombstones
 from models.errors import TombstonesUnreadable
-from models.events.event import Event
+from models.events.event import SESSION, Event
 from serve.problems import RequestRefused, error_responses, log, path_id
 
 REFUSED = "the user is erased; events count again after a new consent (shopkeeper erase --lift)"
@@ -77,7 +77,7 @@ class Erasure:
         try:
             users = self._tombstones.erased_of([event.user_id for event in events])
             sessions = self._tombstones.erased_of(
-                [event.session_id and f"session:{event.session_id}" for event in events]
+                [event.session_id and f"{SESSION}{event.session_id}" for event in events]
             )
         except TombstonesUnreadable as error:
             raise RequestRefused(f"no event was stored: {error}", status=503) from error

@@ -10,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 
 from models.errors import EventsUnavailable, FeatureStoreUnreadable
 from models.events.event import SESSION, Event
@@ -30,7 +28,12 @@ from models.family import Features
 from models.time_limit import Overdue, TimedThreads
 from serve import json_bodies
 from serve.erasure import REFUSED, Erasure
-from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
+from serve.problems import (
+    RequestRefused,
+    all_rejected,
+    error_responses,
+    log,
+)
 from serve.stored_features import StoredFeatures
 
 NUM_APPENDERS = 32
@@ -234,25 +237,11 @@ def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows:
         openapi_extra=described,
     )
     async def post(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
-            raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
+        json_bodies.check_type(request)
         answer = await events.take(await request.body(), knows)
         if answer.rejected == len(answer.results):
-            return _all_rejected(answer)
+            return all_rejected(answer, answer.results, noun="event")
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-def _all_rejected(answer: EventsAnswer) -> JSONResponse:
-    detail = f"all {answer.rejected} events were rejected; the first one: {answer.results[0].reason}"
-    if answer.rejected == 1:
-        detail = f"the event was rejected: {answer.results[0].reason}"
-    errors = [
-        FieldError(pointer=f"#/{place}", detail=each.reason or "")
-        for place, each in enumerate(answer.results[:MAX_ERRORS])
-    ]
-    content = problem_of(422, detail, errors=errors).model_dump() | answer.model_dump(exclude_none=True)
-    return JSONResponse(content, status_code=422, media_type=MEDIA_TYPE)
 
 
 def _body_schema() -> dict[str, Any]:

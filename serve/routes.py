@@ -20,7 +20,7 @@ from serve.access.gate import Gate
 from serve.erasure import add_erasure
 from serve.events import add_events
 from serve.items import PreparedOnly, add_items, items_path
-from serve.json_bodies import LARGE_BYTES, is_json
+from serve.json_bodies import LARGE_BYTES, is_json, media_type
 from serve.metrics_page import add_metrics_page
 from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
@@ -152,7 +152,7 @@ def _json_handler(service: Service, endpoint: AnyEndpoint) -> Handle:
     """Answers an endpoint whose body is JSON; 415 for a body of another media type."""
 
     async def handle(request: Request) -> Response:
-        kind, body = _media_type(request), await request.body()
+        kind, body = media_type(request), await request.body()
         if not is_json(kind) and (kind or body):  # a request without a body needs no type
             raise _unsupported(kind, (JSON,))
         return await _answered(service, endpoint, body)
@@ -180,7 +180,7 @@ def _file_handler(service: Service, endpoint: AnyEndpoint, raw: RawBody) -> Hand
     """Answers an endpoint that accepts a file; 415 for a body of another media type."""
 
     async def handle(request: Request) -> Response:
-        kind = _media_type(request)
+        kind = media_type(request)
         if is_json(kind):
             return await _answered(service, endpoint, await request.body())
         if kind not in raw.media_types:
@@ -189,10 +189,6 @@ def _file_handler(service: Service, endpoint: AnyEndpoint, raw: RawBody) -> Hand
         return _response(await service.answer(endpoint, json_bodies.validated(endpoint, fields)))
 
     return handle
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _unsupported(kind: str, wanted: Sequence[str]) -> HTTPException:

@@ -35,7 +35,7 @@ class Standby(Generic[KeyT]):
         """The model of these settings, which is no longer the standby then; None if it is not loaded."""
         if key != self._wanted:
             return None
-        await self.settled()
+        await self.finish_loading()
         taken, self._wanted, self._loaded, self._loading = self._loaded, None, None, None
         return taken
 
@@ -54,7 +54,7 @@ class Standby(Generic[KeyT]):
         if replaced is not None:
             self._discard(replaced[1])
 
-    async def settled(self) -> None:
+    async def finish_loading(self) -> None:
         """Wait until what is loaded in the background is loaded, or has failed."""
         if self._loading is not None:
             await self._loading

@@ -7,9 +7,17 @@ from collections.abc import Collection, Iterator, Mapping
 
 from jobs.cli.context import Context, log
 from jobs.erasure.data import Swept, is_pending, one_at_a_time, place_of, prepared_data, sweep_data
-from jobs.erasure.lineage import DATA, Model, clean_fingerprints, held_fingerprints, models_by_family, traces_of
+from jobs.erasure.lineage import (
+    DATA,
+    Model,
+    clean_fingerprints,
+    held_fingerprints,
+    models_by_family,
+    searched_names,
+    traces_of,
+)
 from jobs.erasure.logs import clean_logs
-from jobs.serving.config import config_path, read_config
+from jobs.serving.event_store import event_addresses
 from models import FAMILIES
 from models.erasure.copies import RECORD, CopiesUnreadable, Copy, recorded_copies
 from models.erasure.erased import FOREVER, Erased
@@ -19,9 +27,9 @@ from models.erasure.receipts import Receipt, Trace, read_receipts, write_receipt
 from models.erasure.request import EVENTS
 from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected, EventsUnavailable
-from models.events.store import open_events
+from models.events.store import open_events, shown
 from models.family import Family
-from models.prepared import NEW
+from models.prepared import NAME_LENGTH, NEW
 
 FEATURES = "feature store"
 OF_ALL = "of all users erased until then"
@@ -108,8 +116,16 @@ def model_traces(
 ) -> list[Trace]:
     """The models that were trained with a user, given by the salted hash, if any data ever held them."""
     held = held_fingerprints(tombstones, user)
-    known = traces_of(context, models, held=held, clean=clean)
+    searched = searched_names(tombstones, user)
+    known = traces_of(context, models, held=held, clean={*clean, *_fingerprints(models, searched)})
     return known if held else [trace for trace in known if trace.state == "maybe"]
+
+
+def _fingerprints(models: Mapping[str, Collection[Model]], names: Collection[str]) -> Iterator[str]:
+    """The fingerprints of models whose data have one of these names."""
+    for each in (model.fingerprint for of_family in models.values() for model in of_family):
+        if each is not None and each[:NAME_LENGTH] in names:
+            yield each
 
 
 def outside(context: Context) -> list[Trace]:
@@ -208,7 +224,7 @@ def _features(context: Context, erased: Erased) -> Iterator[Trace]:
 def _events(context: Context, erased: Erased) -> Iterator[Trace]:
     """Delete the events of erased users that are left, such as of a deletion that was interrupted."""
     for address in event_addresses(context):
-        where = EVENTS if address == str(context.store.events) else address.rpartition("@")[2]
+        where = shown_in(context, address)
         try:
             count = _erase_events(address, erased)
         except (EventsUnavailable, ValueError, sqlite3.Error, OSError) as error:
@@ -230,9 +246,6 @@ def _erase_events(address: str, erased: Erased) -> int:
         store.close()
 
 
-def event_addresses(context: Context) -> list[str]:
-    """The event stores that the deployments of a store use, and its own if there is one."""
-    config = read_config(config_path(context.store)) or {}
-    used = [each["deployments"][0]["user_config"].get("events") for each in config.get("applications", ())]
-    own = [str(context.store.events)] if context.store.events.is_file() else []
-    return list(dict.fromkeys([*own, *(str(address) for address in used if address)]))
+def shown_in(context: Context, address: str) -> str:
+    """An event store in a receipt: its path in the store, or its address without the password."""
+    return EVENTS if address == str(context.store.events) else shown(address)

@@ -13,7 +13,8 @@ from jobs.cli.context import Context
 from jobs.erasure.data import place_of, prepared_data
 from jobs.erasure.lineage import DATA, clean_fingerprints, models_by_family
 from jobs.erasure.logs import logs_of
-from jobs.erasure.pending import event_addresses, export_traces, model_traces, outside, unfinished, with_users
+from jobs.erasure.pending import export_traces, model_traces, outside, shown_in, unfinished, with_users
+from jobs.serving.event_store import event_addresses
 from models.erasure.erased import FOREVER, Erased, digest_of
 from models.erasure.features import personal, stores_of
 from models.erasure.quarantine import quoting_rows
@@ -50,7 +51,7 @@ def remaining(context: Context, user_id: str) -> list[Trace]:
 def _stored(context: Context, user_id: str) -> Iterator[Trace]:
     remedy = context.command(f"erase {user_id}")
     for address in event_addresses(context):
-        where = address.rpartition("@")[2]
+        where = shown_in(context, address)
         try:
             store = open_events(address, create=False)
             try:

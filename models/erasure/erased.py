@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
-from models.raw.ids import MAX_ID_CHARACTERS, Id, id_text
+from models.raw.ids import MAX_ID_CHARACTERS, Id, has_control_characters, id_text
 
 REASON = "erased_user"
 """The reason of rows of erased users in the card of prepared data; they are neither bad nor kept in quarantine."""
 FOREVER = float("inf")
 DIGEST_BYTES = 16
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATORS = re.compile(r"""[\s,;|"'()\[\]{}<>=&?]+""")
 _WORD = re.compile(r"""[^\s,;|"'()\[\]{}<>=&?:./!*`\\]+""")
 MAX_WORDS = 6
@@ -82,7 +81,7 @@ def checked_id(given: object) -> str:
         user_id.encode()
     except (ValidationError, UnicodeEncodeError):
         raise ValueError(f"{given!r} is not a user id; {remedy}") from None
-    if _CONTROL.search(user_id):
+    if has_control_characters(user_id):
         raise ValueError(f"{given!r} is not a user id, since it has control characters; {remedy}")
     return user_id
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.erasure.erased import FOREVER, Erased
+from models.events.event import SESSION
 from models.events.exports import SEQ, STORE, export_of
 from models.files import replace_file
 from models.raw.ids import id_text
@@ -45,7 +46,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a file of exported events, and how the file looks with only some of them."""
+    """The rows of a file of exported events, and its content with only some of them."""
 
     users: Sequence[object]
     sessions: Sequence[object]
@@ -108,7 +109,7 @@ def _is_erased(user_id: object, erased: Erased) -> bool:
 def _is_kept(user_id: object, session_id: object, erased: Erased, sessions: Collection[str]) -> bool:
     if user_id:
         return not _is_erased(user_id, erased)
-    return not session_id or (str(session_id) not in sessions and not _is_erased(f"session:{session_id}", erased))
+    return not session_id or (str(session_id) not in sessions and not _is_erased(f"{SESSION}{session_id}", erased))
 
 
 def _rewrite(path: Path, rows: _Rows, kept: Sequence[bool]) -> None:

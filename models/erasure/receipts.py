@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.erasure.tombstones import RECEIPTS
 from models.files import write_text
 
-DIRECTORY = RECEIPTS
 SEARCHED = ("events", "feature store", "log", "export")
 """What an erasure searches, and `prepare` and `train`, which finish prepared data only, do not."""
 State = Literal["deleted", "pending", "held", "maybe", "outside"]
@@ -97,7 +96,7 @@ def new_receipt(user: str, *, is_new: bool, traces: list[Trace]) -> Receipt:
 
 def write_receipt(root: Path, receipt: Receipt) -> Path:
     """Write a receipt into a store, or replace it."""
-    directory = root / DIRECTORY
+    directory = root / RECEIPTS
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{receipt.receipt_id}.json"
     content = {"status": receipt.status, **receipt.model_dump(mode="json", exclude_none=True)}
@@ -110,7 +109,7 @@ def read_receipts(
 ) -> Iterator[Receipt]:
     """All receipts of a store, or those of one user, oldest first; `on_damaged` is told of one that cannot be read."""
     found = []
-    for path in sorted((root / DIRECTORY).glob("er_*.json")):
+    for path in sorted((root / RECEIPTS).glob("er_*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             content.pop("status", None)

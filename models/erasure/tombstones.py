@@ -120,14 +120,29 @@ class Tombstones:
             row = connection and connection.execute("SELECT COALESCE(MAX(seq), 0) FROM erased").fetchone()
             return int(row[0]) if row else 0
 
+    def seq_of(self, digest: str) -> int:
+        """The number of a user's tombstone, given by `digest`; 0 for a user who was never erased."""
+        select = "SELECT seq FROM erased WHERE digest = ?"
+        with self._reading() as connection:
+            row = connection and connection.execute(select, (bytes.fromhex(digest),)).fetchone()
+            return int(row[0]) if row else 0
+
     def swept(self, place: str) -> int:
         """Up to which tombstone a place, such as recommender/data/0123456789abcdef, was searched."""
         with self._reading() as connection:
             row = connection and connection.execute("SELECT seq FROM swept WHERE place = ?", (place,)).fetchone()
             return int(row[0]) if row else 0
 
+    def all_swept(self) -> list[tuple[str, int]]:
+        """All places that were searched, and up to which tombstone."""
+        with self._reading() as connection:
+            return [] if connection is None else connection.execute("SELECT place, seq FROM swept").fetchall()
+
     def mark_swept(self, place: str, seq: int) -> None:
-        """Record that a place holds nobody of the tombstones up to this one."""
+        """Record that a place was searched for the tombstones up to this one: it holds none of them.
+
+        Where it is gone, it held nobody but those of whom `held_by` says so.
+        """
         with self._writing() as connection:
             connection.execute("INSERT OR REPLACE INTO swept VALUES (?, ?)", (place, seq))
 

@@ -195,35 +195,12 @@ def _arguments(events: Sequence[Event]) -> list[str | int]:
 
 
 def _content(event: Event) -> str:
-    """An event as JSON, without its seq; the script that erases reads the first three."""
-    fields = (
-        event.event_id,
-        event.user_id,
-        event.session_id,
-        event.item_id,
-        event.event_type,
-        event.time_us,
-        event.recommendation_id,
-        event.price,
-        event.quantity,
-    )
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    """An event as JSON, without its seq; the script that erases reads the first three values."""
+    return json.dumps(event.values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _event(seq: bytes | float, content: bytes) -> Event:
-    event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity = json.loads(content)
-    return Event(
-        event_id,
-        user_id,
-        session_id,
-        item_id,
-        event_type,
-        time_us / 1_000_000,
-        recommended,
-        price,
-        quantity,
-        seq=int(seq),
-    )
+    return Event.of(json.loads(content), seq=int(seq))
 
 
 def _logins(session_id: str, found: Sequence[bytes]) -> Iterator[Login]:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from models.errors import EventsUnavailable
@@ -17,7 +17,16 @@ from models.events.event import MAX_EVENTS, SESSION, Event
 from models.events.group_commit import GroupCommit
 from models.events.identity import newest
 from models.events.migrations import migrate
-from models.events.sqlite_tables import ERASE, SELECT, TABLES, events_of, insert, of_sessions
+from models.events.sqlite_tables import (
+    ERASE,
+    SELECT,
+    TABLES,
+    events_of,
+    insert,
+    last_seq_of,
+    of_sessions,
+    transaction,
+)
 from models.files import put_file, temporary_path
 
 FORMAT = 1
@@ -79,8 +88,7 @@ class SqliteEvents:
     def last_seq(self) -> int:
         """See `EventStore.last_seq`."""
         with self._read() as connection:
-            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-        return 0 if row is None else int(row[0])
+            return last_seq_of(connection)
 
     def scan(self, *, after_seq: int, until_seq: int) -> Iterator[list[Event]]:
         """See `EventStore.scan`; no transaction is open between two blocks."""
@@ -98,7 +106,7 @@ class SqliteEvents:
         session_id = user_id.removeprefix(SESSION) if user_id.startswith(SESSION) else None
         with self._write() as connection:
             connection.execute("PRAGMA secure_delete = ON")
-            with _transaction(connection):
+            with transaction(connection):
                 num_erased = connection.execute(ERASE, {"user": user_id, "session": session_id}).rowcount
                 connection.execute("DELETE FROM login WHERE user_id = ?", (user_id,))
             # Until then the write-ahead log has them.
@@ -119,13 +127,13 @@ class SqliteEvents:
                 self._writer.close()
 
     def _commit(self, events: Sequence[Event]) -> list[bool]:
-        with self._write() as connection, _transaction(connection):
+        with self._write() as connection, transaction(connection):
             return [insert(connection, event) for event in events]
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """The connection that writes, while no other process does; raises EventsUnavailable."""
-        with self._writing, _typed(self.path), _turn(self.path):
+        with self._writing, _typed(self.path), turn(self.path):
             if self._writer is None:
                 self._writer = _File(self.path)
             elif not self._writer.is_current():
@@ -144,7 +152,7 @@ class SqliteEvents:
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._reading, _typed(self.path):
             if not self._reader.is_current():
-                with _turn(self.path):
+                with turn(self.path):
                     self._reader = self._reader.reopened()
             yield self._reader.connection
 
@@ -165,12 +173,10 @@ class _File:
         if identity is None:
             raise EventsUnavailable(f"no event store at {path}; `shopkeeper deploy` creates it", retry_after_s=30)
         _check_header(path)
-        self.connection = _connect(path)
-        try:
+        with ExitStack() as on_failure:
+            self.connection = on_failure.enter_context(closing(_connect(path)))
             self.store_id = _checked(self.connection, path)
-        except BaseException:
-            self.connection.close()
-            raise
+            on_failure.pop_all()
         self._identities = identity, _identity(self._log)
 
     def is_current(self) -> bool:
@@ -281,7 +287,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> str:
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[None]:
+def turn(path: Path) -> Iterator[None]:
     """While no other process writes; raises EventsUnavailable if one does for too long."""
     descriptor = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -299,13 +305,6 @@ def _turn(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    with connection:  # commits, or rolls back unless SQLite has, as it does when the disk is full
-        connection.execute("BEGIN IMMEDIATE")
-        yield
 
 
 @contextmanager

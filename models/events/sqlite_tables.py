@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from models.events.event import MAX_EVENTS, Event
+from models.events.event import COLUMNS, MAX_EVENTS, Event
 from models.events.identity import Login, belonging, logins_by_session
 
 TABLES = """
@@ -24,9 +25,9 @@ CREATE TABLE login (
 CREATE INDEX login_by_user ON login (user_id, last_seq);
 """
 """`login` has the first event of each user in each session, and the last event of the session, whoever's it is."""
-_COLUMNS = "event_id, user_id, session_id, item_id, event_type, time_us, recommendation_id, price, quantity"
-SELECT = f"SELECT {_COLUMNS}, seq FROM event"
-_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT = f"SELECT {', '.join(COLUMNS)}, seq FROM event"
+INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}, seq) VALUES ({', '.join('?' for _ in COLUMNS)}, ?)"
+"""Of the values of an event and its seq; null for the next one."""
 _LOGIN = """
 INSERT INTO login (session_id, user_id, time_us, first_seq, last_seq) VALUES (:session, :user, :time, :seq, :seq)
 ON CONFLICT (session_id, user_id) DO UPDATE SET time_us = min(time_us, excluded.time_us)
@@ -54,20 +55,7 @@ def insert(connection: sqlite3.Connection, event: Event) -> bool:
     # An insert that is ignored would use up a seq.
     if connection.execute("SELECT 1 FROM event WHERE event_id = ?", (event.event_id,)).fetchone():
         return False
-    inserted = connection.execute(
-        _INSERT,
-        (
-            event.event_id,
-            event.user_id,
-            event.session_id,
-            event.item_id,
-            event.event_type,
-            event.time_us,
-            event.recommendation_id,
-            event.price,
-            event.quantity,
-        ),
-    )
+    inserted = connection.execute(INSERT, (*event.values, None))
     seq = inserted.lastrowid
     if event.session_id is not None:
         if event.user_id is not None:
@@ -87,10 +75,20 @@ def of_sessions(connection: sqlite3.Connection, user_id: str, session_id: str | 
     return belonging(user_id, anonymous, logins_by_session(logins), after_seq=after_seq, visiting=session_id)
 
 
-def events_of(rows: Iterator[Any]) -> list[Event]:
-    return [
-        Event(
-            event_id, user_id, session_id, item_id, event_type, time_us / 1_000_000, recommended, price, quantity, seq
-        )
-        for event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity, seq in rows
-    ]
+def events_of(rows: Iterable[Sequence[Any]]) -> list[Event]:
+    """The events of rows of SELECT."""
+    return [Event.of(values, seq=seq) for *values, seq in rows]
+
+
+def last_seq_of(connection: sqlite3.Connection) -> int:
+    """The largest seq that was ever given, 0 if none was."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction of a connection without isolation level, which writes from its start."""
+    with connection:  # commits, or rolls back unless SQLite has, as it does when the disk is full
+        connection.execute("BEGIN IMMEDIATE")
+        yield

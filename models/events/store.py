@@ -63,6 +63,15 @@ class EventStore(Protocol):
         ...
 
 
+def shown(address: str) -> str:
+    """An address as it may be shown: a path, or that of a server without user and password."""
+    if "://" not in address:
+        return address
+    from models.events.redis_server import shown_address
+
+    return shown_address(address)
+
+
 def open_events(address: str, *, create: bool = True) -> EventStore:
     """The event store at a path of SQLite or an address of Redis; raises ValueError for another, or EventsUnavailable.
 

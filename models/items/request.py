@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from models.items.item import Kind, Put, Value
-from models.raw.ids import Id
+from models.raw.ids import Id, has_control_characters
 
 MAX_ITEMS = 1000
 """Items of one request."""
@@ -23,7 +23,6 @@ SEPARATOR = "|"
 """Joins several values of one attribute, as in the item table."""
 NAMES_SHOWN = 30
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
 
@@ -90,7 +89,7 @@ def check_id(item_id: Any) -> str:
         raise ItemRefused(f"the item_id is not usable: {what}") from None
     except UnicodeEncodeError:
         raise ItemRefused("the item_id is not Unicode text; send it without surrogates") from None
-    if _CONTROL.search(found):
+    if has_control_characters(found):
         raise ItemRefused("the item_id has control characters; send it without them")
     return found
 

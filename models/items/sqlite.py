@@ -6,7 +6,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class SqliteItems:
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # SQLite gives its auxiliary files the same permissions
-        with self._described():
+        with self._described(), ExitStack() as on_failure:
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rw",
                 uri=True,
@@ -57,11 +57,9 @@ class SqliteItems:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            try:
-                self.store_id = self._open(create=create)
-            except BaseException:
-                self._connection.close()
-                raise
+            on_failure.callback(self._connection.close)
+            self.store_id = self._open(create=create)
+            on_failure.pop_all()
 
     def put(self, items: Sequence[Put], *, kinds: Mapping[str, Kind], now_s: float) -> int:
         """See ItemStore."""

@@ -14,6 +14,7 @@ import pytest
 import jobs.erase
 from jobs.cli.context import Context, Failure
 from jobs.erasure import pending
+from jobs.serving import event_store
 from models.erasure import features
 from models.erasure.copies import record_copy
 from models.erasure.receipts import read_receipts
@@ -67,7 +68,7 @@ def test_a_locked_feature_store_is_pending_until_a_later_run(
 def test_events_of_a_server_that_is_down_are_pending(
     context: Context, data: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "read_config", lambda path: deployed_with("redis://127.0.0.1:9/0"))
+    monkeypatch.setattr(event_store, "read_config", lambda path: deployed_with("redis://127.0.0.1:9/0"))
 
     outcome = erase(context, USER)
 

@@ -318,7 +318,7 @@ def test_a_model_that_is_swapped_in_from_memory_uses_the_events(shop: Shop, bund
 
     async def roll_back() -> None:
         await service.load(new)
-        await service._standby.settled()
+        await service._standby.finish_loading()
         assert service.info().standby == "1"
         await service.load(former)
 

@@ -42,7 +42,7 @@ def served(*steps: Settings, before_last: Callable[[], object] = lambda: None) -
             if number == len(steps) - 1:
                 before_last()
             await service.load(step)
-            await service._standby.settled()
+            await service._standby.finish_loading()
 
     asyncio.run(load())
     return service
@@ -72,7 +72,7 @@ def test_a_replica_that_starts_loads_the_standby_after_the_model_in_use(models: 
     async def load() -> None:
         await service.load(settings(two, "2", previous=(one, "1")))
         standbys.append(service.info().standby)
-        await service._standby.settled()
+        await service._standby.finish_loading()
         standbys.append(service.info().standby)
 
     asyncio.run(load())
@@ -99,7 +99,7 @@ def test_a_standby_that_no_longer_gives_its_golden_answer_is_loaded_again(models
 
     async def load() -> None:
         await service.load(settings(two, "2", previous=(one, "1")))
-        await service._standby.settled()
+        await service._standby.finish_loading()
         assert service._standby._loaded is not None
         golden = service._standby._loaded.model.golden
         golden["response"] = {**golden["response"], "colour": "another"}

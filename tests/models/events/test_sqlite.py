@@ -267,7 +267,7 @@ def test_a_locked_store_says_so(store: EventStore, path: Path, monkeypatch: pyte
             store.append([event("a")])
         other.execute("ROLLBACK")
     else:
-        with sqlite._turn(path), pytest.raises(EventsUnavailable, match="is locked by another process; try again"):
+        with sqlite.turn(path), pytest.raises(EventsUnavailable, match="is locked by another process; try again"):
             store.append([event("a")])
 
     assert store.append([event("a")]) == [True]
