@@ -5,11 +5,14 @@ Uses the psutil that is bundled with Ray.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 MAX_AGE_DIFFERENCE_S = 1.0
 MAX_KILLS = 3
+PR_SET_PDEATHSIG = 1
 STORE_VARIABLE = "SHOPKEEPER_CLUSTER_OF"
 """Environment variable of the processes of a local cluster: the store that started it."""
 DIRECTORY_VARIABLE = "SHOPKEEPER_CLUSTER_DIRECTORY"
@@ -172,3 +176,25 @@ def _psutil() -> Any:
         if bundled not in sys.path:
             sys.path.append(bundled)
     return importlib.import_module("psutil")
+
+
+def ended_with_parent() -> Callable[[], None] | None:
+    """For a child to call before its program starts: the kernel then terminates it when its parent dies.
+
+    None where that is not possible, which is everywhere but on Linux.
+    """
+    prctl, parent = prctl_of_linux(), os.getpid()
+    if prctl is None:
+        return None
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has died meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask
+
+
+def prctl_of_linux() -> Any | None:
+    """The system call prctl(2); None on another system."""
+    return getattr(ctypes.CDLL(None), "prctl", None)

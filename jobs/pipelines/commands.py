@@ -108,9 +108,13 @@ def check_command(step: Step, pipeline: Pipeline, problems: Problems, *, checks_
         named = [flag.line for flag in step.flags if re.search(rf"{flag_name(flag.name)}(?![\w-])", str(error))]
         problems.add(min(named, default=step.line), where, str(error))
         return
+    words = invocation.options.command if VERBS[step.verb].takes_command else ()
+    if not step.traits.takes_words and any(not word.startswith("-") for word in words):
+        message = f"{step.verb} names a user here, and the file and its records are kept; use --pending"
+        problems.add(step.line, f"{where}.run", message)
     if VERBS[step.verb].takes_command:
         known = [flag_name(name) for name in flag_kinds(command_line.parser_of(step.verb, step.family))]
-        for word in (word for word in invocation.options.command if word.startswith("--")):
+        for word in (word for word in words if word.startswith("--")):
             close = suggestion(word, known)
             problems.add(step.line, f"{where}.run", f"{step.verb} has no flag {word}{close}")
     if checks_files:

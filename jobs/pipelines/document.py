@@ -17,7 +17,6 @@ KINDS: dict[str, Kind] = {
     "tag:yaml.org,2002:bool": "switch",
     "tag:yaml.org,2002:null": "null",
 }
-TRUE = ("true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,6 @@ class Scalar:
     text: str
     kind: Kind
     line: int
-
-    @property
-    def is_true(self) -> bool:
-        """The value of a switch."""
-        return self.text.lower() in TRUE
 
 
 @dataclass(frozen=True)
@@ -92,16 +86,28 @@ def parse(text: str, problems: Problems) -> Node | None:
         hint = '; inside {...} and [...] write "${...}" in quotes' if "${" in source else ""
         problems.add(line, "", f"not YAML: {error.problem or error.context}{hint}")
         return None
+    except RecursionError:
+        problems.add(1, "", "it is nested too deeply; write it with less nesting")
+        return None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         problems.add(1, "", f"not YAML: {' '.join(str(error).split())}")
         return None
     if root is None:
         problems.add(1, "", "the file is empty; it needs `steps`")
         return None
-    return _converted(root, problems, ())
+    return _converted(root, problems, (), {})
 
 
-def _converted(node: yaml.Node, problems: Problems, above: tuple[int, ...]) -> Node | None:
+def _converted(
+    node: yaml.Node, problems: Problems, above: tuple[int, ...], known: dict[int, Node | None]
+) -> Node | None:
+    """A node of ours; `known` are those so far: what several aliases name is converted once, or it could explode."""
+    if id(node) not in known:
+        known[id(node)] = _convert(node, problems, above, known)
+    return known[id(node)]
+
+
+def _convert(node: yaml.Node, problems: Problems, above: tuple[int, ...], known: dict[int, Node | None]) -> Node | None:
     line = node.start_mark.line + 1
     if id(node) in above:
         problems.add(line, "", "an alias (*) contains itself; write the value out")
@@ -110,7 +116,7 @@ def _converted(node: yaml.Node, problems: Problems, above: tuple[int, ...]) -> N
     if isinstance(node, yaml.ScalarNode):
         return Scalar(node.value, KINDS.get(node.tag, "text"), line)
     if isinstance(node, yaml.SequenceNode):
-        items = [_converted(item, problems, inside) for item in node.value]
+        items = [_converted(item, problems, inside, known) for item in node.value]
         return Listing(tuple(item for item in items if item is not None), line)
     assert isinstance(node, yaml.MappingNode)
     entries: dict[str, Node] = {}
@@ -121,6 +127,6 @@ def _converted(node: yaml.Node, problems: Problems, above: tuple[int, ...]) -> N
             problems.add(key_line, "", "a key must be a word")
         elif key.value in entries:
             problems.add(key_line, key.value, f"given twice, first in line {lines[key.value]}; keep one")
-        elif (converted := _converted(value, problems, inside)) is not None:
+        elif (converted := _converted(value, problems, inside, known)) is not None:
             entries[key.value], lines[key.value] = converted, key_line
     return Table(entries, lines, line)

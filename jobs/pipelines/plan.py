@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs import __main__ as command_line
 from jobs.cli.context import Context
+from jobs.cli.flags import flag_name
 from jobs.pipelines.inputs import key_of, why_to_run
 from jobs.pipelines.records import Records, StepRecord
 from jobs.pipelines.references import masked
@@ -72,7 +73,7 @@ def _words(step: Step, steps: dict[str, StepRecord], changed: set[str]) -> list[
 def _as_written(flag: Flag) -> list[str]:
     if not flag.references:
         return flag.words({})
-    return [f"--{flag.name.replace('_', '-')}={','.join(flag.texts)}"]
+    return [f"{flag_name(flag.name)}={','.join(flag.texts)}"]
 
 
 def _without_effect(pipeline: Pipeline) -> set[str]:

@@ -7,7 +7,6 @@ back their memory, what it writes belongs to its step, and it behaves as the sam
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jobs.cluster.packages import search_path
-from jobs.cluster.processes import created_s
+from jobs.cluster.processes import created_s, ended_with_parent
 
 STOP_S = 60.0
 """For an interrupted verb to end by itself: a training stops after its step."""
-PR_SET_PDEATHSIG = 1
 START = "import sys; sys.path[:0] = {path}; from jobs.__main__ import main; sys.exit(main())"
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
@@ -62,16 +60,16 @@ def run_verb(
             stdout=output,
             stderr=errors,
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=ended_with_parent(),
         )
         try:
             started(process.pid, created_s(process.pid))
             exit_code, timed_out = process.wait(timeout_s), False
         except subprocess.TimeoutExpired:
             exit_code, timed_out = _stopped(process), True
-        except BaseException:
-            _stopped(process)
-            raise
+        finally:
+            if process.poll() is None:  # interrupted, or the record could not be written
+                _stopped(process)
     return Ended(exit_code, read_result(log), timed_out)
 
 
@@ -110,21 +108,6 @@ def _stopped(process: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """What a child does before it starts, so that the kernel interrupts it when its parent dies; None without Linux."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is None:
-        return None
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has died meanwhile
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return ask
 
 
 @contextlib.contextmanager

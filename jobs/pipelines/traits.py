@@ -37,6 +37,8 @@ class Traits:
     """It is left out when nothing that it reads has changed since it was done."""
     resumes: bool = False
     """An interrupted one can be continued with --resume."""
+    takes_words: bool = True
+    """Its words may stand in a file and in the records of runs, which are kept; those of `erase` are users."""
 
 
 TRAITS = {
@@ -99,7 +101,7 @@ TRAITS = {
         can_be_unchanged=True,
     ),
     "events": Traits(results=("files", "events", "event_store"), outputs=("to",)),
-    "erase": Traits(inputs=("from_file",)),
+    "erase": Traits(inputs=("from_file",), takes_words=False),
 }
 REFUSED = {
     "rollback": "it is not safe to repeat; run it by hand",

@@ -43,6 +43,8 @@ MISTAKES = [
     ("steps:\n  - run: train tyo", 2, "unknown family 'tyo', did you mean toy?"),
     ("steps:\n  - run: train", 2, "train needs a family"),
     ("steps:\n  - run: rollback toy", 2, "rollback cannot be a step: it is not safe to repeat"),
+    ("steps:\n  - run: erase anna", 2, "erase names a user here, and the file and its records are kept"),
+    ("steps: " + "[" * 3000, 1, "nested too deeply"),
     ("steps:\n  - run: train toy --epohcs 3", 2, "unknown flag --epohcs, did you mean --epochs?"),
     ("steps:\n  - run: train toy\n    flags:\n      epohcs: 3", 4, "no flag --epohcs, did you mean --epochs?"),
     ("steps:\n  - run: train toy\n    flags:\n      epochs: many", 4, "--epochs: 'many' is not an integer"),
@@ -178,3 +180,10 @@ def test_the_traits_name_only_verbs_and_flags_that_exist() -> None:
         assert {*traits.inputs, *traits.outputs} <= set(known)
         assert set(OF_THE_PIPELINE) - {"resume"} <= set(known)
         assert ("resume" in known) == traits.resumes
+
+
+def test_aliases_of_aliases_do_not_explode(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
+
+    with pytest.raises(UsageFailure, match="unknown key"):
+        read(tmp_path, "\n".join(lines))
