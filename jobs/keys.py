@@ -110,11 +110,18 @@ def _revoke(context: Context, options: Options, identifier: str) -> Outcome:
             known = context.command("keys list")
             raise UsageFailure(f"there is no key with the id {identifier!r}; `{known}` shows the ids")
         key = keys.pop(identifier)
-    left = sum(other.name != INTERNAL and other.is_valid(time.time()) for other in keys.values())
-    warning = "" if left else "\n  no key of a client is left: the endpoint refuses their requests until there is one"
-    return Outcome(
-        status="revoked", details={"id": key.id, "name": key.name}, summary=f"  {key.name} ({key.id}){warning}"
-    )
+    valid = [other for other in keys.values() if other.name != INTERNAL and other.is_valid(time.time())]
+    if key.name == INTERNAL:
+        note = "\n  the verbs have a new one"
+    elif not valid:
+        note = "\n  no key of a client is left: the endpoint refuses their requests until there is one"
+    else:
+        note = "".join(
+            f"\n  {other.name} ({other.id}) is still valid{f', until {_time(other.ends_s)}' if other.ends_s else ''}"
+            for other in valid
+            if other.name == key.name
+        )
+    return Outcome(status="revoked", details={"id": key.id, "name": key.name}, summary=f"  {key.name} ({key.id}){note}")
 
 
 def _list(context: Context, options: Options, nothing: str) -> Outcome:

@@ -14,7 +14,7 @@ from jobs.cli.context import EXIT_DEPENDENCY_DOWN, Context, DependencyDown, Fail
 from jobs.cluster.local_head import running_head
 from jobs.cluster.processes import age_of_process_s
 from jobs.serving.config import config_path, former_root, read_config, user_config
-from jobs.serving.health import judge, model_infos
+from jobs.serving.health import assess, model_infos
 from jobs.serving.probe import Deadline, probe
 from jobs.tracking.client import TAG_FINGERPRINT, RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
@@ -188,7 +188,7 @@ def _deployed(context: Context, family: Family, deadline: Deadline) -> dict[str,
         said = str(error) if isinstance(error, Failure) else f"{path} is damaged ({error}); remove it and deploy again"
         return {"version": None, "state": "unknown", "health": f"unknown: {said}"}
     deploy = context.command(f"deploy {family.name}")
-    found, infos = judge(facts, remedy=deploy), model_infos(facts)
+    found, infos = assess(facts, remedy=deploy), model_infos(facts)
     state, health = str(found.state), found.text
     if former is not None and infos:
         state, health = "moved", f"served from {former}, where the store was before; run `{deploy}` again"

@@ -1,4 +1,4 @@
-"""Judges what was found out about an endpoint: what state it is in, in words, and whether that is healthy."""
+"""Assesses what was found out about an endpoint: what state it is in, in words, and whether that is healthy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Health:
         return self.state == "ok"
 
 
-def judge(facts: Facts, *, remedy: str) -> Health:
+def assess(facts: Facts, *, remedy: str) -> Health:
     """The worst that the facts say; `remedy` is the command that deploys again."""
     infos = model_infos(facts)
     if infos:
@@ -66,7 +66,10 @@ def judge(facts: Facts, *, remedy: str) -> Health:
     if not codes and not facts.serve:
         return Health("no answer", next(each.error for each in facts.answers if each.error) or "no answer")
     if codes and set(codes) <= {401, 403}:
-        return Health("unknown", f"it requires an API key, and internal-key of this store is none; {said}; `{remedy}`")
+        return Health(
+            "unknown",
+            f"it requires an API key and refuses the one of this store ({said}); `shopkeeper stop`, then `{remedy}`",
+        )
     if facts.cluster in ("none", "elsewhere") and not any(code >= 500 for code in codes):
         return Health("stranger", f"another server answers at {facts.url}; {said}")
     said = f"{said}; {_count(facts)}" if facts.serve else said

@@ -127,9 +127,10 @@ class Guard:
         headers = _rate_headers(taken)
         if taken.is_allowed:
             return Admitted(key, tuple((name.lower().encode(), value.encode()) for name, value in headers.items()))
+        wait_s = math.ceil(taken.wait_s * 100) / 100
         return Refusal(
             429,
-            f"more than {key.requests_per_s:g} requests/s with the API keys of {key.name!r}; wait {taken.wait_s:.2g} s",
+            f"more than {key.requests_per_s:g} requests/s with the API keys of {key.name!r}; wait {wait_s:g} s",
             {**headers, "Retry-After": str(math.ceil(taken.wait_s))},
         )
 

@@ -29,7 +29,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
-from jobs.serving.health import judge
+from jobs.serving.health import assess
 from jobs.serving.probe import Answer, Facts
 from tests.kit.shop import SHOP
 
@@ -86,7 +86,7 @@ BROKEN = {
     ],
 )
 def test_each_fault_has_its_own_state(changes: dict[str, Any], state: str, said: str) -> None:
-    found = judge(dataclasses.replace(HEALTHY, **changes), remedy="shopkeeper deploy")
+    found = assess(dataclasses.replace(HEALTHY, **changes), remedy="shopkeeper deploy")
 
     assert found.state == state
     assert said in found.text
