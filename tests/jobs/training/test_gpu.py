@@ -14,6 +14,7 @@ from jobs.cli.context import Store
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import Result, run_training
+from jobs.training.optimizer import clip_gradients, make_optimizer
 from models import FAMILIES, bundle
 from models.golden import check
 from models.json_files import read_json
@@ -123,6 +124,33 @@ def test_bf16_reaches_the_loss_of_fp32(data: dict[str, Prepared], tmp_path: Path
     )
 
     assert rounded[-1]["train_loss"] == pytest.approx(exact[-1]["train_loss"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("family", "network"),
+    [key for key in SETTINGS if key not in {("recommender", name) for name in ("gru", "autoencoder", "gan")}],
+)
+def test_a_step_does_not_wait_for_the_gpu(family: str, network: str, data: dict[str, Prepared]) -> None:
+    chosen = FAMILIES[family]
+    schema = data[family].schema(chosen.Schema, chosen.files)
+    fields: dict[str, Any] = {"network": network, "precision": "fp32", **SETTINGS[family, network]}
+    config = chosen.resolve(chosen.Config(**fields), schema)
+    model = chosen.build(config, schema).to("cuda").train()
+    optimizer = make_optimizer(chosen, model, config)
+    examples = chosen.dataset(data[family], "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
+    batch = chosen.collate([examples[row] for row in range(16)]).to("cuda")
+
+    def step() -> None:
+        torch.autograd.backward(chosen.loss(model, batch))
+        clip_gradients([each for each in model.parameters() if each.requires_grad], 1.0)
+        optimizer.step()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _two_workers(rank: int, world_size: int, directory: Path) -> None:
