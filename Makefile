@@ -6,7 +6,7 @@ PYTHON := $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 ARGS :=
 
-.PHONY: setup demo test check
+.PHONY: setup demo test check audit
 
 setup: $(VENV)/.complete  ## the environment alone
 
@@ -16,10 +16,16 @@ demo: setup  ## a small synthetic shop, end to end; ARGS=--stay keeps it running
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-check: setup  ## lint, format and types
+check: setup  ## lint, format, types and dependencies
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -P .ci/audit.py
+
+audit: setup  ## the dependencies against known vulnerabilities; needs the network, unlike `check`
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit \
+	&& $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps --requirement requirements.txt
 
 $(VENV)/.complete: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and was not found on the PATH" >&2; exit 1; }

@@ -17,6 +17,7 @@ from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import UNSPLIT, HelpRequested, UsageError
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
+from jobs.pipelines.upload import check_pipeline, with_pipeline
 from jobs.submission import forwarded
 from jobs.submission.client import exit_code_of, follow, job_client, outcome_of
 from jobs.tracking.runs import git_commit
@@ -65,9 +66,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         set_by_us = {forwarded.SUBMISSION_ID: job_id} | ({} if commit == "unknown" else {forwarded.GIT_COMMIT: commit})
         # The code is uploaded on submission, so later edits do not affect the running job.
         runtime_env = {"working_dir": code, "env_vars": variables | set_by_us}
+        command = with_pipeline(options.command, Path(code))
         try:
             client.submit_job(
-                entrypoint=_entrypoint(context, options.command),
+                entrypoint=_entrypoint(context, command),
                 submission_id=job_id,
                 runtime_env=runtime_env,
                 entrypoint_num_cpus=options.entrypoint_cpus or None,
@@ -115,6 +117,7 @@ def _check(context: Context, options: Options) -> None:
                 f"{without_secrets(word)} contains credentials, which the dashboard would show to all; "
                 "take them out and set them as variables, such as AWS_ACCESS_KEY_ID, which submit sends along"
             )
+    check_pipeline(command)
     if not options.check:
         return
     try:

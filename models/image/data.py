@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.arrays import load_array
 from models.image.codec import Pixels, fit
 from models.image.schema import MISSING, SPLITS, UNKNOWN, Schema
 from models.prepared import Prepared
@@ -49,8 +50,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
-        titles = None if self.titles is None else self.titles.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), titles=titles)
+        titles = None if self.titles is None else self.titles.to(device, non_blocking=True)
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels, titles=titles)
+
+    def pin_memory(self) -> Self:
+        """The same batch in memory from which a GPU copies while it computes."""
+        titles = None if self.titles is None else self.titles.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory(), titles=titles)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Shard:
         directory = data.shard(shard)
         # As plain arrays: indexing a memmap object is ten times slower.
         names = ["pictures", "labels", *(["titles"] if (directory / "titles.npy").exists() else [])]
-        maps = [np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in names]
+        maps = [np.asarray(load_array(directory / f"{name}.npy", mmap=True)) for name in names]
         return cls(*maps)
 
 
@@ -79,7 +86,7 @@ def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     own = data.schema(Schema)
-    indices = [np.load(data.shard(shard) / f"{split}.npy") for shard in shards]
+    indices = [load_array(data.shard(shard) / f"{split}.npy") for shard in shards]
     opened = [Shard.open(data, shard) for shard in shards]
     shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
     row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
@@ -189,7 +196,7 @@ def titles(data: Prepared, split: str) -> list[str | None]:
     found: list[str | None] = []
     for directory in data.shards():
         known = pq.read_table(directory / "ids.parquet").to_pydict()
-        rows = np.load(directory / f"{split}.npy").tolist()
+        rows = load_array(directory / f"{split}.npy").tolist()
         found += [known["title"][row] if "title" in known else None for row in rows]
     return found
 
