@@ -179,10 +179,11 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure, described
+    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure, described, details_of
     from models.errors import DataRejected
 
-    def failed(error: BaseException, exit_code: int, message: str, **details: Any) -> Result:
+    def failed(error: BaseException, exit_code: int, message: str) -> Result:
+        details = details_of(error)
         if invocation.everywhere.debug:
             traceback.print_exception(error, file=sys.stderr)
         result = Result(exit_code, invocation.verb, invocation.family_name, error=message, details=details)
@@ -191,7 +192,7 @@ def run(invocation: Invocation) -> Result:
     try:
         return _succeeded(invocation)
     except Failure as error:
-        return failed(error, error.exit_code, str(error), **error.details)
+        return failed(error, error.exit_code, str(error))
     except DataRejected as error:
         return failed(error, EXIT_DATA_REJECTED, str(error))
     except KeyboardInterrupt as error:

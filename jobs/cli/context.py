@@ -64,6 +64,16 @@ class Interrupted(Failure):
     exit_code = EXIT_INTERRUPTED
 
 
+def with_run(error: BaseException, run_id: str) -> None:
+    """Note the tracked run that an error ended, for the JSON line; any exception can end a run."""
+    setattr(error, "details", {"run_id": run_id, **details_of(error)})  # noqa: B010  only Failure declares it
+
+
+def details_of(error: BaseException) -> dict[str, Any]:
+    """Keys for the JSON line that an error carries."""
+    return dict(getattr(error, "details", {}))
+
+
 @dataclass(frozen=True)
 class Store:
     """The directory of data, runs, the tracking database and deployed models; an absolute path."""

@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from jobs.cli.context import Context, Failure, UsageFailure, log
+from jobs.cli.context import Context, Failure, UsageFailure, log, with_run
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
@@ -143,7 +143,10 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
 
 @contextmanager
 def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
-    """Set the tracked run's status from how the block ends; an interruption says how to resume."""
+    """Set the tracked run's status from how the block ends; an interruption says how to resume.
+
+    Whatever ends the run carries its id.
+    """
     status: Status = "FAILED"
     try:
         yield
@@ -151,9 +154,14 @@ def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         status = "KILLED"
         log.warning("interrupted; %s", hint)
-        raise type(interruption)(f"interrupted; {hint}") from None
+        interrupted = type(interruption)(f"interrupted; {hint}")
+        with_run(interrupted, tracked.run_id)
+        raise interrupted from None
     except TrainingDiverged as error:
-        raise Failure(str(error), resume=tracked.run_id) from error
+        raise Failure(str(error), resume=tracked.run_id, run_id=tracked.run_id) from error
+    except BaseException as error:
+        with_run(error, tracked.run_id)
+        raise
     finally:
         tracked.end(status)
 

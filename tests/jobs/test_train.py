@@ -116,6 +116,7 @@ def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
     assert process.returncode == 130, "".join(seen) + rest
     said = json.loads(output.splitlines()[-1])
     run_id = said["error"].rpartition("--resume ")[2].split()[0]
+    assert said["run_id"] == run_id
     assert Tracking(context).run_info(run_id).status == "KILLED"
     outcome = train.run(context, toy, Options(resume=run_id), toy_module.Config())
     assert outcome.details["epochs"] == 20

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from jobs.cli.context import Context, Failure
+from jobs import train
+from jobs.__main__ import main
+from jobs.cli.context import Context, Failure, details_of
 from jobs.tracking.client import Tracking
 from jobs.training.fit import record_final_status
 from jobs.training.loop import TrainingDiverged
@@ -25,16 +29,38 @@ def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
         (ValueError("a bad value"), ValueError, "FAILED"),
         (SystemExit(3), SystemExit, "FAILED"),
         (TrainingDiverged("the loss is NaN"), Failure, "FAILED"),
+        (Failure("too many lost workers", node="one"), Failure, "FAILED"),
         (KeyboardInterrupt(), KeyboardInterrupt, "KILLED"),
     ],
-    ids=["error", "exit", "divergence", "interruption"],
+    ids=["error", "exit", "divergence", "failure", "interruption"],
 )
 def test_no_error_leaves_a_run_running(
     context: Context, error: BaseException, shown: type[BaseException], status: str
 ) -> None:
     run = Tracking(context).start_run("toy", name="a run", params={}, tags={})
 
-    with pytest.raises(shown), record_final_status(run, "resume it"):
+    with pytest.raises(shown) as caught, record_final_status(run, "resume it"):
         raise error
 
+    assert details_of(caught.value)["run_id"] == run.run_id
     assert Tracking(context).run_info(run.run_id).status == status
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "disk full"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.usefixtures("toy")
+def test_the_json_line_names_the_run_that_failed(
+    context: Context,
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        with record_final_status(Tracking(context).resume_run("abc"), "resume it"):
+            raise error
+
+    monkeypatch.setattr(train, "run", fail)
+
+    assert main(["train", "toy", "--store", str(context.store.root), "--json"]) == code
+
+    assert json.loads(capsys.readouterr().out)["run_id"] == "abc"
