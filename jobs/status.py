@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,9 @@ from jobs.cluster.processes import age_of_process_s
 from jobs.serving.config import config_path, former_root, read_config, user_config
 from jobs.serving.health import assess, model_infos
 from jobs.serving.probe import Deadline, probe
+from jobs.submission.ended import job_has_ended
 from jobs.tracking.client import TAG_FINGERPRINT, RunInfo, Tracking
+from jobs.tracking.liveness import TAG_SUBMISSION, process_is_gone
 from jobs.tracking.mlflow_ui import running_ui
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from jobs.tracking.runs import PLAN
@@ -24,6 +26,7 @@ from models import FAMILIES
 from models.family import Family
 
 T = TypeVar("T")
+NO_RUNS: dict[str, Any] = {"running": [], "dead": [], "finished": [], "champion": None}
 MAX_START_S = 30.0
 """A process that is older was not started for this command."""
 END_S = 0.4
@@ -88,7 +91,7 @@ def _family(
     tracked: Future[dict[str, dict[str, Any]]],
     deployed: Future[dict[str, Any] | None],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"prepared": _prepared(context, family), "running": [], "finished": [], "champion": None}
+    found: dict[str, Any] = {"prepared": _prepared(context, family), **NO_RUNS}
     late = {"version": None, "state": "unknown", "health": "unknown: it could not be found out in time"}
     found["deployed"] = _in_time(deadline, deployed, late)
     try:
@@ -127,20 +130,37 @@ def _tracked(context: Context, family: Family, options: Options) -> dict[str, An
     tracking = Tracking(context)
     running = tracking.list_runs(family.name, where="attributes.status = 'RUNNING'")
     finished = tracking.list_runs(family.name, limit=options.runs, where="attributes.status != 'RUNNING'")
+    dead = _dead(context, running)
     return {
-        "running": [_run(context, family, info) for info in running],
+        "running": [_run(context, family, info) for info in running if info.run_id not in dead],
+        "dead": [_run(context, family, info, status="dead") for info in running if info.run_id in dead],
         "finished": [_run(context, family, info) for info in finished],
         "champion": _champion(Registry(tracking), family),
     }
 
 
-def _run(context: Context, family: Family, info: RunInfo) -> dict[str, Any]:
+def _dead(context: Context, running: Sequence[RunInfo]) -> set[str]:
+    """Ids of the runs whose process was killed before it could end them; a trial is as dead as its sweep."""
+    by_id = {info.run_id: info for info in running}
+    drivers = {info.run_id: by_id.get(info.parent_run_id or "", info) for info in running}
+    has_ended = {run_id: _has_ended(context, by_id[run_id]) for run_id in {each.run_id for each in drivers.values()}}
+    return {run_id for run_id, driver in drivers.items() if has_ended[driver.run_id]}
+
+
+def _has_ended(context: Context, info: RunInfo) -> bool:
+    """Whether what drives a run is known to have ended: its submitted job, of which retries count, or its process."""
+    job_id = info.tags.get(TAG_SUBMISSION)
+    of_job = job_has_ended(context, job_id) if job_id else None
+    return bool(process_is_gone(info.tags) if of_job is None else of_job)
+
+
+def _run(context: Context, family: Family, info: RunInfo, *, status: str | None = None) -> dict[str, Any]:
     names = [f"{prefix}_{family.metric.name}" for prefix in ("best_val", "val", "test")]
     return {
         "run_id": info.run_id,
         "name": info.name,
         "data": info.tags.get(TAG_FINGERPRINT),
-        "status": info.status.lower(),
+        "status": status or info.status.lower(),
         "started": datetime.fromtimestamp(info.started_ms / 1000, UTC).isoformat(timespec="seconds"),
         "parent_run_id": info.parent_run_id,
         "metrics": {name: info.metrics[name] for name in names if name in info.metrics},
@@ -220,6 +240,7 @@ def _table(details: Mapping[str, Any]) -> list[str]:
             name,
             f"  prepared  {_prepared_line(found['prepared'])}",
             *([_run_line(one, found["prepared"]) for one in found["running"]] or ["  running   nothing"]),
+            *(_run_line(one, found["prepared"]) for one in found["dead"]),
             *(_run_line(one, found["prepared"]) for one in found["finished"]),
             f"  champion  {_version_line(found['champion'])}",
             f"  deployed  {_version_line(found['deployed'])}",
@@ -244,9 +265,9 @@ def _run_line(one: Mapping[str, Any], prepared: Mapping[str, Any] | None) -> str
     if one["data"] and prepared is not None and one["data"] != prepared["fingerprint"]:
         words.append(f"(on other data, {one['data'][:16]})")
     if one["resume"]:
-        # Whether the process of a run still exists is unknown: it may be on another machine.
-        when = "if its process has ended, " if one["status"] == "running" else "interrupted; "
-        words.append(f"({when}`{one['resume']}` resumes it)")
+        # A process on another machine may have ended, or not.
+        when = {"running": "if its process has ended, ", "dead": "its process was lost; "}
+        words.append(f"({when.get(one['status'], 'interrupted; ')}`{one['resume']}` resumes it)")
     return " ".join(filter(None, words))
 
 

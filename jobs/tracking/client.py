@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.cli.context import Context, DependencyDown, UsageFailure, log
 from jobs.tracking.connection import Connection
+from jobs.tracking.liveness import process_tags
 from jobs.tracking.spool import Call, CallRejected, Spool
 
 if TYPE_CHECKING:  # seconds to import
@@ -139,7 +140,8 @@ class Tracking(Connection):
         parent = {TAG_PARENT: parent_run_id} if parent_run_id else {}
         with self.reached():
             experiment = self.make_experiment(family)
-            created = self.client.create_run(experiment, run_name=name, tags={**tags, **parent})
+            known = process_tags(self._context.submission_id)
+            created = self.client.create_run(experiment, run_name=name, tags={**known, **tags, **parent})
         run = Run(self, created.info.run_id)
         run.log_params(params)
         return run
@@ -147,10 +149,11 @@ class Tracking(Connection):
     def resume_run(self, run_id: str, *, reopen: bool = False) -> Run:
         """An existing run, from this or another process; does not contact the server, so it cannot fail.
 
-        `reopen` sets its status to running.
+        `reopen` sets its status to running, in this process.
         """
         run = Run(self, run_id)
         if reopen:
+            run.set_tags(process_tags(self._context.submission_id))
             self.send(run_id, {"call": "status", "status": "RUNNING", "time_ms": None})
         return run
 

@@ -58,7 +58,7 @@ def open_run(
             "git_commit": git_commit(),
             **source_tags(f"shopkeeper {tags.get('job', 'train')} {family.name}"),
             **_job_tags(),
-            **submission_tags(context),
+            **commit_tags(context),
             **tags,
         },
     )
@@ -148,11 +148,10 @@ def dataset_of(family_name: str, data: Prepared) -> DatasetInfo:
     )
 
 
-def submission_tags(context: Context) -> dict[str, str]:
-    """The submission id of a submitted job, and the commit of the checkout that it was submitted from."""
+def commit_tags(context: Context) -> dict[str, str]:
+    """The commit of the checkout that a job was submitted from."""
     commit = context.git_commit
-    tags = {} if commit is None else {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("+changes")}
-    return tags if context.submission_id is None else {**tags, "submission_id": context.submission_id}
+    return {} if commit is None else {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("+changes")}
 
 
 def _job_tags() -> dict[str, str]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 
 from jobs import status, sweep, train
 from jobs.__main__ import main
 from jobs.cli.context import Context
+from jobs.cluster.local_head import ClusterInfo, token_file
+from jobs.cluster.processes import created_s
 from jobs.tracking.client import TAG_FINGERPRINT, Status, Tracking
-from jobs.tracking.runs import open_run
+from jobs.tracking.liveness import TAG_HOST, TAG_PROCESS, TAG_SUBMISSION
+from jobs.tracking.runs import open_run, reopen_run
 from models.family import Family
 from models.prepared import Prepared
 
@@ -41,6 +54,81 @@ def test_a_run_that_may_have_been_killed_is_shown_with_the_command_that_resumes_
     )
 
 
+@pytest.mark.usefixtures("toy_data")
+def test_a_run_whose_process_was_killed_is_shown_as_dead(context: Context, toy: Family) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as driver:
+        host, process = socket.gethostname(), _process(driver.pid)
+        tags = {TAG_HOST: host, TAG_PROCESS: process}
+        run_id = _run(context, toy, train.Options(), tags=tags)
+        trial = Tracking(context).start_run("toy", name="trial", params={}, tags={}, parent_run_id=run_id)
+        elsewhere = _run(context, toy, train.Options(), tags={TAG_HOST: "another", TAG_PROCESS: process})
+        alive, _ = _status(context, toy)
+        driver.kill()
+
+    found, lines = _status(context, toy)
+
+    assert ({one["run_id"] for one in alive["running"]}, alive["dead"]) == ({run_id, trial.run_id, elsewhere}, [])
+    assert [one["run_id"] for one in found["running"]] == [elsewhere]
+    assert {one["run_id"]: one["status"] for one in found["dead"]} == {run_id: "dead", trial.run_id: "dead"}
+    assert f"dead      {run_id}" in lines
+    assert f"(its process was lost; `shopkeeper train toy --resume {run_id} --store {context.store.root}`" in lines
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """A fake of Ray's dashboard that knows two jobs."""
+
+    jobs: ClassVar = {"/api/jobs/lost": "FAILED", "/api/jobs/retried": "RUNNING"}
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path in self.jobs else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"status": self.jobs.get(self.path)}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def cluster(context: Context) -> Iterator[None]:
+    """A record of a local cluster whose dashboard is the fake one."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url, pid = f"http://127.0.0.1:{server.server_port}", os.getpid()
+        info = ClusterInfo("", url, pid, created_s(pid), "", str(token_file(context.store)), {})
+        (context.store.cluster / "cluster.json").write_text(json.dumps(dataclasses.asdict(info)))
+        yield
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("toy_data", "cluster")
+@pytest.mark.parametrize(("job_id", "state"), [("lost", "dead"), ("retried", "running"), ("of-another", "dead")])
+def test_a_submitted_run_is_dead_when_its_job_has_ended_or_else_its_process(
+    context: Context, toy: Family, job_id: str, state: str
+) -> None:
+    here = {TAG_HOST: socket.gethostname(), TAG_PROCESS: f"1 0.00 {_process(os.getpid()).split()[2]}"}  # has ended
+    tags = {} if job_id == "lost" else here
+    run_id = _run(dataclasses.replace(context, submission_id=job_id), toy, train.Options(), tags=tags)
+
+    found, _ = _status(context, toy)
+
+    assert [one["run_id"] for one in found[state]] == [run_id]
+
+
+@pytest.mark.usefixtures("toy_data")
+def test_a_resumed_run_belongs_to_the_process_that_resumed_it(context: Context, toy: Family) -> None:
+    submitted = dataclasses.replace(context, submission_id="nightly")
+    run_id = _run(submitted, toy, train.Options(), tags={TAG_HOST: "another"}, ends="KILLED")
+
+    reopen_run(context, toy, config=toy.Config(), options=train.Options(resume=run_id))
+
+    tags = Tracking(context).run_info(run_id).tags
+    assert (tags[TAG_HOST], tags[TAG_PROCESS], tags[TAG_SUBMISSION]) == (
+        socket.gethostname(),
+        _process(os.getpid()),
+        "",
+    )
+
+
 def test_a_finished_run_and_one_without_a_plan_are_not_resumable(
     context: Context, toy: Family, toy_data: Prepared
 ) -> None:
@@ -60,6 +148,10 @@ def test_the_summary_is_printed_once(context: Context, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     assert printed.out.startswith("status toy: ok\nstore ")
     assert printed.err == ""
+
+
+def _process(pid: int) -> str:
+    return f"{pid} {created_s(pid):.2f} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _run(

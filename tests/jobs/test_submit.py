@@ -18,7 +18,7 @@ from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailu
 from jobs.cluster.packages import copy_packages
 from jobs.submission import client
 from jobs.submit import Options
-from jobs.tracking.runs import submission_tags
+from jobs.tracking.runs import commit_tags
 from models.family import Family
 from tests.conftest import CHECKOUT
 
@@ -186,10 +186,8 @@ def test_an_invalid_submission_id_is_refused(tmp_path: Path, job_id: str) -> Non
         submit.run(context(tmp_path), None, Options(command=("status",), submission_id=job_id), None)
 
 
-def test_runs_are_tagged_with_submission_and_commit_of_their_checkout(tmp_path: Path) -> None:
+def test_runs_are_tagged_with_the_commit_of_the_checkout_they_were_submitted_from(tmp_path: Path) -> None:
     job = context(tmp_path, submission_id="nightly-1", git_commit="abc+changes")
 
-    tags = submission_tags(job)
-
-    assert tags == {"submission_id": "nightly-1", "git_commit": "abc+changes", "mlflow.source.git.commit": "abc"}
-    assert submission_tags(context(tmp_path)) == {}
+    assert commit_tags(job) == {"git_commit": "abc+changes", "mlflow.source.git.commit": "abc"}
+    assert commit_tags(context(tmp_path)) == {}
