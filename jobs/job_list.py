@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Outcome, UsageFailure, log
+from jobs.cluster import connection
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import running_head
 from jobs.submission.client import (
-    ENDED,
     JobClient,
-    JobInfo,
     exit_code_of,
     find_job,
     follow,
+    has_ended,
     job_client,
+    log_of,
     outcome_of,
     state_of,
 )
 from jobs.submission.listing import describe, table
+from jobs.submission.supervisor import attempts_of, is_attempt, supervise
 from models.family import Family
 
 USAGE = "jobs, jobs logs [-f] ID, jobs stop ID or jobs attach ID"
@@ -53,6 +55,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             return _stop(_client(context), job_id)
         case ("attach", job_id):
             return _attach(context, _client(context), job_id)
+        case ("supervise", job_id):  # what `submit --retries` runs on the cluster
+            client = _client(context)
+            connection.disconnect()  # what was needed to find the dashboard; a supervisor takes little
+            return supervise(client, job_id)
     raise UsageFailure(f"{' '.join(['jobs', *words])!r} is not a command; use {USAGE}")
 
 
@@ -68,20 +74,11 @@ def _client(context: Context) -> JobClient:
 def _list(client: JobClient, limit: int) -> Outcome:
     if limit < 1:
         raise UsageFailure(f"--limit {limit} is not positive")
-    submitted = [info for info in client.list_jobs() if info.submission_id]
+    jobs = [info for info in client.list_jobs() if info.submission_id]
+    submitted = [info for info in jobs if not is_attempt(info)]
     newest = sorted(submitted, key=lambda info: info.start_time or 0, reverse=True)[:limit]
-    rows = [describe(info, _log_of(client, info)) for info in newest]
+    rows = [describe(info, log_of(client, info), attempts=attempts_of(jobs, info)) for info in newest]
     return Outcome(details={"jobs": rows}, summary="\n".join(table(rows)))
-
-
-def _log_of(client: JobClient, info: JobInfo) -> str:
-    """The log of a job; empty for one that waits, or whose node is lost with its log."""
-    if state_of(info) == "PENDING":
-        return ""
-    try:
-        return client.get_job_logs(info.submission_id or "")
-    except RuntimeError:
-        return ""
 
 
 def _logs(client: JobClient, job_id: str, *, follows: bool) -> Outcome:
@@ -93,13 +90,22 @@ def _logs(client: JobClient, job_id: str, *, follows: bool) -> Outcome:
 
 
 def _stop(client: JobClient, job_id: str) -> Outcome:
-    state = state_of(find_job(client, job_id))
-    if state in ENDED or not client.stop_job(job_id):
+    """Stop a job; of one with retries the supervisor, so that none follows, then the attempt."""
+    info = find_job(client, job_id)
+    state, was_running = state_of(info), not has_ended(info) and client.stop_job(job_id)
+    if state != "PENDING" and was_running:
+        exit_code_of(client, job_id)
+    attempts = [each for each in attempts_of(client.list_jobs(), info) if not has_ended(each)]
+    for attempt in attempts:
+        client.stop_job(str(attempt.submission_id))
+    if not was_running and not attempts:
         raise UsageFailure(f"job {job_id} has ended already ({state.lower()}); there is nothing to stop")
-    if state == "PENDING":  # Ray delivers the stop to the job's process, which does not exist yet
-        summary = f"{job_id} waits for resources; it ends as soon as it would start"
+    if waiting := [each for each in (info, *attempts) if state_of(each) == "PENDING"]:
+        # Ray delivers the stop to the job's process, which does not exist yet
+        summary = f"{waiting[0].submission_id} waits for resources; it ends as soon as it would start"
         return Outcome(status="stopping", details={"submission_id": job_id}, summary=summary)
-    exit_code_of(client, job_id)
+    for attempt in attempts:
+        exit_code_of(client, str(attempt.submission_id))
     found = describe(find_job(client, job_id), client.get_job_logs(job_id))
     return Outcome(status="stopped", run_id=found["run_id"], details=found, summary=f"stopped {job_id}")
 

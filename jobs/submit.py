@@ -20,6 +20,7 @@ from jobs.cluster.packages import copy_packages
 from jobs.pipelines.upload import check_pipeline, with_pipeline
 from jobs.submission import forwarded
 from jobs.submission.client import exit_code_of, follow, job_client, outcome_of
+from jobs.submission.supervisor import ON_THE_HEAD, Task
 from jobs.tracking.runs import git_commit
 from models.errors import PluginRejected
 from models.family import Family
@@ -45,6 +46,9 @@ class Options:
     several. Ray writes the values to the log runtime_env_agent.log of the cluster's nodes."""
     metadata: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
     """KEY=VALUE, shown in the list of jobs and on the dashboard. Repeat the flag for several."""
+    retries: int = 0
+    """How often the job is submitted again, with --resume where the verb has it, after its process was killed or its
+    node lost."""
     check: bool = True
     """Check the flags of the verb before anything is uploaded; not possible for a family that only the cluster has."""
 
@@ -66,21 +70,14 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         set_by_us = {forwarded.SUBMISSION_ID: job_id} | ({} if commit == "unknown" else {forwarded.GIT_COMMIT: commit})
         # The code is uploaded on submission, so later edits do not affect the running job.
         runtime_env = {"working_dir": code, "env_vars": variables | set_by_us}
-        command = with_pipeline(options.command, Path(code))
+        work = _work(context, options, with_pipeline(options.command, Path(code)), job_id=job_id, metadata=metadata)
         try:
-            client.submit_job(
-                entrypoint=_entrypoint(context, command),
-                submission_id=job_id,
-                runtime_env=runtime_env,
-                entrypoint_num_cpus=options.entrypoint_cpus or None,
-                metadata=metadata,
-            )
+            client.submit_job(submission_id=job_id, runtime_env=runtime_env, **work)
         except (ConnectionError, RuntimeError) as error:
             reason = forwarded.hidden(str(error), variables)
             if "already exists" in reason:
-                raise UsageFailure(
-                    f"--submission-id {job_id}: the cluster has a job of this id; choose another"
-                ) from None
+                taken = f"--submission-id {job_id}: the cluster has a job of this id; choose another"
+                raise UsageFailure(taken) from None
             raise Failure(f"the cluster at {url} did not accept the job: {reason}") from None
     if options.env:
         names = ", ".join(sorted(variables))
@@ -105,6 +102,8 @@ def _submitted(context: Context, client: Any, options: Options, *, job_id: str, 
 def _check(context: Context, options: Options) -> None:
     """Raise UsageFailure for what the verb itself would refuse on the cluster."""
     command, job_id = options.command, options.submission_id
+    if options.retries < 0:
+        raise UsageFailure(f"--retries {options.retries} is negative; use 0 or more")
     if not command:
         raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
     if command[0] in NOT_SUBMITTED:
@@ -132,10 +131,30 @@ def _family_of(command: tuple[str, ...]) -> str:
     return command[1] if len(command) > 1 and not command[1].startswith("-") else ""
 
 
-def _entrypoint(context: Context, command: tuple[str, ...]) -> str:
+def _work(
+    context: Context, options: Options, command: tuple[str, ...], *, job_id: str, metadata: dict[str, str]
+) -> dict[str, Any]:
+    """What the job runs, and where: the verb, or its supervisor."""
     # The local cluster uses this interpreter; a remote cluster's image has its own.
-    python = sys.executable if context.address is None else "python"
-    return shlex.join([python, "-m", "jobs", *command, *_common_flags(context)])
+    before = (sys.executable if context.address is None else "python", "-m", "jobs")
+    task = Task(
+        command=command,
+        before=before,
+        after=tuple(_common_flags(context)),
+        retries=options.retries,
+        cpus=options.entrypoint_cpus,
+    )
+    if not options.retries:
+        entrypoint, cpus, resources = task.entrypoint(None), options.entrypoint_cpus or None, None
+    else:
+        entrypoint, cpus, resources = (*before, "jobs", "supervise", job_id, *task.after), None, ON_THE_HEAD
+        metadata = metadata | task.to_metadata()
+    return {
+        "entrypoint": shlex.join(entrypoint),
+        "entrypoint_num_cpus": cpus,
+        "entrypoint_resources": resources,
+        "metadata": metadata,
+    }
 
 
 def _common_flags(context: Context) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.context import EXIT_FAILED, DependencyDown, Failure, Outcome, UsageFailure, log
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # seconds to import
     from ray.job_submission import JobDetails
 
 POLL_S = 0.3
+MAX_LATENESS_S = 10.0
+"""Of the end of a log, after the end of its job."""
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers that list every file they do not upload."""
 RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
@@ -42,6 +45,7 @@ class JobClient(JobReader, Protocol):
         submission_id: str | None,
         runtime_env: dict[str, Any] | None,
         entrypoint_num_cpus: float | None,
+        entrypoint_resources: dict[str, float] | None,
         metadata: dict[str, str] | None,
     ) -> str:
         """Submit a job and return its id."""
@@ -65,6 +69,8 @@ class JobInfo(Protocol):
     start_time: int | None
     metadata: dict[str, str] | None
     driver_exit_code: int | None
+    error_type: str | None
+    runtime_env: dict[str, Any] | None
 
 
 class JobFailed(Failure):
@@ -106,19 +112,66 @@ def find_job(jobs: JobReader, job_id: str) -> JobDetails:
         ) from None
 
 
+def log_of(jobs: JobClient, info: JobInfo) -> str:
+    """The log of a job; empty for one that waits, or whose node is lost with its log."""
+    if state_of(info) == "PENDING":
+        return ""
+    try:
+        return jobs.get_job_logs(info.submission_id or "")
+    except RuntimeError:
+        return ""
+
+
+def has_ended(info: JobInfo) -> bool:
+    """Whether a job runs no more, and will not."""
+    return state_of(info) in ENDED
+
+
 def state_of(info: JobInfo) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     return str(getattr(info.status, "value", info.status))
 
 
-async def follow(jobs: JobReader, job_id: str) -> dict[str, Any] | None:
-    """Copy the job's log to stderr as it is written; returns the JSON line at its end."""
+async def follow(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+    """Copy the job's log to stderr as it is written, and each line to `seen`; returns the JSON line at its end."""
     line, rest = None, ""
     async for chunk in jobs.tail_job_logs(job_id):
         *complete, rest = (rest + chunk).split("\n")
         for text in complete:
             line = show_line(text) or line
+            if seen is not None:
+                seen(text)
     return show_line(rest) or line
+
+
+async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None]) -> dict[str, Any] | None:
+    """Like `follow`, to the end of the job, which may be that of its node: its log is then lost.
+
+    What serves the log may hang then. The cluster may be away for a while.
+    """
+    from aiohttp import ClientError  # of Ray's client
+
+    following = asyncio.create_task(follow(jobs, job_id, seen=seen))
+    while not await asyncio.to_thread(_has_ended, jobs, job_id):
+        await asyncio.sleep(POLL_S)
+    await asyncio.wait([following], timeout=MAX_LATENESS_S)
+    following.cancel()
+    try:
+        return await following
+    except (asyncio.CancelledError, RuntimeError, OSError, ClientError) as error:
+        log.warning("the log of %s broke off (%s)", job_id, type(error).__name__)
+        return None
+
+
+def _has_ended(jobs: JobReader, job_id: str) -> bool:
+    """Whether a job has ended; not while the cluster does not answer, which may pass."""
+    try:
+        return state_of(jobs.get_job_info(job_id)) in ENDED
+    except (RuntimeError, OSError) as error:
+        if "404" in str(error):
+            raise
+        log.debug("the cluster does not answer for job %s: %s", job_id, error)
+        return False
 
 
 def show_line(text: str) -> dict[str, Any] | None:

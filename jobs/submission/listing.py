@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from jobs.cli.context import EXIT_INTERRUPTED
 from jobs.cli.text_table import aligned
 from jobs.submission.client import JobInfo, state_of
 from jobs.submission.forwarded import OWN_METADATA
@@ -15,11 +16,16 @@ from jobs.submission.forwarded import OWN_METADATA
 RUN_STARTED = re.compile(r"\brun ([0-9a-f]{32}) in ")
 EPOCH = re.compile(r"\bepoch \d+.*")
 MAX_PROGRESS_LENGTH = 70
-HEADINGS = ("submission id", "verb", "family", "run id", "state", "age", "progress")
+HEADINGS = ("submission id", "verb", "family", "run id", "state", "attempt", "age", "progress")
 
 
-def describe(info: JobInfo, log_text: str, *, now_s: float | None = None) -> dict[str, Any]:
-    """A job with what its log says of it; `log_text` is empty where Ray has no log of the job yet."""
+def describe(
+    info: JobInfo, log_text: str, *, attempts: Sequence[JobInfo] = (), now_s: float | None = None
+) -> dict[str, Any]:
+    """A job with what its log says of it; `log_text` is empty where Ray has no log of the job yet.
+
+    `attempts` are those of a job with retries.
+    """
     own = {key.removeprefix(OWN_METADATA): value for key, value in (info.metadata or {}).items()}
     result = result_in(log_text)
     started_s = (info.start_time or 0) / 1000
@@ -27,8 +33,10 @@ def describe(info: JobInfo, log_text: str, *, now_s: float | None = None) -> dic
         "submission_id": info.submission_id,
         "verb": own.get("verb"),
         "family": own.get("family") or None,
-        "run_id": result.get("run_id") or _last(RUN_STARTED, log_text),
+        "run_id": result.get("run_id") or run_id_in(log_text),
         "state": state(info, result),
+        "attempt": len(attempts) or None,
+        "attempts": [{"submission_id": each.submission_id, "state": state(each, {})} for each in attempts],
         "progress": progress(info, log_text, result),
         "exit_code": info.driver_exit_code,
         "age_s": round((time.time() if now_s is None else now_s) - started_s, 1) if started_s else None,
@@ -41,7 +49,7 @@ def state(info: JobInfo, result: dict[str, Any]) -> str:
     match state_of(info):
         case "PENDING":
             return "waiting"
-        case "FAILED" if result.get("exit_code") == 6:
+        case "FAILED" if EXIT_INTERRUPTED in (info.driver_exit_code, result.get("exit_code")):
             return "interrupted"
         case "FAILED" if info.driver_exit_code is None or info.driver_exit_code < 0:
             return "dead"
@@ -87,8 +95,9 @@ def result_in(log_text: str) -> dict[str, Any]:
     return {}
 
 
-def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
+def run_id_in(log_text: str) -> str | None:
+    """The tracked run that a verb's log says it has begun."""
+    found = RUN_STARTED.findall(log_text)
     return found[-1] if found else None
 
 

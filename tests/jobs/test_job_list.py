@@ -19,18 +19,45 @@ from jobs.job_list import Options
 from jobs.submission.client import find_job
 
 
+def job(job_id: str, status: str, **metadata: str) -> Any:
+    ended = {"SUCCEEDED": 0, "FAILED": 1}.get(status)
+    return SimpleNamespace(
+        submission_id=job_id, status=status, driver_exit_code=ended, message="", metadata=metadata, start_time=1000
+    )
+
+
 class FakeCluster:
-    """A fake of Ray's job client with a job that has ended and one that waits."""
+    """A fake of Ray's job client: a job that has ended, one that waits, and one with retries in its second attempt."""
+
+    def __init__(self, *, supervisor: str = "RUNNING") -> None:
+        of_third = {"shopkeeper_attempt_of": "third"}
+        self.jobs = [
+            job("one", "SUCCEEDED"),
+            job("waiting", "PENDING"),
+            job("third", supervisor),
+            job("third-attempt-1", "FAILED", **of_third),
+            job("third-attempt-2", "RUNNING", **of_third),
+        ]
+        self.stopped: list[str] = []
+
+    def list_jobs(self) -> list[Any]:
+        return self.jobs
 
     def get_job_info(self, job_id: str) -> Any:
-        if job_id == "waiting":
-            return SimpleNamespace(status="PENDING", driver_exit_code=None, message="")
-        if job_id != "one":
-            raise RuntimeError("Request failed with status code 404: Job nope does not exist.")
-        return SimpleNamespace(status="SUCCEEDED", driver_exit_code=0, message="")
+        for each in self.jobs:
+            if each.submission_id == job_id:
+                return each
+        raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
+
+    def get_job_logs(self, job_id: str) -> str:
+        return ""
 
     def stop_job(self, job_id: str) -> bool:
-        return job_id == "waiting"
+        found = self.get_job_info(job_id)
+        self.stopped.append(job_id)
+        if found.status == "RUNNING":
+            found.status = "STOPPED"
+        return job_id != "one"
 
 
 def test_an_unknown_job_is_a_usage_error_that_names_the_list() -> None:
@@ -66,6 +93,26 @@ def test_a_refused_token_is_a_dependency_and_the_message_names_the_variable(cont
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(("supervisor", "stopped"), [("RUNNING", ["third"]), ("FAILED", [])])
+def test_stopping_a_job_with_retries_stops_its_supervisor_first_and_then_the_attempt(
+    supervisor: str, stopped: list[str]
+) -> None:
+    cluster = FakeCluster(supervisor=supervisor)
+
+    outcome = job_list._stop(cluster, "third")  # type: ignore[arg-type]
+
+    assert (outcome.status, cluster.stopped) == ("stopped", [*stopped, "third-attempt-2"])
+
+
+def test_attempts_are_listed_with_the_job_that_they_are_of() -> None:
+    rows = job_list._list(FakeCluster(), 10).details["jobs"]  # type: ignore[arg-type]
+
+    assert [row["submission_id"] for row in rows] == ["one", "waiting", "third"]
+    attempts = [{"submission_id": f"third-attempt-{number}"} for number in (1, 2)]
+    assert rows[2]["attempts"] == [{**attempts[0], "state": "failed"}, {**attempts[1], "state": "running"}]
+    assert (rows[0]["attempt"], rows[2]["attempt"]) == (None, 2)
 
 
 def test_stopping_a_job_that_waits_does_not_wait_for_its_start() -> None:

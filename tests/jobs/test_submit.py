@@ -17,6 +17,7 @@ from jobs.__main__ import main, read
 from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailure
 from jobs.cluster.packages import copy_packages
 from jobs.submission import client
+from jobs.submission.supervisor import task_of
 from jobs.submit import Options
 from jobs.tracking.runs import commit_tags
 from models.family import Family
@@ -63,12 +64,31 @@ def test_a_dry_run_asked_for_after_the_command_submits_nothing(capsys: pytest.Ca
 def test_the_entrypoint_names_the_store_and_is_quoted(tmp_path: Path) -> None:
     remote = context(tmp_path, address="http://127.0.0.1:8265")
 
-    words = shlex.split(submit._entrypoint(remote, ("prepare", "toy", "--raw", "a; rm b.csv")))
+    command = ("prepare", "toy", "--raw", "a; rm b.csv")
+    words = shlex.split(submit._work(remote, Options(), command, job_id="one", metadata={})["entrypoint"])
 
     assert words == [
         *("python", "-m", "jobs", "prepare", "toy", "--raw", "a; rm b.csv"),
         *("--store", str(tmp_path / "my store"), "--json"),
     ]
+
+
+def test_a_job_with_retries_is_a_supervisor_on_the_head_which_reserves_no_cpu(tmp_path: Path) -> None:
+    options = Options(retries=2, entrypoint_cpus=1.5)
+    work = submit._work(context(tmp_path), options, ("train", "toy"), job_id="one", metadata={"team": "search"})
+
+    assert work["entrypoint_num_cpus"] is None
+    assert list(work["entrypoint_resources"]) == ["node:__internal_head__"]
+    assert "jobs supervise one --store" in work["entrypoint"]
+    task = task_of(SimpleNamespace(metadata=work["metadata"]))
+    assert task is not None
+    assert (task.command, task.retries, task.cpus) == (("train", "toy"), 2, 1.5)
+    assert work["metadata"]["team"] == "search"
+
+
+def test_negative_retries_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageFailure, match="--retries -1"):
+        submit.run(context(tmp_path), None, Options(command=("status",), retries=-1), None)
 
 
 def test_only_our_packages_are_uploaded_with_all_modules(tmp_path: Path) -> None:

@@ -69,5 +69,5 @@ def test_the_table_has_a_line_a_job() -> None:
     lines = table([describe(job("RUNNING"), LOG, now_s=1000.0 + 7200)])
 
     assert lines[0].startswith("submission id")
-    assert lines[1].split()[:6] == ["one", "train", "toy", RUN_ID, "running", "2"]
+    assert lines[1].split()[:7] == ["one", "train", "toy", RUN_ID, "running", "-", "2"]
     assert table([]) == ["no jobs"]
