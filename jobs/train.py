@@ -7,9 +7,10 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
-from jobs.tracking.client import BUNDLE, Run
+from jobs.tracking.client import Run
 from jobs.tracking.runs import Plan, open_run, reopen_run
 from jobs.training.fit import EpochLogger, allocate_workers, fit, record_final_status
+from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
 from models.family import Family
 
@@ -56,7 +57,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 
 
 def _log_result(plan: Plan, tracked: Run, result: Result) -> Outcome:
-    tracked.log_artifacts(result.best, BUNDLE)
+    log_best(tracked, plan.directory)
     tracked.log_metrics({"best_epoch": result.best_epoch}, step=result.epochs)
     details = {"best_epoch": result.best_epoch, "epochs": result.epochs, "bundle": str(result.best)}
     return Outcome(run_id=plan.run_id, metrics=result.metrics, details=details)

@@ -83,9 +83,9 @@ class Run:
         """Log the data that the run used; `context` says what for, such as training or test."""
         self._send({"call": "dataset", "context": context, **asdict(dataset)})
 
-    def log_artifacts(self, directory: Path, name: str) -> None:
-        """Log a directory as artifact `name`; BUNDLE for a model directory."""
-        self._send({"call": "artifacts", "directory": str(directory), "name": name})
+    def log_artifacts(self, directory: Path, name: str) -> bool:
+        """Log a directory as artifact `name`, BUNDLE for a model directory; returns False if it is lost."""
+        return self._send({"call": "artifacts", "directory": str(directory), "name": name})
 
     def log_text(self, text: str, name: str) -> None:
         """Log a text file, e.g. `data/card.json`."""
@@ -111,8 +111,8 @@ class Run:
         """(step, value) of a metric in order of steps; the later value if a step was logged twice."""
         return self._tracking.metric_history(self.run_id, name)
 
-    def _send(self, call: Call) -> None:
-        self._tracking.send(self.run_id, call)
+    def _send(self, call: Call) -> bool:
+        return self._tracking.send(self.run_id, call)
 
 
 class Tracking(Connection):
@@ -224,22 +224,27 @@ class Tracking(Connection):
 
     # Delivery
 
-    def send(self, run_id: str, call: Call) -> None:
-        """Perform a call now, or after the spooled ones of the run; never raises if the server is down."""
+    def send(self, run_id: str, call: Call) -> bool:
+        """Perform a call now, or after the spooled ones of the run; never raises if the server is down.
+
+        Returns whether it was performed, or is in the spool.
+        """
         if self.is_read_only:
             log.warning("%s is not writable, so its run %s stays unchanged (%s)", self.root, run_id, call["call"])
-            return
+            return False
         if self.spool.pending(run_id):
-            self._keep(run_id, call)
+            is_kept = self._keep(run_id, call)
             self._deliver(run_id)
-            return
+            return is_kept
         try:
             self._perform(run_id, call)
         except DependencyDown as error:
             log.warning("%s; tracking calls of run %s are spooled and delivered later", error, run_id)
-            self._keep(run_id, call)
+            return self._keep(run_id, call)
         except CallRejected as error:
             log.warning("a tracking call of run %s was rejected: %s", run_id, error)
+            return False
+        return True
 
     def deliver_spool(self) -> int:
         """Deliver spooled calls of earlier runs; returns their number. Called when a verb starts."""
@@ -248,13 +253,15 @@ class Tracking(Connection):
     def _deliver(self, run_id: str) -> int:
         return self.spool.deliver(run_id, lambda call: self._perform(run_id, call))
 
-    def _keep(self, run_id: str, call: Call) -> None:
+    def _keep(self, run_id: str, call: Call) -> bool:
         try:
             self.spool.append(run_id, call)
         except OSError as error:
             log.error(
                 "lost a tracking call of run %s, since %s is not writable: %s", run_id, self.spool.directory, error
             )
+            return False
+        return True
 
     def _perform(self, run_id: str, call: Call) -> None:
         with self.reached(probe=self._was_down):

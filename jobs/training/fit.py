@@ -31,6 +31,7 @@ from jobs.cluster import connection
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
+from jobs.training.logged_bundle import BestBundle
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from models.family import Family
 from models.files import write_text
@@ -50,16 +51,22 @@ class TrainingResources:
 
 
 class EpochLogger(UserCallback):
-    """Logs each epoch once to the tracked run, from the Train controller, even when the controller is restarted."""
+    """Logs each epoch once to the tracked run, and the best model as it improves.
+
+    From the Train controller, even when that is restarted.
+    """
 
     def __init__(self, context: Context, run_id: str, directory: Path) -> None:
         self._context, self._run_id, self._directory = context, run_id, directory
         self._tracked: Run | None = None  # opened lazily, in the controller process
+        self._best = BestBundle(directory)
 
     def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
         """Called by Ray when every worker has reported an epoch."""
         self._tracked = self._tracked or Tracking(self._context).resume_run(self._run_id)
         log_epochs(self._tracked, self._directory, metrics[0]["epoch"])
+        if metrics[0]["epoch"]:  # the model before training is nothing that one would miss
+            self._best.log_improvement(self._tracked)
 
 
 def fit(
