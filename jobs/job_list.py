@@ -14,12 +14,12 @@ from jobs.submission.client import (
     JobClient,
     exit_code_of,
     find_job,
-    follow,
     has_ended,
     job_client,
     log_of,
     outcome_of,
     state_of,
+    watch,
 )
 from jobs.submission.listing import describe, table
 from jobs.submission.supervisor import attempts_of, is_attempt, supervise
@@ -84,7 +84,7 @@ def _list(client: JobClient, limit: int) -> Outcome:
 def _logs(client: JobClient, job_id: str, *, follows: bool) -> Outcome:
     find_job(client, job_id)
     if follows:
-        asyncio.run(follow(client, job_id))
+        asyncio.run(watch(client, job_id))
     text = client.get_job_logs(job_id)
     return Outcome(details=describe(find_job(client, job_id), text), summary="" if follows else text.rstrip())
 
@@ -115,7 +115,7 @@ def _attach(context: Context, client: JobClient, job_id: str) -> Outcome:
     if state_of(info) == "PENDING":
         log.info("%s waits: %s", job_id, info.message)
     try:
-        line = asyncio.run(follow(client, job_id))
+        line = asyncio.run(watch(client, job_id))
         exit_code = exit_code_of(client, job_id)
     except KeyboardInterrupt:
         again = context.command(f"jobs attach {job_id}")

@@ -19,7 +19,7 @@ from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
 from jobs.pipelines.upload import check_pipeline, with_pipeline
 from jobs.submission import forwarded
-from jobs.submission.client import exit_code_of, follow, job_client, outcome_of
+from jobs.submission.client import exit_code_of, job_client, outcome_of, watch
 from jobs.submission.supervisor import ON_THE_HEAD, Task
 from jobs.tracking.runs import git_commit
 from models.errors import PluginRejected
@@ -92,7 +92,7 @@ def _submitted(context: Context, client: Any, options: Options, *, job_id: str, 
     if not options.wait:
         return Outcome(status="submitted", details=job)
     try:
-        line = asyncio.run(follow(client, job_id))
+        line = asyncio.run(watch(client, job_id))
         exit_code = exit_code_of(client, job_id)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no longer following {job_id}, which goes on; `{how_to_stop}` stops it") from None

@@ -28,6 +28,8 @@ DEFAULTS = {
     "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "300",
     # Ray starts a new HAProxy after three failed checks. Its default of 10 s made that 40 s without an endpoint.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # A submitted job that waits for CPUs, such as those of a long training, would fail after 900 s.
+    "RAY_JOB_START_TIMEOUT_SECONDS": "604800",
     # Replicas and proxy must not wait for trainings, which lower their own priority, see jobs/cluster/connection.py.
     "RAY_worker_niceness": "0",
 }

@@ -10,12 +10,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jobs.cli.context import EXIT_FAILED, DependencyDown, Failure, Outcome, UsageFailure, log
+from jobs.cli.context import EXIT_FAILED, EXIT_INTERRUPTED, DependencyDown, Failure, Outcome, UsageFailure, log
 
 if TYPE_CHECKING:  # seconds to import
     from ray.job_submission import JobDetails
 
 POLL_S = 0.3
+WATCH_POLL_S = 1.0
 MAX_LATENESS_S = 10.0
 """Of the end of a log, after the end of its job."""
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -23,6 +24,14 @@ CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.j
 RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
 """Keys of a verb's JSON line that are not its details."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+FIRST_FATAL_SIGNAL = 131
+"""Exit codes from here on are those of a shell whose program was killed; 130 is that of Ctrl-C."""
+LOST = (
+    "JOB_SUPERVISOR_ACTOR_DIED",
+    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",
+    "JOB_SUPERVISOR_ACTOR_START_FAILURE",
+)
+"""Ray's types of errors for a driver whose node was lost."""
 
 
 class JobReader(Protocol):
@@ -127,6 +136,16 @@ def has_ended(info: JobInfo) -> bool:
     return state_of(info) in ENDED
 
 
+def was_lost(info: JobInfo) -> bool:
+    """Whether a job ended because its driver was killed, or told to end with its node, and not by itself."""
+    if state_of(info) != "FAILED":
+        return False
+    code = info.driver_exit_code
+    if code is None:
+        return str(getattr(info.error_type, "value", info.error_type)) in LOST
+    return code < 0 or code == EXIT_INTERRUPTED or code >= FIRST_FATAL_SIGNAL
+
+
 def state_of(info: JobInfo) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     return str(getattr(info.status, "value", info.status))
@@ -144,7 +163,7 @@ async def follow(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | 
     return show_line(rest) or line
 
 
-async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None]) -> dict[str, Any] | None:
+async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | None = None) -> dict[str, Any] | None:
     """Like `follow`, to the end of the job, which may be that of its node: its log is then lost.
 
     What serves the log may hang then. The cluster may be away for a while.
@@ -153,7 +172,7 @@ async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None]) ->
 
     following = asyncio.create_task(follow(jobs, job_id, seen=seen))
     while not await asyncio.to_thread(_has_ended, jobs, job_id):
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(WATCH_POLL_S)
     await asyncio.wait([following], timeout=MAX_LATENESS_S)
     following.cancel()
     try:
@@ -197,7 +216,7 @@ def exit_code_of(jobs: JobReader, job_id: str) -> int:
         if status == "SUCCEEDED":
             return 0
         if status in ("FAILED", "STOPPED"):
-            if info.driver_exit_code is None:
+            if status == "FAILED" and info.driver_exit_code is None:
                 log.error("%s", info.message)
             # A negative code is the signal that killed it.
             return max(info.driver_exit_code or EXIT_FAILED, EXIT_FAILED)

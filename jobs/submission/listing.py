@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.cli.context import EXIT_INTERRUPTED
 from jobs.cli.text_table import aligned
-from jobs.submission.client import JobInfo, state_of
+from jobs.submission.client import JobInfo, state_of, was_lost
 from jobs.submission.forwarded import OWN_METADATA
 
 RUN_STARTED = re.compile(r"\brun ([0-9a-f]{32}) in ")
@@ -51,7 +51,7 @@ def state(info: JobInfo, result: dict[str, Any]) -> str:
             return "waiting"
         case "FAILED" if EXIT_INTERRUPTED in (info.driver_exit_code, result.get("exit_code")):
             return "interrupted"
-        case "FAILED" if info.driver_exit_code is None or info.driver_exit_code < 0:
+        case "FAILED" if was_lost(info):
             return "dead"
         case other:
             return {"SUCCEEDED": "done"}.get(other, other.lower())

@@ -14,9 +14,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.cli.context import EXIT_INTERRUPTED, Failure, Interrupted, Outcome, UsageFailure, log
+from jobs.cli.context import Failure, Interrupted, Outcome, UsageFailure, log
 from jobs.pipelines.traits import traits_of
-from jobs.submission.client import JobClient, JobInfo, exit_code_of, find_job, log_of, outcome_of, state_of, watch
+from jobs.submission.client import (
+    JobClient,
+    JobInfo,
+    exit_code_of,
+    find_job,
+    log_of,
+    outcome_of,
+    state_of,
+    was_lost,
+    watch,
+)
 from jobs.submission.forwarded import OWN_METADATA
 from jobs.submission.listing import run_id_in
 
@@ -28,14 +38,6 @@ ON_THE_HEAD = {"node:__internal_head__": 0.001}
 """A resource that only Ray's head node has."""
 PAUSE_S = 5.0
 """Before the next attempt, so that what kills each at once does not use them all up in a moment."""
-FIRST_FATAL_SIGNAL = 131
-"""Exit codes from here on are those of a shell whose program was killed; 130 is that of Ctrl-C."""
-LOST = (
-    "JOB_SUPERVISOR_ACTOR_DIED",
-    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",
-    "JOB_SUPERVISOR_ACTOR_START_FAILURE",
-)
-"""Ray's types of errors for a driver whose node was lost."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,6 @@ def _attempt(
     return line, (line or {}).get("run_id") or (begun[-1] if begun else None)
 
 
-def was_lost(info: JobInfo) -> bool:
-    """Whether a job ended because its driver was killed, or told to end with its node, and not by itself."""
-    if state_of(info) != "FAILED":
-        return False
-    code = info.driver_exit_code
-    if code is None:
-        return _error_type(info) in LOST
-    return code < 0 or code == EXIT_INTERRUPTED or code >= FIRST_FATAL_SIGNAL
-
-
 def _outcome(jobs: JobClient, line: dict[str, Any] | None, info: JobInfo, details: dict[str, Any]) -> Outcome:
     if state_of(info) == "STOPPED":
         raise Failure(f"{info.submission_id} was stopped; it is not submitted again", **details)
@@ -158,7 +150,3 @@ def _why(info: JobInfo) -> str:
     if info.driver_exit_code is None:
         return " ".join((info.message or "its process is gone").split())[:200]
     return f"its process ended with code {info.driver_exit_code}"
-
-
-def _error_type(info: JobInfo) -> str:
-    return str(getattr(info.error_type, "value", info.error_type))

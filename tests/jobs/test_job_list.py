@@ -22,7 +22,13 @@ from jobs.submission.client import find_job
 def job(job_id: str, status: str, **metadata: str) -> Any:
     ended = {"SUCCEEDED": 0, "FAILED": 1}.get(status)
     return SimpleNamespace(
-        submission_id=job_id, status=status, driver_exit_code=ended, message="", metadata=metadata, start_time=1000
+        submission_id=job_id,
+        status=status,
+        driver_exit_code=ended,
+        error_type=None,
+        message="",
+        metadata=metadata,
+        start_time=1000,
     )
 
 

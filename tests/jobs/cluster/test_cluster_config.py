@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.dashboard.consts import RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR
 
 from jobs.__main__ import read
 from jobs.cli.context import DependencyDown, Store, UsageFailure
-from jobs.cluster import connection, local_head
+from jobs.cluster import connection, head_environment, local_head
 from jobs.serving.config import check_config
 from models import FAMILIES
 from serve.service import Settings
@@ -48,6 +49,15 @@ def test_the_cluster_file_is_valid() -> None:
 
     validate_config(config)
     assert set(config["available_node_types"]) == {"head", "cpu", "gpu"}
+
+
+def test_a_job_may_wait_for_its_driver_s_cpu_for_days() -> None:
+    head = " ".join(load(ROOT / "cluster.yaml")["head_start_ray_commands"])
+    of_job = {each["name"]: each.get("value") for each in containers_of(ray_cluster_of("rayjob.yaml"))[0]["env"]}
+    given = [word for word in head.split() if word.startswith(f"{RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR}=")]
+
+    assert [float(given[0].partition("=")[2])] == [float(of_job[RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR])] == [604800]
+    assert head_environment.DEFAULTS[RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR] == "604800"
 
 
 @pytest.mark.parametrize("fault", ["misspelt", "wrong type", "no head"])

@@ -14,13 +14,14 @@ RUN_ID = "0123456789abcdef0123456789abcdef"
 LOG = f"10:00:00 I run {RUN_ID} in /store/toy/runs/{RUN_ID}\nepoch 1 val_x 0.1\n(worker) epoch 2 val_x 0.2\nnoise\n"
 
 
-def job(status: str, *, exit_code: int | None = None, message: str = "") -> Any:
+def job(status: str, *, exit_code: int | None = None, message: str = "", error_type: str | None = None) -> Any:
     metadata = {"shopkeeper_verb": "train", "shopkeeper_family": "toy", "team": "search"}
     return SimpleNamespace(
         submission_id="one",
         status=status,
         driver_exit_code=exit_code,
         message=message,
+        error_type=error_type,
         start_time=1_000_000,
         metadata=metadata,
     )
@@ -47,7 +48,7 @@ def test_a_waiting_job_says_what_it_waits_for() -> None:
         ("FAILED", 3, 3, "failed"),
         ("FAILED", 6, 6, "interrupted"),
         ("FAILED", -9, None, "dead"),
-        ("FAILED", None, None, "dead"),
+        ("FAILED", 137, None, "dead"),
         ("STOPPED", None, None, "stopped"),
     ],
 )
@@ -55,6 +56,14 @@ def test_an_ended_job_has_a_state(status: str, exit_code: int | None, verb_code:
     line = "" if verb_code is None else json.dumps({"verb": "train", "exit_code": verb_code, "metrics": {}})
 
     assert describe(job(status, exit_code=exit_code), LOG + line)["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("error_type", "state"),
+    [("JOB_SUPERVISOR_ACTOR_DIED", "dead"), ("JOB_SUPERVISOR_ACTOR_START_TIMEOUT", "failed")],
+)
+def test_a_job_is_dead_if_its_node_was_lost_and_not_if_it_waited_too_long(error_type: str, state: str) -> None:
+    assert describe(job("FAILED", error_type=error_type), LOG)["state"] == state
 
 
 def test_a_failed_job_shows_its_error() -> None:

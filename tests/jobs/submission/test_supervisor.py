@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobs.cli.context import Failure, Interrupted, Outcome, UsageFailure
-from jobs.submission.client import JobFailed
-from jobs.submission.supervisor import Task, supervise, was_lost
+from jobs.submission.client import JobFailed, was_lost
+from jobs.submission.supervisor import Task, supervise
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 STARTED = f"10:00:00 I run {RUN_ID} in /store/toy/runs/{RUN_ID}\n"
