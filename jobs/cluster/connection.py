@@ -103,7 +103,8 @@ def disconnect() -> None:
     """Disconnect, which also stops a cluster that was started in this process."""
     import ray
 
-    ray.shutdown()
+    with sigterm_restored():  # Ray's shutdown removes the handlers of all signals that it may have set
+        ray.shutdown()
     while _own_directories:
         _own_directories.pop().remove()
 

@@ -13,7 +13,9 @@ import pytest
 
 from jobs import job_list, submit
 from jobs.cli.context import Context, Store, UsageFailure
+from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import start_head, stop_head
+from jobs.submission.client import job_client
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.liveness import TAG_PROCESS, TAG_SUBMISSION
 from tests.kit.shop import prepare_shop
@@ -51,6 +53,10 @@ def row_of(context: Context, job_id: str) -> dict[str, Any]:
     return dict(row)
 
 
+def states(row: dict[str, Any]) -> list[str]:
+    return [each["state"] for each in row["attempts"]]
+
+
 def driver(context: Context, *, other_than: str = "") -> RunInfo | None:
     """The run of the job, once it is driven by a process that is not the given one."""
     found = Tracking(context).list_runs("recommender", where=f"tags.{TAG_SUBMISSION} = 'nightly'")
@@ -72,15 +78,19 @@ def test_a_job_is_submitted_again_when_its_driver_is_killed_and_not_when_it_is_s
     row = row_of(cluster, "nightly")
     assert second.run_id == first.run_id == row["run_id"]
     assert (row["state"], row["verb"], row["attempt"], row["metadata"]) == ("running", "train", 2, {"team": "search"})
-    assert [each["state"] for each in row["attempts"]] == ["dead", "running"]
+    assert states(row) == ["dead", "running"]
     log = awaited(lambda: text if "resuming run" in (text := jobs(cluster, "logs", "nightly").summary) else None)
     assert "attempt 1 of 4 was lost" in log
 
-    assert jobs(cluster, "stop", "nightly").status == "stopped"
-
-    row = row_of(cluster, "nightly")
-    assert (row["state"], [each["state"] for each in row["attempts"]]) == ("stopped", ["dead", "stopped"])
+    job_client(*dashboard(cluster)).stop_job("nightly")  # as the dashboard and Ray's own command do
+    row = awaited(lambda: row if "running" not in states(row := row_of(cluster, "nightly")) else None)
+    assert (row["state"], states(row)) == ("stopped", ["dead", "stopped"])
     with pytest.raises(UsageFailure, match="has ended already"):
         jobs(cluster, "stop", "nightly")
     with pytest.raises(UsageFailure, match="choose another"):
         submit.run(cluster, None, options, None)
+
+    submit.run(cluster, None, submit.Options(command=TRAINING, wait=False, submission_id="plain"), None)
+    awaited(lambda: row if (row := row_of(cluster, "plain"))["state"] == "running" else None)
+    assert jobs(cluster, "stop", "plain").status == "stopped"
+    assert row_of(cluster, "plain")["state"] == "stopped"
