@@ -172,8 +172,8 @@ async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | N
 
     following = asyncio.create_task(follow(jobs, job_id, seen=seen))
     while not await asyncio.to_thread(_has_ended, jobs, job_id):
-        await asyncio.sleep(WATCH_POLL_S)
-    await asyncio.wait([following], timeout=MAX_LATENESS_S)
+        await asyncio.sleep(poll_s)
+    await asyncio.wait([following], timeout=max_lateness_s)
     following.cancel()
     try:
         return await following

@@ -112,6 +112,38 @@ def test_the_log_is_printed_and_the_json_line_returned(capsys: pytest.CaptureFix
     assert captured.out == ""
 
 
+class LostNode(FakeJobs):
+    """A fake of Ray's job client whose stream of a log breaks off, or hangs, when the node of the job is lost."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        super().__init__(["epoch 1\n"], status="RUNNING", exit_code=None)
+        self.hangs = hangs
+        self.answers: list[Any] = [RuntimeError("the dashboard restarts"), "RUNNING", "FAILED"]
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        yield self.chunks[0]
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise RuntimeError("the connection was closed")
+
+    def get_job_info(self, job_id: str) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        self.info.status = answer
+        return self.info
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "breaks off"])
+def test_following_a_job_ends_with_it_when_its_node_is_lost(hangs: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    lost, seen = LostNode(hangs=hangs), list[str]()
+
+    line = asyncio.run(client.watch(lost, "job", seen=seen.append, poll_s=0.0, max_lateness_s=0.05))
+
+    assert (line, seen, lost.answers) == (None, ["epoch 1"], [])
+    assert capsys.readouterr().err.startswith("epoch 1\n")
+
+
 def test_a_log_without_a_json_line_is_printed_completely(capsys: pytest.CaptureFixture[str]) -> None:
     line = asyncio.run(client.follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
 
