@@ -163,7 +163,14 @@ async def follow(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | 
     return show_line(rest) or line
 
 
-async def watch(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+async def watch(
+    jobs: JobReader,
+    job_id: str,
+    *,
+    seen: Callable[[str], None] | None = None,
+    poll_s: float = WATCH_POLL_S,
+    max_lateness_s: float = MAX_LATENESS_S,
+) -> dict[str, Any] | None:
     """Like `follow`, to the end of the job, which may be that of its node: its log is then lost.
 
     What serves the log may hang then. The cluster may be away for a while.
