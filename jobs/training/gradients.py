@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from models.nn.precision import autocast_dtype
 
 WARM_UP_STEPS = 3
 """Before a graph is captured, as libraries choose their algorithms in the first calls."""
+MAX_GRAPHS = 4
+Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
 class Gradients:
@@ -42,51 +44,59 @@ class Gradients:
         return loss.detach(), clip_gradients(self._parameters, self._max_norm)
 
 
+@dataclass(frozen=True)
+class _Captured:
+    """The step of batches of one shape, and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Any
+    answer: tuple[Tensor, Tensor]
+    gradients: Sequence[Tensor | None]
+
+
 class GraphedGradients(Gradients):
     """Replays the kernels of a step as one CUDA graph: a small network's step takes longer to launch than to run.
 
-    The graph is captured at the first batch. Batches of another shape, such as the last one, run kernel by kernel.
+    A graph is captured at the first batch of a shape: those of an epoch differ by one example. After MAX_GRAPHS, other
+    shapes run kernel by kernel.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[Tensor], task: TrainingTask) -> None:
         super().__init__(module, parameters, task)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: Any = None
-        self._answer: tuple[Tensor, Tensor] | None = None
+        self._captured: dict[Shapes, _Captured] = {}
 
     def __call__(self, batch: Any, *, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-        """See Gradients; the returned tensors are overwritten by the next call."""
-        if self._graph is None:
-            self._graph = self._captured(batch, weight)
-        if _shapes(batch) != _shapes(self._batch):
-            # Into the tensors that the graph writes too.
-            for parameter in self._parameters:
-                if parameter.grad is not None:
-                    parameter.grad.zero_()
-            return self._compute(batch, weight)
+        """See Gradients; the returned tensors are overwritten by a later call."""
+        shapes = _shapes(batch)
+        if shapes not in self._captured and len(self._captured) == MAX_GRAPHS:
+            return super().__call__(batch, weight=weight)
+        if shapes not in self._captured:
+            self._captured[shapes] = self._capture(batch, weight)
+        captured = self._captured[shapes]
         for name, tensor in _tensors(batch).items():
-            getattr(self._batch, name).copy_(tensor, non_blocking=True)
-        self._graph.replay()
-        assert self._answer is not None
-        return self._answer
+            getattr(captured.batch, name).copy_(tensor, non_blocking=True)
+        captured.graph.replay()
+        for parameter, gradient in zip(self._parameters, captured.gradients, strict=True):
+            parameter.grad = gradient
+        return captured.answer
 
-    def _captured(self, batch: Any, weight: float) -> torch.cuda.CUDAGraph:
+    def _capture(self, batch: Any, weight: float) -> _Captured:
         # As if nothing had been drawn: the epoch of a resumed run then equals that of an uninterrupted one.
         state = torch.cuda.get_rng_state(self._device)
-        self._batch = replace(batch, **{name: tensor.clone() for name, tensor in _tensors(batch).items()})
+        copied = replace(batch, **{name: tensor.clone() for name, tensor in _tensors(batch).items()})
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 self._clear()
-                self._compute(self._batch, weight)
+                self._compute(copied, weight)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         self._clear()  # so that the graph writes gradients instead of adding to them
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._answer = self._compute(self._batch, weight)
+            answer = self._compute(copied, weight)
         torch.cuda.set_rng_state(state, self._device)
-        return graph
+        return _Captured(graph, copied, answer, [parameter.grad for parameter in self._parameters])
 
 
 def gradients_of(module: nn.Module, parameters: Sequence[Tensor], task: TrainingTask) -> Gradients:
@@ -104,5 +114,5 @@ def _tensors(batch: Any) -> dict[str, Tensor]:
     return {each.name: value for each in fields(batch) if isinstance(value := getattr(batch, each.name), Tensor)}
 
 
-def _shapes(batch: Any) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors(batch).items()}
+def _shapes(batch: Any) -> Shapes:
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in _tensors(batch).items())
