@@ -31,15 +31,17 @@ lock: setup build/uv  ## requirements/*.txt from pyproject.toml; ARGS="--upgrade
 licences: setup  ## THIRD_PARTY.md, the licences of what a node installs
 	$(VENV)/bin/python -m release.licences
 
-sbom: build/cyclonedx runtime  ## build/sbom.cdx.json, the bill of materials of .venv in CycloneDX
-	build/cyclonedx/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file build/sbom.cdx.json $(VENV)
+sbom: build/cyclonedx  ## build/sbom.cdx.json, the bill of materials of a node in CycloneDX
+	PYTHON=$(PYTHON) release/install build/node $(TORCH) image
+	build/cyclonedx/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		--output-file build/sbom.cdx.json build/node
 
-build/uv build/cyclonedx: build/%: requirements/%.txt
+build/uv build/cyclonedx: build/%: requirements/tools/%.txt
 	$(PYTHON) -m venv --clear $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
 $(VENV)/.complete $(VENV)/.runtime: $(wildcard requirements/*.txt) pyproject.toml release/install
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH" >&2; exit 1; }
-	PYTHON=$(PYTHON) release/install $(VENV) $(TORCH) $(if $(filter %/.complete,$@),development)
+	PYTHON=$(PYTHON) release/install $(VENV) $(TORCH) $(if $(filter %/.complete,$@),development,node)
 	@touch $@

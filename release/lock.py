@@ -18,10 +18,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 PYTHONS = ("3.11", "3.12", "3.13")
+NODE_EXTRAS = ("all", "redis", "postgres")
 MACHINES = ("x86_64", "aarch64")
 """Processors of Linux; PyTorch has wheels of its own for these without CUDA, outside the usual index."""
 CUDA = ("nvidia-", "cuda-", "triton")
 """How packages are called that only torch's CUDA build needs."""
+TOOLS = {"uv": "uv==0.13.8", "cyclonedx": "cyclonedx-bom==7.5.0"}
+"""Programs with an environment of their own, for `make lock` and `make sbom`."""
 ONLY_LINUX = "sys_platform == 'linux'"
 HEADERS = {
     "runtime.txt": "What every node needs, but torch. Read by runtime-cpu.txt and runtime-cuda.txt.",
@@ -45,12 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    runtime = _resolved(given.uv, given.upgrade, extras=("all", "redis"))
-    everything = _resolved(given.uv, given.upgrade, extras=("all", "redis", "dev"))
+    runtime = _resolved(given.uv, given.upgrade, extras=NODE_EXTRAS)
+    everything = _resolved(given.uv, given.upgrade, extras=(*NODE_EXTRAS, "dev"))
     torch_version = re.split(r"==|[ \\]", runtime["torch"])[1]
     for name, text in split(runtime, everything, cpu_hashes=_cpu_hashes(torch_version)).items():
         (FOLDER / name).write_text(text, encoding="utf-8")
         log.info("wrote %s", FOLDER / name)
+    for name, requirement in TOOLS.items():
+        lock = _compiled(given.uv, requirement)
+        (FOLDER / "tools" / f"{name}.txt").write_text(f"{WRITTEN_BY}\n{lock}", encoding="utf-8")
 
 
 def split(runtime: Lock, everything: Lock, *, cpu_hashes: Sequence[str]) -> dict[str, str]:
@@ -82,11 +88,18 @@ def _resolved(uv: str, upgrade: Sequence[str], *, extras: Sequence[str]) -> Lock
     with tempfile.TemporaryDirectory() as directory:
         constraints = Path(directory) / "constraints.txt"
         constraints.write_text("\n".join(_present(upgrade)), encoding="utf-8")
-        command = [uv, "pip", "compile", "pyproject.toml", "--universal", f"--python-version={PYTHONS[0]}"]
-        command += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", f"--constraint={constraints}"]
-        command += [f"--extra={extra}" for extra in extras]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return read_lock(done.stdout)
+        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        return read_lock(_compiled(uv, project, f"--constraint={constraints}", *(f"--extra={each}" for each in extras)))
+
+
+def _compiled(uv: str, source: str, *flags: str) -> str:
+    """The resolution of a pyproject.toml or of requirements, given as text."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / ("pyproject.toml" if "[project]" in source else "requirements.in")
+        path.write_text(source, encoding="utf-8")
+        command = [uv, "pip", "compile", str(path), "--universal", f"--python-version={PYTHONS[0]}", *flags]
+        command += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _present(upgrade: Sequence[str]) -> list[str]:
