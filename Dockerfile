@@ -41,7 +41,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 --shell /bin/bash ray \
-    && install --directory --owner ray --group ray /store
+    && install --directory --owner ray --group ray /store /artifacts
 COPY --from=papers /papers /usr/share/doc/shopkeeper
 COPY deploy/healthcheck.py /usr/local/lib/shopkeeper/healthcheck.py
 # Owned by root: the service cannot change its own code.
