@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from email.message import Message
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import cast
 
 from release.lock import FOLDER, ROOT, read_lock
 
@@ -48,18 +48,20 @@ COPYLEFT = re.compile(
 PERMISSIVE = re.compile(
     r"MIT|BSD|Apache|ISC|PSF|Python|Zlib|CC0|Unlicense|HPND|BSL-1\.0|Public Domain|matplotlib", re.IGNORECASE
 )
-NOTES = """Wheels of numpy, scipy, scikit-learn and torch bring libgomp, libgfortran and libquadmath, which are under the GPL or LGPL with the
-GCC Runtime Library Exception: programs that use them may have any licence.
+NOTES = """Wheels of numpy, scipy, scikit-learn and torch bring libgomp, libgfortran and libquadmath, which are under the GPL
+or LGPL with the GCC Runtime Library Exception: programs that use them may have any licence.
 
 An image for CUDA adds `triton` (MIT) and NVIDIA's packages:
 {names}.
-These are proprietary; their licences, one in each wheel, allow to pass them on under conditions. Read them before you publish an image."""
+These are proprietary; their licences, one in each wheel, allow to pass them on under conditions. Read them before
+you publish an image."""
 HEAD = """# Third-party software
 
-What a node installs, from `requirements/runtime-cpu.txt`. Written by `make licences` from the metadata of the installed packages, on
-Linux; the texts of the licences are in each package's `dist-info` directory. `make check` fails on a copyleft or unknown licence
-that `release/licences.py` does not name with a reason. The bill of materials is `make sbom`, and in an image
-`/usr/share/doc/shopkeeper/sbom.cdx.json`; the base image's own packages have their licences in `/usr/share/doc`.
+What a node installs, from `requirements/runtime-cpu.txt`. Written by `make licences` from the metadata of the installed
+packages, on Linux; the texts of the licences are in each package's `dist-info` directory. `make check` fails on a
+copyleft or unknown licence that `release/licences.py` does not name with a reason. The bill of materials is
+`make sbom`, and in an image `/usr/share/doc/shopkeeper/sbom.cdx.json`; the packages of the base image have their
+licences in `/usr/share/doc`.
 """
 
 
@@ -75,7 +77,9 @@ class Package:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the list; returns the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a decision or `make licences` is due")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a decision or `make licences` is due"
+    )
     parser.add_argument("--output", type=Path, default=LIST)
     given = parser.parse_args(arguments)
     packages = installed(distributions())
@@ -93,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def installed(found: Iterable[Distribution]) -> list[Package]:
     """The packages of an environment by name, without this project."""
     packages = [
-        Package(canonical(each.metadata["Name"]), each.version.partition("+")[0], licence_of(each.metadata))
+        Package(
+            canonical(each.metadata["Name"]), each.version.partition("+")[0], licence_of(cast(Message, each.metadata))
+        )
         for each in found
     ]
     return sorted({package for package in packages if package.name != OURS}, key=lambda package: package.name)
@@ -102,11 +108,12 @@ def installed(found: Iterable[Distribution]) -> list[Package]:
 def licence_of(metadata: Message) -> str:
     """What the metadata of a package says, the most exact statement first; empty if it says nothing usable."""
     if expression := metadata.get("License-Expression"):
-        return expression
-    classifiers = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if "License ::" in line]
+        return str(expression)
+    lines = metadata.get_all("Classifier", [])
+    classifiers = [line.rpartition(" :: ")[2] for line in lines if "License ::" in line]
     if names := [FAMILIES.get(name, name) for name in classifiers if name not in VAGUE]:
         return " OR ".join(sorted(set(names)))
-    first, _, more = (metadata.get("License") or "").strip().partition("\n")
+    first, _, more = str(metadata.get("License", "")).strip().partition("\n")
     if first and not more and first not in VAGUE:
         return first
     return STATED_ELSEWHERE.get(canonical(metadata["Name"]), "")
@@ -127,7 +134,9 @@ def undecided(packages: Iterable[Package]) -> list[str]:
 def listed(packages: Sequence[Package]) -> str:
     """The list as Markdown."""
     rows = [f"| {each.name} | {each.version} | {each.licence} |" for each in packages]
-    reasons = [f"- `{name}`: {DESPITE_COPYLEFT[name]}." for name in DESPITE_COPYLEFT if name in {p.name for p in packages}]
+    reasons = [
+        f"- `{name}`: {DESPITE_COPYLEFT[name]}." for name in DESPITE_COPYLEFT if name in {p.name for p in packages}
+    ]
     cuda = sorted(each for each in locked("runtime-cuda.txt") if each.startswith(NVIDIA))
     table = ["| package | version | licence |", "|---|---|---|", *rows]
     note = NOTES.format(names=", ".join(f"`{name}`" for name in cuda))

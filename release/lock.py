@@ -28,7 +28,7 @@ TOOLS = {"uv": "uv==0.13.8", "cyclonedx": "cyclonedx-bom==7.5.0"}
 ONLY_LINUX = "sys_platform == 'linux'"
 HEADERS = {
     "runtime.txt": "What every node needs, but torch. Read by runtime-cpu.txt and runtime-cuda.txt.",
-    "runtime-cpu.txt": "What a node without a GPU needs. On Linux: torch's wheel without CUDA, from PyTorch's own index.",
+    "runtime-cpu.txt": "What a node without a GPU needs. On Linux torch without CUDA, from PyTorch's own index.",
     "runtime-cuda.txt": "What a node with a GPU needs: torch with CUDA, several gigabytes. Linux only.",
     "development.txt": "Tests, lint and types, on top of runtime-cpu.txt or runtime-cuda.txt.",
 }
@@ -113,7 +113,9 @@ def _cpu_hashes(torch_version: str) -> list[str]:
     """The hashes of torch's wheels without CUDA that can be downloaded here, and those known before."""
     path, known = FOLDER / "runtime-cpu.txt", set[str]()
     if path.is_file():
-        match = re.search(rf"^torch=={re.escape(torch_version)}\+cpu[^\n]*(?:\n +--hash=[^\n]*)*", path.read_text(), re.M)
+        match = re.search(
+            rf"^torch=={re.escape(torch_version)}\+cpu[^\n]*(?:\n +--hash=[^\n]*)*", path.read_text(), re.M
+        )
         known = set(re.findall(r"sha256:([0-9a-f]{64})", match[0] if match else ""))
     for python in PYTHONS:
         for machine in MACHINES:
