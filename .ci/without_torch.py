@@ -1,4 +1,4 @@
-"""Imports all our modules where torch is missing and names the files of tests that can run; another fault is an error."""
+"""Imports our modules where torch is missing and names the files of tests that can run; another fault is an error."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import cast
@@ -48,8 +49,8 @@ COPYLEFT = re.compile(
 PERMISSIVE = re.compile(
     r"MIT|BSD|Apache|ISC|PSF|Python|Zlib|CC0|Unlicense|HPND|BSL-1\.0|Public Domain|matplotlib", re.IGNORECASE
 )
-NOTES = """Wheels of numpy, scipy, scikit-learn and torch bring libgomp, libgfortran and libquadmath, which are under the GPL
-or LGPL with the GCC Runtime Library Exception: programs that use them may have any licence.
+NOTES = """Wheels of numpy, scipy, scikit-learn and torch bring libgomp, libgfortran and libquadmath, under the
+GPL or LGPL with the GCC Runtime Library Exception: programs that use them may have any licence.
 
 An image for CUDA adds `triton` (MIT) and NVIDIA's packages:
 {names}.
