@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.message import Message
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=LIST)
     given = parser.parse_args(arguments)
-    packages = installed(distributions())
+    packages = installed(environment())
     faults = undecided(packages)
     needed = locked("runtime.txt", "runtime-cuda.txt")
     text = listed([package for package in packages if package.name in needed])
@@ -93,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults.append(f"{LIST.name} is not what is installed: run `make licences`")
     sys.stderr.write("".join(f"error: {fault}\n" for fault in faults))
     return 1 if faults else 0
+
+
+def environment() -> Iterable[Distribution]:
+    """What is installed in this environment; not what setuptools brings inside and puts on `sys.path` when imported."""
+    return distributions(path=sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
 
 
 def installed(found: Iterable[Distribution]) -> list[Package]:

