@@ -7,7 +7,7 @@ VENV := .venv
 TORCH := auto
 ARGS :=
 
-.PHONY: setup runtime demo test check lock licences sbom
+.PHONY: setup runtime demo test check audit lock licences sbom
 
 setup: $(VENV)/.complete  ## the environment alone; TORCH=cpu or TORCH=cuda picks torch's wheel
 
@@ -19,11 +19,15 @@ demo: setup  ## a small synthetic shop, end to end; ARGS=--stay keeps it running
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-check: setup  ## lint, format, types, and the licences of what is installed
+check: setup  ## lint, format, types, and the versions and licences of what is installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m release.installed
 	$(VENV)/bin/python -m release.licences --check
+
+audit: build/audit  ## the locks against known vulnerabilities; needs the network, unlike `check`
+	build/audit/bin/pip-audit --strict --disable-pip --requirement requirements/runtime-cuda.txt --requirement requirements/development.txt
 
 lock: setup build/uv  ## requirements/*.txt from pyproject.toml; ARGS="--upgrade PACKAGE" moves one
 	$(VENV)/bin/python -m release.lock --uv build/uv/bin/uv $(ARGS)
@@ -36,7 +40,7 @@ sbom: build/cyclonedx  ## build/sbom.cdx.json, the bill of materials of a node i
 	build/cyclonedx/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
 		--output-file build/sbom.cdx.json build/node
 
-build/uv build/cyclonedx: build/%: requirements/tools/%.txt
+build/uv build/cyclonedx build/audit: build/%: requirements/tools/%.txt
 	$(PYTHON) -m venv --clear $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@

@@ -18,6 +18,8 @@ from jobs.cli.flags import check_at_least
 from jobs.cluster import connection
 from jobs.cluster.local_head import start_head, stop_head
 from jobs.cluster.ports import free_port
+from jobs.serving.access import internal_key
+from jobs.serving.api import bearer
 from jobs.tracking.mlflow_ui import start_ui, stop_ui
 from models import FAMILIES
 from models.family import Family
@@ -82,11 +84,11 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):
-        deployed = deploy.run(context, family, deploy.Options(port=options.port or free_port(PREFERRED_PORT)), None)
-    url = deployed.details["url"]
+        wanted = deploy.Options(port=options.port or free_port(PREFERRED_PORT), min_replicas=1)
+        deployed = deploy.run(context, family, wanted, None)
+    url, key = deployed.details["url"], internal_key(context.store)
     with _step("query the endpoint", seconds):
-        answers = {question.title: _query(url, family, question) for question in sample.questions}
-    tracking_url = _mlflow_url(context, stay=options.stay)
+        answers = {question.title: _query(url, family, question, key=key) for question in sample.questions}
     metrics = {**trained.metrics, **promoted.metrics}
     return Outcome(
         run_id=trained.run_id,
@@ -99,7 +101,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
             "where": {
                 "endpoint": url,
                 "ray_dashboard": head.dashboard_url,
-                "mlflow": tracking_url,
+                "mlflow": _mlflow_url(context, stay=options.stay),
                 "stays": options.stay,
             },
         },
@@ -114,11 +116,11 @@ def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[title] = round(time.monotonic() - started, 1)
 
 
-def _query(url: str, family: Family, question: Any) -> dict[str, Any]:
+def _query(url: str, family: Family, question: Any, *, key: str | None) -> dict[str, Any]:
     """The answer of the first endpoint, next to the right one."""
     body = json.dumps(question.request).encode("utf-8")
     address = f"{url.rstrip('/')}{family.endpoints[0].path}"
-    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json", **bearer(key)})
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
             answer = json.load(response)

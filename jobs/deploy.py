@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
-from jobs.serving.api import ServeApi, read_file, read_json
+from jobs.serving.access import Access, access_settings, check_guarded, ensure_internal_key, internal_key, kept_access
+from jobs.serving.api import ServeApi
 from jobs.serving.config import (
     PINNED,
     PinnedModel,
@@ -23,26 +22,34 @@ from jobs.serving.config import (
     check_config,
     config_path,
     empty_config,
+    next_standby,
     read_config,
     user_config,
     with_application,
-    write_config,
 )
 from jobs.serving.event_store import event_address
-from jobs.serving.port import ALL_INTERFACES, check_can_start, check_is_free, local_url, reserved
+from jobs.serving.item_store import item_store
+from jobs.serving.port import check_can_start, check_is_free, reserved
+from jobs.serving.size import (
+    DEFAULT_REPLICAS,
+    WantedSize,
+    describe_size,
+    kept_size,
+    num_that_fit,
+    replica_bytes,
+    resolve_address,
+    resolve_size,
+)
+from jobs.serving.switch import Acceptance, Endpoint, endpoint_url, switch
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from models import bundle, golden
 from models.erasure.features import silenced
 from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
-from models.family import Family, Media
+from models.family import Family
 from models.features import create_live_store, filled, live, write_store
 from models.files import remove_directory, replace_directory
-
-POLL_S = 0.25
-NUM_VERSION_CHECKS = 4
-"""Version requests per replica, on new connections, so that very likely each replica responds once."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +58,42 @@ class Options:
 
     model: str | None = None
     """runs:/RUN_ID, models:/FAMILY/VERSION, models:/FAMILY@ALIAS or a directory; default is the champion."""
-    host: str = "127.0.0.1"
-    """Address that the endpoint listens on; 0.0.0.0 is every interface, as needed on a multi-node cluster."""
-    port: int = 8000
-    """Port that the endpoint listens on."""
-    min_replicas: int = 1
-    """Minimum number of replicas."""
-    max_replicas: int = 2
-    """Maximum number of replicas under load."""
+    host: str | None = None
+    """Address that the endpoint listens on, 0.0.0.0 for every interface; unset is that of before, else 127.0.0.1."""
+    port: int | None = None
+    """Port that the endpoint listens on; unset is that of before, else 8000. All families of a store share it."""
+    min_replicas: int | None = None
+    """Minimum number of replicas; unset is that of before, else 2, or 1 where the memory is free for no more."""
+    max_replicas: int | None = None
+    """Maximum number of replicas under load; unset is that of before, else the minimum, but at least 2."""
     cpus: float | None = None
-    """CPUs reserved per replica; default is 1 on a cluster and 0 on this machine, where training shares the CPUs."""
-    gpus: float = 0.0
-    """GPUs reserved per replica; may be a fraction."""
+    """CPUs reserved per replica; unset is that of before, else 1 on a cluster, 0 here, where training shares them."""
+    gpus: float | None = None
+    """GPUs reserved per replica, maybe a fraction; unset is that of before, else 0."""
     events: str | None = None
     """Where events are kept: redis://HOST:PORT/DB, needed for a cluster of several hosts, or none; default is what the
     last deployment used, at first the file events.sqlite of the store."""
     timeout_s: float = 180.0
     """Seconds to wait for the new model to respond before rolling back."""
+    unguarded: bool = False
+    """With --host: let other machines send requests without an API key, as behind a gateway that checks its own; for
+    this and later deployments to that address, until there are keys."""
+    request_log: str | None = None
+    """Directory, or file with a suffix, for a log of some requests: JSON lines without bodies, ids as salted hashes; or
+    none; unset is that of before, at first none."""
+    request_log_sample: float | None = None
+    """Share of the requests that --request-log writes, 0 to 1; unset is that of before, else 0.01."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
+        if self.request_log_sample is not None and not 0.0 <= self.request_log_sample <= 1.0:
+            raise ValueError(f"--request-log-sample {self.request_log_sample} is not a share; use 0 to 1, such as 0.01")
+        low = 1 if self.min_replicas is None else self.min_replicas
+        if not 1 <= low <= (low if self.max_replicas is None else self.max_replicas):
             raise ValueError(
                 f"--min-replicas {self.min_replicas} and --max-replicas {self.max_replicas} are invalid; "
                 "use 1 <= min <= max"
             )
-        if not 0 < self.port < 65536:
+        if self.port is not None and not 0 < self.port < 65536:
             raise ValueError(f"--port {self.port} is not a port; use 1 to 65535")
         if not self.timeout_s >= 0:
             raise ValueError(f"--timeout-s {self.timeout_s} is not a duration; use 0 or more, such as 180")
@@ -87,18 +105,29 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Serve a model at the family's endpoints; if it does not come up, the previous one keeps serving."""
     assert family is not None, "deploy works on a family"
+    before = read_config(config_path(context.store))
+    check_guarded(context, _access(family, options, before))
+    ensure_internal_key(context.store)
     located = locate_model(context, options.model or champion_uri(family.name))
-    loaded = _load_checked(family, located.directory)
+    loaded = load_checked(family, located.directory)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
-    index = _build_index(context.store, family, loaded)
-    with reserved(context.store, options.port) if context.address is None else nullcontext():
-        api, url = _apply(context, family, options, loaded, model, index=index)
-    log.info("%s version %s is served at %s", family.name, model.version, url)
-    details = {"url": url, "version": model.version, "digest": model.digest, "dashboard_url": api.dashboard_url}
-    return Outcome(
-        run_id=located.run_id, details={**details, "endpoints": endpoint_urls(family, url), "features": features}
-    )
+    index = build_index(context.store, family, loaded)
+    _, port = resolve_address(options.host, options.port, before)
+    with reserved(context.store, port) if context.address is None else nullcontext():
+        endpoint, size = _apply(context, family, options, loaded, model, index=index)
+    log.info("%s version %s is served at %s", family.name, model.version, endpoint.url)
+    details = {
+        "url": endpoint.url,
+        "version": model.version,
+        "digest": model.digest,
+        "dashboard_url": endpoint.api.dashboard_url,
+        "metrics": f"{endpoint.url}{family.route_prefix.rstrip('/')}/metrics",
+        "endpoints": endpoint_urls(family, endpoint.url),
+        "features": features,
+        "replicas": dataclasses.asdict(size),
+    }
+    return Outcome(run_id=located.run_id, details=details)
 
 
 def _apply(
@@ -109,26 +138,24 @@ def _apply(
     model: PinnedModel,
     *,
     index: Path | None,
-) -> tuple[ServeApi, str]:
-    """Make the cluster serve the model, or what it served before if that fails; returns the API and the URL."""
-    before = read_config(config_path(context.store))
+) -> tuple[Endpoint, Size]:
+    """Make the cluster serve the model, or what it served before if that fails; returns the endpoint and replicas."""
+    path = config_path(context.store)
+    before = read_config(path)
     wanted = _target_config(context, family, options, model, before, index=index)
     check_config(wanted)
-    api = _connect(context, options)
-    url = _url(context, api, options)
-    try:
-        api.apply(wanted)
-        _wait_until_served(api, family, model, url=url, timeout_s=options.timeout_s)
-        _check_golden(family, loaded.golden, url)
-    except BaseException as error:
-        _roll_back(api, before, options)
-        if isinstance(error, Failure):
-            previous = _served_version(before, family)
-            error.args = (f"{error}; {f'version {previous} keeps serving' if previous else 'it was removed again'}",)
-        raise
-    write_config(config_path(context.store), wanted)
-    _prune(context.store, family, wanted, before)
-    return api, url
+    api = _connect(context, wanted["http_options"])
+    endpoint = Endpoint(
+        api, endpoint_url(context, api.dashboard_url, wanted["http_options"]), path, key=internal_key(context.store)
+    )
+    switch(
+        *(endpoint, family, model),
+        wanted=wanted,
+        before=before,
+        acceptance=Acceptance(loaded.golden, timeout_s=options.timeout_s),
+    )
+    _prune(context.store, family, wanted)
+    return endpoint, kept_size(wanted, family) or Size()
 
 
 def endpoint_urls(family: Family, url: str) -> list[str]:
@@ -155,7 +182,7 @@ def _has_digest(directory: Path, digest: str) -> bool:
         return False
 
 
-def _load_checked(family: Family, directory: Path) -> bundle.Bundle:
+def load_checked(family: Family, directory: Path) -> bundle.Bundle:
     """The model, after its golden request was answered correctly; raises Failure."""
     try:
         loaded = bundle.load(directory, family)
@@ -180,7 +207,7 @@ def _fill_features(store: Store, family: Family) -> dict[str, int]:
     return write_store(store.feature_store(family.name), features, data)
 
 
-def _build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
+def build_index(store: Store, family: Family, loaded: bundle.Bundle) -> Path | None:
     """The index of the current catalogue, built once per model and data; None if the family has no index."""
     if family.index is None:
         return None
@@ -206,124 +233,74 @@ def _target_config(
     *,
     index: Path | None,
 ) -> dict[str, Any]:
-    cpus = options.cpus if options.cpus is not None else 0.0 if context.address is None else 1.0
-    size = Size(options.min_replicas, options.max_replicas, cpus, options.gpus)
     store, features = context.store, family.features
     added = application(
         family,
         model,
         feature_store=store.feature_store(family.name) if filled(features) else None,
         live_feature_store=store.live_feature_store(family.name) if live(features) else None,
-        size=size,
+        size=_size(context, options, kept_size(before, family), model.directory, index),
         index=index,
         events=event_address(context, family, options.events, before),
         erased=store.tombstones,
-        # Several hosts cannot share the file.
-        items=store.items if family.items is not None and context.address is None else None,
+        items=item_store(context, family),
+        standby=next_standby(user_config(before, family), version=model.version, digest=model.digest),
     )
-    fresh = empty_config(host=options.host, port=options.port)
+    host, port = resolve_address(options.host, options.port, before)
+    added["deployments"][0]["user_config"] |= access_settings(store, _access(family, options, before))
+    fresh = empty_config(host=host, port=port)
     return with_application({**fresh, "applications": before["applications"] if before else []}, added)
 
 
-def _connect(context: Context, options: Options) -> ServeApi:
+def _access(family: Family, options: Options, before: Mapping[str, Any] | None) -> Access:
+    """Who may use the endpoint, and what is noted of it, by the options or as before."""
+    host, _ = resolve_address(options.host, options.port, before)
+    wanted = Access(host, options.unguarded, options.request_log, options.request_log_sample)
+    return kept_access(wanted, before, user_config(before, family))
+
+
+def _size(context: Context, options: Options, kept: Size | None, *directories: Path | None) -> Size:
+    """The replicas that the options ask for, or that there were before, or the default; it is said why."""
+    is_local = context.address is None
+    bytes_each = replica_bytes(*directories)
+    fits = num_that_fit(bytes_each) if is_local else DEFAULT_REPLICAS
+    wanted = WantedSize(options.min_replicas, options.max_replicas, options.cpus, options.gpus)
+    size = resolve_size(wanted, kept, default_cpus=0.0 if is_local else 1.0, fits=fits)
+    describe_size(size, kept, bytes_each=bytes_each, fits=fits)
+    return size
+
+
+def _connect(context: Context, http: Mapping[str, Any]) -> ServeApi:
     """Connect to Ray Serve, starting the local cluster if needed; raises UsageFailure if the port cannot be used."""
     is_local = context.address is None
     if is_local:
-        check_can_start(context.store, options.host, options.port)
+        check_can_start(context.store, http["host"], http["port"])  # before starting a cluster in vain
     api = ServeApi(*dashboard(context))
-    if not _is_listening(context, api, options) and is_local:
-        check_is_free(options.host, options.port)
+    if not _is_listening(context, api, http) and is_local:
+        check_is_free(http["host"], http["port"])
     return api
 
 
-def _is_listening(context: Context, api: ServeApi, options: Options) -> bool:
+def _is_listening(context: Context, api: ServeApi, wanted: Mapping[str, Any]) -> bool:
     """Whether Serve is already running; raises UsageFailure if it listens elsewhere, which it cannot change."""
     details = api.details()
     http = details.get("http_options")
     if not http or not details.get("proxies"):
         return False
-    if (http["host"], http["port"]) != (options.host, options.port):
+    if (http["host"], http["port"]) != (wanted["host"], wanted["port"]):
         raise UsageFailure(
-            f"the endpoint listens on {http['host']}:{http['port']}, not {options.host}:{options.port}; "
+            f"the endpoint listens on {http['host']}:{http['port']}, not {wanted['host']}:{wanted['port']}; "
             f"deploy with --host {http['host']} --port {http['port']}, or run `{context.command('stop')}` first"
         )
     return True
 
 
-def _url(context: Context, api: ServeApi, options: Options) -> str:
-    """URL of the endpoint as seen from this machine."""
-    if context.address is not None and options.host in ALL_INTERFACES:
-        return f"http://{urlsplit(api.dashboard_url).hostname or options.host}:{options.port}"
-    return local_url(options.host, options.port)
-
-
-def _wait_until_served(api: ServeApi, family: Family, model: PinnedModel, *, url: str, timeout_s: float) -> None:
-    """Wait until the application is running and every replica reports the model; raises Failure."""
-    address = f"{url}{family.models_path}"
-    deadline = time.monotonic() + timeout_s
-    seen = "no response"
-    while time.monotonic() < deadline:
-        state = api.details()["applications"].get(family.name, {})
-        status = state.get("status", "not started")
-        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise Failure(f"version {model.version} did not start: {_reason(state)}")
-        if status == "RUNNING":
-            infos = _infos(address, state)
-            seen = f"version {', '.join(sorted({info['version'] for info in infos}))} is served" if infos else seen
-            if infos and all(_serves(info, model) for info in infos):
-                return
-        time.sleep(POLL_S)
-    raise Failure(f"version {model.version} did not respond within {timeout_s:.0f} s ({seen}); raise --timeout-s")
-
-
-def _infos(address: str, state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The model info of the replicas; empty if one of them is unhealthy or does not respond."""
-    deployments = state.get("deployments", {}).values()
-    num_replicas = sum(len(deployment.get("replicas", ())) for deployment in deployments)
-    if any(deployment.get("status") != "HEALTHY" for deployment in deployments):
-        return []
-    try:
-        return [read_json(address) for _ in range(1 if num_replicas == 1 else NUM_VERSION_CHECKS * num_replicas)]
-    except (OSError, Failure):
-        return []
-
-
-def _serves(info: Mapping[str, Any], model: PinnedModel) -> bool:
-    """Whether a replica serves the model; raises Failure if it has rejected it."""
-    failed = info.get("last_failed_reload")
-    if info["digest"] == model.digest and info["version"] == model.version:
-        return True
-    if failed and failed["version"] == model.version:
-        raise Failure(f"a replica rejected version {model.version}: {failed['error']}")
-    return False
-
-
-def _check_golden(family: Family, expected: Mapping[str, Any], url: str) -> None:
-    """Send the golden request over HTTP; raises Failure if the answer differs from the stored one."""
-    address = f"{url}{family.endpoints[0].path}"
-    try:
-        # The golden answer knows no live items.
-        answer = read_file(address, expected["request"], headers={"Shopkeeper-Prepared-Only": "1"})
-    except OSError as error:
-        raise Failure(f"{address} does not respond: {error}") from error
-    is_file = issubclass(family.endpoints[0].Response, Media)
-    difference = golden.difference(expected, golden.as_json(answer) if is_file else json.loads(answer.content))
-    if difference:
-        raise Failure(f"{address} does not return the golden answer: {difference}")
-
-
-def _roll_back(api: ServeApi, before: Mapping[str, Any] | None, options: Options) -> None:
-    """Reapply the previous config; a failure is only logged, as the original error matters more."""
-    try:
-        api.apply(before or empty_config(host=options.host, port=options.port))
-    except Failure as error:
-        log.error("could not roll back to the previous config: %s", error)
-
-
 def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> None:
     """Delete the pinned models and indexes of a family that no config refers to; they are rebuilt when needed."""
     served = [user_config(config, family) for config in configs]
-    named = {each.get(key) for each in served for key in ("bundle", "index")}
+    named = {
+        (each or {}).get(key) for one in served for each in (one, one.get("standby")) for key in ("bundle", "index")
+    }
     for kind in (store.root / PINNED, store.serve / "indexes"):
         for directory in (kind / family.name).glob("[!.]*"):
             if str(directory) in named:
@@ -332,15 +309,3 @@ def _prune(store: Store, family: Family, *configs: Mapping[str, Any] | None) -> 
                 remove_directory(directory)
             except OSError as error:  # does not affect the deployment
                 log.warning("could not delete %s, which is no longer needed: %s", directory, error)
-
-
-def _served_version(config: Mapping[str, Any] | None, family: Family) -> str | None:
-    return user_config(config, family).get("version")
-
-
-def _reason(state: Mapping[str, Any]) -> str:
-    """The last lines of Serve's messages, without its log of retries."""
-    deployments: list[Mapping[str, Any]] = list(state.get("deployments", {}).values())
-    messages: list[str] = [state.get("message", ""), *(str(one.get("message", "")) for one in deployments)]
-    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
-    return " | ".join(lines[-4:]) or str(state.get("status"))

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.erasure.pending import event_addresses, finish, update_receipts, with_users
+from jobs.cli.context import (
+    EXIT_DEPENDENCY_DOWN,
+    EXIT_FAILED,
+    Context,
+    Failure,
+    Outcome,
+    UsageFailure,
+    described,
+    log,
+)
+from jobs.erasure.pending import FEATURES, finish, update_receipts, with_users
 from jobs.erasure.proof import proof
 from jobs.erasure.purge import purge
 from jobs.erasure.remaining import remaining
+from jobs.serving.event_store import event_addresses
 from jobs.tracking.model_uri import locate_model
 from jobs.tracking.registry import champion_uri
 from models import FAMILIES
@@ -89,10 +101,10 @@ def _users(options: Options) -> list[str]:
     given = list(options.command)
     if options.from_file is not None:
         try:
-            lines = Path(options.from_file).read_text(encoding="utf-8-sig").splitlines()
+            lines = Path(options.from_file).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UsageFailure(f"--from-file {options.from_file} is not UTF-8: {error}; write one id a line") from None
-        given += [line for line in lines if line.strip()]
+        given += [line.removesuffix("\r") for line in lines if line.strip()]
     try:
         return list(dict.fromkeys(checked_id(one) for one in given))
     except ValueError as error:
@@ -101,15 +113,44 @@ def _users(options: Options) -> list[str]:
 
 def _erase(context: Context, users: list[str], families: Collection[Family]) -> Outcome:
     receipts: list[Receipt] = []
-    if users:
-        addresses = event_addresses(context)
-        receipts = erase_at_once(context.store.root, users, events=addresses[-1] if addresses else None)
-        log.info("%d users are unknown from now on", len(users))
-    _, changed = finish(context, families)
-    own = {receipt.user for receipt in receipts}
-    later = update_receipts(context, changed=changed, users=own or None)
+    with _told_what_is_done(context, users):
+        if users:
+            addresses = event_addresses(context)
+            receipts = erase_at_once(context.store.root, users, events=addresses[-1] if addresses else None)
+            log.info("%d users are unknown from now on", len(users))
+        found = finish(context, families)
+        own = {receipt.user for receipt in receipts}
+        later = update_receipts(context, found=found, users=own or None)
     asked = {receipt.receipt_id for receipt in receipts}
-    return _outcome(context, [each for each in later if each.receipt_id in asked or not asked])
+    outcome = _outcome(context, [each for each in later if each.receipt_id in asked or not asked])
+    return dataclasses.replace(outcome, exit_code=_exit_code(found))
+
+
+@contextmanager
+def _told_what_is_done(context: Context, users: Sequence[str]) -> Iterator[None]:
+    """An error after the tombstones says that the users are unknown, and how to finish."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        try:
+            are_unknown = all(Tombstones(context.store.tombstones).erased_of(users)) and bool(users)
+        except TombstonesUnreadable:
+            are_unknown = False
+        if not are_unknown:
+            raise
+        reason = described(error) if type(error) is OSError else str(error)
+        raise Failure(
+            f"{reason}; {len(users)} users are unknown from now on, but not all of their data are deleted: "
+            f"`{context.command('erase --pending')}` finishes it"
+        ) from error
+
+
+def _exit_code(found: Collection[Trace]) -> int:
+    """Of what could not be deleted: a store that does not answer now, or a file that somebody has to mend."""
+    failed = {trace.what for trace in found if trace.state == "pending"}
+    if failed & {"events", FEATURES}:
+        return EXIT_DEPENDENCY_DOWN
+    return EXIT_FAILED if failed else 0
 
 
 def _lift(context: Context, users: list[str]) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.cli.context import Context, DependencyDown, Failure, Outcome, UsageFailure
 from jobs.cluster.local_head import running_head
-from jobs.serving.config import config_path, read_config
+from jobs.serving.event_store import event_addresses
 from models import FAMILIES
 from models.erasure.copies import record_copy
 from models.errors import EventsUnavailable
@@ -67,11 +67,7 @@ def _address(context: Context, options: Options) -> str:
     """The address of the store of events: as given, of the last deployment, or the file in the store."""
     if options.events is not None:
         return options.events
-    deployed = read_config(config_path(context.store))
-    for application in (deployed or {}).get("applications", ()):
-        if address := application["deployments"][0]["user_config"].get("events"):
-            return str(address)
-    return str(context.store.events)
+    return next(reversed(event_addresses(context)), str(context.store.events))
 
 
 @contextmanager

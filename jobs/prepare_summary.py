@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from models.erasure.erased import REASON
+
 WIDTH = 120
 MAX_CLASSES = 8
 """Classes of a label that are shown, the most frequent ones."""
@@ -36,7 +38,8 @@ def _bad(card: Mapping[str, Any]) -> str:
     counts = {reason: count for reason, count in card.get("bad", {}).items() if count}
     reasons = sorted(counts, key=lambda reason: -counts[reason])
     listed = ", ".join(f"{counts[reason]:,} {reason}" for reason in reasons)
-    return f"bad: {listed}; {QUARANTINE}/ has them" if listed else "bad: none"
+    where = f"; {QUARANTINE}/ has them" + (", without those of erased users" if REASON in counts else "")
+    return f"bad: {listed}{where}" if listed else "bad: none"
 
 
 def _counts(card: Mapping[str, Any]) -> Iterator[str]:

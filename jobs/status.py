@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from jobs.cli.context import Context, DependencyDown, Failure, Outcome
+from jobs.cli.context import EXIT_DEPENDENCY_DOWN, Context, DependencyDown, Failure, Outcome
 from jobs.cluster.local_head import running_head
-from jobs.serving.api import read_json
+from jobs.cluster.processes import age_of_process_s
 from jobs.serving.config import config_path, former_root, read_config, user_config
+from jobs.serving.health import assess, model_infos
+from jobs.serving.probe import Deadline, probe
 from jobs.tracking.client import TAG_FINGERPRINT, RunInfo, Tracking
 from jobs.tracking.mlflow_ui import running_ui
 from jobs.tracking.registry import CHAMPION, TAG_PREVIOUS, Registry
 from jobs.tracking.runs import PLAN
 from models import FAMILIES
 from models.family import Family
+
+T = TypeVar("T")
+MAX_START_S = 30.0
+"""A process that is older was not started for this command."""
+END_S = 0.4
+"""What it takes to print the result and end."""
+MIN_SHARE = 0.3
+"""Share of the time limit that is there for questions however long the start took, as on a loaded machine."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +38,73 @@ class Options:
 
     runs: int = 5
     """Number of finished runs per family, newest first."""
+    timeout_s: float = 5.0
+    """Seconds after which what has not responded is reported as such, the start of the command included."""
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise ValueError(f"--timeout-s {self.timeout_s} is not a duration; use more than 0, such as 5")
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Report on one family or all; changes nothing and does not fail if a server is down."""
+    """Report on one family or all; changes nothing and does not fail if a server is down.
+
+    Everything is asked at once and with a time limit. The exit code is 5 if a family that was deployed is not served as
+    it should be.
+    """
     families = [family] if family is not None else list(FAMILIES.values())
+    deadline = Deadline(_remaining_s(options))
+    deployed = {one.name: deadline.start(partial(_deployed, context, one, deadline)) for one in families}
+    tracked = deadline.start(lambda: {one.name: _tracked(context, one, options) for one in families})
+    cluster = deadline.start(partial(_cluster, context))
     details: dict[str, Any] = {
         "store": str(context.store.root),
-        "families": {one.name: _family(context, one, options) for one in families},
-        "cluster": _cluster(context),
-        "mlflow": running_ui(context.store) or context.tracking_uri,
+        "families": {one.name: _family(context, one, deadline, tracked, deployed[one.name]) for one in families},
+        "cluster": _in_time(deadline, cluster, None),
+        "mlflow": _in_time(deadline, deadline.start(partial(running_ui, context.store)), None) or context.tracking_uri,
     }
-    return Outcome(details=details, summary="\n".join(_table(details)))
+    states = [one["deployed"] for one in details["families"].values() if one["deployed"]]
+    is_healthy = all(one["state"] == "ok" for one in states)
+    return Outcome(
+        status="ok" if is_healthy else "unhealthy",
+        details={**details, "healthy": is_healthy},
+        summary="\n".join(_table(details)),
+        exit_code=0 if is_healthy else EXIT_DEPENDENCY_DOWN,
+    )
 
 
-def _family(context: Context, family: Family, options: Options) -> dict[str, Any]:
+def _remaining_s(options: Options) -> float:
+    """The time limit less what the start of the command took; a process that lives long was not started for this."""
+    age_s = age_of_process_s()
+    if age_s > MAX_START_S:
+        return options.timeout_s
+    return max(options.timeout_s - age_s - END_S, MIN_SHARE * options.timeout_s)
+
+
+def _family(
+    context: Context,
+    family: Family,
+    deadline: Deadline,
+    tracked: Future[dict[str, dict[str, Any]]],
+    deployed: Future[dict[str, Any] | None],
+) -> dict[str, Any]:
     found: dict[str, Any] = {"prepared": _prepared(context, family), "running": [], "finished": [], "champion": None}
-    if context.tracking_uri is None and not (context.store.root / "mlflow.db").is_file():
-        return {**found, "deployed": _deployed(context, family)}
+    late = {"version": None, "state": "unknown", "health": "unknown: it could not be found out in time"}
+    found["deployed"] = _in_time(deadline, deployed, late)
     try:
-        found |= _tracked(context, family, options)
+        found |= deadline.result(tracked)[family.name]
     except DependencyDown as error:
         found["tracking_error"] = str(error)
-    return {**found, "deployed": _deployed(context, family)}
+    except TimeoutError:
+        found["tracking_error"] = "runs and champion could not be read in time; raise --timeout-s"
+    return found
+
+
+def _in_time(deadline: Deadline, future: Future[T], late: T) -> T:
+    try:
+        return deadline.result(future)
+    except TimeoutError:
+        return late
 
 
 def _prepared(context: Context, family: Family) -> dict[str, Any] | None:
@@ -66,6 +122,8 @@ def _prepared(context: Context, family: Family) -> dict[str, Any] | None:
 
 
 def _tracked(context: Context, family: Family, options: Options) -> dict[str, Any]:
+    if context.tracking_uri is None and not (context.store.root / "mlflow.db").is_file():
+        return {}
     tracking = Tracking(context)
     running = tracking.list_runs(family.name, where="attributes.status = 'RUNNING'")
     finished = tracking.list_runs(family.name, limit=options.runs, where="attributes.status != 'RUNNING'")
@@ -116,30 +174,33 @@ def _champion(registry: Registry, family: Family) -> dict[str, Any] | None:
     }
 
 
-def _deployed(context: Context, family: Family) -> dict[str, Any] | None:
-    """The deployment that was applied last, and the model that is served there now."""
+def _deployed(context: Context, family: Family, deadline: Deadline) -> dict[str, Any] | None:
+    """The deployment that was applied last, and what is served there now."""
+    path = config_path(context.store)
     try:
-        config = read_config(config_path(context.store))
-    except Failure as error:
-        return {"version": None, "health": f"unknown: {error}"}
-    served = user_config(config, family)
-    if config is None or not served:
-        return None
-    http = config["http_options"]
-    host = "127.0.0.1" if http["host"] == "0.0.0.0" else http["host"]
-    url = f"http://{host}:{http['port']}"
-    version, former = served["version"], former_root(config_path(context.store))
-    try:
-        answering = read_json(f"{url}{family.models_path}")
-        health = "ok" if answering["version"] == version else f"version {answering['version']} is served"
-    except Failure as error:
-        answering, health = None, str(error)
-    except (OSError, ValueError):
-        answering, health = None, "down"
-    if former is not None and answering is not None:
-        deploy = context.command(f"deploy {family.name}")
-        health = f"served from {former}, where the store was before; run `{deploy}` again"
-    return {"version": version, "url": url, "health": health, "answering": answering}
+        config = read_config(path, check=False)
+        served = user_config(config, family)
+        if config is None or not served:
+            return None
+        facts = probe(context, family, config, deadline)
+        former = former_root(path)
+    except (Failure, LookupError, TypeError, ValueError) as error:
+        said = str(error) if isinstance(error, Failure) else f"{path} is damaged ({error}); remove it and deploy again"
+        return {"version": None, "state": "unknown", "health": f"unknown: {said}"}
+    deploy = context.command(f"deploy {family.name}")
+    found, infos = assess(facts, remedy=deploy), model_infos(facts)
+    state, health = str(found.state), found.text
+    if former is not None and infos:
+        state, health = "moved", f"served from {former}, where the store was before; run `{deploy}` again"
+    return {
+        "version": served["version"],
+        "url": facts.url,
+        "state": state,
+        "health": health,
+        "unreachable": [each for each in (facts.serve_error, facts.gcs_error) if each],
+        "standby": (served.get("standby") or {}).get("version"),
+        "answering": infos[0] if infos else None,
+    }
 
 
 def _cluster(context: Context) -> dict[str, Any] | None:
@@ -162,6 +223,7 @@ def _table(details: Mapping[str, Any]) -> list[str]:
             *(_run_line(one, found["prepared"]) for one in found["finished"]),
             f"  champion  {_version_line(found['champion'])}",
             f"  deployed  {_version_line(found['deployed'])}",
+            *(f"  no answer {one}" for one in (found["deployed"] or {}).get("unreachable", ())),
         ]
         if "tracking_error" in found:
             lines.append(f"  unknown   {found['tracking_error']}")

@@ -18,7 +18,10 @@ class Options:
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Stop everything that `deploy` and `demo` started on this machine; the next `deploy` restores all deployments."""
+    """Stop everything that `deploy` and `demo` started on this machine; the next `deploy` restores all deployments.
+
+    Requests under way are answered first.
+    """
     if context.address is not None:
         raise UsageFailure(
             f"stop works on this machine only; for {context.address} use `serve shutdown`, or omit --address"

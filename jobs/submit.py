@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jobs.cli.context import EXIT_FAILED, Context, DependencyDown, Failure, Outcome, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
+from jobs.pipelines.upload import check_pipeline, with_pipeline
 from models.family import Family
 
 if TYPE_CHECKING:  # seconds to import
@@ -69,9 +70,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     how_to_stop = f"{_token_setting(context)}ray job stop {job_id} --address {url}"
     with tempfile.TemporaryDirectory(prefix="shop-") as code:
         copy_packages(Path(code))
+        command = with_pipeline(options.command, Path(code))
         try:
             client.submit_job(
-                entrypoint=_entrypoint(context, options.command),
+                entrypoint=_entrypoint(context, command),
                 submission_id=job_id,
                 runtime_env=_runtime_env(context, code),
                 entrypoint_num_cpus=options.entrypoint_cpus or None,
@@ -95,6 +97,7 @@ def _check(command: tuple[str, ...]) -> None:
         raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
     if command[0] in ("submit", "demo", "stop"):
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; omit `submit`")
+    check_pipeline(command)
 
 
 def _client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:

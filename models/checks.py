@@ -172,7 +172,7 @@ def _check_paths(family: Family) -> Iterator[str]:
     paths = [each.path for each in family.endpoints] + [each.path for each in family.streams]
     prefix = family.route_prefix.rstrip("/")
     # The service's own paths, with and without the prefix.
-    taken = {"/healthz", "/v1/models", f"{prefix}/healthz", family.models_path}
+    taken = {"/healthz", "/metrics", "/v1/models", f"{prefix}/healthz", f"{prefix}/metrics", family.models_path}
     if family.events is not None:
         taken.add(events_path(family.route_prefix))
     for path in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -21,10 +22,11 @@ class TombstonesUnreadable(OSError):
     """The file of erased users cannot be read or written, so nobody can tell who is erased; names file and remedy."""
 
     def __init__(self, path: Path, error: Exception, *, writing: bool = False) -> None:
-        super().__init__(
-            f"{path}, which says who is erased, cannot be {'written' if writing else 'read'}: {error}; run as the owner"
-            " of the store, make it writable, or restore the file from a backup"
-        )
+        remedy = "run as the owner of the store, make it writable, or restore the file from a backup"
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
+            remedy = "free some space and run it again"
+        verb = "written" if writing else "read"
+        super().__init__(f"{path}, which says who is erased, cannot be {verb}: {error}; {remedy}")
 
 
 class EventsUnavailable(OSError):

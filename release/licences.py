@@ -161,7 +161,8 @@ def canonical(name: str) -> str:
 
 
 def _is_permissive(licence: str) -> bool:
-    return bool(PERMISSIVE.search(licence)) and not COPYLEFT.search(licence)
+    """All parts of it are."""
+    return all(PERMISSIVE.search(part) and not COPYLEFT.search(part) for part in re.split(r"\bAND\b|;", licence))
 
 
 if __name__ == "__main__":

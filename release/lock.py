@@ -23,8 +23,8 @@ MACHINES = ("x86_64", "aarch64")
 """Processors of Linux; PyTorch has wheels of its own for these without CUDA, outside the usual index."""
 CUDA = ("nvidia-", "cuda-", "triton")
 """How packages are called that only torch's CUDA build needs."""
-TOOLS = {"uv": "uv==0.13.8", "cyclonedx": "cyclonedx-bom==7.5.0"}
-"""Programs with an environment of their own, for `make lock` and `make sbom`."""
+TOOLS = {"uv": "uv==0.13.8", "cyclonedx": "cyclonedx-bom==7.5.0", "audit": "pip-audit==2.10.1"}
+"""Programs with an environment of their own, for `make lock`, `make sbom` and `make audit`."""
 ONLY_LINUX = "sys_platform == 'linux'"
 HEADERS = {
     "runtime.txt": "What every node needs, but torch. Read by runtime-cpu.txt and runtime-cuda.txt.",

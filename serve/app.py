@@ -11,7 +11,6 @@ import ray.serve
 import torch
 from fastapi import FastAPI
 from ray.serve import Application, Deployment
-from ray.serve.metrics import Counter, Histogram
 
 from models import FAMILIES
 from models.nn.memory import keep_freed_memory
@@ -44,14 +43,7 @@ class Model:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        metrics = _Metrics(family_name)
-        self._service = Service(
-            family_name,
-            device=device,
-            observe=metrics,
-            on_store_error=metrics.feature_store_failed,
-            observe_events=metrics.count_events,
-        )
+        self._service = Service(family_name, device=device)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica is created."""
@@ -60,10 +52,12 @@ class Model:
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Called by Serve before the first request and when `user_config` changes; requests are served meanwhile."""
         await self._service.load(Settings.model_validate(user_config))
+        self._service.share_metrics()
         _shorten_collections()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
+        self._service.guard.refresh()
         if not self._service.is_ready:
             raise RuntimeError("no model is loaded")
 
@@ -73,36 +67,3 @@ def _shorten_collections() -> None:
     gc.unfreeze()  # what was replaced since the last time
     gc.collect()
     gc.freeze()
-
-
-class _Metrics:
-    """Prometheus metrics of predictions and batch sizes by model version, and of feature stores, exported by Ray."""
-
-    def __init__(self, family_name: str) -> None:
-        # Ray annotates `tag_keys` as a tuple of one element.
-        tags: Any = ("family", "path", "model_version")
-        self._family = family_name
-        self._predictions = Counter("shopkeeper_predictions", description="Predictions made.", tag_keys=tags)
-        of_events: Any = ("family", "outcome")
-        self._events = Counter("shopkeeper_events", description="Events received, by outcome.", tag_keys=of_events)
-        self._batches = Histogram(
-            "shopkeeper_batch_size", description="Examples in a batch.", boundaries=[1, 2, 4, 8, 16, 32], tag_keys=tags
-        )
-        self._store_errors = Counter(
-            "shopkeeper_feature_store_errors",
-            description="Requests whose features could not be read or written.",
-            tag_keys=("family",),
-        )
-
-    def count_events(self, outcome: str, count: int) -> None:
-        """Count events by outcome, see `serve.events.EventObserver`."""
-        self._events.inc(count, tags={"family": self._family, "outcome": outcome})
-
-    def feature_store_failed(self) -> None:
-        """Count a request that a feature store failed; from any thread."""
-        self._store_errors.inc(tags={"family": self._family})
-
-    def __call__(self, path: str, model_version: str, batch_size: int) -> None:
-        tags = {"family": self._family, "path": path, "model_version": model_version}
-        self._predictions.inc(batch_size, tags=tags)
-        self._batches.observe(batch_size, tags=tags)

@@ -15,8 +15,8 @@ from models.erasure.receipts import Trace
 from models.erasure.request import erase_at_once
 from models.erasure.tombstones import Tombstones
 from models.errors import TombstonesUnreadable
-from models.events.event import Event
-from serve.problems import RequestRefused, error_responses, log
+from models.events.event import SESSION, Event
+from serve.problems import RequestRefused, error_responses, log, path_id
 
 REFUSED = "the user is erased; events count again after a new consent (shopkeeper erase --lift)"
 """The reason of a refused event."""
@@ -77,7 +77,7 @@ class Erasure:
         try:
             users = self._tombstones.erased_of([event.user_id for event in events])
             sessions = self._tombstones.erased_of(
-                [event.session_id and f"session:{event.session_id}" for event in events]
+                [event.session_id and f"{SESSION}{event.session_id}" for event in events]
             )
         except TombstonesUnreadable as error:
             raise RequestRefused(f"no event was stored: {error}", status=503) from error
@@ -131,7 +131,7 @@ def add_erasure(app: FastAPI, erasure: Erasure, *, route_prefix: str) -> None:
         responses={**error_responses(503), 202: {"model": ErasureAnswer, "description": "Data are pending"}},
     )
     async def delete(user_id: str) -> Response:
-        answer = await erasure.erase(user_id)
+        answer = await erasure.erase(path_id(user_id))
         return Response(
             answer.model_dump_json(exclude_none=True),
             status_code=200 if answer.status == "erased" else 202,

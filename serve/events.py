@@ -10,12 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 
 from models.errors import EventsUnavailable, FeatureStoreUnreadable
-from models.events.event import Event
+from models.events.event import SESSION, Event
 from models.events.hook import EventUse, Visitor, events_path
 from models.events.request import (
     MAX_REQUEST_EVENTS,
@@ -30,7 +28,12 @@ from models.family import Features
 from models.time_limit import Overdue, TimedThreads
 from serve import json_bodies
 from serve.erasure import REFUSED, Erasure
-from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
+from serve.problems import (
+    RequestRefused,
+    all_rejected,
+    error_responses,
+    log,
+)
 from serve.stored_features import StoredFeatures
 
 NUM_APPENDERS = 32
@@ -149,7 +152,7 @@ class Events:
             store, owner, (user_id, session_id) = self._opened(), None, visitor
             if user_id is None and session_id is not None:
                 user_id = owner = store.owner(session_id)
-            if self._erasure.is_silent(user_id):
+            if self._erasure.is_silent(f"{SESSION}{session_id}" if user_id is None else user_id):
                 return None, ()
             after_seq = until.get(store.store_id, 0)
             return owner, store.of(user_id=user_id, session_id=session_id, after_seq=after_seq)
@@ -190,6 +193,7 @@ class Events:
         for place, is_new in zip(places, store.append(events), strict=True):
             if not is_new:
                 results[place].outcome = "duplicate"
+        self._erase_late(store, events, places, results)
         counts = {name: sum(each.outcome == name for each in results) for name in ("accepted", "duplicate", "rejected")}
         return EventsAnswer(**counts, results=results)
 
@@ -203,6 +207,15 @@ class Events:
                 results[place] = EventResult(event_id=results[place].event_id, outcome="rejected", reason=REFUSED)
         kept = [index for index, refused in enumerate(is_refused) if not refused]
         return [events[index] for index in kept], [places[index] for index in kept]
+
+    def _erase_late(
+        self, store: EventStore, events: list[Event], places: list[int], results: list[EventResult]
+    ) -> None:
+        """Delete what was stored of users who were erased meanwhile: their erasure may have come before the events."""
+        kept, _ = self._without_erased(events, places, results)
+        if len(kept) < len(events):
+            for event in {each.event_id: each for each in events if each not in kept}.values():
+                store.erase(event.visitor_id)
 
 
 def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows: Callable[[str], bool]) -> None:
@@ -224,25 +237,11 @@ def add_events(app: FastAPI, events: Events | None, *, route_prefix: str, knows:
         openapi_extra=described,
     )
     async def post(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
-            raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
+        json_bodies.check_type(request)
         answer = await events.take(await request.body(), knows)
         if answer.rejected == len(answer.results):
-            return _all_rejected(answer)
+            return all_rejected(answer, answer.results, noun="event")
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-def _all_rejected(answer: EventsAnswer) -> JSONResponse:
-    detail = f"all {answer.rejected} events were rejected; the first one: {answer.results[0].reason}"
-    if answer.rejected == 1:
-        detail = f"the event was rejected: {answer.results[0].reason}"
-    errors = [
-        FieldError(pointer=f"#/{place}", detail=each.reason or "")
-        for place, each in enumerate(answer.results[:MAX_ERRORS])
-    ]
-    content = problem_of(422, detail, errors=errors).model_dump() | answer.model_dump(exclude_none=True)
-    return JSONResponse(content, status_code=422, media_type=MEDIA_TYPE)
 
 
 def _body_schema() -> dict[str, Any]:

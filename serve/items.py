@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.items.item import Kind, Put
@@ -18,7 +16,13 @@ from models.items.request import MAX_ITEMS, BodyRefused, ItemRefused, check_id, 
 from models.items.sqlite import ItemsBusy
 from serve import json_bodies
 from serve.live_items import PREPARED_ONLY, LiveCatalogue
-from serve.problems import MAX_ERRORS, MEDIA_TYPE, FieldError, RequestRefused, error_responses, log, problem_of
+from serve.problems import (
+    RequestRefused,
+    all_rejected,
+    error_responses,
+    log,
+    path_id,
+)
 from serve.service import Service
 
 PREPARED_HEADER = b"shopkeeper-prepared-only"
@@ -97,33 +101,28 @@ def items_path(models_path: str) -> str:
     return f"{models_path.rpartition('/')[0]}/items"
 
 
-def items_router(service: Service, *, path: str) -> APIRouter:
-    """The routes at `path`, such as /v1/items.
+def add_items(app: FastAPI, service: Service, *, path: str) -> None:
+    """Add the routes at `path`, such as /v1/items.
 
     A put answers 200 also where some items are rejected, and 422 where all are, so that a client that looks at nothing
     but the status notices.
     """
-    router = APIRouter()
 
-    @router.put(path, summary="Add items, or change their attributes", response_model=ItemsAnswer, **_documented())
+    @app.put(path, summary="Add items, or change their attributes", response_model=ItemsAnswer, **_documented())
     async def put(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not json_bodies.is_json(kind):  # a page of another site can send other types without asking
-            raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
+        json_bodies.check_type(request)
         answer = await _in_thread(_put, _live(service), await _parsed(service, await request.body()))
         if answer.results and not answer.accepted:
-            return _all_rejected(answer)
+            return all_rejected(answer, answer.results, noun="item")
         return _json(answer)
 
-    @router.delete(f"{path}/{{item_id:path}}", summary="Withdraw an item", **_answers_item())
+    @app.delete(f"{path}/{{item_id:path}}", summary="Withdraw an item", **_answers_item())
     async def withdraw(item_id: str) -> Response:
-        return _json(await _in_thread(_withdraw, _live(service), item_id))
+        return _json(await _in_thread(_withdraw, _live(service), path_id(item_id)))
 
-    @router.get(f"{path}/{{item_id:path}}", summary="What an item is to the model", **_answers_item())
+    @app.get(f"{path}/{{item_id:path}}", summary="What an item is to the model", **_answers_item())
     async def look_up(item_id: str) -> Response:
-        return _json(await _in_thread(_look_up, _live(service), item_id))
-
-    return router
+        return _json(await _in_thread(_look_up, _live(service), path_id(item_id)))
 
 
 def _documented() -> dict[str, Any]:
@@ -142,19 +141,6 @@ def _answers_item() -> dict[str, Any]:
 
 def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-def _all_rejected(answer: ItemsAnswer) -> JSONResponse:
-    first = answer.results[0].reason
-    detail = f"all {answer.rejected} items were rejected; the first one: {first}"
-    if answer.rejected == 1:
-        detail = f"the item was rejected: {first}"
-    errors = [
-        FieldError(pointer=f"#/{place}", detail=each.reason or "")
-        for place, each in enumerate(answer.results[:MAX_ERRORS])
-    ]
-    content = problem_of(422, detail, errors=errors).model_dump() | answer.model_dump(exclude_none=True)
-    return JSONResponse(content, status_code=422, media_type=MEDIA_TYPE)
 
 
 async def _parsed(service: Service, content: bytes) -> Any:

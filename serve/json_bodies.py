@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 
 from models.family import AnyEndpoint
 
@@ -20,6 +22,18 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def is_json(media_type: str) -> bool:
     """Whether a media type without parameters, in lower case, is JSON."""
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def media_type(request: Request) -> str:
+    """The media type of a body without parameters, in lower case; empty if the request names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_type(request: Request) -> None:
+    """Raise HTTPException 415 for a body that is not said to be JSON: pages of other sites can send other types."""
+    kind = media_type(request)
+    if not is_json(kind):
+        raise HTTPException(415, f"the Content-Type is {kind or 'missing'!r}; send application/json")
 
 
 def parse(body: bytes) -> Any:

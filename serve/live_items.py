@@ -16,9 +16,12 @@ from pydantic import BaseModel
 from models.family import Family, Features
 from models.items.hook import LiveItems, LiveView
 from models.items.item import Kind, Put
+from models.items.sqlite import ItemsBusy
 from models.items.store import ItemStore, open_items
 from serve.problems import log
 
+REMEMBERED_S = 60.0
+"""How long a write that failed counts as a fault of the store, unless a later one succeeds."""
 POLL_S = 1.0
 """Pause between two looks at the version of the store: after it, every replica has what was put."""
 KEY = "*"
@@ -58,6 +61,8 @@ class LiveCatalogue:
         self._view: LiveView = hook.open(schema, None)
         self._version = 0
         self._degraded: str | None = None
+        self._write_fault: tuple[str, float] | None = None
+        """Why the last write failed, and until when that counts."""
         self._stop = threading.Event()
         try:
             open_items(address, create=True).close()
@@ -88,7 +93,9 @@ class LiveCatalogue:
 
     @property
     def fault(self) -> str | None:
-        """Why the store or the item table cannot be read; None if they can."""
+        """Why the store or the item table cannot be read, or the store not written; None if they can."""
+        if self._degraded is None and self._write_fault is not None and time.monotonic() < self._write_fault[1]:
+            return self._write_fault[0]
         return self._degraded
 
     def features(self) -> Features:
@@ -97,7 +104,7 @@ class LiveCatalogue:
 
     def info(self) -> LiveItemsInfo:
         """What the replica has."""
-        return LiveItemsInfo(version=self._version, counts=self._view.counts(), degraded=self._degraded)
+        return LiveItemsInfo(version=self._version, counts=self._view.counts(), degraded=self.fault)
 
     def refresh(self) -> None:
         """Bring the view up to date, with work for the changes only; an unreadable store leaves the last view."""
@@ -122,8 +129,15 @@ class LiveCatalogue:
         return self._written(lambda store: store.withdraw(item_id))
 
     def _written(self, write: Callable[[ItemStore], int]) -> int:
-        with closing(open_items(self._address)) as store:
-            version = write(store)
+        try:
+            with closing(open_items(self._address)) as store:
+                version = write(store)
+        except ItemsBusy:
+            raise
+        except OSError as error:
+            self._write_fault = str(error), time.monotonic() + REMEMBERED_S
+            raise
+        self._write_fault = None
         self.refresh()
         return version
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -57,6 +57,16 @@ class RequestRefused(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         """Sent as the header Retry-After."""
+
+
+def path_id(given: str) -> str:
+    """An id from the path of a request; raises RequestRefused if its bytes are not UTF-8.
+
+    Servers decode such a path with U+FFFD, which would be the id of somebody else.
+    """
+    if "\ufffd" in given:
+        raise RequestRefused("the id in the path is not UTF-8; percent-encode its bytes in UTF-8, such as %C3%BC for ü")
+    return given
 
 
 class Limits:
@@ -146,6 +156,25 @@ class _Receiving:
 def problem_of(status: int, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
     """A problem with the standard title of its status."""
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=_sendable(detail), errors=errors)
+
+
+class _Result(Protocol):
+    """What became of one of several things that were sent."""
+
+    reason: str | None
+
+
+def all_rejected(answer: BaseModel, results: Sequence[_Result], *, noun: str) -> JSONResponse:
+    """The response where all things of a request were rejected: a problem with the fields of the usual answer."""
+    first = results[0].reason
+    detail = f"all {len(results)} {noun}s were rejected; the first one: {first}"
+    if len(results) == 1:
+        detail = f"the {noun} was rejected: {first}"
+    errors = [
+        FieldError(pointer=f"#/{place}", detail=each.reason or "") for place, each in enumerate(results[:MAX_ERRORS])
+    ]
+    content = problem_of(422, detail, errors=errors).model_dump() | answer.model_dump(exclude_none=True)
+    return JSONResponse(content, status_code=422, media_type=MEDIA_TYPE)
 
 
 def problem(

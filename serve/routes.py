@@ -16,10 +16,12 @@ from starlette.exceptions import HTTPException
 from models.erasure.features import personal
 from models.family import AnyEndpoint, AnyStream, Media, RawBody
 from serve import json_bodies
+from serve.access.gate import Gate
 from serve.erasure import add_erasure
 from serve.events import add_events
-from serve.items import PreparedOnly, items_path, items_router
-from serve.json_bodies import LARGE_BYTES, is_json
+from serve.items import PreparedOnly, add_items, items_path
+from serve.json_bodies import LARGE_BYTES, is_json, media_type
+from serve.metrics_page import add_metrics_page
 from serve.problems import BODY_TIMEOUT_S, MAX_BODY_BYTES, REQUEST_TIMEOUT_S, error_responses, install, problem
 from serve.service import ModelInfo, Service
 
@@ -76,6 +78,8 @@ def make_app(
         # 200 also then: a load balancer would take every replica away, as all of them have the same store.
         return JSONResponse({"status": "degraded", "detail": DEGRADED} if service.fault() else {"status": "ok"})
 
+    add_metrics_page(app, service)
+    _add_gate(app, service)
     return app
 
 
@@ -88,10 +92,22 @@ def _add_routes(app: FastAPI, service: Service, *, prefix: str) -> None:
         add_erasure(app, service.erasure, route_prefix=family.route_prefix)
     add_events(app, service.events, route_prefix=family.route_prefix, knows=service.knows)
     if family.items is not None:
-        app.include_router(items_router(service, path=items_path(family.models_path).removeprefix(prefix)))
+        add_items(app, service, path=items_path(family.models_path).removeprefix(prefix))
         app.add_middleware(PreparedOnly)
     for stream in family.streams:
         app.add_api_websocket_route(stream.path.removeprefix(prefix), _connection(service, stream))
+
+
+def _add_gate(app: FastAPI, service: Service) -> None:
+    """Added last, it comes before all other middleware."""
+    app.add_middleware(
+        Gate,
+        family=service.family,
+        routes=app.router.routes,
+        guard=service.guard,
+        metrics=service.metrics,
+        request_log=service.request_log,
+    )
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: AnyEndpoint, *, path: str) -> None:
@@ -136,7 +152,7 @@ def _json_handler(service: Service, endpoint: AnyEndpoint) -> Handle:
     """Answers an endpoint whose body is JSON; 415 for a body of another media type."""
 
     async def handle(request: Request) -> Response:
-        kind, body = _media_type(request), await request.body()
+        kind, body = media_type(request), await request.body()
         if not is_json(kind) and (kind or body):  # a request without a body needs no type
             raise _unsupported(kind, (JSON,))
         return await _answered(service, endpoint, body)
@@ -164,7 +180,7 @@ def _file_handler(service: Service, endpoint: AnyEndpoint, raw: RawBody) -> Hand
     """Answers an endpoint that accepts a file; 415 for a body of another media type."""
 
     async def handle(request: Request) -> Response:
-        kind = _media_type(request)
+        kind = media_type(request)
         if is_json(kind):
             return await _answered(service, endpoint, await request.body())
         if kind not in raw.media_types:
@@ -173,10 +189,6 @@ def _file_handler(service: Service, endpoint: AnyEndpoint, raw: RawBody) -> Hand
         return _response(await service.answer(endpoint, json_bodies.validated(endpoint, fields)))
 
     return handle
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _unsupported(kind: str, wanted: Sequence[str]) -> HTTPException:

@@ -18,6 +18,7 @@ from jobs.cluster.local_head import headers, running_head, stop_head
 from jobs.cluster.ports import free_port
 from jobs.serving.api import ServeApi, read_json
 from jobs.serving.config import PinnedModel
+from jobs.serving.switch import Acceptance, wait_until_served
 from jobs.tracking.client import Tracking
 from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
@@ -63,7 +64,7 @@ def test_no_location_in_the_database_points_to_where_the_store_was_made(
     before = f"/tmp/shopkeeper-store-{release}/store".encode()
     assert before in (unpacked / "mlflow.db").read_bytes()
 
-    status.run(context, None, status.Options(), None)
+    status.run(context, None, status.Options(timeout_s=60), None)
 
     with closing(sqlite3.connect(unpacked / "mlflow.db")) as database:
         assert before not in "\n".join(database.iterdump()).encode()
@@ -71,7 +72,7 @@ def test_no_location_in_the_database_points_to_where_the_store_was_made(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_status_shows_data_runs_champion_and_deployment(context: Context, name: str) -> None:
-    found = status.run(context, FAMILIES[name], status.Options(), None).details["families"][name]
+    found = status.run(context, FAMILIES[name], status.Options(timeout_s=60), None).details["families"][name]
 
     assert found["prepared"]["data"] == str(context.store.current_data(name).path)
     assert [run["status"] for run in found["finished"]] == ["killed", "finished", "finished"]
@@ -186,7 +187,9 @@ def _wait(context: Context, name: str, model: PinnedModel, port: int) -> None:
     info = running_head(context.store)
     assert info is not None
     api = ServeApi(info.dashboard_url, headers(info))
-    deploy._wait_until_served(api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", timeout_s=60)
+    wait_until_served(
+        api, FAMILIES[name], model, url=f"http://127.0.0.1:{port}", acceptance=Acceptance({}, timeout_s=60)
+    )
 
 
 def _stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

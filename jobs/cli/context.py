@@ -15,9 +15,9 @@ from models.prepared import Prepared
 
 log = logging.getLogger("shopkeeper")
 
-ON_A_DASHBOARD = ("deploy", "submit")
+ON_A_DASHBOARD = ("deploy", "rollback", "submit")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("rollback", "events", "status", "ui", "serve", "stop", "demo")
+ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo", "keys")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1
@@ -135,6 +135,21 @@ class Store:
         return self.root / "erased.sqlite"
 
     @property
+    def keys(self) -> Path:
+        """The API keys of the endpoint, as hashes."""
+        return self.root / "keys.json"
+
+    @property
+    def internal_key(self) -> Path:
+        """The API key with which verbs ask the endpoint for its model."""
+        return self.root / "internal-key"
+
+    @property
+    def salt(self) -> Path:
+        """The secret with which the request log hashes ids."""
+        return self.root / "salt"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
@@ -207,6 +222,8 @@ class Outcome:
     """Text for people; None lists the metrics and details."""
     table: str | None = None
     """Lines for people after the metrics and details."""
+    exit_code: int = 0
+    """Not 0 for a verb that has done its work and found something wrong."""
 
 
 def is_writable(directory: Path) -> bool:

@@ -62,6 +62,12 @@ VERB_GROUPS = {
         ),
     },
     "Cluster and operations": {
+        "keys": Verb(
+            "jobs.keys",
+            "API keys of the endpoint: create, list, revoke, rotate",
+            takes_family="no",
+            takes_command=True,
+        ),
         "events": Verb(
             "jobs.events",
             "events: export --to DIR, backup FILE, restore FILE or status",
@@ -74,6 +80,13 @@ VERB_GROUPS = {
             takes_family="no",
             takes_command=True,
             logs_libraries=True,
+        ),
+        "pipeline": Verb(
+            "jobs.pipeline",
+            "run the steps of a YAML file as one, resumable",
+            takes_family="no",
+            takes_command=True,
+            handles_dry_run=True,
         ),
         "submit": Verb("jobs.submit", "run any verb on a Ray cluster", takes_family="no", takes_command=True),
         "status": Verb("jobs.status", "data, runs, champion and deployment of each family", takes_family="optional"),

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -14,20 +13,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from jobs.cluster import private
+from jobs.cluster.drain import drain
 from jobs.cluster.haproxy import PREVIOUS, RECORD, SUBSTITUTE, listens_at, live_process, substitute_config
-from jobs.cluster.processes import end_members
+from jobs.cluster.processes import end_members, ended_with_parent, prctl_of_linux
 
 POLL_S = 0.25
 RAY_TIMEOUT_S = 10.0
 MEMBERS_TIMEOUT_S = 3.0
 MIN_PAUSE_S, MAX_PAUSE_S = 2.0, 60.0
 """Between two attempts to start a substitute; it grows while they fail."""
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 TAIL_LINES = 10
 HAPROXY = "h"
 """The directory of HAProxy's files below the private one; short, see `private.MAX_PARENT_LENGTH`."""
@@ -50,10 +50,9 @@ class Keeper:
         """Run the cluster; returns 0 if it was stopped, 1 if it died. Its processes and its directory are gone then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        libc = _libc()
-        if libc is not None:
-            libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes that lose their parent become ours, and are reaped
-        ray = subprocess.Popen(self._command, preexec_fn=_ended_with_parent(libc))
+        if (prctl := prctl_of_linux()) is not None:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes that lose their parent become ours, and are reaped
+        ray = subprocess.Popen(self._command, preexec_fn=ended_with_parent())
         while not self._stopping and ray.poll() is None:
             self._check_haproxy()
             self._reap(ray)
@@ -61,6 +60,8 @@ class Keeper:
         if not self._stopping:
             log.error("the Ray cluster ended by itself with exit code %s", ray.returncode)
             self._log_ends()
+        else:
+            self._drain()
         ray.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             ray.wait(timeout=RAY_TIMEOUT_S)
@@ -71,6 +72,12 @@ class Keeper:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
+
+    def _drain(self) -> None:
+        """Answer the requests under way; a substitute has none that succeeds."""
+        for substitute in self._substitutes.values():
+            substitute.terminate()
+        drain(os.getpid())
 
     def _reap(self, ray: subprocess.Popen[bytes]) -> None:
         known = {ray.pid, *(each.pid for each in self._substitutes.values())}
@@ -124,17 +131,6 @@ def _is_answered(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _libc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def _ended_with_parent(libc: ctypes.CDLL | None) -> Callable[[], None] | None:
-    """For the child to call before it becomes Ray: the kernel terminates it when this process is killed."""
-    if libc is None:
-        return None
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

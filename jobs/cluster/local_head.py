@@ -18,6 +18,7 @@ from pathlib import Path
 
 from jobs.cli.context import Failure, Store, log
 from jobs.cluster import private
+from jobs.cluster.drain import DRAIN_TIMEOUT_S
 from jobs.cluster.head_environment import SERVE_PORTS, haproxy_binary, head_environment
 from jobs.cluster.keeper import RAY
 from jobs.cluster.ports import ports_for_servers
@@ -26,6 +27,8 @@ from models.files import create_text, write_text
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
+KEEPER_TIMEOUT_S = DRAIN_TIMEOUT_S + STOP_TIMEOUT_S
+"""For the keeper to answer the requests under way and to end everything."""
 OBJECT_STORE_BYTES = 1024**3
 """Models and batches are small; Ray's default of 30 % of the memory would be missing for training."""
 PREFERRED_DASHBOARD_PORT = 8265
@@ -76,13 +79,16 @@ def start_head(store: Store) -> ClusterInfo:
 
 
 def stop_head(store: Store) -> bool:
-    """Stop the local cluster of a store, or what is left of one that died; returns whether anything was running."""
+    """Stop the local cluster of a store, or what is left of one that died; returns whether anything was running.
+
+    Requests under way are answered first.
+    """
     if not _record(store).is_file():
         return False
     with _one_at_a_time(store):
         info = running_head(store)
         if info:
-            end_tree(info.pid, timeout_s=STOP_TIMEOUT_S)
+            end_tree(info.pid, timeout_s=KEEPER_TIMEOUT_S)
         num_left = _end_dead(store)
         _record(store).unlink(missing_ok=True)
     return info is not None or num_left > 0

@@ -16,8 +16,7 @@ from jobs.cluster.executor import executor
 from models.erasure.erased import Erased
 from models.erasure.features import personal
 from models.erasure.quarantine import clean_quarantine
-from models.erasure.receipts import DIRECTORY
-from models.erasure.tombstones import Tombstones
+from models.erasure.tombstones import RECEIPTS, Tombstones
 from models.errors import BundleRejected, DataRejected
 from models.family import Family
 from models.files import add_directory, remove_directory, temporary_directory, write_text
@@ -84,7 +83,7 @@ def sweep_data(context: Context, family: Family) -> list[Swept]:
 @contextmanager
 def one_at_a_time(store: Store) -> Iterator[None]:
     """Wait for another process that erases; the lock ends with the process that holds it."""
-    directory = store.root / DIRECTORY
+    directory = store.root / RECEIPTS
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -124,6 +123,7 @@ def _sweep(
     _move_pointer(store.data(family.name) / CURRENT, data.path.name, new)
     _remove_derived(store, family, data, fingerprint)
     remove_directory(data.path)
+    tombstones.mark_swept(place, newest)  # who is not in `held` was not in these data, and not in their models
     return Swept(family.name, place, fingerprint, new, held, quarantined, note)
 
 

@@ -16,7 +16,7 @@ from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected
 from models.family import Family
 from models.json_files import read_json
-from models.prepared import SCHEMA
+from models.prepared import NAME_LENGTH, SCHEMA
 
 DATA = "prepared data"
 RUN, VERSION, PINNED_BUNDLE, FETCHED = "run", "model version", "pinned bundle", "fetched bundle"
@@ -88,6 +88,19 @@ def _with_sources(tombstones: Tombstones, held: set[str]) -> set[str]:
     while more := {old for old, new in pairs if new in held} - held:
         held |= more
     return held
+
+
+def searched_names(tombstones: Tombstones, user: str) -> set[str]:
+    """Names of data that were searched for a user (salted hash), though they may be gone; `held_by` has the finds.
+
+    Also of those that such data were rewritten from, which differ by erased users only.
+    """
+    seq = tombstones.seq_of(user)
+    found = {place.rpartition("/")[2] for place, until in tombstones.all_swept() if 0 < seq <= until}
+    pairs = [(old[:NAME_LENGTH], new[:NAME_LENGTH]) for old, new in tombstones.rewritten()]
+    while more := {old for old, new in pairs if new in found} - found:
+        found |= more
+    return found
 
 
 def clean_fingerprints(context: Context, families: Collection[Family]) -> set[str]:

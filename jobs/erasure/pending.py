@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 
 from jobs.cli.context import Context, log
 from jobs.erasure.data import Swept, is_pending, one_at_a_time, place_of, prepared_data, sweep_data
-from jobs.erasure.lineage import DATA, Model, clean_fingerprints, held_fingerprints, models_by_family, traces_of
+from jobs.erasure.lineage import (
+    DATA,
+    Model,
+    clean_fingerprints,
+    held_fingerprints,
+    models_by_family,
+    searched_names,
+    traces_of,
+)
 from jobs.erasure.logs import clean_logs
-from jobs.serving.config import config_path, read_config
+from jobs.serving.event_store import event_addresses
 from models import FAMILIES
-from models.erasure.copies import clean_export, recorded_copies
+from models.erasure.copies import RECORD, CopiesUnreadable, Copy, recorded_copies
 from models.erasure.erased import FOREVER, Erased
+from models.erasure.exported import clean_export, search_export
 from models.erasure.features import personal, stores_of, sweep
 from models.erasure.receipts import Receipt, Trace, read_receipts, write_receipt
+from models.erasure.request import EVENTS
 from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected, EventsUnavailable
-from models.events.store import open_events
+from models.events.store import open_events, shown
 from models.family import Family
+from models.prepared import NAME_LENGTH, NEW
 
-Changed = dict[tuple[str, str], int]
-"""(what, where) -> how many values or rows were deleted there."""
+FEATURES = "feature store"
+OF_ALL = "of all users erased until then"
 
 
 def with_users(families: Collection[Family] | None = None) -> list[Family]:
@@ -38,58 +50,57 @@ def finish_pending(context: Context, families: Collection[Family]) -> list[Swept
     return swept
 
 
-def finish(context: Context, families: Collection[Family]) -> tuple[list[Swept], Changed]:
-    """The same for everything in the store: events, feature stores, prepared data, logs, and recorded exports."""
+def finish(context: Context, families: Collection[Family]) -> list[Trace]:
+    """The same for everything in the store: events, feature stores, logs, recorded exports, and data of the families.
+
+    Returns what was deleted, and as pending what could not be: that does not stop the rest.
+    """
     store = context.store
     erased = Tombstones(store.tombstones).erased()
-    changed: Changed = {}
-    swept: list[Swept] = []
     if not erased:
-        return swept, changed
+        return []
     with one_at_a_time(store):
-        changed |= _events(context, erased)
-        for family in families:
-            for path in stores_of(store.root, family) if personal(family) else ():
-                done = sweep(path, personal(family), erased)
-                where = str(path.relative_to(store.root))
-                if done.error is not None:
-                    log.warning("%s was not cleaned: %s", path, done.error)
-                if done.values:
-                    changed["feature store", where] = done.values
-        changed |= {("log", str(path.relative_to(store.root))): n for path, n in clean_logs(store, erased).items()}
-        for copy in recorded_copies(store.root):
-            if copy.kind == "export" and (count := clean_export(copy.path, erased)):
-                changed["export", str(copy.path)] = count
-    for family in families:
-        swept += sweep_data(context, family)
-    changed |= {("quarantine", f"{each.place}/quarantine"): each.quarantined for each in swept if each.quarantined}
-    return swept, changed
+        found = [*_events(context, erased), *_features(context, erased)]
+        for path, count in clean_logs(store, erased).items():
+            found.append(_deleted("log", str(path.relative_to(store.root)), count))
+        found += export_traces(context, erased)
+    for swept in (each for family in families for each in sweep_data(context, family)):
+        if swept.quarantined:
+            found.append(_deleted("quarantine", f"{swept.place}/quarantine", swept.quarantined))
+    for trace in found:
+        if trace.state == "pending":
+            log.warning("the erased users are left in %s %s: %s", trace.what, trace.where, trace.note)
+    return found
 
 
 def update_receipts(
     context: Context,
     *,
-    changed: Changed | None = None,
+    found: Collection[Trace] | None = None,
     users: Collection[str] | None = None,
 ) -> list[Receipt]:
-    """Write what is known now into all receipts, or those of some users (salted hashes), and return them."""
+    """Write what is known now into all receipts, or those of some users (salted hashes), and return them.
+
+    `found` is what `finish` returned; without it, what it could not delete earlier stays pending.
+    """
     store, tombstones = context.store, Tombstones(context.store.tombstones)
     families = with_users()
     models, down = models_by_family(context, families)
     clean = clean_fingerprints(context, families)
     updated = []
-    for receipt in read_receipts(store.root):
+    for receipt in read_receipts(store.root, on_damaged=log.warning):
         if users is not None and receipt.user not in users:
             continue
         traces = [
             *_data_traces(context, tombstones, receipt.user),
-            *_changed_traces(changed or {}),
+            *(found or ()),
             *model_traces(context, tombstones, receipt.user, models=models, clean=clean),
             *outside(context),
+            *unfinished(context),
         ]
         if down is not None:
             traces.append(Trace(what="tracking server", where=context.tracking_uri or "", state="maybe", note=down))
-        later = receipt.with_traces(traces)
+        later = receipt.with_traces(traces, is_searched=found is not None)
         write_receipt(store.root, later)
         updated.append(later)
     return updated
@@ -105,8 +116,16 @@ def model_traces(
 ) -> list[Trace]:
     """The models that were trained with a user, given by the salted hash, if any data ever held them."""
     held = held_fingerprints(tombstones, user)
-    known = traces_of(context, models, held=held, clean=clean)
+    searched = searched_names(tombstones, user)
+    known = traces_of(context, models, held=held, clean={*clean, *_fingerprints(models, searched)})
     return known if held else [trace for trace in known if trace.state == "maybe"]
+
+
+def _fingerprints(models: Mapping[str, Collection[Model]], names: Collection[str]) -> Iterator[str]:
+    """The fingerprints of models whose data have one of these names."""
+    for each in (model.fingerprint for of_family in models.values() for model in of_family):
+        if each is not None and each[:NAME_LENGTH] in names:
+            yield each
 
 
 def outside(context: Context) -> list[Trace]:
@@ -120,19 +139,51 @@ def outside(context: Context) -> list[Trace]:
                 continue
             note = "prepare leaves the rows of the user out; delete them there too"
             traces.append(Trace(what="raw log", where=raw, state="outside", note=note))
-    for copy in recorded_copies(context.store.root):
+    for copy in _copies(context):
         if copy.kind == "backup" and copy.path.exists():
             remedy = f"rm {copy.path} after `{context.command('events backup FILE')}` has made a new one"
             traces.append(Trace(what="backup", where=str(copy.path), state="held", remedy=remedy))
     return list({(trace.what, trace.where): trace for trace in traces if trace.where}.values())
 
 
-def _changed_traces(changed: Changed) -> list[Trace]:
-    note = "of all users erased until then"
-    return [
-        Trace(what=what, where=where, state="deleted", count=count, note=note)
-        for (what, where), count in changed.items()
-    ]
+def unfinished(context: Context) -> Iterator[Trace]:
+    """Data that a prepare was writing when it was killed, or still writes; nobody can tell whom they hold."""
+    for family in with_users():
+        for path in sorted(context.store.data(family.name).glob(f".{NEW}.*")):
+            note = "left by a prepare that runs or was killed; the next prepare deletes it after a day"
+            yield Trace(what="unfinished data", where=str(path), state="maybe", note=note, remedy=f"rm -r {path}")
+
+
+def export_traces(context: Context, erased: Erased, *, changes: bool = True) -> Iterator[Trace]:
+    """What was deleted from recorded exports, or without a change is left in them, and which files are unreadable."""
+    remedy = context.command("erase --pending")
+    try:
+        copies = recorded_copies(context.store.root)
+    except CopiesUnreadable as error:
+        where = str(context.store.root / RECORD)
+        yield Trace(what="export", where=where, state="pending", note=str(error), remedy=f"mend {where}, then {remedy}")
+        return
+    for folder in (copy.path for copy in copies if copy.kind == "export"):
+        found = (clean_export if changes else search_export)(folder, erased)
+        if count := sum(each.count for each in found if each.error is None):
+            left = Trace(what="export", where=str(folder), state="pending", count=count, remedy=remedy)
+            yield _deleted("export", str(folder), count) if changes else left
+        for each in found:
+            if each.error is not None:
+                note, where = f"it cannot be searched or rewritten: {each.error}", str(each.path)
+                do = f"mend or delete {where}, then {remedy}"
+                yield Trace(what="export", where=where, state="pending", note=note, remedy=do)
+
+
+def _copies(context: Context) -> list[Copy]:
+    try:
+        return recorded_copies(context.store.root)
+    except CopiesUnreadable:  # `export_traces` names it
+        return []
+
+
+def _deleted(what: str, where: str, count: int) -> Trace:
+    return Trace(what=what, where=where, state="deleted", count=count, note=OF_ALL)
 
 
 def _data_traces(context: Context, tombstones: Tombstones, user: str) -> Iterator[Trace]:
@@ -157,30 +208,44 @@ def _data_traces(context: Context, tombstones: Tombstones, user: str) -> Iterato
                 yield Trace(what=DATA, where=place, state="pending", remedy=remedy, note=note)
 
 
-def _events(context: Context, erased: Erased) -> Changed:
+def _features(context: Context, erased: Erased) -> Iterator[Trace]:
+    """Delete the values of erased users, of all families."""
+    root = context.store.root
+    for family in with_users():
+        for path in stores_of(root, family) if personal(family) else ():
+            done, where = sweep(path, personal(family), erased), str(path.relative_to(root))
+            if done.error is not None:
+                remedy = context.command("erase --pending")
+                yield Trace(what=FEATURES, where=where, state="pending", note=done.error, remedy=remedy)
+            elif done.values:
+                yield _deleted(FEATURES, where, done.values)
+
+
+def _events(context: Context, erased: Erased) -> Iterator[Trace]:
     """Delete the events of erased users that are left, such as of a deletion that was interrupted."""
-    changed: Changed = {}
     for address in event_addresses(context):
+        where = shown_in(context, address)
         try:
-            store = open_events(address, create=False)
-        except (EventsUnavailable, ValueError) as error:
-            log.warning("the events at %s were not searched: %s", address.rpartition("@")[2], error)
+            count = _erase_events(address, erased)
+        except (EventsUnavailable, ValueError, sqlite3.Error, OSError) as error:
+            remedy = context.command("erase --pending")
+            yield Trace(what="events", where=where, state="pending", note=str(error), remedy=remedy)
             continue
-        try:
-            users: set[str] = set()
-            for block in store.scan(after_seq=0, until_seq=store.last_seq()):
-                users |= {event.user_id for event in block if event.user_id}
-            count = sum(store.erase(user) for user in sorted(users) if erased.until(user) == FOREVER)
-        finally:
-            store.close()
         if count:
-            changed["events", address.rpartition("@")[2]] = count
-    return changed
+            yield _deleted("events", where, count)
 
 
-def event_addresses(context: Context) -> list[str]:
-    """The event stores that the deployments of a store use, and its own if there is one."""
-    config = read_config(config_path(context.store)) or {}
-    used = [each["deployments"][0]["user_config"].get("events") for each in config.get("applications", ())]
-    own = [str(context.store.events)] if context.store.events.is_file() else []
-    return list(dict.fromkeys([*own, *(str(address) for address in used if address)]))
+def _erase_events(address: str, erased: Erased) -> int:
+    store = open_events(address, create=False)
+    try:
+        users: set[str] = set()
+        for block in store.scan(after_seq=0, until_seq=store.last_seq()):
+            users |= {event.visitor_id for event in block}
+        return sum(store.erase(user) for user in sorted(users) if erased.until(user) == FOREVER)
+    finally:
+        store.close()
+
+
+def shown_in(context: Context, address: str) -> str:
+    """An event store in a receipt: its path in the store, or its address without the password."""
+    return EVENTS if address == str(context.store.events) else shown(address)

@@ -13,15 +13,16 @@ from jobs.cli.context import Context
 from jobs.erasure.data import place_of, prepared_data
 from jobs.erasure.lineage import DATA, clean_fingerprints, models_by_family
 from jobs.erasure.logs import logs_of
-from jobs.erasure.pending import event_addresses, model_traces, outside, with_users
+from jobs.erasure.pending import export_traces, model_traces, outside, shown_in, unfinished, with_users
+from jobs.serving.event_store import event_addresses
 from models.erasure.erased import FOREVER, Erased, digest_of
 from models.erasure.features import personal, stores_of
 from models.erasure.quarantine import quoting_rows
 from models.erasure.receipts import Trace
 from models.erasure.tombstones import Tombstones
 from models.errors import EventsUnavailable
-from models.events.store import open_events
-from models.prepared import NEW
+from models.events.event import SESSION
+from models.events.store import EventStore, open_events
 
 
 def remaining(context: Context, user_id: str) -> list[Trace]:
@@ -36,7 +37,9 @@ def remaining(context: Context, user_id: str) -> list[Trace]:
     found = [
         *_stored(context, user_id),
         *_prepared(context, erased),
+        *unfinished(context),
         *_logged(context, erased),
+        *export_traces(context, erased, changes=False),
         *model_traces(context, tombstones, user, models=models, clean=clean),
         *outside(context),
     ]
@@ -48,11 +51,11 @@ def remaining(context: Context, user_id: str) -> list[Trace]:
 def _stored(context: Context, user_id: str) -> Iterator[Trace]:
     remedy = context.command(f"erase {user_id}")
     for address in event_addresses(context):
-        where = address.rpartition("@")[2]
+        where = shown_in(context, address)
         try:
             store = open_events(address, create=False)
             try:
-                count = len(store.of(user_id=user_id, session_id=None, after_seq=0))
+                count = _num_events(store, user_id)
             finally:
                 store.close()
         except (EventsUnavailable, ValueError) as error:
@@ -65,6 +68,14 @@ def _stored(context: Context, user_id: str) -> Iterator[Trace]:
             if count := _values(path, personal(family), user_id):
                 where = str(path.relative_to(context.store.root))
                 yield Trace(what="feature store", where=where, state="pending", count=count, remedy=remedy)
+
+
+def _num_events(store: EventStore, user_id: str) -> int:
+    """How many events a store has of a user, or of a session that nobody logged in to."""
+    if not user_id.startswith(SESSION):
+        return len(store.of(user_id=user_id, session_id=None, after_seq=0))
+    session_id = user_id.removeprefix(SESSION)
+    return 0 if store.owner(session_id) else len(store.of(user_id=None, session_id=session_id, after_seq=0))
 
 
 def _values(path: Path, names: tuple[str, ...], user_id: str) -> int:
@@ -85,9 +96,6 @@ def _prepared(context: Context, erased: Erased) -> Iterator[Trace]:
                 quoting_rows(pq.read_table(path), erased) for path in data.path.glob("quarantine/*.parquet")
             ):
                 yield Trace(what="quarantine", where=where, state="pending", count=rows, remedy=remedy)
-        for path in context.store.data(family.name).glob(f".{NEW}.*"):
-            note = "left by a prepare that runs or was killed; the next prepare deletes it after a day"
-            yield Trace(what="unfinished data", where=str(path), state="maybe", note=note, remedy=f"rm -r {path}")
 
 
 def _logged(context: Context, erased: Erased) -> Iterator[Trace]:

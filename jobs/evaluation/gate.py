@@ -105,7 +105,7 @@ def check_no_worse(family: Family, candidate: Scores, other: Scores, *, name: st
     """Whether the candidate's metric is neither significantly worse than another's nor below it by the tolerance.
 
     The other model itself passes, such as the best baseline. The second condition is for small splits, on which nothing
-    is significant: of two models that a split cannot tell apart, the simple one is preferred unless the other scores
+    is significant: of two models that a split cannot distinguish, the simple one is preferred unless the other scores
     about as much.
     """
     metric, tolerance = family.metric.name, family.gate.baseline_tolerance

@@ -55,18 +55,30 @@ class ServeApi:
             ) from error
 
 
-def read_json(url: str, body: Mapping[str, Any] | None = None) -> Any:
-    """GET, or POST a JSON body, and parse the JSON response.
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that sends an API key, if there is one."""
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def read_json(url: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Any:
+    """GET, or POST a JSON body, and parse the JSON response; `key` is an API key.
 
     Raises OSError if nothing responds, Failure for an error status.
     """
-    return json.loads(read_file(url, body).content)
+    return json.loads(read_file(url, body, key=key).content)
 
 
-def read_file(url: str, body: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None) -> Media:
+def read_file(
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Media:
     """Like `read_json`, for a response of any media type."""
     data = None if body is None else json.dumps(body).encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **(headers or {})})
+    sent = {"Content-Type": "application/json", **bearer(key), **(headers or {})}
+    request = urllib.request.Request(url, data=data, headers=sent)
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
             return Media(content=response.read(), media_type=response.headers["Content-Type"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,23 @@ from models.files import is_same_directory, write_text
 
 PINNED = Path("serve", "models")
 """Directory of pinned models in a store, by family and version."""
-PATHS = ("bundle", "feature_store", "live_feature_store", "index", "events", "erased", "items")
+PATHS = (
+    "bundle",
+    "feature_store",
+    "live_feature_store",
+    "index",
+    "events",
+    "erased",
+    "items",
+    "keys",
+    "metrics",
+    "cluster",
+    "request_log",
+    "salt",
+)
 """Settings of a deployment that are paths in the store; `events` may be another address."""
+MODEL_SETTINGS = ("version", "bundle", "digest", "index")
+"""Settings of a deployment that say which model is served; its standby has the same."""
 BUILDER = "serve.app:build"
 DEPLOYMENT = "Model"
 REQUESTS_PER_REPLICA = 16
@@ -57,13 +73,14 @@ def application(
     events: str | None = None,
     erased: Path | None = None,
     items: Path | None = None,
+    standby: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The Serve application config of a family."""
+    """The Serve application config of a family; `standby` is the model to keep loaded for a rollback."""
     paths = {"feature_store": feature_store, "live_feature_store": live_feature_store, "index": index, "erased": erased}
     settings = _settings(model, {**paths, "events": events, "items": items})
     deployment = {
         "name": DEPLOYMENT,
-        "user_config": settings,
+        "user_config": {**settings, "standby": dict(standby) if standby else None},
         "autoscaling_config": _autoscaling(size),
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
         "max_queued_requests": MAX_QUEUED_REQUESTS,
@@ -122,13 +139,33 @@ def with_application(config: Mapping[str, Any], added: Mapping[str, Any]) -> dic
     return {**config, "applications": [*others, dict(added)]}
 
 
+def application_of(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any] | None:
+    """A family's application, or None."""
+    applications: list[dict[str, Any]] = list((config or {}).get("applications", ()))
+    return next((one for one in applications if one["name"] == family.name), None)
+
+
 def user_config(config: Mapping[str, Any] | None, family: Family) -> dict[str, Any]:
     """The `user_config` of a family's deployment; empty if there is none."""
-    for one in (config or {}).get("applications", ()):
-        if one["name"] == family.name:
-            found: dict[str, Any] = one["deployments"][0]["user_config"]
-            return found
-    return {}
+    found = application_of(config, family)
+    settings: dict[str, Any] = found["deployments"][0]["user_config"] if found else {}
+    return settings
+
+
+def with_settings(config: Mapping[str, Any], family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with other values of some of a family's settings."""
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    user_config(changed, family).update(settings)
+    return changed
+
+
+def next_standby(served: Mapping[str, Any], *, version: str, digest: str | None) -> dict[str, Any] | None:
+    """The standby of a deployment that replaces `served`: the model that it serves, or keeps if it serves this one."""
+    if not served:
+        return None
+    is_same = (served["version"], served.get("digest")) == (version, digest)
+    previous = served.get("standby") if is_same else {name: served.get(name) for name in MODEL_SETTINGS}
+    return dict(previous) if previous else None
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -149,17 +186,18 @@ def config_path(store: Store) -> Path:
     return store.serve / "config.yaml"
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path, *, check: bool = True) -> dict[str, Any] | None:
     """The config that was applied last, or None; raises Failure if the file is damaged.
 
-    Its paths are those of the store as it is now, even if it was moved or copied since.
+    Its paths are those of the store as it is now, even if it was moved or copied since. The check of its schema imports
+    Ray Serve, which takes a second.
     """
-    config, root = _read(path), path.parents[1]
+    config, root = _read(path, check=check), path.parents[1]
     former = _former_root(config, root)
     if config is None or former is None:
         return config
     settings = [each["deployments"][0]["user_config"] for each in config["applications"]]
-    for each in settings:
+    for each in [*settings, *(each["standby"] for each in settings if each.get("standby"))]:
         for name in PATHS:
             if each.get(name) and Path(each[name]).is_relative_to(former):
                 each[name] = str(root / Path(each[name]).relative_to(former))
@@ -168,7 +206,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def former_root(path: Path) -> Path | None:
     """Where the store was when it deployed, if it was moved or copied since; raises Failure if the file is damaged."""
-    return _former_root(_read(path), path.parents[1])
+    return _former_root(_read(path, check=False), path.parents[1])
 
 
 def _former_root(config: Mapping[str, Any] | None, here: Path) -> Path | None:
@@ -181,7 +219,7 @@ def _former_root(config: Mapping[str, Any] | None, here: Path) -> Path | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, *, check: bool) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
@@ -190,7 +228,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise Failure(f"{path} is not YAML ({error}); remove it and deploy again") from error
     if not isinstance(config, dict):
         raise Failure(f"{path} is not a Serve config; remove it and deploy again")
-    check_config(config)
+    if check:
+        check_config(config)
     return config
 
 
@@ -198,7 +237,8 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Validate the config and write it atomically."""
     check_config(config)
     header = "# Written by `shopkeeper deploy`: the config applied to the cluster.\n"
-    write_text(path, header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    write_text(path, header + text, mode=0o600)  # the address of an event store may have a password
 
 
 def _unknown(model: type[BaseModel], given: Mapping[str, Any], where: str) -> str | None:

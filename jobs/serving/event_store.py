@@ -8,7 +8,7 @@ from typing import Any
 from jobs.cli.context import Context, DependencyDown, Failure, UsageFailure, log
 from jobs.cluster.connection import dashboard
 from jobs.serving.api import ServeApi
-from jobs.serving.config import user_config
+from jobs.serving.config import config_path, read_config, user_config
 from models.errors import EventsUnavailable
 from models.events.store import open_events
 from models.family import Family
@@ -66,3 +66,11 @@ def _check_one_host(context: Context) -> None:
             f"the cluster has {count} hosts, and SQLite, the default event store, works on one only: "
             f"deploy with --events redis://HOST:PORT/DB, or --events {NONE} to serve without events"
         )
+
+
+def event_addresses(context: Context) -> list[str]:
+    """The event stores of a shop: its own if there is one, then those that its deployments use."""
+    config = read_config(config_path(context.store)) or {}
+    used = [each["deployments"][0]["user_config"].get("events") for each in config.get("applications", ())]
+    own = [str(context.store.events)] if context.store.events.is_file() else []
+    return list(dict.fromkeys([*own, *(str(address) for address in used if address)]))

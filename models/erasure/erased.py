@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
-from models.raw.ids import MAX_ID_CHARACTERS, Id, id_text
+from models.raw.ids import MAX_ID_CHARACTERS, Id, has_control_characters, id_text
 
 REASON = "erased_user"
 """The reason of rows of erased users in the card of prepared data; they are neither bad nor kept in quarantine."""
 FOREVER = float("inf")
 DIGEST_BYTES = 16
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATORS = re.compile(r"""[\s,;|"'()\[\]{}<>=&?]+""")
+_WORD = re.compile(r"""[^\s,;|"'()\[\]{}<>=&?:./!*`\\]+""")
+MAX_WORDS = 6
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
 
@@ -52,9 +53,12 @@ class Erased:
         return found
 
     def quotes(self, text: str) -> bool:
-        """Whether an erased id stands in a line of text, alone or between separators such as commas and quotes."""
-        whole = id_text(text)
-        return any(self.until(word) is not None for word in {str(whole), *_words(text)} if word)
+        """Whether an erased id stands in a line of text, alone or between separators such as blanks and dots.
+
+        It may have separators itself, up to MAX_WORDS words with those between them.
+        """
+        candidates = {str(id_text(text)), *_words(text), *_phrases(text)}
+        return any(self.until(each) is not None for each in candidates if each)
 
     def is_in(self, value: Any) -> bool:
         """Whether an erased id is one of the values of a JSON value, at any depth."""
@@ -77,7 +81,7 @@ def checked_id(given: object) -> str:
         user_id.encode()
     except (ValidationError, UnicodeEncodeError):
         raise ValueError(f"{given!r} is not a user id; {remedy}") from None
-    if _CONTROL.search(user_id):
+    if has_control_characters(user_id):
         raise ValueError(f"{given!r} is not a user id, since it has control characters; {remedy}")
     return user_id
 
@@ -105,3 +109,11 @@ def _words(text: str) -> Iterator[str]:
     for word in _SEPARATORS.split(text):
         if word:
             yield str(id_text(word))
+
+
+def _phrases(text: str) -> Iterator[str]:
+    """Each run of up to MAX_WORDS words of a text, with what stands between them."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    for place, (start, _) in enumerate(spans):
+        for _, end in spans[place : place + MAX_WORDS]:
+            yield str(id_text(text[start:end]))

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.erasure.erased import Erased
+from models.erasure.erased import FOREVER, Erased
 from models.erasure.tombstones import Tombstones
 from models.errors import TombstonesUnreadable
 from models.family import Family, Feature
 from models.prepared import Prepared
 
 BUSY_TIMEOUT_S = 5.0
-IDS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def sweep(path: Path, names: Sequence[str], erased: Erased) -> Deleted:
     def delete(connection: sqlite3.Connection) -> None:
         nonlocal values
         keys = connection.execute(f"SELECT DISTINCT key FROM feature WHERE name IN ({marks})", tuple(names))
-        gone = [key for (key,) in keys if erased.until(key) == float("inf")]
+        gone = [key for (key,) in keys if erased.until(key) == FOREVER]
         for key in gone:
             values += connection.execute(
                 f"DELETE FROM feature WHERE name IN ({marks}) AND key = ?", (*names, key)

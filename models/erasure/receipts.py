@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.erasure.tombstones import RECEIPTS
 from models.files import write_text
 
-DIRECTORY = "erasures"
+SEARCHED = ("events", "feature store", "log", "export")
+"""What an erasure searches, and `prepare` and `train`, which finish prepared data only, do not."""
 State = Literal["deleted", "pending", "held", "maybe", "outside"]
 """deleted: gone from here. pending: `shopkeeper erase --pending` deletes it. held: it was made with the user's data and
 stays until it is replaced or deleted. maybe: the data that it was made with are gone, so nobody can tell. outside: not
@@ -64,10 +66,18 @@ class Receipt(BaseModel):
         states = {trace.state for trace in self.traces}
         return next((state for state in ("pending", "held", "maybe") if state in states), "erased")
 
-    def with_traces(self, traces: list[Trace]) -> Receipt:
-        """The receipt with newer findings; what was deleted earlier stays on record."""
+    def with_traces(self, traces: list[Trace], *, is_searched: bool = True) -> Receipt:
+        """The receipt with newer findings; what was deleted earlier stays on record.
+
+        Unless the store was searched for them now, so does what waits in events, features, logs and exports.
+        """
         keys = {(trace.what, trace.where) for trace in traces}
-        before = [trace for trace in self.traces if trace.state == "deleted" and (trace.what, trace.where) not in keys]
+        before = [
+            trace
+            for trace in self.traces
+            if (trace.state == "deleted" or (trace.state == "pending" and trace.what in SEARCHED and not is_searched))
+            and (trace.what, trace.where) not in keys
+        ]
         return self.model_copy(update={"traces": [*before, *traces], "updated_at": now()})
 
 
@@ -86,7 +96,7 @@ def new_receipt(user: str, *, is_new: bool, traces: list[Trace]) -> Receipt:
 
 def write_receipt(root: Path, receipt: Receipt) -> Path:
     """Write a receipt into a store, or replace it."""
-    directory = root / DIRECTORY
+    directory = root / RECEIPTS
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{receipt.receipt_id}.json"
     content = {"status": receipt.status, **receipt.model_dump(mode="json", exclude_none=True)}
@@ -94,13 +104,20 @@ def write_receipt(root: Path, receipt: Receipt) -> Path:
     return path
 
 
-def read_receipts(root: Path, user: str | None = None) -> Iterator[Receipt]:
-    """All receipts of a store, or those of one user, oldest first."""
+def read_receipts(
+    root: Path, user: str | None = None, *, on_damaged: Callable[[str], object] | None = None
+) -> Iterator[Receipt]:
+    """All receipts of a store, or those of one user, oldest first; `on_damaged` is told of one that cannot be read."""
     found = []
-    for path in (root / DIRECTORY).glob("er_*.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("status", None)
-        receipt = Receipt.model_validate(content)
+    for path in sorted((root / RECEIPTS).glob("er_*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("status", None)
+            receipt = Receipt.model_validate(content)
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # the others must not wait for it
+            if on_damaged is not None:
+                on_damaged(f"the receipt {path} cannot be read: {error}; restore it from a backup, or delete it")
+            continue
         if user in (None, receipt.user):
             found.append(receipt)
     yield from sorted(found, key=lambda receipt: receipt.requested_at)

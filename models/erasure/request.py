@@ -11,7 +11,7 @@ from models.erasure.features import forget, personal, stores_of
 from models.erasure.receipts import Receipt, Trace, new_receipt, write_receipt
 from models.erasure.tombstones import NAME, Tombstones
 from models.errors import EventsUnavailable
-from models.events.store import open_events
+from models.events.store import open_events, shown
 
 EVENTS = "events.sqlite"
 PENDING = "shopkeeper erase --pending"
@@ -42,7 +42,7 @@ def _of_events(root: Path, user_id: str, events: str | None) -> list[Trace]:
     address = events or str(root / EVENTS)
     if "://" not in address and not Path(address).is_file():
         return []
-    where = address.rpartition("@")[2] if "://" in address else EVENTS
+    where = shown(address) if "://" in address else EVENTS
     try:
         store = open_events(address, create=False)
         try:

@@ -19,6 +19,8 @@ NAME = "erased.sqlite"
 """File of the tombstones in a store."""
 BUSY_TIMEOUT_S = 5.0
 SALT_BYTES = 32
+RECEIPTS = "erasures"
+"""Directory of the receipts next to the file: where there are some, the file must be there too."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
@@ -118,14 +120,29 @@ class Tombstones:
             row = connection and connection.execute("SELECT COALESCE(MAX(seq), 0) FROM erased").fetchone()
             return int(row[0]) if row else 0
 
+    def seq_of(self, digest: str) -> int:
+        """The number of a user's tombstone, given by `digest`; 0 for a user who was never erased."""
+        select = "SELECT seq FROM erased WHERE digest = ?"
+        with self._reading() as connection:
+            row = connection and connection.execute(select, (bytes.fromhex(digest),)).fetchone()
+            return int(row[0]) if row else 0
+
     def swept(self, place: str) -> int:
         """Up to which tombstone a place, such as recommender/data/0123456789abcdef, was searched."""
         with self._reading() as connection:
             row = connection and connection.execute("SELECT seq FROM swept WHERE place = ?", (place,)).fetchone()
             return int(row[0]) if row else 0
 
+    def all_swept(self) -> list[tuple[str, int]]:
+        """All places that were searched, and up to which tombstone."""
+        with self._reading() as connection:
+            return [] if connection is None else connection.execute("SELECT place, seq FROM swept").fetchall()
+
     def mark_swept(self, place: str, seq: int) -> None:
-        """Record that a place holds nobody of the tombstones up to this one."""
+        """Record that a place was searched for the tombstones up to this one: it holds none of them.
+
+        Where it is gone, it held nobody but those of whom `held_by` says so.
+        """
         with self._writing() as connection:
             connection.execute("INSERT OR REPLACE INTO swept VALUES (?, ?)", (place, seq))
 
@@ -176,9 +193,10 @@ class Tombstones:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                if not self.path.exists():
-                    self._create()
                 connection = self._opened()
+                if connection is None:
+                    self._create()
+                    connection = self._opened()
                 assert connection is not None
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
@@ -213,8 +231,10 @@ class Tombstones:
     def _opened(self) -> sqlite3.Connection | None:
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             self._forget_connection()
+            if any((self.path.parent / RECEIPTS).glob("er_*.json")):  # or everybody who was erased would be known again
+                raise TombstonesUnreadable(self.path, error) from error
             return None
         except OSError as error:
             raise TombstonesUnreadable(self.path, error) from error

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from models.errors import EventsUnavailable
 from models.events.event import Event
 from models.events.migrations import FILL_LOGIN
-from models.events.sqlite import LOCK_SUFFIX, SqliteEvents
+from models.events.sqlite import SqliteEvents, turn
+from models.events.sqlite_tables import INSERT, last_seq_of
 from models.events.store import EventStore, open_events
 from models.files import put_file, replace_file, temporary_path
 
 JUMP = 10**12
 """A restored store goes on at the next multiple: numbers that were given after the backup are never given again."""
-_INSERT = """
-INSERT INTO event (seq, event_id, user_id, session_id, item_id, event_type, time_us, recommendation_id, price, quantity)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
 
 
 def backup(store: EventStore, file: Path) -> int:
@@ -42,7 +37,7 @@ def backup(store: EventStore, file: Path) -> int:
             _write(temporary, store.store_id, last_seq, store.scan(after_seq=0, until_seq=last_seq))
         with closing(_connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")  # one file, which also read-only media can hold
-            return _last_seq(connection)
+            return last_seq_of(connection)
 
 
 def restore(file: Path, address: str, *, force: bool = False) -> tuple[str, int]:
@@ -90,7 +85,7 @@ def _checked_copy(file: Path, copy: Path) -> tuple[str, int, int]:
         with closing(SqliteEvents(copy)) as migrated:
             store_id = migrated.store_id
         with closing(_connect(copy)) as connection:
-            last_seq = (_last_seq(connection) // JUMP + 1) * JUMP
+            last_seq = (last_seq_of(connection) // JUMP + 1) * JUMP
             _set_last_seq(connection, last_seq)
             connection.execute("PRAGMA journal_mode = WAL")
             num_events = int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
@@ -107,7 +102,7 @@ def _put(copy: Path, path: Path) -> None:
     try:
         temporary.touch(mode=0o600)
         temporary.write_bytes(copy.read_bytes())
-        with _turn(path):
+        with turn(path):
             if path.exists():
                 with suppress(sqlite3.Error), closing(_connect(path)) as former:
                     former.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -118,17 +113,6 @@ def _put(copy: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """While no process writes to the store."""
-    descriptor = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _write(path: Path, store_id: str, last_seq: int, blocks: Iterator[Sequence[Event]]) -> None:
     """Create a store with events that keep their numbers."""
     SqliteEvents(path).close()
@@ -136,25 +120,10 @@ def _write(path: Path, store_id: str, last_seq: int, blocks: Iterator[Sequence[E
         connection.execute("BEGIN")
         connection.execute("UPDATE meta SET value = ? WHERE key = 'store_id'", (store_id,))
         for block in blocks:
-            connection.executemany(_INSERT, [_values(event) for event in block])
+            connection.executemany(INSERT, [(*event.values, event.seq) for event in block])
         connection.execute(FILL_LOGIN)
         connection.execute("COMMIT")
         _set_last_seq(connection, last_seq)
-
-
-def _values(event: Event) -> tuple[object, ...]:
-    return (
-        event.seq,
-        event.event_id,
-        event.user_id,
-        event.session_id,
-        event.item_id,
-        event.event_type,
-        event.time_us,
-        event.recommendation_id,
-        event.price,
-        event.quantity,
-    )
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -168,11 +137,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None)
-
-
-def _last_seq(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _set_last_seq(connection: sqlite3.Connection, seq: int) -> None:

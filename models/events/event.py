@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+SESSION = "session:"
+"""Begins the user id by which a session without a login is known, and no id of a user."""
+COLUMNS = (
+    "event_id",
+    "user_id",
+    "session_id",
+    "item_id",
+    "event_type",
+    "time_us",
+    "recommendation_id",
+    "price",
+    "quantity",
+)
 MAX_EVENTS = 2000
 """The newest events of a user or session that a store returns; as many as a served history has."""
 
@@ -31,3 +46,21 @@ class Event:
     def time_us(self) -> int:
         """Microseconds since 1970, the precision of a store and of `prepare`."""
         return round(self.timestamp_s * 1_000_000)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What a store keeps of an event besides its seq, in the order of COLUMNS."""
+        who = (self.event_id, self.user_id, self.session_id)
+        return (*who, self.item_id, self.event_type, self.time_us, self.recommendation_id, self.price, self.quantity)
+
+    @classmethod
+    def of(cls, values: Sequence[Any], *, seq: int) -> Event:
+        """The event with these values, as `values` gives them."""
+        event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity = values
+        about = (recommended, price, quantity)
+        return cls(event_id, user_id, session_id, item_id, event_type, time_us / 1_000_000, *about, seq)
+
+    @property
+    def visitor_id(self) -> str:
+        """The id of the user, or that of the session as a user of its own."""
+        return f"{SESSION}{self.session_id}" if self.user_id is None else self.user_id

@@ -15,29 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.events.event import Event
-from models.events.exports import COLUMNS, Export, Format, export_of, name_of
+from models.events.exports import SCHEMA, Export, Format, export_of, name_of
 from models.events.store import EventStore
 from models.files import leftovers, put_file, temporary_path
 
 EVENTS_PER_FILE = 1_000_000
 """An export that is killed loses at most the file that it was writing."""
 UNFINISHED = "events"
-_SCHEMA = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("session_id", pa.string()),
-        ("item_id", pa.string()),
-        ("event_type", pa.string()),
-        ("timestamp", pa.timestamp("us", tz="UTC")),
-        ("price", pa.float64()),
-        ("quantity", pa.float64()),
-        ("event_id", pa.string()),
-        ("recommendation_id", pa.string()),
-        ("event_seq", pa.int64()),
-        ("event_store", pa.string()),
-    ]
-)
-assert tuple(_SCHEMA.names) == COLUMNS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Write = Callable[[Sequence[Event]], None]
@@ -104,12 +88,12 @@ def _write_file(
 
 @contextmanager
 def _parquet(path: Path, store_id: str) -> Iterator[Write]:
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
 
         def write(events: Sequence[Event]) -> None:
             columns = zip(*(_row(event, store_id, event.time_us) for event in events), strict=True)
-            arrays = [pa.array(list(values), kind) for values, kind in zip(columns, _SCHEMA.types, strict=True)]
-            writer.write_table(pa.table(arrays, schema=_SCHEMA))
+            arrays = [pa.array(list(values), kind) for values, kind in zip(columns, SCHEMA.types, strict=True)]
+            writer.write_table(pa.table(arrays, schema=SCHEMA))
 
         yield write
 
@@ -118,7 +102,7 @@ def _parquet(path: Path, store_id: str) -> Iterator[Write]:
 def _csv(path: Path, store_id: str) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(COLUMNS)
+        lines.writerow(SCHEMA.names)
         yield lambda events: lines.writerows(_row(event, store_id, _rfc3339(event.time_us)) for event in events)
 
 
@@ -128,7 +112,7 @@ def _jsonl(path: Path, store_id: str) -> Iterator[Write]:
 
         def write(events: Sequence[Event]) -> None:
             for event in events:
-                row = dict(zip(COLUMNS, _row(event, store_id, _rfc3339(event.time_us)), strict=True))
+                row = dict(zip(SCHEMA.names, _row(event, store_id, _rfc3339(event.time_us)), strict=True))
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
         yield write
@@ -138,7 +122,7 @@ _WRITERS = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}
 
 
 def _row(event: Event, store_id: str, time: Any) -> tuple[Any, ...]:
-    """The values of COLUMNS."""
+    """The values of a row, in the order of SCHEMA."""
     return (
         event.user_id,
         event.session_id,

@@ -6,21 +6,25 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import pyarrow as pa
+
 Format = Literal["parquet", "csv", "jsonl"]
 SEQ, STORE = "event_seq", "event_store"
 """The columns by which `prepare` recognises exported events: an event's number, and the store that gave it."""
-COLUMNS = (
-    "user_id",
-    "session_id",
-    "item_id",
-    "event_type",
-    "timestamp",
-    "price",
-    "quantity",
-    "event_id",
-    "recommendation_id",
-    SEQ,
-    STORE,
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("session_id", pa.string()),
+        ("item_id", pa.string()),
+        ("event_type", pa.string()),
+        ("timestamp", pa.timestamp("us", tz="UTC")),
+        ("price", pa.float64()),
+        ("quantity", pa.float64()),
+        ("event_id", pa.string()),
+        ("recommendation_id", pa.string()),
+        (SEQ, pa.int64()),
+        (STORE, pa.string()),
+    ]
 )
 
 _NAME = re.compile(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from models.events.sqlite_tables import transaction
+
 LOGIN = """
 CREATE TABLE login (
     session_id TEXT NOT NULL, user_id TEXT NOT NULL, time_us INTEGER NOT NULL, first_seq INTEGER NOT NULL,
@@ -42,17 +44,11 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     if format_of(connection) not in MIGRATIONS:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         while (version := format_of(connection)) in MIGRATIONS:
             for statement in MIGRATIONS[version]:
                 connection.execute(statement)
             connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('format', ?)", (str(version + 1),))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def format_of(connection: sqlite3.Connection) -> int:

@@ -113,6 +113,10 @@ for _, session in ipairs(redis.call('ZRANGE', prefix .. 'sessions:' .. user, 0, 
   end
 end
 redis.call('DEL', prefix .. 'sessions:' .. user)
+local session = ARGV[2]
+if session ~= '' and redis.call('EXISTS', prefix .. 'logins:' .. session) == 0 then
+  for _, seq in ipairs(redis.call('LRANGE', prefix .. 'session:' .. session, 0, -1)) do erase(seq, true) end
+end
 redis.call('HINCRBY', prefix .. 'meta', 'appends', 1)
 return num_erased
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def parse_address(text: str) -> Address:
     shown = shown_address(text)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError(f"{shown!r} is not the address of an event store; write redis://HOST:PORT/DB or rediss://...")
+    if not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ValueError(f"{shown!r}: the database {parts.path[1:]!r} is no number; write redis://HOST:PORT/0")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = {name: query.pop(name) for name in _OUR_SETTINGS if name in query}
     if ours.get("accept", EVERYSEC) != EVERYSEC:

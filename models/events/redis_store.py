@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.errors import EventsUnavailable
-from models.events.event import MAX_EVENTS, Event
+from models.events.event import MAX_EVENTS, SESSION, Event
 from models.events.group_commit import GroupCommit
 from models.events.identity import Login, belonging, logins_by_session, newest
 from models.events.redis_scripts import APPEND, ERASE, OF
@@ -91,7 +91,8 @@ class RedisEvents:
 
     def erase(self, user_id: str, /) -> int:
         """See `EventStore.erase`; the append-only file, which still has the events, is rewritten in the background."""
-        num_erased = int(self._run_durably(ERASE, [user_id]))
+        session_id = user_id.removeprefix(SESSION) if user_id.startswith(SESSION) else ""
+        num_erased = int(self._run_durably(ERASE, [user_id, session_id]))
         if num_erased:
             self._rewrite_log()
         return num_erased
@@ -194,35 +195,12 @@ def _arguments(events: Sequence[Event]) -> list[str | int]:
 
 
 def _content(event: Event) -> str:
-    """An event as JSON, without its seq; the script that erases reads the first three."""
-    fields = (
-        event.event_id,
-        event.user_id,
-        event.session_id,
-        event.item_id,
-        event.event_type,
-        event.time_us,
-        event.recommendation_id,
-        event.price,
-        event.quantity,
-    )
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    """An event as JSON, without its seq; the script that erases reads the first three values."""
+    return json.dumps(event.values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _event(seq: bytes | float, content: bytes) -> Event:
-    event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity = json.loads(content)
-    return Event(
-        event_id,
-        user_id,
-        session_id,
-        item_id,
-        event_type,
-        time_us / 1_000_000,
-        recommended,
-        price,
-        quantity,
-        seq=int(seq),
-    )
+    return Event.of(json.loads(content), seq=int(seq))
 
 
 def _logins(session_id: str, found: Sequence[bytes]) -> Iterator[Login]:

@@ -14,18 +14,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
-from models.events.event import Event
-from models.raw.ids import MAX_ID_CHARACTERS, MISSING_WORDS, Id
+from models.events.event import SESSION, Event
+from models.raw.ids import MAX_ID_CHARACTERS, MISSING_WORDS, Id, has_control_characters
 from models.raw.times import EARLIEST_S
 
 MAX_REQUEST_EVENTS = 1000
 MAX_AHEAD_S = 600.0
 """How far a clock may be ahead of ours."""
-RESERVED = "session:"
-"""Begins the ids of anonymous users; see models/recommender/prepare/events.py."""
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _JSON = re.compile(r'(\{\s*".*\}|\[\s*["{].*\])')
 
 
@@ -51,7 +48,7 @@ def _usable(text: str) -> str:
         raise ValueError("is not Unicode text; send it without lone surrogates") from None
     if text.lower() in MISSING_WORDS:
         raise ValueError(f"{text!r} stands for a missing value; leave the field out")
-    if _CONTROL.search(text):
+    if has_control_characters(text):
         raise ValueError("has control characters; send it without them")
     if _JSON.fullmatch(text):
         raise ValueError("is an object or a list as text; send the id alone")
@@ -127,10 +124,10 @@ def check_event(sent: Any, *, now_s: float) -> Event:
         raise _refused(error, sent) from None
     if found.user_id is None and found.session_id is None:
         raise EventRefused("user_id", "is missing, and so is session_id; send at least one of them")
-    if found.user_id is not None and found.user_id.startswith(RESERVED):
-        raise EventRefused("user_id", f"{found.user_id!r} begins with {RESERVED!r}; send the rest as session_id")
-    if found.session_id is not None and len(found.session_id) > MAX_ID_CHARACTERS - len(RESERVED):
-        raise EventRefused("session_id", f"has more than {MAX_ID_CHARACTERS - len(RESERVED)} characters")
+    if found.user_id is not None and found.user_id.startswith(SESSION):
+        raise EventRefused("user_id", f"{found.user_id!r} begins with {SESSION!r}; send the rest as session_id")
+    if found.session_id is not None and len(found.session_id) > MAX_ID_CHARACTERS - len(SESSION):
+        raise EventRefused("session_id", f"has more than {MAX_ID_CHARACTERS - len(SESSION)} characters")
     event_type = _type_of(found.event_type)
     timestamp_s = now_s if found.timestamp is None else _time_s(found.timestamp, now_s)
     event = Event(
@@ -174,7 +171,7 @@ def _text(field: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise EventRefused(field, "is not Unicode text; send it without lone surrogates") from None
-    if _CONTROL.search(text):
+    if has_control_characters(text):
         raise EventRefused(field, "has control characters; send it without them")
     return text
 

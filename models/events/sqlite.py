@@ -9,15 +9,24 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from models.errors import EventsUnavailable
-from models.events.event import MAX_EVENTS, Event
+from models.events.event import MAX_EVENTS, SESSION, Event
 from models.events.group_commit import GroupCommit
-from models.events.identity import Login, belonging, logins_by_session, newest
+from models.events.identity import newest
 from models.events.migrations import migrate
+from models.events.sqlite_tables import (
+    ERASE,
+    SELECT,
+    TABLES,
+    events_of,
+    insert,
+    last_seq_of,
+    of_sessions,
+    transaction,
+)
 from models.files import put_file, temporary_path
 
 FORMAT = 1
@@ -28,37 +37,7 @@ POLL_S = 0.001
 BLOCK = 5_000
 """Events of a block of a scan."""
 LOCK_SUFFIX = "-lock"
-
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE event (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT, session_id TEXT,
-    item_id TEXT NOT NULL, event_type TEXT, time_us INTEGER NOT NULL, recommendation_id TEXT, price REAL, quantity REAL
-);
-CREATE INDEX event_by_user ON event (user_id) WHERE user_id IS NOT NULL;
-CREATE INDEX event_by_session ON event (session_id) WHERE session_id IS NOT NULL;
-CREATE TABLE login (
-    session_id TEXT NOT NULL, user_id TEXT NOT NULL, time_us INTEGER NOT NULL, first_seq INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL, PRIMARY KEY (session_id, user_id)
-) WITHOUT ROWID;
-CREATE INDEX login_by_user ON login (user_id, last_seq);
-"""
-"""`login` has the first event of each user in each session, and the last event of the session, whoever's it is."""
-_COLUMNS = "event_id, user_id, session_id, item_id, event_type, time_us, recommendation_id, price, quantity"
-_SELECT = f"SELECT {_COLUMNS}, seq FROM event"
-_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_LOGIN = """
-INSERT INTO login (session_id, user_id, time_us, first_seq, last_seq) VALUES (:session, :user, :time, :seq, :seq)
-ON CONFLICT (session_id, user_id) DO UPDATE SET time_us = min(time_us, excluded.time_us)
-"""
-_LOGINS = "SELECT session_id, user_id, time_us, first_seq FROM login WHERE session_id IN "
-_ACTIVE = "(SELECT session_id FROM login WHERE user_id = :user AND last_seq > :after UNION SELECT :session)"
-"""The sessions of a user with events after the watermark, and the session of the request."""
-_ANONYMOUS = f"{_SELECT} WHERE session_id IN {_ACTIVE} AND user_id IS NULL ORDER BY seq DESC LIMIT {MAX_EVENTS}"
-_ONLY_THEIRS = """
-SELECT session_id FROM login AS theirs WHERE user_id = :user AND NOT EXISTS
-(SELECT 1 FROM login AS other WHERE other.session_id = theirs.session_id AND other.user_id != :user)
-"""
+HEADER = b"SQLite format 3\0"
 
 
 class SqliteEvents:
@@ -93,10 +72,10 @@ class SqliteEvents:
         """See `EventStore.of`."""
         column, value = ("user_id", user_id) if user_id is not None else ("session_id", session_id)
         with self._read() as connection:
-            select = f"{_SELECT} WHERE {column} = ? AND seq > ? ORDER BY seq DESC LIMIT {MAX_EVENTS}"
-            found = _events(connection.execute(select, (value, after_seq)))
+            select = f"{SELECT} WHERE {column} = ? AND seq > ? ORDER BY seq DESC LIMIT {MAX_EVENTS}"
+            found = events_of(connection.execute(select, (value, after_seq)))
             if user_id is not None:
-                found += _of_sessions(connection, user_id, session_id, after_seq)
+                found += of_sessions(connection, user_id, session_id, after_seq)
         return newest(found)
 
     def owner(self, session_id: str, /) -> str | None:
@@ -109,15 +88,14 @@ class SqliteEvents:
     def last_seq(self) -> int:
         """See `EventStore.last_seq`."""
         with self._read() as connection:
-            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-        return 0 if row is None else int(row[0])
+            return last_seq_of(connection)
 
     def scan(self, *, after_seq: int, until_seq: int) -> Iterator[list[Event]]:
         """See `EventStore.scan`; no transaction is open between two blocks."""
-        select = f"{_SELECT} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {BLOCK}"
+        select = f"{SELECT} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {BLOCK}"
         while True:
             with self._read() as connection:
-                block = _events(connection.execute(select, (after_seq, until_seq)))
+                block = events_of(connection.execute(select, (after_seq, until_seq)))
             if not block:
                 return
             yield block
@@ -125,11 +103,11 @@ class SqliteEvents:
 
     def erase(self, user_id: str, /) -> int:
         """See `EventStore.erase`; the bytes in the file are overwritten."""
-        delete = f"DELETE FROM event WHERE user_id = :user OR (user_id IS NULL AND session_id IN ({_ONLY_THEIRS}))"
+        session_id = user_id.removeprefix(SESSION) if user_id.startswith(SESSION) else None
         with self._write() as connection:
             connection.execute("PRAGMA secure_delete = ON")
-            with _transaction(connection):
-                num_erased = connection.execute(delete, {"user": user_id}).rowcount
+            with transaction(connection):
+                num_erased = connection.execute(ERASE, {"user": user_id, "session": session_id}).rowcount
                 connection.execute("DELETE FROM login WHERE user_id = ?", (user_id,))
             # Until then the write-ahead log has them.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -149,13 +127,13 @@ class SqliteEvents:
                 self._writer.close()
 
     def _commit(self, events: Sequence[Event]) -> list[bool]:
-        with self._write() as connection, _transaction(connection):
-            return [_insert(connection, event) for event in events]
+        with self._write() as connection, transaction(connection):
+            return [insert(connection, event) for event in events]
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """The connection that writes, while no other process does; raises EventsUnavailable."""
-        with self._writing, _typed(self.path), _turn(self.path):
+        with self._writing, _typed(self.path), turn(self.path):
             if self._writer is None:
                 self._writer = _File(self.path)
             elif not self._writer.is_current():
@@ -174,41 +152,45 @@ class SqliteEvents:
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._reading, _typed(self.path):
             if not self._reader.is_current():
-                with _turn(self.path):
+                with turn(self.path):
                     self._reader = self._reader.reopened()
             yield self._reader.connection
 
 
 class _File:
-    """A connection to a file that holds an event store."""
+    """A connection to a file that holds an event store.
+
+    SQLite finds a write-ahead log by its name, whatever file lies next to it, and what was acknowledged may be in the
+    log only. So where the file or the log is another one, what the former log holds goes into the former file first,
+    wherever that is now; only then is the log deleted, and only for a file that is one of SQLite.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Before it is opened, so that a replacement in between is noticed.
-        self._identity = _identity(path)
-        if self._identity is None:
-            raise EventsUnavailable(f"no event store at {path}; `shopkeeper deploy` creates it", retry_after_s=30)
-        self.connection = _connect(path)
-        try:
-            self.store_id = _checked(self.connection, path)
-        except BaseException:
-            self.connection.close()
-            raise
         self._log = path.with_name(f"{path.name}-wal")
-        self._log_identity = _identity(self._log)
+        # Before it is opened, so that a replacement in between is noticed.
+        identity = _identity(path)
+        if identity is None:
+            raise EventsUnavailable(f"no event store at {path}; `shopkeeper deploy` creates it", retry_after_s=30)
+        _check_header(path)
+        with ExitStack() as on_failure:
+            self.connection = on_failure.enter_context(closing(_connect(path)))
+            self.store_id = _checked(self.connection, path)
+            on_failure.pop_all()
+        self._identities = identity, _identity(self._log)
 
     def is_current(self) -> bool:
-        """Whether the path still leads to the file."""
-        return _identity(self._path) == self._identity
+        """Whether the path still leads to the file, and that of its write-ahead log to the log in use."""
+        return (_identity(self._path), _identity(self._log)) == self._identities
 
     def reopened(self) -> _File:
-        """The file that has replaced this one; while no other process writes.
-
-        The write-ahead log that is still there is of the former file, and SQLite would apply it to the new one.
-        """
-        if _identity(self._path) is not None and _identity(self._log) == self._log_identity:
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        """The file that is at the path now; while no other process writes."""
+        if _identity(self._path) is not None:
+            _check_header(self._path)
+            self._empty_log()
+            if _identity(self._log) == self._identities[1]:  # of the former file, and SQLite would apply it to this one
+                for suffix in ("-wal", "-shm"):
+                    self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
         opened = _File(self._path)
         self.close()
         return opened
@@ -216,6 +198,29 @@ class _File:
     def close(self) -> None:
         """Close the connection; SQLite leaves the log alone if the file was replaced."""
         self.connection.close()
+
+    def _empty_log(self) -> None:
+        """Bring what the log holds into its own file; nothing is left to do where another process has."""
+        deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            _, num_frames, num_done = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if num_frames == num_done:
+                return
+            if time.monotonic() > deadline_s:
+                raise EventsUnavailable(f"{self._path} was replaced while its former file is read; try again")
+            time.sleep(POLL_S)
+
+
+def _check_header(path: Path) -> None:
+    """Raise EventsUnavailable for what is no file of SQLite, which would delete the log next to an empty one."""
+    if not path.is_file():
+        raise EventsUnavailable(f"{path} is no file; move it away, and the store back", retry_after_s=30)
+    with path.open("rb") as file:
+        if file.read(len(HEADER)) != HEADER:
+            raise EventsUnavailable(
+                f"{path} is damaged or no event store; restore a backup, or move it away and deploy again",
+                retry_after_s=60,
+            )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -228,6 +233,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _create(path: Path) -> None:
     """Create a store, complete before it has its name; of several concurrent creators the first wins."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size and not path.exists():
+        raise EventsUnavailable(
+            f"{path} is missing, and its write-ahead log {log} may hold events that it lacks; move the store back, or "
+            "the log away too",
+            retry_after_s=60,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, finished = temporary_path(path), temporary_path(path)
     try:
@@ -235,7 +247,7 @@ def _create(path: Path) -> None:
             each.touch(mode=0o600)  # SQLite gives its auxiliary files the same permissions
         with closing(_connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; {_TABLES} COMMIT;")
+            connection.executescript(f"BEGIN; {TABLES} COMMIT;")
             meta = [("store_id", uuid.uuid4().hex), ("format", str(FORMAT))]
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
         put_file(temporary, finished)  # synced to disk
@@ -275,7 +287,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> str:
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[None]:
+def turn(path: Path) -> Iterator[None]:
     """While no other process writes; raises EventsUnavailable if one does for too long."""
     descriptor = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -293,13 +305,6 @@ def _turn(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    with connection:  # commits, or rolls back unless SQLite has, as it does when the disk is full
-        connection.execute("BEGIN IMMEDIATE")
-        yield
 
 
 @contextmanager
@@ -323,50 +328,3 @@ def _reason(error: sqlite3.Error | OSError) -> tuple[str, int]:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"is damaged ({error}); restore a backup, or move it away and deploy again", 60
     return f"cannot be used: {error}; check the disk and the permissions", 30
-
-
-def _insert(connection: sqlite3.Connection, event: Event) -> bool:
-    """Insert an event unless its id is there; keeps the logins of its session."""
-    # An insert that is ignored would use up a seq.
-    if connection.execute("SELECT 1 FROM event WHERE event_id = ?", (event.event_id,)).fetchone():
-        return False
-    inserted = connection.execute(
-        _INSERT,
-        (
-            event.event_id,
-            event.user_id,
-            event.session_id,
-            event.item_id,
-            event.event_type,
-            event.time_us,
-            event.recommendation_id,
-            event.price,
-            event.quantity,
-        ),
-    )
-    seq = inserted.lastrowid
-    if event.session_id is not None:
-        if event.user_id is not None:
-            login = {"session": event.session_id, "user": event.user_id, "time": event.time_us, "seq": seq}
-            connection.execute(_LOGIN, login)
-        connection.execute("UPDATE login SET last_seq = ? WHERE session_id = ?", (seq, event.session_id))
-    return True
-
-
-def _of_sessions(connection: sqlite3.Connection, user_id: str, session_id: str | None, after_seq: int) -> list[Event]:
-    """The events without a user of the sessions that belong to a user."""
-    asked = {"user": user_id, "after": after_seq, "session": session_id}
-    logins = [Login(*row) for row in connection.execute(_LOGINS + _ACTIVE, asked)]
-    if not logins and session_id is None:
-        return []
-    anonymous = _events(connection.execute(_ANONYMOUS, asked))
-    return belonging(user_id, anonymous, logins_by_session(logins), after_seq=after_seq, visiting=session_id)
-
-
-def _events(rows: Iterator[Any]) -> list[Event]:
-    return [
-        Event(
-            event_id, user_id, session_id, item_id, event_type, time_us / 1_000_000, recommended, price, quantity, seq
-        )
-        for event_id, user_id, session_id, item_id, event_type, time_us, recommended, price, quantity, seq in rows
-    ]

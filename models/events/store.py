@@ -48,7 +48,10 @@ class EventStore(Protocol):
         ...
 
     def erase(self, user_id: str, /) -> int:
-        """Delete the user's events, and those of sessions in which only they logged in; returns how many."""
+        """Delete the user's events, and those of sessions in which only they logged in; returns how many.
+
+        `session:ID` is the user of a session that nobody logged in to.
+        """
         ...
 
     def num_bytes(self) -> int:
@@ -58,6 +61,15 @@ class EventStore(Protocol):
     def close(self) -> None:
         """Finish what was begun, and close all connections."""
         ...
+
+
+def shown(address: str) -> str:
+    """An address as it may be shown: a path, or that of a server without user and password."""
+    if "://" not in address:
+        return address
+    from models.events.redis_server import shown_address
+
+    return shown_address(address)
 
 
 def open_events(address: str, *, create: bool = True) -> EventStore:

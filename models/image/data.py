@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.arrays import load_array
 from models.image.codec import Pixels, fit
 from models.image.schema import MISSING, SPLITS, UNKNOWN, Schema
 from models.prepared import Prepared
@@ -67,7 +68,7 @@ class Shard:
         directory = data.shard(shard)
         # As plain arrays: indexing a memmap object is ten times slower.
         names = ["pictures", "labels", *(["titles"] if (directory / "titles.npy").exists() else [])]
-        maps = [np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in names]
+        maps = [np.asarray(load_array(directory / f"{name}.npy", mmap=True)) for name in names]
         return cls(*maps)
 
 
@@ -79,7 +80,7 @@ def dataset(data: Prepared, split: str, shards: Sequence[int], *, schema: Schema
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     own = data.schema(Schema)
-    indices = [np.load(data.shard(shard) / f"{split}.npy") for shard in shards]
+    indices = [load_array(data.shard(shard) / f"{split}.npy") for shard in shards]
     opened = [Shard.open(data, shard) for shard in shards]
     shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
     row_of = np.concatenate([*indices, np.zeros(0, np.int64)])
@@ -189,7 +190,7 @@ def titles(data: Prepared, split: str) -> list[str | None]:
     found: list[str | None] = []
     for directory in data.shards():
         known = pq.read_table(directory / "ids.parquet").to_pydict()
-        rows = np.load(directory / f"{split}.npy").tolist()
+        rows = load_array(directory / f"{split}.npy").tolist()
         found += [known["title"][row] if "title" in known else None for row in rows]
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from models.items.item import Kind, Put, Value
-from models.raw.ids import Id
+from models.raw.ids import Id, has_control_characters
 
 MAX_ITEMS = 1000
 """Items of one request."""
@@ -89,6 +89,8 @@ def check_id(item_id: Any) -> str:
         raise ItemRefused(f"the item_id is not usable: {what}") from None
     except UnicodeEncodeError:
         raise ItemRefused("the item_id is not Unicode text; send it without surrogates") from None
+    if has_control_characters(found):
+        raise ItemRefused("the item_id has control characters; send it without them")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Live items in an SQLite file, for the replicas of one host: its write-ahead log needs shared memory."""
+"""Live items in an SQLite file, for the replicas of one host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class SqliteItems:
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # SQLite gives its auxiliary files the same permissions
-        with self._described():
+        with self._described(), ExitStack() as on_failure:
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rw",
                 uri=True,
@@ -57,11 +57,9 @@ class SqliteItems:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            try:
-                self.store_id = self._open(create=create)
-            except BaseException:
-                self._connection.close()
-                raise
+            on_failure.callback(self._connection.close)
+            self.store_id = self._open(create=create)
+            on_failure.pop_all()
 
     def put(self, items: Sequence[Put], *, kinds: Mapping[str, Kind], now_s: float) -> int:
         """See ItemStore."""
@@ -107,7 +105,8 @@ class SqliteItems:
     def _open(self, *, create: bool) -> str:
         """Make the tables if they are to be created, check their layout, and return the store's id."""
         if create:
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            # Not a write-ahead log, which a file that is moved away and back would leave behind: writes are few.
+            self._connection.execute("PRAGMA journal_mode=DELETE")
         # An acknowledged item survives a power loss.
         self._connection.execute("PRAGMA synchronous=FULL")
         if create:

@@ -30,6 +30,7 @@ _BLANKS = "".join(
 )
 _BLANKS += "\u2028\u2029\u202f\u205f\u3000\u200b\u200e\u200f\u2060\ufeff"
 """What is stripped from both ends: Unicode blanks, separators, byte-order marks and other characters of no width."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _INTEGRAL = r"^-?\d+\.0+$"
 _MAX_EXACT = 2**53
 _FIELDS_SHOWN = 8
@@ -97,6 +98,11 @@ Id = Annotated[
     ),
 ]
 """An id in a request: text, or a number as JSON libraries write one; 17850, "17850" and 17850.0 are one id."""
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text has what no id that comes over HTTP may have: it ends lines and fields of logs."""
+    return _CONTROL.search(text) is not None
 
 
 def refuse_nested(rows: pa.Table, columns: Mapping[str, str], *, flag: str, source: str) -> None:

@@ -27,7 +27,7 @@ from models.recommender.requested import (
     seen_items,
     stored_events,
     types_of,
-    with_stand_ins,
+    with_neighbours,
 )
 from models.recommender.schema import PADDING, Schema
 
@@ -141,7 +141,7 @@ def encode_recommendation(request: RecommendationRequest, schema: Schema, featur
     else:
         events = requested_events(request.history or [], schema, place)
     excluded = seen_items(events, schema, exclude_seen=request.exclude_seen)
-    events, stands_for = with_stand_ins(events, live)
+    events, replaced = with_neighbours(events, live)
     example = Example(
         history=[item for item, _ in events],
         types=types_of(events, schema),
@@ -149,7 +149,7 @@ def encode_recommendation(request: RecommendationRequest, schema: Schema, featur
         excluded=sorted({*_known(request.exclude, place), *excluded}),
         allowed=_allowed(request.filter, features, live, place),
         new=live.new if live else None,
-        stands_for=stands_for,
+        replaced=replaced,
     )
     return [example]
 
@@ -161,7 +161,7 @@ def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Featu
     item = place(request.item_id)
     if item is None:
         raise ValueError(f"item_id {request.item_id!r} is unknown to this model; it knows {schema.num_items} items")
-    events, stands_for = with_stand_ins([(item, 0)], live)
+    events, replaced = with_neighbours([(item, 0)], live)
     if not events:
         raise ValueError(f"item_id {request.item_id!r} is new and has no attribute that it shares with other items")
     example = Example(
@@ -170,8 +170,8 @@ def encode_similar(request: SimilarItemsRequest, schema: Schema, features: Featu
         excluded=sorted({item, *_known(request.exclude, place)}),
         allowed=_allowed(request.filter, features, live, place),
         new=live.new if live else None,
-        stands_for=stands_for,
-        subject=item if stands_for else None,
+        replaced=replaced,
+        subject=item if replaced else None,
     )
     return [example]
 

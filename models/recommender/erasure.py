@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.erasure.contract import Erasure
 from models.erasure.erased import FOREVER, REASON, Erased, digest_of
 from models.erasure.quarantine import copy_quarantine
@@ -51,7 +52,7 @@ def held(data: Prepared, erased: Erased) -> Collection[bytes]:
         if not len(suspects):
             continue
         left_out = _left_out(shard, until)
-        offsets = np.load(shard / "offsets.npy")
+        offsets = load_array(shard / "offsets.npy")
         for place in suspects.tolist():
             if left_out[offsets[place] : offsets[place + 1]].any():
                 found.add(digest_of(users[place].as_py(), erased.salt))
@@ -63,7 +64,7 @@ def rewrite(data: Prepared, out: Path, executor: Executor, erased: Erased) -> Sc
 
     The times of the split, the targets and the seen types stay. An item leaves the vocabulary if only erased users had
     events with it and it is in no separate item table; a column of attributes keeps its type. Bots and rare items,
-    which prepare left out, are not judged anew.
+    which prepare left out, are not decided anew.
     """
     before, card = data.schema(Schema), data.card()
     work, shards = out / "work", out / "shards"
@@ -109,21 +110,21 @@ def restore_partition(data: Prepared, out: Path, erased: Erased, number: int, *,
     users = pq.read_table(source / USERS)
     mask = ~_left_out(source, erased.until_each(users["user_id"].combine_chunks()))
     before = np.concatenate([[0], np.cumsum(mask)])
-    offsets = np.load(source / "offsets.npy")
+    offsets = load_array(source / "offsets.npy")
     lengths = before[offsets[1:]] - before[offsets[:-1]]
     users = users.filter(pa.array(lengths > 0))
     lengths = lengths[lengths > 0]
-    seconds = np.load(source / "timestamps.npy")[mask]
+    seconds = load_array(source / "timestamps.npy")[mask]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(shard / "offsets.npy", starts)
     if (source / "sessions.npy").exists():
-        sessions = np.load(source / "sessions.npy")[mask]
+        sessions = load_array(source / "sessions.npy")[mask]
         np.save(shard / "sessions.npy", sessions - np.repeat(sessions[starts[:-1]], lengths).astype(sessions.dtype))
     else:  # without times: the place of each event in its sequence
         seconds = np.arange(len(seconds)) - np.repeat(starts[:-1], lengths)
     np.save(shard / "timestamps.npy", seconds)
     pq.write_table(users, shard / USERS, compression="zstd")
-    used, item = np.unique(np.load(source / "items.npy")[mask], return_inverse=True)
+    used, item = np.unique(load_array(source / "items.npy")[mask], return_inverse=True)
     np.save(scratch / "items.npy", item.astype(np.int32))
     items = pq.read_table(data.path / ITEMS, columns=["item_id"]).take(pa.array(used - 1, pa.int64()))
     pq.write_table(items, scratch / ITEMS)
@@ -134,23 +135,23 @@ def restore_partition(data: Prepared, out: Path, erased: Erased, number: int, *,
 
 def _left_out(shard: Path, until: npt.NDArray[np.float64]) -> Booleans:
     """Which events are left out, given until when each user is erased; all of an erased user in a log without times."""
-    offsets = np.load(shard / "offsets.npy")
+    offsets = load_array(shard / "offsets.npy")
     until_of_event = np.repeat(until, np.diff(offsets))
     if not (shard / "sessions.npy").exists():
         return until_of_event > -FOREVER
-    return np.asarray(np.load(shard / "timestamps.npy") < until_of_event)
+    return np.asarray(load_array(shard / "timestamps.npy") < until_of_event)
 
 
 def _details(source: Path, mask: Booleans, names: list[str]) -> Details:
     """Types and amounts of the events that are kept; the types of the partition have codes of their own."""
     num_events = int(mask.sum())
-    codes = np.load(source / TYPES)[mask] if (source / TYPES).exists() else np.zeros(num_events, np.uint8)
+    codes = load_array(source / TYPES)[mask] if (source / TYPES).exists() else np.zeros(num_events, np.uint8)
     used = np.unique(codes[codes > 0])
     local = np.zeros(256, np.int64) - 1
     local[used] = np.arange(len(used))
     amounts = np.full(num_events, np.nan, np.float32)
     if (source / AMOUNTS).exists():
-        amounts = np.load(source / AMOUNTS)[mask]
+        amounts = load_array(source / AMOUNTS)[mask]
     return Details(tuple(names[code - 1] for code in used.tolist()), local[codes], amounts)
 
 
@@ -158,7 +159,7 @@ def _items_without_events(data: Prepared, table: pa.Table, *, is_separate: bool)
     """The items that stay in the vocabulary whoever had events with them: those of a separate item table."""
     had_events = np.zeros(table.num_rows + 1, bool)
     for shard in data.shards():
-        had_events[np.load(shard / "items.npy", mmap_mode="r")] = True
+        had_events[load_array(shard / "items.npy", mmap=True)] = True
     is_kept = ~had_events[1:]
     if is_separate:
         for name in table.column_names[1:]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import load_array
 from models.prepared import Prepared
 from models.recommender.live.new_items import NewItems
 from models.recommender.schema import PADDING, Schema
@@ -46,10 +47,10 @@ class Example:
     """Price times quantity of the target, NaN if it has no price; None if the log has no prices."""
     new: NewItems | None = None
     """Items beyond the model and withdrawn ones; indices of `excluded` and `allowed` may be of these."""
-    stands_for: Mapping[int, int] = field(default_factory=dict)
+    replaced: Mapping[int, int] = field(default_factory=dict)
     """Item of the history that stands for a new one -> the new one."""
     subject: int | None = None
-    """The item that others are to be similar to, where the history has a stand-in for it."""
+    """The item that others are to be similar to, where the history has its nearest neighbour instead."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ShardLog:
         names = ("items", "offsets", "splits", "types", "amounts")
         paths = {name: directory / f"{name}.npy" for name in names}
         there = {name: path for name, path in paths.items() if name in names[:3] or path.exists()}
-        log = cls(**{name: np.asarray(np.load(path, mmap_mode="r")) for name, path in there.items()})
+        log = cls(**{name: np.asarray(load_array(path, mmap=True)) for name, path in there.items()})
         if log.splits.shape[1] != NUM_CUTS:
             raise ValueError(f"{data.path} was prepared by an older version; prepare it again")
         return log

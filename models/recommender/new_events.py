@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.events.event import Event
 from models.events.hook import EventUse, FeatureValues, Visitor
 from models.family import Feature
@@ -46,7 +47,7 @@ def history_times(data: Prepared) -> Iterator[tuple[str, list[int]]]:
     For a log without times their positions, which precede any time.
     """
     for directory in data.shards():
-        offsets, seconds = np.load(directory / "offsets.npy"), np.load(directory / "timestamps.npy", mmap_mode="r")
+        offsets, seconds = load_array(directory / "offsets.npy"), load_array(directory / "timestamps.npy", mmap=True)
         users = pq.read_table(directory / "users.parquet", columns=["user_id"]).column("user_id").to_pylist()
         for user_id, begin, end in zip(users, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             yield user_id, np.diff(seconds[max(begin, end - MAX_SERVED_HISTORY) : end], prepend=0).tolist()

@@ -53,22 +53,22 @@ def seen_items(events: Sequence[Event], schema: Schema, *, exclude_seen: bool | 
     return {item for item, code in events if schema.is_seen[code]}
 
 
-def with_stand_ins(events: Sequence[Event], live: Catalogue | None) -> tuple[list[Event], dict[int, int]]:
+def with_neighbours(events: Sequence[Event], live: Catalogue | None) -> tuple[list[Event], dict[int, int]]:
     """The events with items of the model in place of new ones, and which new item each of these stands for.
 
     An event of a new item that is similar to none is dropped.
     """
     if live is None or all(item < live.new.first for item, _ in events):
         return list(events), {}
-    replaced, stands_for = list[Event](), dict[int, int]()
+    kept, replaced = list[Event](), dict[int, int]()
     for item, code in events:
-        stand_in = live.new.stand_in(item)
-        if stand_in is not None:
-            replaced.append((stand_in, code))
-            if stand_in != item:
-                stands_for[stand_in] = item
+        neighbour = live.new.neighbour(item)
+        if neighbour is not None:
+            kept.append((neighbour, code))
+            if neighbour != item:
+                replaced[neighbour] = item
     own = {item for item, _ in events}
-    return replaced, {stand_in: item for stand_in, item in stands_for.items() if stand_in not in own}
+    return kept, {neighbour: item for neighbour, item in replaced.items() if neighbour not in own}
 
 
 def types_of(events: Sequence[Event], schema: Schema) -> list[int] | None:

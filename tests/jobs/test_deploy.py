@@ -38,6 +38,7 @@ from jobs.serving.config import (
     with_application,
     write_config,
 )
+from jobs.serving.switch import Acceptance, wait_until_served
 from models import FAMILIES, bundle
 from models.prepared import Prepared
 from serve.service import Settings
@@ -101,7 +102,9 @@ def test_two_families_at_one_route_are_rejected() -> None:
         with_application({"applications": [other]}, application(SHOP, pinned(), feature_store=None, size=Size()))
 
 
-@pytest.mark.parametrize("wrong", [{"min_replicas": 0}, {"min_replicas": 3, "max_replicas": 2}, {"port": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"min_replicas": 0}, {"max_replicas": 0}, {"min_replicas": 3, "max_replicas": 2}, {"port": 0}]
+)
 def test_invalid_options_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--"):
         Options(**wrong)
@@ -189,7 +192,7 @@ class Shop:
     models: Path
 
     def deploy(self, name: str, **options: Any) -> dict[str, Any]:
-        wanted = Options(model=str(self.models / name), port=self.port, **options)
+        wanted = Options(model=str(self.models / name), port=self.port, **{"min_replicas": 1, **options})
         return deploy.run(self.context, SHOP, wanted, None).details
 
     def ask(self, path: str, body: Any = None) -> Any:
@@ -225,12 +228,11 @@ def test_a_failed_first_deployment_is_removed_again(shop: Shop, monkeypatch: pyt
     model = write_model(TOY, prepare_toy(store), shop.models / "toy-1", network="linear")
 
     with pytest.raises(Failure, match="unknown family 'toy'"):
-        deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port), None)
+        deploy.run(shop.context, TOY, Options(model=str(model), port=shop.port, min_replicas=1), None)
 
     assert read_config(config_path(store)) is None
-    api = ServeApi(shop.info.dashboard_url, headers(shop.info))
-    state = api.details()["applications"].get("toy", {"status": "DELETING"})
-    assert state["status"] == "DELETING"
+    applications = ServeApi(shop.info.dashboard_url, headers(shop.info)).details()["applications"]
+    assert applications.get("toy", {"status": "DELETING"})["status"] == "DELETING"
 
 
 @pytest.mark.ray
@@ -262,7 +264,7 @@ def test_a_new_model_takes_over_and_a_failed_deployment_is_rolled_back(shop: Sho
     assert config_path(shop.context.store).read_bytes() == applied
     api = ServeApi(shop.info.dashboard_url, headers(shop.info))
     two = PinnedModel("v2", shop.models / "v2", bundle.verify(shop.models / "v2"))
-    deploy._wait_until_served(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", timeout_s=30)
+    wait_until_served(api, SHOP, two, url=f"http://127.0.0.1:{shop.port}", acceptance=Acceptance({}, timeout_s=30))
     assert shop.ask("/v1/recommendations", {"count": 1})["model_version"] == "v2"
 
 
@@ -285,7 +287,7 @@ def test_two_families_are_served_at_the_same_time(shop: Shop) -> None:
     (data.parent / "CURRENT").write_text(data.name)
     model = write_model(image, Prepared(data), shop.models / "image-1", network="prior")
 
-    deploy.run(shop.context, image, Options(model=str(model), port=shop.port), None)
+    deploy.run(shop.context, image, Options(model=str(model), port=shop.port, min_replicas=1), None)
     shop.deploy("v2")
 
     picture = sample.questions[0].request
@@ -307,7 +309,7 @@ def test_the_store_keeps_the_current_and_the_previous_model(shop: Shop) -> None:
 
     def deployed(name: str) -> tuple[set[str], set[str]]:
         model = write_model(FAMILIES["image"], data, shop.models / name, network="prior", seed=int(name[-1]))
-        deploy.run(shop.context, FAMILIES["image"], Options(model=str(model), port=shop.port), None)
+        deploy.run(shop.context, FAMILIES["image"], Options(model=str(model), port=shop.port, min_replicas=1), None)
         kept = [{path.name for path in (store.serve / kind / "image").iterdir()} for kind in ("models", "indexes")]
         return kept[0], {name.split("-")[0] for name in kept[1]}
 
@@ -328,7 +330,7 @@ def test_a_file_a_stream_and_a_live_feature_are_served_through_the_proxy(
     data = prepare_toy(shop.context.store)
     model = write_model(served_toy.FAMILY, data, shop.models / "toy-2", network="linear")
 
-    deploy.run(shop.context, served_toy.FAMILY, Options(model=str(model), port=shop.port), None)
+    deploy.run(shop.context, served_toy.FAMILY, Options(model=str(model), port=shop.port, min_replicas=1), None)
 
     assert [shop.ask("/v1/toy/visits", {"visitor_id": "v1"})["number"] for _ in range(2)] == [1, 2]
     with connect(f"ws://127.0.0.1:{shop.port}/v1/toy/talk") as client:

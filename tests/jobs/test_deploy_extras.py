@@ -14,8 +14,10 @@ from fastapi.testclient import TestClient
 
 from jobs import deploy
 from jobs.cli.context import Context, Failure, Store
-from jobs.serving.config import PinnedModel, user_config
-from models import FAMILIES
+from jobs.serving import switch as switching
+from jobs.serving.config import PinnedModel, empty_config, user_config
+from jobs.serving.switch import Acceptance, Endpoint, check_golden, switch, wait_until_served
+from models import FAMILIES, bundle
 from models.family import Family
 from models.features import ABSENT, Change, FeatureStore, create_live_store
 from models.prepared import Prepared
@@ -82,6 +84,12 @@ def served_sounds(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.Monkey
             self.end_headers()
             self.wfile.write(answer.content)
 
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(client.get(self.path).content)
+
         def log_message(self, *arguments: Any) -> None:
             """Discard the access log."""
 
@@ -97,18 +105,67 @@ def served_sounds(toy_data: Prepared, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_golden_answer_that_is_a_file_is_checked_over_http(served_sounds: tuple[Any, str]) -> None:
     expected, url = served_sounds
 
-    deploy._check_golden(first(SOUNDS), expected, url)
+    check_golden(first(SOUNDS), expected, url)
 
     assert expected["response"]["media_type"] == "audio/wav"
     for name, wrong in (("media_type", "audio/ogg"), ("num_bytes", 45.0)):
         other = {**expected, "response": {**expected["response"], name: wrong}}
         with pytest.raises(Failure, match=f"does not return the golden answer: response.{name} was"):
-            deploy._check_golden(first(SOUNDS), other, url)
+            check_golden(first(SOUNDS), other, url)
 
 
 def test_a_golden_request_that_is_rejected_over_http_is_a_failure(served_sounds: tuple[Any, str]) -> None:
     expected, url = served_sounds
 
     with pytest.raises(Failure, match="422"):
-        deploy._check_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
+        check_golden(first(SOUNDS), {**expected, "request": {"visitor_id": "nobody"}}, url)
     assert VISITS.update is not None
+
+
+class FakeServe:
+    """Serve's API, which records what it is given and is at once in that state."""
+
+    def __init__(self) -> None:
+        self.applied: list[Any] = []
+
+    def apply(self, config: Any) -> None:
+        self.applied.append(config)
+
+    def details(self) -> dict[str, Any]:
+        deployment = {"status": "HEALTHY", "replicas": [{}]}
+        return {"applications": {"toy": {"status": "RUNNING", "deployments": {"Model": deployment}}}}
+
+
+def test_a_deployment_that_cannot_be_recorded_is_switched_back(served_sounds: tuple[Any, str], tmp_path: Path) -> None:
+    expected, url = served_sounds
+    api: Any = FakeServe()
+    (tmp_path / "file").touch()
+    endpoint = Endpoint(api, url, tmp_path / "file" / "config.yaml")  # as on a full disk, it cannot be written
+    model = PinnedModel(version="1", directory=tmp_path / "sounds", digest=bundle.verify(tmp_path / "sounds"))
+    wanted, before = empty_config(host="127.0.0.1", port=1), empty_config(host="127.0.0.1", port=2)
+
+    with pytest.raises(OSError):
+        switch(
+            *(endpoint, first(SOUNDS), model),
+            wanted=wanted,
+            before=before,
+            acceptance=Acceptance(expected, timeout_s=60),
+        )
+
+    assert api.applied == [wanted, before]
+
+
+def test_a_degraded_version_is_refused_by_deploy_but_not_by_a_rollback(
+    served_sounds: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, url = served_sounds
+    api: Any = FakeServe()
+    family, model = first(SOUNDS), PinnedModel("1", tmp_path / "sounds", bundle.verify(tmp_path / "sounds"))
+    fault = "the feature store is damaged"
+    monkeypatch.setattr(Service, "fault", lambda service: fault)
+    monkeypatch.setattr(switching, "DEGRADED_S", 0.0)
+    refused, allowed = Acceptance(expected, timeout_s=60), Acceptance(expected, timeout_s=60, allows_degraded=True)
+
+    with pytest.raises(Failure, match=f"version 1 is degraded: {fault}"):
+        wait_until_served(api, family, model, url=url, acceptance=refused)
+    wait_until_served(api, family, model, url=url, acceptance=allowed)

@@ -116,11 +116,12 @@ def test_an_unknown_user_gets_a_receipt_of_nothing_and_a_tombstone(context: Cont
 
 
 def test_ids_come_from_a_file_too(context: Context, data: Prepared, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text(f"\ufeff{USER}\n\nu3\n -5 \n", encoding="utf-8")
+    (tmp_path / "ids.txt").write_bytes(f"\ufeff{USER}\r\n\nu3\n -5 \nu5\u0085u6\n".encode())
 
     outcome = erase(context, "u4", from_file=str(tmp_path / "ids.txt"))
 
-    assert len(outcome.details["receipts"]) == 4
+    assert len(outcome.details["receipts"]) == 5
+    assert not Tombstones(context.store.tombstones).any_of(["u5", "u6"]), "a line ends at a line feed only"
     assert not {USER, "u3", "u4"} & histories(context.store.current_data("recommender")).keys()
 
 
@@ -167,6 +168,7 @@ def test_exports_in_recorded_places_are_cleaned_and_backups_are_named(
         {"user_id": None, "session_id": "s2", "item_id": "i3"},
         {"user_id": "u3", "session_id": "s2", "item_id": "i4"},
     ]
+    rows = [{**row, "event_seq": number, "event_store": "shop"} for number, row in enumerate(rows, start=1)]
     export, backup = tmp_path / "export", tmp_path / "events.backup"
     export.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), export / "events-1.parquet")
@@ -184,7 +186,7 @@ def test_exports_in_recorded_places_are_cleaned_and_backups_are_named(
         "i3",
         "i4",
     ]
-    assert (export / "events-3.csv").read_text() == "user_id,session_id,item_id\n,s2,i3\nu3,s2,i4\n"
+    assert (export / "events-3.csv").read_text().splitlines()[1:] == [",s2,i3,3,shop", "u3,s2,i4,4,shop"]
     states = {each["what"]: each["state"] for each in receipt["traces"]}
     assert (states["export"], states["backup"], states["raw log"]) == ("deleted", "held", "outside")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.__main__ import main
-from jobs.cli.context import Context
+from jobs.cli.context import Context, Failure
 from models.erasure.tombstones import Tombstones
 from models.events.event import Event
 from models.events.store import open_events
@@ -77,3 +77,17 @@ def test_prepare_leaves_erased_users_out_of_exports_next_to_a_log_with_other_col
     assert set(histories(data)) == {"u1", "u2", "u3", "u4"}
     assert data.card()["bad"]["erased_user"] == 1 + 12 + 2
     assert list(events_until(data).values()) == [62]
+
+
+def test_a_session_that_was_erased_over_http_is_found_and_deleted_without_its_id(filled: Context) -> None:
+    with closing(open_events(str(filled.store.events))) as events:
+        events.append([Event("a", None, "lonely", "i1", None, MARCH), Event("b", None, "other", "i1", None, MARCH)])
+    Tombstones(filled.store.tombstones).add(["session:lonely"])
+    with pytest.raises(Failure, match=r"events\.sqlite"):
+        erase(filled, "session:lonely", verify=True)
+
+    erase(filled, pending=True)
+
+    with closing(open_events(str(filled.store.events))) as events:
+        assert events.of(user_id=None, session_id="lonely", after_seq=0) == []
+        assert len(events.of(user_id=None, session_id="other", after_seq=0)) == 1

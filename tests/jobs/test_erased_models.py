@@ -17,6 +17,8 @@ from jobs.tracking.registry import CHAMPION, Registry
 from models import FAMILIES
 from models.bundle import seal
 from models.erasure.receipts import read_receipts
+from models.erasure.request import erase_at_once
+from models.erasure.tombstones import Tombstones
 from models.prepared import Prepared
 from tests.kit.erasable import USER, bytes_with, erase, prepare_erasable
 from tests.kit.shop import write_model
@@ -95,6 +97,23 @@ def test_a_user_of_data_that_were_rewritten_for_another_is_in_the_older_models_t
     receipt = erase(context, "u3").details["receipts"][0]
 
     assert "model version" in {each["what"] for each in receipt["traces"] if each["state"] == "held"}
+
+
+def test_whoever_was_not_in_the_data_is_not_suspected_once_these_are_gone(
+    context: Context, data: Prepared, trained: Callable[[], str]
+) -> None:
+    trained()
+    for user in (USER, "never-seen"):  # as two requests over HTTP do
+        erase_at_once(context.store.root, [user])
+    erase(context, pending=True)
+    erase(context, "never-seen-either")
+
+    receipts = {receipt.user: receipt for receipt in read_receipts(context.store.root)}
+    digest = Tombstones(context.store.tombstones).digest
+    assert not data.path.exists()
+    assert receipts[digest(USER)].status == "held"
+    assert receipts[digest("never-seen")].status == receipts[digest("never-seen-either")].status == "erased"
+    assert erase(context, "never-seen", verify=True).status == "none"
 
 
 def test_user_ids_are_neither_in_bundles_nor_in_mlflow(

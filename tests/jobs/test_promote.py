@@ -171,13 +171,30 @@ def test_rollback_restores_the_previous_champion_and_fails_if_there_is_none(
     context: Context, toy: Family, good: Path, middling: Path
 ) -> None:
     _promote(context, toy, middling)
+    with pytest.raises(UsageFailure, match="no previous one"):
+        rollback.run(context, toy, rollback.Options(), None)
     _promote(context, toy, good)
     outcome = rollback.run(context, toy, rollback.Options(reason="complaints"), None)
     tags = Registry(Tracking(context)).version_info("toy", "2").tags
     assert (outcome.details["version"], _champion(context)) == ("1", "1")
     assert (tags["rolled_back_to"], tags["rollback_reason"]) == ("1", "complaints")
-    with pytest.raises(UsageFailure, match="no previous one"):
-        rollback.run(context, toy, rollback.Options(), None)
+    assert outcome.details["endpoint"] == {"status": "not deployed"}
+
+
+def test_a_second_rollback_returns_and_a_former_champion_can_be_named(
+    context: Context, toy: Family, good: Path, middling: Path
+) -> None:
+    for model in (middling, good):
+        _promote(context, toy, model)
+
+    restored = [rollback.run(context, toy, rollback.Options(), None).details["version"] for _ in range(3)]
+
+    assert restored == ["1", "2", "1"]
+    with pytest.raises(UsageFailure, match="has no version '7'"):
+        rollback.run(context, toy, rollback.Options(to="7"), None)
+    with pytest.raises(UsageFailure, match="--to 1 is the champion"):
+        rollback.run(context, toy, rollback.Options(to="1"), None)
+    assert rollback.run(context, toy, rollback.Options(to="2"), None).details["version"] == "2"
 
 
 def test_rollback_without_a_champion_is_a_usage_failure(context: Context, toy: Family) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from release.lock import ROOT
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
 KUBERNETES = ROOT / "docs" / "kubernetes"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -75,6 +77,23 @@ def test_only_what_the_dockerfile_copies_is_sent_to_the_builder() -> None:
     assert "*" in ignored, "a host's .venv must not get into the image"
     assert {name for name in copied if not any(name == each or name.startswith(f"{each}/") for each in sent)} == set()
     assert all((ROOT / name).exists() for name in sent)
+
+
+def test_every_image_is_named_by_the_version_of_this_project() -> None:
+    suffixes = {".yaml", ".md", ".sh"}
+    files = [path for each in ("deploy", "docs") for path in (ROOT / each).rglob("*") if path.suffix in suffixes]
+    texts = {path: path.read_text(encoding="utf-8") for path in [*files, ROOT / "Dockerfile", ROOT / "README.md"]}
+
+    tags = {
+        (path.name, tag)
+        for path, text in texts.items()
+        for tag in re.findall(r"(?:\bshopkeeper:|newTag: )(\d+\.\d+\.\d+)", text)
+    }
+
+    assert {tag for _, tag in tags} == {VERSION}, tags
+    assert {"Dockerfile", "compose.yaml", "kustomization.yaml", "rayjob.yaml", "images.md"} <= {
+        name for name, _ in tags
+    }
 
 
 def test_a_container_is_healthy_while_what_runs_in_it_answers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +201,4 @@ def test_kustomize_renders_the_base_with_fault_tolerance_of_the_control_service(
     assert service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
     assert {each["metadata"]["namespace"] for each in rendered} == {"shopkeeper"}
     images = set(re.findall(r"image: (\S+)", done.stdout))
-    assert images == {"shopkeeper:0.3.0", "postgres:17-bookworm", "redis:7.2-bookworm"}
+    assert images == {f"shopkeeper:{VERSION}", "postgres:17-bookworm", "redis:7.2-bookworm"}

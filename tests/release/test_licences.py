@@ -48,6 +48,7 @@ def test_the_most_exact_statement_of_a_package_counts(fields: list[tuple[str, st
         "GPLv2",
         "GNU Lesser General Public License v3 (LGPLv3)",
         "MPL-2.0 AND MIT",
+        "MIT AND Somebodys-Own",
         "AGPL-3.0",
         "SSPL-1.0",
         "",

@@ -13,7 +13,15 @@ import pytest
 from release.licences import canonical
 from release.lock import FOLDER, ROOT, read_lock, split
 
-FILES = ("runtime.txt", "runtime-cpu.txt", "runtime-cuda.txt", "development.txt", "tools/uv.txt", "tools/cyclonedx.txt")
+FILES = (
+    "runtime.txt",
+    "runtime-cpu.txt",
+    "runtime-cuda.txt",
+    "development.txt",
+    "tools/uv.txt",
+    "tools/cyclonedx.txt",
+    "tools/audit.txt",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

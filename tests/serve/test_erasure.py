@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from models import FAMILIES
 from models.erasure.receipts import read_receipts
 from models.erasure.tombstones import Tombstones
+from models.events.sqlite import SqliteEvents
 from models.events.store import open_events
 from models.family import Family
 from models.features import FeatureStore, create_live_store, live
@@ -256,3 +257,74 @@ def test_a_replica_with_damaged_tombstones_starts_degraded_and_knows_nobody(shop
     tombstones.write_bytes(whole)
     assert source(replica, user_id="bert") == "personal"
     assert "degraded" not in replica.get("/v1/models").json() or not replica.get("/v1/models").json()["degraded"]
+
+
+def test_a_rejected_reload_leaves_the_event_store_that_an_erasure_empties(shop: Shop, bundle: Path) -> None:
+    events = str(shop.root / "events.sqlite")
+    service = Service("recommender")
+    stores = {"feature_store": shop.features, "erased": shop.root / "erased.sqlite", "bundle": bundle}
+    broken = {**stores, "feature_store": shop.root / "missing.sqlite", "events": str(shop.root / "other.sqlite")}
+
+    async def reload() -> None:
+        await service.load(Settings.model_validate({"version": "1", **stores, "events": events}))
+        await service.load(Settings.model_validate({"version": "2", **broken}))
+
+    asyncio.run(reload())
+    assert service.info().last_failed_reload is not None
+    client = TestClient(make_app(service), raise_server_exceptions=False)
+    sent = {"user_id": USER, "item_id": "item-3", "event_type": "view"}
+    assert client.post("/v1/events", json=sent).json()["accepted"] == 1
+
+    assert client.delete(f"/v1/users/{USER}").status_code in (200, 202)
+
+    with closing(open_events(events)) as store:
+        assert store.of(user_id=USER, session_id=None, after_seq=0) == []
+
+
+def test_a_session_without_a_login_is_erased_by_its_own_id(shop: Shop) -> None:
+    event = {"session_id": "s-9", "item_id": "item-3"}
+    shop.one.post("/v1/events", json=event)
+    assert source(shop.two, session_id="s-9") == "personal"
+
+    erased = shop.one.delete("/v1/users/session:s-9").json()
+
+    assert [(each["what"], each["count"]) for each in erased["traces"] if each["state"] == "deleted"] == [("events", 1)]
+    assert source(shop.two, session_id="s-9") == "popular"
+    assert shop.two.post("/v1/events", json=event).status_code == 422
+
+
+def test_events_that_are_stored_while_their_user_is_erased_do_not_stay(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = SqliteEvents.append
+
+    def overtaken(store: SqliteEvents, events: Any) -> list[bool]:
+        Tombstones(shop.root / "erased.sqlite").add([USER])  # an erasure that finds no event yet
+        return append(store, events)
+
+    monkeypatch.setattr(SqliteEvents, "append", overtaken)
+    answer = shop.one.post("/v1/events", json=[{"user_id": USER, "item_id": "i"}, {"user_id": "bert", "item_id": "i"}])
+
+    assert [each["outcome"] for each in answer.json()["results"]] == ["rejected", "accepted"]
+    with closing(open_events(str(shop.root / "events.sqlite"))) as store:
+        assert [each.user_id for block in store.scan(after_seq=0, until_seq=9) for each in block] == ["bert"]
+
+
+def test_an_id_whose_bytes_are_not_utf8_is_refused(shop: Shop) -> None:
+    response = shop.one.delete("/v1/users/J%FCrgen")
+
+    assert_problem(response, 422)
+    assert "percent-encode" in response.json()["detail"]
+    assert not (shop.root / "erased.sqlite").exists()
+
+
+def test_missing_tombstones_make_everybody_unknown_where_somebody_was_erased(shop: Shop) -> None:
+    shop.one.delete(f"/v1/users/{USER}")
+    (shop.root / "erased.sqlite").rename(shop.root / "aside")
+
+    assert source(shop.two, user_id="bert") == "popular"
+    assert_problem(shop.two.post("/v1/events", json={"user_id": USER, "item_id": "item-3"}), 503)
+    assert_problem(shop.two.delete("/v1/users/bert"), 503)
+    assert "erased.sqlite" in shop.two.get("/v1/models").json()["degraded"]
+    (shop.root / "aside").rename(shop.root / "erased.sqlite")
+    assert source(shop.two, user_id="bert") == "personal"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +17,19 @@ from models.errors import EventsUnavailable
 from models.events.store import open_events
 from models.family import Family
 from models.features import FeatureStore
+from serve.metrics import EVENT_STORE_ERRORS, EVENTS
 from serve.routes import make_app
 from serve.service import Service, Settings
+from tests.kit.counts import counted
 from tests.serve.test_service import assert_problem, shop_bundle
-
-Counts = dict[str, int]
 
 
 class Shop:
     """Two replicas of a shop in one process, which share nothing but their files."""
 
     def __init__(self, directory: Path, bundle: Path) -> None:
-        self.path, self.counts = directory / "events.sqlite", Counts()
+        self.path = directory / "events.sqlite"
+        self.services: list[Service] = []
         open_events(str(self.path)).close()
         self.features = directory / "features.sqlite"
         with_history = FeatureStore(self.features)
@@ -37,13 +39,20 @@ class Shop:
         self.one, self.two = self.replica(), self.replica()
 
     def replica(self, **settings: Any) -> TestClient:
-        service = Service("recommender", observe_events=self._count)
+        service = Service("recommender")
+        self.services.append(service)
         given = {"bundle": self._bundle, "feature_store": self.features, "events": str(self.path), **settings}
         asyncio.run(service.load(Settings(version="1", **given)))
         return TestClient(make_app(service), raise_server_exceptions=False)
 
-    def _count(self, outcome: str, count: int) -> None:
-        self.counts[outcome] = self.counts.get(outcome, 0) + count
+    @property
+    def counts(self) -> dict[str, float]:
+        """Events by outcome."""
+        return counted(EVENTS, *self.services)
+
+    @property
+    def num_errors(self) -> float:
+        return counted(EVENT_STORE_ERRORS, *self.services).get("", 0)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +224,7 @@ def test_a_broken_store_acknowledges_nothing_and_answers_go_on_without_it(shop: 
     assert "no event was stored" in content["detail"]
     assert int(response.headers["Retry-After"]) > 0
     assert recommended(shop.one, user_id="ann") == ("personal", {"item-1", "item-2"})
-    assert shop.counts["unavailable"] == 2
+    assert shop.num_errors == 2
 
 
 def test_a_store_that_hangs_delays_one_answer_only(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +235,7 @@ def test_a_store_that_hangs_delays_one_answer_only(shop: Shop, monkeypatch: pyte
     for _ in range(3):
         assert recommended(shop.one, user_id="ann") == ("personal", {"item-1", "item-2"})
 
-    assert shop.counts == {"unavailable": 1}
+    assert (shop.counts, shop.num_errors) == ({}, 1)
 
 
 def test_a_deployment_without_an_event_store_says_so(shop: Shop) -> None:
@@ -289,10 +298,35 @@ def test_no_event_is_acknowledged_whose_commit_fails(shop: Shop, monkeypatch: py
     def full(*args: Any) -> None:
         raise EventsUnavailable("events.sqlite cannot be written: the disk is full", retry_after_s=30)
 
-    monkeypatch.setattr("models.events.sqlite._insert", full)
+    monkeypatch.setattr("models.events.sqlite.insert", full)
     response = shop.one.post("/v1/events", json=view("item-4", user_id="ann"))
     monkeypatch.undo()
 
     assert_problem(response, 503)
     assert response.headers["Retry-After"] == "30"
     assert recommended(shop.one, user_id="ann")[1] == {"item-1", "item-2", "item-3"}
+
+
+def test_a_model_that_is_swapped_in_from_memory_uses_the_events(shop: Shop, bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "other")
+    stores = {"feature_store": shop.features, "events": str(shop.path)}
+    new = Settings.model_validate(
+        {"version": "2", "bundle": other, **stores, "standby": {"version": "1", "bundle": bundle}}
+    )
+    former = Settings.model_validate({"version": "1", "bundle": bundle, **stores})
+    service = Service("recommender")
+
+    async def roll_back() -> None:
+        await service.load(new)
+        await service._standby.finish_loading()
+        assert service.info().standby == "1"
+        await service.load(former)
+
+    with TestClient(make_app(service), raise_server_exceptions=False) as client:
+        assert client.portal is not None
+        client.portal.call(roll_back)
+        assert client.post("/v1/events", json=view("item-3", user_id="ann")).json()["accepted"] == 1
+        assert client.get("/v1/models").json()["version"] == "1"
+        assert recommended(client, user_id="ann") == ("personal", {"item-1", "item-2", "item-3"})
+    assert recommended(shop.two, user_id="ann")[1] == {"item-1", "item-2", "item-3"}
+    assert counted(EVENTS, service) == {"accepted": 1}

@@ -13,6 +13,7 @@ import pytest
 
 from models.events.store import open_events
 from models.features import write_store
+from models.items.sqlite import ItemsUnreadable, SqliteItems
 from serve import json_bodies
 from serve.json_bodies import LARGE_BYTES
 from tests.kit.live_shop import FAMILY, Replica, Shop
@@ -177,6 +178,23 @@ def test_a_damaged_store_of_items_is_seen_by_health_and_answers_go_on(live_shop:
     assert degraded(replica) == 2
     assert "items.sqlite" in replica.client.get("/v1/models").json()["degraded"]
     assert "tea2" in replica.recommended("tea1")
+
+
+def test_a_store_of_items_that_cannot_be_written_is_said_where_the_answer_points(
+    live_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: Any, **__: Any) -> int:
+        raise ItemsUnreadable("items.sqlite is damaged")
+
+    replica = live_shop.replica()
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteItems, "put", damaged)
+        refused = replica.client.put("/v1/items", json=[{"item_id": "tea9"}])
+    assert refused.status_code == 503
+    assert degraded(replica) == 2
+
+    assert replica.client.put("/v1/items", json=[{"item_id": "tea9"}]).status_code == 200
+    assert degraded(replica) == 0
 
 
 def degraded(replica: Replica) -> int:

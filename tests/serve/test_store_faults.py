@@ -15,8 +15,10 @@ from models import FAMILIES
 from models.family import Family
 from models.features import FeatureStore, create_live_store
 from serve import watched_store
+from serve.metrics import FEATURE_STORE_ERRORS
 from serve.service import Service, Settings
 from tests.kit import toy_extras
+from tests.kit.counts import counted
 from tests.kit.toy_extras import VISITS
 from tests.serve.test_service import assert_problem, client_of, loaded, shop_bundle, write_features
 
@@ -31,9 +33,8 @@ class Shop:
     def __init__(self, directory: Path, model: Path, *, loads: bool = True) -> None:
         self.path = directory / "features.sqlite"
         self.model = model
-        self.num_errors = 0
         self.write()
-        self.service = Service("recommender", on_store_error=self._count)
+        self.service = Service("recommender")
         self.client = client_of(self.service)
         if loads:
             self.load()
@@ -85,8 +86,9 @@ class Shop:
         assert len(response.json()["items"]) == 3
         return str(response.json()["source"])
 
-    def _count(self) -> None:
-        self.num_errors += 1
+    @property
+    def num_errors(self) -> float:
+        return counted(FEATURE_STORE_ERRORS, self.service).get("", 0)
 
 
 @pytest.fixture(scope="module")

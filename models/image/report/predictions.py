@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.arrays import load_array
 from models.image.codec import Pixels
 from models.image.data import Batch, Pictures, collate, dataset, titles
 from models.image.networks.classifier import Classifier
@@ -133,7 +133,7 @@ def _names(data: Prepared, split: str, num_shards: int) -> list[str]:
     for shard in range(num_shards):
         directory = data.shard(shard)
         rows = pq.read_table(directory / "ids.parquet", columns=["picture_id", "item_id", "source"])
-        for row in rows.take(np.load(directory / f"{split}.npy")).to_pylist():
+        for row in rows.take(load_array(directory / f"{split}.npy")).to_pylist():
             file = PurePosixPath(row["source"])
             own_file = file.name if file.suffix.lower() in IMAGE_SUFFIXES else f"image {row['picture_id'][:8]}"
             predictions.append(own_file if row["item_id"] is None else str(row["item_id"]))

@@ -77,15 +77,15 @@ class Catalogue:
         place = self.place_of_new.get(item_id)
         if place is None:
             return Described("unknown")
-        stand_in = self.new.stand_in(place)
-        if stand_in is None:
+        neighbour = self.new.neighbour(place)
+        if neighbour is None:
             return Described("new", note=WITHOUT_NEIGHBOURS)
-        return Described("new", similar_to=self.schema.items[stand_in - 1])
+        return Described("new", similar_to=self.schema.items[neighbour - 1])
 
     def has_context(self, item_id: str) -> bool:
         """See LiveView."""
         place = self.place_of_new.get(item_id)
-        return place is not None and self.new.stand_in(place) is not None
+        return place is not None and self.new.neighbour(place) is not None
 
     def is_costly(self, request: Any) -> bool:
         """See LiveView."""

@@ -25,7 +25,7 @@ class NewItems:
     withdrawn: Tensor
     """Indices [W] of items that must not be recommended, known or new."""
 
-    def stand_in(self, item: int) -> int | None:
+    def neighbour(self, item: int) -> int | None:
         """The item of the model that stands for an item in a history; None if none does."""
         if item < self.first:
             return item

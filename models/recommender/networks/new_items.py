@@ -65,10 +65,10 @@ def with_new_embeddings(embeddings: Tensor, new: NewItems | None) -> Tensor:
 
 
 def explain_new(new: NewItems, items: Sequence[int], explanations: Sequence[int], example: Example) -> list[int]:
-    """The explanations of recommended items, of new ones a similar item, and stand-ins as what they stand for."""
+    """The explanations of recommended items, of new ones a similar item, and neighbours as what they replace."""
     history = set(example.history)
     return [
-        _most_alike(new, item, history) if item >= new.first else example.stands_for.get(event, event)
+        _most_alike(new, item, history) if item >= new.first else example.replaced.get(event, event)
         for item, event in zip(items, explanations, strict=True)
     ]
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.raw.quarantine import Quarantine
 
 PERIODS_S = (600, 86_400)
@@ -64,7 +65,7 @@ def thresholds(parts: Sequence[Sequence[Peaks]]) -> tuple[list[int], int]:
 
 def likely_bots(scratch: Path, limits: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Which users of a sorted partition reach a limit in a period."""
-    is_bot: npt.NDArray[np.bool_] = (np.load(scratch / "peaks.npy") >= np.array(limits)).any(axis=1)
+    is_bot: npt.NDArray[np.bool_] = np.any(load_array(scratch / "peaks.npy") >= np.array(limits), axis=1)
     return is_bot
 
 
@@ -72,8 +73,8 @@ def quarantine_events(dropped: npt.NDArray[np.bool_], shard: Path, scratch: Path
     """Write some events of a sorted partition to quarantine: what is left of each row is its user, item and time."""
     users = pq.read_table(shard / "users.parquet")["user_id"].combine_chunks()
     items = pq.read_table(scratch / "items.parquet")["item_id"].combine_chunks()
-    user = np.repeat(np.arange(len(users)), np.diff(np.load(shard / "offsets.npy")))
-    item, seconds = np.load(scratch / "items.npy"), np.load(shard / "timestamps.npy")
+    user = np.repeat(np.arange(len(users)), np.diff(load_array(shard / "offsets.npy")))
+    item, seconds = load_array(scratch / "items.npy"), load_array(shard / "timestamps.npy")
     places = np.flatnonzero(dropped)
     with Quarantine(path) as quarantine:
         for start in range(0, len(places), ROWS_AT_ONCE):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import load_array
 from models.recommender.prepare.funnel import funnel, type_sets
 from models.recommender.prepare.transition_sample import TransitionSample, rank_next, sample_transitions
 from models.recommender.schema import NUM_SHARDS
@@ -65,7 +66,7 @@ def diagnose(
 
     `type_names` are the event types from code 1.
     """
-    num_events = sum(len(np.load(path, mmap_mode="r")) for path in shards.glob("*/items.npy"))
+    num_events = sum(len(load_array(path, mmap=True)) for path in shards.glob("*/items.npy"))
     one = partial(
         shard_statistics,
         shards,
@@ -112,11 +113,11 @@ def _where_known(parts: Sequence[ShardStatistics], type_names: Sequence[str], *,
 def shard_statistics(shards: Path, partition: int, *, num_items: int, every: int) -> ShardStatistics:
     """Read one finished shard; a log without times has no sessions."""
     shard = shards / f"{partition:05d}"
-    items, offsets, splits = (np.load(shard / f"{name}.npy") for name in ("items", "offsets", "splits"))
+    items, offsets, splits = (load_array(shard / f"{name}.npy") for name in ("items", "offsets", "splits"))
     lengths = np.diff(offsets)
     user = np.repeat(np.arange(len(lengths)), lengths)
-    session = np.load(shard / "sessions.npy") if (shard / "sessions.npy").exists() else None
-    types = np.load(shard / "types.npy") if (shard / "types.npy").exists() else None
+    session = load_array(shard / "sessions.npy") if (shard / "sessions.npy").exists() else None
+    types = load_array(shard / "types.npy") if (shard / "types.npy").exists() else None
     split = _split_of_event(offsets, splits)
     pair = user * (num_items + 1) + items
     same_user = user[1:] == user[:-1]
@@ -131,7 +132,7 @@ def shard_statistics(shards: Path, partition: int, *, num_items: int, every: int
         of_item={name: np.bincount(items[split == code], minlength=num_items + 1) for code, name in enumerate(SPLITS)},
         held_out_users={name: int((size > 0).sum()) for name, size in sizes.items()},
         cold_users={name: int((is_cold & (size > 0)).sum()) for name, size in sizes.items()},
-        by_hour=None if session is None else _by_hour(np.load(shard / "timestamps.npy")),
+        by_hour=None if session is None else _by_hour(load_array(shard / "timestamps.npy")),
         transitions=sample_transitions(items, same_user, split, num_items=num_items, every=every),
         types=None if types is None else _counts(types.astype(np.int64)),
         type_sets=None if types is None else type_sets(pair, types),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.recommender.prepare.event_types import AMOUNTS, TYPES
 
 
@@ -16,5 +16,5 @@ def digest_of_shard(shard: Path) -> str:
     digest = hashlib.sha256("\n".join(pq.read_table(shard / "users.parquet")["user_id"].to_pylist()).encode())
     for name in ("offsets.npy", "items.npy", "timestamps.npy", "splits.npy", "sessions.npy", TYPES, AMOUNTS):
         if (shard / name).exists():  # a log without times, types or prices has no file of them
-            digest.update(np.load(shard / name).tobytes())
+            digest.update(load_array(shard / name).tobytes())
     return digest.hexdigest()

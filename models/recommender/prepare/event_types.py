@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.arrays import load_array
 from models.errors import DataRejected
 
 MAX_EVENT_TYPES = 255
@@ -102,7 +103,7 @@ class LogTypes:
         if not self.names:
             return None
         code = np.array([0, *self.codes_of(local)], np.uint8)
-        stored: Codes = code[np.load(scratch / TYPES)]
+        stored: Codes = code[load_array(scratch / TYPES)]
         return stored
 
     def write(self, scratch: Path, shard: Path, types: Codes | None) -> None:
@@ -110,7 +111,7 @@ class LogTypes:
         if types is not None:
             np.save(shard / TYPES, types)
         if self.has_amounts:
-            np.save(shard / AMOUNTS, np.load(scratch / AMOUNTS))
+            np.save(shard / AMOUNTS, load_array(scratch / AMOUNTS))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.arrays import load_array
 from models.raw.tables import without_secrets
 from models.recommender.prepare.bots import PERIODS_S, REASON, likely_bots, quarantine_events, thresholds
 from models.recommender.prepare.partitions import Sorted
@@ -76,7 +77,7 @@ def _find_bots(out: Path, partition: int, *, limits: Sequence[int], source: str 
     name = f"{partition:05d}"
     shard, scratch = out / "shards" / name, out / "work" / "sorted" / name
     is_bot = likely_bots(scratch, limits)
-    mask = np.repeat(~is_bot, np.diff(np.load(shard / "offsets.npy")))
+    mask = np.repeat(~is_bot, np.diff(load_array(shard / "offsets.npy")))
     if source is not None:
         save_mask(out / "work", REASON, partition, mask)
         if is_bot.any():

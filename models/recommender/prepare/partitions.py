@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.raw.quarantine import Quarantine
 from models.raw.tables import read
 from models.recommender.prepare.bots import Peaks, busiest_periods, count_peaks
@@ -198,7 +199,7 @@ def write_shard(
 ) -> Sharded:
     """Index the items and types of a sorted partition, given with its number, and split each user's events."""
     shard, scratch = shards / f"{part[0]:05d}", work / "sorted" / f"{part[0]:05d}"
-    items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
+    items = load_array(scratch / "index.npy")[load_array(scratch / "items.npy")]
     types = log_types.load(scratch, part[1].types)
     offsets, seconds, is_target, splits = _split(shard, types, cut)
     np.save(shard / "items.npy", items)
@@ -229,7 +230,7 @@ def _split(
     shard: Path, types: npt.NDArray[np.uint8] | None, cut: Cut
 ) -> tuple[Int64s, Int64s, npt.NDArray[np.bool_] | None, Int64s]:
     """Offsets and times of a sorted partition, which of its events are targets (None: all), and the splits."""
-    offsets, seconds = np.load(shard / "offsets.npy"), np.load(shard / "timestamps.npy")
+    offsets, seconds = load_array(shard / "offsets.npy"), load_array(shard / "timestamps.npy")
     is_target = np.isin(types, cut.targets) if types is not None and cut.targets else None
     users = pq.read_table(shard / "users.parquet")["user_id"]
     return offsets, seconds, is_target, split_users(users, offsets, seconds, cut, is_target=is_target)

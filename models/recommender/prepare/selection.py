@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.arrays import load_array
 from models.recommender.prepare.event_types import AMOUNTS, TYPES
 from models.recommender.prepare.partitions import NEVER, Sorted
 from models.recommender.schema import NUM_SHARDS
@@ -34,7 +35,7 @@ def save_mask(work: Path, name: str, partition: int, mask: Mask) -> None:
 
 def load_mask(work: Path, name: str, partition: int) -> Mask:
     """A mask that was kept under a name."""
-    mask: Mask = np.load(work / "masks" / name / f"{partition:05d}.npy")
+    mask: Mask = load_array(work / "masks" / name / f"{partition:05d}.npy")
     return mask
 
 
@@ -50,29 +51,29 @@ def keep_events(work: Path, shards: Path, name: str, part: tuple[int, Sorted]) -
     partition, before = part
     shard, scratch = shards / f"{partition:05d}", work / "sorted" / f"{partition:05d}"
     mask = load_mask(work, name, partition)
-    offsets = np.load(shard / "offsets.npy")
+    offsets = load_array(shard / "offsets.npy")
     lengths = _lengths(offsets, mask)
     for kind, source in (("shard", shard), ("sorted", scratch)):
         target = work / "kept" / f"{partition:05d}" / kind
         target.mkdir(parents=True, exist_ok=True)
         for path in source.glob("*.npy"):
             if path.name not in (*PER_USER, *PER_ITEM):
-                np.save(target / path.name, np.load(path)[mask])
+                np.save(target / path.name, load_array(path)[mask])
     target = work / "kept" / f"{partition:05d}"
     np.save(target / "shard" / "offsets.npy", np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))
     users = pq.read_table(shard / "users.parquet").filter(pa.array(lengths > 0))
     pq.write_table(users, target / "shard" / "users.parquet", compression="zstd")
-    used, item = np.unique(np.load(target / "sorted" / "items.npy"), return_inverse=True)
+    used, item = np.unique(load_array(target / "sorted" / "items.npy"), return_inverse=True)
     np.save(target / "sorted" / "items.npy", item.astype(np.int32))
     items = pq.read_table(scratch / "items.parquet").take(pa.array(used))
     pq.write_table(items, target / "sorted" / "items.parquet")
     if not (shard / "sessions.npy").exists():  # without times: the place of each event in its sequence
         ends = np.cumsum(lengths)
         np.save(target / "shard" / "timestamps.npy", np.arange(len(item)) - np.repeat(ends - lengths, lengths))
-    seconds = np.load(target / "shard" / "timestamps.npy")
+    seconds = load_array(target / "shard" / "timestamps.npy")
     first, last = (int(seconds.min()), int(seconds.max())) if len(seconds) else (NEVER, -NEVER)
     # A type without events keeps its place, which is its code in the partition.
-    of_type = np.bincount(np.load(target / "sorted" / TYPES), minlength=1 + len(before.types)).tolist()
+    of_type = np.bincount(load_array(target / "sorted" / TYPES), minlength=1 + len(before.types)).tolist()
     return replace(
         before,
         num_users=users.num_rows,
@@ -80,7 +81,7 @@ def keep_events(work: Path, shards: Path, name: str, part: tuple[int, Sorted]) -
         first_s=first,
         last_s=last,
         num_of_type=dict(zip(("", *before.types), of_type, strict=True)),
-        num_amounts=int(np.isfinite(np.load(target / "sorted" / AMOUNTS)).sum()),
+        num_amounts=int(np.isfinite(load_array(target / "sorted" / AMOUNTS)).sum()),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from models.arrays import load_array
 from models.errors import DataRejected
 from models.recommender.prepare.events import hash_ids
 from models.recommender.schema import NUM_SHARDS, Split
@@ -49,7 +50,7 @@ def choose_cut(split: Split, shards: Path, first: int, last: int) -> Cut:
     origin = first // bin_s
     histogram = np.zeros(last // bin_s - origin + 1, np.int64)
     for number in range(NUM_SHARDS):
-        seconds = np.load(shards / f"{number:05d}" / "timestamps.npy", mmap_mode="r")
+        seconds = load_array(shards / f"{number:05d}" / "timestamps.npy", mmap=True)
         histogram += np.bincount(seconds // bin_s - origin, minlength=len(histogram))
     before = np.concatenate([[0], np.cumsum(histogram)])
     val, test = (int(np.abs(before - share * before[-1]).argmin()) for share in (TRAIN_SHARE, TRAIN_AND_VAL_SHARE))

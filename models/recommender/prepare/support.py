@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import load_array
 from models.errors import DataRejected
 from models.recommender.prepare.selection import load_mask, save_mask
 from models.recommender.schema import NUM_SHARDS
@@ -83,8 +84,8 @@ def prune_partition(
     `masks` are the names of the one to begin with, if any, and of the one to write.
     """
     scratch = work / "sorted" / f"{partition:05d}"
-    items = np.load(scratch / "index.npy")[np.load(scratch / "items.npy")]
-    offsets = np.load(shards / f"{partition:05d}" / "offsets.npy")
+    items = load_array(scratch / "index.npy")[load_array(scratch / "items.npy")]
+    offsets = load_array(shards / f"{partition:05d}" / "offsets.npy")
     before = load_mask(work, masks[0], partition) if masks[0] else np.ones(len(items), bool)
     mask = before & is_kept[items]
     rare_items = int(before.sum() - mask.sum())

@@ -124,7 +124,9 @@ def test_the_kubernetes_service_has_a_valid_serve_config() -> None:
     (deployment,) = application["deployments"]
     assert application["import_path"] == "serve.app:build"
     assert application["route_prefix"] == FAMILIES[application["name"]].route_prefix
-    assert Settings.model_validate(deployment["user_config"]).bundle.is_relative_to("/store")
+    settings = Settings.model_validate(deployment["user_config"])
+    assert settings.bundle.is_relative_to("/store")
+    assert settings.keys is not None and settings.requires_keys, "it listens on every interface"
 
 
 def test_the_kubernetes_service_has_cpus_for_all_its_replicas() -> None:

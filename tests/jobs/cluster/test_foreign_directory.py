@@ -125,7 +125,7 @@ def test_the_readme_s_commands_work_from_a_wheel(folder: Path, run: Run, install
     run(installed, *prepare)
     trained = run(installed, *train, "--workers", "2")
     promoted = run(installed, *promote)
-    run(installed, *deploy, "--port", str(port))
+    run(installed, *deploy, "--port", str(port), "--min-replicas", "1")
     answered = subprocess.run([word.replace(":8000/", f":{port}/") for word in curl], capture_output=True, check=True)
     # A job has a working directory of its own on the cluster.
     again = run(installed, "submit", *[str(log) if word == log.name else word for word in prepare])

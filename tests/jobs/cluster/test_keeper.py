@@ -7,9 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,13 @@ print(os.getpid(), orphan.pid, flush=True)
 signal.pause()
 """
 """In place of Ray: starts a process that outlives it and its signals, as HAProxy does."""
+RAY_WITH_HAPROXY = f"""
+import os, subprocess, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+subprocess.run([*sys.argv[2:], "-db", "-f", os.environ["{DIRECTORY_VARIABLE}"] + "/{HAPROXY}/node/{NAME}"])
+"""
+"""In place of Ray: starts HAProxy once a file exists."""
 TIMEOUT_S = 60.0
 
 
@@ -49,8 +60,9 @@ def cluster(*command: str | Path, haproxy: str = "") -> Iterator[tuple[subproces
         yield process, made.path
     finally:
         process.kill()
+        process.wait()
+        end_members(made.path, timeout_s=5.0)  # they have its stdout too
         process.communicate()
-        end_members(made.path, timeout_s=5.0)
         private.remove(made.path)
 
 
@@ -101,8 +113,9 @@ def test_a_killed_haproxy_is_replaced_at_once_until_ray_starts_another() -> None
         with started(node) as first:
             wait_for(lambda: listens(port) and int((node / RECORD).read_text()) == first.pid)
             first.kill()
-        wait_for(lambda: listens(port))
-        substitute = int((node / f"{SUBSTITUTE}.pid").read_text())
+        record = node / f"{SUBSTITUTE}.pid"
+        wait_for(lambda: listens(port) and record.exists() and record.read_text() != "")
+        substitute = int(record.read_text())
         age = created_s(substitute)
         with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(node / "admin.sock"))  # so that Ray sees that its HAProxy is dead
@@ -111,6 +124,53 @@ def test_a_killed_haproxy_is_replaced_at_once_until_ray_starts_another() -> None
             wait_for(lambda: running_process(substitute, age) is None)
             assert listens(port)
             second.kill()
+
+
+@pytest.mark.skipif(not haproxy_binary(), reason="there is no HAProxy for this system")
+def test_a_keeper_that_is_stopped_lets_requests_under_way_end(tmp_path: Path) -> None:
+    port, ready = free_port(), tmp_path / "ready"
+    command: list[str | Path] = [sys.executable, "-c", RAY_WITH_HAPROXY, ready, *wrapper(haproxy_binary())]
+    with slow_replica() as (replica, has_begun, may_answer), cluster(*command) as (keeper, directory):
+        node = directory / HAPROXY / "node"
+        node.mkdir(parents=True)
+        render(node, port=port, replica_port=replica.server_port)
+        ready.touch()
+        wait_for(lambda: listens(port))
+        with ThreadPoolExecutor() as client:
+            answer = client.submit(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/slow", timeout=TIMEOUT_S))
+            assert has_begun.wait(TIMEOUT_S)
+            keeper.terminate()
+            wait_for(lambda: not listens(port))
+            may_answer.set()
+
+            assert answer.result().status == 200
+        assert keeper.wait(TIMEOUT_S) == 0
+
+
+@contextmanager
+def slow_replica() -> Iterator[tuple[ThreadingHTTPServer, threading.Event, threading.Event]]:
+    """A server, whether a request for /slow has begun, and whether it may be answered."""
+    has_begun, may_answer = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/slow":
+                has_begun.set()
+                may_answer.wait(TIMEOUT_S)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server, has_begun, may_answer
+        finally:
+            may_answer.set()
+            server.shutdown()
 
 
 def started(node: Path) -> subprocess.Popen[bytes]:

@@ -169,3 +169,15 @@ def test_a_killed_writer_leaves_a_file_that_the_next_one_repairs(path: Path) -> 
     assert reader.has("u1")
     assert reader.last_seq == 1
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("user_id", ["anna.schmidt", "John Smith", "a|b", "u-7", "anna@shop.example"])
+@pytest.mark.parametrize(
+    "line", ["W user {}: unknown", "GET /v1/users/{} x", "user_id:{}", "{}.", "`{}`!", "forgot '{}'", "{}"]
+)
+def test_a_line_that_quotes_an_erased_id_is_recognised(path: Path, user_id: str, line: str) -> None:
+    tombstones = Tombstones(path)
+    tombstones.add([user_id])
+
+    assert tombstones.erased().quotes(line.format(user_id))
+    assert not tombstones.erased().quotes(line.format("somebody-else"))

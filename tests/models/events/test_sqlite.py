@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,11 @@ def test_a_newer_format_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is not an event store"), (b"SQLite format 3\0" + b"x" * 4096, "is damaged"), (b"x" * 4096, "is damaged")],
+    [
+        (b"", "is damaged or no event store"),
+        (b"SQLite format 3\0" + b"x" * 4096, "is damaged"),
+        (b"x" * 4096, "is damaged"),
+    ],
 )
 def test_a_file_that_is_no_store_is_named(path: Path, content: bytes, message: str) -> None:
     path.parent.mkdir()
@@ -262,7 +267,7 @@ def test_a_locked_store_says_so(store: EventStore, path: Path, monkeypatch: pyte
             store.append([event("a")])
         other.execute("ROLLBACK")
     else:
-        with sqlite._turn(path), pytest.raises(EventsUnavailable, match="is locked by another process; try again"):
+        with sqlite.turn(path), pytest.raises(EventsUnavailable, match="is locked by another process; try again"):
             store.append([event("a")])
 
     assert store.append([event("a")]) == [True]
@@ -295,3 +300,40 @@ def test_a_deleted_file_acknowledges_nothing(store: EventStore, path: Path) -> N
 def test_another_address_is_refused() -> None:
     with pytest.raises(ValueError, match="is not the address of an event store"):
         open_events("https://example.org/events")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", "a store"])
+def test_a_store_that_is_moved_away_and_back_keeps_what_was_acknowledged(
+    path: Path, store: EventStore, content: bytes | str | None
+) -> None:
+    store.append([event("before")])
+    aside = path.with_name("aside")
+    path.rename(aside)
+    if content == "a store":
+        made = path.with_name("made.sqlite")
+        open_events(str(made)).close()
+        made.rename(path)
+        store.append([event("in the other")])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with suppress(EventsUnavailable):
+        assert store.append([event("during")]) == [True]
+
+    aside.rename(path)
+    assert store.append([event("after")]) == [True]
+
+    copy = path.with_name("copy.sqlite")  # what a process that was killed now would leave
+    for suffix in ("", "-wal"):
+        Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    assert sorted(stored_ids(open_events(str(copy)))) == ["after", "before"]
+
+
+def test_a_missing_store_whose_log_is_there_is_not_created_anew(path: Path, store: EventStore) -> None:
+    store.append([event("before")])
+    path.rename(path.with_name("aside"))
+
+    with pytest.raises(EventsUnavailable, match=r"write-ahead log .* may hold events"):
+        open_events(str(path))
+
+    path.with_name("aside").rename(path)
+    assert stored_ids(open_events(str(path))) == ["before"]

@@ -173,3 +173,20 @@ def test_writers_at_the_same_time_lose_nothing_and_share_no_number(address: str)
     assert len({each.seq for each in everything(stores[1])}) == 60
     for store in stores:
         store.close()
+
+
+def test_a_session_that_nobody_logged_in_to_is_erased_as_its_own_user(events: EventStore) -> None:
+    sent = [
+        event(1, None, "s1"),
+        event(2, None, "s1"),
+        event(3, None, "s2"),
+        event(4, "ann", "s3"),
+        event(5, None, "s3"),
+    ]
+    events.append(sent)
+
+    assert events.erase("session:s1") == 2
+    assert events.erase("session:s3") == 0, "its events are those of ann"
+
+    assert ids(everything(events)) == ["e3", "e4", "e5"]
+    assert events.of(user_id=None, session_id="s1", after_seq=0) == []

@@ -12,7 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from jobs.cli.context import Store
-from jobs.deploy import _build_index
+from jobs.deploy import build_index
 from models import FAMILIES, bundle
 from models.errors import BundleRejected
 from models.image import FAMILY
@@ -125,9 +125,9 @@ def test_deploy_builds_the_index_of_a_model_and_its_data_once(products: Shop, st
     (store.data("image") / "CURRENT").write_text("here")
     loaded = bundle.load(model, FAMILY)
 
-    built = _build_index(store, FAMILY, loaded)
+    built = build_index(store, FAMILY, loaded)
     assert built is not None and (built / EMBEDDINGS).read_bytes() == (index / EMBEDDINGS).read_bytes()
     before = (built / EMBEDDINGS).stat().st_mtime_ns
-    assert _build_index(store, FAMILY, loaded) == built
+    assert build_index(store, FAMILY, loaded) == built
     assert (built / EMBEDDINGS).stat().st_mtime_ns == before
-    assert _build_index(store, FAMILIES["recommender"], loaded) is None
+    assert build_index(store, FAMILIES["recommender"], loaded) is None

@@ -87,3 +87,22 @@ def test_a_missing_damaged_or_newer_file_is_refused_with_its_name(tmp_path: Path
         open_items(str(newer))
     with pytest.raises(ValueError, match="redis:// is not supported"):
         open_items("redis://localhost:6379/0")
+
+
+def test_a_file_that_is_moved_away_and_back_keeps_what_was_put(tmp_path: Path) -> None:
+    path, aside = tmp_path / "items.sqlite", tmp_path / "aside"
+    store = SqliteItems(path, create=True)
+    store.put([Put("before", {})], kinds={}, now_s=1.0)
+    path.rename(aside)
+    path.write_text("text")
+    with pytest.raises(ItemsUnreadable):
+        SqliteItems(path)
+
+    aside.rename(path)
+    with closing(SqliteItems(path)) as again:
+        again.put([Put("after", {})], kinds={}, now_s=2.0)
+
+    assert list(tmp_path.iterdir()) == [path], "nothing that was put is in another file"
+    with closing(SqliteItems(path)) as again:
+        assert [item.item_id for item in again.changed(after=0)] == ["before", "after"]
+    store.close()

@@ -1,0 +1,1 @@
+"""Pipelines: reading their files, the engine of steps, turns and child processes."""
