@@ -1,19 +1,25 @@
-"""Assigns training examples to optimizer steps: shuffled, or bucketed by length."""
+"""Assigns training examples to optimizer steps, shuffled or bucketed by length, and makes the batches of the steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from jobs.training.distributed import all_gather
 from jobs.training.task import TrainingTask
 
 BUCKET_STEPS = 50
 """Size of a bucket in steps: large enough for little padding, small enough to stay random."""
+
+MAX_LOADERS = 4
+"""Processes that make the batches for a GPU, of the CPUs that the worker has."""
+BATCHES_AHEAD = 4
+"""Of each of these processes."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,26 @@ def batches(task: TrainingTask, split: TrainingSplit) -> list[list[int]]:
     buckets = [sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)]
     by_length = [row for rows in buckets for row in rows]
     return [_chunk(by_length, step, steps) for step in torch.randperm(steps).tolist()]
+
+
+def collated(task: TrainingTask, split: TrainingSplit, order: Sequence[Sequence[int]]) -> Iterable[Any]:
+    """The batch of each step, on the CPU, in order.
+
+    For a GPU they are made ahead, in pinned memory, by processes of their own: a thread would take the interpreter from
+    the one that launches the kernels. The batches are the same with any number of processes.
+    """
+    if torch.device(task.worker.device).type == "cpu":
+        return (task.family.collate([split.dataset[row] for row in rows]) for rows in order)
+    return DataLoader(
+        split.dataset,
+        batch_sampler=[list(rows) for rows in order],
+        collate_fn=task.family.collate,
+        num_workers=max(1, min(MAX_LOADERS, torch.get_num_threads())),
+        prefetch_factor=BATCHES_AHEAD,
+        pin_memory=True,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # the epoch's own generator is for dropout and negatives
+    )
 
 
 def _chunk(order: Sequence[int], step: int, steps: int) -> list[int]:

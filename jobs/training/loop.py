@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from jobs.cli.context import log
 from jobs.training import checkpoints
-from jobs.training.batches import batches, training_split
+from jobs.training.batches import batches, collated, training_split
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import WorkerContext, all_gather, barrier, broadcast_buffers, seed_everything, wrap_ddp
 from jobs.training.optimizer import clip_gradients, make_optimizer
@@ -197,8 +197,8 @@ def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress
     # A worker with fewer examples than steps repeats some, and still weighs as much as the examples it has.
     share = len(split.dataset) / sum(map(len, order))
     module.train()
-    for step, rows in enumerate(order):
-        batch = task.family.collate([split.dataset[row] for row in rows]).to(device)
+    for step, batch in enumerate(collated(task, split, order)):
+        batch = batch.to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_scale", 1.0)
@@ -208,7 +208,7 @@ def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress
         (loss * split.weight if split.weight != 1 else loss).backward()
         norm_sum += clip_gradients(parameters, config.max_grad_norm)
         optimizer.step()
-        loss_sum += loss.detach() * len(rows)
+        loss_sum += loss.detach() * len(order[step])
         # All workers have the same gradients, so they all break at the same step.
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break

@@ -67,15 +67,17 @@ def make_optimizer(family: Family, network: nn.Module, config: Any) -> Optimizer
 
 def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """Clip the total gradient norm to `max_norm` and return it unclipped; like torch, but for sparse gradients too."""
-    gradients: list[Tensor] = []
+    sparse: list[Tensor] = []
+    dense: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
-            gradients.append(parameter.grad.values())
+            sparse.append(parameter.grad.values())
         elif parameter.grad is not None:
-            gradients.append(parameter.grad)
-    norm = nn.utils.get_total_norm(gradients)
+            dense.append(parameter)
+    norm = nn.utils.get_total_norm([*sparse, *(parameter.grad for parameter in dense if parameter.grad is not None)])
+    nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     scale = (max_norm / (norm + 1e-6)).clamp_max(1.0)
-    for gradient in gradients:
+    for gradient in sparse:
         gradient.mul_(scale)
     return norm

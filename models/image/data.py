@@ -50,8 +50,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
-        titles = None if self.titles is None else self.titles.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), titles=titles)
+        titles = None if self.titles is None else self.titles.to(device, non_blocking=True)
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels, titles=titles)
+
+    def pin_memory(self) -> Self:
+        """The same batch in memory from which a GPU copies while it computes."""
+        titles = None if self.titles is None else self.titles.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory(), titles=titles)
 
 
 @dataclass(frozen=True)

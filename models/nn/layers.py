@@ -75,12 +75,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 log_right = right.float().clamp_min(1e-30).log()
                 # scatter_ would copy the whole tensor twice.
                 probability[rows, target] = right - 1
+                torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 if importance_T is not None:
                     importance = importance_T[start : start + size]
                     log_right = log_right * importance
-                    probability *= importance[:, None].to(probability.dtype)
+                    # On tensors of width D, not V.
+                    grad_hidden[start : start + size] *= importance[:, None].to(dtype)
+                    chunk = chunk * importance[:, None].to(dtype)
                 loss -= log_right.sum()
-                torch.mm(probability, weight, out=grad_hidden[start : start + size])
                 grad_weight += probability.T @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.scale, ctx.dtypes = 1 / num_tokens, (hidden_TD.dtype, weight_VD.dtype)

@@ -75,8 +75,8 @@ def _step_filter(parameter: Tensor, gradient: Tensor, state: dict[str, Any], rat
 def _step_other(parameter: Tensor, gradient: Tensor, state: dict[str, Any], rate: float) -> None:
     mean = state.setdefault("mean", torch.zeros_like(parameter))
     square = state.setdefault("square", torch.zeros_like(parameter))
-    steps = state.setdefault("steps", torch.zeros(()))
-    steps += 1
+    # On the CPU: load_state_dict moves it to the parameter's device, and reading it there would wait for all kernels.
+    steps = state["steps"] = state.setdefault("steps", torch.zeros(())).cpu() + 1
     mean.lerp_(gradient, 1 - BETAS[0])
     square.lerp_(gradient.square(), 1 - BETAS[1])
     count = steps.item()

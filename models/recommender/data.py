@@ -58,6 +58,10 @@ class Rows:
         """The same batch on a device."""
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in _tensors(self).items()})
 
+    def pin_memory(self) -> Self:
+        """The same batch in memory from which a GPU copies while it computes."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in _tensors(self).items()})
+
 
 @dataclass(frozen=True)
 class Histories:

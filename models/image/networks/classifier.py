@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("temperatures", torch.ones(len(self.head_sizes)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps_done: int | None = None
         has_titles = bool(schema.forms) and not isinstance(trunk, UNTRAINED)
         self.title_generator = TitleGenerator(trunk.dim, schema) if has_titles else None
         rename_on_load(self, {"writer.": "title_generator."})
@@ -209,8 +210,7 @@ class Classifier(nn.Module):
         if not self.training:
             return self.normalise(pixels_BCSS)
         config = self.config
-        epochs_done = int(self.steps) / self.steps_per_epoch
-        self.steps += 1
+        epochs_done = self._count_step() / self.steps_per_epoch
         if config.flip:
             pixels_BCSS = augment.flip_alternately(pixels_BCSS, int(epochs_done))
         images = augment.shift(self.normalise(pixels_BCSS), config.shift)
@@ -218,6 +218,18 @@ class Classifier(nn.Module):
         if isinstance(self.trunk, ResNet) and epochs_done < config.small_fraction * config.epochs:
             images = F.interpolate(images, scale_factor=SMALL_SIDE, mode="bilinear", antialias=True)
         return images
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or inference, before which other weights and steps may have been loaded."""
+        self._steps_done = None
+        return super().train(mode)
+
+    def _count_step(self) -> int:
+        """The number of steps before this one; read from the device once an epoch, as that waits for it."""
+        done = int(self.steps) if self._steps_done is None else self._steps_done
+        self._steps_done = done + 1
+        self.steps += 1
+        return done
 
     def _evaluation_logits(self, pixels_BCSS: Tensor, *, calibrated: bool = True) -> list[Tensor]:
         """Logits [B, K] of each head in the precision of training, which suffices for metrics."""

@@ -98,7 +98,7 @@ class Gan(nn.Module):
         # Counting them as fake teaches the classes sooner (Reed et al., 2016, arXiv:1605.05396); kept up to the end, it
         # costs diversity.
         mismatch_hinge = (other_labels != labels_B) * F.relu(1 + logits(real_features, other_labels))
-        mismatch_weight = max(0.0, 1 - float(self.steps) / self.mismatch_steps)
+        mismatch_weight = (1 - self.steps / self.mismatch_steps).clamp_min(0)
         return (weights_B * hinge).sum() + mismatch_weight * (weights_B * mismatch_hinge).sum()
 
     def optimizer(self) -> Optimizer:
@@ -170,7 +170,7 @@ class Gan(nn.Module):
     def _update_ema(self) -> None:
         """Update the moving average with the weights after the last step."""
         self.steps += 1
-        weight = 1 - min(EMA_DECAY, float(self.steps) / (float(self.steps) + 9))
+        weight = 1 - (self.steps / (self.steps + 9)).clamp_max(EMA_DECAY)
         now: Mapping[str, Tensor] = self.generator.state_dict()
         for name, value in self.ema_generator.state_dict().items():
             if value.is_floating_point():

@@ -31,6 +31,7 @@ class ItemEmbedding(nn.Embedding):
     starts: Tensor
     places: Tensor
     cold: Tensor
+    trained: Tensor
     neighbours: Tensor
     neighbour_weights: Tensor
 
@@ -47,6 +48,8 @@ class ItemEmbedding(nn.Embedding):
             self.register_buffer("places", torch.zeros(0, dtype=torch.int32))
             cold = (torch.tensor([1, *schema.item_counts]) == 0).nonzero()[:, 0]
             self.register_buffer("cold", cold, persistent=False)
+            is_target = torch.tensor([0, *schema.item_counts]) > 0
+            self.register_buffer("trained", is_target.nonzero()[:, 0], persistent=False)
             self.register_buffer("neighbours", torch.zeros(len(cold), NUM_NEIGHBOURS, dtype=torch.int64))
             self.register_buffer("neighbour_weights", torch.zeros(len(cold), NUM_NEIGHBOURS))
             rename_on_load(self, {"alike": "neighbours", "shares": "neighbour_weights"})  # names until release 0.1
@@ -75,12 +78,7 @@ class ItemEmbedding(nn.Embedding):
 
     def targets(self) -> Tensor | None:
         """Indices of the items that can be a target in training, ascending; None if all can."""
-        if self.features is None or not len(self.cold):
-            return None
-        among = torch.ones(self.num_embeddings, dtype=torch.bool, device=self.cold.device)
-        among[self.cold] = False
-        among[PADDING] = False
-        return among.nonzero()[:, 0]
+        return None if self.features is None or not len(self.cold) else self.trained
 
     def train(self, mode: bool = True) -> ItemEmbedding:
         """Switch to training or inference, and drop the cached table: the weights may have changed."""

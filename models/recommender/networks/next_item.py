@@ -72,22 +72,33 @@ class NextItem(nn.Module):
         if self.types is not None:
             embedded_BLD = embedded_BLD + self.types.of_rows(batch)
         hidden_BLD = self.encoder(self.dropout(embedded_BLD), batch.segments)
+        if self.negatives is None:
+            return self._full_loss(hidden_BLD, batch, table)
         there = batch.targets != PADDING
-        # Row 0 of the embedding is padding: it takes no part in the softmax.
         hidden_TD, targets_T = hidden_BLD[there], batch.targets[there] - 1
         weights_T = None
         if self.type_weights is not None and batch.target_types is not None:
             weights_T = self.type_weights[batch.target_types[there]]
-        among_C = self.items.targets()
-        if self.negatives is None and among_C is not None:
-            # An item that is never a target would only be pushed down.
-            index_T = torch.searchsorted(among_C, targets_T + 1)
-            return linear_cross_entropy(hidden_TD, table[among_C], index_T, importance_T=weights_T)
-        if self.negatives is None:
-            return linear_cross_entropy(hidden_TD, table[1:], targets_T, importance_T=weights_T)
         candidates_C, index_T, correction_C = self.negatives.draw(targets_T)
         embedded_CD = self._look_up(candidates_C + 1, table)
         return linear_cross_entropy(hidden_TD, embedded_CD, index_T, correction_C, importance_T=weights_T)
+
+    def _full_loss(self, hidden_BLD: Tensor, batch: Rows, table: Tensor) -> Tensor:
+        """The loss over all items; padding has weight 0, as the shape of a selection would have to be waited for."""
+        targets_T = batch.targets.flatten()
+        weights_T = (targets_T != PADDING).float()
+        share = weights_T.mean()
+        if self.type_weights is not None and batch.target_types is not None:
+            weights_T = weights_T * self.type_weights[batch.target_types.flatten()]
+        # Row 0 of the embedding is padding: it takes no part in the softmax.
+        among_C = self.items.targets()
+        if among_C is None:
+            index_T, candidates_CD = (targets_T - 1).clamp_min(0), table[1:]
+        else:  # an item that is never a target would only be pushed down
+            index_T = torch.searchsorted(among_C, targets_T).clamp_max(len(among_C) - 1)
+            candidates_CD = table[among_C]
+        hidden_TD = hidden_BLD.flatten(0, 1)
+        return linear_cross_entropy(hidden_TD, candidates_CD, index_T, importance_T=weights_T) / share
 
     def log_scores(self, batch: Histories) -> Tensor:
         """Log-probabilities [B, V - 1] of the next item, without padding."""

@@ -36,7 +36,7 @@ def test_the_daily_pipeline_is_valid_and_forgets_users_also_after_a_failure(tmp_
 @pytest.mark.parametrize("name", ["crontab", "shopkeeper-daily.service"])
 def test_cron_and_systemd_run_it(name: str) -> None:
     text = (EXAMPLES / name).read_text(encoding="utf-8")
-    (command,) = re.findall(r"/opt/shopkeeper/bin/shopkeeper ([^>\n]*)", text)
+    (command,) = re.findall(r"/opt/shopkeeper/.venv/bin/shopkeeper ([^>\n]*)", text)
 
     options = read(shlex.split(command)).options
 
