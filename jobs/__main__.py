@@ -136,6 +136,7 @@ def read(given: Sequence[str]) -> Invocation:
     if family_name is None and verb.takes_family == "required" and not wants_help:
         raise UsageError(f"{name} needs a family right after the verb, such as `shopkeeper {name} {_families()[0]}`")
     if family_name is not None and family_name not in _families():
+        _check_installed(family_name)
         close = suggestion(family_name, _families())
         raise UsageError(f"unknown family {family_name!r}{close}; there are {', '.join(_families())}")
     parser = parser_of(name, family_name)
@@ -286,6 +287,19 @@ def _family(name: str | None) -> Any:
     from models import FAMILIES
 
     return FAMILIES[name] if name else None
+
+
+def _check_installed(name: str) -> None:
+    """Raise UsageError for a family of ours whose packages are not installed."""
+    from models import FAMILIES
+    from models.extras import ExtraMissing
+
+    try:
+        FAMILIES[name]
+    except ExtraMissing as error:
+        raise UsageError(str(error)) from None
+    except KeyError:
+        return
 
 
 def _families() -> list[str]:

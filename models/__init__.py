@@ -15,9 +15,10 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> dict[str, Family]:
         if name != "FAMILIES":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from models import image, recommender
+        from models.extras import Families, own_families
         from models.plugins import with_plugins
 
-        families = with_plugins([recommender.FAMILY, image.FAMILY])
+        own, missing = own_families(["recommender", "image"])
+        families = Families(with_plugins(own), missing)
         globals()["FAMILIES"] = families
         return families

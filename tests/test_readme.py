@@ -15,12 +15,17 @@ from tests.conftest import CHECKOUT
 
 HEADING = "## The tree\n"
 SHORT = {
+    "Dockerfile": "one image for every role, with or without CUDA",
     "Makefile": "make setup, make demo, make test, make check",
+    "THIRD_PARTY.md": "the licences of what a node installs",
     "cluster.yaml": "a Ray cluster: small head, autoscaled workers",
     "pyproject.toml": "what is needed; settings of ruff, mypy and pytest",
-    "requirements.txt": "the versions that were tried together",
     "benchmarks/": "one script and one dated page per claim",
+    "deploy/": "the compose file and the health check of images",
     "docs/": "architecture, adding a family, operations, decisions, log",
+    "licences/": "notices that images carry",
+    "release/": "locks, licences and the installer; see docs/images.md",
+    "requirements/": "the versions that were tried together, with hashes",
     "stubs/": "what mypy knows of pyarrow, which has no types of its own",
     "tests/": "mirrors the packages; `kit/toy.py` is a small family",
 }

@@ -24,12 +24,13 @@ from benchmarks.kit.measure import Answer
 from benchmarks.kit.page import Table, write_page
 from jobs.training.batches import batches, training_split
 from jobs.training.distributed import WorkerContext, seed_everything, wrap_ddp
+from jobs.training.gradients import gradients_of
 from jobs.training.loop import Loss, run_training
-from jobs.training.optimizer import clip_gradients, make_optimizer
+from jobs.training.optimizer import make_optimizer
 from jobs.training.task import TrainingTask
 from models import FAMILIES
 from models.bundle import config_from_dict
-from models.nn.precision import autocast_dtype, use_fast_products
+from models.nn.precision import use_fast_products
 from models.prepared import Prepared
 
 WARM_UP_STEPS, STEPS = 10, 40
@@ -98,6 +99,8 @@ def steps(family: Any, config: Any, data: Prepared, directory: Path, device_name
     network.to(device_name)
     module = wrap_ddp(Loss(family.loss, network), task.worker)
     optimizer = make_optimizer(family, network, config)
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    gradients = gradients_of(module, parameters, task)
     split = training_split(task, 1)
     order = list(itertools.islice(itertools.cycle(batches(task, split)), WARM_UP_STEPS + STEPS))
     started = time.perf_counter()
@@ -108,15 +111,8 @@ def steps(family: Any, config: Any, data: Prepared, directory: Path, device_name
     module.train()
 
     def run(part: list[Any]) -> None:
-        dtype = autocast_dtype(config.precision, device)
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
         for host in part:
-            batch = host.to(device)
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                loss = module(batch)
-            loss.backward()
-            clip_gradients(parameters, config.max_grad_norm)
+            gradients(host.to(device))
             optimizer.step()
 
     run(ready[:WARM_UP_STEPS])

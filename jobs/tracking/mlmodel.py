@@ -77,10 +77,11 @@ def requirements(bundle: Path) -> list[str]:
 
     This package itself is named only where it was installed from a repository: an index may have another of its name.
     """
+    family = read_json(bundle / "schema.json").get("family")
     needed = [
         re.split(r"[^A-Za-z0-9._-]", line)[0]
         for line in importlib.metadata.requires(DISTRIBUTION) or ()
-        if "extra ==" not in line
+        if "extra ==" not in line or f'extra == "{family}"' in line
     ]
     plugins = read_json(bundle / MANIFEST).get("packages", {}).values()
     pinned = [

@@ -16,10 +16,8 @@ from jobs.training.task import TrainingTask
 BUCKET_STEPS = 50
 """Size of a bucket in steps: large enough for little padding, small enough to stay random."""
 
-MAX_LOADERS = 4
-"""Processes that make the batches for a GPU, of the CPUs that the worker has."""
 BATCHES_AHEAD = 4
-"""Of each of these processes."""
+"""For a GPU, by one process: more take longer to start in each epoch than they save, see docs/log.md."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def batches(task: TrainingTask, split: TrainingSplit) -> list[list[int]]:
 def collated(task: TrainingTask, split: TrainingSplit, order: Sequence[Sequence[int]]) -> Iterable[Any]:
     """The batch of each step, on the CPU, in order.
 
-    For a GPU they are made ahead, in pinned memory, by processes of their own: a thread would take the interpreter from
-    the one that launches the kernels. The batches are the same with any number of processes.
+    For a GPU they are made ahead, in pinned memory, by a process of its own: a thread would take the interpreter from
+    the one that launches the kernels.
     """
     if torch.device(task.worker.device).type == "cpu":
         return (task.family.collate([split.dataset[row] for row in rows]) for rows in order)
@@ -84,7 +82,7 @@ def collated(task: TrainingTask, split: TrainingSplit, order: Sequence[Sequence[
         split.dataset,
         batch_sampler=[list(rows) for rows in order],
         collate_fn=task.family.collate,
-        num_workers=max(1, min(MAX_LOADERS, torch.get_num_threads())),
+        num_workers=1,
         prefetch_factor=BATCHES_AHEAD,
         pin_memory=True,
         multiprocessing_context="fork",

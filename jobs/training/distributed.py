@@ -44,10 +44,10 @@ def barrier(worker: WorkerContext) -> None:
 
 def wrap_ddp(network: Any, worker: WorkerContext) -> Any:
     """The network, wrapped in DistributedDataParallel if there are several workers, which must hold equal weights."""
-    if worker.device != "cpu":
-        _use_dense_gradients(network)
     if worker.world_size == 1:
         return network
+    if worker.device != "cpu":
+        _use_dense_gradients(network)
     # Priors are large, constant buffers; those that do change are broadcast once per epoch instead of every step.
     return DistributedDataParallel(network, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
 
@@ -69,7 +69,7 @@ def seed_everything(seed: int, epoch: int, rank: int) -> None:
 
 
 def _use_dense_gradients(network: nn.Module) -> None:
-    """NCCL cannot all-reduce sparse gradients, and a GPU updates a whole table within a millisecond."""
+    """NCCL cannot all-reduce sparse gradients."""
     for module in network.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False

@@ -20,7 +20,8 @@ from jobs.training import checkpoints
 from jobs.training.batches import batches, collated, training_split
 from jobs.training.checkpoints import Progress
 from jobs.training.distributed import WorkerContext, all_gather, barrier, broadcast_buffers, seed_everything, wrap_ddp
-from jobs.training.optimizer import clip_gradients, make_optimizer
+from jobs.training.gradients import Gradients, gradients_of
+from jobs.training.optimizer import make_optimizer
 from jobs.training.task import TrainingTask
 from jobs.training.validation import validate
 from models import bundle
@@ -28,7 +29,7 @@ from models.family import Family
 from models.golden import golden
 from models.json_files import read_json
 from models.nn.memory import keep_freed_memory
-from models.nn.precision import autocast_dtype, use_fast_products
+from models.nn.precision import use_fast_products
 from models.prepared import Prepared
 
 FINAL_RATE = 0.01
@@ -162,11 +163,12 @@ def _train(task: TrainingTask, network: Any, progress: Progress, report: Report)
     """Train until the last epoch, or until patience runs out."""
     config, optimizer = task.config, make_optimizer(task.family, network, task.config)
     checkpoints.load(task.directory, progress.epoch, network, optimizer)
-    module = wrap_ddp(Loss(task.family.loss, network), task.worker)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = gradients_of(wrap_ddp(Loss(task.family.loss, network), task.worker), parameters, task)
     while progress.epoch < config.epochs and not 0 < config.patience <= progress.epochs_without_gain:
         started = time.monotonic()
         progress = _schedule(task, progress)
-        trained = _train_epoch(task, module, optimizer, progress)
+        trained = _train_epoch(task, gradients, optimizer, progress)
         if task.worker.rank == 0 and task.family.update_statistics is not None:
             task.family.update_statistics(network, task.data, task.schema)
         broadcast_buffers(network, task.worker)
@@ -183,7 +185,7 @@ def _train(task: TrainingTask, network: Any, progress: Progress, report: Report)
     return progress
 
 
-def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress: Progress) -> _Epoch:
+def _train_epoch(task: TrainingTask, gradients: Gradients, optimizer: Optimizer, progress: Progress) -> _Epoch:
     """One pass over this worker's training examples, in the same number of steps on every worker."""
     config, worker, epoch = task.config, task.worker, progress.epoch + 1
     started = time.monotonic()
@@ -191,24 +193,18 @@ def _train_epoch(task: TrainingTask, module: Any, optimizer: Optimizer, progress
     seed_everything(config.seed, epoch, worker.rank)
     order = batches(task, split)
     device = torch.device(worker.device)
-    dtype = autocast_dtype(config.precision, device)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss_sum, norm_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     # A worker with fewer examples than steps repeats some, and still weighs as much as the examples it has.
     share = len(split.dataset) / sum(map(len, order))
-    module.train()
+    gradients.module.train()
     for step, batch in enumerate(collated(task, split, order)):
-        batch = batch.to(device)
         rate = progress.rate_scale * learning_rate(config, progress.step + step, progress.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("rate_scale", 1.0)
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            loss = module(batch)
-        (loss * split.weight if split.weight != 1 else loss).backward()
-        norm_sum += clip_gradients(parameters, config.max_grad_norm)
+        step_loss, norm = gradients(batch.to(device), weight=split.weight)
         optimizer.step()
-        loss_sum += loss.detach() * len(order[step])
+        loss_sum += step_loss * len(order[step])
+        norm_sum += norm
         # All workers have the same gradients, so they all break at the same step.
         if step % STEPS_PER_CHECK == STEPS_PER_CHECK - 1 and not math.isfinite(norm_sum.item()):
             break

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_TOKENS = 1024
-"""Tokens whose logits are in memory at one time, on a GPU."""
+GPU_CHUNK_TOKENS, MIN_GPU_CHUNK_TOKENS = 16_384, 1024
+GPU_CHUNK_LOGITS = 2**28
+"""On a GPU small chunks leave it idle between kernels: 16,384 tokens took a half to a fifth of the time of 1,024 with
+3,417 and 20,000 items on an H100; with more items chunks are smaller, for memory: half a gigabyte in bf16."""
 CPU_CHUNK_TOKENS, MIN_CHUNK_TOKENS = 256, 128
 CHUNK_LOGITS = 3_500_000
 """Chunks are smaller on a CPU, and smaller yet with many items, to keep the logits in cache: up to twice as fast."""
@@ -42,10 +44,12 @@ def linear_cross_entropy(
 
 def chunk_tokens(num_items: int, device: str) -> int:
     """How many tokens have their logits in memory at one time."""
-    if device != "cpu":
-        return CHUNK_TOKENS
-    fitting: int = 2 ** (max(CHUNK_LOGITS // num_items, 1).bit_length() - 1)
-    return min(max(fitting, MIN_CHUNK_TOKENS), CPU_CHUNK_TOKENS)
+    if device == "cpu":
+        smallest, largest, logits = MIN_CHUNK_TOKENS, CPU_CHUNK_TOKENS, CHUNK_LOGITS
+    else:
+        smallest, largest, logits = MIN_GPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS, GPU_CHUNK_LOGITS
+    fitting: int = 2 ** (max(logits // num_items, 1).bit_length() - 1)
+    return min(max(fitting, smallest), largest)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

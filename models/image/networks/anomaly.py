@@ -107,7 +107,7 @@ class RunningMean(nn.Module):
 
     def update(self, values_B: Tensor) -> None:
         """Update the mean with a batch."""
-        self.mean.lerp_(values_B.mean(), _update_weight(self.num_updates))
+        self.mean.lerp_(values_B.mean(), _update_weight(self.num_updates).to(self.mean.dtype))
 
     def relative(self, values_B: Tensor) -> Tensor:
         """The values in units of the mean."""
@@ -161,10 +161,10 @@ def pca_residual(principal: Projection, images_BCSS: Tensor) -> Tensor:
     return (lost.clamp_min(0) / centred.shape[1]).float()
 
 
-def _update_weight(num_updates: Tensor) -> float:
+def _update_weight(num_updates: Tensor) -> Tensor:
     """Weight of the next batch: high at first, as the network changes fastest then, later 1 / STATISTICS_WINDOW."""
     num_updates += 1
-    return max(2 / (float(num_updates) + 1), 1 / STATISTICS_WINDOW)
+    return (2 / (num_updates.double() + 1)).clamp_min(1 / STATISTICS_WINDOW)
 
 
 def _bins(scores_B: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from models.extras import extra
 from models.image.report.predictions import SplitPredictions, words
 from models.report import Plot, Section
 from models.sampling import evenly
@@ -52,7 +53,8 @@ def embedding_map(predictions: SplitPredictions) -> Section | None:
 
 def _tsne(embeddings_ND: Tensor) -> Tensor:
     """Points [N, 2]; deterministic."""
-    from sklearn.manifold import TSNE  # seconds to import
+    with extra("image"):
+        from sklearn.manifold import TSNE  # seconds to import
 
     perplexity = min(PERPLEXITY, (len(embeddings_ND) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(embeddings_ND.numpy())

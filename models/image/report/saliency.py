@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.extras import extra
 from models.image.codec import Pixels
 from models.image.data import Batch
 from models.image.networks.classifier import Classifier
@@ -58,7 +59,8 @@ def saliency(network: Classifier, predictions: SplitPredictions) -> Section | No
 
 def attribution(network: Classifier, pixels: Pixels, *, head: str, predicted: int) -> Tensor:
     """Attribution [S, S] of the probability of a class to each pixel, averaged over the squares that cover it."""
-    from captum.attr import Occlusion  # it brings matplotlib, which only a report needs
+    with extra("image"):
+        from captum.attr import Occlusion  # it brings matplotlib, which only a report needs
 
     channels, side, _ = pixels.shape
     window, stride = max(2, round(WINDOW * side)), max(1, round(STRIDE * side))

@@ -62,6 +62,11 @@ class NextItem(nn.Module):
         weights = loss_weights(event_weights(config.weights, schema), schema)
         self.register_buffer("type_weights", weights, persistent=False)
 
+    @property
+    def has_static_steps(self) -> bool:
+        """Whether a step may be captured as a CUDA graph, see the training loop: not with sampled candidates."""
+        return self.negatives is None and getattr(self.encoder, "has_static_steps", False)
+
     def loss(self, batch: Rows) -> Tensor:
         """Mean cross-entropy of the next item at every position that has one, over all items or shared negatives.
 

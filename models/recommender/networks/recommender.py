@@ -94,6 +94,11 @@ class Recommender(nn.Module):
         self.register_buffer("tail", tail_of(schema).float(), persistent=False)
         default_on_load(self, {"tail_boost": torch.tensor(0.0)})  # models until release 0.2 have none
 
+    @property
+    def has_static_steps(self) -> bool:
+        """Whether a training step may be captured as a CUDA graph, see `jobs.training.gradients`."""
+        return getattr(self.learner, "has_static_steps", False)
+
     def forward(self, batch: Rows) -> Tensor:
         """The learner's loss, averaged over the events of the rows."""
         assert self.learner is not None, "a count-based network has nothing to train"

@@ -22,6 +22,8 @@ from models.nn.layers import Dropout
 class Transformer(nn.Module):
     """Embedded events in, one hidden state for each position out."""
 
+    has_static_steps = True
+
     def __init__(self, *, dim: int, num_blocks: int, num_heads: int, dropout: float, max_length: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(

@@ -28,6 +28,8 @@ class TwoTower(nn.Module):
 
     memories: Tensor
 
+    has_static_steps = True
+
     def __init__(self, *, dim: int, num_blocks: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("memories", torch.tensor(MEMORIES), persistent=False)

@@ -126,6 +126,7 @@ def test_a_registered_version_says_what_it_takes_gives_and_needs(
     assert "history" in loaded.metadata.load_input_example(_location(context, "recommender"))
     needed = requirements(directory)
     assert [line for line in needed if line.startswith("torch==")]
+    assert [line for line in needed if line.startswith("scipy==")], "an extra of its family"
     assert not [line for line in needed if line.startswith(("ray", "shopkeeper=="))]
 
 

@@ -13,8 +13,10 @@ import torch.distributed as dist
 from jobs.cli.context import Store
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
-from jobs.training.loop import Result, run_training
+from jobs.training.gradients import Gradients, GraphedGradients, gradients_of
+from jobs.training.loop import Loss, Result, run_training
 from jobs.training.optimizer import clip_gradients, make_optimizer
+from jobs.training.task import TrainingTask
 from models import FAMILIES, bundle
 from models.golden import check
 from models.json_files import read_json
@@ -151,6 +153,56 @@ def test_a_step_does_not_wait_for_the_gpu(family: str, network: str, data: dict[
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("network", ["transformer", "two_tower"])
+def test_a_graph_gives_the_gradients_of_its_kernels(network: str, data: dict[str, Prepared], tmp_path: Path) -> None:
+    family = FAMILIES["recommender"]
+    schema = data["recommender"].schema(family.Schema, family.files)
+    fields: dict[str, Any] = {"network": network, "precision": "fp32", "dropout": 0.0}
+    config = family.resolve(family.Config(**fields, **SETTINGS["recommender", network]), schema)
+    model = family.build(config, schema).to("cuda").train()
+    task = TrainingTask(family, config, schema, data["recommender"], tmp_path, GPU)
+    examples = family.dataset(task.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
+    sizes = [range(8), range(8, 16), range(16, 21), range(21, 29)]
+    batches = [family.collate([examples[row] for row in rows]).to("cuda") for rows in sizes]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    graphed = gradients_of(Loss(family.loss, model), parameters, task)
+    plain = Gradients(Loss(family.loss, model), parameters, task)
+    assert isinstance(graphed, GraphedGradients)
+
+    for batch in batches:
+        loss, norm = (value.clone() for value in graphed(batch))
+        found = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        kept = [parameter.grad for parameter in parameters]
+        expected_loss, expected_norm = plain(batch)
+        expected = [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+        torch.testing.assert_close((loss, norm, found), (expected_loss, expected_norm, expected), rtol=1e-3, atol=1e-5)
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(data: dict[str, Prepared], tmp_path: Path) -> None:
+    class Interruption(Exception):
+        pass
+
+    def stop(report: dict[str, float | int]) -> None:
+        if report["epoch"] == 1:
+            raise Interruption
+
+    family = FAMILIES["recommender"]
+    fields: dict[str, Any] = {"network": "transformer", **SETTINGS["recommender", "transformer"]}
+    config = family.Config(**{"batch_size": 32, "epochs": 3, "precision": "fp32", "patience": 0, **fields})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings: dict[str, Any] = {"config": config, "data": data["recommender"], "worker": GPU}
+    run_training(family, directory=whole, report=lambda report: None, **settings)
+    with pytest.raises(Interruption):
+        run_training(family, directory=parts, report=stop, **settings)
+    run_training(family, directory=parts, report=lambda report: None, **settings)
+
+    losses = [[report.get("train_loss") for report in checkpoints.read_reports(each)] for each in (whole, parts)]
+    assert losses[0][1:] == pytest.approx(losses[1][1:], rel=1e-4)
 
 
 def _two_workers(rank: int, world_size: int, directory: Path) -> None:

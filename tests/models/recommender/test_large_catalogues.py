@@ -102,7 +102,7 @@ def test_chunks_get_smaller_as_the_catalogue_grows_but_not_on_a_gpu() -> None:
     sizes = [chunk_tokens(num_items, "cpu") for num_items in (1, 3416, 9_000, 20_000, 50_000, 1_000_000)]
 
     assert sizes == [256, 256, 256, 128, 128, 128]
-    assert chunk_tokens(50_000, "cuda") == 1024
+    assert [chunk_tokens(size, "cuda") for size in (3_000, 50_000, 1_000_000)] == [16_384, 4096, 1024]
 
 
 def test_many_small_chunks_give_the_loss_and_gradients_of_torch() -> None:
