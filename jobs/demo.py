@@ -80,7 +80,7 @@ def _run_steps(context: Context, family: Family, options: Options) -> Outcome:
         swept = sweep.run(context, family, sweep.Options(trials=options.trials), family.Config(**sample.train))
     with _step("train", seconds):
         best = family.Config(**{**sample.train, **swept.details["best_config"]})
-        trained = train.run(context, family, train.Options(workers=options.workers), best)
+        trained = train.run(context, family, train.Options(workers=str(options.workers)), best)
     with _step("promote", seconds):
         promoted = promote.run(context, family, promote.Options(model=f"runs:/{trained.run_id}"), None)
     with _step("deploy", seconds):

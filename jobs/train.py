@@ -7,11 +7,13 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
-from jobs.tracking.client import Run
-from jobs.tracking.runs import Plan, open_run, reopen_run
-from jobs.training.fit import EpochLogger, allocate_workers, fit, record_final_status
+from jobs.cluster.waiting import check_visible
+from jobs.tracking.client import Run, Tracking
+from jobs.tracking.runs import Plan, open_run, read_plan
+from jobs.training.fit import EpochLogger, fit, record_final_status
 from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
+from jobs.training.placement import Workers, allocate_workers
 from models.family import Family
 
 
@@ -19,14 +21,24 @@ from models.family import Family
 class Options:
     """Flags of `train`."""
 
-    workers: int = 1
-    """Data-parallel training processes."""
+    workers: str = "1"
+    """Data-parallel training processes; MIN:MAX trains on as many as there is room for, and more or fewer as nodes come
+    and go. The batch size is that of all workers together."""
     gpu: bool = False
     """Reserve a GPU for every worker."""
+    wait_minutes: float | None = None
+    """Longest wait for the workers' CPUs and GPUs; unset, there is no limit on a cluster named by --address, and four
+    minutes on this machine."""
     name: str | None = None
     """Name of the MLflow run; `train FAMILY` if unset."""
     resume: str | None = None
     """Id of an interrupted run to resume, with its original settings."""
+
+    def __post_init__(self) -> None:
+        Workers.parse(self.workers)
+        object.__setattr__(self, "workers", str(self.workers))  # runs until release 0.4 have a number
+        if self.wait_minutes is not None and not self.wait_minutes > 0:
+            raise ValueError(f"--wait-minutes {self.wait_minutes:g} leaves no time; use more than 0")
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -35,15 +47,17 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     config = config or family.Config()
     connection.connect(context)
     if options.resume:
-        plan, tracked = reopen_run(context, family, config=config, options=options)
-        resources = allocate_workers(plan.options.workers, gpu=plan.options.gpu)
+        plan = read_plan(context, family, config=config, options=options)
+        resources = allocate_workers(Workers.parse(plan.options.workers), gpu=plan.options.gpu)
+        tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
-        resources = allocate_workers(options.workers, gpu=options.gpu)
+        resources = allocate_workers(Workers.parse(options.workers), gpu=options.gpu)
         tags = {"world_size": str(resources.num_workers)}
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
     resume = context.command(f"train {family.name} --resume {plan.run_id}")
     with record_final_status(tracked, f"`{resume}` resumes it"):
+        check_visible(plan.directory)
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(
             family,
@@ -52,6 +66,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
             directory=plan.directory,
             resources=resources,
             callbacks=[logger],
+            wait_s=None if plan.options.wait_minutes is None else plan.options.wait_minutes * 60,
         )
         return _log_result(plan, tracked, result)
 

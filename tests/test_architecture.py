@@ -26,6 +26,8 @@ ONLY_HERE = {"mlflow": "jobs/tracking/", "TorchTrainer": "jobs/training/fit.py",
 USES_RAY = (
     "jobs/cluster/connection.py",
     "jobs/cluster/executor.py",
+    "jobs/cluster/node_types.py",
+    "jobs/cluster/waiting.py",
     "jobs/evaluation/scoring.py",
     "jobs/predict.py",
     "jobs/serving/api.py",
@@ -41,6 +43,7 @@ TOUCHES_ENVIRONMENT = (
     "jobs/__main__.py",
     "jobs/cluster/connection.py",
     "jobs/cluster/head_environment.py",
+    "jobs/cluster/waiting.py",
     "jobs/submission/forwarded.py",
     "jobs/tracking/connection.py",
 )

@@ -82,7 +82,8 @@ def fitted(data: Path, work: Path, arguments: argparse.Namespace, *, num: int) -
     """`fit()` on the cluster, timed in the Train controller."""
     from ray.train import UserCallback
 
-    from jobs.training.fit import TrainingResources, fit
+    from jobs.training.fit import fit
+    from jobs.training.placement import TrainingResources
 
     class Clock(UserCallback):
         def __init__(self, path: str) -> None:

@@ -22,6 +22,7 @@ from jobs.cluster.private import PrivateDirectory, create
 CONNECT_TIMEOUT_S = 8.0
 
 _own_directories: list[PrivateDirectory] = []
+_is_given = False
 
 
 def connect(context: Context) -> None:
@@ -29,11 +30,12 @@ def connect(context: Context) -> None:
 
     Raises UsageFailure for an invalid address, DependencyDown if nothing responds there.
     """
+    global _is_given
     import ray
 
     if ray.is_initialized():
         return
-    info = None if context.address else running_head(context.store)
+    info, _is_given = None if context.address else running_head(context.store), bool(context.address)
     if context.address:
         address = _checked_address(context.address)
         log.info("connecting to the Ray cluster at %s", context.address)
@@ -63,6 +65,11 @@ def connect(context: Context) -> None:
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
             "check its version of Ray, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it requires a token"
         ) from error
+
+
+def may_scale() -> bool:
+    """Whether the connected cluster may start nodes: not the one of this process or of the store on this machine."""
+    return _is_given
 
 
 def worker_setup() -> Callable[[], None]:

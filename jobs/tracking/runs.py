@@ -82,12 +82,6 @@ def resolved(family: Family, config: Any, data: Prepared) -> Any:
     return found
 
 
-def reopen_run(context: Context, family: Family, *, config: Any, options: Any) -> tuple[Plan, Run]:
-    """The run `options.resume` with its plan, marked as running again; raises UsageFailure like `read_plan`."""
-    plan = read_plan(context, family, config=config, options=options)
-    return plan, Tracking(context).resume_run(plan.run_id, reopen=True)
-
-
 def read_plan(context: Context, family: Family, *, config: Any, options: Any) -> Plan:
     """The stored plan of the run `options.resume`; raises UsageFailure if there is none or a flag contradicts it."""
     run_id = options.resume

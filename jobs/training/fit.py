@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,23 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from jobs.cli.context import Context, Failure, UsageFailure, log, with_run
+from jobs.cli.context import Context, Failure, log, with_run
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
+from jobs.cluster.waiting import waiting
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
 from jobs.training.logged_bundle import BestBundle
 from jobs.training.loop import Result, TrainingDiverged, run_training
+from jobs.training.placement import TrainingResources
 from models.family import Family
 from models.files import write_text
 from models.prepared import Prepared
 
 MAX_FAILURES = 3
 """Restarts of a training run after lost workers, before it fails."""
-
-
-@dataclass(frozen=True)
-class TrainingResources:
-    """The number of training workers and what each reserves on the cluster."""
-
-    num_workers: int = 1
-    cpus_per_worker: int = 1
-    gpu: bool = False
 
 
 class EpochLogger(UserCallback):
@@ -78,23 +69,21 @@ def fit(
     resources: TrainingResources,
     callbacks: Sequence[UserCallback] = (),
     log_name: str = "",
+    wait_s: float | None = None,
 ) -> Result:
     """Run the training loop on Ray workers, resuming from the newest checkpoint in `directory`.
 
-    The messages of the workers begin with `log_name`. Survives lost workers. Ray must be connected. Raises ValueError
-    and TrainingDiverged like the loop, and Failure after too many lost workers.
+    The messages of the workers begin with `log_name`. Survives lost workers; waits for resources for up to `wait_s`.
+    Ray must be connected. Raises ValueError and TrainingDiverged like the loop, Failure after too many lost workers.
     """
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
             "log_name": log_name,
+            "needs_gpu": resources.gpu,
             "settings": {"family": family, "config": config, "data": data, "directory": directory},
         },
-        scaling_config=ScalingConfig(
-            num_workers=resources.num_workers,
-            use_gpu=resources.gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {}),
-        ),
+        scaling_config=_scaling(resources),
         run_config=RunConfig(
             # A unique name: Ray would treat a run of the same name as finished. Our checkpoints are in `directory`.
             name=f"{family.name}-{directory.name}-{uuid.uuid4().hex[:8]}",
@@ -104,39 +93,17 @@ def fit(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    with _ctrl_c_as_exception():
+    wait = waiting(str(resources), resources.per_worker, limit_s=wait_s, num_attempts=MAX_FAILURES + 1)
+    with _ctrl_c_as_exception(), wait:
         try:
             return _unwrap_result(trainer.fit())
         except TrainingFailedError as error:
             raise Failure(f"training failed after {MAX_FAILURES} retries: {summarise_error(error)}") from error
 
 
-def allocate_workers(num_workers: int, *, gpu: bool) -> TrainingResources:
-    """Divide the cluster's CPUs among workers; raises UsageFailure for more workers than it can ever hold.
-
-    Ray itself would wait forever for resources that do not exist.
-    """
-    slots = num_worker_slots(1, gpu=gpu)
-    if not 1 <= num_workers <= slots:
-        has = connection.resources()
-        wanted = f"{num_workers} worker{'s' if num_workers != 1 else ''} with a CPU{' and a GPU' if gpu else ''} each"
-        raise UsageFailure(
-            f"cannot allocate {wanted}: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
-            + (f"use 1 to {slots} workers" if slots else "name a cluster that has them with --address")
-        )
-    max_cpus = 1
-    while num_worker_slots(max_cpus + 1, gpu=gpu) >= num_workers:
-        max_cpus += 1
-    free = int(connection.free_resources().get("CPU", 0)) // num_workers
-    if not free:
-        log.warning("all CPUs of the cluster are in use; training waits for %d", num_workers)
-    return TrainingResources(num_workers=num_workers, cpus_per_worker=max(1, min(max_cpus, free)), gpu=gpu)
-
-
-def num_worker_slots(cpus: int, *, gpu: bool) -> int:
-    """How many workers with `cpus` CPUs (and a GPU) fit on the nodes of an otherwise idle cluster."""
-    nodes = connection.node_resources()
-    return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else math.inf)) for node in nodes)
+def _scaling(resources: TrainingResources) -> ScalingConfig:
+    workers = resources.elastic or resources.num_workers
+    return ScalingConfig(num_workers=workers, use_gpu=resources.gpu, resources_per_worker=resources.per_worker)
 
 
 def log_epochs(tracked: Run, directory: Path, last: int) -> None:
@@ -209,6 +176,7 @@ def _train_worker(task: dict[str, Any]) -> Result | Exception:
     log_to_stderr(task["log_name"])
     torch.set_num_threads(int(connection.own_resources().get("CPU", 1)))
     session = ray.train.get_context()
+    _check_node(task["settings"]["directory"], needs_gpu=task["needs_gpu"])
     device = str(ray.train.torch.get_device())
     worker = WorkerContext(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
     try:
@@ -218,6 +186,18 @@ def _train_worker(task: dict[str, Any]) -> Result | Exception:
         if worker.world_size == 1 or isinstance(error, TrainingDiverged):
             return error
         raise
+
+
+def _check_node(directory: Path, *, needs_gpu: bool) -> None:
+    """Raise RuntimeError if this node cannot train: it may have been started later than the run."""
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not directory.is_dir():
+        raise RuntimeError(f"the node {node} does not see {directory}: mount the store there under the same path")
+    if needs_gpu and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"torch {torch.__version__} on the node {node} finds no GPU: install its CUDA wheel there, "
+            "`make setup TORCH=cuda`, or leave out --gpu"
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from jobs.cluster.local_head import ClusterInfo, token_file
 from jobs.cluster.processes import created_s
 from jobs.tracking.client import TAG_FINGERPRINT, Status, Tracking
 from jobs.tracking.liveness import TAG_HOST, TAG_PROCESS, TAG_SUBMISSION
-from jobs.tracking.runs import open_run, reopen_run
+from jobs.tracking.runs import open_run
 from models.family import Family
 from models.prepared import Prepared
 
@@ -119,7 +119,7 @@ def test_a_resumed_run_belongs_to_the_process_that_resumed_it(context: Context, 
     submitted = dataclasses.replace(context, submission_id="nightly")
     run_id = _run(submitted, toy, train.Options(), tags={TAG_HOST: "another"}, ends="KILLED")
 
-    reopen_run(context, toy, config=toy.Config(), options=train.Options(resume=run_id))
+    Tracking(context).resume_run(run_id, reopen=True)
 
     tags = Tracking(context).run_info(run_id).tags
     assert (tags[TAG_HOST], tags[TAG_PROCESS], tags[TAG_SUBMISSION]) == (

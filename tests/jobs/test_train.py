@@ -19,9 +19,9 @@ from torch import Tensor
 from jobs import train
 from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
-from jobs.tracking.runs import reopen_run
+from jobs.tracking.runs import read_plan
 from jobs.train import Options
-from jobs.training.fit import allocate_workers
+from jobs.training.placement import Workers, allocate_workers
 from models import bundle
 from models.family import Family
 from models.prepared import Prepared
@@ -69,7 +69,7 @@ def test_a_killed_worker_neither_fails_the_run_nor_repeats_an_epoch(
         return loss
 
     config = toy_module.Config(epochs=4, learning_rate=0.03)
-    outcome = train.run(context, with_loss(kill_once_in_the_second_epoch), Options(workers=2), config)
+    outcome = train.run(context, with_loss(kill_once_in_the_second_epoch), Options(workers="2"), config)
 
     assert killed.exists()
     assert outcome.run_id is not None
@@ -124,7 +124,7 @@ def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("options", [Options(workers=3), Options(gpu=True), Options(workers=0)])
+@pytest.mark.parametrize("options", [Options(workers="3"), Options(gpu=True), Options(workers="3:4")])
 def test_a_request_beyond_the_cluster_s_resources_is_rejected(
     ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, options: Options
 ) -> None:
@@ -137,22 +137,22 @@ def test_a_request_beyond_the_cluster_s_resources_is_rejected(
 
 @pytest.mark.ray
 def test_one_worker_gets_all_cpus_of_the_cluster(ray_cluster: None) -> None:
-    assert allocate_workers(1, gpu=False).cpus_per_worker == 2
-    assert allocate_workers(2, gpu=False).cpus_per_worker == 1
+    assert allocate_workers(Workers(1), gpu=False).cpus_per_worker == 2
+    assert allocate_workers(Workers(2), gpu=False).cpus_per_worker == 1
 
 
 def test_a_run_is_resumed_only_with_its_original_settings(toy: Family, toy_data: Prepared, context: Context) -> None:
     from jobs.tracking.runs import open_run
 
     config = toy_module.Config(epochs=7)
-    plan, _ = open_run(context, toy, name="mine", config=config, options=Options(workers=2), tags={})
+    plan, _ = open_run(context, toy, name="mine", config=config, options=Options(workers="2"), tags={})
 
-    again, _ = reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
+    again = read_plan(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
 
-    assert (again.config, again.options.workers, again.data) == (config, 2, toy_data)
+    assert (again.config, again.options.workers, again.data) == (config, "2", toy_data)
     with pytest.raises(UsageFailure, match="--epochs 8 differs from 7 of run"):
-        reopen_run(context, toy, config=toy_module.Config(epochs=8), options=Options(resume=plan.run_id))
+        read_plan(context, toy, config=toy_module.Config(epochs=8), options=Options(resume=plan.run_id))
     with pytest.raises(UsageFailure, match="--workers 3 differs"):
-        reopen_run(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id, workers=3))
+        read_plan(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id, workers="3"))
     with pytest.raises(UsageFailure, match=f"no run 'other' .* {plan.run_id}"):
-        reopen_run(context, toy, config=toy_module.Config(), options=Options(resume="other"))
+        read_plan(context, toy, config=toy_module.Config(), options=Options(resume="other"))
