@@ -332,7 +332,13 @@ def _log_to_stderr(*, quiet: bool, debug: bool) -> None:
 def _search_own_packages_first() -> None:
     """Remove the working directory, which `python -m jobs` puts first and which may hold another `models`."""
     own = Path(__file__).resolve().parents[1]
-    if not sys.flags.safe_path and Path(sys.path[0]).resolve() == Path.cwd() != own:
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        # Ray may unpack a job's code twice at once on a new node, and removes that of a job that begins meanwhile.
+        sys.stderr.write("error: the working directory has been removed; run the verb again\n")
+        sys.exit(6)  # EXIT_INTERRUPTED, whose module may be gone too
+    if not sys.flags.safe_path and Path(sys.path[0]).resolve() == here != own:
         del sys.path[0]
 
 

@@ -19,7 +19,7 @@ from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
 from jobs.pipelines.upload import check_pipeline, with_pipeline
 from jobs.submission import forwarded
-from jobs.submission.client import exit_code_of, job_client, outcome_of, watch
+from jobs.submission.client import exit_code_of, job_client, outcome_of, submit_when_ready, watch
 from jobs.submission.supervisor import ON_THE_HEAD, Task
 from jobs.tracking.runs import git_commit
 from models.errors import PluginRejected
@@ -37,8 +37,12 @@ class Options:
     """The verb and its flags."""
     wait: bool = True
     """Follow the log until the job ends, instead of returning after submission."""
-    entrypoint_cpus: float = 0.0
-    """CPUs reserved for the verb's own process; its workers reserve their own."""
+    entrypoint_cpus: float | None = None
+    """CPUs reserved for the verb's own process, so that it runs on a node that has some; its workers reserve their own.
+    Unset: 1 on a cluster named by --address."""
+    entrypoint_resources: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
+    """NAME=AMOUNT of another resource reserved for it, such as driver=1: the on-demand nodes of cluster.yaml. Repeat
+    the flag for several."""
     submission_id: str | None = None
     """Id of the job; default is made up."""
     env: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
@@ -72,7 +76,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         runtime_env = {"working_dir": code, "env_vars": variables | set_by_us}
         work = _work(context, options, with_pipeline(options.command, Path(code)), job_id=job_id, metadata=metadata)
         try:
-            client.submit_job(submission_id=job_id, runtime_env=runtime_env, **work)
+            submit_when_ready(client, submission_id=job_id, runtime_env=runtime_env, **work)
         except (ConnectionError, RuntimeError) as error:
             reason = forwarded.hidden(str(error), variables)
             if "already exists" in reason:
@@ -137,15 +141,17 @@ def _work(
     """What the job runs, and where: the verb, or its supervisor."""
     # The local cluster uses this interpreter; a remote cluster's image has its own.
     before = (sys.executable if context.address is None else "python", "-m", "jobs")
+    default_cpus = 0.0 if context.address is None else 1.0
     task = Task(
         command=command,
         before=before,
         after=tuple(_common_flags(context)),
         retries=options.retries,
-        cpus=options.entrypoint_cpus,
+        cpus=default_cpus if options.entrypoint_cpus is None else options.entrypoint_cpus,
+        resources=_amounts(options.entrypoint_resources),
     )
     if not options.retries:
-        entrypoint, cpus, resources = task.entrypoint(None), options.entrypoint_cpus or None, None
+        entrypoint, cpus, resources = task.entrypoint(None), task.cpus or None, task.resources or None
     else:
         entrypoint, cpus, resources = (*before, "jobs", "supervise", job_id, *task.after), None, ON_THE_HEAD
         metadata = metadata | task.to_metadata()
@@ -155,6 +161,20 @@ def _work(
         "entrypoint_resources": resources,
         "metadata": metadata,
     }
+
+
+def _amounts(given: tuple[str, ...]) -> dict[str, float]:
+    """NAME=AMOUNT pairs; raises UsageFailure for others."""
+    found = {}
+    for pair in given:
+        name, _, amount = pair.partition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = 0.0
+        if not name or not found[name] > 0:
+            raise UsageFailure(f"--entrypoint-resources {pair!r} is not NAME=AMOUNT, such as driver=1")
+    return found
 
 
 def _common_flags(context: Context) -> list[str]:

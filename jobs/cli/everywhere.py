@@ -35,6 +35,11 @@ class Everywhere:
             _ = self.root
         except RuntimeError:
             raise ValueError(f"--store {self.store}: there is no such user; give the path of a directory") from None
+        if "://" in self.store:
+            raise ValueError(
+                f"--store {self.store}: a store is a directory, the same on every node of a cluster, such as a mounted "
+                "network file system; object stores are not supported"
+            )
         if not NAME_PREFIX.fullmatch(self.name_prefix):
             raise ValueError(
                 f"--name-prefix {self.name_prefix!r} is not a prefix; use letters, digits, dots, dashes and underscores"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # seconds to import
 
 POLL_S = 0.3
 WATCH_POLL_S = 1.0
+READY_S = 60.0
 MAX_LATENESS_S = 10.0
 """Of the end of a log, after the end of its job."""
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -67,6 +68,22 @@ class JobClient(JobReader, Protocol):
 
     def stop_job(self, job_id: str) -> bool:
         """Stop the job; whether it was running."""
+
+
+def submit_when_ready(jobs: JobClient, **work: Any) -> None:
+    """Submit a job; a head that has just been started refuses the first ones for some seconds.
+
+    Raises RuntimeError or ConnectionError if the cluster does not take it.
+    """
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            jobs.submit_job(**work)
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
 
 
 class JobInfo(Protocol):

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.cli.context import Failure, Interrupted, Outcome, UsageFailure, log
@@ -53,6 +53,8 @@ class Task:
     retries: int
     cpus: float
     """CPUs reserved for the verb's own process."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """Other resources reserved for it."""
 
     def entrypoint(self, run_id: str | None) -> tuple[str, ...]:
         """The words of an attempt; one after the first resumes the run that the last one began."""
@@ -126,7 +128,7 @@ def _attempt(
         submission_id=attempt_id,
         runtime_env=supervisor.runtime_env,  # with the address of the uploaded code, and the variables
         entrypoint_num_cpus=task.cpus or None,
-        entrypoint_resources=None,
+        entrypoint_resources=task.resources or None,
         metadata={**metadata, ATTEMPT_OF: str(supervisor.submission_id)},
     )
     begun: list[str] = []

@@ -96,6 +96,7 @@ def test_a_usage_error_gets_no_json_line_where_none_is_asked_for(
         ("prepare toy", "--raw is required; see `shopkeeper prepare toy --help`"),
         ("train toy --resume=", "--resume: the value is empty"),
         ("status --store ~nosuchuser/x", "--store ~nosuchuser/x: there is no such user"),
+        ("status --store s3://shop/store", "--store s3://shop/store: a store is a directory"),
         ("train toy --learning-rate inf", "--learning-rate is inf; it should be a finite number"),
         ("train toy --learning-rate nan", "--learning-rate is nan; it should be a finite number"),
         ("sweep toy --trials 0 --dry-run", "--trials 0 is too small; use 1 or more"),
@@ -148,6 +149,15 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_a_failure(redirection: str,
     assert found.returncode == 1
     assert "Traceback" not in found.stderr and "Exception ignored" not in found.stderr
     assert "stdout" in found.stderr.splitlines()[-1]
+
+
+def test_a_verb_whose_working_directory_is_gone_can_be_run_again(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m jobs status"
+
+    ended = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 6
+    assert "the working directory has been removed; run the verb again" in ended.stderr
 
 
 def test_what_cannot_be_written_names_the_reason() -> None:
