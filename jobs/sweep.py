@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,23 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
-from jobs.cli.flags import Parser, UsageError, check_at_least, flag_name
+from jobs.cli.flags import UNSPLIT, check_at_least
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
+from jobs.cluster.waiting import check_visible
 from jobs.tracking.client import BUNDLE, Run, Tracking
 from jobs.tracking.runs import Plan, open_run, read_plan
 from jobs.training import trials
 from jobs.training.distributed import WorkerContext
-from jobs.training.fit import (
-    TrainingResources,
-    allocate_workers,
-    fit,
-    log_to_stderr,
-    num_worker_slots,
-    record_final_status,
-)
+from jobs.training.fit import fit, log_to_stderr, record_final_status
 from jobs.training.loop import run_training
-from models.bundle import former_names
+from jobs.training.placement import (
+    TrainingResources,
+    Workers,
+    allocate_workers,
+    num_worker_slots,
+)
+from jobs.training.search_space import earlier_settings, is_inside, search_space
 from models.config import Choice, LogUniform, Range
 from models.family import Family
 from models.prepared import Prepared
@@ -64,6 +64,16 @@ class Options:
     fix: tuple[str, ...] = ()
     """Hyperparameters excluded from the search, such as network=transformer; a flag set to a non-default value is
     fixed too."""
+    space: tuple[str, ...] = field(default=(), metadata=UNSPLIT)
+    """Range to search in place of the family's, or in addition: NAME=LOW:HIGH, NAME=log:LOW:HIGH or NAME=A,B,C, such as
+    learning_rate=log:1e-4:1e-2. Repeat the flag for several."""
+    metric: str | None = None
+    """Metric to optimise in place of the family's own, for early stopping too."""
+    warm_start: str | None = None
+    """Run id of an earlier sweep, whose best settings are tried first."""
+    core_seconds: float | None = None
+    """Budget of processor time: no trial is started or continued past it. Processors that a trial reserves count from
+    its first to its last epoch."""
     name: str | None = None
     """Name of the sweep's MLflow run; `sweep FAMILY` if unset."""
     resume: str | None = None
@@ -73,6 +83,8 @@ class Options:
         check_at_least(self, trials=1, concurrent=0, workers_per_trial=1)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"--minutes {self.minutes} leaves no time; use more than 0")
+        if self.core_seconds is not None and not self.core_seconds > 0:
+            raise ValueError(f"--core-seconds {self.core_seconds:g} leaves no time; use more than 0")
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,9 @@ class Search:
     resources: TrainingResources
     """Workers and their resources per trial."""
     minutes: float | None
+    core_seconds: float | None = None
+    first: Sequence[Mapping[str, Any]] = ()
+    """Settings to try before the search chooses others, besides those that `train` would use."""
 
     @property
     def metric(self) -> str:
@@ -101,58 +116,51 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Search hyperparameters; each trial becomes a child run, and the best model an artifact of the sweep's run."""
     assert family is not None
     config = config or family.Config()
-    search_space(family, config, options.fix)  # rejects invalid settings before anything starts
+    family = with_metric(family, options.metric)
+    search_space(family, config, options.fix, options.space)  # rejects invalid settings before anything starts
     connection.connect(context)
     if options.resume:
         plan = read_plan(context, family, config=config, options=options)
-        search = _search(family, plan, *allocate_trials(plan.options))
+        family = with_metric(family, plan.options.metric)
+        search = _search(context, family, plan, *allocate_trials(plan.options))
         tuner = _tuner(search, context, plan)  # before the run is reopened, for a sweep of another release fails here
         tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
         allocation = allocate_trials(options)
         name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-        search = _search(family, plan, *allocation)
+        search = _search(context, family, plan, *allocation)
         tuner = _tuner(search, context, plan)
     resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
     with record_final_status(tracked, f"`{resume}` resumes it"):
+        check_visible(plan.directory)
         with _ctrl_c_as_exception():
             tuner.fit()
         return _conclude(search, plan, tracked)
-
-
-def search_space(
-    family: Family, config: Any, fix: tuple[str, ...], *, default: Any | None = None
-) -> tuple[dict[str, Range], Any]:
-    """The hyperparameters to search, and the config with the fixed ones; raises UsageFailure for unknown names.
-
-    A setting is fixed where it differs from `default`, which is that of the family if it is not given.
-    """
-    default = default or family.Config()
-    fixed = {name for name, value in vars(config).items() if value != getattr(default, name)}
-    for entry in fix:
-        given, _, text = entry.partition("=")
-        name, value = _setting(family, given.replace("-", "_"), text)
-        config = dataclasses.replace(config, **{name: value})
-        fixed.add(name)
-    space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
-    if not space:
-        raise UsageFailure(f"all hyperparameters of {family.name} are fixed, nothing is left to search; use `train`")
-    return space, config
 
 
 def allocate_trials(options: Options) -> tuple[int, TrainingResources]:
     """The number of concurrent trials and the resources of each; raises UsageFailure if the cluster is too small."""
     per_trial = options.workers_per_trial
     concurrent = options.concurrent or min(options.trials, num_worker_slots(1, gpu=options.gpu) // per_trial) or 1
-    allocated = allocate_workers(concurrent * per_trial, gpu=options.gpu)
+    allocated = allocate_workers(Workers(concurrent * per_trial), gpu=options.gpu)
     return concurrent, dataclasses.replace(allocated, num_workers=per_trial)
 
 
-def _search(family: Family, plan: Plan, num_concurrent: int, resources: TrainingResources) -> Search:
+def with_metric(family: Family, name: str | None) -> Family:
+    """The family with another of its metrics as the one that counts; raises UsageFailure for an unknown one."""
+    if name is None:
+        return family
+    known = {metric.name: metric for metric in family.all_metrics}
+    if name not in known:
+        raise UsageFailure(f"--metric {name}: {family.name} has {', '.join(known)}")
+    return dataclasses.replace(family, metric=known[name])
+
+
+def _search(context: Context, family: Family, plan: Plan, num_concurrent: int, resources: TrainingResources) -> Search:
     schema = plan.data.schema(family.Schema, family.files)
     default = family.resolve(family.Config(), schema)
-    space, config = search_space(family, plan.config, plan.options.fix, default=default)
+    space, config = search_space(family, plan.config, plan.options.fix, plan.options.space, default=default)
     config = family.resolve(config, schema)
     return Search(
         family=family,
@@ -164,6 +172,8 @@ def _search(family: Family, plan: Plan, num_concurrent: int, resources: Training
         num_concurrent=num_concurrent,
         resources=resources,
         minutes=plan.options.minutes,
+        core_seconds=plan.options.core_seconds,
+        first=earlier_settings(context, family, plan.options.warm_start, space) if plan.options.warm_start else (),
     )
 
 
@@ -198,6 +208,7 @@ def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
             storage_path=str(plan.directory),
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             callbacks=[logger],
+            stop=None if search.core_seconds is None else Budget(search.core_seconds, search.resources),
             verbose=0,
         ),
     )
@@ -221,14 +232,31 @@ def _restored_tuner(search: Search, plan: Plan, trainable: Any, logger: trials.T
         ) from error
 
 
+class Budget(tune.Stopper):
+    """Ends a sweep when its trials have used so many core-seconds, counted from their reports: up to an epoch late."""
+
+    def __init__(self, core_seconds: float, resources: TrainingResources) -> None:
+        self._core_seconds, self._cores = core_seconds, resources.num_workers * resources.cpus_per_worker
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Count a report; whether the budget is used up."""
+        self._seconds[trial_id] = float(result.get("time_total_s", 0.0))
+        return self.stop_all()
+
+    def stop_all(self) -> bool:
+        """Whether the budget is used up."""
+        return self._cores * sum(self._seconds.values()) >= self._core_seconds
+
+
 def _optuna(search: Search) -> OptunaSearch:
     default = {name: getattr(search.config, name) for name in search.space}
-    is_in_space = all(_is_inside(default[name], dimension) for name, dimension in search.space.items())
+    is_in_space = all(is_inside(default[name], dimension) for name, dimension in search.space.items())
     return OptunaSearch(
         metric=search.metric,
         mode=search.family.metric.mode,
         # The first trial uses the config that `train` would use, so a sweep is never worse than `train`.
-        points_to_evaluate=[default] if is_in_space else None,
+        points_to_evaluate=[*([default] if is_in_space else []), *map(dict, search.first)] or None,
         sampler=TPESampler(
             seed=search.config.seed, n_startup_trials=max(4, search.num_trials // 4), constant_liar=True
         ),
@@ -301,7 +329,7 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
         raise Failure(
             f"all {len(table)} trials failed; the first error: {errors[0]}"
             if errors
-            else f"no trial finished an epoch in {search.minutes} minutes; raise --minutes"
+            else "no trial finished an epoch in the budget; raise --minutes or --core-seconds"
         )
     trials.write_report(plan.directory / "search", table, search.space, search.family.metric)
     tracked.log_artifacts(plan.directory / "search", "search")
@@ -322,25 +350,6 @@ def _read_trials(search: Search, plan: Plan) -> list[trials.TrialResult]:
     return trials.read_table(plan.directory, search.metric, cores=cores)
 
 
-def _setting(family: Family, given: str, text: str) -> tuple[str, Any]:
-    """Name and value of the field in `--fix given=text`, parsed like the flag of that name."""
-    fields = {field.name: field for field in dataclasses.fields(family.Config)}
-    name, _ = former_names(family.Config).get(given, (given, ""))
-    if name not in fields or not text:
-        raise UsageFailure(
-            f"--fix {given}={text} is not NAME=VALUE of a setting; there are {', '.join(sorted(fields))}"
-        )
-    word = f"{flag_name(given)}={text}"
-    if isinstance(fields[name].default, bool):
-        word = flag_name(given if text.lower() in ("true", "yes", "1") else f"no_{given}")
-    try:
-        prog = f"shopkeeper sweep {family.name}"
-        (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([word])
-    except UsageError as error:
-        raise UsageFailure(f"--fix {given}={text}: {error}") from error
-    return name, getattr(config, name)
-
-
 def _domain(dimension: Range) -> Domain:
     domain: Domain  # Tune's functions are not annotated
     match dimension:
@@ -351,12 +360,6 @@ def _domain(dimension: Range) -> Domain:
         case _:
             domain = tune.uniform(dimension.low, dimension.high)
     return domain
-
-
-def _is_inside(value: Any, dimension: Range) -> bool:
-    if isinstance(dimension, Choice):
-        return value in dimension.options
-    return bool(dimension.low <= value <= dimension.high) and math.isfinite(value)
 
 
 @contextmanager

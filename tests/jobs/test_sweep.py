@@ -13,10 +13,11 @@ import pytest
 
 from jobs import sweep
 from jobs.cli.context import Context, Failure, UsageFailure
-from jobs.sweep import Options, search_space
+from jobs.sweep import Options
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import open_run
 from jobs.training import checkpoints, trials
+from jobs.training.search_space import search_space
 from models import bundle
 from models.config import Choice, LogUniform, Range
 from models.family import Family

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from jobs.cli.context import Store
-from jobs.sweep import search_space
 from jobs.tracking.runs import resolved
+from jobs.training.search_space import search_space
 from models.recommender.auto_settings import resolve
 from models.recommender.config import SPACE, Config
 from models.recommender.networks.build import build

@@ -1,0 +1,120 @@
+"""What a sweep searches: ranges of the family and the command line, and earlier settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.context import Context, UsageFailure, log
+from jobs.cli.flags import Parser, UsageError, flag_name
+from jobs.training import trials
+from models.bundle import former_names
+from models.config import Choice, LogUniform, Range, Uniform
+from models.family import Family
+
+WARM_TRIALS = 3
+"""Settings of an earlier sweep that are tried first."""
+MAX_INTEGERS = 100
+"""Longest range of whole numbers, each of which is a choice."""
+
+
+def search_space(
+    family: Family, config: Any, fix: Sequence[str], given: Sequence[str] = (), *, default: Any | None = None
+) -> tuple[dict[str, Range], Any]:
+    """The hyperparameters to search, and the config with the fixed ones; raises UsageFailure for unknown names.
+
+    A setting is fixed where it differs from `default`, which is that of the family if it is not given. `given` are
+    ranges as text, see `parse_range`, which replace or join those of the family.
+    """
+    default = default or family.Config()
+    fixed = {name for name, value in vars(config).items() if value != getattr(default, name)}
+    for entry in fix:
+        name, _, text = entry.partition("=")
+        name, value = _setting(family, "--fix", name.replace("-", "_"), text)
+        config = dataclasses.replace(config, **{name: value})
+        fixed.add(name)
+    space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
+    for entry in given:
+        name, dimension = parse_range(family, entry)
+        if name in fixed:
+            raise UsageFailure(f"--space {entry}: {name} is fixed, by --fix or its own flag; leave one of them out")
+        space[name] = dimension
+    if not space:
+        raise UsageFailure(f"all hyperparameters of {family.name} are fixed, nothing is left to search; use `train`")
+    return space, config
+
+
+def is_inside(value: Any, dimension: Range) -> bool:
+    """Whether a range has a value."""
+    if isinstance(dimension, Choice):
+        return value in dimension.options
+    return bool(dimension.low <= value <= dimension.high) and math.isfinite(value)
+
+
+def earlier_settings(context: Context, family: Family, run_id: str, space: Mapping[str, Range]) -> list[dict[str, Any]]:
+    """The best WARM_TRIALS settings of an earlier sweep that `space` has, best first; UsageFailure without a sweep."""
+    directory = context.store.run_directory(family.name, run_id)
+    is_name = Path(run_id).name == run_id
+    table = trials.read_table(directory, f"best_val_{family.metric.name}", cores=1) if is_name else []
+    scored = [row for row in table if row.score is not None and math.isfinite(row.score)]
+    if not scored:
+        raise UsageFailure(f"--warm-start {run_id}: the store has no sweep of {family.name} with trials of this id")
+    sign = -1 if family.metric.mode == "max" else 1
+    scored.sort(key=lambda row: sign * (row.score or 0.0))
+    found = [
+        {name: row.sample[name] for name in space}
+        for row in scored
+        if all(name in row.sample and is_inside(row.sample[name], dimension) for name, dimension in space.items())
+    ][:WARM_TRIALS]
+    log.info("the best %d trials of %s that are in the space to search are tried first", len(found), run_id)
+    return found
+
+
+def parse_range(family: Family, entry: str) -> tuple[str, Range]:
+    """NAME=LOW:HIGH, NAME=log:LOW:HIGH or NAME=A,B,C as a range of a setting, whose ends its flag would accept."""
+    name, _, text = entry.partition("=")
+    name = name.replace("-", "_")
+    scale, low, high = (["", *text.split(":")] if text.count(":") == 1 else [*text.split(":"), "", ""])[:3]
+    if ":" not in text:
+        options = tuple(_setting(family, "--space", name, each)[1] for each in text.split(","))
+        found = _setting(family, "--space", name, text.split(",")[0])[0]
+        if len(set(options)) < 2:
+            raise UsageFailure(f"--space {entry} has one value; use --fix {entry}")
+        return found, Choice(options)
+    if text.count(":") > 2 or scale not in ("", "log"):
+        raise UsageFailure(f"--space {entry} is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C")
+    found, first = _setting(family, "--space", name, low)
+    last = _setting(family, "--space", name, high)[1]
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (first, last)):
+        raise UsageFailure(f"--space {entry}: {found} is no number; list its values, NAME=A,B,C")
+    if not first < last:
+        raise UsageFailure(f"--space {entry}: {low} is not less than {high}")
+    if isinstance(first, int) and isinstance(last, int):
+        if scale or last - first >= MAX_INTEGERS:
+            raise UsageFailure(f"--space {entry}: list the whole numbers to try, such as {found}={first},{last}")
+        return found, Choice(tuple(range(first, last + 1)))
+    if scale and not first > 0:
+        raise UsageFailure(f"--space {entry}: a logarithmic range begins above 0")
+    return found, LogUniform(first, last) if scale else Uniform(first, last)
+
+
+def _setting(family: Family, flag: str, given: str, text: str) -> tuple[str, Any]:
+    """Name and value of the field in `flag given=text`, parsed like the flag of that name."""
+    fields = {field.name: field for field in dataclasses.fields(family.Config)}
+    name, _ = former_names(family.Config).get(given, (given, ""))
+    if name not in fields or not text:
+        raise UsageFailure(
+            f"{flag} {given}={text} is not NAME=VALUE of a setting; there are {', '.join(sorted(fields))}"
+        )
+    word = f"{flag_name(given)}={text}"
+    if isinstance(fields[name].default, bool):
+        word = flag_name(given if text.lower() in ("true", "yes", "1") else f"no_{given}")
+    try:
+        prog = f"shopkeeper sweep {family.name}"
+        (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([word])
+    except UsageError as error:
+        raise UsageFailure(f"{flag} {given}={text}: {error}") from error
+    return name, getattr(config, name)

@@ -1,0 +1,113 @@
+"""What a sweep searches: ranges of the command line, the best settings of an earlier sweep, a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from jobs import sweep
+from jobs.cli.context import Context, UsageFailure
+from jobs.sweep import Budget, Options, with_metric
+from jobs.training import trials
+from jobs.training.placement import TrainingResources
+from jobs.training.search_space import parse_range, search_space
+from models import FAMILIES
+from models.config import Choice, LogUniform, Range, Uniform
+from models.family import Family
+from models.prepared import Prepared
+from tests.kit import toy as toy_module
+
+RECOMMENDER = FAMILIES["recommender"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "dimension"),
+    [
+        ("learning_rate=log:1e-4:1e-2", "learning_rate", LogUniform(1e-4, 1e-2)),
+        ("learning-rate=0.001:0.01", "learning_rate", Uniform(0.001, 0.01)),
+        ("dropout=0:0.5", "dropout", Uniform(0.0, 0.5)),
+        ("num_blocks=1:3", "num_blocks", Choice((1, 2, 3))),
+        ("dim=32,64,128", "dim", Choice((32, 64, 128))),
+        ("network=gru,transformer", "network", Choice(("gru", "transformer"))),
+        ("blend=true,false", "blend", Choice((True, False))),
+    ],
+)
+def test_a_range_is_read_with_the_types_of_the_setting(entry: str, name: str, dimension: Range) -> None:
+    assert parse_range(RECOMMENDER, entry) == (name, dimension)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("learning_rate", "--space learning_rate= is not NAME=VALUE of a setting"),
+        ("nothing=1:2", "--space nothing=1 is not NAME=VALUE of a setting; there are"),
+        ("learning_rate=fast:1e-4:1e-2", "is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C"),
+        ("learning_rate=1e-4:1e-2:3", "is neither"),
+        ("learning_rate=1e-2:1e-4", "1e-2 is not less than 1e-4"),
+        ("learning_rate=-1:1", "--space learning_rate=-1: "),
+        ("dropout=log:0:0.5", "a logarithmic range begins above 0"),
+        ("dim=16:1000", "list the whole numbers to try, such as dim=16,1000"),
+        ("network=gru:transformer", "network is no number; list its values"),
+        ("network=gru", "has one value; use --fix network=gru"),
+        ("network=gru,unknown", "--space network=unknown: "),
+    ],
+)
+def test_other_ranges_are_refused_with_the_remedy(entry: str, message: str) -> None:
+    with pytest.raises(UsageFailure) as failure:
+        parse_range(RECOMMENDER, entry)
+
+    assert message in str(failure.value)
+
+
+def test_given_ranges_replace_and_join_those_of_the_family(toy: Family) -> None:
+    space, _ = search_space(toy, toy_module.Config(), (), ("learning_rate=0.1:0.2", "weight_decay=0:0.1"))
+
+    assert space["learning_rate"] == Uniform(0.1, 0.2)
+    assert space["weight_decay"] == Uniform(0.0, 0.1)
+    assert set(space) == {*toy.space, "weight_decay"}
+
+
+def test_a_setting_is_not_both_fixed_and_searched(toy: Family) -> None:
+    with pytest.raises(UsageFailure, match="learning_rate is fixed"):
+        search_space(toy, toy_module.Config(), ("learning_rate=0.1",), ("learning_rate=0.1:0.2",))
+
+
+def test_another_metric_of_the_family_may_count() -> None:
+    name = RECOMMENDER.metrics[0].name
+
+    assert with_metric(RECOMMENDER, name).metric.name == name
+    assert with_metric(RECOMMENDER, None) is RECOMMENDER
+    with pytest.raises(UsageFailure, match=r"--metric speed: recommender has ndcg_at_10, "):
+        with_metric(RECOMMENDER, "speed")
+
+
+def test_a_budget_counts_the_processors_of_every_trial() -> None:
+    budget = Budget(100.0, TrainingResources(num_workers=2, cpus_per_worker=3))
+
+    reports = [("a", 4.0), ("a", 8.0), ("b", 8.0), ("b", 9.0)]
+    stops = [budget(trial, {"time_total_s": seconds}) for trial, seconds in reports]
+
+    assert stops == [False, False, False, True]
+    assert budget.stop_all()
+
+
+@pytest.mark.ray
+def test_a_sweep_begins_with_the_best_settings_of_an_earlier_one_and_keeps_to_its_budget(
+    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context
+) -> None:
+    config: Any = toy_module.Config(epochs=2)
+    space = ("learning_rate=log:1e-4:1e-1",)
+    earlier = sweep.run(context, toy, Options(trials=3, space=space), config)
+    options = Options(trials=2, space=space, warm_start=earlier.run_id)
+
+    warm = sweep.run(context, toy, options, config)
+    short = sweep.run(context, toy, Options(trials=50, space=space, core_seconds=0.001, concurrent=1), config)
+
+    directory = context.store.run_directory("toy", str(warm.run_id))
+    tried = [row.sample for row in trials.read_table(directory, f"best_val_{toy.metric.name}", cores=1)]
+    assert earlier.details["best_config"] in tried
+    assert 1 <= short.details["num_trials"] < 50
+    with pytest.raises(UsageFailure, match="--warm-start nothing: the store has no sweep of toy"):
+        sweep.run(context, toy, dataclasses.replace(options, warm_start="nothing"), config)
