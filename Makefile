@@ -7,7 +7,7 @@ VENV := .venv
 TORCH := auto
 ARGS :=
 
-.PHONY: setup runtime demo test check audit lock licences sbom
+.PHONY: setup runtime demo cluster-demo test check audit lock licences sbom
 
 setup: $(VENV)/.complete  ## the environment alone; TORCH=cpu or TORCH=cuda picks torch's wheel
 
@@ -15,6 +15,9 @@ runtime: $(VENV)/.runtime  ## the environment of a node: without tests, lint and
 
 demo: setup  ## a small synthetic shop, end to end; ARGS=--stay keeps it running
 	$(VENV)/bin/shopkeeper demo $(ARGS)
+
+cluster-demo: setup  ## the node types of cluster.yaml, as raylets of this machine, take every verb; ARGS="--kill no"
+	$(VENV)/bin/python -m tests.cluster_demo $(ARGS)
 
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -48,7 +48,7 @@ def test_the_cluster_file_is_valid() -> None:
     config = prepare_config(load(ROOT / "cluster.yaml"))
 
     validate_config(config)
-    assert set(config["available_node_types"]) == {"head", "cpu", "gpu"}
+    assert set(config["available_node_types"]) == {"head", "driver", "cpu", "gpu", "gpus"}
 
 
 def test_a_job_may_wait_a_week_for_its_driver_s_cpu() -> None:
@@ -83,7 +83,7 @@ def test_the_cluster_has_a_head_without_cpus_and_autoscaled_workers() -> None:
 
     assert types["head"]["resources"] == {"CPU": 0}
     assert types["gpu"]["resources"]["GPU"] == 1
-    for name in ("cpu", "gpu"):
+    for name in ("driver", "cpu", "gpu", "gpus"):
         assert types[name]["min_workers"] == 0 < types[name]["max_workers"] <= config["max_workers"]
 
 
