@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,40 @@ FOREVER_S = 10 * 365 * 86400
 """Ray Train knows no start-up without a time limit."""
 FIRST_MESSAGE_S, NEXT_MESSAGES_S = 15.0, 120.0
 NODE_TIMEOUT_S = 60.0
+ELASTIC_ATTEMPT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long Ray Train tries to start its workers."""
+
+    attempt_s: float | None
+    """Of one attempt; None is what the environment says."""
+    max_failures: int
+    """Attempts that may fail; -1 is any number."""
+
+    @classmethod
+    def of(cls, limit_s: float | None, *, elastic: bool, max_failures: int) -> Patience:
+        """For a limit of the user, or none: then without limit, where nodes may come or others use the cluster.
+
+        A lost node then costs one retry, however long the next one takes to come. Elastic training chooses the number
+        of its workers in each attempt, and in the first ones may count on a node that has just been lost.
+        """
+        is_unlimited = limit_s is None and connection.may_scale()
+        if elastic:
+            seconds = ELASTIC_ATTEMPT_S * (max_failures + 1) if limit_s is None else limit_s
+            return cls(ELASTIC_ATTEMPT_S, -1 if is_unlimited else math.ceil(seconds / ELASTIC_ATTEMPT_S))
+        if is_unlimited:
+            return cls(FOREVER_S, max_failures)
+        return cls(None if limit_s is None else max(1.0, limit_s / (max_failures + 1)), max_failures)
 
 
 @contextmanager
-def waiting(what: str, bundle: Mapping[str, float], *, limit_s: float | None, num_attempts: int) -> Iterator[None]:
-    """Lets Ray Train wait for `what`, each with the resources of `bundle`, for `limit_s` or without limit.
-
-    A message now and then says so. Without limit only on a cluster that may start nodes or has other users: a lost node
-    then costs one retry, however long the next one takes to come. Train tries `num_attempts` times to start them.
-    """
-    if limit_s is None and connection.may_scale():
-        limit_s = FOREVER_S
+def waiting(what: str, bundle: Mapping[str, float], attempt_s: float | None) -> Iterator[None]:
+    """Lets Ray Train wait `attempt_s` for `what`, each with the resources of `bundle`; messages now and then say so."""
     before = os.environ.get(START_TIMEOUT)
-    if limit_s is not None:
-        os.environ[START_TIMEOUT] = str(max(1.0, limit_s / num_attempts))
+    if attempt_s is not None:
+        os.environ[START_TIMEOUT] = str(attempt_s)
     ended = threading.Event()
     watcher = threading.Thread(target=_say_what_is_missing, args=(what, bundle, ended), daemon=True)
     watcher.start()

@@ -26,7 +26,7 @@ from jobs.cli.context import Context, Failure, log, with_run
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
-from jobs.cluster.waiting import waiting
+from jobs.cluster.waiting import Patience, waiting
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.training import checkpoints
 from jobs.training.distributed import WorkerContext
@@ -76,6 +76,7 @@ def fit(
     The messages of the workers begin with `log_name`. Survives lost workers; waits for resources for up to `wait_s`.
     Ray must be connected. Raises ValueError and TrainingDiverged like the loop, Failure after too many lost workers.
     """
+    patience = Patience.of(wait_s, elastic=resources.elastic is not None, max_failures=MAX_FAILURES)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
@@ -88,13 +89,12 @@ def fit(
             # A unique name: Ray would treat a run of the same name as finished. Our checkpoints are in `directory`.
             name=f"{family.name}-{directory.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str((directory / "ray").absolute()),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=patience.max_failures),
             callbacks=list(callbacks),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    wait = waiting(str(resources), resources.per_worker, limit_s=wait_s, num_attempts=MAX_FAILURES + 1)
-    with _ctrl_c_as_exception(), wait:
+    with _ctrl_c_as_exception(), waiting(str(resources), resources.per_worker, patience.attempt_s):
         try:
             return _unwrap_result(trainer.fit())
         except TrainingFailedError as error:
