@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.cli.context import DependencyDown
+
 UNLIMITED = 1000
 """Nodes that stand for no limit: Ray's -1."""
 HEAD_TIMEOUT_S = 60.0
@@ -24,12 +26,17 @@ class NodeType:
 def node_types() -> list[NodeType]:
     """The types of nodes of the connected cluster that have resources; empty if it does not scale.
 
-    Raises ray.exceptions.GetTimeoutError if its head does not answer.
+    Raises DependencyDown if its head runs no task.
     """
     import ray
     import yaml
 
-    published, text = ray.get(_read_on_head().remote(), timeout=HEAD_TIMEOUT_S)
+    try:
+        published, text = ray.get(_read_on_head().remote(), timeout=HEAD_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        raise DependencyDown(
+            f"the head of the cluster did not run a task within {HEAD_TIMEOUT_S:g} s; look at `ray status`"
+        ) from None
     if published:
         return of_groups(published)
     return of_file(yaml.safe_load(text)) if text else []
