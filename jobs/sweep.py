@@ -61,6 +61,8 @@ class Options:
     """Data-parallel training processes per trial; more than 1 pays off for large data only."""
     gpu: bool = False
     """Reserve a GPU for every worker."""
+    gpu_share: float = 1.0
+    """Share of a GPU to reserve for it with --gpu; with 0.25, four trials of a small network share one."""
     fix: tuple[str, ...] = ()
     """Hyperparameters excluded from the search, such as network=transformer; a flag set to a non-default value is
     fixed too."""
@@ -83,6 +85,10 @@ class Options:
         check_at_least(self, trials=1, concurrent=0, workers_per_trial=1)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"--minutes {self.minutes} leaves no time; use more than 0")
+        if not 0 < self.gpu_share <= 1 or (self.workers_per_trial > 1 and self.gpu_share < 1):
+            raise ValueError(
+                f"--gpu-share {self.gpu_share:g}: use more than 0, up to 1; several workers of a trial need one each"
+            )
         if self.core_seconds is not None and not self.core_seconds > 0:
             raise ValueError(f"--core-seconds {self.core_seconds:g} leaves no time; use more than 0")
 
@@ -141,9 +147,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 
 def allocate_trials(options: Options) -> tuple[int, TrainingResources]:
     """The number of concurrent trials and the resources of each; raises UsageFailure if the cluster is too small."""
-    per_trial = options.workers_per_trial
-    concurrent = options.concurrent or min(options.trials, num_worker_slots(1, gpu=options.gpu) // per_trial) or 1
-    allocated = allocate_workers(Workers(concurrent * per_trial), gpu=options.gpu)
+    per_trial, gpu = options.workers_per_trial, options.gpu_share if options.gpu else 0.0
+    concurrent = options.concurrent or min(options.trials, num_worker_slots(1, gpu=gpu) // per_trial) or 1
+    allocated = allocate_workers(Workers(concurrent * per_trial), gpu=gpu)
     return concurrent, dataclasses.replace(allocated, num_workers=per_trial)
 
 
@@ -315,7 +321,7 @@ def _resources(resources: TrainingResources) -> dict[str, float]:
     """What Tune reserves for a trial; one that starts its own workers must not hold the CPUs that these need."""
     if resources.num_workers > 1:
         return {"node:__internal_head__": 0.01}
-    return {"cpu": float(resources.cpus_per_worker), **({"gpu": 1.0} if resources.gpu else {})}
+    return {"cpu": float(resources.cpus_per_worker), **({"gpu": float(resources.gpu)} if resources.gpu else {})}
 
 
 def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:

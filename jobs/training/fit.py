@@ -81,7 +81,7 @@ def fit(
         _train_worker,
         train_loop_config={
             "log_name": log_name,
-            "needs_gpu": resources.gpu,
+            "needs_gpu": bool(resources.gpu),
             "settings": {"family": family, "config": config, "data": data, "directory": directory},
         },
         scaling_config=_scaling(resources),
@@ -103,7 +103,7 @@ def fit(
 
 def _scaling(resources: TrainingResources) -> ScalingConfig:
     workers = resources.elastic or resources.num_workers
-    return ScalingConfig(num_workers=workers, use_gpu=resources.gpu, resources_per_worker=resources.per_worker)
+    return ScalingConfig(num_workers=workers, use_gpu=bool(resources.gpu), resources_per_worker=resources.per_worker)
 
 
 def log_epochs(tracked: Run, directory: Path, last: int) -> None:

@@ -18,7 +18,8 @@ class TrainingResources:
     num_workers: int = 1
     """Elastic training: the largest number."""
     cpus_per_worker: int = 1
-    gpu: bool = False
+    gpu: float = 0.0
+    """GPUs of each worker; a share of one lets several workers use it together."""
     min_workers: int | None = None
     """Elastic training: the smallest number; None for exactly `num_workers`."""
 
@@ -30,12 +31,12 @@ class TrainingResources:
     @property
     def per_worker(self) -> dict[str, float]:
         """What Ray reserves for each worker."""
-        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.gpu else {})}
+        return {"CPU": float(self.cpus_per_worker), **({"GPU": float(self.gpu)} if self.gpu else {})}
 
     def __str__(self) -> str:
         some = str(self.num_workers) if self.min_workers is None else f"{self.min_workers} to {self.num_workers}"
         cpus = f"{self.cpus_per_worker} CPU{'s' if self.cpus_per_worker != 1 else ''}"
-        return f"{some} worker{'s' if some != '1' else ''} with {cpus}{' and a GPU' if self.gpu else ''} each"
+        return f"{some} worker{'s' if some != '1' else ''} with {cpus}{_gpus(self.gpu)} each"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Workers:
         return found
 
 
-def allocate_workers(workers: Workers, *, gpu: bool) -> TrainingResources:
+def allocate_workers(workers: Workers, *, gpu: float) -> TrainingResources:
     """Divide the CPUs of the nodes among workers; raises UsageFailure for more workers than there can ever be room for.
 
     On a cluster that scales, the nodes are those that it can start, and one CPU of each stays free for drivers and
@@ -85,14 +86,17 @@ def allocate_workers(workers: Workers, *, gpu: bool) -> TrainingResources:
     return TrainingResources(largest, cpus, gpu, None if workers.smallest is None else min(workers.smallest, largest))
 
 
-def num_worker_slots(cpus: int, *, gpu: bool) -> int:
-    """How many workers with `cpus` CPUs (and a GPU) fit on the nodes that the idle cluster has or can start."""
+def num_worker_slots(cpus: int, *, gpu: float) -> int:
+    """How many workers with `cpus` CPUs and `gpu` GPUs fit on the nodes that the idle cluster has or can start."""
     return num_slots(_nodes()[0], cpus, gpu=gpu)
 
 
-def num_slots(nodes: list[Mapping[str, float]], cpus: int, *, gpu: bool) -> int:
-    """How many workers with `cpus` CPUs (and a GPU) fit on idle nodes of these resources."""
-    return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else math.inf)) for node in nodes)
+def num_slots(nodes: list[Mapping[str, float]], cpus: int, *, gpu: float) -> int:
+    """How many workers with `cpus` CPUs and `gpu` GPUs fit on idle nodes of these resources."""
+    return sum(
+        int(min(node.get("CPU", 0) // cpus, math.floor(node.get("GPU", 0) / gpu + 1e-9) if gpu else math.inf))
+        for node in nodes
+    )
 
 
 def _nodes() -> tuple[list[Mapping[str, float]], bool]:
@@ -101,6 +105,10 @@ def _nodes() -> tuple[list[Mapping[str, float]], bool]:
     if not types:
         return list(connection.node_resources()), False
     return [each.resources for each in types for _ in range(each.max_nodes)], True
+
+
+def _gpus(amount: float) -> str:
+    return "" if not amount else " and a GPU" if amount == 1 else f" and {amount:g} of a GPU"
 
 
 def _refuse(wanted: TrainingResources, nodes: list[Mapping[str, float]], slots: int, *, scales: bool) -> None:

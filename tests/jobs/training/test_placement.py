@@ -88,3 +88,11 @@ def test_slots_are_counted_node_by_node() -> None:
 
     assert [num_slots(nodes, cpus, gpu=False) for cpus in (1, 3, 5, 8)] == [11, 3, 1, 0]
     assert [num_slots(nodes, cpus, gpu=True) for cpus in (1, 4, 5)] == [1, 1, 0]
+
+
+def test_workers_may_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, live=[{"CPU": 16.0, "GPU": 1.0}], types=[], free=16)
+
+    assert allocate_workers(Workers(5), gpu=0.2).per_worker == {"CPU": 3.0, "GPU": 0.2}
+    with pytest.raises(UsageFailure, match=r"6 workers with 1 CPU and 0\.2 of a GPU each"):
+        allocate_workers(Workers(6), gpu=0.2)

@@ -111,3 +111,11 @@ def test_a_sweep_begins_with_the_best_settings_of_an_earlier_one_and_keeps_to_it
     assert 1 <= short.details["num_trials"] < 50
     with pytest.raises(UsageFailure, match="--warm-start nothing: the store has no sweep of toy"):
         sweep.run(context, toy, dataclasses.replace(options, warm_start="nothing"), config)
+
+
+@pytest.mark.parametrize(
+    "options", [{"gpu_share": 0.0}, {"gpu_share": 1.5}, {"gpu_share": 0.5, "workers_per_trial": 2}]
+)
+def test_a_share_of_a_gpu_is_for_trials_of_one_worker(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--gpu-share"):
+        Options(**options)
