@@ -123,13 +123,6 @@ def job_id() -> str | None:
     return ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
 
 
-def resources() -> dict[str, float]:
-    """Total resources of the connected cluster, e.g. {"CPU": 8.0, "GPU": 1.0}."""
-    import ray
-
-    return _to_floats(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
 def free_resources() -> dict[str, float]:
     """Free resources of the connected cluster; exhausted ones are missing."""
     import ray

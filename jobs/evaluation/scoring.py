@@ -11,6 +11,7 @@ import torch
 
 from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
+from jobs.training.placement import num_worker_slots
 from models import bundle
 from models.bundle import Bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
@@ -84,7 +85,7 @@ def _score_on_cluster(
     import ray
 
     connection.connect(context)
-    if connection.resources().get("CPU", 0) < 1:
+    if not num_worker_slots(1, gpu=0.0):
         raise UsageFailure("the cluster has no CPU to score with; use --workers 1 to score in this process")
     num_shards = data.num_shards
     task = ray.remote(num_cpus=1)(score_shards)
