@@ -20,5 +20,5 @@ if not TYPE_CHECKING:
 
         own, missing = own_families(["recommender", "image"])
         families = Families(with_plugins(own), missing)
-        globals()["FAMILIES"] = families
-        return families
+        # Two threads may ask at once: what one of them has registered must not be lost to the other's.
+        return globals().setdefault("FAMILIES", families)
