@@ -39,7 +39,7 @@ from jobs.prediction.settings import parse_settings
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
-from jobs.training.placement import num_worker_slots
+from jobs.training.placement import Nodes
 from models import bundle
 from models.erasure.features import silenced
 from models.erasure.tombstones import Tombstones
@@ -299,7 +299,7 @@ def _answer_parts(
     import ray.data
 
     connection.connect(context)
-    if not num_worker_slots(1, gpu=0.0):
+    if not Nodes.of_cluster().slots(1):
         raise UsageFailure("the cluster has no CPU to predict with; use --workers 1 to predict in this process")
     ray.data.DataContext.get_current().enable_progress_bars = False
     numbers = ray.data.from_items([{"number": part.number} for part in missing], override_num_blocks=len(missing))

@@ -28,12 +28,7 @@ from jobs.training import trials
 from jobs.training.distributed import WorkerContext
 from jobs.training.fit import fit, log_to_stderr, record_final_status
 from jobs.training.loop import run_training
-from jobs.training.placement import (
-    TrainingResources,
-    Workers,
-    allocate_workers,
-    num_worker_slots,
-)
+from jobs.training.placement import Nodes, TrainingResources, Workers
 from jobs.training.search_space import earlier_settings, is_inside, search_space
 from models.config import Choice, LogUniform, Range
 from models.family import Family
@@ -148,8 +143,9 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
 def allocate_trials(options: Options) -> tuple[int, TrainingResources]:
     """The number of concurrent trials and the resources of each; raises UsageFailure if the cluster is too small."""
     per_trial, gpu = options.workers_per_trial, options.gpu_share if options.gpu else 0.0
-    concurrent = options.concurrent or min(options.trials, num_worker_slots(1, gpu=gpu) // per_trial) or 1
-    allocated = allocate_workers(Workers(concurrent * per_trial), gpu=gpu)
+    nodes = Nodes.of_cluster()
+    concurrent = options.concurrent or min(options.trials, nodes.slots(1, gpu=gpu) // per_trial) or 1
+    allocated = nodes.allocate(Workers(concurrent * per_trial), gpu=gpu)
     return concurrent, dataclasses.replace(allocated, num_workers=per_trial)
 
 

@@ -13,7 +13,7 @@ from jobs.tracking.runs import Plan, open_run, read_plan
 from jobs.training.fit import EpochLogger, fit, record_final_status
 from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
-from jobs.training.placement import Workers, allocate_workers
+from jobs.training.placement import Nodes, Workers
 from models.family import Family
 
 
@@ -48,10 +48,10 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     connection.connect(context)
     if options.resume:
         plan = read_plan(context, family, config=config, options=options)
-        resources = allocate_workers(Workers.parse(plan.options.workers), gpu=plan.options.gpu)
+        resources = Nodes.of_cluster().allocate(Workers.parse(plan.options.workers), gpu=plan.options.gpu)
         tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
-        resources = allocate_workers(Workers.parse(options.workers), gpu=options.gpu)
+        resources = Nodes.of_cluster().allocate(Workers.parse(options.workers), gpu=options.gpu)
         tags = {"world_size": str(resources.num_workers)}
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)

@@ -1,7 +1,7 @@
 """`make cluster-demo`: the node types of cluster.yaml take every verb from no nodes to the answer of the endpoint.
 
-Ray's fake provider starts a raylet on this machine for each node that the autoscaler asks for. Then the same again,
-with a node killed (SIGKILL to its raylet) while each step runs. `--steps` and `--kill` choose some.
+For each node that Ray's autoscaler asks for, a raylet starts on this machine. Then the same again, with a node killed
+(SIGKILL to its raylet) while each step runs. `--steps` and `--kill` choose some.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def main() -> int:
         try:
             with fake_cluster(shipped_config(cpus=2)) as cluster:
                 Course(cluster, root, kills).run(arguments.steps)
-        except (RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
             log.error("%s", error)
             return 1
         if not arguments.keep:

@@ -11,7 +11,7 @@ import torch
 
 from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
-from jobs.training.placement import num_worker_slots
+from jobs.training.placement import Nodes
 from models import bundle
 from models.bundle import Bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
@@ -85,7 +85,7 @@ def _score_on_cluster(
     import ray
 
     connection.connect(context)
-    if not num_worker_slots(1, gpu=0.0):
+    if not Nodes.of_cluster().slots(1):
         raise UsageFailure("the cluster has no CPU to score with; use --workers 1 to score in this process")
     num_shards = data.num_shards
     task = ray.remote(num_cpus=1)(score_shards)

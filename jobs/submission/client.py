@@ -209,7 +209,7 @@ async def watch(
 def _has_ended(jobs: JobReader, job_id: str) -> bool:
     """Whether a job has ended; not while the cluster does not answer, which may pass."""
     try:
-        return state_of(jobs.get_job_info(job_id)) in ENDED
+        return has_ended(jobs.get_job_info(job_id))
     except (RuntimeError, OSError) as error:
         if "404" in str(error):
             raise

@@ -8,7 +8,7 @@ from jobs.cli.context import Context, Failure
 from jobs.cluster.connection import dashboard
 from jobs.cluster.local_head import headers, running_head
 from jobs.serving.probe import ask
-from jobs.submission.client import ENDED, find_job, job_client, state_of
+from jobs.submission.client import ENDED, find_job, has_ended, job_client
 
 TIMEOUT_S = 1.0
 
@@ -19,7 +19,7 @@ def job_has_ended(context: Context, job_id: str) -> bool | None:
         if not context.address.startswith(("http://", "https://")):
             return None
         with suppress(Failure, RuntimeError, ConnectionError):
-            return state_of(find_job(job_client(*dashboard(context)), job_id)) in ENDED
+            return has_ended(find_job(job_client(*dashboard(context)), job_id))
         return None
     info = running_head(context.store)
     if info is None:

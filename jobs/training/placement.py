@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.cli.context import UsageFailure, log
@@ -59,61 +59,69 @@ class Workers:
         return found
 
 
-def allocate_workers(workers: Workers, *, gpu: float) -> TrainingResources:
-    """Divide the CPUs of the nodes among workers; raises UsageFailure for more workers than there can ever be room for.
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes that a cluster has, or can have."""
 
-    On a cluster that scales, the nodes are those that it can start, and one CPU of each stays free for drivers and
-    controllers. Ray itself would wait forever for resources that cannot exist.
-    """
-    nodes, scales = _nodes()
-    needed = workers.largest if workers.smallest is None else workers.smallest
-    slots = num_slots(nodes, 1, gpu=gpu)
-    if needed > slots:
-        _refuse(TrainingResources(needed, gpu=gpu), nodes, slots, scales=scales)
-    if workers.largest > slots:
-        log.warning("the cluster has room for %d of the %d workers at most", slots, workers.largest)
-    largest = min(workers.largest, slots)
-    if scales:
-        nodes = [{**node, "CPU": max(1.0, node.get("CPU", 0) - 1)} if node.get("CPU") else node for node in nodes]
-    cpus = 1
-    while num_slots(nodes, cpus + 1, gpu=gpu) >= largest:
-        cpus += 1
-    if not scales:
-        free = int(connection.free_resources().get("CPU", 0)) // largest
+    resources: Sequence[Mapping[str, float]]
+    """Of each node."""
+    scales: bool = False
+    """Whether the cluster starts nodes by itself."""
+
+    @classmethod
+    def of_cluster(cls) -> Nodes:
+        """Those of the connected cluster; asks its head, if it may start nodes."""
+        types = node_types() if connection.may_scale() else []
+        if not types:
+            return cls(connection.node_resources())
+        return cls([each.resources for each in types for _ in range(each.max_nodes)], scales=True)
+
+    def slots(self, cpus: int, *, gpu: float = 0.0) -> int:
+        """How many workers with `cpus` CPUs and `gpu` GPUs each fit on them while they are idle."""
+        return sum(
+            int(min(node.get("CPU", 0) // cpus, math.floor(node.get("GPU", 0) / gpu + 1e-9) if gpu else math.inf))
+            for node in self.resources
+        )
+
+    def allocate(self, workers: Workers, *, gpu: float) -> TrainingResources:
+        """Divide their CPUs among workers; raises UsageFailure for more workers than there can ever be room for.
+
+        Where nodes are started, one CPU of each stays free for drivers and controllers. Ray itself would wait forever
+        for resources that cannot exist.
+        """
+        needed = workers.largest if workers.smallest is None else workers.smallest
+        slots = self.slots(1, gpu=gpu)
+        if needed > slots:
+            self._refuse(TrainingResources(needed, gpu=gpu), slots)
+        if workers.largest > slots:
+            log.warning("the cluster has room for %d of the %d workers at most", slots, workers.largest)
+        largest = min(workers.largest, slots)
+        cpus = self._cpus_of_each(largest, gpu=gpu)
+        smallest = None if workers.smallest is None else min(workers.smallest, largest)
+        return TrainingResources(largest, cpus, gpu, smallest)
+
+    def _cpus_of_each(self, num_workers: int, *, gpu: float) -> int:
+        """The most that as many workers can have each; where no nodes are started, of what is free now."""
+        left = self
+        if self.scales:
+            left = Nodes([{**node, "CPU": max(1.0, node["CPU"] - 1)} for node in self.resources if node.get("CPU")])
+        cpus = 1
+        while left.slots(cpus + 1, gpu=gpu) >= num_workers:
+            cpus += 1
+        if self.scales:
+            return cpus
+        free = int(connection.free_resources().get("CPU", 0)) // num_workers
         if not free:
-            log.warning("all CPUs of the cluster are in use; training waits for %d", largest)
-        cpus = max(1, min(cpus, free))
-    return TrainingResources(largest, cpus, gpu, None if workers.smallest is None else min(workers.smallest, largest))
+            log.warning("all CPUs of the cluster are in use; training waits for %d", num_workers)
+        return max(1, min(cpus, free))
 
-
-def num_worker_slots(cpus: int, *, gpu: float) -> int:
-    """How many workers with `cpus` CPUs and `gpu` GPUs fit on the nodes that the idle cluster has or can start."""
-    return num_slots(_nodes()[0], cpus, gpu=gpu)
-
-
-def num_slots(nodes: list[Mapping[str, float]], cpus: int, *, gpu: float) -> int:
-    """How many workers with `cpus` CPUs and `gpu` GPUs fit on idle nodes of these resources."""
-    return sum(
-        int(min(node.get("CPU", 0) // cpus, math.floor(node.get("GPU", 0) / gpu + 1e-9) if gpu else math.inf))
-        for node in nodes
-    )
-
-
-def _nodes() -> tuple[list[Mapping[str, float]], bool]:
-    """Resources of each node that the cluster can have, and whether it starts nodes by itself."""
-    types = node_types() if connection.may_scale() else []
-    if not types:
-        return list(connection.node_resources()), False
-    return [each.resources for each in types for _ in range(each.max_nodes)], True
+    def _refuse(self, wanted: TrainingResources, slots: int) -> None:
+        cpus, gpus = (sum(node.get(name, 0) for node in self.resources) for name in ("CPU", "GPU"))
+        has = f"the cluster {'can have' if self.scales else 'has'} {cpus:g} CPUs and {gpus:g} GPUs"
+        remedy = f"use 1 to {slots} workers" if slots else "name a cluster that has them with --address"
+        more = ", or raise max_workers of a node type" if self.scales else ""
+        raise UsageFailure(f"cannot allocate {wanted}: {has}; {remedy}{more}")
 
 
 def _gpus(amount: float) -> str:
     return "" if not amount else " and a GPU" if amount == 1 else f" and {amount:g} of a GPU"
-
-
-def _refuse(wanted: TrainingResources, nodes: list[Mapping[str, float]], slots: int, *, scales: bool) -> None:
-    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
-    has = f"the cluster {'can have' if scales else 'has'} {cpus:g} CPUs and {gpus:g} GPUs"
-    largest = f"use 1 to {slots} workers" if slots else "name a cluster that has them with --address"
-    remedy = f"{largest}, or raise max_workers of a node type" if scales else largest
-    raise UsageFailure(f"cannot allocate {wanted}: {has}; {remedy}")

@@ -75,30 +75,34 @@ def earlier_settings(context: Context, family: Family, run_id: str, space: Mappi
 
 def parse_range(family: Family, entry: str) -> tuple[str, Range]:
     """NAME=LOW:HIGH, NAME=log:LOW:HIGH or NAME=A,B,C as a range of a setting, whose ends its flag would accept."""
-    name, _, text = entry.partition("=")
-    name = name.replace("-", "_")
-    scale, low, high = (["", *text.split(":")] if text.count(":") == 1 else [*text.split(":"), "", ""])[:3]
-    if ":" not in text:
-        options = tuple(_setting(family, "--space", name, each)[1] for each in text.split(","))
-        found = _setting(family, "--space", name, text.split(",")[0])[0]
-        if len(set(options)) < 2:
-            raise UsageFailure(f"--space {entry} has one value; use --fix {entry}")
-        return found, Choice(options)
-    if text.count(":") > 2 or scale not in ("", "log"):
+    given, _, text = entry.partition("=")
+    is_log = text.startswith("log:")
+    ends = text.removeprefix("log:").split(":")
+    if len(ends) > 2 or (is_log and len(ends) == 1):
         raise UsageFailure(f"--space {entry} is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C")
-    found, first = _setting(family, "--space", name, low)
-    last = _setting(family, "--space", name, high)[1]
-    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (first, last)):
-        raise UsageFailure(f"--space {entry}: {found} is no number; list its values, NAME=A,B,C")
-    if not first < last:
-        raise UsageFailure(f"--space {entry}: {low} is not less than {high}")
-    if isinstance(first, int) and isinstance(last, int):
-        if scale or last - first >= MAX_INTEGERS:
-            raise UsageFailure(f"--space {entry}: list the whole numbers to try, such as {found}={first},{last}")
-        return found, Choice(tuple(range(first, last + 1)))
-    if scale and not first > 0:
+    words = ends if len(ends) == 2 else text.split(",")
+    parsed = [_setting(family, "--space", given.replace("-", "_"), word) for word in words]
+    name, values = parsed[0][0], [value for _, value in parsed]
+    if len(ends) == 2:
+        return name, _between(entry, name, *values, is_log=is_log)
+    if len(set(values)) < 2:
+        raise UsageFailure(f"--space {entry} has one value; use --fix {entry}")
+    return name, Choice(tuple(values))
+
+
+def _between(entry: str, name: str, low: Any, high: Any, *, is_log: bool) -> Range:
+    """The range of two values of a setting; raises UsageFailure if there is none."""
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (low, high)):
+        raise UsageFailure(f"--space {entry}: {name} is no number; list its values, NAME=A,B,C")
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise UsageFailure(f"--space {entry}: {low} is not less than {high}, or one of them is no finite number")
+    if isinstance(low, int) and isinstance(high, int):
+        if is_log or high - low >= MAX_INTEGERS:
+            raise UsageFailure(f"--space {entry}: list the whole numbers to try, such as {name}={low},{high}")
+        return Choice(tuple(range(low, high + 1)))
+    if is_log and not low > 0:
         raise UsageFailure(f"--space {entry}: a logarithmic range begins above 0")
-    return found, LogUniform(first, last) if scale else Uniform(first, last)
+    return LogUniform(low, high) if is_log else Uniform(low, high)
 
 
 def _setting(family: Family, flag: str, given: str, text: str) -> tuple[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,11 @@ from jobs.cluster.ports import free_port
 from jobs.deploy import Options
 from jobs.serving.api import read_file, read_json
 from jobs.tracking.model_uri import LocatedModel
+from tests.kit.polling import until
 from tests.kit.shop import SHOP, prepare_shop, write_model
 
 SEEN_WITHIN_S = 50.0
 """Ten times the promise, as the machine may be loaded."""
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SEEN_WITHIN_S
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def status_of(url: str, key: str | None = None) -> int:
@@ -81,7 +74,7 @@ def test_a_deployed_endpoint_follows_its_keys_and_has_the_metrics_of_all_replica
     assert status_of(f"{shop.url}/v1/models") == 200
     reader = shop.keys("create", "web", scopes=("read",))
     operator = shop.keys("create", "operator", scopes=("admin",))["key"]
-    eventually(shop.is_refused_by_all)
+    until(shop.is_refused_by_all, within_s=SEEN_WITHIN_S)
 
     details = shop.deploy("v2")
     returned = rollback._serve(shop.context, SHOP, shop.located("v1"), timeout_s=60)
@@ -98,11 +91,11 @@ def test_a_deployed_endpoint_follows_its_keys_and_has_the_metrics_of_all_replica
     def page() -> str:
         return read_file(details["metrics"], key=operator).content.decode()
 
-    eventually(lambda: 'shopkeeper_replicas{family="recommender"} 2' in page())
+    until(lambda: 'shopkeeper_replicas{family="recommender"} 2' in page(), within_s=SEEN_WITHIN_S)
     asked = 'shopkeeper_requests_total{family="recommender",method="POST",route="/v1/recommendations",code="200"}'
     # And the golden request of each of two deployments and of the rollback.
-    eventually(lambda: f"{asked} 23" in page())
+    until(lambda: f"{asked} 23" in page(), within_s=SEEN_WITHIN_S)
     assert "shopkeeper_proxy_up 1" in page()
     assert "haproxy_frontend_http_requests_total" in page()
     shop.keys("revoke", reader["id"])
-    eventually(lambda: shop.is_refused_by_all(reader["key"]))
+    until(lambda: shop.is_refused_by_all(reader["key"]), within_s=SEEN_WITHIN_S)

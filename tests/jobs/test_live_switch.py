@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,12 +29,12 @@ from jobs.serving.state import num_replicas
 from jobs.tracking.model_uri import LocatedModel
 from models import bundle
 from models.prepared import Prepared
+from tests.kit.polling import until
 from tests.kit.shop import SHOP, prepare_shop, write_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]
 BODY = json.dumps({"user_id": "u3", "count": 4})
-WAIT_S = 120.0
 
 
 @dataclass
@@ -70,6 +69,13 @@ class Shop:
         found: dict[str, Any] = ServeApi(head.dashboard_url, headers(head)).details()["applications"][SHOP.name]
         return found
 
+    def is_rolled_out(self) -> bool:
+        """Whether every replica has what was applied last."""
+        found = self.serve_state()
+        return found["status"] == "RUNNING" and {each["status"] for each in found["deployments"].values()} == {
+            "HEALTHY"
+        }
+
     def health(self) -> dict[str, Any]:
         found = status.run(self.context, SHOP, status.Options(timeout_s=60), None)
         shown: dict[str, Any] = found.details["families"][SHOP.name]["deployed"]
@@ -86,14 +92,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     start_head(store)
     yield Shop(Context(store=store), data, free_port(), directory)
     stop_head(store)
-
-
-def until(is_done: Any) -> None:
-    """Poll until something is true."""
-    deadline = time.monotonic() + WAIT_S
-    while not is_done():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.2)
 
 
 @contextmanager
@@ -165,6 +163,7 @@ def test_a_rollback_that_fails_leaves_what_was_serving(shop: Shop) -> None:
         shop.roll_back("v1", timeout_s=0.0)
 
     assert config_path(shop.context.store).read_bytes() == applied
+    until(shop.is_rolled_out)  # and not only in the replicas that answer first
     until(lambda: {shop.info()["version"] for _ in range(8)} == {"v2"})
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from jobs.cluster.processes import members
 from jobs.serving.api import read_json
 from jobs.serving.foreground import alone, end_foreground
 from tests.kit.other_user import as_other_user, needs_other_user
+from tests.kit.polling import until
 from tests.kit.shop import SHOP, prepare_shop, write_model
 
 TIMEOUT_S = 120.0
@@ -203,7 +204,7 @@ def test_the_endpoint_goes_before_the_tasks_of_trainings_on_the_same_cluster(sho
     command = [sys.executable, "-c", NICENESS_OF_A_TASK, str(shop.context.store.root)]
     task = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    wait_for(runs_at_the_usual_priority)
+    until(runs_at_the_usual_priority)
     assert task.stdout == "15\n", task.stderr
 
 
@@ -212,7 +213,7 @@ def test_after_the_control_service_was_killed_deploy_works_again(shop: Shop) -> 
     former = shop.directory
     (control_service,) = shop.processes("gcs_server")
     control_service.kill()
-    wait_for(lambda: running_head(shop.context.store) is None)
+    until(lambda: running_head(shop.context.store) is None)
 
     shop.deploy()
 
@@ -254,16 +255,10 @@ def test_stop_ends_what_a_killed_cluster_left_behind(shop: Shop) -> None:
     info = running_head(shop.context.store)
     assert info is not None
     os.kill(info.pid, signal.SIGKILL)
-    wait_for(lambda: running_head(shop.context.store) is None)
+    until(lambda: running_head(shop.context.store) is None)
 
     outcome = stop.run(shop.context, None, stop.Options(), None)
 
     assert outcome.status == "stopped"
     assert not members(directory)
     assert not directory.exists()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"

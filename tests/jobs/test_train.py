@@ -21,7 +21,7 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import read_plan
 from jobs.train import Options
-from jobs.training.placement import Workers, allocate_workers
+from jobs.training.placement import Nodes, Workers
 from models import bundle
 from models.family import Family
 from models.prepared import Prepared
@@ -137,8 +137,8 @@ def test_a_request_beyond_the_cluster_s_resources_is_rejected(
 
 @pytest.mark.ray
 def test_one_worker_gets_all_cpus_of_the_cluster(ray_cluster: None) -> None:
-    assert allocate_workers(Workers(1), gpu=False).cpus_per_worker == 2
-    assert allocate_workers(Workers(2), gpu=False).cpus_per_worker == 1
+    assert Nodes.of_cluster().allocate(Workers(1), gpu=False).cpus_per_worker == 2
+    assert Nodes.of_cluster().allocate(Workers(2), gpu=False).cpus_per_worker == 1
 
 
 def test_a_run_is_resumed_only_with_its_original_settings(toy: Family, toy_data: Prepared, context: Context) -> None:

@@ -8,11 +8,10 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -21,8 +20,8 @@ from jobs.cluster.head_environment import head_environment
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import DIRECTORY_VARIABLE, end_members, members
 from tests.conftest import CHECKOUT
+from tests.kit.polling import until
 
-T = TypeVar("T")
 HEAD_TYPE = "ray.head.default"
 """What the fake provider calls the type of the head, whatever the file says."""
 HEAD_ID = "f" * 51 + "00000"
@@ -73,7 +72,11 @@ class FakeCluster:
         command += ["--object-store-memory=200000000", "--disable-usage-stats"]
         with (self.directory / "ray.log").open("wb") as log:
             subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        self.awaited(self._responds, START_S)
+        try:
+            until(self._responds, within_s=START_S)
+        except AssertionError:
+            said = (self.directory / "ray.log").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"the head did not start\n{said[-3000:]}") from None
 
     def stop(self) -> None:
         """End every process of the cluster."""
@@ -99,22 +102,12 @@ class FakeCluster:
         """SIGKILL to a raylet; its workers end when they miss it."""
         self.raylets()[node_id].kill()
 
-    def awaited(self, found: Callable[[], T | None], timeout_s: float) -> T:
-        """What `found` returns once it is something; raises TimeoutError with the end of the log."""
-        deadline = time.monotonic() + timeout_s
-        while (result := found()) is None:
-            if time.monotonic() > deadline:
-                text = (self.directory / "ray.log").read_text(encoding="utf-8", errors="replace")
-                raise TimeoutError(f"it did not happen within {timeout_s:g} s\n{text[-3000:]}")
-            time.sleep(0.3)
-        return result
-
-    def _responds(self) -> bool | None:
+    def _responds(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self._ports["dashboard"]), timeout=1).close()
             socket.create_connection((_own_address(), self._ports["gcs"]), timeout=1).close()
         except OSError:
-            return None
+            return False
         return True
 
 

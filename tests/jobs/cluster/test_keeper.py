@@ -8,9 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +23,7 @@ from jobs.cluster.head_environment import haproxy_binary
 from jobs.cluster.keeper import HAPROXY
 from jobs.cluster.ports import free_port
 from jobs.cluster.processes import DIRECTORY_VARIABLE, STORE_VARIABLE, created_s, end_members, members, running_process
+from tests.kit.polling import until
 from tests.kit.proxy import NAME, render, wrapper
 
 ORPHAN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('started', flush=True); signal.pause()"
@@ -111,10 +111,10 @@ def test_a_killed_haproxy_is_replaced_at_once_until_ray_starts_another() -> None
         node.mkdir(parents=True)
         render(node, port=port, replica_port=free_port())
         with started(node) as first:
-            wait_for(lambda: listens(port) and int((node / RECORD).read_text()) == first.pid)
+            until(lambda: listens(port) and int((node / RECORD).read_text()) == first.pid)
             first.kill()
         record = node / f"{SUBSTITUTE}.pid"
-        wait_for(lambda: listens(port) and record.exists() and record.read_text() != "")
+        until(lambda: listens(port) and record.exists() and record.read_text() != "")
         substitute = int(record.read_text())
         age = created_s(substitute)
         # One that was killed early may not have made its socket yet.
@@ -122,7 +122,7 @@ def test_a_killed_haproxy_is_replaced_at_once_until_ray_starts_another() -> None
             admin.connect(str(node / "admin.sock"))  # so that Ray sees that its HAProxy is dead
 
         with started(node) as second:
-            wait_for(lambda: running_process(substitute, age) is None)
+            until(lambda: running_process(substitute, age) is None)
             assert listens(port)
             second.kill()
 
@@ -136,12 +136,12 @@ def test_a_keeper_that_is_stopped_lets_requests_under_way_end(tmp_path: Path) ->
         node.mkdir(parents=True)
         render(node, port=port, replica_port=replica.server_port)
         ready.touch()
-        wait_for(lambda: listens(port))
+        until(lambda: listens(port))
         with ThreadPoolExecutor() as client:
             answer = client.submit(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/slow", timeout=TIMEOUT_S))
             assert has_begun.wait(TIMEOUT_S)
             keeper.terminate()
-            wait_for(lambda: not listens(port))
+            until(lambda: not listens(port))
             may_answer.set()
 
             assert answer.result().status == 200
@@ -182,9 +182,3 @@ def listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S):
         return True
     return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"

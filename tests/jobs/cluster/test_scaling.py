@@ -14,6 +14,7 @@ import pytest
 
 from jobs.cli.context import Store
 from tests.kit.fake_cluster import FakeCluster, fake_cluster, shipped_config
+from tests.kit.polling import until
 from tests.kit.shop import prepare_shop
 
 PATIENCE_S = 240.0
@@ -64,7 +65,7 @@ def test_a_training_starts_its_nodes_and_outlives_one(cluster: FakeCluster, tmp_
     log = tmp_path / "log"
 
     training = start(cluster, store, log, "train", "recommender", "--workers", "2", *TRAINING)
-    cluster.awaited(lambda: "epoch 2:" in log.read_text("utf-8") or None, PATIENCE_S)
+    until(lambda: "epoch 2:" in log.read_text("utf-8"), within_s=PATIENCE_S)
     (first, *_) = cluster.raylets()
     cluster.kill_node(first)
     code, line = result(training)

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from jobs.cluster.processes import created_s, running_process
 from jobs.pipelines import process
 from jobs.pipelines.process import read_result, result_path, run_verb, tail
 from tests.conftest import CHECKOUT
+from tests.kit.polling import until
 
 TIMEOUT_S = 60.0
 FOR_EVER = "import sys, time; sys.stderr.write('begun\\n'); sys.stderr.flush(); time.sleep(600)"
@@ -75,17 +74,11 @@ note = Path({str(pid_file)!r})
 process.run_verb([], log=Path({str(log)!r}), timeout_s=None, started=lambda pid, _: note.write_text(str(pid)))
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT)
-    wait_for(lambda: tail(log) == "begun" and pid_file.is_file() and pid_file.read_text() != "")
+    until(lambda: tail(log) == "begun" and pid_file.is_file() and pid_file.read_text() != "")
     pid = int(pid_file.read_text())
     started_s = created_s(pid)
 
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
 
-    wait_for(lambda: running_process(pid, started_s) is None)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+    until(lambda: running_process(pid, started_s) is None)

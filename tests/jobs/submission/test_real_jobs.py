@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -18,20 +17,10 @@ from jobs.cluster.local_head import start_head, stop_head
 from jobs.submission.client import job_client
 from jobs.tracking.client import RunInfo, Tracking
 from jobs.tracking.liveness import TAG_PROCESS, TAG_SUBMISSION
+from tests.kit.polling import until
 from tests.kit.shop import prepare_shop
 
-T = TypeVar("T")
-PATIENCE_S = 120.0
-"""Ten times what each step takes, as the machine may be loaded."""
 TRAINING = ("train", "recommender", "--epochs", "100000", "--patience", "0")
-
-
-def awaited(found: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE_S
-    while (result := found()) is None:
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.2)
-    return result
 
 
 @pytest.fixture
@@ -69,21 +58,21 @@ def test_a_job_is_submitted_again_when_its_driver_is_killed_and_not_when_it_is_s
         command=TRAINING, wait=False, submission_id="nightly", retries=3, metadata=("team=search",), env=("HOME",)
     )
     assert submit.run(cluster, None, options, None).details["job_id"] == "nightly"
-    first = awaited(lambda: driver(cluster))
-    awaited(lambda: row_of(cluster, "nightly")["run_id"])
+    first = until(lambda: driver(cluster))
+    until(lambda: row_of(cluster, "nightly")["run_id"])
 
     os.kill(int(first.tags[TAG_PROCESS].split()[0]), signal.SIGKILL)
-    second = awaited(lambda: driver(cluster, other_than=first.tags[TAG_PROCESS]))
+    second = until(lambda: driver(cluster, other_than=first.tags[TAG_PROCESS]))
 
     row = row_of(cluster, "nightly")
     assert second.run_id == first.run_id == row["run_id"]
     assert (row["state"], row["verb"], row["attempt"], row["metadata"]) == ("running", "train", 2, {"team": "search"})
     assert states(row) == ["dead", "running"]
-    log = awaited(lambda: text if "resuming run" in (text := jobs(cluster, "logs", "nightly").summary) else None)
+    log = until(lambda: text if "resuming run" in (text := jobs(cluster, "logs", "nightly").summary) else None)
     assert "attempt 1 of 4 was lost" in log
 
     job_client(*dashboard(cluster)).stop_job("nightly")  # as the dashboard and Ray's own command do
-    row = awaited(lambda: row if "running" not in states(row := row_of(cluster, "nightly")) else None)
+    row = until(lambda: row if "running" not in states(row := row_of(cluster, "nightly")) else None)
     assert (row["state"], states(row)) == ("stopped", ["dead", "stopped"])
     with pytest.raises(UsageFailure, match="has ended already"):
         jobs(cluster, "stop", "nightly")
@@ -91,6 +80,6 @@ def test_a_job_is_submitted_again_when_its_driver_is_killed_and_not_when_it_is_s
         submit.run(cluster, None, options, None)
 
     submit.run(cluster, None, submit.Options(command=TRAINING, wait=False, submission_id="plain"), None)
-    awaited(lambda: row if (row := row_of(cluster, "plain"))["state"] == "running" else None)
+    until(lambda: row if (row := row_of(cluster, "plain"))["state"] == "running" else None)
     assert jobs(cluster, "stop", "plain").status == "stopped"
     assert row_of(cluster, "plain")["state"] == "stopped"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from jobs.cli.context import UsageFailure
 from jobs.cluster import connection
 from jobs.cluster.node_types import NodeType
 from jobs.training import placement
-from jobs.training.placement import TrainingResources, Workers, allocate_workers, num_slots
+from jobs.training.placement import Nodes, TrainingResources, Workers
 
 
 def cluster(
@@ -40,59 +38,59 @@ def test_a_cluster_without_nodes_has_room_for_what_it_can_start(monkeypatch: pyt
     cluster(monkeypatch, live=[{"memory": 1e9}], types=[NodeType("cpu", {"CPU": 8.0}, 4)])
 
     # One CPU of each node stays free for drivers and controllers.
-    assert allocate_workers(Workers(2), gpu=False) == TrainingResources(2, 7)
-    assert allocate_workers(Workers(8), gpu=False) == TrainingResources(8, 3)
+    assert Nodes.of_cluster().allocate(Workers(2), gpu=False) == TrainingResources(2, 7)
+    assert Nodes.of_cluster().allocate(Workers(8), gpu=False) == TrainingResources(8, 3)
 
 
 def test_nodes_with_one_cpu_hold_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, live=[], types=[NodeType("cpu", {"CPU": 1.0}, 2)])
 
-    assert allocate_workers(Workers(2), gpu=False) == TrainingResources(2, 1)
+    assert Nodes.of_cluster().allocate(Workers(2), gpu=False) == TrainingResources(2, 1)
 
 
 def test_a_gpu_worker_gets_the_cpus_of_its_share_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     types = [NodeType("cpu", {"CPU": 64.0}, 4), NodeType("gpus", {"CPU": 33.0, "GPU": 4.0}, 2)]
     cluster(monkeypatch, live=[], types=types)
 
-    assert allocate_workers(Workers(8), gpu=True) == TrainingResources(8, 8, gpu=True)
+    assert Nodes.of_cluster().allocate(Workers(8), gpu=True) == TrainingResources(8, 8, gpu=True)
 
 
 def test_what_no_node_type_can_hold_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, live=[], types=[NodeType("cpu", {"CPU": 2.0}, 2)])
 
     with pytest.raises(UsageFailure, match=r"5 workers .* the cluster can have 4 CPUs and 0 GPUs; use 1 to 4 workers"):
-        allocate_workers(Workers(5), gpu=False)
+        Nodes.of_cluster().allocate(Workers(5), gpu=False)
     with pytest.raises(UsageFailure, match=r"1 worker with 1 CPU and a GPU each: .* or raise max_workers"):
-        allocate_workers(Workers(1), gpu=True)
+        Nodes.of_cluster().allocate(Workers(1), gpu=True)
 
 
 def test_elastic_workers_need_room_for_the_smallest_number(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, live=[], types=[NodeType("cpu", {"CPU": 2.0}, 2)])
 
-    assert allocate_workers(Workers(9, 2), gpu=False) == TrainingResources(4, 1, min_workers=2)
+    assert Nodes.of_cluster().allocate(Workers(9, 2), gpu=False) == TrainingResources(4, 1, min_workers=2)
     with pytest.raises(UsageFailure):
-        allocate_workers(Workers(9, 5), gpu=False)
+        Nodes.of_cluster().allocate(Workers(9, 5), gpu=False)
 
 
 def test_a_cluster_that_does_not_scale_is_divided_as_far_as_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, live=[{"CPU": 8.0}, {"CPU": 4.0}], types=[], free=6)
 
-    assert allocate_workers(Workers(1), gpu=False).cpus_per_worker == 6
-    assert allocate_workers(Workers(3), gpu=False).cpus_per_worker == 2
+    assert Nodes.of_cluster().allocate(Workers(1), gpu=False).cpus_per_worker == 6
+    assert Nodes.of_cluster().allocate(Workers(3), gpu=False).cpus_per_worker == 2
     with pytest.raises(UsageFailure, match="the cluster has 12 CPUs"):
-        allocate_workers(Workers(13), gpu=False)
+        Nodes.of_cluster().allocate(Workers(13), gpu=False)
 
 
 def test_slots_are_counted_node_by_node() -> None:
-    nodes: list[Mapping[str, float]] = [{"CPU": 7.0}, {"CPU": 4.0, "GPU": 1.0}, {}]
+    nodes = Nodes([{"CPU": 7.0}, {"CPU": 4.0, "GPU": 1.0}, {}])
 
-    assert [num_slots(nodes, cpus, gpu=False) for cpus in (1, 3, 5, 8)] == [11, 3, 1, 0]
-    assert [num_slots(nodes, cpus, gpu=True) for cpus in (1, 4, 5)] == [1, 1, 0]
+    assert [nodes.slots(cpus) for cpus in (1, 3, 5, 8)] == [11, 3, 1, 0]
+    assert [nodes.slots(cpus, gpu=1.0) for cpus in (1, 4, 5)] == [1, 1, 0]
 
 
 def test_workers_may_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, live=[{"CPU": 16.0, "GPU": 1.0}], types=[], free=16)
 
-    assert allocate_workers(Workers(5), gpu=0.2).per_worker == {"CPU": 3.0, "GPU": 0.2}
+    assert Nodes.of_cluster().allocate(Workers(5), gpu=0.2).per_worker == {"CPU": 3.0, "GPU": 0.2}
     with pytest.raises(UsageFailure, match=r"6 workers with 1 CPU and 0\.2 of a GPU each"):
-        allocate_workers(Workers(6), gpu=0.2)
+        Nodes.of_cluster().allocate(Workers(6), gpu=0.2)
