@@ -7,15 +7,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from optuna.samplers import TPESampler
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Domain
 
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import UNSPLIT, check_at_least
@@ -29,17 +24,12 @@ from jobs.training.distributed import WorkerContext
 from jobs.training.fit import fit, log_to_stderr, record_final_status
 from jobs.training.loop import run_training
 from jobs.training.placement import Nodes, TrainingResources, Workers
-from jobs.training.search_space import earlier_settings, is_inside, search_space
-from models.config import Choice, LogUniform, Range
+from jobs.training.search_space import earlier_settings, search_space
+from jobs.training.tuner import Search, tuner_of
 from models.family import Family
-from models.prepared import Prepared
 
-SECONDS_PER_MINUTE = 60
-REDUCTION = 3
-"""ASHA promotes the best third of the trials at each rung."""
-TRIAL_RETRIES = 1
-TUNE = "tune"
-"""Subdirectory of a sweep for Tune's own state."""
+BUDGET = ("trials", "minutes", "core_seconds")
+"""Flags that may differ when a sweep is resumed; more of them adds to a finished one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,8 @@ class Options:
     name: str | None = None
     """Name of the sweep's MLflow run; `sweep FAMILY` if unset."""
     resume: str | None = None
-    """Run id of an interrupted sweep to resume, with its original settings."""
+    """Run id of a sweep to resume with its original settings; --trials, --minutes and --core-seconds may be others, and
+    add trials to a finished sweep."""
 
     def __post_init__(self) -> None:
         check_at_least(self, trials=1, concurrent=0, workers_per_trial=1)
@@ -88,55 +79,41 @@ class Options:
             raise ValueError(f"--core-seconds {self.core_seconds:g} leaves no time; use more than 0")
 
 
-@dataclass(frozen=True)
-class Search:
-    """The resolved settings of a sweep."""
-
-    family: Family
-    config: Any
-    """Base config of every trial."""
-    space: Mapping[str, Range]
-    data: Prepared
-    directory: Path
-    num_trials: int
-    num_concurrent: int
-    resources: TrainingResources
-    """Workers and their resources per trial."""
-    minutes: float | None
-    core_seconds: float | None = None
-    first: Sequence[Mapping[str, Any]] = ()
-    """Settings to try before the search chooses others, besides those that `train` would use."""
-
-    @property
-    def metric(self) -> str:
-        """The metric that ranks trials: the best validation score of a trial so far."""
-        return f"best_val_{self.family.metric.name}"
+def check(family: Family, options: Options, config: Any | None) -> None:
+    """Raise UsageFailure for settings that cannot be searched; needs no store."""
+    search_space(with_metric(family, options.metric), config or family.Config(), options.fix, options.space)
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Search hyperparameters; each trial becomes a child run, and the best model an artifact of the sweep's run."""
     assert family is not None
     config = config or family.Config()
+    check(family, options, config)
     family = with_metric(family, options.metric)
-    search_space(family, config, options.fix, options.space)  # rejects invalid settings before anything starts
+    earlier: Sequence[Mapping[str, Any]] = ()
+    if options.warm_start and not options.resume:
+        space, _ = search_space(family, config, options.fix, options.space)
+        earlier = earlier_settings(context, family, options.warm_start, space)
     connection.connect(context)
     if options.resume:
-        plan = read_plan(context, family, config=config, options=options)
+        plan = read_plan(context, family, config=config, options=options, changeable=BUDGET)
         family = with_metric(family, plan.options.metric)
-        search = _search(context, family, plan, *allocate_trials(plan.options))
-        tuner = _tuner(search, context, plan)  # before the run is reopened, for a sweep of another release fails here
+        search = _search(family, plan, *allocate_trials(plan.options))
         tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
         allocation = allocate_trials(options)
         name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-        search = _search(context, family, plan, *allocation)
-        tuner = _tuner(search, context, plan)
+        search = _search(family, plan, *allocation, earlier)
     resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
-    with record_final_status(tracked, f"`{resume}` resumes it"):
+    with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
         check_visible(plan.directory)
-        with _ctrl_c_as_exception():
-            tuner.fit()
+        logger = trials.TrialLogger(context, family, plan, search.config, metric=search.metric)
+        if tuner := tuner_of(search, _trainable(search), logger):
+            with _ctrl_c_as_exception():
+                tuner.fit()
+        else:
+            log.info("nothing is left of its budget; a larger --trials or --core-seconds adds to it")
         return _conclude(search, plan, tracked)
 
 
@@ -159,7 +136,13 @@ def with_metric(family: Family, name: str | None) -> Family:
     return dataclasses.replace(family, metric=known[name])
 
 
-def _search(context: Context, family: Family, plan: Plan, num_concurrent: int, resources: TrainingResources) -> Search:
+def _search(
+    family: Family,
+    plan: Plan,
+    num_concurrent: int,
+    resources: TrainingResources,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> Search:
     schema = plan.data.schema(family.Schema, family.files)
     default = family.resolve(family.Config(), schema)
     space, config = search_space(family, plan.config, plan.options.fix, plan.options.space, default=default)
@@ -175,93 +158,7 @@ def _search(context: Context, family: Family, plan: Plan, num_concurrent: int, r
         resources=resources,
         minutes=plan.options.minutes,
         core_seconds=plan.options.core_seconds,
-        first=earlier_settings(context, family, plan.options.warm_start, space) if plan.options.warm_start else (),
-    )
-
-
-def _tuner(search: Search, context: Context, plan: Plan) -> tune.Tuner:
-    """A new Tuner, or the restored one of an interrupted sweep."""
-    trainable = tune.with_resources(_trainable(search), _resources(search.resources))
-    logger = trials.TrialLogger(context, search.family, plan, search.config, metric=search.metric)
-    if tune.Tuner.can_restore(plan.directory / TUNE):
-        return _restored_tuner(search, plan, trainable, logger)
-    mode, epochs = search.family.metric.mode, max(1, search.config.epochs)
-    return tune.Tuner(
-        trainable,
-        param_space={name: _domain(dimension) for name, dimension in search.space.items()},
-        tune_config=tune.TuneConfig(
-            metric=search.metric,
-            mode=mode,
-            num_samples=search.num_trials,
-            max_concurrent_trials=search.num_concurrent,
-            time_budget_s=None if search.minutes is None else search.minutes * SECONDS_PER_MINUTE,
-            search_alg=_optuna(search),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                max_t=epochs,
-                grace_period=max(1, epochs // REDUCTION**2),
-                reduction_factor=REDUCTION,
-            ),
-            # Starting a process per trial takes seconds, longer than a small trial.
-            reuse_actors=search.resources.num_workers == 1,
-        ),
-        run_config=tune.RunConfig(
-            name=TUNE,
-            storage_path=str(plan.directory),
-            failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-            callbacks=[logger],
-            stop=None if search.core_seconds is None else Budget(search.core_seconds, search.resources),
-            verbose=0,
-        ),
-    )
-
-
-def _restored_tuner(search: Search, plan: Plan, trainable: Any, logger: trials.TrialLogger) -> tune.Tuner:
-    """The Tuner of an interrupted sweep; raises Failure if a release with other modules has started it."""
-    stored = str(plan.directory / TUNE)
-    try:
-        tuner = tune.Tuner.restore(stored, trainable=trainable, resume_unfinished=True, restart_errored=False)
-        if tuner._local_tuner is not None:
-            # The stored one has the paths of the store, which may have been moved; Ray takes no other by its interface.
-            tuner._local_tuner.get_run_config().callbacks = [logger]
-        return tuner
-    except (ImportError, AttributeError) as error:  # Tune pickles our callback by the name of its module
-        best = trials.best_of(_read_trials(search, plan), search.family.metric)
-        kept = f"; the best model so far is {best.bundle}, which --model of other verbs accepts" if best else ""
-        raise Failure(
-            f"sweep {plan.run_id} was started by another release and cannot be resumed ({error}): start a new sweep. "
-            f"The metrics of its trials are kept in MLflow{kept}"
-        ) from error
-
-
-class Budget(tune.Stopper):
-    """Ends a sweep when its trials have used so many core-seconds, counted from their reports: up to an epoch late."""
-
-    def __init__(self, core_seconds: float, resources: TrainingResources) -> None:
-        self._core_seconds, self._cores = core_seconds, resources.num_workers * resources.cpus_per_worker
-        self._seconds: dict[str, float] = {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Count a report; whether the budget is used up."""
-        self._seconds[trial_id] = float(result.get("time_total_s", 0.0))
-        return self.stop_all()
-
-    def stop_all(self) -> bool:
-        """Whether the budget is used up."""
-        return self._cores * sum(self._seconds.values()) >= self._core_seconds
-
-
-def _optuna(search: Search) -> OptunaSearch:
-    default = {name: getattr(search.config, name) for name in search.space}
-    is_in_space = all(is_inside(default[name], dimension) for name, dimension in search.space.items())
-    return OptunaSearch(
-        metric=search.metric,
-        mode=search.family.metric.mode,
-        # The first trial uses the config that `train` would use, so a sweep is never worse than `train`.
-        points_to_evaluate=[*([default] if is_in_space else []), *map(dict, search.first)] or None,
-        sampler=TPESampler(
-            seed=search.config.seed, n_startup_trials=max(4, search.num_trials // 4), constant_liar=True
-        ),
+        first=[{name: settings[name] for name in space} for settings in earlier],
     )
 
 
@@ -269,6 +166,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
     def trial(sample: dict[str, Any]) -> None:
         trial_id = tune.get_context().get_trial_id()
         log_to_stderr(f"trial {trial_id}")
+        trials.adopt(search.directory, trial_id, sample)
         directory = trials.directory_of(search.directory, trial_id)
         config, resources = dataclasses.replace(search.config, **sample), search.resources
         if resources.num_workers > 1:
@@ -313,16 +211,9 @@ def _report_callback(search: Search) -> Any:
     return ReportWithScore()  # type: ignore[no-untyped-call]
 
 
-def _resources(resources: TrainingResources) -> dict[str, float]:
-    """What Tune reserves for a trial; one that starts its own workers must not hold the CPUs that these need."""
-    if resources.num_workers > 1:
-        return {"node:__internal_head__": 0.01}
-    return {"cpu": float(resources.cpus_per_worker), **({"gpu": float(resources.gpu)} if resources.gpu else {})}
-
-
 def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     """Log the best trial's bundle, the table and the plot of the search; delete the other trials' files."""
-    table = _read_trials(search, plan)
+    table = search.table()
     best = trials.best_of(table, search.family.metric)
     if best is None:
         errors = [row.error for row in table if row.error]
@@ -345,23 +236,6 @@ def _conclude(search: Search, plan: Plan, tracked: Run) -> Outcome:
     details = {"best_trial": best.trial_id, "best_config": best.sample, **numbers, "bundle": str(best.bundle)}
     table_text = trials.table_text(table, search.family.metric)
     return Outcome(run_id=plan.run_id, metrics=best.metrics, details=details, table=table_text)
-
-
-def _read_trials(search: Search, plan: Plan) -> list[trials.TrialResult]:
-    cores = search.resources.num_workers * search.resources.cpus_per_worker
-    return trials.read_table(plan.directory, search.metric, cores=cores)
-
-
-def _domain(dimension: Range) -> Domain:
-    domain: Domain  # Tune's functions are not annotated
-    match dimension:
-        case Choice(options):
-            domain = tune.choice(list(options))
-        case LogUniform(low, high):
-            domain = tune.loguniform(low, high)
-        case _:
-            domain = tune.uniform(dimension.low, dimension.high)
-    return domain
 
 
 @contextmanager

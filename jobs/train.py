@@ -56,7 +56,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
     resume = context.command(f"train {family.name} --resume {plan.run_id}")
-    with record_final_status(tracked, f"`{resume}` resumes it"):
+    with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
         check_visible(plan.directory)
         logger = EpochLogger(context, plan.run_id, plan.directory)
         result = fit(

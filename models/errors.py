@@ -6,6 +6,25 @@ import errno
 from pathlib import Path
 
 
+FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+SQLITE_FULL = "database or disk is full"
+
+
+def is_disk_full(error: BaseException | str) -> bool:
+    """Whether an error, one that led to it or one that its text names says that nothing more can be written."""
+    if isinstance(error, str):
+        return any(text in error for text in (*FULL.values(), SQLITE_FULL))
+    seen, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if getattr(one, "errno", None) in FULL or is_disk_full(str(one)):
+            return True
+        seen.add(id(one))
+        causes = [one.__cause__, one.__context__, *dict(getattr(one, "worker_failures", {})).values()]
+        left += [each for each in causes if isinstance(each, BaseException) and id(each) not in seen]
+    return False
+
+
 class DataRejected(ValueError):
     """Raw data that cannot be prepared; the message names the value and the remedy."""
 
@@ -23,7 +42,7 @@ class TombstonesUnreadable(OSError):
 
     def __init__(self, path: Path, error: Exception, *, writing: bool = False) -> None:
         remedy = "run as the owner of the store, make it writable, or restore the file from a backup"
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
+        if is_disk_full(error):
             remedy = "free some space and run it again"
         verb = "written" if writing else "read"
         super().__init__(f"{path}, which says who is erased, cannot be {verb}: {error}; {remedy}")

@@ -32,7 +32,8 @@ from jobs.tracking.client import Tracking  # noqa: E402
 from models import FAMILIES  # noqa: E402
 from models.family import Family  # noqa: E402
 from models.prepared import Prepared  # noqa: E402
-from tests.kit.register import TOY, register  # noqa: E402
+from tests.kit.packages import install  # noqa: E402
+from tests.kit.register import TOY  # noqa: E402
 
 
 def write_visitors(path: Path, *, num_visitors: int = 800, seed: int = 0, noise: float = 0.1) -> Path:
@@ -57,17 +58,14 @@ def environment_is_restored() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One small Ray cluster for all tests; its workers register the toy family."""
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One small Ray cluster for all tests; in its workers the toy family is that of an installed package."""
     import ray
 
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": register},
-    )
+    installed = tmp_path_factory.mktemp("installed")
+    install(installed, "toy-family", groups={"shopkeeper.families": {"toy": "tests.kit.toy:FAMILY"}}, modules={})
+    with patch.dict(os.environ, {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{installed}"}):
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 

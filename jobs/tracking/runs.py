@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,13 @@ def resolved(family: Family, config: Any, data: Prepared) -> Any:
     return found
 
 
-def read_plan(context: Context, family: Family, *, config: Any, options: Any) -> Plan:
-    """The stored plan of the run `options.resume`; raises UsageFailure if there is none or a flag contradicts it."""
+def read_plan(
+    context: Context, family: Family, *, config: Any, options: Any, changeable: Sequence[str] = ()
+) -> Plan:
+    """The stored plan of the run `options.resume`; raises UsageFailure if there is none or a flag contradicts it.
+
+    Flags of the verb that are `changeable` replace the stored ones, also on disk.
+    """
     run_id = options.resume
     directory = context.store.run_directory(family.name, run_id)
     if Path(run_id).name != run_id or not (directory / PLAN).is_file():
@@ -99,9 +105,13 @@ def read_plan(context: Context, family: Family, *, config: Any, options: Any) ->
         options=config_from_dict(type(options), {**values, "resume": run_id}),
     )
     _refuse_contradictions(config, plan.config, run_id)
+    changed = {name: value for name in changeable if (value := getattr(options, name)) != getattr(type(options), name)}
+    plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, **changed))
     _refuse_contradictions(options, plan.options, run_id)
     if not plan.data.path.is_dir():
         raise UsageFailure(f"the data of run {run_id} is missing from {plan.data.path}; prepare it again, then resume")
+    if changed:
+        write_text(directory / PLAN, json.dumps({**stored, "options": {**stored["options"], **changed}}, indent=1))
     log.info("resuming run %s in %s", run_id, directory)
     return plan
 
@@ -159,4 +169,5 @@ def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
             flag = flag_name(field.name)
-            raise UsageFailure(f"{flag} {value} differs from {was} of run {run_id}; omit {flag}")
+            shown = "unset" if was is None or was == () else f"{was}"
+            raise UsageFailure(f"{flag} {value} differs from run {run_id}, where it is {shown}; omit {flag}")

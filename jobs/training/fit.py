@@ -22,7 +22,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from jobs.cli.context import Context, Failure, log, with_run
+from jobs.cli.context import Context, DependencyDown, Failure, Interrupted, log, with_run
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
@@ -33,6 +33,7 @@ from jobs.training.distributed import WorkerContext
 from jobs.training.logged_bundle import BestBundle
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from jobs.training.placement import TrainingResources
+from models.errors import is_disk_full
 from models.family import Family
 from models.files import write_text
 from models.prepared import Prepared
@@ -116,10 +117,10 @@ def log_epochs(tracked: Run, directory: Path, last: int) -> None:
 
 
 @contextmanager
-def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
-    """Set the tracked run's status from how the block ends; an interruption says how to resume.
+def record_final_status(tracked: Run, hint: str, *, directory: Path) -> Iterator[None]:
+    """Set the tracked run's status from how the block ends; an interruption or a full disk says how to resume.
 
-    Whatever ends the run carries its id.
+    Whatever ends the run, whose files are in `directory`, carries its id.
     """
     status: Status = "FAILED"
     try:
@@ -134,10 +135,20 @@ def record_final_status(tracked: Run, hint: str) -> Iterator[None]:
     except TrainingDiverged as error:
         raise Failure(str(error), resume=tracked.run_id, run_id=tracked.run_id) from error
     except BaseException as error:
+        if is_disk_full(error):
+            raise _disk_full(directory, hint, tracked.run_id) from error
         with_run(error, tracked.run_id)
         raise
     finally:
-        tracked.end(status)
+        try:
+            tracked.end(status)
+        except DependencyDown as error:
+            if not is_disk_full(error):
+                raise
+
+
+def _disk_full(directory: Path, hint: str, run_id: str) -> Interrupted:
+    return Interrupted(f"the disk of {directory} is full; free some space, then {hint}", resume=run_id, run_id=run_id)
 
 
 def summarise_error(error: Exception) -> str:
@@ -181,7 +192,9 @@ def _train_worker(task: dict[str, Any]) -> Result | Exception:
     worker = WorkerContext(rank=session.get_world_rank(), world_size=session.get_world_size(), device=device)
     try:
         return run_training(**task["settings"], worker=worker, report=ray.train.report)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and not is_disk_full(error):
+            raise
         # Ray would retry a raised error in vain. A worker that fails alone must raise, or the others wait for it.
         if worker.world_size == 1 or isinstance(error, TrainingDiverged):
             return error

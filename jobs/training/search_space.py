@@ -51,7 +51,13 @@ def is_inside(value: Any, dimension: Range) -> bool:
     """Whether a range has a value."""
     if isinstance(dimension, Choice):
         return value in dimension.options
-    return bool(dimension.low <= value <= dimension.high) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and bool(dimension.low <= value <= dimension.high)
+
+
+def fits(sample: Mapping[str, Any], space: Mapping[str, Range]) -> bool:
+    """Whether settings have a value in each range of a space."""
+    return all(name in sample and is_inside(sample[name], dimension) for name, dimension in space.items())
 
 
 def earlier_settings(context: Context, family: Family, run_id: str, space: Mapping[str, Range]) -> list[dict[str, Any]]:
@@ -65,9 +71,7 @@ def earlier_settings(context: Context, family: Family, run_id: str, space: Mappi
     sign = -1 if family.metric.mode == "max" else 1
     scored.sort(key=lambda row: sign * (row.score or 0.0))
     found = [
-        {name: row.sample[name] for name in space}
-        for row in scored
-        if all(name in row.sample and is_inside(row.sample[name], dimension) for name, dimension in space.items())
+        {name: row.sample[name] for name in space} for row in scored if fits(row.sample, space)
     ][:WARM_TRIALS]
     log.info("the best %d trials of %s that are in the space to search are tried first", len(found), run_id)
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -25,12 +27,14 @@ from jobs.training import checkpoints
 from jobs.training.fit import log_epochs, summarise_error
 from models import FAMILIES
 from models.config import Choice, LogUniform, Range
+from models.errors import is_disk_full
 from models.family import Family
 from models.files import write_text
 from models.json_files import read_json
 from models.metrics import Metric
 
-TrialState = Literal["running", "finished", "failed"]
+TrialState = Literal["running", "interrupted", "finished", "failed"]
+"""A trial is running until it ends, also if its sweep was killed; resuming the sweep makes it interrupted."""
 RECORD = "trial.json"
 HISTORY = "history.jsonl"
 
@@ -54,6 +58,13 @@ class TrialResult:
     core_seconds: float
     error: str | None
     state: TrialState = "finished"
+    formerly: tuple[str, ...] = ()
+    """Ids that the trial had before its sweep was resumed."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.state in ("finished", "failed")
 
 
 class TrialLogger(tune.Callback):
@@ -96,6 +107,8 @@ class TrialLogger(tune.Callback):
         """A trial failed after its retries; reads Tune's local error file, whose copy in the storage may lag."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file else "lost"
+        if is_disk_full(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory))  # ends the sweep: the next would fail too
         error = summarise_error(RuntimeError(text))
         self._end(trial, "FAILED", error)
         log.warning("trial %s failed: %s", trial.trial_id, error)
@@ -132,14 +145,38 @@ class TrialLogger(tune.Callback):
 
     def _write(self, trial: TuneTrial, run: Run | None, error: str | None, state: TrialState) -> None:
         record = directory_of(self._directory, trial.trial_id) / RECORD
+        before = read_json(record) if record.is_file() else {}
         content = {"trial_id": trial.trial_id, "run_id": run and run.run_id, "sample": trial.config}
-        content |= {"error": error, "state": state}
+        content |= {"error": error, "state": state, "formerly": before.get("formerly", [])}
         write_text(record, json.dumps(content, default=str))
 
 
 def directory_of(sweep: Path, trial_id: str) -> Path:
     """Directory of a trial's checkpoints and bundle."""
     return sweep / "trials" / trial_id
+
+
+def mark_interrupted(sweep: Path) -> None:
+    """Mark the trials that an ended process of a sweep has left, for `adopt`."""
+    for record in (sweep / "trials").glob(f"*/{RECORD}"):
+        content = read_json(record)
+        if content.get("state") == "running":
+            write_text(record, json.dumps({**content, "state": "interrupted"}))
+
+
+def adopt(sweep: Path, trial_id: str, sample: Mapping[str, Any]) -> None:
+    """Give a new trial the directory of an interrupted one with the same settings, if there is one."""
+    own = directory_of(sweep, trial_id)
+    if own.exists():
+        return
+    for record in sorted((sweep / "trials").glob(f"*/{RECORD}")):
+        content = read_json(record)
+        if content.get("state") == "interrupted" and content["sample"] == dict(sample):
+            record.parent.rename(own)
+            formerly = [*content.get("formerly", []), content["trial_id"]]
+            content |= {"trial_id": trial_id, "state": "running", "formerly": formerly}
+            write_text(own / RECORD, json.dumps(content))
+            return
 
 
 def read_table(sweep: Path, metric: str, *, cores: int) -> list[TrialResult]:
@@ -209,6 +246,7 @@ def _read_trial(directory: Path, metric: str, cores: int) -> TrialResult:
         core_seconds=cores * sum(report["seconds"] for report in reports),
         error=record["error"],
         state=record.get("state", "failed" if record["error"] else "finished"),
+        formerly=tuple(record.get("formerly", ())),
     )
 
 
@@ -222,7 +260,9 @@ def _cell(value: Any) -> str:
 
 def _row(trial: TrialResult) -> dict[str, Any]:
     row = {
-        name: value for name, value in dataclasses.asdict(trial).items() if name not in ("sample", "metrics", "bundle")
+        name: value
+        for name, value in dataclasses.asdict(trial).items()
+        if name not in ("sample", "metrics", "bundle", "formerly")
     }
     return {**row, **trial.sample, **trial.metrics}
 
@@ -230,13 +270,14 @@ def _row(trial: TrialResult) -> dict[str, Any]:
 def _best_so_far(sweep: Path, table: Sequence[TrialResult], metric: Metric) -> list[tuple[float, float]]:
     """(core-seconds spent, best score so far) at each epoch of any trial that improved on all before."""
     reports = {trial.trial_id: checkpoints.read_reports(directory_of(sweep, trial.trial_id)) for trial in table}
+    now = {former: trial.trial_id for trial in table for former in trial.formerly}
     spent_by = {trial.trial_id: trial.core_seconds for trial in table}
     total_s = {name: sum(report["seconds"] for report in found) or 1.0 for name, found in reports.items()}
     spent, path, seen = 0.0, list[tuple[float, float]](), set[tuple[str, int]]()
     history = sweep / HISTORY
     lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
     for line in map(json.loads, lines):
-        trial_id, epoch = line["trial_id"], line["epoch"]
+        trial_id, epoch = now.get(line["trial_id"], line["trial_id"]), line["epoch"]
         found = reports.get(trial_id, [])
         if (trial_id, epoch) in seen or epoch >= len(found):
             continue

@@ -382,10 +382,10 @@ def test_a_submitted_verb_returns_its_exit_code(shop: Shop) -> None:
 @pytest.mark.ray
 def test_a_verb_connects_to_the_local_cluster_and_stop_stops_it(shop: Shop) -> None:
     script = (
-        "from pathlib import Path; from jobs.cluster.connection import connect, resources;"
+        "from pathlib import Path; from jobs.cluster.connection import connect;"
         "from jobs.cli.context import Context, Store;"
         f"connect(Context(store=Store(Path({str(shop.context.store.root)!r}))));"
-        "import ray; print(ray.get_runtime_context().gcs_address, resources()['CPU'] >= 1)"
+        "import ray; print(ray.get_runtime_context().gcs_address, ray.cluster_resources()['CPU'] >= 1)"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.stdout.split() == [shop.info.address, "True"], found.stderr

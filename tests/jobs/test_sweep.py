@@ -16,8 +16,10 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.sweep import Options
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import open_run
-from jobs.training import checkpoints, trials
+from jobs.training import checkpoints, trials, tuner
+from jobs.training.placement import TrainingResources
 from jobs.training.search_space import search_space
+from jobs.training.tuner import Search
 from models import bundle
 from models.config import Choice, LogUniform, Range
 from models.family import Family
@@ -114,23 +116,76 @@ def test_invalid_options_are_rejected_even_for_a_dry_run(options: dict[str, Any]
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pickled", [b"cjobs.trials\nTrialLogger\n.", b"cjobs.training.trials\nGone\n."])
-def test_a_sweep_of_another_release_cannot_be_resumed_and_its_best_model_is_named(
-    ray_cluster: None, toy: Family, toy_data: Prepared, context: Context, pickled: bytes
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("state", [None, b"cjobs.trials\nTrialLogger\n.", b"{\"trial_data\": ["])
+def test_a_killed_sweep_goes_on_from_the_records_of_its_trials(
+    toy: Family, toy_data: Prepared, context: Context, state: bytes | None
 ) -> None:
-    plan, run = open_run(context, toy, name="sweep", config=toy_module.Config(), options=Options(), tags={})
+    """Whatever is left of Tune's own state: it may be cut off by a full disk, or of another release."""
+    options, config = Options(trials=4), toy_module.Config(epochs=2)
+    plan, run = open_run(context, toy, name="sweep", config=config, options=options, tags={})
     run.end("KILLED")
-    for name, score in (("a", 0.1), ("b", 0.3)):
-        write_trial(plan.directory, name, [score])
-    (plan.directory / sweep.TUNE).mkdir()
-    (plan.directory / sweep.TUNE / "tuner.pkl").write_bytes(pickled)
+    samples = [{"learning_rate": rate, "network": "linear"} for rate in (0.01, 0.02, 0.03)]
+    write_trial(plan.directory, "ended", [0.1, 0.2], sample=samples[0])
+    write_trial(plan.directory, "failed", [], sample=samples[1], state="failed", error="ValueError: no")
+    write_trial(plan.directory, "killed", [], sample=samples[2], state="running")
+    if state is not None:
+        (plan.directory / "tune").mkdir()
+        (plan.directory / "tune" / "tuner.pkl").write_bytes(state)
+        (plan.directory / "tune" / "experiment_state-1.json").write_bytes(state)
 
-    with pytest.raises(Failure, match="was started by another release") as failure:
-        sweep.run(context, toy, Options(resume=plan.run_id), None)
+    outcome = sweep.run(context, toy, Options(resume=plan.run_id), None)
 
-    assert "start a new sweep" in str(failure.value)
-    assert run.info().status == "KILLED"
-    assert str(checkpoints.best_of(trials.directory_of(plan.directory, "b"))) in str(failure.value)
+    table = trials.read_table(plan.directory, "best_val_accuracy", cores=1)
+    states = {row.trial_id: row.state for row in table}
+    assert len(table) == 4 and (states.pop("ended"), states.pop("failed")) == ("finished", "failed")
+    assert set(states.values()) == {"finished"}
+    assert [row.sample for row in table if row.formerly == ("killed",)] == [samples[2]]
+    assert (outcome.details["num_trials"], outcome.details["num_failed"]) == (4, 1)
+    assert run.info().status == "FINISHED"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_trials_are_added_to_a_finished_sweep(
+    toy: Family, toy_data: Prepared, context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "shopkeeper")
+    first = sweep.run(context, toy, Options(trials=2), toy_module.Config(epochs=2))
+    same = sweep.run(context, toy, Options(resume=first.run_id), None)
+    assert (same.details["num_trials"], same.metrics) == (2, first.metrics)
+    assert any("a larger --trials or --core-seconds adds to it" in message for message in caplog.messages)
+
+    more = sweep.run(context, toy, Options(resume=first.run_id, trials=4), None)
+    again = sweep.run(context, toy, Options(resume=first.run_id), None)
+
+    assert (more.run_id, more.details["num_trials"], again.details["num_trials"]) == (first.run_id, 4, 4)
+    assert more.metrics["val_accuracy"] >= first.metrics["val_accuracy"]
+    assert again.metrics == more.metrics and bundle.load(Path(again.details["bundle"]), toy)
+
+
+def test_trials_that_ended_guide_the_search_that_goes_on(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
+    write_trial(tmp_path, "a", [0.1, 0.3], sample={"learning_rate": 0.01, "network": "linear"})
+    write_trial(tmp_path, "b", [], sample={"learning_rate": 0.02, "network": "linear"}, state="failed", error="no")
+    write_trial(tmp_path, "c", [0.4], sample={"learning_rate": 0.03, "network": "linear"}, state="running")
+    search = Search(
+        family=toy,
+        config=toy_module.Config(epochs=9),
+        space=toy.space,
+        data=toy_data,
+        directory=tmp_path,
+        num_trials=4,
+        num_concurrent=1,
+        resources=TrainingResources(num_workers=1, cpus_per_worker=1),
+        minutes=None,
+    )
+
+    searcher, scheduler = tuner._optuna(search, search.table()), tuner._scheduler(search, search.table())
+
+    told = [(trial.params.get("learning_rate"), trial.state.name, trial.value) for trial in searcher._ot_study.trials]
+    assert told == [(None, "WAITING", None), (0.01, "COMPLETE", 0.3), (0.02, "FAIL", None)]
+    assert {milestone: scores for milestone, scores in scheduler._brackets[0]._rungs if scores} == {1: {"a": 0.3}}
+    assert searcher.suggest("next")["learning_rate"] == 0.03
 
 
 def test_fixed_hyperparameters_and_given_flags_are_not_searched(toy: Family) -> None:

@@ -1,4 +1,4 @@
-"""Registers the toy family; the tests' Ray workers call this on startup."""
+"""Registers the toy family in a process of its own."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 
 from jobs import train
 from jobs.__main__ import main
-from jobs.cli.context import Context, Failure, details_of
+from jobs.cli.context import Context, Failure, Interrupted, details_of
 from jobs.tracking.client import Tracking
 from jobs.training.fit import record_final_status
 from jobs.training.loop import TrainingDiverged
@@ -17,7 +18,7 @@ from jobs.training.loop import TrainingDiverged
 def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
     run = Tracking(context).start_run("toy", name="a run", params={}, tags={})
 
-    with record_final_status(run, "resume it"):
+    with record_final_status(run, "resume it", directory=context.store.root):
         pass
 
     assert Tracking(context).run_info(run.run_id).status == "FINISHED"
@@ -31,22 +32,24 @@ def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
         (TrainingDiverged("the loss is NaN"), Failure, "FAILED"),
         (Failure("too many lost workers", node="one"), Failure, "FAILED"),
         (KeyboardInterrupt(), KeyboardInterrupt, "KILLED"),
+        (OSError(errno.ENOSPC, "No space left on device"), Interrupted, "FAILED"),
+        (RuntimeError("Ray: [Errno 28] No space left on device"), Interrupted, "FAILED"),
     ],
-    ids=["error", "exit", "divergence", "failure", "interruption"],
+    ids=["error", "exit", "divergence", "failure", "interruption", "full disk", "full disk of a worker"],
 )
 def test_no_error_leaves_a_run_running(
     context: Context, error: BaseException, shown: type[BaseException], status: str
 ) -> None:
     run = Tracking(context).start_run("toy", name="a run", params={}, tags={})
 
-    with pytest.raises(shown) as caught, record_final_status(run, "resume it"):
+    with pytest.raises(shown) as caught, record_final_status(run, "resume it", directory=context.store.root):
         raise error
 
     assert details_of(caught.value)["run_id"] == run.run_id
     assert Tracking(context).run_info(run.run_id).status == status
 
 
-@pytest.mark.parametrize(("error", "code"), [(OSError(28, "disk full"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "disk full"), 6), (OSError(5, "broken"), 1), (KeyboardInterrupt(), 130)])
 @pytest.mark.usefixtures("toy")
 def test_the_json_line_names_the_run_that_failed(
     context: Context,
@@ -56,7 +59,7 @@ def test_the_json_line_names_the_run_that_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> None:
-        with record_final_status(Tracking(context).resume_run("abc"), "resume it"):
+        with record_final_status(Tracking(context).resume_run("abc"), "resume it", directory=context.store.root):
             raise error
 
     monkeypatch.setattr(train, "run", fail)

@@ -9,10 +9,11 @@ import pytest
 
 from jobs import sweep
 from jobs.cli.context import Context, UsageFailure
-from jobs.sweep import Budget, Options, with_metric
+from jobs.sweep import Options, with_metric
 from jobs.training import trials
 from jobs.training.placement import TrainingResources
 from jobs.training.search_space import parse_range, search_space
+from jobs.training.tuner import Budget
 from models import FAMILIES
 from models.config import Choice, LogUniform, Range, Uniform
 from models.family import Family
