@@ -180,7 +180,15 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import EXIT_CTRL_C, EXIT_DATA_REJECTED, EXIT_FAILED, Failure, described, details_of
+    from jobs.cli.context import (
+        EXIT_CTRL_C,
+        EXIT_DATA_REJECTED,
+        EXIT_FAILED,
+        EXIT_USAGE,
+        Failure,
+        described,
+        details_of,
+    )
     from models.errors import DataRejected
 
     def failed(error: BaseException, exit_code: int, message: str) -> Result:
@@ -206,9 +214,16 @@ def run(invocation: Invocation) -> Result:
     except ValueError as error:
         return failed(error, EXIT_FAILED, str(error))
     except OSError as error:
-        return failed(error, EXIT_FAILED, described(error))
+        return failed(error, EXIT_USAGE if isinstance(error, PermissionError) else EXIT_FAILED, described(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
         return failed(error, EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback")
+
+
+def check_settings(invocation: Invocation) -> None:
+    """Raise UsageFailure for settings that the verb would refuse whatever is in the store."""
+    check = getattr(importlib.import_module(VERBS[invocation.verb].module), "check", None)
+    if check is not None:
+        check(_family(invocation.family_name), invocation.options, invocation.config)
 
 
 def _succeeded(invocation: Invocation) -> Result:
@@ -218,6 +233,7 @@ def _succeeded(invocation: Invocation) -> Result:
     context = invocation.context
     context.store.check(writes=verb.writes and not everywhere.dry_run)
     outcome, family = Outcome(status="dry-run"), _family(invocation.family_name)
+    check_settings(invocation)
     if not everywhere.dry_run or verb.handles_dry_run:
         outcome = importlib.import_module(verb.module).run(context, family, invocation.options, invocation.config)
     settings = {"options": invocation.options, "context": context, "config": invocation.config}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from jobs.cli.context import EXIT_DEPENDENCY_DOWN, Context, DependencyDown, Failure, Outcome
+from jobs.cli.context import EXIT_DEPENDENCY_DOWN, Context, DependencyDown, Failure, Outcome, described, log
 from jobs.cluster.local_head import running_head
 from jobs.cluster.processes import age_of_process_s
 from jobs.serving.config import config_path, former_root, read_config, user_config
@@ -63,7 +63,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     details: dict[str, Any] = {
         "store": str(context.store.root),
         "families": {one.name: _family(context, one, deadline, tracked, deployed[one.name]) for one in families},
-        "cluster": _in_time(deadline, cluster, None),
+        "cluster": _in_time(deadline, cluster, {"address": "unknown"}),
         "mlflow": _in_time(deadline, deadline.start(partial(running_ui, context.store)), None) or context.tracking_uri,
     }
     states = [one["deployed"] for one in details["families"].values() if one["deployed"]]
@@ -107,6 +107,9 @@ def _in_time(deadline: Deadline, future: Future[T], late: T) -> T:
     try:
         return deadline.result(future)
     except TimeoutError:
+        return late
+    except PermissionError as error:  # the store of another user
+        log.warning("%s", described(error))
         return late
 
 
@@ -204,6 +207,8 @@ def _deployed(context: Context, family: Family, deadline: Deadline) -> dict[str,
             return None
         facts = probe(context, family, config, deadline)
         former = former_root(path)
+    except PermissionError as error:
+        return {"version": None, "state": "unknown", "health": f"unknown: {described(error)}"}
     except (Failure, LookupError, TypeError, ValueError) as error:
         said = str(error) if isinstance(error, Failure) else f"{path} is damaged ({error}); remove it and deploy again"
         return {"version": None, "state": "unknown", "health": f"unknown: {said}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import shlex
 import sys
@@ -12,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.__main__ import read
+from jobs.__main__ import check_settings, read
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import UNSPLIT, HelpRequested, UsageError
+from jobs.cli.verbs import VERBS
 from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
 from jobs.pipelines.upload import check_pipeline, with_pipeline
@@ -26,6 +28,12 @@ from models.errors import PluginRejected
 from models.family import Family
 from models.raw.tables import without_secrets
 
+OWN_FLAGS = {
+    "CPU": "use --entrypoint-cpus",
+    "GPU": "the verb's own process needs none; use --gpu of the verb for its workers",
+    "memory": "Ray knows memory by another flag than resources; name a node type by a resource of its own",
+}
+"""Resources that are not reserved by name."""
 NOT_SUBMITTED = ("submit", "demo", "stop", "jobs", "ui")
 
 
@@ -108,7 +116,14 @@ def _check(context: Context, options: Options) -> None:
     command, job_id = options.command, options.submission_id
     if options.retries < 0:
         raise UsageFailure(f"--retries {options.retries} is negative; use 0 or more")
+    cpus = options.entrypoint_cpus
+    if cpus is not None and not 0 <= cpus < math.inf:
+        raise UsageFailure(f"--entrypoint-cpus {cpus:g} is no number of CPUs; use 0 or more")
+    _amounts(options.entrypoint_resources)
     if not command:
+        for flag, words in {"--env": options.env, "--metadata": options.metadata}.items():
+            if words and words[-1] in VERBS:
+                raise UsageFailure(f"{flag} {words[-1]}: this flag takes a word, here the verb; give both")
         raise UsageFailure("submit needs a verb to run, e.g. `shopkeeper submit train recommender --workers 4`")
     if command[0] in NOT_SUBMITTED:
         raise UsageFailure(f"{command[0]!r} does not run on a cluster; omit `submit`")
@@ -124,8 +139,8 @@ def _check(context: Context, options: Options) -> None:
     if not options.check:
         return
     try:
-        read([*command, *_common_flags(context)])
-    except (UsageError, PluginRejected) as error:
+        check_settings(read([*command, *_common_flags(context)]))
+    except (UsageError, UsageFailure, PluginRejected) as error:
         raise UsageFailure(f"nothing was submitted: {error} (--no-check submits it all the same)") from None
     except HelpRequested:
         raise UsageFailure(f"--help is not submitted; see `shopkeeper {command[0]} --help`") from None
@@ -172,8 +187,10 @@ def _amounts(given: tuple[str, ...]) -> dict[str, float]:
             found[name] = float(amount)
         except ValueError:
             found[name] = 0.0
-        if not name or not found[name] > 0:
+        if not name or not 0 < found[name] < math.inf:
             raise UsageFailure(f"--entrypoint-resources {pair!r} is not NAME=AMOUNT, such as driver=1")
+        if name in OWN_FLAGS:
+            raise UsageFailure(f"--entrypoint-resources {pair}: {OWN_FLAGS[name]}")
     return found
 
 

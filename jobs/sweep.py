@@ -75,12 +75,14 @@ class Options:
             raise ValueError(
                 f"--gpu-share {self.gpu_share:g}: use more than 0, up to 1; several workers of a trial need one each"
             )
+        if self.gpu_share < 1 and not self.gpu and not self.resume:
+            raise ValueError(f"--gpu-share {self.gpu_share:g} shares a GPU; add --gpu")
         if self.core_seconds is not None and not self.core_seconds > 0:
             raise ValueError(f"--core-seconds {self.core_seconds:g} leaves no time; use more than 0")
 
 
 def check(family: Family, options: Options, config: Any | None) -> None:
-    """Raise UsageFailure for settings that cannot be searched; needs no store."""
+    """Raise UsageFailure for settings that cannot be searched; the command line calls it, for a dry run too."""
     search_space(with_metric(family, options.metric), config or family.Config(), options.fix, options.space)
 
 
@@ -88,7 +90,6 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     """Search hyperparameters; each trial becomes a child run, and the best model an artifact of the sweep's run."""
     assert family is not None
     config = config or family.Config()
-    check(family, options, config)
     family = with_metric(family, options.metric)
     earlier: Sequence[Mapping[str, Any]] = ()
     if options.warm_start and not options.resume:

@@ -22,7 +22,7 @@ FORBIDDEN = {
     "jobs": {"serve", "fastapi"},
     "serve": {"jobs", "mlflow"},
 }
-ONLY_HERE = {"mlflow": "jobs/tracking/", "TorchTrainer": "jobs/training/fit.py", "Tuner": "jobs/sweep.py"}
+ONLY_HERE = {"mlflow": "jobs/tracking/", "TorchTrainer": "jobs/training/fit.py", "Tuner": "jobs/training/tuner.py"}
 USES_RAY = (
     "jobs/cluster/connection.py",
     "jobs/cluster/executor.py",
@@ -36,6 +36,7 @@ USES_RAY = (
     "jobs/sweep.py",
     "jobs/training/fit.py",
     "jobs/training/trials.py",
+    "jobs/training/tuner.py",
     "serve/app.py",
 )
 """Only these files use Ray and convert its values to ours. Keep the list short."""

@@ -93,6 +93,8 @@ class Store:
         existing = next(path for path in (self.root, *self.root.parents) if path.exists())
         if not existing.is_dir():
             raise UsageFailure(f"--store {self.root}: {existing} is not a directory; name one")
+        if existing == self.root and not os.access(self.root, os.R_OK | os.X_OK):
+            raise UsageFailure(f"--store {self.root} is not readable for this user; run as its owner, or name another")
         if writes and not is_writable(self.root):
             raise UsageFailure(
                 f"--store {self.root} is not writable for this user; change the permissions of {existing}, "

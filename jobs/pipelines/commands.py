@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import __main__ as command_line
+from jobs.cli.context import UsageFailure
 from jobs.cli.flags import HelpRequested, Parser, UsageError, flag_name, suggestion
 from jobs.cli.verbs import VERBS
 from jobs.pipelines.document import Listing, Node, Problems, Scalar, Table
@@ -101,10 +102,11 @@ def check_command(step: Step, pipeline: Pipeline, problems: Problems, *, checks_
     where = f"steps[{step.id}]"
     try:
         invocation = command_line.read(_known_words(step))
+        command_line.check_settings(invocation)
     except HelpRequested:
         problems.add(step.line, f"{where}.run", "asks for help; omit --help")
         return
-    except (UsageError, PluginRejected) as error:
+    except (UsageError, UsageFailure, PluginRejected) as error:
         named = [flag.line for flag in step.flags if re.search(rf"{flag_name(flag.name)}(?![\w-])", str(error))]
         problems.add(min(named, default=step.line), where, str(error))
         return

@@ -83,9 +83,7 @@ def resolved(family: Family, config: Any, data: Prepared) -> Any:
     return found
 
 
-def read_plan(
-    context: Context, family: Family, *, config: Any, options: Any, changeable: Sequence[str] = ()
-) -> Plan:
+def read_plan(context: Context, family: Family, *, config: Any, options: Any, changeable: Sequence[str] = ()) -> Plan:
     """The stored plan of the run `options.resume`; raises UsageFailure if there is none or a flag contradicts it.
 
     Flags of the verb that are `changeable` replace the stored ones, also on disk.

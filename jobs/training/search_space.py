@@ -15,6 +15,8 @@ from models.bundle import former_names
 from models.config import Choice, LogUniform, Range, Uniform
 from models.family import Family
 
+TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+"""How a setting that is a switch is written."""
 WARM_TRIALS = 3
 """Settings of an earlier sweep that are tried first."""
 MAX_INTEGERS = 100
@@ -31,9 +33,11 @@ def search_space(
     """
     default = default or family.Config()
     fixed = {name for name, value in vars(config).items() if value != getattr(default, name)}
+    _refuse_repeated(family, "--fix", fix)
+    _refuse_repeated(family, "--space", given)
     for entry in fix:
-        name, _, text = entry.partition("=")
-        name, value = _setting(family, "--fix", name.replace("-", "_"), text)
+        _, _, text = entry.partition("=")
+        name, value = _setting(family, "--fix", _given_name(entry), text)
         config = dataclasses.replace(config, **{name: value})
         fixed.add(name)
     space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
@@ -66,15 +70,31 @@ def earlier_settings(context: Context, family: Family, run_id: str, space: Mappi
     is_name = Path(run_id).name == run_id
     table = trials.read_table(directory, f"best_val_{family.metric.name}", cores=1) if is_name else []
     scored = [row for row in table if row.score is not None and math.isfinite(row.score)]
+    if not scored and any(row.metrics or row.epochs for row in table):
+        raise UsageFailure(
+            f"--warm-start {run_id}: its trials were not ranked by {family.metric.name}; give that sweep's --metric"
+        )
     if not scored:
         raise UsageFailure(f"--warm-start {run_id}: the store has no sweep of {family.name} with trials of this id")
     sign = -1 if family.metric.mode == "max" else 1
     scored.sort(key=lambda row: sign * (row.score or 0.0))
-    found = [
-        {name: row.sample[name] for name in space} for row in scored if fits(row.sample, space)
-    ][:WARM_TRIALS]
+    found = [{name: row.sample[name] for name in space} for row in scored if fits(row.sample, space)][:WARM_TRIALS]
     log.info("the best %d trials of %s that are in the space to search are tried first", len(found), run_id)
     return found
+
+
+def _given_name(entry: str) -> str:
+    """The name in NAME=..., in the spelling of a field."""
+    return entry.partition("=")[0].replace("-", "_")
+
+
+def _refuse_repeated(family: Family, flag: str, entries: Sequence[str]) -> None:
+    """Raise UsageFailure if a setting comes twice, of which one would be lost."""
+    former = former_names(family.Config)
+    names = [former.get(name, (name, ""))[0] for name in map(_given_name, entries)]
+    for name, entry in zip(names, entries, strict=True):
+        if names.count(name) > 1:
+            raise UsageFailure(f"{flag} {entry}: {name} comes {names.count(name)} times; give it once")
 
 
 def parse_range(family: Family, entry: str) -> tuple[str, Range]:
@@ -82,16 +102,27 @@ def parse_range(family: Family, entry: str) -> tuple[str, Range]:
     given, _, text = entry.partition("=")
     is_log = text.startswith("log:")
     ends = text.removeprefix("log:").split(":")
-    if len(ends) > 2 or (is_log and len(ends) == 1):
+    if _given_name(entry) not in known_settings(family):
+        raise UsageFailure(f"--space {entry}: {family.name} has no setting {given!r}; there are {_listed(family)}")
+    if len(ends) > 2 or (is_log and len(ends) == 1) or "=" in text or not all(ends):
         raise UsageFailure(f"--space {entry} is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C")
     words = ends if len(ends) == 2 else text.split(",")
-    parsed = [_setting(family, "--space", given.replace("-", "_"), word) for word in words]
+    parsed = [_setting(family, "--space", _given_name(entry), word) for word in words]
     name, values = parsed[0][0], [value for _, value in parsed]
     if len(ends) == 2:
         return name, _between(entry, name, *values, is_log=is_log)
     if len(set(values)) < 2:
         raise UsageFailure(f"--space {entry} has one value; use --fix {entry}")
     return name, Choice(tuple(values))
+
+
+def known_settings(family: Family) -> set[str]:
+    """Names of a family's settings, with those of earlier releases."""
+    return {field.name for field in dataclasses.fields(family.Config)} | set(former_names(family.Config))
+
+
+def _listed(family: Family) -> str:
+    return ", ".join(sorted(field.name for field in dataclasses.fields(family.Config)))
 
 
 def _between(entry: str, name: str, low: Any, high: Any, *, is_log: bool) -> Range:
@@ -114,12 +145,12 @@ def _setting(family: Family, flag: str, given: str, text: str) -> tuple[str, Any
     fields = {field.name: field for field in dataclasses.fields(family.Config)}
     name, _ = former_names(family.Config).get(given, (given, ""))
     if name not in fields or not text:
-        raise UsageFailure(
-            f"{flag} {given}={text} is not NAME=VALUE of a setting; there are {', '.join(sorted(fields))}"
-        )
-    word = f"{flag_name(given)}={text}"
+        raise UsageFailure(f"{flag} {given}={text} is not NAME=VALUE of a setting; there are {_listed(family)}")
     if isinstance(fields[name].default, bool):
-        word = flag_name(given if text.lower() in ("true", "yes", "1") else f"no_{given}")
+        if text.lower() not in TRUTHS:
+            raise UsageFailure(f"{flag} {given}={text}: {name} is a switch; use true or false")
+        return name, TRUTHS[text.lower()]
+    word = f"{flag_name(given)}={text}"
     try:
         prog = f"shopkeeper sweep {family.name}"
         (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([word])

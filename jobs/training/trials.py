@@ -108,7 +108,8 @@ class TrialLogger(tune.Callback):
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file else "lost"
         if is_disk_full(text):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory))  # ends the sweep: the next would fail too
+            # Ends the sweep: the next trial would fail too.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory))
         error = summarise_error(RuntimeError(text))
         self._end(trial, "FAILED", error)
         log.warning("trial %s failed: %s", trial.trial_id, error)

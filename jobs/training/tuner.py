@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.samplers import TPESampler
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
@@ -125,13 +126,9 @@ class ResumedASHA(ASHAScheduler):
 
     def remember(self, trial_id: str, scores: Mapping[int, float]) -> None:
         """Enter the scores of a trial by epoch; higher is better."""
-
-        @dataclass
-        class Ended:
-            trial_id: str
-
+        trial = Trial("ended", trial_id=trial_id, stub=True)
         for epoch, score in sorted(scores.items()):
-            self._brackets[0].on_result(Ended(trial_id), epoch, score)
+            self._brackets[0].on_result(trial, epoch, score)
 
 
 def _scheduler(search: Search, table: Sequence[trials.TrialResult]) -> ResumedASHA:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +19,10 @@ import pytest
 
 from jobs import status, sweep, train
 from jobs.__main__ import main
-from jobs.cli.context import Context
+from jobs.cli.context import EXIT_DEPENDENCY_DOWN, Context, Store
 from jobs.cluster.local_head import ClusterInfo, token_file
 from jobs.cluster.processes import created_s
+from jobs.serving.config import config_path
 from jobs.tracking.client import TAG_FINGERPRINT, Status, Tracking
 from jobs.tracking.liveness import TAG_HOST, TAG_PROCESS, TAG_SUBMISSION
 from jobs.tracking.runs import open_run
@@ -182,3 +184,24 @@ def test_a_run_has_its_name_and_one_on_other_data_says_so(context: Context, toy:
     finished = [line for line in lines.splitlines() if line.startswith("  finished")]
     same, other = sorted(finished, key=len)
     assert other.endswith("train (on other data, 0000000000000000)") and same.endswith("sweep")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_another_user_may_not_read_is_said_and_the_rest_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        context = Context(store=Store(Path(directory)))
+        for path in (context.store.cluster / "cluster.json", config_path(context.store)):
+            path.parent.mkdir(parents=True)
+            path.write_text("{}")
+            path.chmod(0o600)
+        child = os.fork()
+        if child == 0:
+            os.setuid(65534)
+            os._exit(main(["status", "--store", directory]))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_DEPENDENCY_DOWN
+
+        said = capfd.readouterr()
+        assert "prepared  nothing" in said.out and "cluster   unknown" in said.out
+        assert f"unknown: {config_path(context.store)}: Permission denied" in said.out
+        assert "cluster.json: Permission denied" in said.err

@@ -91,6 +91,21 @@ def test_negative_retries_are_refused(tmp_path: Path) -> None:
         submit.run(context(tmp_path), None, Options(command=("status",), retries=-1), None)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"entrypoint_cpus": float("nan")}, "--entrypoint-cpus nan is no number of CPUs"),
+        ({"entrypoint_cpus": -1.0}, "--entrypoint-cpus -1 is no number of CPUs"),
+        ({"entrypoint_resources": ("x=inf",)}, "'x=inf' is not NAME=AMOUNT"),
+        ({"entrypoint_resources": ("CPU=2",)}, "use --entrypoint-cpus"),
+        ({"command": (), "env": ("status",)}, "--env status: this flag takes a word, here the verb"),
+    ],
+)
+def test_what_no_node_can_reserve_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageFailure, match=message):
+        submit.run(context(tmp_path), None, Options(**{"command": ("status",), **options}), None)
+
+
 def test_only_our_packages_are_uploaded_with_all_modules(tmp_path: Path) -> None:
     copy_packages(tmp_path)
 

@@ -150,7 +150,7 @@ def test_a_run_is_resumed_only_with_its_original_settings(toy: Family, toy_data:
     again = read_plan(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id))
 
     assert (again.config, again.options.workers, again.data) == (config, "2", toy_data)
-    with pytest.raises(UsageFailure, match="--epochs 8 differs from run .*, where it is 7; omit"):
+    with pytest.raises(UsageFailure, match=r"--epochs 8 differs from run .*, where it is 7; omit"):
         read_plan(context, toy, config=toy_module.Config(epochs=8), options=Options(resume=plan.run_id))
     with pytest.raises(UsageFailure, match="--workers 3 differs"):
         read_plan(context, toy, config=toy_module.Config(), options=Options(resume=plan.run_id, workers="3"))

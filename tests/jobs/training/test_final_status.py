@@ -49,7 +49,9 @@ def test_no_error_leaves_a_run_running(
     assert Tracking(context).run_info(run.run_id).status == status
 
 
-@pytest.mark.parametrize(("error", "code"), [(OSError(28, "disk full"), 6), (OSError(5, "broken"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(28, "disk full"), 6), (OSError(5, "broken"), 1), (KeyboardInterrupt(), 130)]
+)
 @pytest.mark.usefixtures("toy")
 def test_the_json_line_names_the_run_that_failed(
     context: Context,

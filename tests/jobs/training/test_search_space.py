@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 
 from jobs import sweep
-from jobs.cli.context import Context, UsageFailure
+from jobs.__main__ import main
+from jobs.cli.context import Context, Store, UsageFailure
 from jobs.sweep import Options, with_metric
+from jobs.tracking.client import Tracking
 from jobs.training import trials
 from jobs.training.placement import TrainingResources
-from jobs.training.search_space import parse_range, search_space
+from jobs.training.search_space import is_inside, parse_range, search_space
 from jobs.training.tuner import Budget
 from models import FAMILIES
 from models.config import Choice, LogUniform, Range, Uniform
 from models.family import Family
+from models.metrics import Metric
 from models.prepared import Prepared
 from tests.kit import toy as toy_module
 
@@ -42,8 +45,11 @@ def test_a_range_is_read_with_the_types_of_the_setting(entry: str, name: str, di
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("learning_rate", "--space learning_rate= is not NAME=VALUE of a setting"),
-        ("nothing=1:2", "--space nothing=1 is not NAME=VALUE of a setting; there are"),
+        ("learning_rate", "--space learning_rate is neither"),
+        ("nothing=1:2", "--space nothing=1:2: recommender has no setting 'nothing'; there are batch_size, "),
+        ("learning_rate=1e-4:", "is neither"),
+        ("weights=view=1,cart=2", "is neither"),
+        ("blend=true,banana", "--space blend=banana: blend is a switch; use true or false"),
         ("learning_rate=fast:1e-4:1e-2", "is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C"),
         ("learning_rate=1e-4:1e-2:3", "is neither"),
         ("learning_rate=1e-2:1e-4", "0.01 is not less than 0.0001"),
@@ -74,6 +80,42 @@ def test_given_ranges_replace_and_join_those_of_the_family(toy: Family) -> None:
 def test_a_setting_is_not_both_fixed_and_searched(toy: Family) -> None:
     with pytest.raises(UsageFailure, match="learning_rate is fixed"):
         search_space(toy, toy_module.Config(), ("learning_rate=0.1",), ("learning_rate=0.1:0.2",))
+
+
+@pytest.mark.parametrize(
+    ("fix", "space", "message"),
+    [
+        (("dim=32", "dim=64"), (), "--fix dim=32: dim comes 2 times"),
+        ((), ("learning-rate=0.1:0.2", "learning_rate=0.2:0.3"), "--space learning-rate=0.1:0.2: learning_rate comes"),
+    ],
+)
+def test_a_setting_that_comes_twice_is_refused(fix: tuple[str, ...], space: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageFailure, match=message):
+        search_space(RECOMMENDER, RECOMMENDER.Config(), fix, space)
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("False", False), ("0", False)])
+def test_a_switch_is_fixed_by_a_word_for_it(text: str, value: bool) -> None:
+    _, config = search_space(RECOMMENDER, RECOMMENDER.Config(), (f"blend={text}",))
+
+    assert config.blend is value
+
+
+@pytest.mark.parametrize("value", ["auto", None, True, float("nan")])
+def test_what_is_no_number_is_in_no_range(value: object) -> None:
+    assert not is_inside(value, Uniform(0.0, 2.0))
+
+
+@pytest.mark.parametrize("settings", [["--space", "nothing=1:2"], ["--metric", "speed"], ["--fix", "dim=x"]])
+@pytest.mark.parametrize("verb", [["sweep"], ["submit", "sweep"]])
+def test_a_dry_run_and_submit_refuse_what_the_sweep_would(
+    verb: list[str], settings: list[str], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry = ["--dry-run"] if verb == ["sweep"] else []
+
+    assert main([*verb, "recommender", *settings, "--store", str(store.root), *dry]) == 2
+
+    assert " ".join(settings) in capsys.readouterr().err
 
 
 def test_another_metric_of_the_family_may_count() -> None:
@@ -111,12 +153,17 @@ def test_a_sweep_begins_with_the_best_settings_of_an_earlier_one_and_keeps_to_it
     tried = [row.sample for row in trials.read_table(directory, f"best_val_{toy.metric.name}", cores=1)]
     assert earlier.details["best_config"] in tried
     assert 1 <= short.details["num_trials"] < 50
+    runs = len(Tracking(context).list_runs("toy"))
     with pytest.raises(UsageFailure, match="--warm-start nothing: the store has no sweep of toy"):
         sweep.run(context, toy, dataclasses.replace(options, warm_start="nothing"), config)
+    speed = dataclasses.replace(toy, metric=Metric("speed", "max", "Speed", "How fast."))
+    with pytest.raises(UsageFailure, match="its trials were not ranked by speed; give that sweep's --metric"):
+        sweep.run(context, speed, dataclasses.replace(options, warm_start=str(earlier.run_id)), config)
+    assert len(Tracking(context).list_runs("toy")) == runs
 
 
 @pytest.mark.parametrize(
-    "options", [{"gpu_share": 0.0}, {"gpu_share": 1.5}, {"gpu_share": 0.5, "workers_per_trial": 2}]
+    "options", [{"gpu_share": 0.0}, {"gpu_share": 1.5}, {"gpu_share": 0.5, "workers_per_trial": 2}, {"gpu_share": 0.5}]
 )
 def test_a_share_of_a_gpu_is_for_trials_of_one_worker(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--gpu-share"):
