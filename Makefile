@@ -7,7 +7,7 @@ VENV := .venv
 TORCH := auto
 ARGS :=
 
-.PHONY: setup runtime demo cluster-demo test check audit lock licences sbom
+.PHONY: setup runtime demo cluster-demo cluster-faults test check audit lock licences sbom
 
 setup: $(VENV)/.complete  ## the environment alone; TORCH=cpu or TORCH=cuda picks torch's wheel
 
@@ -18,6 +18,9 @@ demo: setup  ## a small synthetic shop, end to end; ARGS=--stay keeps it running
 
 cluster-demo: setup  ## the node types of cluster.yaml, as raylets of this machine, take every verb; ARGS="--kill no"
 	$(VENV)/bin/python -m tests.cluster_demo $(ARGS)
+
+cluster-faults: setup  ## what becomes of a training when GCS, MLflow or the disk fail on such a cluster; ARGS="gcs redis"
+	$(VENV)/bin/python -m tests.cluster_faults $(ARGS)
 
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster
 	$(VENV)/bin/python -m pytest $(ARGS)

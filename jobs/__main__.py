@@ -180,43 +180,51 @@ def parser_of(name: str, family_name: str | None) -> Parser:
 
 def run(invocation: Invocation) -> Result:
     """Run a verb and turn its outcome or exception into a result."""
-    from jobs.cli.context import (
-        EXIT_CTRL_C,
-        EXIT_DATA_REJECTED,
-        EXIT_FAILED,
-        EXIT_USAGE,
-        Failure,
-        described,
-        details_of,
-    )
-    from models.errors import DataRejected
+    try:
+        return _succeeded(invocation)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
+        from jobs.cli.context import details_of
 
-    def failed(error: BaseException, exit_code: int, message: str) -> Result:
+        exit_code, message = _explained(error, invocation)
         details = details_of(error)
         if invocation.everywhere.debug:
             traceback.print_exception(error, file=sys.stderr)
         result = Result(exit_code, invocation.verb, invocation.family_name, error=message, details=details)
         return dataclasses.replace(result, run_id=details.get("run_id"), metrics=details.get("metrics", {}))
 
-    try:
-        return _succeeded(invocation)
-    except Failure as error:
-        return failed(error, error.exit_code, str(error))
-    except DataRejected as error:
-        return failed(error, EXIT_DATA_REJECTED, str(error))
-    except KeyboardInterrupt as error:
-        return failed(
-            error,
-            EXIT_CTRL_C,
-            str(error)
-            or f"{invocation.verb} was interrupted; `{invocation.context.command('status')}` shows what is left",
-        )
-    except ValueError as error:
-        return failed(error, EXIT_FAILED, str(error))
-    except OSError as error:
-        return failed(error, EXIT_USAGE if isinstance(error, PermissionError) else EXIT_FAILED, described(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  the outermost handler: every error becomes an exit code and a JSON line
-        return failed(error, EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback")
+
+def _explained(error: BaseException, invocation: Invocation) -> tuple[int, str]:
+    """Exit code and message for what ended a verb."""
+    from jobs.cli.context import (
+        EXIT_CTRL_C,
+        EXIT_DATA_REJECTED,
+        EXIT_FAILED,
+        EXIT_INTERRUPTED,
+        EXIT_USAGE,
+        Failure,
+        described,
+    )
+    from jobs.cluster.connection import is_lost
+    from models.errors import DataRejected
+
+    match error:
+        case Failure():
+            return error.exit_code, str(error)
+        case DataRejected():
+            return EXIT_DATA_REJECTED, str(error)
+        case KeyboardInterrupt():
+            status = invocation.context.command("status")
+            return EXIT_CTRL_C, str(error) or f"{invocation.verb} was interrupted; `{status}` shows what is left"
+        case ValueError():
+            return EXIT_FAILED, str(error)
+        case PermissionError():
+            return EXIT_USAGE, described(error)
+        case _ if is_lost(error):
+            return EXIT_INTERRUPTED, f"the cluster lost a process of {invocation.verb}; run it again: {error}"
+        case OSError():
+            return EXIT_FAILED, described(error)
+        case _:
+            return EXIT_FAILED, f"{type(error).__name__}: {error}; --debug shows the traceback"
 
 
 def check_settings(invocation: Invocation) -> None:

@@ -19,10 +19,10 @@ from jobs.submission.client import (
     log_of,
     outcome_of,
     state_of,
-    watch,
 )
 from jobs.submission.listing import describe, table
 from jobs.submission.supervisor import attempts_of, is_attempt, supervise
+from jobs.submission.watching import watch
 from models.family import Family
 
 USAGE = "jobs, jobs logs [-f] ID, jobs stop ID or jobs attach ID"

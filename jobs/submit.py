@@ -21,8 +21,9 @@ from jobs.cluster.connection import dashboard
 from jobs.cluster.packages import copy_packages
 from jobs.pipelines.upload import check_pipeline, with_pipeline
 from jobs.submission import forwarded
-from jobs.submission.client import exit_code_of, job_client, outcome_of, submit_when_ready, watch
+from jobs.submission.client import exit_code_of, job_client, outcome_of, submit_when_ready
 from jobs.submission.supervisor import ON_THE_HEAD, Task
+from jobs.submission.watching import watch
 from jobs.tracking.runs import git_commit
 from models.errors import PluginRejected
 from models.family import Family

@@ -57,17 +57,39 @@ def environment_is_restored() -> Iterator[None]:
         yield
 
 
+class SmallCluster:
+    """A Ray cluster of this process; in its workers the toy family is that of an installed package."""
+
+    def __init__(self, installed: Path) -> None:
+        install(installed, "toy-family", groups={"shopkeeper.families": {"toy": "tests.kit.toy:FAMILY"}}, modules={})
+        self._python_path = f"{CHECKOUT}{os.pathsep}{installed}"
+        self._address = ""
+
+    def ensure(self) -> None:
+        """Start it, again if a verb has stopped it or has connected this process to another one."""
+        import ray
+
+        if ray.is_initialized() and ray.get_runtime_context().gcs_address == self._address:
+            return
+        ray.shutdown()
+        with patch.dict(os.environ, {"PYTHONPATH": self._python_path}):
+            ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+        self._address = ray.get_runtime_context().gcs_address
+
+
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One small Ray cluster for all tests; in its workers the toy family is that of an installed package."""
+def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    """The cluster that tests share, not started yet."""
+    yield SmallCluster(tmp_path_factory.mktemp("installed"))
     import ray
 
-    installed = tmp_path_factory.mktemp("installed")
-    install(installed, "toy-family", groups={"shopkeeper.families": {"toy": "tests.kit.toy:FAMILY"}}, modules={})
-    with patch.dict(os.environ, {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{installed}"}):
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
-    yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_cluster(small_cluster: SmallCluster) -> None:
+    """One small Ray cluster for all tests."""
+    small_cluster.ensure()
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def swept(config: Any, store: Path, arguments: argparse.Namespace) -> dict[str, 
 
 def searched(config: Any, data: Path, work: Path, arguments: argparse.Namespace, *, budget_s: float) -> dict[str, Any]:
     """Random search without early stopping until the budget is spent."""
-    from jobs.sweep import search_space
+    from jobs.training.search_space import search_space
 
     space, config = search_space(FAMILY, config, ())
     samples = enumerate(drawn(space, config.seed))

@@ -116,6 +116,20 @@ def disconnect() -> None:
         _own_directories.pop().remove()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether Ray has lost a process, a node or its control service: another attempt may succeed.
+
+    Not for what our own code raised, in an actor's constructor too.
+    """
+    if "ray" not in sys.modules:
+        return False
+    from ray import exceptions
+
+    lost = (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.WorkerCrashedError)
+    also = (exceptions.RaySystemError, exceptions.LocalRayletDiedError, exceptions.NodeDiedError)
+    return isinstance(error, (*lost, *also)) and "creation task" not in str(error)
+
+
 def job_id() -> str | None:
     """The Ray job id of this process; None if it is not connected."""
     import ray

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.context import EXIT_FAILED, EXIT_INTERRUPTED, DependencyDown, Failure, Outcome, UsageFailure, log
@@ -16,10 +13,7 @@ if TYPE_CHECKING:  # seconds to import
     from ray.job_submission import JobDetails
 
 POLL_S = 0.3
-WATCH_POLL_S = 1.0
 READY_S = 60.0
-MAX_LATENESS_S = 10.0
-"""Of the end of a log, after the end of its job."""
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers that list every file they do not upload."""
 RESULT_KEYS = ("verb", "family", "status", "run_id", "metrics", "exit_code", "error")
@@ -44,6 +38,9 @@ class JobReader(Protocol):
     def get_job_info(self, job_id: str) -> JobDetails:
         """The status of the job."""
 
+    def get_job_logs(self, job_id: str) -> str:
+        """The log so far."""
+
 
 class JobClient(JobReader, Protocol):
     """The part of Ray's job client that this project uses."""
@@ -62,9 +59,6 @@ class JobClient(JobReader, Protocol):
 
     def list_jobs(self) -> list[JobDetails]:
         """All jobs of the cluster."""
-
-    def get_job_logs(self, job_id: str) -> str:
-        """The log so far."""
 
     def stop_job(self, job_id: str) -> bool:
         """Stop the job; whether it was running."""
@@ -138,7 +132,7 @@ def find_job(jobs: JobReader, job_id: str) -> JobDetails:
         ) from None
 
 
-def log_of(jobs: JobClient, info: JobInfo) -> str:
+def log_of(jobs: JobReader, info: JobInfo) -> str:
     """The log of a job; empty for one that waits, or whose node is lost with its log."""
     if state_of(info) == "PENDING":
         return ""
@@ -166,70 +160,6 @@ def was_lost(info: JobInfo) -> bool:
 def state_of(info: JobInfo) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     return str(getattr(info.status, "value", info.status))
-
-
-async def follow(jobs: JobReader, job_id: str, *, seen: Callable[[str], None] | None = None) -> dict[str, Any] | None:
-    """Copy the job's log to stderr as it is written, and each line to `seen`; returns the JSON line at its end."""
-    line, rest = None, ""
-    async for chunk in jobs.tail_job_logs(job_id):
-        *complete, rest = (rest + chunk).split("\n")
-        for text in complete:
-            line = show_line(text) or line
-            if seen is not None:
-                seen(text)
-    return show_line(rest) or line
-
-
-async def watch(
-    jobs: JobReader,
-    job_id: str,
-    *,
-    seen: Callable[[str], None] | None = None,
-    poll_s: float = WATCH_POLL_S,
-    max_lateness_s: float = MAX_LATENESS_S,
-) -> dict[str, Any] | None:
-    """Like `follow`, to the end of the job, which may be that of its node: its log is then lost.
-
-    What serves the log may hang then. The cluster may be away for a while.
-    """
-    from aiohttp import ClientError  # of Ray's client
-
-    following = asyncio.create_task(follow(jobs, job_id, seen=seen))
-    while not await asyncio.to_thread(_has_ended, jobs, job_id):
-        await asyncio.sleep(poll_s)
-    await asyncio.wait([following], timeout=max_lateness_s)
-    following.cancel()
-    try:
-        return await following
-    except (asyncio.CancelledError, RuntimeError, OSError, ClientError) as error:
-        log.warning("the log of %s broke off (%s)", job_id, type(error).__name__)
-        return None
-
-
-def _has_ended(jobs: JobReader, job_id: str) -> bool:
-    """Whether a job has ended; not while the cluster does not answer, which may pass."""
-    try:
-        return has_ended(jobs.get_job_info(job_id))
-    except (RuntimeError, OSError) as error:
-        if "404" in str(error):
-            raise
-        log.debug("the cluster does not answer for job %s: %s", job_id, error)
-        return False
-
-
-def show_line(text: str) -> dict[str, Any] | None:
-    """Parse the verb's JSON line; any other line is written to stderr and gives None."""
-    if text.startswith('{"verb"'):
-        try:
-            content = json.loads(text)
-        except ValueError:
-            content = None
-        if isinstance(content, dict):
-            return content
-    if text:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-    return None
 
 
 def exit_code_of(jobs: JobReader, job_id: str) -> int:

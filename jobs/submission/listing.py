@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -12,8 +11,8 @@ from jobs.cli.context import EXIT_INTERRUPTED
 from jobs.cli.text_table import aligned
 from jobs.submission.client import JobInfo, state_of, was_lost
 from jobs.submission.forwarded import OWN_METADATA
+from jobs.submission.watching import result_in, run_id_in
 
-RUN_STARTED = re.compile(r"\brun ([0-9a-f]{32}) in ")
 EPOCH = re.compile(r"\bepoch \d+.*")
 MAX_PROGRESS_LENGTH = 70
 HEADINGS = ("submission id", "verb", "family", "run id", "state", "attempt", "age", "progress")
@@ -80,25 +79,6 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     shown = [{**row, "age": _age(row["age_s"]), "progress": _shortened(row["progress"])} for row in rows]
     cells = [[str(row[name] or "-") for name in names] for row in shown]
     return aligned([HEADINGS, *cells], to_the_right=False)
-
-
-def result_in(log_text: str) -> dict[str, Any]:
-    """The JSON line at the end of a verb's log; empty if it has not ended, or was killed."""
-    for line in reversed(log_text.splitlines()):
-        if line.startswith('{"verb"'):
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
-                return content
-    return {}
-
-
-def run_id_in(log_text: str) -> str | None:
-    """The tracked run that a verb's log says it has begun."""
-    found = RUN_STARTED.findall(log_text)
-    return found[-1] if found else None
 
 
 def _shortened(text: str) -> str:

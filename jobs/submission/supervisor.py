@@ -25,10 +25,9 @@ from jobs.submission.client import (
     outcome_of,
     state_of,
     was_lost,
-    watch,
 )
 from jobs.submission.forwarded import OWN_METADATA
-from jobs.submission.listing import run_id_in
+from jobs.submission.watching import run_id_in, watch
 
 TASK = f"{OWN_METADATA}supervised"
 """Metadata of a supervisor: its task."""

@@ -136,7 +136,13 @@ def record_final_status(tracked: Run, hint: str, *, directory: Path) -> Iterator
         raise Failure(str(error), resume=tracked.run_id, run_id=tracked.run_id) from error
     except BaseException as error:
         if is_disk_full(error):
-            raise _disk_full(directory, hint, tracked.run_id) from error
+            message = f"the disk of {directory} is full; free some space, then {hint}"
+            raise Interrupted(message, **_resumable(tracked)) from error
+        if connection.is_lost(error):
+            first = summarise_error(RuntimeError(str(error).partition("\n")[0]))
+            raise Interrupted(
+                f"the cluster lost a process of this run ({first}); {hint}", **_resumable(tracked)
+            ) from error
         with_run(error, tracked.run_id)
         raise
     finally:
@@ -147,8 +153,8 @@ def record_final_status(tracked: Run, hint: str, *, directory: Path) -> Iterator
                 raise
 
 
-def _disk_full(directory: Path, hint: str, run_id: str) -> Interrupted:
-    return Interrupted(f"the disk of {directory} is full; free some space, then {hint}", resume=run_id, run_id=run_id)
+def _resumable(tracked: Run) -> dict[str, str]:
+    return {"resume": tracked.run_id, "run_id": tracked.run_id}
 
 
 def summarise_error(error: Exception) -> str:

@@ -14,9 +14,9 @@ import pytest
 
 from jobs import submit
 from jobs.__main__ import main, read
-from jobs.cli.context import Context, DependencyDown, Failure, Store, UsageFailure
+from jobs.cli.context import Context, DependencyDown, Failure, Interrupted, Store, UsageFailure
 from jobs.cluster.packages import copy_packages
-from jobs.submission import client
+from jobs.submission import client, watching
 from jobs.submission.supervisor import task_of
 from jobs.submit import Options
 from jobs.tracking.runs import commit_tags
@@ -31,7 +31,8 @@ class FakeJobs:
 
     def __init__(self, chunks: list[str], *, status: str = "SUCCEEDED", exit_code: int | None = 0) -> None:
         self.chunks = chunks
-        self.info = SimpleNamespace(status=status, driver_exit_code=exit_code, message="")
+        self.info = SimpleNamespace(status=status, driver_exit_code=exit_code, message="", submission_id="job")
+        self.log = ""
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         for chunk in self.chunks:
@@ -39,6 +40,9 @@ class FakeJobs:
 
     def get_job_info(self, job_id: str) -> Any:
         return self.info
+
+    def get_job_logs(self, job_id: str) -> str:
+        return self.log
 
 
 def context(tmp_path: Path, **fields: Any) -> Context:
@@ -119,7 +123,7 @@ def test_the_log_is_printed_and_the_json_line_returned(capsys: pytest.CaptureFix
     text = f"epoch 1\nepoch 2\n{json.dumps(LINE)}\n"
     chunks = [text[start : start + 7] for start in range(0, len(text), 7)]
 
-    line = asyncio.run(client.follow(FakeJobs(chunks), "job"))
+    line = asyncio.run(watching.follow(FakeJobs(chunks), "job"))
 
     assert line == LINE
     captured = capsys.readouterr()
@@ -142,7 +146,7 @@ class LostNode(FakeJobs):
         raise RuntimeError("the connection was closed")
 
     def get_job_info(self, job_id: str) -> Any:
-        answer = self.answers.pop(0)
+        answer = self.answers.pop(0) if self.answers else self.info.status
         if isinstance(answer, RuntimeError):
             raise answer
         self.info.status = answer
@@ -153,14 +157,60 @@ class LostNode(FakeJobs):
 def test_following_a_job_ends_with_it_when_its_node_is_lost(hangs: bool, capsys: pytest.CaptureFixture[str]) -> None:
     lost, seen = LostNode(hangs=hangs), list[str]()
 
-    line = asyncio.run(client.watch(lost, "job", seen=seen.append, poll_s=0.0, max_lateness_s=0.05))
+    line = asyncio.run(watching.watch(lost, "job", seen=seen.append, poll_s=0.0, max_lateness_s=0.05))
 
     assert (line, seen, lost.answers) == (None, ["epoch 1"], [])
     assert capsys.readouterr().err.startswith("epoch 1\n")
 
 
+def test_the_result_of_a_job_whose_log_broke_off_is_read_at_its_end() -> None:
+    lost = LostNode(hangs=False)
+    lost.log = f"epoch 1\n{json.dumps(LINE)}\n"
+
+    line = asyncio.run(watching.watch(lost, "job", poll_s=0.0, max_lateness_s=0.05))
+
+    assert line == LINE
+
+
+@pytest.mark.parametrize(
+    ("error", "limit_s", "shown", "message"),
+    [
+        ("connection refused", 0.0, DependencyDown, "`jobs attach job` follows it again; if it is lost, submit"),
+        ("status code 404", 900.0, Interrupted, "the cluster has no job job any more: its control service has lost"),
+    ],
+)
+def test_a_cluster_that_does_not_come_back_is_not_waited_for_forever(
+    error: str, limit_s: float, shown: type[Failure], message: str
+) -> None:
+    lost, run_id = LostNode(hangs=True), "0123456789abcdef" * 2
+    lost.chunks[0] = f"12:00:00 I run {run_id} in /store\n"
+    lost.answers = ["RUNNING", *[RuntimeError(error)] * 1000]
+    silence = watching.Silence("job", limit_s=limit_s)
+
+    with pytest.raises(shown, match=message) as caught:
+        asyncio.run(watching.watch(lost, "job", poll_s=0.01, silence=silence))
+
+    assert caught.value.details == {"run_id": run_id, "resume": run_id}
+    assert f"--resume {run_id}" in str(caught.value)
+
+
+def test_a_silent_cluster_is_named_once_until_it_answers(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "shopkeeper")
+    silence = watching.Silence("job", said_after_s=-1.0)
+
+    for _ in range(3):
+        silence.goes_on(RuntimeError("connection refused"))
+    silence.ended()
+    silence.ended()
+
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "the cluster has not answered for 0 s",
+        "the cluster answers again",
+    ]
+
+
 def test_a_log_without_a_json_line_is_printed_completely(capsys: pytest.CaptureFixture[str]) -> None:
-    line = asyncio.run(client.follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
+    line = asyncio.run(watching.follow(FakeJobs(['{"verb": broken\n', "Killed"]), "job"))
 
     assert line is None
     assert capsys.readouterr().err == '{"verb": broken\nKilled\n'

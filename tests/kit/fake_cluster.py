@@ -24,18 +24,21 @@ from tests.kit.polling import until
 
 HEAD_TYPE = "ray.head.default"
 """What the fake provider calls the type of the head, whatever the file says."""
-HEAD_ID = "f" * 51 + "00000"
+HEAD_IDS = [f"{'f' * 50}{start}00000" for start in range(10)]
+"""Ids of a head's node, for each time that it starts: Ray takes no id twice."""
 START_S, STOP_S = 120.0, 20.0
 
 
 class FakeCluster:
     """A head without CPUs and the nodes that its autoscaler starts; every process can be found by its environment."""
 
-    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, config: Mapping[str, Any], *, redis_port: int | None = None) -> None:
         self.directory = directory
         self.token = directory / "token"
-        self._config = config
+        self._config, self._redis_port = config, redis_port
         self._ports = {name: free_port() for name in ("gcs", "dashboard", "client", "agent")}
+        self._environment: dict[str, str] = {}
+        self._head_id = HEAD_IDS[0]
 
     @property
     def address(self) -> str:
@@ -52,18 +55,17 @@ class FakeCluster:
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start(self) -> None:
-        """Start the head; its log is ray.log."""
-        self.token.write_text(secrets.token_hex(32), encoding="utf-8")
-        self.token.chmod(0o600)
+        """Start the head, or start it again at the same ports; its log is ray.log."""
+        if not self.token.exists():
+            self.token.write_text(secrets.token_hex(32), encoding="utf-8")
+            self.token.chmod(0o600)
         file = self.directory / "cluster.yaml"
         file.write_text(
-            yaml.safe_dump(fake_config(self._config, self.address, folder=str(self.directory))), encoding="utf-8"
+            yaml.safe_dump(fake_config(self._config, self.address, folder=str(self.directory), head_id=self._head_id)),
+            encoding="utf-8",
         )
-        ports = {name: free_port() for name in ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")}
-        environment = head_environment(self.directory, self.directory, ports=ports) | self.environment()
-        environment |= {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "0"}
-        environment |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, DIRECTORY_VARIABLE: str(self.directory)}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = self._environment or self._head_environment()
+        self._environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = self._head_id
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0"]
         command += [f"--port={self._ports['gcs']}", f"--dashboard-port={self._ports['dashboard']}"]
         command += [f"--ray-client-server-port={self._ports['client']}", "--dashboard-host=127.0.0.1"]
@@ -71,12 +73,14 @@ class FakeCluster:
         command += [f"--dashboard-agent-listen-port={self._ports['agent']}"]
         command += ["--object-store-memory=200000000", "--disable-usage-stats"]
         with (self.directory / "ray.log").open("wb") as log:
-            subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self._head = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
         try:
             until(self._responds, within_s=START_S)
         except AssertionError:
             said = (self.directory / "ray.log").read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"the head did not start\n{said[-3000:]}") from None
+            raise RuntimeError(f"the head did not start\n{said[:2000]}\n...\n{said[-2000:]}") from None
 
     def stop(self) -> None:
         """End every process of the cluster."""
@@ -92,15 +96,33 @@ class FakeCluster:
         for process in members(self.directory):
             try:
                 if process.name() == "raylet":
-                    found[process.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", HEAD_ID)] = process
+                    found[process.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", self._head_id)] = process
             except gone:
                 continue
-        found.pop(HEAD_ID, None)
-        return found
+        return {node_id: process for node_id, process in found.items() if node_id not in HEAD_IDS}
 
     def kill_node(self, node_id: str) -> None:
         """SIGKILL to a raylet; its workers end when they miss it."""
         self.raylets()[node_id].kill()
+
+    def _head_environment(self) -> dict[str, str]:
+        ports = {name: free_port() for name in ("haproxy_stats", "haproxy_metrics", "fallback_http", "fallback_grpc")}
+        environment = head_environment(self.directory, self.directory, ports=ports) | self.environment()
+        if self._redis_port is not None:
+            environment |= {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"}
+        environment |= {"RAY_enable_autoscaler_v2": "0"}
+        environment |= {DIRECTORY_VARIABLE: str(self.directory)}
+        return environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def kill_gcs(self) -> None:
+        """SIGKILL to the head's control service; the rest of the head ends when it misses it."""
+        for process in members(self.directory):
+            if process.name() == "gcs_server":
+                process.kill()
+        self._head.wait(timeout=START_S)
+        self._head_id = HEAD_IDS[HEAD_IDS.index(self._head_id) + 1]
+        # `ray start` takes raylets that are left for a head; that of a machine has no such file when it starts again.
+        (self.directory / "r" / "ray_current_cluster").unlink(missing_ok=True)
 
     def _responds(self) -> bool:
         try:
@@ -111,7 +133,7 @@ class FakeCluster:
         return True
 
 
-def fake_config(config: Mapping[str, Any], gcs_address: str, *, folder: str) -> dict[str, Any]:
+def fake_config(config: Mapping[str, Any], gcs_address: str, *, folder: str, head_id: str) -> dict[str, Any]:
     """A cluster file with the node types of another, whose nodes are processes with folders in `folder`."""
     head = config["head_node_type"]
     types = {
@@ -134,7 +156,7 @@ def fake_config(config: Mapping[str, Any], gcs_address: str, *, folder: str) -> 
             "type": "external",
             "module": "tests.kit.fake_nodes.FakeNodes",
             "folder": folder,
-            "head_node_id": HEAD_ID,
+            "head_node_id": head_id,
             "gcs_address": gcs_address,
             "launch_multiple": True,
             "use_node_id_as_ip": True,
@@ -161,10 +183,13 @@ def shipped_config(*, cpus: float) -> dict[str, Any]:
 
 
 @contextmanager
-def fake_cluster(config: Mapping[str, Any]) -> Iterator[FakeCluster]:
-    """A started cluster in a private directory with a short path, stopped at the end."""
+def fake_cluster(config: Mapping[str, Any], *, redis_port: int | None = None) -> Iterator[FakeCluster]:
+    """A started cluster in a private directory with a short path, stopped at the end.
+
+    With a Redis server on this machine its control service keeps its state there.
+    """
     directory = private.create()
-    cluster = FakeCluster(directory.path, config)
+    cluster = FakeCluster(directory.path, config, redis_port=redis_port)
     try:
         cluster.start()
         yield cluster

@@ -20,6 +20,11 @@ class FakeNodes(Provider):  # type: ignore[misc, no-any-unimported]
     nodes that share the folder of unpacked code delete it under each other's jobs.
     """
 
+    def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
+        # In the head's own environment it would fix the id of the head's node, which could then not start again.
+        os.environ["RAY_FAKE_CLUSTER"] = "1"
+        super().__init__(provider_config, cluster_name)
+
     def _create_node_with_resources_and_labels(
         self, node_config: Any, tags: dict[str, str], count: int, resources: dict[str, float], labels: dict[str, str]
     ) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 
 import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from jobs import train
 from jobs.__main__ import main
@@ -34,8 +35,18 @@ def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
         (KeyboardInterrupt(), KeyboardInterrupt, "KILLED"),
         (OSError(errno.ENOSPC, "No space left on device"), Interrupted, "FAILED"),
         (RuntimeError("Ray: [Errno 28] No space left on device"), Interrupted, "FAILED"),
+        (ActorUnavailableError("the controller is away", None), Interrupted, "FAILED"),
     ],
-    ids=["error", "exit", "divergence", "failure", "interruption", "full disk", "full disk of a worker"],
+    ids=[
+        "error",
+        "exit",
+        "divergence",
+        "failure",
+        "interruption",
+        "full disk",
+        "full disk of a worker",
+        "lost process",
+    ],
 )
 def test_no_error_leaves_a_run_running(
     context: Context, error: BaseException, shown: type[BaseException], status: str
@@ -50,7 +61,8 @@ def test_no_error_leaves_a_run_running(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(OSError(28, "disk full"), 6), (OSError(5, "broken"), 1), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [(OSError(28, "disk full"), 6), (OSError(5, "broken"), 1), (KeyboardInterrupt(), 130), (ActorDiedError(), 6)],
 )
 @pytest.mark.usefixtures("toy")
 def test_the_json_line_names_the_run_that_failed(
@@ -69,3 +81,25 @@ def test_the_json_line_names_the_run_that_failed(
     assert main(["train", "toy", "--store", str(context.store.root), "--json"]) == code
 
     assert json.loads(capsys.readouterr().out)["run_id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ActorDiedError(), 6),
+        (ActorUnavailableError("an error raised in its creation task, KeyError", None), 1),
+        (RuntimeError("x"), 1),
+    ],
+)
+@pytest.mark.usefixtures("toy")
+def test_a_verb_whose_process_the_cluster_lost_may_run_again(
+    context: Context, error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "run", fail)
+
+    assert main(["train", "toy", "--store", str(context.store.root)]) == code
+
+    assert ("run it again" in capsys.readouterr().err) == (code == 6)
