@@ -175,7 +175,9 @@ def _distinct(table: pa.Table) -> tuple[pa.Table, int]:
 
 def _one_currency(table: pa.Table, settings: PanelSettings, source: str, card: dict[str, Any]) -> pa.Table:
     """The rows in one currency; raises DataRejected where there are several, and none is chosen."""
-    found = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["currency"]).to_pylist()}
+    found = {
+        entry["values"]: entry["counts"] for entry in pc.value_counts(table["currency"].combine_chunks()).to_pylist()
+    }
     known = {name: count for name, count in sorted(found.items(), key=lambda one: -one[1]) if name is not None}
     wanted = settings.currency.upper()
     if wanted and known and wanted not in known:
@@ -187,7 +189,7 @@ def _one_currency(table: pa.Table, settings: PanelSettings, source: str, card: d
             f"--currency {next(iter(known))}"
         )
     if wanted and len(known) > 1:
-        is_other = pc.fill_null(pc.not_equal(table["currency"], wanted), False)
+        is_other = pc.fill_null(pc.invert(pc.equal(table["currency"], wanted)), False)
         card["other_currency"] = pc.sum(is_other).as_py()
         table = table.filter(pc.invert(is_other))
     card["currency"] = wanted or next(iter(known), None)
@@ -197,8 +199,8 @@ def _one_currency(table: pa.Table, settings: PanelSettings, source: str, card: d
 def _panel(
     table: pa.Table, settings: PanelSettings, rows: Rows, source: str, *, card: dict[str, Any], notes: list[str]
 ) -> Panel:
-    keys = pd.MultiIndex.from_arrays([table["product"].to_pandas(), table["store"].to_pandas().fillna("")])
-    series, uniques = keys.factorize(sort=True)
+    frame = table.select(["product", "store"]).to_pandas().fillna("")
+    series, uniques = pd.MultiIndex.from_frame(frame).factorize(sort=True)
     series = np.asarray(series, np.int64)
     products = [str(product) for product, _ in uniques]
     has_stores = "store_id" in rows.columns
@@ -231,15 +233,15 @@ def _panel(
 
 
 def _known(cells: Cells, settings: PanelSettings, card: dict[str, Any], notes: list[str]) -> Bools:
-    """Where units are known [S, T]: cells with a row and, unless zeros are listed, those without one after the first."""
+    """Where units are known [S, T]: cells with a row and, unless zeros are listed, all after the first of a series."""
     has_row = cells.has_row
     zero_share = float((cells.units[has_row] == 0).mean()) if has_row.any() else 0.0
     lists_zeros = settings.gaps == "unknown" or (settings.gaps == "auto" and zero_share > MIN_ZERO_SHARE)
     card["gaps"] = "unknown" if lists_zeros else "zero"
     if settings.gaps == "auto" and lists_zeros:
         notes.append(
-            f"{zero_share:.0%} of the rows have no units, so a period without a row is taken as unknown; it is no sales "
-            "with --gaps zero"
+            f"{zero_share:.0%} of the rows have no units, so a period without a row is taken as unknown; with --gaps "
+            "zero it is one without sales"
         )
     # A stock-out without a row of sales is no sale of zero, and stays censored.
     return has_row if lists_zeros else np.maximum.accumulate(has_row, axis=1)

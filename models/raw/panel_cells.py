@@ -102,4 +102,5 @@ def _largest(cell: Int64s, values: Floats, size: int) -> Floats:
     found = np.full(size, -np.inf)
     known = np.isfinite(values)
     np.maximum.at(found, cell[known], values[known])
-    return np.where(np.isfinite(found), found, np.nan)
+    found[~np.isfinite(found)] = np.nan
+    return found

@@ -162,7 +162,8 @@ def _checked(
 
 def identifier(column: pa.Array, name: str, rejections: Rejections) -> pa.Array:
     """Ids as text; missing, unreadable and too long ones are rejected."""
-    text, unreadable = as_text(column.cast(column.type.value_type) if _is_dictionary(column) else column)
+    kind = column.type
+    text, unreadable = as_text(column.cast(kind.value_type) if isinstance(kind, pa.DictionaryType) else column)
     rejections.add(unreadable, f"unreadable_{name}", values=column)
     rejections.add(pc.is_null(text), f"missing_{name}")
     rejections.add(pc.greater(pc.utf8_length(text), MAX_ID_CHARACTERS), f"too_long_{name}", values=text)
@@ -190,13 +191,13 @@ def read_periods(column: pa.Array, settings: PanelSettings, rejections: Rejectio
 def read_numbers(column: pa.Array, name: str, rejections: Rejections) -> Floats:
     """Numbers of each row, NaN for null; true and false are 1 and 0."""
     kind = column.type
-    if pa.types.is_boolean(kind):
+    if kind == pa.bool_():
         column = column.cast(pa.int8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         text, _ = as_text(column)
         lower = pc.utf8_lower(text)
-        text = pc.if_else(pc.fill_null(pc.is_in(lower, value_set=pa.array(_TRUE)), False), "1", text)
-        text = pc.if_else(pc.fill_null(pc.is_in(lower, value_set=pa.array(_FALSE)), False), "0", text)
+        text = pc.if_else(pc.fill_null(pc.is_in(lower, value_set=pa.array(_TRUE)), False), pa.scalar("1"), text)
+        text = pc.if_else(pc.fill_null(pc.is_in(lower, value_set=pa.array(_FALSE)), False), pa.scalar("0"), text)
         unreadable = pc.fill_null(pc.invert(pc.match_substring_regex(text, NUMBER)), False)
         rejections.add(unreadable, f"bad_{name}", values=column)
         column = pc.if_else(unreadable, pa.scalar(None, pa.string()), text)
@@ -205,10 +206,6 @@ def read_numbers(column: pa.Array, name: str, rejections: Rejections) -> Floats:
         is_bad = np.abs(values) > MAX_NUMBER
     rejections.add(is_bad, f"bad_{name}", values=column)
     return values
-
-
-def _is_dictionary(column: pa.Array) -> bool:
-    return isinstance(column.type, pa.DictionaryType)
 
 
 def _monday(text: str) -> str:
