@@ -85,7 +85,7 @@ def sum_cells(
 
 def _sums(cell: Int64s, values: Floats, size: int) -> Floats:
     """Sums of each cell, NaN for one without rows."""
-    sums = np.bincount(cell, values, size)
+    sums = np.asarray(np.bincount(cell, values, size), np.float64)
     sums[np.bincount(cell, minlength=size) == 0] = np.nan
     return sums
 
@@ -99,7 +99,7 @@ def _last(cell: Int64s, values: Floats, size: int) -> Floats:
 
 
 def _largest(cell: Int64s, values: Floats, size: int) -> Floats:
-    found = np.full(size, -np.inf)
+    found: Floats = np.full(size, -np.inf)
     known = np.isfinite(values)
     np.maximum.at(found, cell[known], values[known])
     found[~np.isfinite(found)] = np.nan

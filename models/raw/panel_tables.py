@@ -153,7 +153,7 @@ def _product_rows(
     texts = {name: as_text(get[name])[0].to_pylist() for name in PRODUCT_TEXTS if name in get}
     if rejections.names:
         rejected = rows.filter(pa.array(rejections.codes > 0))
-        reasons = pc.binary_join_element_wise(pa.scalar(f"{PRODUCT_TABLE}:"), rejections.reasons(), " ")
+        reasons = pa.array([f"{PRODUCT_TABLE}: {reason}" for reason in rejections.reasons().to_pylist()], pa.string())
         bad.add_rows(rejected, reasons=reasons, source=source)
     return [
         (
@@ -192,12 +192,13 @@ def _add_ahead(
     whole = pc.fill_null(times, 0).to_numpy(zero_copy_only=False)
     place = (whole if panel.period == "number" else ordinals(days_of(whole), panel.period)) - panel.first
     good = (rejections.codes == 0) & (place >= 0) & (place < shape[1])
-    texts = {name: as_text(get[name])[0].to_pylist() for name in ("product_id", "store_id") if name in get}
+    names = [name for name in ("product_id", "store_id") if name in get]
+    texts: dict[str, list[str | None]] = {name: as_text(get[name])[0].to_pylist() for name in names}
     series = _series_of(panel, texts, rows.num_rows)
     for name, value in numbers.items():
         target = values.setdefault(name, np.zeros(shape, np.float32))
         for row in np.flatnonzero(good & np.isfinite(value)):
-            found = series[row]
+            found = series[int(row)]
             target[found, place[row]] = np.maximum(target[found, place[row]], value[row])
     known = set(panel.products)
     return {each for each in texts.get("product_id", ()) if each is not None and each not in known}

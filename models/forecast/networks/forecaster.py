@@ -1,0 +1,201 @@
+"""A forecaster: a learned or simple forecast, blended by class of demand and made conformal on validation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.forecast.config import BASELINE_NETWORKS, Config
+from models.forecast.data import Windows
+from models.forecast.networks.answers import COVERAGE, QUANTILES, Answers, Forecast
+from models.forecast.networks.baselines import Baseline
+from models.forecast.networks.distributions import Distribution
+from models.forecast.networks.learned import Learned
+from models.forecast.networks.simple import NAMES, simple_forecasts
+from models.forecast.report.metrics import measured
+from models.forecast.schema import KNOWN, Schema
+from models.metrics import BatchMetrics
+from models.raw.demand import CLASSES
+
+Floats = npt.NDArray[np.float64]
+
+OPTIONS = ((0, 0.0), *((number, share) for number in range(len(NAMES)) for share in (0.25, 0.5, 0.75, 1.0)))
+"""A simple forecast, and its share in the mean."""
+MIN_GAIN = 0.01
+"""A blend has to lower the squared error on validation by more than this share."""
+MIN_TARGETS = 200
+"""Held-out periods that a class of demand needs for choices of its own; others share those of all."""
+NUM_BINS = 500
+"""Bins of the levels at which demand lay, from 0 to 1."""
+PRIOR_TARGETS = 30.0
+"""Weight of the uncorrected level beside the held-out periods."""
+
+
+class Forecaster(nn.Module):
+    """Forecasts of any network or baseline, with what validation chose."""
+
+    option: Tensor
+    step_levels: Tensor
+    total_levels: Tensor
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        is_baseline = config.network in BASELINE_NETWORKS
+        self.forecast: Learned | Baseline = Baseline(config, schema) if is_baseline else Learned(config, schema)
+        self.is_quantile = not is_baseline and config.head == "quantile"
+        self.num_options = len(OPTIONS) if config.blend and not is_baseline else 1
+        self.season, self.is_count, self.context = schema.season, schema.is_count, config.context
+        grid = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
+        self.register_buffer("option", torch.zeros(len(CLASSES), dtype=torch.int64))
+        self.register_buffer("step_levels", grid.repeat(len(CLASSES), 1))
+        self.register_buffer("total_levels", grid.clone())
+
+    def loss(self, batch: Windows) -> Tensor:
+        """The loss of a training batch."""
+        assert isinstance(self.forecast, Learned)
+        return self.forecast.loss(batch)
+
+    def evaluate(self, batch: Windows) -> BatchMetrics:
+        """Metrics of the known periods of held-out windows, see `models.forecast.report.metrics`."""
+        return measured(self.answers(batch), batch)
+
+    def predict(self, batch: Windows) -> list[Forecast]:
+        """The forecast of each window."""
+        found = self.answers(batch)
+        total = found.distribution.total()
+        assert total.dispersion is not None
+        levels = self.total_levels.cpu().numpy()
+        return [
+            Forecast(
+                mean=found.distribution.mean[row],
+                quantiles=found.quantiles[row],
+                interval=found.interval[row],
+                total_mean=total.mean[row],
+                total_dispersion=total.dispersion[row],
+                total_levels=levels,
+                start=int(batch.start[row]),
+            )
+            for row in range(len(batch.demand))
+        ]
+
+    def answers(self, batch: Windows) -> Answers:
+        """The blended, conformal forecasts of a batch."""
+        batch = self._cut(batch)
+        own, simple = self._distribution(batch), simple_forecasts(batch, self.season).double().cpu().numpy()
+        demand = batch.demand.cpu().numpy()
+        options = self.option.cpu().numpy()[demand]
+        found = own.with_mean(_blended(own.mean, simple, options))
+        levels = self.step_levels.cpu().numpy()[demand]
+        corrected = np.stack([_at(levels, level) for level in QUANTILES], -1)
+        corrected = np.broadcast_to(corrected[:, None], (*found.mean.shape, len(QUANTILES)))
+        quantiles = found.quantile(corrected)
+        if self.is_count:
+            quantiles = np.rint(quantiles)
+        low, high, one_sided = (quantiles[..., QUANTILES.index(level)] for level in (0.05, 0.95, COVERAGE))
+        interval = np.stack([low, np.where(low > 0, high, one_sided)], -1)
+        return Answers(found, quantiles, interval)
+
+    def calibration(self, batch: Windows) -> Tensor:
+        """For each class of demand and option: squared error, count, and how often demand was at which level.
+
+        [classes, options, 2 + 2 * NUM_BINS]: levels of single periods, then those of whole horizons.
+        """
+        batch = self._cut(batch)
+        own, simple = self._distribution(batch), simple_forecasts(batch, self.season).double().cpu().numpy()
+        demand, target = batch.demand.cpu().numpy(), batch.target.double().cpu().numpy()
+        is_known = (batch.target_status == KNOWN).cpu().numpy()
+        scale = np.maximum(batch.naive_scale.double().cpu().numpy(), 1e-3)
+        sums = np.zeros((len(CLASSES), self.num_options, 2 + 2 * NUM_BINS))
+        classes = np.repeat(demand[:, None], target.shape[1], 1)[is_known]
+        whole = is_known.all(1)
+        for number in range(self.num_options):
+            found = own.with_mean(_blended(own.mean, simple, np.full(len(demand), number)))
+            errors = ((found.mean - target) ** 2 / scale[:, None])[is_known]
+            np.add.at(sums[:, number, 0], classes, errors)
+            np.add.at(sums[:, number, 1], classes, 1.0)
+            ranks = _bins(found.below(target)[is_known])
+            np.add.at(sums[:, number], (classes, 2 + ranks), 1.0)
+            total = found.total()
+            ranks = _bins(total.below(target.cumsum(1))[whole, -1])
+            np.add.at(sums[:, number], (demand[whole], 2 + NUM_BINS + ranks), 1.0)
+        return torch.from_numpy(sums)
+
+    def calibrate(self, sums: Tensor) -> None:
+        """Choose each class's blend and levels, given `calibration` added over the validation split."""
+        found = sums.double().cpu().numpy()
+        pooled = found.sum(0)
+        best_of_all = _best(pooled)
+        totals = np.zeros(NUM_BINS)
+        whole = np.zeros(NUM_BINS)
+        options = []
+        for of_class in found:
+            option = _best(of_class) if of_class[0, 1] >= MIN_TARGETS else best_of_all
+            options.append(option)
+            whole += of_class[option, 2 : 2 + NUM_BINS]
+            totals += of_class[option, 2 + NUM_BINS :]
+        levels = []
+        for option, of_class in zip(options, found, strict=True):
+            own = of_class[option, 2 : 2 + NUM_BINS]
+            levels.append(_levels(own if of_class[0, 1] >= MIN_TARGETS else whole))
+        self.option.copy_(torch.tensor(options))
+        self.step_levels.copy_(torch.from_numpy(np.stack(levels)))
+        self.total_levels.copy_(torch.from_numpy(_levels(totals)))
+
+    def _cut(self, batch: Windows) -> Windows:
+        """The batch with the history that this network sees; those of requests are longer."""
+        extra = batch.units.shape[1] - self.context
+        if not extra:
+            return batch
+        assert extra > 0, "a window has at least the history of the network"
+        parts = {name: getattr(batch, name)[:, extra:] for name in ("units", "status", "known")}
+        return replace(batch, **parts)
+
+    def _distribution(self, batch: Windows) -> Distribution:
+        mean, shape = (value.detach().double().cpu().numpy() for value in self.forecast(batch))
+        if self.is_quantile:
+            return Distribution(mean, quantiles=np.maximum(shape, 0.0))
+        return Distribution(mean, dispersion=shape)
+
+
+def _blended(mean: Floats, simple: Floats, options: npt.NDArray[np.int64]) -> Floats:
+    """The means [B, H] with the simple forecast [B, H, 4] and share of each window's option [B]."""
+    numbers, shares = (np.array([option[part] for option in OPTIONS])[options] for part in (0, 1))
+    chosen = np.take_along_axis(simple, numbers.astype(np.int64)[:, None, None], -1)[..., 0]
+    return mean + shares[:, None] * (chosen - mean)
+
+
+def _bins(levels: Floats) -> npt.NDArray[np.int64]:
+    return np.minimum((levels * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+
+
+def _best(sums: Floats) -> int:
+    """The option with the least squared error; the first, which blends nothing, unless one is clearly better."""
+    best = int(sums[:, 0].argmin())
+    return best if sums[best, 0] < (1 - MIN_GAIN) * sums[0, 0] else 0
+
+
+def _levels(counts: Floats) -> Floats:
+    """The level to take for each of 0, 1 / NUM_BINS, ... 1, so that so much of held-out demand lay at or below.
+
+    Split conformal prediction of distributions, Chernozhukov, Wüthrich and Zhu, PNAS 2021.
+    """
+    grid, total = np.linspace(0, 1, NUM_BINS + 1), counts.sum()
+    if not total:
+        return grid
+    shares = np.concatenate([[0.0], counts.cumsum()]) / (total + 1)
+    rising = np.maximum.accumulate(shares + np.arange(NUM_BINS + 1) * 1e-12)
+    found = np.interp(grid, rising, grid)
+    mixed: Floats = (total * found + PRIOR_TARGETS * grid) / (total + PRIOR_TARGETS)
+    return np.clip(mixed, 0.0, 1 - 0.5 / max(total, NUM_BINS))
+
+
+def _at(levels: Floats, wanted: float) -> Floats:
+    """The corrected level [B] for a wanted one, from the levels [B, NUM_BINS + 1]."""
+    place = wanted * NUM_BINS
+    low = min(int(place), NUM_BINS - 1)
+    found: Floats = levels[:, low] + (place - low) * (levels[:, low + 1] - levels[:, low])
+    return found
