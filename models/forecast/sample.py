@@ -55,6 +55,7 @@ def sample(directory: Path) -> Sample:
             "products": str(shop.products),
             "calendar": str(shop.calendar),
             "horizon": HORIZON,
+            "windows": 2,
         },
         train={"network": "tide", "epochs": 12, "dim": 32, "num_blocks": 1, "windows_per_epoch": 4000},
         questions=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,7 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
         names=("the sales", f"the {PRODUCT_TABLE} {name}"),
         remedy="name the column of the ids: --product-columns product_id=...",
     )
-    notes = [f"{join.matched:,} of {join.ids:,} products are in the {PRODUCT_TABLE}"]
-    notes += [f"the {PRODUCT_TABLE}: {join.hint}"] if join.hint else []
+    notes = list[str]()
     if join.table_ids > join.table_matched:
         notes.append(f"{join.table_ids - join.table_matched:,} products of the {PRODUCT_TABLE} have no sales")
     if repeated:
@@ -100,7 +99,7 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
             for column in PRODUCT_TEXTS
             if column in found
         },
-        card={"bad": dict(bad.counts), "joins": join.as_card()["joins"]},
+        card={"bad": dict(bad.counts), "joins": {PRODUCT_TABLE: asdict(join)}},
         notes=notes,
     )
 

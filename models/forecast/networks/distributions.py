@@ -79,7 +79,7 @@ def negative_binomial(mean: Floats, dispersion: Floats, levels: Floats) -> Float
     """Quantiles of negative binomial distributions."""
     mean, dispersion, levels = np.broadcast_arrays(mean, dispersion, levels)
     share = dispersion / (dispersion + np.maximum(mean, SMALLEST_MEAN))
-    found: Floats = stats.nbinom.ppf(levels, dispersion, share)
+    found = np.asarray(stats.nbinom.ppf(levels, dispersion, share), np.float64)
     return np.maximum(np.nan_to_num(found), 0.0)
 
 

@@ -30,7 +30,7 @@ class Learned(nn.Module):
         make = Tide if config.network == "tide" else Recurrent
         self.body: nn.Module = make(config, self.inputs, horizon=schema.horizon)
         self.mixture = nn.Linear(config.dim, self.inputs.num_simple)
-        self.move = nn.Linear(config.dim, 1)
+        self.move = nn.Linear(config.dim, 2)
         self.shape = nn.Linear(config.dim, 1 if self.is_count else len(LEVELS))
         # Before training the forecast is the mean of the simple ones.
         for layer in (self.mixture, self.move, self.shape):
@@ -42,14 +42,15 @@ class Learned(nn.Module):
         x = self.inputs(batch)
         hidden = self.body(x).float()
         start = (x.simple * self.mixture(hidden).float().softmax(-1)).sum(-1).clamp_min(SMALLEST)
-        moved = F.softplus(start + torch.log(-torch.expm1(-start)) + self.move(hidden).float().squeeze(-1))
-        mean = x.level[:, None] * moved.clamp_min(1e-5)
+        factor, extra = self.move(hidden).float().unbind(-1)
+        # A promotion multiplies demand; what no simple forecast sees is added.
+        mean = x.level[:, None] * (start * factor.clamp(-4, 3).exp() + F.softplus(extra - 5))
         shape = self.shape(hidden).float()
         if self.is_count:
             return mean, shape.squeeze(-1).clamp(-6, 8).exp()
         # From zero on, each quantile adds a step to the one below; the first may be below zero, and is then zero.
         first, steps = shape[..., :1] - 0.5, F.softplus(shape[..., 1:] - 2)
-        scaled = start[..., None] + torch.cat([first, first + steps.cumsum(-1)], -1)
+        scaled = (mean / x.level[:, None])[..., None] + torch.cat([first, first + steps.cumsum(-1)], -1)
         return mean, x.level[:, None, None] * scaled
 
     def loss(self, batch: Windows) -> Tensor:

@@ -215,6 +215,11 @@ def _card(
     by_class = {name: int(count) for name, count in zip(CLASSES, found, strict=True)}
     censored = int(panel.is_censored.sum())
     notes = [*panel.notes, *products.notes, *ahead.notes]
+    notes += [f"{count:,} series are left out: {reason}" for reason, count in left_out.items()]
+    notes.append(
+        f"{panel.num_periods:,} {_word(panel)}s from {panel.date(0)} to {panel.date(panel.num_periods - 1)}; "
+        f"validation begins at {schema.date(schema.val_origins[0])}, test at {schema.date(schema.test_origins[0])}"
+    )
     notes.append("demand: " + ", ".join(f"{count:,} {name}" for name, count in by_class.items() if count))
     if censored:
         notes.append(f"in {censored:,} periods stock ran out: demand was at least what was sold")
@@ -226,11 +231,11 @@ def _card(
         "series": len(panel.products),
         "left_out": left_out,
         "periods": {"period": panel.period, "from": panel.date(0), "to": panel.date(panel.num_periods - 1)},
-        "splits": {
+        "splits": {name: {"windows": count} for name, count in schema.num_examples.items()},
+        "windows_from": {
             name: [schema.date(origin) for origin in origins]
             for name, origins in (("val", schema.val_origins), ("test", schema.test_origins))
         },
-        "examples": schema.num_examples,
         "demand_classes": by_class,
         "censored": censored,
         **{name: value for name, value in products.card.items() if name != "bad"},
