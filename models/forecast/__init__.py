@@ -10,7 +10,7 @@ from models.forecast.networks.build import build, evaluate, initialise, loss, re
 from models.forecast.networks.forecaster import Forecaster
 from models.forecast.prepare.pipeline import prepare
 from models.forecast.prepare.settings import PrepareConfig
-from models.forecast.report.metrics import METRICS, RMSSE
+from models.forecast.report.metrics import METRICS, QUANTILE_LOSS
 from models.forecast.report.sections import report
 from models.forecast.report.slices import ORDER, slices
 from models.forecast.sample import sample
@@ -18,7 +18,7 @@ from models.forecast.schema import Schema
 
 FAMILY = Family(
     name="forecast",
-    metric=RMSSE,
+    metric=QUANTILE_LOSS,
     metrics=METRICS,
     PrepareConfig=PrepareConfig,
     Config=Config,

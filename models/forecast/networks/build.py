@@ -42,13 +42,13 @@ def build(config: Config, schema: Schema) -> Forecaster:
 
 
 def initialise(network: Forecaster, data: Prepared, schema: Schema) -> None:
-    """Fit the trees of the baseline `tree` to training windows; nothing for other networks."""
-    forecast = network.forecast
-    if not isinstance(forecast, Baseline) or forecast.trees is None:
+    """Fit the trees of the baseline `tree`, or of a blend, to training windows."""
+    trees = network.forecast.trees if isinstance(network.forecast, Baseline) else network.trees
+    if trees is None:
         return
     config = resolve(Config(network="tree", windows_per_epoch=MAX_TREE_WINDOWS), schema)
     windows = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
-    forecast.trees.fit(
+    trees.fit(
         [
             collate([windows[int(row)] for row in rows])
             for rows in np.array_split(np.arange(len(windows)), max(1, len(windows) // 512))

@@ -29,6 +29,8 @@ class Distribution:
     """Of a negative binomial: the variance is mean + mean^2 / dispersion. None for `quantiles`."""
     quantiles: Floats | None = None
     """[B, H, LEVELS], ascending."""
+    step: float = 1.0
+    """Between two amounts of units: 1 for whole ones, 0 for any."""
 
     def with_mean(self, mean: Floats) -> Self:
         """The same shape around another mean."""
@@ -51,7 +53,14 @@ class Distribution:
         if self.dispersion is not None:
             return _below(self.mean, self.dispersion, units)
         assert self.quantiles is not None
-        return _interpolated(self.quantiles, units)
+        return np.where(units > 0, _interpolated(self.quantiles, units - self.step / 2), 0.0)
+
+    def at_most(self, units: Floats) -> Floats:
+        """P(demand <= units) [B, H]."""
+        if self.dispersion is not None:
+            return _below(self.mean, self.dispersion, units + 1)
+        assert self.quantiles is not None
+        return _interpolated(self.quantiles, units + self.step / 2)
 
     def quantile(self, levels: Floats) -> Floats:
         """The quantiles [B, H, Q] at levels [B, H, Q]."""
@@ -147,5 +156,4 @@ def _interpolated(quantiles: Floats, units: Floats) -> Floats:
     share = np.clip((units - lower) / np.maximum(upper - lower, 1e-9), 0, 1)
     levels = np.array(LEVELS)
     found = levels[inside - 1] + share * (levels[inside] - levels[inside - 1])
-    found = np.where(place == 0, 0.0, np.where(place == len(LEVELS), 1.0, found))
-    return np.where(units > 0, found, 0.0)
+    return np.where(place == 0, 0.0, np.where(place == len(LEVELS), 1.0, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from models.forecast.networks.baselines import Baseline
 from models.forecast.networks.distributions import Distribution
 from models.forecast.networks.learned import Learned
 from models.forecast.networks.simple import NAMES, simple_forecasts
+from models.forecast.networks.tree import Trees
 from models.forecast.report.metrics import measured
 from models.forecast.schema import KNOWN, Schema
 from models.metrics import BatchMetrics
@@ -23,12 +25,28 @@ from models.raw.demand import CLASSES
 
 Floats = npt.NDArray[np.float64]
 
-OPTIONS = ((0, 0.0), *((number, share) for number in range(len(NAMES)) for share in (0.25, 0.5, 0.75, 1.0)))
-"""A simple forecast, and its share in the mean."""
+TREE = "tree"
+MIXED = (*NAMES, TREE)
+"""What a network is blended with."""
+
+
+def _options() -> Floats:
+    """Shares [options, 1 + MIXED] of the network and of what it is mixed with; the first mixes nothing."""
+    own = np.eye(1 + len(MIXED))
+    pairs = [share * row + (1 - share) * own[0] for row in own[1:] for share in (0.25, 0.5, 0.75, 1.0)]
+    best = own[[0, 1 + MIXED.index(TREE), 1 + MIXED.index("ets")]]
+    parts = np.array([[1, 1, 1], [2, 1, 1], [1, 2, 1], [1, 1, 2], [0, 1, 1]])
+    mixed = parts @ best / parts.sum(1, keepdims=True)
+    return np.array([own[0], *pairs, *mixed])
+
+
+OPTIONS = _options()
 MIN_GAIN = 0.01
 """A blend has to lower the squared error on validation by more than this share."""
 MIN_TARGETS = 200
 """Held-out periods that a class of demand needs for choices of its own; others share those of all."""
+NUM_SPREAD = 8
+"""Points at which the levels that a unit takes are counted."""
 NUM_BINS = 500
 """Bins of the levels at which demand lay, from 0 to 1."""
 PRIOR_TARGETS = 30.0
@@ -40,6 +58,7 @@ class Forecaster(nn.Module):
 
     option: Tensor
     step_levels: Tensor
+    interval_levels: Tensor
     total_levels: Tensor
 
     def __init__(self, config: Config, schema: Schema) -> None:
@@ -48,10 +67,12 @@ class Forecaster(nn.Module):
         self.forecast: Learned | Baseline = Baseline(config, schema) if is_baseline else Learned(config, schema)
         self.is_quantile = not is_baseline and config.head == "quantile"
         self.num_options = len(OPTIONS) if config.blend and not is_baseline else 1
+        self.trees = Trees(schema) if self.num_options > 1 else None
         self.season, self.is_count, self.context = schema.season, schema.is_count, config.context
         grid = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
         self.register_buffer("option", torch.zeros(len(CLASSES), dtype=torch.int64))
         self.register_buffer("step_levels", grid.repeat(len(CLASSES), 1))
+        self.register_buffer("interval_levels", grid.repeat(len(CLASSES), 1))
         self.register_buffer("total_levels", grid.clone())
 
     def loss(self, batch: Windows) -> Tensor:
@@ -85,43 +106,46 @@ class Forecaster(nn.Module):
     def answers(self, batch: Windows) -> Answers:
         """The blended, conformal forecasts of a batch."""
         batch = self._cut(batch)
-        own, simple = self._distribution(batch), simple_forecasts(batch, self.season).double().cpu().numpy()
-        demand = batch.demand.cpu().numpy()
+        own, demand = self._distribution(batch), batch.demand.cpu().numpy()
         options = self.option.cpu().numpy()[demand]
-        found = own.with_mean(_blended(own.mean, simple, options))
-        levels = self.step_levels.cpu().numpy()[demand]
-        corrected = np.stack([_at(levels, level) for level in QUANTILES], -1)
-        corrected = np.broadcast_to(corrected[:, None], (*found.mean.shape, len(QUANTILES)))
-        quantiles = found.quantile(corrected)
-        if self.is_count:
-            quantiles = np.rint(quantiles)
-        low, high, one_sided = (quantiles[..., QUANTILES.index(level)] for level in (0.05, 0.95, COVERAGE))
-        interval = np.stack([low, np.where(low > 0, high, one_sided)], -1)
+        found = own
+        if options.any():
+            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch), OPTIONS[options]))
+        quantiles = self._quantiles(found, self.step_levels.cpu().numpy()[demand], QUANTILES)
+        tail = (1 - COVERAGE) / 2
+        high = self._quantiles(found, self.interval_levels.cpu().numpy()[demand], (COVERAGE, 1 - tail))
+        low = quantiles[..., QUANTILES.index(round(tail, 3))]
+        interval = np.stack([low, np.where(low > 0, high[..., 1], high[..., 0])], -1)
         return Answers(found, quantiles, interval)
 
     def calibration(self, batch: Windows) -> Tensor:
         """For each class of demand and option: squared error, count, and how often demand was at which level.
 
-        [classes, options, 2 + 2 * NUM_BINS]: levels of single periods, then those of whole horizons.
+        [classes, options, 2 + 3 * NUM_BINS]: levels of single periods, spread over those that a unit takes (Czado,
+        Gneiting and Held, 2009), levels below these, and levels of whole horizons.
         """
         batch = self._cut(batch)
-        own, simple = self._distribution(batch), simple_forecasts(batch, self.season).double().cpu().numpy()
+        own = self._distribution(batch)
+        candidates = self._candidates(own, batch)
         demand, target = batch.demand.cpu().numpy(), batch.target.double().cpu().numpy()
         is_known = (batch.target_status == KNOWN).cpu().numpy()
         scale = np.maximum(batch.naive_scale.double().cpu().numpy(), 1e-3)
-        sums = np.zeros((len(CLASSES), self.num_options, 2 + 2 * NUM_BINS))
+        sums = np.zeros((len(CLASSES), self.num_options, 2 + 3 * NUM_BINS))
         classes = np.repeat(demand[:, None], target.shape[1], 1)[is_known]
         whole = is_known.all(1)
         for number in range(self.num_options):
-            found = own.with_mean(_blended(own.mean, simple, np.full(len(demand), number)))
+            found = own.with_mean(candidates @ OPTIONS[number, : candidates.shape[-1]])
             errors = ((found.mean - target) ** 2 / scale[:, None])[is_known]
             np.add.at(sums[:, number, 0], classes, errors)
             np.add.at(sums[:, number, 1], classes, 1.0)
-            ranks = _bins(found.below(target)[is_known])
-            np.add.at(sums[:, number], (classes, 2 + ranks), 1.0)
+            below, at_most = found.below(target)[is_known], found.at_most(target)[is_known]
+            for place in (np.arange(NUM_SPREAD) + 0.5) / NUM_SPREAD:
+                levels = _bins(below + place * (at_most - below))
+                np.add.at(sums[:, number], (classes, 2 + levels), 1 / NUM_SPREAD)
+            np.add.at(sums[:, number], (classes, 2 + NUM_BINS + _bins(below)), 1.0)
             total = found.total()
             ranks = _bins(total.below(target.cumsum(1))[whole, -1])
-            np.add.at(sums[:, number], (demand[whole], 2 + NUM_BINS + ranks), 1.0)
+            np.add.at(sums[:, number], (demand[whole], 2 + 2 * NUM_BINS + ranks), 1.0)
         return torch.from_numpy(sums)
 
     def calibrate(self, sums: Tensor) -> None:
@@ -129,21 +153,21 @@ class Forecaster(nn.Module):
         found = sums.double().cpu().numpy()
         pooled = found.sum(0)
         best_of_all = _best(pooled)
-        totals = np.zeros(NUM_BINS)
-        whole = np.zeros(NUM_BINS)
-        options = []
-        for of_class in found:
-            option = _best(of_class) if of_class[0, 1] >= MIN_TARGETS else best_of_all
-            options.append(option)
-            whole += of_class[option, 2 : 2 + NUM_BINS]
-            totals += of_class[option, 2 + NUM_BINS :]
-        levels = []
-        for option, of_class in zip(options, found, strict=True):
-            own = of_class[option, 2 : 2 + NUM_BINS]
-            levels.append(_levels(own if of_class[0, 1] >= MIN_TARGETS else whole))
+        options = [_best(part) if part[0, 1] >= MIN_TARGETS else best_of_all for part in found]
+        counted = np.stack([part[option, 2:] for part, option in zip(found, options, strict=True)])
+        step, interval, total = np.split(counted, 3, axis=1)
         self.option.copy_(torch.tensor(options))
-        self.step_levels.copy_(torch.from_numpy(np.stack(levels)))
-        self.total_levels.copy_(torch.from_numpy(_levels(totals)))
+        self.total_levels.copy_(torch.from_numpy(_levels(total.sum(0))))
+        for buffer, counts in ((self.step_levels, step), (self.interval_levels, interval)):
+            of_all = counts.sum(0)
+            levels = [_levels(own if own.sum() >= MIN_TARGETS else of_all) for own in counts]
+            buffer.copy_(torch.from_numpy(np.stack(levels)))
+
+    def _quantiles(self, found: Distribution, levels: Floats, wanted: Sequence[float]) -> Floats:
+        """Quantiles [B, H, wanted] at corrected levels, given those of each window [B, NUM_BINS + 1]."""
+        corrected = np.stack([_at(levels, level) for level in wanted], -1)
+        quantiles = found.quantile(np.broadcast_to(corrected[:, None], (*found.mean.shape, len(wanted))))
+        return np.rint(quantiles) if self.is_count else quantiles
 
     def _cut(self, batch: Windows) -> Windows:
         """The batch with the history that this network sees; those of requests are longer."""
@@ -154,18 +178,19 @@ class Forecaster(nn.Module):
         parts = {name: getattr(batch, name)[:, extra:] for name in ("units", "status", "known")}
         return replace(batch, **parts)
 
+    def _candidates(self, own: Distribution, batch: Windows) -> Floats:
+        """The means [B, H, 1 + MIXED] that are blended, the network's first; only that of a baseline."""
+        if self.trees is None:
+            return own.mean[..., None]
+        simple, trees = simple_forecasts(batch, self.season), self.trees(batch)
+        mixed = torch.cat([simple, trees[..., None]], -1).double().cpu().numpy()
+        return np.concatenate([own.mean[..., None], mixed], -1)
+
     def _distribution(self, batch: Windows) -> Distribution:
         mean, shape = (value.detach().double().cpu().numpy() for value in self.forecast(batch))
         if self.is_quantile:
-            return Distribution(mean, quantiles=np.maximum(shape, 0.0))
+            return Distribution(mean, quantiles=np.maximum(shape, 0.0), step=float(self.is_count))
         return Distribution(mean, dispersion=shape)
-
-
-def _blended(mean: Floats, simple: Floats, options: npt.NDArray[np.int64]) -> Floats:
-    """The means [B, H] with the simple forecast [B, H, 4] and share of each window's option [B]."""
-    numbers, shares = (np.array([option[part] for option in OPTIONS])[options] for part in (0, 1))
-    chosen = np.take_along_axis(simple, numbers.astype(np.int64)[:, None, None], -1)[..., 0]
-    return mean + shares[:, None] * (chosen - mean)
 
 
 def _bins(levels: Floats) -> npt.NDArray[np.int64]:

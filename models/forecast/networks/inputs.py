@@ -27,7 +27,7 @@ class Inputs:
     known: Tensor
     """[B, L + H, F]"""
     simple: Tensor
-    """[B, H, 4] the simple forecasts."""
+    """[B, H, NAMES] the simple forecasts."""
     fixed: Tensor
     """[B, E] attributes, class of demand, logs of the level and of the length of the history."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from models.forecast.data import Windows
 from models.forecast.schema import KNOWN
 
-NAMES = ("mean", "last season", "same season", "tsb")
+NAMES = ("mean", "last season", "same season", "tsb", "ets")
 """The simple forecasts of `simple_forecasts`, in order."""
 SHRINK = 1.0
 """Seasons of the plain mean that the mean of the same phase of the season is shrunk with."""
@@ -22,7 +22,7 @@ def levels(batch: Windows, unit: float) -> Tensor:
 
 
 def simple_forecasts(batch: Windows, season: int) -> Tensor:
-    """The forecasts of NAMES [B, H, 4]."""
+    """The forecasts of NAMES [B, H, names]."""
     horizon = batch.target.shape[1]
     known = (batch.status == KNOWN).to(batch.units.dtype)
     mean = _mean(batch.units, known)
@@ -30,7 +30,8 @@ def simple_forecasts(batch: Windows, season: int) -> Tensor:
     flat = torch.stack([mean, recent], -1)[:, None].expand(-1, horizon, -1)
     seasonal = _seasonal_mean(batch.units, known, season, horizon)
     tsb = tsb_level(batch.units, known)[:, None].expand(-1, horizon)
-    return torch.cat([flat, seasonal[..., None], tsb[..., None]], -1)
+    smoothed = exponential_smoothing(batch, season)
+    return torch.cat([flat, seasonal[..., None], tsb[..., None], smoothed[..., None]], -1)
 
 
 def seasonal_naive(batch: Windows, season: int) -> Tensor:

@@ -17,6 +17,7 @@ from models.forecast.schema import KNOWN, Schema
 NUM_LAGS = 7
 MAX_TREES, MAX_NODES, MAX_DEPTH = 150, 63, 6
 MAX_ROWS = 150_000
+CHUNK_ROWS = 4096
 SETTINGS: dict[str, Any] = {
     "loss": "poisson",
     "learning_rate": 0.06,
@@ -56,17 +57,18 @@ class Trees(nn.Module):
     def forward(self, batch: Windows) -> Tensor:
         """The mean [B, H]."""
         rows = self.rows(batch)
-        flat = rows.flatten(0, 1).double()
-        numbers = torch.arange(len(flat), device=flat.device)
-        total = self.start.expand(len(flat)).clone()
-        for tree in range(MAX_TREES):
-            node = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
-            for _ in range(MAX_DEPTH):
-                goes_left = flat[numbers, self.feature[tree, node]] <= self.threshold[tree, node]
-                node = torch.where(goes_left, self.left[tree, node], self.right[tree, node])
-            total += self.value[tree, node]
-        scaled = total.clamp(max=8).exp().reshape(rows.shape[:2])
+        parts = [self._sum(part) for part in torch.split(rows.flatten(0, 1).double(), CHUNK_ROWS)]
+        scaled = torch.cat(parts).clamp(max=8).exp().reshape(rows.shape[:2])
         return (levels(batch, self.unit)[:, None] * scaled).float()
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        """The sum of all trees for some rows [N, features], which go down all trees together."""
+        numbers = torch.arange(len(rows), device=rows.device)[None]
+        node = torch.zeros(MAX_TREES, len(rows), dtype=torch.int64, device=rows.device)
+        for _ in range(MAX_DEPTH):
+            goes_left = rows[numbers, self.feature.gather(1, node)] <= self.threshold.gather(1, node)
+            node = torch.where(goes_left, self.left.gather(1, node), self.right.gather(1, node))
+        return self.start + self.value.gather(1, node).sum(0)
 
     def rows(self, batch: Windows) -> Tensor:
         """The features of each period of each window [B, H, features]."""

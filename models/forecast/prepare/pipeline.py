@@ -50,7 +50,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         ahead = _with_promotion(
             read_ahead(config, panel, quarantine / "calendar.parquet", horizon=horizon), panel, horizon
         )
-    static, codes = _categories(products)
+    static, codes = _categories(products, len(panel.products))
     classes = demand_classes(panel.units[:, : origins[0]], panel.is_known[:, : origins[0]])
     schema = _schema(panel, ahead, static, horizon=horizon, origins=origins)
     counts = _write(out, panel, ahead, codes, classes, schema)
@@ -118,7 +118,7 @@ def _with_promotion(ahead: Ahead, panel: Panel, horizon: int) -> Ahead:
     return Ahead([*ahead.names, PROMOTION], values, ahead.notes)
 
 
-def _categories(products: Products) -> tuple[dict[str, list[str]], Codes]:
+def _categories(products: Products, num_series: int) -> tuple[dict[str, list[str]], Codes]:
     """Attribute -> its values, and the codes of each series [S, attributes]; rare values share the code 0."""
     static: dict[str, list[str]] = {}
     columns = []
@@ -128,7 +128,7 @@ def _categories(products: Products) -> tuple[dict[str, list[str]], Codes]:
         static[name] = ["", *values]
         codes = {value: code for code, value in enumerate(static[name])}
         columns.append([codes.get(text, 0) for text in texts])
-    return static, np.array(columns, np.int64).T.reshape(-1, len(columns))
+    return static, np.array(columns, np.int64).reshape(len(columns), num_series).T.copy()
 
 
 def _schema(panel: Panel, ahead: Ahead, static: dict[str, list[str]], *, horizon: int, origins: list[int]) -> Schema:

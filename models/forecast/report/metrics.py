@@ -21,12 +21,25 @@ def rmse_of_sales(kept: Kept) -> float:
     return math.sqrt(float(kept["squared_sold"].sum()) / count) if count else math.nan
 
 
+def pooled_rmsse(kept: Kept) -> float:
+    """Root of the mean over windows of the squared error in multiples of the naive one; NaN without a scale."""
+    count = float(kept["is_scaled"].sum())
+    return math.sqrt(float(kept["scaled_squared"].sum()) / count) if count else math.nan
+
+
 def coverage_gap(kept: Kept) -> float:
     """How far the share of periods inside the 90 % interval is from 0.9; NaN without a period."""
     count = float(kept["num_known"].sum())
     return abs(float(kept["num_inside"].sum()) / count - 0.9) if count else math.nan
 
 
+QUANTILE_LOSS = Metric(
+    "quantile_loss",
+    "min",
+    "Quantile loss",
+    "Twice the mean pinball loss over eight quantiles, by the sum of the units (WQL): right only if the whole "
+    "distribution is.",
+)
 RMSSE = Metric(
     "rmsse",
     "min",
@@ -35,14 +48,17 @@ RMSSE = Metric(
     "the mean over series.",
 )
 METRICS = (
+    QUANTILE_LOSS,
     RMSSE,
-    Metric("wape", "min", "WAPE", "Sum of the absolute errors of the mean forecast, by the sum of the units."),
     Metric(
-        "quantile_loss",
+        "pooled_rmsse",
         "min",
-        "Quantile loss",
-        "Twice the mean pinball loss over the quantiles, by the sum of the units.",
+        "Pooled RMSSE",
+        "Root of the mean over series of the squared scaled errors: unlike the mean of the roots, no forecast of zero "
+        "wins on it where half of the series happen to sell nothing.",
+        compute=pooled_rmsse,
     ),
+    Metric("wape", "min", "WAPE", "Sum of the absolute errors of the mean forecast, by the sum of the units."),
     Metric("median_loss", "min", "QL(0.5)", "Mean pinball loss of the median, in units; zero is hard to beat on it."),
     Metric("rmse_of_sales", "min", "RMSE of sales", "Error of the mean in periods with sales.", compute=rmse_of_sales),
     Metric(
@@ -81,6 +97,8 @@ def measured(found: Answers, batch: Windows) -> BatchMetrics:
     kept = {
         "squared_sold": (error**2 * sold).sum(1),
         "num_sold": sold.sum(1),
+        "scaled_squared": rmsse**2 * is_scaled,
+        "is_scaled": is_scaled,
         "num_inside": inside.sum(1),
         "num_known": count,
     }

@@ -11,8 +11,7 @@ import torch
 from models.forecast.config import Config
 from models.forecast.data import Windows, collate, dataset
 from models.forecast.networks.answers import MEDIAN, QUANTILES, Answers
-from models.forecast.networks.forecaster import OPTIONS, Forecaster
-from models.forecast.networks.simple import NAMES
+from models.forecast.networks.forecaster import MIXED, OPTIONS, Forecaster
 from models.forecast.schema import KNOWN, Schema
 from models.prepared import Prepared
 from models.raw.demand import CLASSES
@@ -111,15 +110,11 @@ def _ahead(seen: Sequence[tuple[Windows, Answers]]) -> Section:
 
 def _blends(network: Forecaster) -> Section:
     """What validation chose for each class of demand."""
-    rows = []
-    for name, option in zip(CLASSES, network.option.tolist(), strict=True):
-        number, share = OPTIONS[option]
-        rows.append([name, 1 - share, NAMES[number] if share else "none", share])
+    rows = [[name, *OPTIONS[option].tolist()] for name, option in zip(CLASSES, network.option.tolist(), strict=True)]
     return Section(
         "Chosen by class of demand",
-        "The share of the network in the mean forecast, and the simple forecast that it is mixed with, as validation "
-        "chose.",
-        [Table("blends", ["demand", "network", "simple forecast", "its share"], rows)],
+        "The shares of the network, of simple forecasts and of trees in the mean forecast, as validation chose.",
+        [Table("blends", ["demand", "network", *MIXED], rows)],
     )
 
 
