@@ -30,7 +30,7 @@ class Config(TrainConfig):
     """Maximum number of epochs."""
     batch_size: PositiveInt = 256
     """Training windows per optimizer step, over all workers."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 1e-3
     """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
     patience: NonNegativeInt = 4
     """Early stopping: stop after this many epochs in a row without a better validation score; 0 never stops early."""
@@ -43,12 +43,13 @@ class Config(TrainConfig):
     """Width of the hidden layers."""
     num_blocks: PositiveInt = 2
     """Residual blocks of tide's encoder, and layers of an rnn."""
-    dropout: Share = 0.1
+    dropout: Share = 0.2
     """Dropout."""
     windows_per_epoch: PositiveInt = 20_000
     """Training windows of an epoch, at most: every n-th of each series, others in each epoch."""
     blend: bool = True
-    """Whether validation chooses, for each class of demand, how much of a simple forecast to mix in."""
+    """Whether the mean is mixed with those of trees and simple forecasts: of a third each of the network, trees and
+    exponential smoothing, or as validation chooses for a class of demand."""
 
 
 SPACE: dict[str, Range] = {

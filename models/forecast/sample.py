@@ -57,7 +57,15 @@ def sample(directory: Path) -> Sample:
             "horizon": HORIZON,
             "windows": 2,
         },
-        train={"network": "tide", "epochs": 12, "dim": 32, "num_blocks": 1, "windows_per_epoch": 4000},
+        train={
+            "network": "tide",
+            "epochs": 10,
+            "learning_rate": 0.003,
+            "dropout": 0.1,
+            "dim": 32,
+            "num_blocks": 1,
+            "windows_per_epoch": 4000,
+        },
         questions=(
             Question(
                 "a product with weekdays and promotions",

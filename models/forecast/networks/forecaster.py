@@ -31,17 +31,20 @@ MIXED = (*NAMES, TREE)
 
 
 def _options() -> Floats:
-    """Shares [options, 1 + MIXED] of the network and of what it is mixed with; the first mixes nothing."""
+    """Shares [options, 1 + MIXED] of the network and of what it is mixed with.
+
+    The first is a third each of the network, trees and exponential smoothing: a plain mean is hard to beat (Clemen,
+    1989), and validation is one window of time.
+    """
     own = np.eye(1 + len(MIXED))
-    pairs = [share * row + (1 - share) * own[0] for row in own[1:] for share in (0.25, 0.5, 0.75, 1.0)]
-    best = own[[0, 1 + MIXED.index(TREE), 1 + MIXED.index("ets")]]
-    parts = np.array([[1, 1, 1], [2, 1, 1], [1, 2, 1], [1, 1, 2], [0, 1, 1]])
-    mixed = parts @ best / parts.sum(1, keepdims=True)
-    return np.array([own[0], *pairs, *mixed])
+    network, tree, smoothed = own[0], own[1 + MIXED.index(TREE)], own[1 + MIXED.index("ets")]
+    halves = [(network + row) / 2 for row in own[1:]]
+    others = [(2 * network + tree + smoothed) / 4, (network + 2 * tree + smoothed) / 4, (tree + smoothed) / 2]
+    return np.array([(network + tree + smoothed) / 3, network, *halves, *others, *own[1:]])
 
 
 OPTIONS = _options()
-MIN_GAIN = 0.01
+MIN_GAIN = 0.02
 """A blend has to lower the squared error on validation by more than this share."""
 MIN_TARGETS = 200
 """Held-out periods that a class of demand needs for choices of its own; others share those of all."""
@@ -107,10 +110,10 @@ class Forecaster(nn.Module):
         """The blended, conformal forecasts of a batch."""
         batch = self._cut(batch)
         own, demand = self._distribution(batch), batch.demand.cpu().numpy()
-        options = self.option.cpu().numpy()[demand]
         found = own
-        if options.any():
-            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch), OPTIONS[options]))
+        if self.trees is not None:
+            shares = OPTIONS[self.option.cpu().numpy()[demand]]
+            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch), shares))
         quantiles = self._quantiles(found, self.step_levels.cpu().numpy()[demand], QUANTILES)
         tail = (1 - COVERAGE) / 2
         high = self._quantiles(found, self.interval_levels.cpu().numpy()[demand], (COVERAGE, 1 - tail))
@@ -134,7 +137,7 @@ class Forecaster(nn.Module):
         classes = np.repeat(demand[:, None], target.shape[1], 1)[is_known]
         whole = is_known.all(1)
         for number in range(self.num_options):
-            found = own.with_mean(candidates @ OPTIONS[number, : candidates.shape[-1]])
+            found = own if self.trees is None else own.with_mean(candidates @ OPTIONS[number])
             errors = ((found.mean - target) ** 2 / scale[:, None])[is_known]
             np.add.at(sums[:, number, 0], classes, errors)
             np.add.at(sums[:, number, 1], classes, 1.0)
@@ -198,7 +201,7 @@ def _bins(levels: Floats) -> npt.NDArray[np.int64]:
 
 
 def _best(sums: Floats) -> int:
-    """The option with the least squared error; the first, which blends nothing, unless one is clearly better."""
+    """The option with the least squared error; the first unless one is clearly better."""
     best = int(sums[:, 0].argmin())
     return best if sums[best, 0] < (1 - MIN_GAIN) * sums[0, 0] else 0
 

@@ -110,6 +110,8 @@ def _ahead(seen: Sequence[tuple[Windows, Answers]]) -> Section:
 
 def _blends(network: Forecaster) -> Section:
     """What validation chose for each class of demand."""
+    if network.trees is None:
+        return Section("Chosen by class of demand", "Nothing was mixed in.", [])
     rows = [[name, *OPTIONS[option].tolist()] for name, option in zip(CLASSES, network.option.tolist(), strict=True)]
     return Section(
         "Chosen by class of demand",
