@@ -218,5 +218,5 @@ def _series_of(panel: Panel, texts: dict[str, list[str | None]], num_rows: int) 
 def _is_numeric(column: pa.ChunkedArray) -> bool:
     """Whether a column holds numbers, or flags; names of holidays, say, are not."""
     rejections = Rejections(len(column))
-    read_numbers(column.combine_chunks(), "value", rejections)
-    return int((rejections.codes > 0).sum()) * 2 <= len(column)
+    numbers = read_numbers(column.combine_chunks(), "value", rejections)
+    return int((rejections.codes > 0).sum()) < int(np.isfinite(numbers).sum())
