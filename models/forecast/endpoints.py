@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.family import Endpoint, Feature, Features
 from models.forecast.config import MAX_CONTEXT
 from models.forecast.data import Window, key_of, naive_scale, series_rows
-from models.forecast.networks.answers import MEDIAN, QUANTILES, Forecast
+from models.forecast.networks.answers import QUANTILES, Forecast
 from models.forecast.networks.build import predict
 from models.forecast.schema import CENSORED, KNOWN, UNKNOWN, Schema
 from models.raw.demand import demand_classes
@@ -57,7 +57,7 @@ class ForecastRequest(BaseModel):
     attributes: dict[str, str] = Field(default_factory=dict, max_length=100)
     """Attributes of the product, such as category, for a history of the request."""
     service_level: float = Field(default=0.95, ge=0.5, le=0.999)
-    """The probability that the stock lasts over the lead time, for `reorder`."""
+    """The probability that the stock lasts over the lead time, for `order`."""
     lead_time: int | None = Field(default=None, ge=1)
     """Periods until an order of today arrives and the next one could; without it nothing is suggested."""
     stock: float = Field(default=0, ge=0, le=1e9)
@@ -65,40 +65,40 @@ class ForecastRequest(BaseModel):
 
 
 class Period(BaseModel):
-    """Demand in one period."""
+    """Demand in one period: its mean, a 90 % interval, and the quantiles from 5 % (q05) to 99 % (q99)."""
 
     date: str
     """Its first day, or its number."""
     mean: float
-    median: float
     lower: float
     """Of the 90 % interval: 0 where no demand is that likely, else the 5 % quantile."""
     upper: float
-    quantiles: dict[str, float]
-
-
-class Reorder(BaseModel):
-    """What to order now, so that stock lasts over the lead time with the probability of the service level."""
-
-    service_level: float
-    lead_time: int
-    expected_demand: float
-    """Mean of the demand over the lead time."""
-    needed: float
-    """Stock that lasts with this probability."""
-    order: int
-    """What is missing to it, in whole units."""
+    q05: float
+    q10: float
+    q25: float
+    q50: float
+    """The median."""
+    q75: float
+    q90: float
+    q95: float
+    q99: float
 
 
 class ForecastResponse(BaseModel):
-    """The forecast, period by period; `source` is `stored` or `request`, whose history was used."""
+    """The forecast, period by period; `source` is `stored` or `request`, whose history was used.
+
+    Where the request has a lead time: the mean of the demand over it, the stock that lasts over it with the probability
+    of the service level, and what is missing to that stock, in whole units.
+    """
 
     model_version: str
     product_id: str | None
     store_id: str | None
     source: str
+    expected_demand: float | None
+    needed_stock: float | None
+    order: int | None
     periods: list[Period]
-    reorder: Reorder | None = None
 
 
 def golden_request(schema: Schema) -> ForecastRequest:
@@ -137,20 +137,26 @@ def answer(
         Period(
             date=schema.date(found.start + step),
             mean=float(found.mean[step]),
-            median=float(found.quantiles[step, MEDIAN]),
             lower=float(found.interval[step, 0]),
             upper=float(found.interval[step, 1]),
-            quantiles={f"{level:g}": float(found.quantiles[step, place]) for place, level in enumerate(QUANTILES)},
+            **{
+                f"q{round(100 * level):02d}": float(found.quantiles[step, place])
+                for place, level in enumerate(QUANTILES)
+            },
         )
         for step in range(request.horizon or schema.horizon)
     ]
+    lead_time = request.lead_time
+    needed = None if lead_time is None else found.total_quantile(request.service_level, lead_time)
     return ForecastResponse(
         model_version=model_version,
         product_id=request.product_id,
         store_id=request.store_id,
         source="stored" if request.history is None else "request",
+        expected_demand=None if lead_time is None else float(found.total_mean[lead_time - 1]),
+        needed_stock=needed,
+        order=None if needed is None else max(0, math.ceil(needed - request.stock)),
         periods=periods,
-        reorder=_reorder(request, found),
     )
 
 
@@ -243,16 +249,3 @@ def _last(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     last = values[-length:]
     found[length - len(last) :] = last
     return found
-
-
-def _reorder(request: ForecastRequest, found: Forecast) -> Reorder | None:
-    if request.lead_time is None:
-        return None
-    needed = found.total_quantile(request.service_level, request.lead_time)
-    return Reorder(
-        service_level=request.service_level,
-        lead_time=request.lead_time,
-        expected_demand=float(found.total_mean[request.lead_time - 1]),
-        needed=needed,
-        order=max(0, math.ceil(needed - request.stock)),
-    )
