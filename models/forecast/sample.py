@@ -59,9 +59,7 @@ def sample(directory: Path) -> Sample:
         },
         train={
             "network": "tide",
-            "epochs": 10,
-            "learning_rate": 0.003,
-            "dropout": 0.1,
+            "epochs": 20,
             "dim": 32,
             "num_blocks": 1,
             "windows_per_epoch": 4000,
