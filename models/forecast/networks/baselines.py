@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 from models.forecast.config import Config
 from models.forecast.data import Windows
-from models.forecast.networks.simple import (
-    croston_level,
-    exponential_smoothing,
-    recent_mean,
-    seasonal_naive,
-    tsb_level,
-)
+from models.forecast.networks.simple import NAMES, croston_level, seasonal_naive
 from models.forecast.networks.tree import Trees
 from models.forecast.schema import KNOWN, Schema
 
@@ -26,9 +20,9 @@ class Baseline(nn.Module):
         self.name, self.season = config.network, schema.season
         self.trees = Trees(schema) if config.network == "tree" else None
 
-    def forward(self, batch: Windows) -> tuple[Tensor, Tensor]:
-        """The mean and the dispersion [B, H]."""
-        mean = self._mean(batch).float().clamp_min(0)
+    def forward(self, batch: Windows, simple: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and the dispersion [B, H], given the simple forecasts [B, H, NAMES]."""
+        mean = self._mean(batch, simple).float().clamp_min(0)
         known = (batch.status == KNOWN).float()
         count = known.sum(1).clamp_min(1)
         average = (batch.units * known).sum(1) / count
@@ -36,7 +30,7 @@ class Baseline(nn.Module):
         dispersion = average**2 / (variance - average).clamp_min(1e-6)
         return mean, dispersion.clamp(1e-2, 1e4)[:, None].expand_as(mean)
 
-    def _mean(self, batch: Windows) -> Tensor:
+    def _mean(self, batch: Windows, simple: Tensor) -> Tensor:
         known = (batch.status == KNOWN).to(batch.units.dtype)
         match self.name:
             case "zero":
@@ -44,14 +38,14 @@ class Baseline(nn.Module):
             case "seasonal-naive":
                 return seasonal_naive(batch, self.season)
             case "moving-average":
-                return recent_mean(batch, self.season)
+                return simple[..., NAMES.index("last season")]
             case "ets":
-                return exponential_smoothing(batch, self.season)
+                return simple[..., NAMES.index("ets")]
             case "tree":
                 assert self.trees is not None
-                found: Tensor = self.trees(batch)
+                found: Tensor = self.trees(batch, simple)
                 return found
             case "croston":
                 return croston_level(batch.units, known)[:, None].expand_as(batch.target)
             case _:
-                return tsb_level(batch.units, known)[:, None].expand_as(batch.target)
+                return simple[..., NAMES.index("tsb")]

@@ -109,11 +109,12 @@ class Forecaster(nn.Module):
     def answers(self, batch: Windows) -> Answers:
         """The blended, conformal forecasts of a batch."""
         batch = self._cut(batch)
-        own, demand = self._distribution(batch), batch.demand.cpu().numpy()
+        simple, demand = simple_forecasts(batch, self.season), batch.demand.cpu().numpy()
+        own = self._distribution(batch, simple)
         found = own
         if self.trees is not None:
             shares = OPTIONS[self.option.cpu().numpy()[demand]]
-            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch), shares))
+            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch, simple), shares))
         quantiles = self._quantiles(found, self.step_levels.cpu().numpy()[demand], QUANTILES)
         tail = (1 - COVERAGE) / 2
         high = self._quantiles(found, self.interval_levels.cpu().numpy()[demand], (COVERAGE, 1 - tail))
@@ -128,8 +129,9 @@ class Forecaster(nn.Module):
         Gneiting and Held, 2009), levels below these, and levels of whole horizons.
         """
         batch = self._cut(batch)
-        own = self._distribution(batch)
-        candidates = self._candidates(own, batch)
+        simple = simple_forecasts(batch, self.season)
+        own = self._distribution(batch, simple)
+        candidates = self._candidates(own, batch, simple)
         demand, target = batch.demand.cpu().numpy(), batch.target.double().cpu().numpy()
         is_known = (batch.target_status == KNOWN).cpu().numpy()
         scale = np.maximum(batch.naive_scale.double().cpu().numpy(), 1e-3)
@@ -181,16 +183,15 @@ class Forecaster(nn.Module):
         parts = {name: getattr(batch, name)[:, extra:] for name in ("units", "status", "known")}
         return replace(batch, **parts)
 
-    def _candidates(self, own: Distribution, batch: Windows) -> Floats:
+    def _candidates(self, own: Distribution, batch: Windows, simple: Tensor) -> Floats:
         """The means [B, H, 1 + MIXED] that are blended, the network's first; only that of a baseline."""
         if self.trees is None:
             return own.mean[..., None]
-        simple, trees = simple_forecasts(batch, self.season), self.trees(batch)
-        mixed = torch.cat([simple, trees[..., None]], -1).double().cpu().numpy()
+        mixed = torch.cat([simple, self.trees(batch, simple)[..., None]], -1).double().cpu().numpy()
         return np.concatenate([own.mean[..., None], mixed], -1)
 
-    def _distribution(self, batch: Windows) -> Distribution:
-        mean, shape = (value.detach().double().cpu().numpy() for value in self.forecast(batch))
+    def _distribution(self, batch: Windows, simple: Tensor) -> Distribution:
+        mean, shape = (value.detach().double().cpu().numpy() for value in self.forecast(batch, simple))
         if self.is_quantile:
             return Distribution(mean, quantiles=np.maximum(shape, 0.0), step=float(self.is_count))
         return Distribution(mean, dispersion=shape)

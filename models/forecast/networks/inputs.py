@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.forecast.config import Config
 from models.forecast.data import Windows
-from models.forecast.networks.simple import NAMES, levels, simple_forecasts
+from models.forecast.networks.simple import NAMES, levels
 from models.forecast.schema import CENSORED, KNOWN, Schema
 from models.raw.demand import CLASSES
 
@@ -39,13 +39,13 @@ class InputLayer(nn.Module):
         super().__init__()
         sizes = [len(values) for values in schema.static.values()]
         self.embeddings = nn.ModuleList([nn.Embedding(size, EMBEDDING) for size in [*sizes, len(CLASSES)]])
-        self.unit, self.season = schema.unit, schema.season
+        self.unit = schema.unit
         self.num_fixed = EMBEDDING * len(self.embeddings) + 2
         self.num_known = schema.num_known
         self.num_simple = len(NAMES)
 
-    def forward(self, batch: Windows) -> Inputs:
-        """The inputs of a batch."""
+    def forward(self, batch: Windows, simple: Tensor) -> Inputs:
+        """The inputs of a batch and its simple forecasts [B, H, NAMES]."""
         level = levels(batch, self.unit)
         known = (batch.status == KNOWN).float()
         scaled = torch.log1p(batch.units / level[:, None])
@@ -57,6 +57,6 @@ class InputLayer(nn.Module):
             level=level,
             history=torch.stack([scaled, known, censored], -1),
             known=batch.known.float(),
-            simple=simple_forecasts(batch, self.season) / level[:, None, None],
+            simple=simple / level[:, None, None],
             fixed=torch.cat([*embedded, amounts], 1),
         )

@@ -11,6 +11,7 @@ from models.forecast.data import Windows
 from models.forecast.networks.distributions import LEVELS, count_loss, quantile_losses
 from models.forecast.networks.inputs import InputLayer
 from models.forecast.networks.rnn import Recurrent
+from models.forecast.networks.simple import simple_forecasts
 from models.forecast.networks.tide import Tide
 from models.forecast.schema import CENSORED, UNKNOWN, Schema
 
@@ -25,7 +26,7 @@ class Learned(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.is_count = config.head == "count"
+        self.is_count, self.season = config.head == "count", schema.season
         self.inputs = InputLayer(config, schema)
         make = Tide if config.network == "tide" else Recurrent
         self.body: nn.Module = make(config, self.inputs, horizon=schema.horizon)
@@ -37,9 +38,9 @@ class Learned(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, batch: Windows) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Windows, simple: Tensor) -> tuple[Tensor, Tensor]:
         """The mean [B, H], and the dispersion [B, H] of a count head or the quantiles [B, H, LEVELS]."""
-        x = self.inputs(batch)
+        x = self.inputs(batch, simple)
         hidden = self.body(x).float()
         start = (x.simple * self.mixture(hidden).float().softmax(-1)).sum(-1).clamp_min(SMALLEST)
         factor, extra = self.move(hidden).float().unbind(-1)
@@ -55,7 +56,7 @@ class Learned(nn.Module):
 
     def loss(self, batch: Windows) -> Tensor:
         """The mean loss of the known and censored periods."""
-        mean, shape = self.forward(batch)
+        mean, shape = self.forward(batch, simple_forecasts(batch, self.season))
         weight = (batch.target_status != UNKNOWN).float()
         is_censored = batch.target_status == CENSORED
         if self.is_count:

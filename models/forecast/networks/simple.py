@@ -46,12 +46,6 @@ def seasonal_naive(batch: Windows, season: int) -> Tensor:
     return found
 
 
-def recent_mean(batch: Windows, season: int) -> Tensor:
-    """The mean of the last season, or of the last season's known periods, in each period [B, H]."""
-    known = (batch.status == KNOWN).to(batch.units.dtype)
-    return _recent_mean(batch.units, known, season)[:, None].expand(-1, batch.target.shape[1])
-
-
 def tsb_level(units: Tensor, known: Tensor) -> Tensor:
     """The level of Teunter, Syntetos and Babai (EJOR 2011) [B]: probability of demand times its size.
 

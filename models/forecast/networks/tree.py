@@ -54,9 +54,9 @@ class Trees(nn.Module):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("start", torch.zeros((), dtype=torch.float64))
 
-    def forward(self, batch: Windows) -> Tensor:
-        """The mean [B, H]."""
-        rows = self.rows(batch)
+    def forward(self, batch: Windows, simple: Tensor) -> Tensor:
+        """The mean [B, H], given the simple forecasts [B, H, NAMES]."""
+        rows = self.rows(batch, simple)
         parts = [self._sum(part) for part in torch.split(rows.flatten(0, 1).double(), CHUNK_ROWS)]
         scaled = torch.cat(parts).clamp(max=8).exp().reshape(rows.shape[:2])
         return (levels(batch, self.unit)[:, None] * scaled).float()
@@ -70,7 +70,7 @@ class Trees(nn.Module):
             node = torch.where(goes_left, self.left.gather(1, node), self.right.gather(1, node))
         return self.start + self.value.gather(1, node).sum(0)
 
-    def rows(self, batch: Windows) -> Tensor:
+    def rows(self, batch: Windows, simple: Tensor) -> Tensor:
         """The features of each period of each window [B, H, features]."""
         horizon = batch.target.shape[1]
         level = levels(batch, self.unit)
@@ -86,9 +86,9 @@ class Trees(nn.Module):
         ]
         wide = torch.cat(of_window, 1)[:, None].expand(-1, horizon, -1)
         step = torch.arange(horizon, device=level.device).float()[None, :, None].expand(len(level), -1, 1)
-        simple = simple_forecasts(batch, self.season) / level[:, None, None]
+        scaled = simple / level[:, None, None]
         naive = (seasonal_naive(batch, self.season) / level[:, None])[..., None]
-        return torch.cat([wide, step, simple, naive, batch.known[:, -horizon:].float()], -1)
+        return torch.cat([wide, step, scaled, naive, batch.known[:, -horizon:].float()], -1)
 
     def fit(self, batches: Sequence[Windows]) -> None:
         """Fit the trees to the known periods of training windows."""
@@ -97,7 +97,7 @@ class Trees(nn.Module):
         features, targets = [], []
         for batch in batches:
             is_known = batch.target_status == KNOWN
-            features.append(self.rows(batch)[is_known].double().numpy())
+            features.append(self.rows(batch, simple_forecasts(batch, self.season))[is_known].double().numpy())
             targets.append((batch.target / levels(batch, self.unit)[:, None])[is_known].double().numpy())
         x, y = np.concatenate(features), np.concatenate(targets)
         if not (y > 0).any():

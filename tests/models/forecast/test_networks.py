@@ -117,7 +117,7 @@ def test_the_first_losses_equal_the_golden_ones(network: Any, head: Any) -> None
     losses = []
     for step in range(20):
         loss = model.loss(drawn(32, seed=step))
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
@@ -215,7 +215,7 @@ def test_training_that_knows_of_stock_outs_does_not_learn_the_sales_as_demand() 
             sold = torch.where(is_out, (batch.target * 0.3).round(), batch.target)
             status = torch.where(is_out & (name == "censored"), CENSORED, KNOWN).to(torch.uint8)
             loss = model.loss(replace(batch, target=sold, target_status=status))
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
         batch = drawn(300, seed=1000)
@@ -288,9 +288,10 @@ def test_stored_trees_answer_as_those_of_scikit_learn() -> None:
     batch = drawn(300, seed=4)
     trees = Trees(SCHEMA)
     trees.fit([batch])
-    level = trees(batch) / torch.from_numpy(_levels(batch))[:, None]
+    simple = simple_forecasts(batch, SCHEMA.season)
+    level = trees(batch, simple) / torch.from_numpy(_levels(batch))[:, None]
 
-    rows = trees.rows(batch).flatten(0, 1).double().numpy()
+    rows = trees.rows(batch, simple).flatten(0, 1).double().numpy()
     targets = (batch.target / torch.from_numpy(_levels(batch))[:, None]).double().flatten().numpy()
     model = HistGradientBoostingRegressor(**SETTINGS).fit(rows, targets)
 

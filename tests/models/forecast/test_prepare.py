@@ -54,11 +54,11 @@ def test_more_windows_roll_their_origins_back(tmp_path: Path) -> None:
 
 
 def test_what_is_before_the_first_sale_is_not_known_and_what_is_after_the_last_one_is_zero(tmp_path: Path) -> None:
-    sold: list[object] = [None] * 50 + [3] * 2 + [None] * 8
-    other: list[object] = [2] * DAYS
+    sold: list[object] = [*[None] * 50, 3, 3, *[None] * 8]
+    steady: list[object] = [2] * DAYS
     data = prepared(
         tmp_path / "data",
-        raw=str(sales_file(tmp_path / "s.csv", {"a": other, "new": other[:40], "late": sold})),
+        raw=str(sales_file(tmp_path / "s.csv", {"a": steady, "new": [2] * 40, "late": sold})),
         horizon=5,
     )
 
