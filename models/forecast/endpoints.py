@@ -92,8 +92,6 @@ class ForecastResponse(BaseModel):
     """
 
     model_version: str
-    product_id: str | None
-    store_id: str | None
     source: str
     expected_demand: float | None
     needed_stock: float | None
@@ -150,8 +148,6 @@ def answer(
     needed = None if lead_time is None else found.total_quantile(request.service_level, lead_time)
     return ForecastResponse(
         model_version=model_version,
-        product_id=request.product_id,
-        store_id=request.store_id,
         source="stored" if request.history is None else "request",
         expected_demand=None if lead_time is None else float(found.total_mean[lead_time - 1]),
         needed_stock=needed,
