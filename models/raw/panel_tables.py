@@ -62,19 +62,7 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
     if settings.products is None:
         return Products()
     name = without_secrets(settings.products)
-    mapping = parse_mapping(settings.product_columns)
-    rows: dict[str, dict[str, Any]] = {}
-    repeated = 0
-    with Quarantine(quarantine) as bad:
-        for source in find_tables(settings.products, item_reading_of(settings)).sources:
-            for chunk in read(source):
-                for reason, lines in chunk.broken.items():
-                    bad.add_lines(lines, reason=f"{PRODUCT_TABLE}: {reason}", source=source.path)
-                for product, row in _product_rows(chunk.rows, mapping, source.path, bad):
-                    other = rows.setdefault(product, row)
-                    if other != row:
-                        repeated += 1
-                        rows[product] = min(other, row, key=repr)
+    rows, bad, repeated = _all_products(settings, quarantine)
     products = pa.array(sorted(set(panel.products)), pa.string())
     join = join_ids(
         products,
@@ -99,7 +87,7 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
             for column in PRODUCT_TEXTS
             if column in found
         },
-        card={"bad": dict(bad.counts), "joins": {PRODUCT_TABLE: asdict(join)}},
+        card={"bad": bad, "joins": {PRODUCT_TABLE: asdict(join)}},
         notes=notes,
     )
 
@@ -128,6 +116,25 @@ def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horiz
     if unknown:
         notes.append(f"the calendar has {len(unknown):,} products without sales, such as {min(unknown)!r}")
     return Ahead(names, np.stack([values[name] for name in names], -1), notes)
+
+
+def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int], int]:
+    """The attributes of every product of the table, bad rows by reason, and how many contradict another."""
+    assert settings.products is not None
+    mapping = parse_mapping(settings.product_columns)
+    rows: dict[str, dict[str, Any]] = {}
+    repeated = 0
+    with Quarantine(quarantine) as bad:
+        for source in find_tables(settings.products, item_reading_of(settings)).sources:
+            for chunk in read(source):
+                for reason, lines in chunk.broken.items():
+                    bad.add_lines(lines, reason=f"{PRODUCT_TABLE}: {reason}", source=source.path)
+                for product, row in _product_rows(chunk.rows, mapping, source.path, bad):
+                    other = rows.setdefault(product, row)
+                    if other != row:
+                        repeated += 1
+                        rows[product] = min(other, row, key=repr)
+    return rows, dict(bad.counts), repeated
 
 
 def _product_rows(

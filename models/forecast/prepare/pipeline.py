@@ -214,15 +214,6 @@ def _card(
     found = np.bincount(classes, minlength=len(CLASSES))
     by_class = {name: int(count) for name, count in zip(CLASSES, found, strict=True)}
     censored = int(panel.is_censored.sum())
-    notes = [*panel.notes, *products.notes, *ahead.notes]
-    notes += [f"{count:,} series are left out: {reason}" for reason, count in left_out.items()]
-    notes.append(
-        f"{panel.num_periods:,} {_word(panel)}s from {panel.date(0)} to {panel.date(panel.num_periods - 1)}; "
-        f"validation begins at {schema.date(schema.val_origins[0])}, test at {schema.date(schema.test_origins[0])}"
-    )
-    notes.append("demand: " + ", ".join(f"{count:,} {name}" for name, count in by_class.items() if count))
-    if censored:
-        notes.append(f"in {censored:,} periods stock ran out: demand was at least what was sold")
     card = {
         **panel.card,
         "family": "forecast",
@@ -239,7 +230,7 @@ def _card(
         "demand_classes": by_class,
         "censored": censored,
         **{name: value for name, value in products.card.items() if name != "bad"},
-        "notes": notes,
+        "notes": [*panel.notes, *products.notes, *ahead.notes, *_notes(panel, schema, by_class, censored, left_out)],
     }
     if "price" in panel.values:
         support = price_support(panel.values["price"], panel.units)
@@ -249,6 +240,21 @@ def _card(
             "mean_off_price_share": float(np.nan_to_num(support["off_price_share"]).mean()),
         }
     return card
+
+
+def _notes(
+    panel: Panel, schema: Schema, by_class: dict[str, int], censored: int, left_out: dict[str, int]
+) -> list[str]:
+    """What people are told of the series."""
+    notes = [f"{count:,} series are left out: {reason}" for reason, count in left_out.items()]
+    notes.append(
+        f"{panel.num_periods:,} {_word(panel)}s from {panel.date(0)} to {panel.date(panel.num_periods - 1)}; "
+        f"validation begins at {schema.date(schema.val_origins[0])}, test at {schema.date(schema.test_origins[0])}"
+    )
+    notes.append("demand: " + ", ".join(f"{count:,} {name}" for name, count in by_class.items() if count))
+    if censored:
+        notes.append(f"in {censored:,} periods stock ran out: demand was at least what was sold")
+    return notes
 
 
 def _word(panel: Panel) -> str:
