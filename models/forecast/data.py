@@ -94,6 +94,11 @@ def dataset(
 ) -> Dataset[Window]:
     """Windows of some shards of one split; those of training are other ones in each epoch."""
     own = data.schema(Schema)
+    if own.period != schema.period:
+        raise ValueError(
+            f"the model forecasts {schema.period}s and {data.path} has {own.period}s; prepare with "
+            f"--period {schema.period}"
+        )
     opened = [Shard.open(data, shard) for shard in shards]
     if split == "train":
         total = sum(int(training_windows(Shard.open(data, shard).status, own).sum()) for shard in range(own.num_shards))

@@ -72,7 +72,8 @@ def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: 
             found.columns |= set(columns)
             table, rejections = _checked(chunk.rows, columns, settings, excluded=excluded, now_s=now_s)
             if rejections.names:
-                rejected = chunk.rows.filter(pa.array(rejections.codes > 0))
+                # Only what is read here: other columns may say who bought.
+                rejected = chunk.rows.select(list(columns.values())).filter(pa.array(rejections.codes > 0))
                 bad.add_rows(rejected, reasons=rejections.reasons(), source=source.path)
                 found.examples = {**rejections.examples, **found.examples}
                 found.samples = {**rejections.samples, **found.samples}
@@ -146,7 +147,8 @@ def _checked(
     rejections.add(values["price"] < 0, "negative_price", values=get.get("price"))
     rejections.add(values["price"] == 0, "zero_price", values=product)
     currency = as_text(get["currency"])[0] if "currency" in get else nothing
-    content = pd.util.hash_pandas_object(rows.to_pandas(), index=False).to_numpy()
+    plain = [each.name for each in rows.schema if not pa.types.is_nested(each.type)]
+    content = pd.util.hash_pandas_object(rows.select(plain).to_pandas(), index=False).to_numpy()
     table = pa.table(
         {
             "product": product,

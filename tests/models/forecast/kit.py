@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ def prepared(directory: Path, **settings: Any) -> Prepared:
     return Prepared(directory)
 
 
-def sales_file(path: Path, units: dict[str, Sequence[object]], *, more: str = "") -> Path:
+def sales_file(path: Path, units: Mapping[str, Sequence[object]], *, more: str = "") -> Path:
     """A CSV file of daily sales from 1 January 2024, by product; None has no row."""
     lines = [f"product_id,date,units{more}"]
     for product, sold in units.items():

@@ -130,6 +130,15 @@ def test_sales_that_cannot_be_forecast_are_refused(
         prepared(tmp_path / "data", raw=str(sales_file(tmp_path / "s.csv", units)), gaps="zero", **settings)
 
 
+def test_a_model_of_days_is_not_evaluated_on_weeks(tmp_path: Path) -> None:
+    raw = str(sales_file(tmp_path / "s.csv", {"a": counting()}))
+    days = schema_of(prepared(tmp_path / "days", raw=raw, horizon=5))
+    weeks = prepared(tmp_path / "weeks", raw=raw, horizon=1, period="week")
+
+    with pytest.raises(ValueError, match=r"the model forecasts days and .* has weeks"):
+        dataset(weeks, "test", [0], schema=days, config=resolve(Config(), days), epoch=0)
+
+
 def test_a_bad_flag_is_named() -> None:
     with pytest.raises(ValueError, match="--horizon is -1"):
         PrepareConfig(raw="x", horizon=-1)

@@ -297,6 +297,24 @@ def test_a_panel_takes_a_part_of_its_series(tmp_path: Path) -> None:
     assert dataclasses.replace(found, products=["x", "y"]).digest() != found.digest()
 
 
+def test_quarantine_has_no_column_that_is_not_read_such_as_who_bought(tmp_path: Path) -> None:
+    panel(
+        tmp_path,
+        ["product_id,date,units,customer", "a,2024-01-01,1,ann", "a,2024-01-02,many,ann"],
+        max_bad_fraction=0.5,
+    )
+
+    (kept,) = pq.read_table(tmp_path / "quarantine").to_pylist()
+    assert "many" in kept["row"] and "ann" not in kept["row"]
+
+
+def test_lists_beside_the_columns_that_are_read_do_no_harm(tmp_path: Path) -> None:
+    table = pa.table({"product_id": ["a"], "date": ["2024-01-01"], "units": [1], "tags": [["x", "y"]]})
+    pq.write_table(table, tmp_path / "sales.parquet")
+
+    assert built(Settings(raw=str(tmp_path / "sales.parquet")), tmp_path).units.tolist() == [[1]]
+
+
 def test_parquet_keeps_types(tmp_path: Path) -> None:
     table = pa.table({"product_id": [1, 1], "date": [date(2024, 1, 1), date(2024, 1, 2)], "units": [1.0, 2.5]})
     pq.write_table(table, tmp_path / "sales.parquet")
