@@ -218,7 +218,7 @@ def series_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
             texts = {
                 name: values[shard.static[row, place]] for place, (name, values) in enumerate(schema.static.items())
             }
-            value = {
+            value: dict[str, Any] = {
                 "from": schema.date(start),
                 "units": [_plain(unit) for unit in shard.units[row, start:].tolist()],
                 "status": "".join(map(str, shard.status[row, start:].tolist())),
@@ -226,6 +226,18 @@ def series_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
                 "static": texts,
             }
             yield key_of(names["product_id"], names["store_id"] or None), value
+
+
+def store_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The histories of a product in all of its stores, {store: history}; nothing for sales without stores."""
+    if not data.schema(Schema).has_stores:
+        return
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in series_rows(data):
+        length, _, rest = key.partition(":")
+        product, store = rest[: int(length)], rest[int(length) + 1 :]
+        found.setdefault(product, {})[store] = value
+    yield from sorted(found.items())
 
 
 def key_of(product_id: str, store_id: str | None) -> str:

@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.forecast.config import MAX_CONTEXT
-from models.forecast.data import Window, key_of, naive_scale, series_rows
-from models.forecast.networks.answers import QUANTILES, Forecast
+from models.forecast.data import Window, key_of, naive_scale, series_rows, store_rows
+from models.forecast.networks.answers import QUANTILES, Forecast, together
 from models.forecast.networks.build import predict
 from models.forecast.schema import CENSORED, KNOWN, UNKNOWN, Schema
 from models.raw.demand import demand_classes
 from models.raw.ids import Id
 
-SERIES = "series"
+SERIES, STORES = "series", "stores"
 MAX_HISTORY = 5_000
 Units = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
@@ -43,7 +43,7 @@ class ForecastRequest(BaseModel):
     product_id: Id | None = None
     """The product; a number is read as its text. Its stored history is used, unless the request has one."""
     store_id: Id | None = None
-    """The store, where the sales have stores."""
+    """The store, where the sales have stores; without it the forecast is of all stores together."""
     horizon: int | None = Field(default=None, ge=1)
     """Periods to forecast; by default as many as the model can."""
     history: list[Units | None] | None = Field(default=None, min_length=1, max_length=MAX_HISTORY)
@@ -115,22 +115,24 @@ def encode(request: ForecastRequest, schema: Schema, features: Features) -> list
         status[request.sold_out] = CENSORED
         start = schema.num_periods if request.start is None else schema.place(request.start)
         return [_window(request, schema, units, status, start=start, ahead={}, static=request.attributes)]
-    key = key_of(str(request.product_id), request.store_id)
-    found = features.get(SERIES, {}).get(key)
-    if found is None:
+    found: list[Mapping[str, Any]]
+    if schema.has_stores and request.store_id is None:
+        by_store = features.get(STORES, {}).get(str(request.product_id), {})
+        found = [by_store[store] for store in sorted(by_store)]
+    else:
+        series = features.get(SERIES, {}).get(key_of(str(request.product_id), request.store_id))
+        found = [] if series is None else [series]
+    if not found:
         where = "" if request.store_id is None else f" in the store {request.store_id!r}"
         raise ValueError(f"product_id {request.product_id!r}{where} has no stored history; send a `history`")
-    units = np.array(found["units"], np.float32)
-    status = np.frombuffer(found["status"].encode(), np.uint8) - ord("0")
-    start = schema.place(found["from"]) + len(units)
-    return [_window(request, schema, units, status, start=start, ahead=found["ahead"], static=found["static"])]
+    return [_stored_window(request, schema, each) for each in found]
 
 
 def answer(
     request: ForecastRequest, predictions: Sequence[Forecast], schema: Schema, model_version: str
 ) -> ForecastResponse:
-    """The response to one forecast."""
-    (found,) = predictions
+    """The response to one forecast, or to those of all stores together."""
+    found = together(predictions)
     periods = [
         Period(
             date=schema.date(found.start + step),
@@ -163,7 +165,15 @@ def asked_series(request: ForecastRequest) -> list[str]:
     return [key_of(request.product_id, request.store_id)]
 
 
-FEATURES = (Feature(name=SERIES, keys=asked_series, rows=series_rows),)
+def asked_product(request: ForecastRequest) -> list[str]:
+    """The key of the histories in all stores, for a request without a store."""
+    return asked_series(request) if request.store_id is None else []
+
+
+FEATURES = (
+    Feature(name=SERIES, keys=asked_series, rows=series_rows),
+    Feature(name=STORES, keys=asked_product, rows=store_rows),
+)
 ENDPOINTS = (
     Endpoint(
         path="/v1/forecasts/demand",
@@ -180,8 +190,6 @@ ENDPOINTS = (
 def _check(request: ForecastRequest, schema: Schema) -> None:
     if request.history is None and request.product_id is None:
         raise ValueError("send a product_id, or a `history` of units")
-    if request.history is None and schema.has_stores and request.store_id is None:
-        raise ValueError("the sales are by store: send a store_id too, or a `history`")
     for name, periods in (("horizon", request.horizon), ("lead_time", request.lead_time)):
         if periods is not None and periods > schema.horizon:
             raise ValueError(f"{name} is {periods}, and the model forecasts {schema.horizon} {schema.period}s at most")
@@ -196,6 +204,14 @@ def _check(request: ForecastRequest, schema: Schema) -> None:
             raise ValueError(f"{name!r} is not known ahead; the model knows {', '.join(schema.ahead) or 'nothing'}")
         if len(values) > schema.horizon:
             raise ValueError(f"{name!r} has {len(values)} values, and a forecast {schema.horizon} periods")
+
+
+def _stored_window(request: ForecastRequest, schema: Schema, found: Mapping[str, Any]) -> Window:
+    """The window of a stored history; the forecast begins where it ends."""
+    units = np.array(found["units"], np.float32)
+    status = np.frombuffer(found["status"].encode(), np.uint8) - ord("0")
+    start = schema.place(found["from"]) + len(units)
+    return _window(request, schema, units, status, start=start, ahead=found["ahead"], static=found["static"])
 
 
 def _window(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from models.forecast.networks.distributions import Distribution, negative_binomial
+from models.forecast.networks.distributions import Distribution, dispersion_of, negative_binomial
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,6 +22,8 @@ class Forecast:
     """The forecast of one window of H periods."""
 
     mean: Floats
+    """[H]"""
+    variance: Floats
     """[H]"""
     quantiles: Floats
     """[H, Q] at the levels of QUANTILES."""
@@ -52,3 +55,36 @@ class Answers:
     """[B, H, QUANTILES]"""
     interval: Floats
     """[B, H, 2]"""
+
+
+def ends(low: Floats, upper: Floats, one_sided: Floats) -> Floats:
+    """The ends [..., 2] of a 90 % interval: where the lower one is 0, all of the 10 % lie above."""
+    return np.stack([low, np.where(low > 0, upper, one_sided)], -1)
+
+
+def together(forecasts: Sequence[Forecast]) -> Forecast:
+    """The forecast of several series together, such as a product in all stores: their means add up.
+
+    Variances do too, as of independent series, and quantiles are those of a negative binomial with these moments.
+    """
+    if len(forecasts) == 1:
+        return forecasts[0]
+    mean = np.sum([each.mean for each in forecasts], axis=0)
+    variance = np.sum([each.variance for each in forecasts], axis=0)
+    total_mean = np.sum([each.total_mean for each in forecasts], axis=0)
+    total_variance = np.sum(
+        [each.total_mean + each.total_mean**2 / each.total_dispersion for each in forecasts], axis=0
+    )
+    dispersion = dispersion_of(mean, variance)
+    quantiles = negative_binomial(mean[:, None], dispersion[:, None], np.array(QUANTILES)[None])
+    low, upper, one_sided = (quantiles[:, QUANTILES.index(level)] for level in (0.05, 0.95, COVERAGE))
+    return Forecast(
+        mean=mean,
+        variance=variance,
+        quantiles=quantiles,
+        interval=ends(low, upper, one_sided),
+        total_mean=total_mean,
+        total_dispersion=dispersion_of(total_mean, total_variance),
+        total_levels=forecasts[0].total_levels,
+        start=forecasts[0].start,
+    )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.forecast.config import BASELINE_NETWORKS, Config
 from models.forecast.data import Windows
-from models.forecast.networks.answers import COVERAGE, QUANTILES, Answers, Forecast
+from models.forecast.networks.answers import COVERAGE, QUANTILES, Answers, Forecast, ends
 from models.forecast.networks.baselines import Baseline
 from models.forecast.networks.distributions import Distribution
 from models.forecast.networks.learned import Learned
@@ -90,12 +90,13 @@ class Forecaster(nn.Module):
     def predict(self, batch: Windows) -> list[Forecast]:
         """The forecast of each window."""
         found = self.answers(batch)
-        total = found.distribution.total()
+        total, variance = found.distribution.total(), found.distribution.variance()
         assert total.dispersion is not None
         levels = self.total_levels.cpu().numpy()
         return [
             Forecast(
                 mean=found.distribution.mean[row],
+                variance=variance[row],
                 quantiles=found.quantiles[row],
                 interval=found.interval[row],
                 total_mean=total.mean[row],
@@ -119,8 +120,7 @@ class Forecaster(nn.Module):
         tail = (1 - COVERAGE) / 2
         high = self._quantiles(found, self.interval_levels.cpu().numpy()[demand], (COVERAGE, 1 - tail))
         low = quantiles[..., QUANTILES.index(round(tail, 3))]
-        interval = np.stack([low, np.where(low > 0, high[..., 1], high[..., 0])], -1)
-        return Answers(found, quantiles, interval)
+        return Answers(found, quantiles, ends(low, high[..., 1], high[..., 0]))
 
     def calibration(self, batch: Windows) -> Tensor:
         """For each class of demand and option: squared error, count, and how often demand was at which level.

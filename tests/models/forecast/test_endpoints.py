@@ -13,7 +13,7 @@ from models.evaluate import Model
 from models.family import Features
 from models.forecast import FAMILY
 from models.forecast.config import Config
-from models.forecast.data import series_rows
+from models.forecast.data import series_rows, store_rows
 from models.forecast.endpoints import FEATURES, ForecastRequest, ForecastResponse, golden_request
 from models.forecast.networks.build import build, resolve
 from models.forecast.sample import Shop, write_sample
@@ -47,8 +47,8 @@ def stored(data: Prepared) -> dict[str, Any]:
 def ask(model: Model, features: Features | None = None, **fields: Any) -> ForecastResponse:
     request = ForecastRequest(**fields)
     answerer = Answerer(FAMILY, FAMILY.endpoints[0], model.network, model.schema, "7")
-    keys = FEATURES[0].keys(request)
-    found = {name: {key: value[key] for key in keys if key in value} for name, value in (features or {}).items()}
+    asked = {feature.name: feature.keys(request) for feature in FEATURES}
+    found = {name: {key: value[key] for key in asked[name] if key in value} for name, value in (features or {}).items()}
     response = answerer(request, found)
     assert isinstance(response, ForecastResponse)
     return response
@@ -152,11 +152,25 @@ def test_a_malformed_request_is_refused(fields: dict[str, Any]) -> None:
         ForecastRequest(**fields)
 
 
-def test_sales_by_store_need_a_store(model: Model) -> None:
-    schema = model.schema.model_copy(update={"has_stores": True})
+def test_the_forecast_of_all_stores_is_the_sum_of_theirs(tmp_path: Path) -> None:
+    raw = tmp_path / "sales.csv"
+    lines = [f"{store},a,2024-01-{day:02d},{store * (day % 4)}" for store in (1, 2, 10) for day in range(1, 31)]
+    raw.write_text("\n".join(["store_id,product_id,date,units", *lines]), encoding="utf-8")
+    data = prepared(tmp_path / "data", raw=str(raw), horizon=4)
+    schema = schema_of(data)
+    config = resolve(Config(dim=16, blend=False), schema)
+    of_stores = Model(FAMILY, config, schema, build(config, schema).eval())
+    features = {"series": dict(series_rows(data)), "stores": dict(store_rows(data))}
 
-    with pytest.raises(ValueError, match="send a store_id"):
-        ask(Model(FAMILY, model.config, schema, model.network), product_id="a")
+    whole = ask(of_stores, features, product_id="a", lead_time=3)
+    parts = [ask(of_stores, features, product_id="a", store_id=store, lead_time=3) for store in ("1", "2", "10")]
+
+    for step, period in enumerate(whole.periods):
+        assert period.mean == pytest.approx(sum(part.periods[step].mean for part in parts))
+        assert period.q95 < sum(part.periods[step].q95 for part in parts)
+    assert whole.expected_demand == pytest.approx(sum(part.expected_demand or 0 for part in parts))
+    with pytest.raises(ValueError, match="in the store '3' has no stored history"):
+        ask(of_stores, features, product_id="a", store_id="3")
 
 
 def test_the_report_has_coverage_service_levels_and_blends(model: Model, data: Prepared, tmp_path: Path) -> None:
