@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
@@ -86,6 +86,8 @@ def dispersion_of(mean: Floats, variance: Floats) -> Floats:
 
 def negative_binomial(mean: Floats, dispersion: Floats, levels: Floats) -> Floats:
     """Quantiles of negative binomial distributions."""
+    from scipy import stats  # takes a second, which verbs that forecast nothing need not wait for
+
     mean, dispersion, levels = np.broadcast_arrays(mean, dispersion, levels)
     share = dispersion / (dispersion + np.maximum(mean, SMALLEST_MEAN))
     found = np.asarray(stats.nbinom.ppf(levels, dispersion, share), np.float64)
