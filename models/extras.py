@@ -11,6 +11,7 @@ from models.family import Family
 PACKAGES: Mapping[str, frozenset[str]] = {
     "recommender": frozenset({"scipy"}),
     "image": frozenset({"captum", "PIL", "sklearn"}),
+    "forecast": frozenset({"scipy", "sklearn"}),
 }
 """Extra, which is called like its family -> the modules that it brings."""
 

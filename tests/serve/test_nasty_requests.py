@@ -25,9 +25,11 @@ from serve.service import Service, Settings
 from tests.kit import pictures, toy_extras
 from tests.kit.bundles import write_bundle
 from tests.kit.shop import write_model
+from tests.models.forecast import kit as forecast
 from tests.serve.test_filters import ITEMS
 from tests.serve.test_service import shop_bundle
 
+SALES = {"tea": [1, 2, 3, 4] * 5}
 DIGITS = "9" * 100_000
 DEEP = "[" * 50_000 + "]" * 50_000
 REFUSED = {
@@ -103,6 +105,13 @@ def served(name: str, directory: Path) -> TestClient:
     if name == "image":
         data, _ = pictures.prepared(directory, pictures.write_folder(directory / "raw"))
         write_model(family, data, directory / "v1", network="prior")
+    if name == "forecast":
+        data = forecast.prepared(
+            directory / "data", raw=str(forecast.sales_file(directory / "raw.csv", SALES)), horizon=3
+        )
+        schema, config = forecast.schema_of(data), family.Config(network="tide", dim=8, blend=False)
+        config = family.resolve(config, schema)
+        write_bundle(family, directory / "v1", network=family.build(config, schema), schema=schema, config=config)
     if name == "toy":
         schema = family.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
         network = family.build(family.Config(), schema)
@@ -125,7 +134,7 @@ def write_shop(directory: Path, path: Path) -> None:
 def valid_fields(name: str, endpoint: AnyEndpoint) -> dict[str, str]:
     """The JSON text of each field of a valid request."""
     image = json.dumps(base64.b64encode(pictures.encoded(pictures.drawn("square", "red"))).decode())
-    needed = {"item_id": '"item-1"', "image": image, "visitor_id": '"ann"', "items": "[[1, 2]]"}
+    needed = {"item_id": '"item-1"', "image": image, "visitor_id": '"ann"', "items": "[[1, 2]]", "history": "[1, 2]"}
     return {name: needed[name] for name in endpoint.Request.model_fields if name in needed}
 
 
@@ -150,7 +159,7 @@ def mistake(response: Any, statuses: Collection[int]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", ["recommender", "image", "toy"])
+@pytest.mark.parametrize("name", ["recommender", "image", "forecast", "toy"])
 @pytest.mark.parametrize(("texts", "statuses"), [(REFUSED, {422}), (TRIED, {200, 422})], ids=["refused", "tried"])
 def test_no_value_of_a_field_is_a_server_error(
     clients: dict[str, TestClient], name: str, texts: Mapping[str, str], statuses: Collection[int]
@@ -177,7 +186,7 @@ HEADERS: Sequence[tuple[dict[str, str], bytes, int]] = (
 )
 
 
-@pytest.mark.parametrize("name", ["recommender", "image", "toy"])
+@pytest.mark.parametrize("name", ["recommender", "image", "forecast", "toy"])
 @pytest.mark.parametrize(("headers", "body", "status"), HEADERS)
 def test_no_header_is_a_server_error(
     clients: dict[str, TestClient], name: str, headers: dict[str, str], body: bytes, status: int
@@ -187,7 +196,7 @@ def test_no_header_is_a_server_error(
         assert mistake(response, {status}) is None, mistake(response, {status})
 
 
-@pytest.mark.parametrize("name", ["recommender", "image", "toy"])
+@pytest.mark.parametrize("name", ["recommender", "image", "forecast", "toy"])
 @pytest.mark.parametrize("path", ["/v1/%ED%A0%80", "/v1/%00", "/%FF", f"/{'x' * 5000}", "//", "/v1/../healthz/x"])
 def test_an_unknown_path_is_a_404_problem(clients: dict[str, TestClient], name: str, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):

@@ -1,0 +1,271 @@
+"""Prepared sales as examples and batches: a window of history, what is known ahead, and the periods to forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.arrays import load_array
+from models.family import Dataset
+from models.forecast.config import Config
+from models.forecast.prepare.pipeline import held_out, training_windows
+from models.forecast.schema import CENSORED, KNOWN, UNKNOWN, Schema
+from models.prepared import Prepared
+
+Floats = npt.NDArray[np.float32]
+Status = npt.NDArray[np.uint8]
+MAX_STORED = 400
+"""Periods of history that the feature store keeps of a series."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One series at one time: an example for training, evaluation or prediction."""
+
+    units: Floats
+    """[L] units of the history, 0 where not known."""
+    status: Status
+    """[L] UNKNOWN, KNOWN or CENSORED."""
+    known: Floats
+    """[L + H, F] what is known of each period of the history and of the forecast."""
+    static: npt.NDArray[np.int64]
+    """[C] codes of the product's attributes."""
+    target: Floats
+    """[H] units of the forecast's periods, 0 where not known."""
+    target_status: Status
+    """[H]; all UNKNOWN in a prediction."""
+    naive_scale: float = 0.0
+    """Mean squared difference of consecutive periods before the forecast, for RMSSE; 0 where there is none."""
+    demand: int = 0
+    """Class of demand, an index of `models.raw.demand.CLASSES`."""
+    start: int = 0
+    """The first period of the forecast, counted from the model's first."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows, as Window says."""
+
+    units: Tensor
+    status: Tensor
+    known: Tensor
+    static: Tensor
+    target: Tensor
+    target_status: Tensor
+    naive_scale: Tensor
+    demand: Tensor
+    start: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+    def pin_memory(self) -> Self:
+        """The same batch in memory from which a GPU copies while it computes."""
+        return replace(self, **{each.name: getattr(self, each.name).pin_memory() for each in fields(self)})
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The memory-mapped arrays of one shard: units, status [S, T], ahead [S, T + H, K], static [S, C], classes [S]."""
+
+    units: Floats
+    status: Status
+    ahead: Floats
+    static: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int64]
+
+    @classmethod
+    def open(cls, data: Prepared, shard: int) -> Self:
+        """Map one shard of a prepared data directory."""
+        directory = data.shard(shard)
+        return cls(*(np.asarray(load_array(directory / f"{each.name}.npy", mmap=True)) for each in fields(cls)))
+
+
+def dataset(
+    data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int
+) -> Dataset[Window]:
+    """Windows of some shards of one split; those of training are other ones in each epoch."""
+    own = data.schema(Schema)
+    if own.period != schema.period:
+        raise ValueError(
+            f"the model forecasts {schema.period}s and {data.path} has {own.period}s; prepare with "
+            f"--period {schema.period}"
+        )
+    opened = [Shard.open(data, shard) for shard in shards]
+    if split == "train":
+        total = sum(int(training_windows(Shard.open(data, shard).status, own).sum()) for shard in range(own.num_shards))
+        stride = max(1, -(-total // config.windows_per_epoch))
+        places = [
+            (number, row, origin)
+            for number, shard in enumerate(opened)
+            for row, origin in _training_origins(shard, own, stride, seed=[config.seed, epoch, shards[number]])
+        ]
+    elif split in ("val", "test"):
+        origins = own.val_origins if split == "val" else own.test_origins
+        places = [
+            (number, row, origin)
+            for number, shard in enumerate(opened)
+            for row, origin in held_out(shard.status, origins, own.horizon)
+        ]
+    else:
+        raise ValueError(f"unknown split {split!r}; use train, val or test")
+    return SeriesWindows(opened, places, own=own, schema=schema, length=config.context)
+
+
+class SeriesWindows:
+    """The windows of some series at given places (shard, row, first period of the forecast)."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        places: Sequence[tuple[int, int, int]],
+        *,
+        own: Schema,
+        schema: Schema,
+        length: int,
+    ) -> None:
+        self._shards, self._places, self._length, self._horizon = shards, places, length, schema.horizon
+        self._recode = recoding(own, schema)
+        self._columns = [own.ahead.index(name) if name in own.ahead else None for name in schema.ahead]
+        self._scale = np.array(schema.ahead_scale, np.float32)
+        shift = self._shift = own.first - schema.first
+        self._time = schema.time_features(shift - length, shift + own.num_periods + max(own.horizon, schema.horizon))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Window:
+        number, row, origin = self._places[index]
+        shard, length, horizon = self._shards[number], self._length, self._horizon
+        static = shard.static[row]
+        return Window(
+            units=_cut(shard.units[row], origin - length, origin),
+            status=_cut(shard.status[row], origin - length, origin),
+            known=self._known(shard, row, origin),
+            static=np.array(
+                [codes[static[place]] if place is not None else 0 for place, codes in self._recode], np.int64
+            ),
+            target=_cut(shard.units[row], origin, origin + horizon),
+            target_status=_cut(shard.status[row], origin, origin + horizon),
+            naive_scale=naive_scale(shard.units[row, :origin], shard.status[row, :origin]),
+            demand=int(shard.classes[row]),
+            start=origin + self._shift,
+        )
+
+    def _known(self, shard: Shard, row: int, origin: int) -> Floats:
+        start, stop = origin - self._length, origin + self._horizon
+        time = self._time[start + self._length : stop + self._length]
+        if not self._columns:
+            return time
+        ahead = np.zeros((stop - start, len(self._columns)), np.float32)
+        for column, theirs in enumerate(self._columns):
+            if theirs is not None:
+                ahead[:, column] = _cut(shard.ahead[row, :, theirs], start, stop)
+        return np.concatenate([time, ahead / self._scale], 1)
+
+
+def collate(examples: Sequence[Window]) -> Windows:
+    """Turn windows into tensors; see Window for the shapes."""
+    names = ("units", "status", "known", "static", "target", "target_status")
+    arrays = {name: torch.from_numpy(np.stack([getattr(each, name) for each in examples])) for name in names}
+    return Windows(
+        **arrays,
+        naive_scale=torch.tensor([each.naive_scale for each in examples], dtype=torch.float32),
+        demand=torch.tensor([each.demand for each in examples]),
+        start=torch.tensor([each.start for each in examples]),
+    )
+
+
+def naive_scale(units: Floats, status: Status) -> float:
+    """Mean squared difference of consecutive known periods, the scale of RMSSE (Makridakis et al., M5, 2022)."""
+    known = status == KNOWN
+    both = known[1:] & known[:-1]
+    count = int(both.sum())
+    differences = np.diff(units.astype(np.float64))
+    return float((differences[both] ** 2).sum() / count) if count else 0.0
+
+
+def recoding(own: Schema, schema: Schema) -> list[tuple[int | None, npt.NDArray[np.int64]]]:
+    """For each attribute of the model: its column in the data, and the model's code for each of the data's."""
+    found: list[tuple[int | None, npt.NDArray[np.int64]]] = []
+    names = list(own.static)
+    for name, values in schema.static.items():
+        codes = {value: code for code, value in enumerate(values)}
+        if name in names:
+            found.append((names.index(name), np.array([codes.get(value, 0) for value in own.static[name]], np.int64)))
+        else:
+            found.append((None, np.zeros(1, np.int64)))
+    return found
+
+
+def series_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The history of every series for the feature store, see `key_of`, with what is known ahead of it."""
+    schema = data.schema(Schema)
+    for number in range(schema.num_shards):
+        shard = Shard.open(data, number)
+        table = pq.read_table(data.shard(number) / "series.parquet").to_pylist()
+        start = max(0, schema.num_periods - MAX_STORED)
+        for row, names in enumerate(table):
+            ahead = {name: shard.ahead[row, start:, place].tolist() for place, name in enumerate(schema.ahead)}
+            texts = {
+                name: values[shard.static[row, place]] for place, (name, values) in enumerate(schema.static.items())
+            }
+            value: dict[str, Any] = {
+                "from": schema.date(start),
+                "units": [_plain(unit) for unit in shard.units[row, start:].tolist()],
+                "status": "".join(map(str, shard.status[row, start:].tolist())),
+                "ahead": ahead,
+                "static": texts,
+            }
+            yield key_of(names["product_id"], names["store_id"] or None), value
+
+
+def store_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The histories of a product in all of its stores, {store: history}; nothing for sales without stores."""
+    if not data.schema(Schema).has_stores:
+        return
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in series_rows(data):
+        length, _, rest = key.partition(":")
+        product, store = rest[: int(length)], rest[int(length) + 1 :]
+        found.setdefault(product, {})[store] = value
+    yield from sorted(found.items())
+
+
+def key_of(product_id: str, store_id: str | None) -> str:
+    """The key of a series in the feature store."""
+    return product_id if store_id is None else f"{len(product_id)}:{product_id}:{store_id}"
+
+
+def _plain(unit: float) -> float:
+    return int(unit) if unit == int(unit) else unit
+
+
+def _training_origins(shard: Shard, schema: Schema, stride: int, *, seed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(series, origin) of every `stride`-th training window of each series, from another first one in each epoch."""
+    draw = np.random.default_rng(list(seed))
+    counts = training_windows(shard.status, schema)
+    last = schema.train_end - schema.horizon
+    for row, count in enumerate(counts.tolist()):
+        offset = int(draw.integers(stride))
+        yield from ((row, last - back) for back in range(offset, count, stride))
+
+
+def _cut(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
+    """values[start:stop] with zeros for what is before the first and after the last."""
+    found = np.zeros(stop - start, values.dtype)
+    low, high = max(start, 0), min(stop, len(values))
+    if high > low:
+        found[low - start : high - start] = values[low:high]
+    return found
+
+
+__all__ = ["CENSORED", "KNOWN", "UNKNOWN", "Window", "Windows", "collate", "dataset", "key_of", "series_rows"]

@@ -1,0 +1,1 @@
+"""The forecast family's networks, one file each."""

@@ -1,0 +1,1 @@
+"""Prepares sales for forecasts: a panel, its split by time, and its shards."""

@@ -1,0 +1,1 @@
+"""The forecast family's sections of an evaluation report."""

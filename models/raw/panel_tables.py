@@ -1,0 +1,229 @@
+"""Tables beside the sales of a panel: attributes of products, and what is known ahead, such as promotions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.errors import DataRejected
+from models.raw.ids import as_text
+from models.raw.joins import join_ids
+from models.raw.mapping import parse_mapping
+from models.raw.panel import Panel
+from models.raw.panel_rows import find_names, identifier, read_numbers, read_periods
+from models.raw.panel_settings import PanelSettings
+from models.raw.periods import days_of, ordinals
+from models.raw.quarantine import Quarantine
+from models.raw.reading import item_reading_of, reading_of
+from models.raw.rejections import Rejections
+from models.raw.tables import find_tables, read, without_secrets
+
+PRODUCT_TABLE = "product table"
+PRODUCT_NUMBERS = ("cost", "list_price", "stock")
+PRODUCT_TEXTS = ("category", "size")
+_AHEAD_S = 5 * 366 * 86_400
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Products:
+    """Attributes of the products of a panel's series."""
+
+    numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """Those of PRODUCT_NUMBERS that the table has, of each series [S]; NaN where missing."""
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """Those of PRODUCT_TEXTS, of each series [S]; empty where missing."""
+    card: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known ahead, such as promotions and holidays, in the periods of a panel and after them."""
+
+    names: list[str] = field(default_factory=list)
+    """Columns of numbers, in order."""
+    values: Floats = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    """[S, T + horizon, columns], 0 where the calendar has no row."""
+    notes: list[str] = field(default_factory=list)
+
+
+def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Products:
+    """The product table joined to a panel; raises DataRejected if no product matches."""
+    if settings.products is None:
+        return Products()
+    name = without_secrets(settings.products)
+    rows, bad, repeated = _all_products(settings, quarantine)
+    products = pa.array(sorted(set(panel.products)), pa.string())
+    join = join_ids(
+        products,
+        pa.array(sorted(rows), pa.string()),
+        names=("the sales", f"the {PRODUCT_TABLE} {name}"),
+        remedy="name the column of the ids: --product-columns product_id=...",
+    )
+    notes = list[str]()
+    if join.table_ids > join.table_matched:
+        notes.append(f"{join.table_ids - join.table_matched:,} products of the {PRODUCT_TABLE} have no sales")
+    if repeated:
+        notes.append(f"{repeated:,} rows of the {PRODUCT_TABLE} contradict another of their product; one was taken")
+    found = {column for row in rows.values() for column in row}
+    return Products(
+        {
+            column: np.array([rows.get(each, {}).get(column, np.nan) for each in panel.products], np.float64)
+            for column in PRODUCT_NUMBERS
+            if column in found
+        },
+        {
+            column: [rows.get(each, {}).get(column) or "" for each in panel.products]
+            for column in PRODUCT_TEXTS
+            if column in found
+        },
+        card={"bad": bad, "joins": {PRODUCT_TABLE: asdict(join)}},
+        notes=notes,
+    )
+
+
+def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horizon: int) -> Ahead:
+    """The calendar in the periods of a panel and the `horizon` after it; raises DataRejected for one without dates."""
+    if settings.calendar is None:
+        return Ahead()
+    shape = (len(panel.products), panel.num_periods + horizon)
+    values: dict[str, Floats] = {}
+    unknown: set[str] = set()
+    with Quarantine(quarantine) as bad:
+        for source in find_tables(settings.calendar, reading_of(settings)).sources:
+            for chunk in read(source):
+                if chunk.rows.num_rows:
+                    unknown |= _add_ahead(chunk.rows, settings, panel, values, shape, source.path, bad)
+        num_bad = sum(bad.counts.values())
+    if not values:
+        raise DataRejected(
+            f"{without_secrets(settings.calendar)} has no column of numbers, such as promotion or holiday"
+        )
+    names = sorted(values)
+    notes = [f"known ahead: {', '.join(names)}"]
+    if num_bad:
+        notes.append(f"{num_bad:,} rows of the calendar are bad: {', '.join(sorted(bad.counts))}")
+    if unknown:
+        notes.append(f"the calendar has {len(unknown):,} products without sales, such as {min(unknown)!r}")
+    return Ahead(names, np.stack([values[name] for name in names], -1), notes)
+
+
+def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int], int]:
+    """The attributes of every product of the table, bad rows by reason, and how many contradict another."""
+    assert settings.products is not None
+    mapping = parse_mapping(settings.product_columns)
+    rows: dict[str, dict[str, Any]] = {}
+    repeated = 0
+    with Quarantine(quarantine) as bad:
+        for source in find_tables(settings.products, item_reading_of(settings)).sources:
+            for chunk in read(source):
+                for reason, lines in chunk.broken.items():
+                    bad.add_lines(lines, reason=f"{PRODUCT_TABLE}: {reason}", source=source.path)
+                for product, row in _product_rows(chunk.rows, mapping, source.path, bad):
+                    other = rows.setdefault(product, row)
+                    if other != row:
+                        repeated += 1
+                        rows[product] = min(other, row, key=repr)
+    return rows, dict(bad.counts), repeated
+
+
+def _product_rows(
+    rows: pa.Table, mapping: dict[str, str], source: str, bad: Quarantine
+) -> list[tuple[str, dict[str, Any]]]:
+    """Product and attributes of each good row."""
+    if not rows.num_rows:
+        return []
+    columns = find_names(rows.column_names, mapping, ("product_id", *PRODUCT_NUMBERS, *PRODUCT_TEXTS))
+    wrong = next((theirs for theirs in columns.values() if rows.column_names.count(theirs) != 1), None)
+    if wrong is not None or "product_id" not in columns:
+        raise DataRejected(
+            f"{source} has no column {wrong or 'product_id'!r}; its columns are: {', '.join(rows.column_names)}. "
+            "Name them, e.g. --product-columns product_id=StockCode,category=Department"
+        )
+    rejections = Rejections(rows.num_rows)
+    get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
+    product = identifier(get["product_id"], "product_id", rejections)
+    numbers = {name: read_numbers(get[name], name, rejections) for name in PRODUCT_NUMBERS if name in get}
+    for name, value in numbers.items():
+        rejections.add(value < 0, f"negative_{name}", values=get[name])
+    texts = {name: as_text(get[name])[0].to_pylist() for name in PRODUCT_TEXTS if name in get}
+    if rejections.names:
+        rejected = rows.filter(pa.array(rejections.codes > 0))
+        reasons = pa.array([f"{PRODUCT_TABLE}: {reason}" for reason in rejections.reasons().to_pylist()], pa.string())
+        bad.add_rows(rejected, reasons=reasons, source=source)
+    return [
+        (
+            each,
+            {name: float(value[row]) for name, value in numbers.items() if np.isfinite(value[row])}
+            | {name: value[row] for name, value in texts.items()},
+        )
+        for row, each in enumerate(product.to_pylist())
+        if rejections.codes[row] == 0
+    ]
+
+
+def _add_ahead(
+    rows: pa.Table,
+    settings: PanelSettings,
+    panel: Panel,
+    values: dict[str, Floats],
+    shape: tuple[int, int],
+    source: str,
+    bad: Quarantine,
+) -> set[str]:
+    """Add some rows of the calendar to the values [S, T + horizon]; returns products without a series."""
+    columns = find_names(rows.column_names, {}, ("timestamp", "product_id", "store_id"))
+    if "timestamp" not in columns:
+        raise DataRejected(f"{source} has no column 'date'; its columns are: {', '.join(rows.column_names)}")
+    rejections = Rejections(rows.num_rows)
+    get = {ours: rows[theirs].combine_chunks() for ours, theirs in columns.items()}
+    times = read_periods(get["timestamp"], settings, rejections, now_s=time.time() + _AHEAD_S)
+    numbers = {
+        name: read_numbers(rows[name].combine_chunks(), name, rejections)
+        for name in rows.column_names
+        if name not in columns.values() and _is_numeric(rows[name])
+    }
+    if rejections.names:
+        bad.add_rows(rows.filter(pa.array(rejections.codes > 0)), reasons=rejections.reasons(), source=source)
+    whole = pc.fill_null(times, 0).to_numpy(zero_copy_only=False)
+    place = (whole if panel.period == "number" else ordinals(days_of(whole), panel.period)) - panel.first
+    good = (rejections.codes == 0) & (place >= 0) & (place < shape[1])
+    names = [name for name in ("product_id", "store_id") if name in get]
+    texts: dict[str, list[str | None]] = {name: as_text(get[name])[0].to_pylist() for name in names}
+    series = _series_of(panel, texts, rows.num_rows)
+    for name, value in numbers.items():
+        target = values.setdefault(name, np.zeros(shape, np.float32))
+        for row in np.flatnonzero(good & np.isfinite(value)):
+            found = series[int(row)]
+            target[found, place[row]] = np.maximum(target[found, place[row]], value[row])
+    known = set(panel.products)
+    return {each for each in texts.get("product_id", ()) if each is not None and each not in known}
+
+
+def _series_of(panel: Panel, texts: dict[str, list[str | None]], num_rows: int) -> Sequence[Any]:
+    """The series that each row of the calendar is about: all, those of a product or of a store, or one of both."""
+    stores = panel.stores or [""] * len(panel.products)
+    groups: dict[tuple[str | None, str | None], list[int]] = {}
+    for place, (product, store) in enumerate(zip(panel.products, stores, strict=True)):
+        for key in {(product, store), (product, None), (None, store), (None, None)}:
+            groups.setdefault(key, []).append(place)
+    nothing: list[str | None] = [None] * num_rows
+    pairs = zip(texts.get("product_id", nothing), texts.get("store_id", nothing), strict=True)
+    return [groups.get(pair, []) for pair in pairs]
+
+
+def _is_numeric(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds numbers, or flags; names of holidays, say, are not."""
+    rejections = Rejections(len(column))
+    numbers = read_numbers(column.combine_chunks(), "value", rejections)
+    return int((rejections.codes > 0).sum()) < int(np.isfinite(numbers).sum())
