@@ -20,7 +20,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,6 @@ class Curve:
     def best(self) -> list[float]:
         """The best score up to each epoch."""
         return list(np.maximum.accumulate(self.scores))
-
-
-Propose = Callable[[Sequence[Curve], random.Random], Iterator[int]]
-"""Makes a stream of numbers of curves; what a trial reached is sent into it."""
-Stop = Callable[[dict[int, list[float]], int, float], bool]
-"""Whether to stop a trial at an epoch with a score, given the scores at that epoch of trials before it."""
 
 
 @dataclass(frozen=True)
@@ -148,21 +142,19 @@ def read(path: Path) -> list[Curve]:
 def designs(epochs: int) -> list[Search]:
     """The searches to compare."""
     third, ninth = max(1, epochs // 3), max(1, epochs // 9)
-    return [
+    found = [
         Search("random, every trial to its end", default_first=False),
         Search("random, the defaults first"),
         Search("TPE", guided=True),
-        Search("ASHA from a ninth, a third goes on", (ninth, third), 1 / 3),
-        Search("the same with TPE: until 0.5", (ninth, third), 1 / 3, guided=True),
-        Search("ASHA from a third, a third goes on", (third,), 1 / 3),
-        Search("the same with TPE", (third,), 1 / 3, guided=True),
-        Search("ASHA from a third, half goes on", (third, 2 * third), 1 / 2),
-        Search("the same with TPE: half", (third, 2 * third), 1 / 2, guided=True),
-        Search("ASHA from a ninth, half goes on", (ninth, third, 2 * third), 1 / 2),
-        Search("the same with TPE: ninth, half", (ninth, third, 2 * third), 1 / 2, guided=True),
-        Search("ASHA from two ninths, half goes on", (2 * ninth, third, 2 * third), 1 / 2),
-        Search("the same with TPE: two ninths", (2 * ninth, third, 2 * third), 1 / 2, guided=True),
     ]
+    for title, rungs, keep in (
+        ("ASHA at a ninth and a third, a third goes on", (ninth, third), 1 / 3),
+        ("ASHA at a third, a third goes on", (third,), 1 / 3),
+        ("ASHA at a ninth and both thirds, half goes on", (ninth, third, 2 * third), 1 / 2),
+        ("ASHA at both thirds, half goes on", (third, 2 * third), 1 / 2),
+    ):
+        found += [Search(title, rungs, keep), Search(f"{title}, TPE", rungs, keep, guided=True)]
+    return found
 
 
 def compare(curves: Sequence[Curve], arguments: argparse.Namespace, budget: int) -> Table:
@@ -250,7 +242,7 @@ class Proposals:
         """The number of the next curve; None if all are used."""
         if not self._unused:
             return None
-        if len(self._study.trials) < 1:
+        if not self._study.trials:
             number = self._unused[0]
         else:
             asked = _place(self._study.ask(self._space).params)
