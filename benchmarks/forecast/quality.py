@@ -32,6 +32,7 @@ from models.evaluate import Model, Scores, evaluate_shard, join
 from models.forecast import FAMILY
 from models.forecast.data import collate, dataset
 from models.forecast.networks.simple import tsb_level
+from models.forecast.report.metrics import bias
 from models.forecast.schema import KNOWN
 from models.prepared import Prepared
 
@@ -104,9 +105,9 @@ def scored(model: Model, data: Prepared) -> Scores:
 
 
 def values_of(scores: Scores) -> dict[str, float]:
-    """Every metric, and the coverage itself."""
+    """Every metric, with the coverage and the signed bias."""
     coverage = float(scores.kept["num_inside"].sum() / scores.kept["num_known"].sum())
-    return {**scores.values(FAMILY.all_metrics), "coverage_90": coverage}
+    return {**scores.values(FAMILY.all_metrics), "coverage_90": coverage, "bias": bias(scores.kept)}
 
 
 def published_tsb(data: Prepared) -> float:

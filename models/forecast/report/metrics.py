@@ -27,6 +27,17 @@ def pooled_rmsse(kept: Kept) -> float:
     return math.sqrt(float(kept["scaled_squared"].sum()) / count) if count else math.nan
 
 
+def bias(kept: Kept) -> float:
+    """Sum of the mean forecasts minus the units, by the units: below 0 is too low; NaN without units."""
+    units = float(kept["units"].sum())
+    return float(kept["error"].sum()) / units if units else math.nan
+
+
+def absolute_bias(kept: Kept) -> float:
+    """The size of the bias."""
+    return abs(bias(kept))
+
+
 def coverage_gap(kept: Kept) -> float:
     """How far the share of periods inside the 90 % interval is from 0.9; NaN without a period."""
     count = float(kept["num_known"].sum())
@@ -68,7 +79,13 @@ METRICS = (
         "Distance from 0.9 of the share of periods inside the 90 % interval.",
         compute=coverage_gap,
     ),
-    Metric("bias", "min", "Bias", "Sum of the forecasts minus the units, by the units; 0 is right, below is too low."),
+    Metric(
+        "absolute_bias",
+        "min",
+        "Absolute bias",
+        "How far the sum of the mean forecasts is from the sum of the units, by the latter.",
+        compute=absolute_bias,
+    ),
 )
 
 
@@ -92,7 +109,6 @@ def measured(found: Answers, batch: Windows) -> BatchMetrics:
         "wape": (np.abs(error).sum(1), units),
         "quantile_loss": (2 * pinball.mean(-1).sum(1), units),
         "median_loss": (pinball[..., MEDIAN].sum(1), count),
-        "bias": (error.sum(1), units),
     }
     kept = {
         "squared_sold": (error**2 * sold).sum(1),
@@ -100,6 +116,8 @@ def measured(found: Answers, batch: Windows) -> BatchMetrics:
         "scaled_squared": rmsse**2 * is_scaled,
         "is_scaled": is_scaled,
         "num_inside": inside.sum(1),
+        "error": error.sum(1),
+        "units": units,
         "num_known": count,
     }
     return BatchMetrics(
