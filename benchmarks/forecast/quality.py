@@ -32,6 +32,7 @@ from models.evaluate import Model, Scores, evaluate_shard, join
 from models.forecast import FAMILY
 from models.forecast.data import collate, dataset
 from models.forecast.networks.simple import tsb_level
+from models.forecast.report.metrics import bias
 from models.forecast.schema import KNOWN
 from models.prepared import Prepared
 
@@ -104,9 +105,9 @@ def scored(model: Model, data: Prepared) -> Scores:
 
 
 def values_of(scores: Scores) -> dict[str, float]:
-    """Every metric, and the coverage itself."""
+    """Every metric, with the coverage and the signed bias."""
     coverage = float(scores.kept["num_inside"].sum() / scores.kept["num_known"].sum())
-    return {**scores.values(FAMILY.all_metrics), "coverage_90": coverage}
+    return {**scores.values(FAMILY.all_metrics), "coverage_90": coverage, "bias": bias(scores.kept)}
 
 
 def published_tsb(data: Prepared) -> float:
@@ -145,10 +146,16 @@ def compared(name: str, scores: dict[str, list[Scores]]) -> Table:
     return Table(f"{name}: paired comparisons (below zero is better; seeds are averaged)", head, rows)
 
 
+def parts(scores: Scores, metric: str) -> tuple[Any, Any]:
+    """What each window adds above and below the line of a metric."""
+    if metric == "quantile_loss":
+        return scores.kept["pinball"], scores.kept["units"]
+    return scores.numerators[metric], scores.denominators[metric]
+
+
 def gain(runs: list[Scores], baseline: Scores, metric: str) -> str:
     """The relative change of a metric, with a bootstrap interval over series."""
-    above = np.mean([run.numerators[metric] for run in runs], axis=0)
-    below, other = runs[0].denominators[metric], baseline.numerators[metric]
+    (above, below), (other, _) = (np.mean([parts(run, metric) for run in each], axis=0) for each in (runs, [baseline]))
     draw = np.random.default_rng(0)
     rows = draw.integers(len(above), size=(NUM_RESAMPLES, len(above)))
     changes = (above[rows].sum(1) / below[rows].sum(1)) / (other[rows].sum(1) / below[rows].sum(1)) - 1

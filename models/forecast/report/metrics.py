@@ -27,6 +27,29 @@ def pooled_rmsse(kept: Kept) -> float:
     return math.sqrt(float(kept["scaled_squared"].sum()) / count) if count else math.nan
 
 
+def quantile_loss(kept: Kept) -> float:
+    """Twice the mean pinball losses, by the units; NaN without units. A window without sales adds its loss."""
+    units = float(kept["units"].sum())
+    return 2 * float(kept["pinball"].sum()) / units if units else math.nan
+
+
+def wape(kept: Kept) -> float:
+    """The absolute errors of the mean, by the units; NaN without units."""
+    units = float(kept["units"].sum())
+    return float(kept["absolute_error"].sum()) / units if units else math.nan
+
+
+def bias(kept: Kept) -> float:
+    """Sum of the mean forecasts minus the units, by the units: below 0 is too low; NaN without units."""
+    units = float(kept["units"].sum())
+    return float(kept["error"].sum()) / units if units else math.nan
+
+
+def absolute_bias(kept: Kept) -> float:
+    """The size of the bias."""
+    return abs(bias(kept))
+
+
 def coverage_gap(kept: Kept) -> float:
     """How far the share of periods inside the 90 % interval is from 0.9; NaN without a period."""
     count = float(kept["num_known"].sum())
@@ -39,6 +62,7 @@ QUANTILE_LOSS = Metric(
     "Quantile loss",
     "Twice the mean pinball loss over eight quantiles, by the sum of the units (WQL): right only if the whole "
     "distribution is.",
+    compute=quantile_loss,
 )
 RMSSE = Metric(
     "rmsse",
@@ -58,7 +82,9 @@ METRICS = (
         "wins on it where half of the series happen to sell nothing.",
         compute=pooled_rmsse,
     ),
-    Metric("wape", "min", "WAPE", "Sum of the absolute errors of the mean forecast, by the sum of the units."),
+    Metric(
+        "wape", "min", "WAPE", "Sum of the absolute errors of the mean forecast, by the sum of the units.", compute=wape
+    ),
     Metric("median_loss", "min", "QL(0.5)", "Mean pinball loss of the median, in units; zero is hard to beat on it."),
     Metric("rmse_of_sales", "min", "RMSE of sales", "Error of the mean in periods with sales.", compute=rmse_of_sales),
     Metric(
@@ -68,7 +94,13 @@ METRICS = (
         "Distance from 0.9 of the share of periods inside the 90 % interval.",
         compute=coverage_gap,
     ),
-    Metric("bias", "min", "Bias", "Sum of the forecasts minus the units, by the units; 0 is right, below is too low."),
+    Metric(
+        "absolute_bias",
+        "min",
+        "Absolute bias",
+        "How far the sum of the mean forecasts is from the sum of the units, by the latter.",
+        compute=absolute_bias,
+    ),
 )
 
 
@@ -89,10 +121,7 @@ def measured(found: Answers, batch: Windows) -> BatchMetrics:
     sold = is_known & (target > 0)
     ratios = {
         "rmsse": (rmsse * is_scaled, is_scaled),
-        "wape": (np.abs(error).sum(1), units),
-        "quantile_loss": (2 * pinball.mean(-1).sum(1), units),
         "median_loss": (pinball[..., MEDIAN].sum(1), count),
-        "bias": (error.sum(1), units),
     }
     kept = {
         "squared_sold": (error**2 * sold).sum(1),
@@ -100,6 +129,10 @@ def measured(found: Answers, batch: Windows) -> BatchMetrics:
         "scaled_squared": rmsse**2 * is_scaled,
         "is_scaled": is_scaled,
         "num_inside": inside.sum(1),
+        "error": error.sum(1),
+        "absolute_error": np.abs(error).sum(1),
+        "pinball": pinball.mean(-1).sum(1),
+        "units": units,
         "num_known": count,
     }
     return BatchMetrics(

@@ -63,7 +63,7 @@ def _coverage(seen: Sequence[tuple[Windows, Answers]]) -> Section:
         "The share inside the 90 % interval should be about 0.9, and the share at most q0.95 about 0.95; where most "
         "periods have no demand, low quantiles are 0 and hold more.",
         [Table("coverage", head, table)],
-        {"coverage_90": float(all_inside.mean())},
+        {"coverage_90": float(all_inside.mean()), "bias": _bias(seen)},
     )
 
 
@@ -118,6 +118,16 @@ def _blends(network: Forecaster) -> Section:
         "The shares of the network, of simple forecasts and of trees in the mean forecast, as validation chose.",
         [Table("blends", ["demand", "network", *MIXED], rows)],
     )
+
+
+def _bias(seen: Sequence[tuple[Windows, Answers]]) -> float:
+    """Sum of the mean forecasts minus the units, by the units; 0 where nothing was sold."""
+    error = units = 0.0
+    for batch, found in seen:
+        is_known, target = _known(batch)
+        error += float((found.distribution.mean - target)[is_known].sum())
+        units += float(target[is_known].sum())
+    return error / units if units else 0.0
 
 
 def _known(batch: Windows) -> tuple[npt.NDArray[np.bool_], Floats]:

@@ -185,3 +185,4 @@ def test_the_report_has_coverage_service_levels_and_blends(model: Model, data: P
         "Chosen by class of demand",
     ]
     assert 0 < sections[0].numbers["coverage_90"] <= 1
+    assert abs(sections[0].numbers["bias"]) < 1

@@ -23,6 +23,7 @@ from models.forecast.networks.simple import NAMES, exponential_smoothing, season
 from models.forecast.networks.tree import SETTINGS, Trees
 from models.forecast.sample import LIFT, Shop, write_sample
 from models.forecast.schema import CENSORED, KNOWN, Schema
+from models.metrics import BatchMetrics
 from models.prepared import Prepared
 from models.raw.demand import CLASSES
 from tests.conftest import CHECKOUT
@@ -134,7 +135,9 @@ def test_a_trained_network_is_close_to_the_best_possible_forecast_and_baselines_
 
     # The mean demand itself has 0.70: nothing can be clearly better.
     assert network.ratio("rmsse") < 0.8 < 1.0 < average.ratio("rmsse")
-    assert network.ratio("quantile_loss") < 0.6 * average.ratio("quantile_loss")
+    loss = FAMILY.metric
+    assert network.value(loss) < 0.6 * average.value(loss)
+    assert network.num_counted(loss) == network.num_examples  # also windows in which nothing was sold
 
 
 def test_a_promotion_that_is_known_ahead_lifts_the_forecast_as_it_lifted_demand(tide: Model, data: Prepared) -> None:
@@ -322,3 +325,25 @@ def _levels(batch: Windows) -> np.typing.NDArray[np.float32]:
 
     found: np.typing.NDArray[np.float32] = levels(batch, SCHEMA.unit).numpy()
     return found
+
+
+def test_metrics_are_those_of_their_definitions() -> None:
+    model = build(replace(SMALL, network="moving-average"), SCHEMA).eval()
+    target = torch.tensor([[4.0, 6.0, 0.0, 9.0]])
+    status = torch.tensor([[KNOWN, KNOWN, KNOWN, CENSORED]], dtype=torch.uint8)
+    batch = replace(history([5.0] * 28), target=target, target_status=status, naive_scale=torch.tensor([4.0]))
+
+    found = model.evaluate(batch)
+    values = {metric.name: metric.computed(_kept(found)) for metric in FAMILY.all_metrics if metric.compute}
+    values |= {name: float(ratio.numerator.sum() / ratio.denominator.sum()) for name, ratio in found.ratios.items()}
+
+    # The mean is 5 in each period; the last one, in which stock ran out, does not count.
+    assert values["rmsse"] == values["pooled_rmsse"] == pytest.approx(((1 + 1 + 25) / 3 / 4) ** 0.5)
+    assert values["wape"] == pytest.approx(7 / 10) and values["absolute_bias"] == pytest.approx(5 / 10)
+    assert values["rmse_of_sales"] == pytest.approx(1.0)
+    assert values["median_loss"] == pytest.approx(0.5 * (1 + 1 + 5) / 3)
+    assert values["coverage_gap"] == pytest.approx(abs(2 / 3 - 0.9))
+
+
+def _kept(found: BatchMetrics) -> dict[str, np.typing.NDArray[np.float64]]:
+    return {name: value.numpy() for name, value in found.kept.items()}
