@@ -95,17 +95,18 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     if options.warm_start and not options.resume:
         space, _ = search_space(family, config, options.fix, options.space)
         earlier = earlier_settings(context, family, options.warm_start, space)
-    connection.connect(context)
-    if options.resume:
-        plan = read_plan(context, family, config=config, options=options, changeable=BUDGET)
-        family = with_metric(family, plan.options.metric)
-        search = _search(family, plan, *allocate_trials(plan.options))
+    stored = read_plan(context, family, config=config, options=options, changeable=BUDGET) if options.resume else None
+    chosen = stored.options if stored else options
+    # Of a trial that is stopped while several workers train it, Ray Train removes the placement group by the State API.
+    connection.connect(context, has_states=chosen.workers_per_trial > 1)
+    allocation = allocate_trials(chosen)
+    if stored:
+        plan, family = stored, with_metric(family, stored.options.metric)
         tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
     else:
-        allocation = allocate_trials(options)
         name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-        search = _search(family, plan, *allocation, earlier)
+    search = _search(family, plan, *allocation, earlier)
     resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
     with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
         check_visible(plan.directory)

@@ -25,10 +25,11 @@ _own_directories: list[PrivateDirectory] = []
 _is_given = False
 
 
-def connect(context: Context) -> None:
+def connect(context: Context, *, has_states: bool = False) -> None:
     """Connect this process to its Ray cluster; does nothing if it is connected already.
 
-    Raises UsageFailure for an invalid address, DependencyDown if nothing responds there.
+    A cluster of this process has Ray's State API if `has_states`, for which it needs a dashboard. Raises UsageFailure
+    for an invalid address, DependencyDown if nothing responds there.
     """
     global _is_given
     import ray
@@ -47,7 +48,7 @@ def connect(context: Context) -> None:
         address = "local"
     settings: dict[str, Any] = {}
     if address == "local":
-        settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        settings |= {"include_dashboard": has_states, "object_store_memory": OBJECT_STORE_BYTES}
         settings["_temp_dir"] = str(_own_directory() / "r")
     if not address.startswith("ray://"):  # with Ray Client the actual driver runs on the cluster
         settings["job_config"] = job_config()

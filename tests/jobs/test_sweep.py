@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from models.config import Choice, LogUniform, Range
 from models.family import Family
 from models.metrics import Metric
 from models.prepared import Prepared
+from tests.jobs.test_train import COMMAND
 from tests.kit import toy as toy_module
 from tests.kit.register import TOY
 
@@ -162,6 +165,27 @@ def test_more_trials_are_added_to_a_finished_sweep(
     assert (more.run_id, more.details["num_trials"], again.details["num_trials"]) == (first.run_id, 4, 4)
     assert more.metrics["val_accuracy"] >= first.metrics["val_accuracy"]
     assert again.metrics == more.metrics and bundle.load(Path(again.details["bundle"]), toy)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_stopped_trial_of_several_workers_leaves_its_processors_to_the_next(
+    toy_data: Prepared, context: Context
+) -> None:
+    """On a cluster with as many processors as a trial reserves; at its last epoch a trial is stopped."""
+    command = ["sweep", "toy", "--trials", "2", "--workers-per-trial", "2", "--concurrent", "1", "--epochs", "1"]
+
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, *command, "--store", str(context.store.root), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert (found["num_trials"], found["num_failed"]) == (2, 0)
 
 
 def test_trials_that_ended_guide_the_search_that_goes_on(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
