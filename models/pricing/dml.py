@@ -1,0 +1,134 @@
+"""Elasticities by double machine learning: cross-fitted, with standard errors, shrunk to the products of a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from models.pricing.design import Design
+from models.pricing.panel import Floats, Ints
+from models.pricing.weeks import folds
+
+NUM_FOLDS = 5
+MIN_VARIATION = 1e-6
+Z_90 = 1.645
+
+
+class Nuisance(Protocol):
+    """A regression with scikit-learn's methods."""
+
+    def fit(self, columns: Floats, target: Floats) -> object: ...
+
+    def predict(self, columns: Floats) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Elasticities:
+    """Own-price elasticities [P] with standard errors [P]; NaN for products whose price never moves by itself.
+
+    `variation` [P] is the share of the variance of log prices that context does not predict; `explained` [P] the
+    share of the remaining variance of log units that the remaining price explains.
+    """
+
+    value: Floats
+    error: Floats
+    variation: Floats
+    explained: Floats
+
+    def interval(self, z: float = Z_90) -> tuple[Floats, Floats]:
+        """The bounds of the interval, of 90 % unless said otherwise."""
+        return self.value - z * self.error, self.value + z * self.error
+
+
+def double_ml(design: Design, *, num_folds: int = NUM_FOLDS, num_rounds: int = 1, seed: int = 0) -> Elasticities:
+    """The effect of log prices on log units by product, after what context and rivals predict of both is taken off.
+
+    Prices and units are predicted from other blocks of periods than their own, and the rest of one is regressed on the
+    rest of the other, with errors clustered by period. Partially linear model of Chernozhukov et al. (2018). With
+    several rounds the folds are shifted, and the medians of values and errors are taken, as they propose.
+    """
+    found = [_one_round(design, num_folds=num_folds, shift=number, seed=seed + number) for number in range(num_rounds)]
+    return Elasticities(
+        value=np.median([one.value for one in found], 0),
+        error=np.median([one.error for one in found], 0),
+        variation=np.median([one.variation for one in found], 0),
+        explained=np.median([one.explained for one in found], 0),
+    )
+
+
+def shrunk(found: Elasticities, groups: Ints) -> Elasticities:
+    """The elasticities shrunk to the mean of their group by empirical Bayes; those that are not known get the mean."""
+    value, error = found.value.copy(), found.error.copy()
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        known = members[np.isfinite(found.value[members])]
+        if len(known) < 3:
+            continue
+        mean, variance = _moments(found.value[known], found.error[known] ** 2)
+        weight = variance / (variance + found.error[known] ** 2)
+        value[members], error[members] = mean, np.sqrt(variance)
+        value[known] = mean + weight * (found.value[known] - mean)
+        error[known] = np.sqrt(weight) * found.error[known]
+    return Elasticities(value, error, found.variation, found.explained)
+
+
+def _moments(values: Floats, variances: Floats) -> tuple[float, float]:
+    """The mean of true values and their variance, by maximum likelihood (EM)."""
+    mean, between = float(values.mean()), max(float(values.var() - variances.mean()), 1e-4)
+    for _ in range(500):
+        weight = between / (between + variances)
+        centres = mean + weight * (values - mean)
+        mean = float((values / (between + variances)).sum() / (1 / (between + variances)).sum())
+        between = max(float(((centres - mean) ** 2 + weight * variances).mean()), 1e-8)
+    return mean, between
+
+
+def _one_round(design: Design, *, num_folds: int, shift: int, seed: int) -> Elasticities:
+    rows = np.flatnonzero(~design.censored)
+    used = design.rows(rows)
+    columns = nuisance_columns(used)
+    fold = folds(used.period + shift, num_folds=min(num_folds, len(np.unique(used.period))), length=4)
+    price, units = used.own, used.log_units - used.level
+    price_rest, units_rest = _rest(columns, price, fold, seed), _rest(columns, units, fold, seed)
+    value, error, variation, explained = (np.full(design.num_products, np.nan) for _ in range(4))
+    for product in range(design.num_products):
+        own = np.flatnonzero(used.product == product)
+        if len(own) < 4:
+            continue
+        left, right = price_rest[own], units_rest[own]
+        left, right = left - left.mean(), right - right.mean()
+        strength = float(left @ left)
+        variation[product] = strength / max(float(np.square(price[own] - price[own].mean()).sum()), MIN_VARIATION)
+        if strength < MIN_VARIATION * len(own):
+            continue
+        value[product] = slope = float(left @ right) / strength
+        _, period = np.unique(used.period[own], return_inverse=True)
+        scores = np.bincount(period, left * (right - slope * left))
+        error[product] = np.sqrt(np.square(scores).sum() * len(scores) / max(1, len(scores) - 1)) / strength
+        explained[product] = slope**2 * strength / max(float(right @ right), MIN_VARIATION)
+    return Elasticities(value, error, variation, explained)
+
+
+def _rest(columns: Floats, target: Floats, fold: Ints, seed: int) -> Floats:
+    """What is left of the target after predictions by models that have not seen its block of periods."""
+    rest = np.empty_like(target)
+    for number in np.unique(fold):
+        is_held = fold == number
+        if is_held.all():
+            raise ValueError("double machine learning needs at least two blocks of four periods; take a longer log")
+        learner: Nuisance = HistGradientBoostingRegressor(
+            max_iter=200, learning_rate=0.08, max_leaf_nodes=15, min_samples_leaf=20, random_state=seed
+        )
+        learner.fit(columns[~is_held], target[~is_held])
+        rest[is_held] = target[is_held] - learner.predict(columns[is_held])
+    return rest
+
+
+def nuisance_columns(design: Design) -> Floats:
+    """What prices and units are predicted from: rivals' prices, context, level and usual price, but no own price."""
+    rivals = np.where(design.has_rival, design.rivals, np.nan)
+    last = np.stack([design.level, design.usual, design.product.astype(np.float64)], axis=1)
+    return np.concatenate([rivals, design.context, last], axis=1)
