@@ -31,7 +31,8 @@ class Blend:
     def log_units(self, design: Design) -> Floats:
         """Log of the units of every row [N]."""
         pairs = [(one, weight) for one, weight in zip(self.models, self.weights, strict=True) if weight]
-        return np.sum([weight * one.log_units(design) for one, weight in pairs], axis=0)
+        result: Floats = np.sum([weight * one.log_units(design) for one, weight in pairs], axis=0)
+        return result
 
 
 def blend_weights(predictions: Mapping[str, Floats], target: Floats) -> dict[str, float]:

@@ -24,13 +24,15 @@ class Design:
 
     The own price is in `own` and nowhere else: log price minus the usual log price of the product in the store.
     `rivals` [N, R] has the same of the other products of the demand group in the same store and period, in the order of
-    the group; zero in the product's own column and where a rival was not sold. `level` is the usual log of the units.
-    `context` [N, F] holds what does not depend on any price of the period. Everything usual is of training rows only.
+    the group; zero in the product's own column `slot` and where a rival was not sold. `level` is the usual log of the
+    units. `context` [N, F] does not depend on any price of the period. Everything usual is of training rows only.
     """
 
     product: Ints
     store: Ints
     period: Ints
+    group: Ints
+    slot: Ints
     units: Floats
     censored: Flags
     level: Floats
@@ -86,6 +88,8 @@ def design_of(panel: Panel, train: Flags, *, periods_a_year: float = 52.0) -> De
         product=panel.row_product,
         store=panel.row_store,
         period=panel.row_period,
+        group=panel.product_group[panel.row_product],
+        slot=slots[panel.row_product],
         units=panel.row_units,
         censored=panel.sold_out,
         level=level,

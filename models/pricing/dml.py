@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import RidgeCV
 
 from models.pricing.design import Design
 from models.pricing.panel import Floats, Ints
@@ -14,6 +15,8 @@ from models.pricing.weeks import folds
 
 NUM_FOLDS = 5
 MIN_VARIATION = 1e-6
+MIN_ROWS = 4
+RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0)
 Z_90 = 1.645
 
 
@@ -90,45 +93,50 @@ def _one_round(design: Design, *, num_folds: int, shift: int, seed: int) -> Elas
     rows = np.flatnonzero(~design.censored)
     used = design.rows(rows)
     columns = nuisance_columns(used)
-    fold = folds(used.period + shift, num_folds=min(num_folds, len(np.unique(used.period))), length=4)
+    fold = folds(used.period, num_folds=num_folds, shift=shift)
     price, units = used.own, used.log_units - used.level
     price_rest, units_rest = _rest(columns, price, fold, seed), _rest(columns, units, fold, seed)
-    value, error, variation, explained = (np.full(design.num_products, np.nan) for _ in range(4))
+    found = np.full((4, design.num_products), np.nan)
     for product in range(design.num_products):
         own = np.flatnonzero(used.product == product)
-        if len(own) < 4:
-            continue
-        left, right = price_rest[own], units_rest[own]
-        left, right = left - left.mean(), right - right.mean()
-        strength = float(left @ left)
-        variation[product] = strength / max(float(np.square(price[own] - price[own].mean()).sum()), MIN_VARIATION)
-        if strength < MIN_VARIATION * len(own):
-            continue
-        value[product] = slope = float(left @ right) / strength
-        _, period = np.unique(used.period[own], return_inverse=True)
-        scores = np.bincount(period, left * (right - slope * left))
-        error[product] = np.sqrt(np.square(scores).sum() * len(scores) / max(1, len(scores) - 1)) / strength
-        explained[product] = slope**2 * strength / max(float(right @ right), MIN_VARIATION)
-    return Elasticities(value, error, variation, explained)
+        if len(own) >= MIN_ROWS:
+            found[:, product] = _slope(price[own], price_rest[own], units_rest[own], used.period[own])
+    return Elasticities(*found)
+
+
+def _slope(price: Floats, price_rest: Floats, units_rest: Floats, periods: Ints) -> tuple[float, float, float, float]:
+    """Value, error, variation and explained share of one product, see Elasticities."""
+    left, right = price_rest - price_rest.mean(), units_rest - units_rest.mean()
+    strength = float(left @ left)
+    total = float(np.square(price - price.mean()).sum())
+    variation = strength / total if total > MIN_VARIATION * len(left) else 0.0
+    if min(strength, total) < MIN_VARIATION * len(left):
+        return np.nan, np.nan, variation, np.nan
+    slope = float(left @ right) / strength
+    _, period = np.unique(periods, return_inverse=True)
+    scores = np.bincount(period, left * (right - slope * left))
+    error = float(np.sqrt(np.square(scores).sum() * len(scores) / max(1, len(scores) - 1)) / strength)
+    return slope, error, variation, slope**2 * strength / max(float(right @ right), MIN_VARIATION)
 
 
 def _rest(columns: Floats, target: Floats, fold: Ints, seed: int) -> Floats:
     """What is left of the target after predictions by models that have not seen its block of periods."""
     rest = np.empty_like(target)
+    scaled = columns / np.maximum(columns.std(0), MIN_VARIATION)
     for number in np.unique(fold):
         is_held = fold == number
         if is_held.all():
             raise ValueError("double machine learning needs at least two blocks of four periods; take a longer log")
         learner: Nuisance = HistGradientBoostingRegressor(
-            max_iter=200, learning_rate=0.08, max_leaf_nodes=15, min_samples_leaf=20, random_state=seed
+            max_iter=300, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=20, random_state=seed
         )
-        learner.fit(columns[~is_held], target[~is_held])
-        rest[is_held] = target[is_held] - learner.predict(columns[is_held])
+        line = RidgeCV(alphas=RIDGE_PENALTIES).fit(scaled[~is_held], target[~is_held])
+        learner.fit(columns[~is_held], target[~is_held] - line.predict(scaled[~is_held]))
+        rest[is_held] = target[is_held] - line.predict(scaled[is_held]) - learner.predict(columns[is_held])
     return rest
 
 
 def nuisance_columns(design: Design) -> Floats:
     """What prices and units are predicted from: rivals' prices, context, level and usual price, but no own price."""
-    rivals = np.where(design.has_rival, design.rivals, np.nan)
     last = np.stack([design.level, design.usual, design.product.astype(np.float64)], axis=1)
-    return np.concatenate([rivals, design.context, last], axis=1)
+    return np.concatenate([design.rivals, design.context, last], axis=1)

@@ -11,6 +11,8 @@ from models.pricing.design import Design
 from models.pricing.panel import Floats, Ints
 
 MIN_ROWS_A_COLUMN = 3
+MIN_PRODUCTS = 3
+"""Shrinkage needs so many products in a group."""
 RIDGE = 1e-8
 MAX_STEPS = 200
 TOLERANCE = 1e-6
@@ -36,12 +38,14 @@ class LogLog:
     @property
     def elasticity(self) -> Floats:
         """The own-price elasticity [P]."""
-        return self.coefficients[:, 0] / self.scale[0]
+        value: Floats = self.coefficients[:, 0] / self.scale[0]
+        return value
 
     @property
     def elasticity_error(self) -> Floats:
         """Standard errors of the elasticity [P]."""
-        return self.spread[:, 0] / self.scale[0]
+        error: Floats = self.spread[:, 0] / self.scale[0]
+        return error
 
 
 def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats | None = None) -> LogLog:
@@ -54,38 +58,43 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
     columns = _columns(design)
     scale = columns.std(0)
     scale = np.where(scale > RIDGE, scale, 1.0)
-    columns = columns / scale
+    counts = np.where(design.censored, 0.0, np.ones(len(design.own)) if weights is None else weights)
+    estimates, covariances = _by_product(design, columns / scale, counts)
+    known = ~np.isnan(estimates[:, 0])
+    if not known.any():
+        raise ValueError(
+            f"no product has {MIN_ROWS_A_COLUMN * columns.shape[1]} periods with stock, which least squares needs for "
+            f"{columns.shape[1]} columns; take a longer log or smaller demand groups"
+        )
+    groups = np.zeros(design.num_products, np.int64) if shrink_by is None else shrink_by
+    mean, spread = np.empty_like(estimates), np.empty_like(estimates)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        fitted = members[known[members]] if known[members].any() else np.flatnonzero(known)
+        prior = _prior(estimates[fitted], covariances[fitted])
+        is_shrunk = shrink_by is not None and len(fitted) >= MIN_PRODUCTS
+        for product in members.tolist():
+            if known[product] and not is_shrunk:
+                mean[product], spread[product] = estimates[product], np.sqrt(np.diag(covariances[product]))
+            else:
+                own = (estimates[product], covariances[product]) if known[product] else None
+                mean[product], spread[product] = _posterior(own, *prior)
+    return LogLog(mean, spread, scale)
+
+
+def _by_product(design: Design, columns: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Least squares of each product: coefficients [P, K] and covariances [P, K, K], NaN where rows are too few."""
     target = design.log_units - design.level
-    counts = np.where(design.censored, 0.0, np.ones(len(target)) if weights is None else weights)
-    num_products, num_columns = design.num_products, columns.shape[1]
-    estimates = np.full((num_products, num_columns), np.nan)
-    covariances = np.full((num_products, num_columns, num_columns), np.nan)
-    for product in range(num_products):
+    num_columns = columns.shape[1]
+    estimates = np.full((design.num_products, num_columns), np.nan)
+    covariances = np.full((design.num_products, num_columns, num_columns), np.nan)
+    for product in range(design.num_products):
         rows = np.flatnonzero((design.product == product) & (counts > 0))
         if len(rows) >= MIN_ROWS_A_COLUMN * num_columns:
             estimates[product], covariances[product] = _least_squares(
                 columns[rows], target[rows], counts[rows], design.period[rows]
             )
-    known = ~np.isnan(estimates[:, 0])
-    if not known.any():
-        raise ValueError(
-            f"no product has {MIN_ROWS_A_COLUMN * num_columns} periods with stock, which least squares needs for "
-            f"{num_columns} columns; take a longer log or larger demand groups"
-        )
-    groups = np.zeros(num_products, np.int64) if shrink_by is None else shrink_by
-    mean, spread = np.empty_like(estimates), np.empty_like(estimates)
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        fitted = members[known[members]] if known[members].any() else np.flatnonzero(known)
-        prior_mean, prior_variance = _prior(estimates[fitted], covariances[fitted])
-        for product in members:
-            is_kept = known[product] and (shrink_by is None or len(fitted) < 3)
-            if is_kept:
-                mean[product], spread[product] = estimates[product], np.sqrt(np.diag(covariances[product]))
-            else:
-                own = (estimates[product], covariances[product]) if known[product] else None
-                mean[product], spread[product] = _posterior(own, prior_mean, prior_variance)
-    return LogLog(mean, spread, scale)
+    return estimates, covariances
 
 
 def _columns(design: Design) -> Floats:

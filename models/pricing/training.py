@@ -20,7 +20,7 @@ class TrainingSettings:
 
     epochs: int = 5
     batch_size: int = 512
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
     hidden: int = 96
     dropout: float = 0.2
@@ -29,11 +29,11 @@ class TrainingSettings:
     seed: int = 0
 
 
-def batch_of(design: Design, rows: Ints) -> DemandBatch:
+def batch_of(design: Design, rows: Ints, *, dtype: torch.dtype = torch.float32) -> DemandBatch:
     """The rows of a design as tensors."""
 
     def tensor(values: Floats) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(values[rows], np.float32))
+        return torch.from_numpy(values[rows]).to(dtype)
 
     return DemandBatch(
         product=torch.from_numpy(design.product[rows]),
@@ -68,6 +68,24 @@ def network_for(design: Design, settings: TrainingSettings) -> MonotoneDemand:
     return network
 
 
+@dataclass(frozen=True)
+class NetworkDemand:
+    """A trained network as a model of demand."""
+
+    network: MonotoneDemand
+
+    def log_units(self, design: Design) -> Floats:
+        """Log of the units of every row [N]."""
+        return log_demand(self.network, design)
+
+
+def fit_network(design: Design, settings: TrainingSettings, *, weights: Floats | None = None) -> NetworkDemand:
+    """A network trained on all rows; with `weights` [N], whole numbers, on each row so often."""
+    if weights is not None:
+        design = design.rows(np.repeat(np.arange(len(weights)), weights.astype(np.int64)))
+    return NetworkDemand(train_network(design, settings))
+
+
 def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
     """A network trained on all rows of the design, with AdamW and one cycle of the learning rate."""
     torch.manual_seed(settings.seed)
@@ -97,6 +115,7 @@ def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
 
 def log_demand(network: MonotoneDemand, design: Design) -> Floats:
     """Log of expected units of every row [N]."""
+    dtype = network.store.weight.dtype
     with torch.inference_mode():
         blocks = np.array_split(np.arange(len(design.product)), -(-len(design.product) // BLOCK))
-        return np.concatenate([network(batch_of(design, rows)).double().numpy() for rows in blocks])
+        return np.concatenate([network(batch_of(design, rows, dtype=dtype)).double().numpy() for rows in blocks])

@@ -63,7 +63,6 @@ def fit_tree(design: Design, settings: TreeSettings | None = None, *, weights: F
 
 
 def tree_columns(design: Design) -> Floats:
-    """Own price, rivals' prices (NaN in the product's own column and where none was sold), context, level, product."""
-    rivals = np.where(design.has_rival, design.rivals, np.nan)
+    """Own price, rivals' prices, context, level and product."""
     last = np.stack([design.level, design.product.astype(np.float64)], axis=1)
-    return np.concatenate([design.own[:, None], rivals, design.context, last], axis=1)
+    return np.concatenate([design.own[:, None], design.rivals, design.context, last], axis=1)

@@ -11,7 +11,8 @@ BLOCK = 4
 
 def block_of(periods: Ints, *, length: int = BLOCK) -> Ints:
     """The number of the block of each row [N]."""
-    return (periods - periods.min()) // length
+    block: Ints = (periods - periods.min()) // length
+    return block
 
 
 def alternating_halves(periods: Ints, *, length: int = BLOCK) -> tuple[Flags, Flags]:
@@ -20,9 +21,10 @@ def alternating_halves(periods: Ints, *, length: int = BLOCK) -> tuple[Flags, Fl
     return is_even, ~is_even
 
 
-def folds(periods: Ints, *, num_folds: int, length: int = BLOCK) -> Ints:
-    """The fold of each row [N]; the rows of a block share one."""
-    return block_of(periods, length=length) % num_folds
+def folds(periods: Ints, *, num_folds: int, length: int = BLOCK, shift: int = 0) -> Ints:
+    """The fold of each row [N]; the rows of a block share one. `shift` moves where blocks begin, by periods."""
+    fold: Ints = (periods - periods.min() + shift) // length % num_folds
+    return fold
 
 
 def bootstrap_weights(periods: Ints, draw: np.random.Generator, *, length: int = BLOCK) -> Floats:

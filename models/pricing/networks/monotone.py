@@ -13,6 +13,9 @@ KNOTS = (-0.45, -0.35, -0.25, -0.15, -0.05, 0.05)
 """Where the slope of log demand may change, as log price minus the usual one."""
 SOFTNESS = 0.03
 START_SLOPE = 1.5
+START_DISPERSION = -2.0
+CENSORED_SPREAD = 0.5
+"""Standard deviation of log units around their expectation, for the likelihood of sold-out rows (Tobin, 1958)."""
 MAX_COUNT_TERMS = 512
 """Largest number of units up to which the probability of at least so many is summed term by term."""
 
@@ -84,6 +87,7 @@ class MonotoneDemand(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
         with torch.no_grad():  # the straight line starts at START_SLOPE, what bends it near zero
             self.product_slopes.weight.fill_(math.log(math.expm1(0.05)))
+            self.dispersion.weight.fill_(START_DISPERSION)
             self.product_slopes.weight[:, 0] = math.log(math.expm1(START_SLOPE))
 
     def set_scale(self, mean: Tensor, std: Tensor) -> None:
@@ -111,13 +115,12 @@ class MonotoneDemand(nn.Module):
         return torch.cat([own[:, None], above, below], dim=-1)
 
     def _cross(self, batch: DemandBatch, hidden: Tensor) -> Tensor:
-        linear = (self.cross(batch.product) * batch.rivals).sum(-1)
+        linear: Tensor = (self.cross(batch.product) * batch.rivals).sum(-1)
         count = batch.has_rival.sum(-1).clamp(min=1)
         summary = torch.stack(
             [batch.rivals.sum(-1) / count, batch.rivals.min(-1).values, batch.rivals.clamp(max=0).sum(-1) / count], -1
         )
-        deep: Tensor = self.rival_deep(torch.cat([hidden, 10 * summary], -1))[:, 0]
-        return linear + deep
+        return linear.add(self.rival_deep(torch.cat([hidden, 10 * summary], -1))[:, 0])
 
     def loss(self, batch: DemandBatch, *, wrong_sign: float = 0.0) -> Tensor:
         """The mean loss: Huber of log units, or a negative binomial likelihood; sold-out rows are lower bounds.
@@ -130,8 +133,9 @@ class MonotoneDemand(nn.Module):
             each = -negative_binomial(batch.units, log_mean, dispersion, censored=batch.censored)
         else:
             residual = log_mean - batch.log_units
-            residual = torch.where(batch.censored, residual.clamp(max=0), residual)
-            each = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
+            exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
+            below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
+            each = torch.where(batch.censored, below, exact)
         return each.mean() + wrong_sign * F.relu(-self.cross.weight).mean()
 
     def elasticity(self, batch: DemandBatch) -> Tensor:

@@ -33,7 +33,7 @@ def random_shop(seed: int, num_offers: int, *, group_size: int, members: int = 1
     draw = np.random.default_rng(seed)
     index = np.arange(num_offers)
     is_own = index % 4 < 2
-    price: Floats = np.round(draw.uniform(2, 4, num_offers) + ~is_own * 1.5, 1)
+    price: Floats = np.round(draw.uniform(2, 4, num_offers) + np.where(is_own, 0.0, 1.5), 1)
     group = index // group_size
     same_group = (group[:, None] == group[None]) & ~np.eye(num_offers, dtype=bool)
     slopes = -draw.uniform(1.5, 4, (members, num_offers, 1)) * np.eye(num_offers)
