@@ -75,7 +75,10 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
         is_shrunk = shrink_by is not None and len(fitted) >= MIN_PRODUCTS
         for product in members.tolist():
             if known[product] and not is_shrunk:
-                mean[product], spread[product] = estimates[product], np.sqrt(np.diag(covariances[product]))
+                mean[product], spread[product] = (
+                    estimates[product],
+                    np.sqrt(np.maximum(np.diag(covariances[product]), 0.0)),
+                )
             else:
                 own = (estimates[product], covariances[product]) if known[product] else None
                 mean[product], spread[product] = _posterior(own, *prior)
@@ -90,7 +93,7 @@ def _by_product(design: Design, columns: Floats, counts: Floats) -> tuple[Floats
     covariances = np.full((design.num_products, num_columns, num_columns), np.nan)
     for product in range(design.num_products):
         rows = np.flatnonzero((design.product == product) & (counts > 0))
-        if len(rows) >= MIN_ROWS_A_COLUMN * num_columns:
+        if counts[rows].sum() >= MIN_ROWS_A_COLUMN * num_columns and len(rows) > num_columns:
             estimates[product], covariances[product] = _least_squares(
                 columns[rows], target[rows], counts[rows], design.period[rows]
             )
