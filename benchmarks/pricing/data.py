@@ -33,6 +33,7 @@ def orange_juice(path: Path) -> Panel:
         row_cost=price * (1 - table["profit"] / 100),
         row_stock=np.full(len(brand), np.inf),
         row_promotion=np.stack([table["deal"].astype(float), table["feat"]], axis=1),
+        row_signals=np.zeros((len(brand), 0)),
         product_group=np.zeros(NUM_BRANDS, np.int64),
         product_size=np.ones(NUM_BRANDS),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.pricing.blend import Blend, Predictor
 from models.pricing.blocks import Demand, money
 from models.pricing.demand import FittedDemand
 from models.pricing.offers import Offers
@@ -53,7 +55,7 @@ def check_claim(price: Floats, offers: Offers, *, claims: FittedDemand, judge: F
     their percentile interval. Both halves of the weeks come from `weeks.alternating_halves`. Raises ValueError if both
     models are of one class, since a model that judges its own prices believes its own errors.
     """
-    same = {type(one).__name__ for one in claims.members} & {type(one).__name__ for one in judge.members}
+    same = classes_of(claims.members) & classes_of(judge.members)
     if same:
         raise ValueError(f"{', '.join(sorted(same))} cannot judge its own claim; judge with another class of model")
     if len(judge.members) < MIN_MEMBERS:
@@ -62,6 +64,14 @@ def check_claim(price: Floats, offers: Offers, *, claims: FittedDemand, judge: F
     judged = relative_gains(price, offers, judge)
     low, high = np.quantile(judged, [LEVEL, 1 - LEVEL])
     return Claim(float(claimed.mean()), float(judged.mean()), float(low), float(high))
+
+
+def classes_of(models: Sequence[Predictor]) -> set[str]:
+    """The names of the models' classes; of a blend those of its parts."""
+    found: set[str] = set()
+    for model in models:
+        found |= classes_of(model.models) if isinstance(model, Blend) else {type(model).__name__}
+    return found
 
 
 def relative_gains(price: Floats, offers: Offers, demand: Demand) -> Floats:

@@ -77,13 +77,7 @@ def design_of(panel: Panel, train: Flags, *, periods_a_year: float = 52.0) -> De
     own = log_price - usual
     slots, num_slots = _slots(panel.product_group)
     rivals, has_rival = _rivals(panel, own, slots, num_slots)
-    context, names = _context(
-        panel,
-        log_units - level,
-        own,
-        periods_a_year=periods_a_year,
-        num_years=float(np.ptp(panel.row_period[train]) + 1) / periods_a_year,
-    )
+    context, names = _context(panel, log_units - level, own, train, periods_a_year=periods_a_year)
     return Design(
         product=panel.row_product,
         store=panel.row_store,
@@ -141,7 +135,7 @@ def _rivals(panel: Panel, own: Floats, slots: Ints, num_slots: int) -> tuple[Flo
 
 
 def _context(
-    panel: Panel, deviation: Floats, own: Floats, *, periods_a_year: float, num_years: float
+    panel: Panel, deviation: Floats, own: Floats, train: Flags, *, periods_a_year: float
 ) -> tuple[Floats, list[str]]:
     """Columns that do not depend on a price of the row's own period."""
     columns: list[Floats] = []
@@ -162,11 +156,14 @@ def _context(
         add(f"own price, lag {lag}", np.nan_to_num(column))
     for number, flag in enumerate(panel.row_promotion.T):
         add(f"promotion {number}, lag 1", np.nan_to_num(_lags(panel, flag)[0]))
+    for number, signal in enumerate(panel.row_signals.T):
+        logs = np.sign(signal) * np.log1p(np.abs(signal))
+        add(f"signal {number}, lag 1", np.nan_to_num(_lags(panel, logs - _usual(panel, logs, train))[0]))
     everywhere = _by_period(panel, deviation, panel.row_product)
     add("units in all stores, lag 1", everywhere)
     add("units of the store's group, lag 1", _by_period(panel, deviation, _store_group(panel)))
     add("rivals' price, lag 1", _by_period(panel, own, _store_group(panel)))
-    if num_years < MIN_YEARS:
+    if np.ptp(panel.row_period[train]) + 1 < MIN_YEARS * periods_a_year:
         return np.stack(columns, axis=1), names
     angle = 2 * np.pi * panel.row_period / periods_a_year
     for harmonic in (1, 2):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -23,9 +25,31 @@ Z_90 = 1.645
 class Nuisance(Protocol):
     """A regression with scikit-learn's methods."""
 
-    def fit(self, columns: Floats, target: Floats) -> object: ...
+    def fit(self, X: Floats, y: Floats) -> object: ...
 
-    def predict(self, columns: Floats) -> Floats: ...
+    def predict(self, X: Floats) -> Floats: ...
+
+
+class LineThenTrees:
+    """Ridge regression, and trees on what it leaves: trees alone need many leaves for a straight line."""
+
+    def __init__(self, seed: int) -> None:
+        self.line = RidgeCV(alphas=RIDGE_PENALTIES)
+        self.trees = HistGradientBoostingRegressor(
+            max_iter=300, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=20, random_state=seed
+        )
+
+    def fit(self, X: Floats, y: Floats) -> LineThenTrees:
+        """Fit to columns [N, F] and targets [N]."""
+        self.scale = np.maximum(X.std(0), MIN_VARIATION)
+        self.line.fit(X / self.scale, y)
+        self.trees.fit(X, y - self.line.predict(X / self.scale))
+        return self
+
+    def predict(self, X: Floats) -> Floats:
+        """Predictions [N]."""
+        result: Floats = self.line.predict(X / self.scale) + self.trees.predict(X)
+        return result
 
 
 @dataclass(frozen=True)
@@ -46,14 +70,25 @@ class Elasticities:
         return self.value - z * self.error, self.value + z * self.error
 
 
-def double_ml(design: Design, *, num_folds: int = NUM_FOLDS, num_rounds: int = 1, seed: int = 0) -> Elasticities:
+def double_ml(
+    design: Design,
+    *,
+    num_folds: int = NUM_FOLDS,
+    num_rounds: int = 1,
+    learner: Callable[[int], Nuisance] = LineThenTrees,
+    seed: int = 0,
+) -> Elasticities:
     """The effect of log prices on log units by product, after what context and rivals predict of both is taken off.
 
     Prices and units are predicted from other blocks of periods than their own, and the rest of one is regressed on the
     rest of the other, with errors clustered by period. Partially linear model of Chernozhukov et al. (2018). With
     several rounds the folds are shifted, and the medians of values and errors are taken, as they propose.
     """
-    found = [_one_round(design, num_folds=num_folds, shift=number, seed=seed + number) for number in range(num_rounds)]
+    used = design.rows(~design.censored)
+    found = []
+    for number in range(num_rounds):
+        fold = folds(used.period, num_folds=num_folds, shift=number)
+        found.append(_one_round(used, fold, partial(learner, seed + number)))
     return Elasticities(
         value=np.median([one.value for one in found], 0),
         error=np.median([one.error for one in found], 0),
@@ -89,15 +124,12 @@ def _moments(values: Floats, variances: Floats) -> tuple[float, float]:
     return mean, between
 
 
-def _one_round(design: Design, *, num_folds: int, shift: int, seed: int) -> Elasticities:
-    rows = np.flatnonzero(~design.censored)
-    used = design.rows(rows)
-    columns = nuisance_columns(used)
-    fold = folds(used.period, num_folds=num_folds, shift=shift)
-    price, units = used.own, used.log_units - used.level
-    price_rest, units_rest = _rest(columns, price, fold, seed), _rest(columns, units, fold, seed)
-    found = np.full((4, design.num_products), np.nan)
-    for product in range(design.num_products):
+def _one_round(used: Design, fold: Ints, learner: Callable[[], Nuisance]) -> Elasticities:
+    columns, price = nuisance_columns(used), used.own
+    price_rest = _rest(columns, price, fold, learner)
+    units_rest = _rest(columns, used.log_units - used.level, fold, learner)
+    found = np.full((4, used.num_products), np.nan)
+    for product in range(used.num_products):
         own = np.flatnonzero(used.product == product)
         if len(own) >= MIN_ROWS:
             found[:, product] = _slope(price[own], price_rest[own], units_rest[own], used.period[own])
@@ -119,20 +151,16 @@ def _slope(price: Floats, price_rest: Floats, units_rest: Floats, periods: Ints)
     return slope, error, variation, slope**2 * strength / max(float(right @ right), MIN_VARIATION)
 
 
-def _rest(columns: Floats, target: Floats, fold: Ints, seed: int) -> Floats:
+def _rest(columns: Floats, target: Floats, fold: Ints, learner: Callable[[], Nuisance]) -> Floats:
     """What is left of the target after predictions by models that have not seen its block of periods."""
     rest = np.empty_like(target)
-    scaled = columns / np.maximum(columns.std(0), MIN_VARIATION)
     for number in np.unique(fold):
         is_held = fold == number
         if is_held.all():
             raise ValueError("double machine learning needs at least two blocks of four periods; take a longer log")
-        learner: Nuisance = HistGradientBoostingRegressor(
-            max_iter=300, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=20, random_state=seed
-        )
-        line = RidgeCV(alphas=RIDGE_PENALTIES).fit(scaled[~is_held], target[~is_held])
-        learner.fit(columns[~is_held], target[~is_held] - line.predict(scaled[~is_held]))
-        rest[is_held] = target[is_held] - line.predict(scaled[is_held]) - learner.predict(columns[is_held])
+        fitted = learner()
+        fitted.fit(columns[~is_held], target[~is_held])
+        rest[is_held] = target[is_held] - fitted.predict(columns[is_held])
     return rest
 
 

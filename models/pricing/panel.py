@@ -20,8 +20,9 @@ class Panel:
     """Rows [N] of what was sold at which price; every array `row_` has N entries, every `product_` has P.
 
     `row_product` and `row_store` are indexes into `products` and `stores`, `row_period` counts periods of equal length.
-    `row_promotion` [N, F] is what was known in advance besides the price, such as a feature in a leaflet. Stock is
-    what was there to sell in the period; infinite where it is not known. A group is a demand group: products that
+    `row_promotion` [N, F] is what was known in advance besides the price, such as a feature in a leaflet. `row_signals`
+    [N, G] is what was seen in the period, such as views, carts, conversion or days of lead time: models read that of
+    the period before. Stock is what was there to sell in the period; infinite where it is not known. A group is a demand group: products that
     people choose between.
     """
 
@@ -35,6 +36,7 @@ class Panel:
     row_cost: Floats
     row_stock: Floats
     row_promotion: Floats
+    row_signals: Floats
     product_group: Ints
     product_size: Floats
     product_category: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class Panel:
             raise ValueError("a product has two rows in the same store and period; add them up first")
 
     def _check_values(self) -> None:
-        for name in ("row_units", "row_price", "row_promotion"):
+        for name in ("row_units", "row_price", "row_promotion", "row_signals"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"{name} has values that are not finite; leave such rows out")
         if (self.row_period < 0).any():
@@ -101,6 +103,7 @@ def panel_of(
     prices: Floats,
     costs: Floats,
     promotion: Floats | None = None,
+    signals: Floats | None = None,
     groups: Sequence[int] | None = None,
 ) -> Panel:
     """A full panel from arrays [products, stores, periods]; costs may have any shape that broadcasts to it."""
@@ -117,6 +120,7 @@ def panel_of(
         row_cost=np.broadcast_to(costs, shape).ravel(),
         row_stock=np.full(units.size, np.inf),
         row_promotion=np.zeros((units.size, 0)) if promotion is None else promotion.reshape(units.size, -1),
+        row_signals=np.zeros((units.size, 0)) if signals is None else signals.reshape(units.size, -1),
         product_group=np.asarray(groups if groups is not None else np.zeros(shape[0]), np.int64),
         product_size=np.ones(shape[0]),
     )

@@ -11,10 +11,11 @@ from models.pricing.panel import Floats, Panel, panel_of
 
 @dataclass(frozen=True)
 class Simulation:
-    """A panel of one store with the elasticities [P] that made it."""
+    """A panel of one store with the elasticities [P] that made it, and the shift of log demand of each row [N]."""
 
     panel: Panel
     elasticity: Floats
+    shift: Floats
 
 
 @dataclass(frozen=True)
@@ -64,4 +65,4 @@ def simulate(
         promotion=np.stack([season, interest], axis=-1)[:, None],
         groups=list(range(num_products)),
     )
-    return Simulation(panel, elasticity)
+    return Simulation(panel, elasticity, shift.ravel())

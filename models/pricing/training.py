@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
 from models.pricing.design import Design
-from models.pricing.loglog import fit_loglog
 from models.pricing.networks.monotone import DemandBatch, MonotoneDemand
 from models.pricing.panel import Floats, Ints
 
@@ -28,7 +26,6 @@ class TrainingSettings:
     dropout: float = 0.2
     counts: bool = False
     wrong_sign: float = 0.0
-    start: Literal["log-log", "zero"] = "zero"
     seed: int = 0
 
 
@@ -94,8 +91,6 @@ def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
     torch.manual_seed(settings.seed)
     draw = np.random.default_rng(settings.seed)
     network = network_for(design, settings)
-    if settings.start == "log-log":
-        _start_from_loglog(network, design)
     decayed = [one for name, one in network.named_parameters() if "slopes" not in name and "bias" not in name]
     kept = [one for name, one in network.named_parameters() if "slopes" in name or "bias" in name]
     optimizer = torch.optim.AdamW(
@@ -116,19 +111,6 @@ def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
             optimizer.step()
             schedule.step()
     return network.eval()
-
-
-def _start_from_loglog(network: MonotoneDemand, design: Design) -> None:
-    """The linear parts start at log-log demand, shrunk by empirical Bayes."""
-    model = fit_loglog(design, shrink_by=np.zeros(design.num_products, np.int64))
-    coefficients = torch.from_numpy(model.coefficients / model.scale).float()
-    num_rivals = design.rivals.shape[1]
-    network.start_from(
-        own=coefficients[:, 0],
-        cross=coefficients[:, 1 : 1 + num_rivals],
-        context=coefficients[:, 1 + num_rivals : -1],
-        constant=coefficients[:, -1],
-    )
 
 
 def log_demand(network: MonotoneDemand, design: Design) -> Floats:

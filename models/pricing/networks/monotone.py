@@ -14,7 +14,7 @@ KNOTS = (-0.45, -0.35, -0.25, -0.15, -0.05, 0.05)
 SOFTNESS = 0.03
 START_SLOPE = 1.5
 START_DISPERSION = -2.0
-BEND, MIN_SLOPE = 0.05, 0.1
+START_BEND = 0.05
 CENSORED_SPREAD = 0.5
 """Standard deviation of log units around their expectation, for the likelihood of sold-out rows (Tobin, 1958)."""
 MAX_COUNT_TERMS = 512
@@ -87,7 +87,7 @@ class MonotoneDemand(nn.Module):
         for table in (self.product, self.store):
             nn.init.normal_(table.weight, std=0.1)
         with torch.no_grad():  # the straight line starts at START_SLOPE, what bends it near zero
-            self.product_slopes.weight.fill_(math.log(math.expm1(BEND)))
+            self.product_slopes.weight.fill_(math.log(math.expm1(START_BEND)))
             self.dispersion.weight.fill_(START_DISPERSION)
             self.product_slopes.weight[:, 0] = math.log(math.expm1(START_SLOPE))
 
@@ -95,18 +95,6 @@ class MonotoneDemand(nn.Module):
         """The mean and standard deviation [F] of the context in training rows."""
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(std)
-
-    def start_from(self, *, own: Tensor, cross: Tensor, context: Tensor, constant: Tensor) -> None:
-        """Start the linear parts at log-log demand: own [P], cross [P, R], context [P, F] and constant [P].
-
-        Own elasticities above -MIN_SLOPE start there. Call it after `set_scale`.
-        """
-        with torch.no_grad():
-            slope = (-own - 6 * BEND).clamp(min=MIN_SLOPE)
-            self.product_slopes.weight[:, 0] = torch.log(torch.expm1(slope))
-            self.cross.weight.copy_(cross)
-            self.linear.weight[:, :-1] = context * self.get_buffer("std")
-            self.linear.weight[:, -1] = constant + (context * self.get_buffer("mean")).sum(1)
 
     def forward(self, batch: DemandBatch) -> Tensor:
         """Log of expected units [B]."""

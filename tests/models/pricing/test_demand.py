@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.pricing.blend import Blend
 from models.pricing.claims import check_claim
 from models.pricing.demand import FittedDemand, curve, ensemble, fitted_demand, offers_of, slopes
 from models.pricing.design import Design, design_of
@@ -142,6 +143,9 @@ def test_a_model_must_not_judge_its_own_claim_and_a_judge_needs_members() -> Non
 
     with pytest.raises(ValueError, match="LogLog cannot judge its own claim"):
         check_claim(offers.price, offers, claims=demand, judge=demand)
+    mixed = dataclasses.replace(demand, members=[Blend([demand.members[0], tree.members[0]], [0.5, 0.5])])
+    with pytest.raises(ValueError, match="LogLog cannot judge its own claim"):
+        check_claim(offers.price, offers, claims=mixed, judge=demand)
     with pytest.raises(ValueError, match="the judge has 2 bootstrap members; it needs 10"):
         check_claim(offers.price, offers, claims=tree, judge=few)
 

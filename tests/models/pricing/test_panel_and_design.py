@@ -115,6 +115,18 @@ def test_season_and_time_are_read_from_two_years_on_only() -> None:
     assert "time" in whole(panel(periods=104)).names
 
 
+def test_signals_are_read_one_period_later() -> None:
+    before = panel()
+    views = np.random.default_rng(1).uniform(0, 100, (len(before.row_units), 1))
+    of = dataclasses.replace(before, row_signals=views)
+    design = whole(of)
+    row = int(np.flatnonzero((of.row_product == 1) & (of.row_store == 0) & (of.row_period == 5))[0])
+    logs = np.log1p(views[:, 0])
+    usual = logs[(of.row_product == 1) & (of.row_store == 0)].mean()
+
+    assert design.context[row, design.names.index("signal 0, lag 1")] == pytest.approx(logs[row - 1] - usual)
+
+
 def test_a_series_of_one_period_has_a_design() -> None:
     design = whole(panel(periods=1))
 
