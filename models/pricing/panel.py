@@ -22,8 +22,8 @@ class Panel:
     `row_product` and `row_store` are indexes into `products` and `stores`, `row_period` counts periods of equal length.
     `row_promotion` [N, F] is what was known in advance besides the price, such as a feature in a leaflet. `row_signals`
     [N, G] is what was seen in the period, such as views, carts, conversion or days of lead time: models read that of
-    the period before. Stock is what was there to sell in the period; infinite where it is not known. A group is a demand group: products that
-    people choose between.
+    the period before. Stock is what was there to sell in the period; infinite where it is not known. A group is a
+    demand group: products that people choose between.
     """
 
     products: tuple[str, ...]
