@@ -1,10 +1,10 @@
 """Elasticities in a confounded shop of 50 products whose elasticities are known: mean absolute error.
 
-Prices follow two observed drivers of demand, one of them in a curved way, for 156 weeks. The simulator's noise was set
-so that least squares of log units on log prices has an error of about 1.59, with linear controls about 0.55, and double
-machine learning with scikit-learn's boosted trees as they are about 0.12, before any of our estimators was compared on
-these seeds. Our settings were chosen on seeds 10 and 11. "Known nuisance" is double machine learning with the true
-drivers taken off: nothing can be expected to be better without pooling. Coverage is that of 90 % intervals.
+Prices follow two observed drivers of demand, one of them in a curved way, for 156 weeks. On seeds 0 to 2 the
+simulator's noise was set so that least squares of log units on log prices has an error of about 1.59, with linear
+controls about 0.55, and double machine learning with boosted trees about 0.12. Our settings were chosen on seeds 10 and
+11. Nothing was set on the seeds of this page. "Known nuisance" is least squares with the true shift of demand taken
+off: no estimator can be expected to be better without pooling. Coverage is that of 90 % intervals.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NET = TrainingSettings(epochs=20, batch_size=256, learning_rate=3e-3, dropout=0.
 def main() -> None:
     """Estimate with every method on every seed and write the page."""
     parser = measure.flags(__doc__, synthetic=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     found: dict[str, list[Answer]] = {}

@@ -155,6 +155,7 @@ def tabulate(found: dict[str, list[Answer]]) -> Table:
             Spread.of(float(one[key]) for one in answers).text(form)
             for key, form in (
                 ("wall_s", ".2f"),
+                ("cpu_s", ".2f"),
                 ("rounds", ".0f"),
                 ("changed", ".0f"),
                 ("gain", ".2%"),
@@ -166,6 +167,7 @@ def tabulate(found: dict[str, list[Answer]]) -> Table:
     header = [
         "shop",
         "whole, s",
+        "core-s",
         "rounds",
         "changed prices",
         "claimed gain",
