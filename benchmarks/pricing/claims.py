@@ -10,6 +10,7 @@ data's margins. The judges are models, too: what a shop would really earn is not
 
 from __future__ import annotations
 
+import argparse
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ MODELS: dict[str, Fit] = {
     ),
     "net": lambda rows, weights, seed: fit_network(rows, TrainingSettings(seed=seed), weights=weights),
 }
+CAUTIOUS_MEMBERS = 5
 CLAIM_MEMBERS = {"log-log": 1, "tree": 1, "net": 3}
 
 
@@ -57,12 +59,14 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, nargs="+", default=[60, 85, 110], help="numbers of weeks, from 0")
     parser.add_argument("--judges", type=int, default=10, help="bootstrap refits of each judge")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--claims", nargs="+", choices=list(MODELS), default=list(MODELS), help="models that claim")
+    parser.add_argument("--caution", type=float, default=0.0, help="with 5 bootstrap refits of the model that claims")
     arguments = measure.read(parser)
     torch.set_num_threads(arguments.threads)
     panel = orange_juice(Path(arguments.data))
     found: dict[str, list[Answer]] = {}
     for fits in alternating_halves(panel.row_period):
-        for key, answer in one_direction(panel, fits, arguments.weeks, arguments.judges, arguments.seed):
+        for key, answer in one_direction(panel, fits, arguments):
             found.setdefault(key, []).append(answer)
             print(key, answer, flush=True)
     write_page("pricing-claims", __doc__, arguments, [tabulate(found)], {"measured": found})
@@ -71,16 +75,18 @@ def main() -> None:
 def one_direction(panel: Panel, fits: Flags, weeks: list[int], num_judges: int, seed: int) -> list[tuple[str, Answer]]:
     """What models of the rows in `fits` claim, and models of the others expect."""
     halves = {"claim": (design_of(panel, fits), fits), "judge": (design_of(panel, ~fits), ~fits)}
-    trained = {}
+    trained, seed = {}, arguments.seed
     for role, (design, rows) in halves.items():
         for name, fit in MODELS.items():
             if role == "judge":
-                trained[role, name] = ensemble(fit, design.rows(rows), num_members=num_judges, seed=seed)
-            else:
+                trained[role, name] = ensemble(fit, design.rows(rows), num_members=arguments.judges, seed=seed)
+            elif name in arguments.claims and arguments.caution:
+                trained[role, name] = ensemble(fit, design.rows(rows), num_members=CAUTIOUS_MEMBERS, seed=seed + 1)
+            elif name in arguments.claims:
                 members = range(CLAIM_MEMBERS[name])
                 trained[role, name] = [fit(design.rows(rows), None, 100 * seed + number) for number in members]
     found = []
-    for week in weeks:
+    for week in arguments.weeks:
         demands = {
             (role, name): fitted_demand(
                 members, halves[role][0].rows(halves[role][1]), _state(panel, halves[role][0], week)
@@ -88,7 +94,7 @@ def one_direction(panel: Panel, fits: Flags, weeks: list[int], num_judges: int, 
             for (role, name), members in trained.items()
         }
         for rule in RULES:
-            found += [_judged(panel, week, rule, demands, claiming) for claiming in MODELS]
+            found += [_judged(panel, week, rule, demands, claiming, arguments.caution) for claiming in arguments.claims]
     return [pair for part in found for pair in part]
 
 
@@ -97,14 +103,14 @@ def _state(panel: Panel, design: Design, week: int) -> Design:
 
 
 def _judged(
-    panel: Panel, week: int, rule: str, demands: dict[tuple[str, str], FittedDemand], claiming: str
+    panel: Panel, week: int, rule: str, demands: dict[tuple[str, str], FittedDemand], claiming: str, caution: float
 ) -> list[tuple[str, Answer]]:
     rows = panel.row_period == week
     claims = demands["claim", claiming]
     names = (panel.products, panel.stores)
     offers = offers_of(claims.state, names, price=panel.row_price[rows], cost=np.maximum(panel.row_cost[rows], 0.0))
     rules = parse_rules(RULES[rule], Path("rules.yaml"))
-    plan = optimise(offers, claims, rules, calendar=CALENDAR, settings=Settings(time_limit_s=30))
+    plan = optimise(offers, claims, rules, calendar=CALENDAR, settings=Settings(time_limit_s=60, caution=caution))
     answers = []
     for judging in MODELS:
         if judging != claiming:

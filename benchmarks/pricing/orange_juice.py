@@ -36,7 +36,7 @@ NAMES = {
     "log-log, shrunk": "log-log, shrunk by empirical Bayes",
     "tree": "monotone tree",
 }
-GRID = np.log(np.linspace(0.6, 1.2, 13))
+GRID = np.log(np.linspace(0.6, 1.2, 7))
 
 
 def main() -> None:
