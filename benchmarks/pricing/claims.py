@@ -5,7 +5,8 @@ gain of profit; models of other classes, trained on the other weeks, estimate th
 refits on bootstrap samples of blocks of weeks. The interval is the judge's, of 90 %. "Bounds" allows any price of a
 ladder of 5 cents within 10 %; "held" keeps the mean price within 0.1 % and the expected revenue, too. Inflation is
 claimed minus re-estimated gain. Numbers are over both directions of the split and the weeks; costs are those of the
-data's margins. The judges are models, too: what a shop would really earn is not known.
+data's margins. With --caution the model that claims is five bootstrap refits, and so many standard deviations of each
+offer's gain are taken off when prices are chosen, not of the claim. The judges are models, too: what a shop would really earn is not known.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main() -> None:
     write_page("pricing-claims", __doc__, arguments, [tabulate(found)], {"measured": found})
 
 
-def one_direction(panel: Panel, fits: Flags, weeks: list[int], num_judges: int, seed: int) -> list[tuple[str, Answer]]:
+def one_direction(panel: Panel, fits: Flags, arguments: argparse.Namespace) -> list[tuple[str, Answer]]:
     """What models of the rows in `fits` claim, and models of the others expect."""
     halves = {"claim": (design_of(panel, fits), fits), "judge": (design_of(panel, ~fits), ~fits)}
     trained, seed = {}, arguments.seed
