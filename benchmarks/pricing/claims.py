@@ -6,7 +6,8 @@ refits on bootstrap samples of blocks of weeks. The interval is the judge's, of 
 ladder of 5 cents within 10 %; "held" keeps the mean price within 0.1 % and the expected revenue, too. Inflation is
 claimed minus re-estimated gain. Numbers are over both directions of the split and the weeks; costs are those of the
 data's margins. With --caution the model that claims is five bootstrap refits, and so many standard deviations of each
-offer's gain are taken off when prices are chosen, not of the claim. The judges are models, too: what a shop would really earn is not known.
+offer's gain are taken off when prices are chosen, not of the claim. The judges are models, too: what a shop would
+really earn is not known.
 """
 
 from __future__ import annotations

@@ -272,6 +272,10 @@ def _message(error: Any, value: str | None) -> str:
     if kind == "extra_forbidden":
         known = _keys_at(location)
         return f"there is no such key{suggestion(str(location[-1]), known)}; known are {', '.join(known)}"
+    if kind in ("model_type", "dict_type"):
+        return f"needs keys; known are {', '.join(_keys_at((*location, '')))}"
+    if kind == "tuple_type":
+        return "needs a list, such as [a, b]"
     if kind == "missing":
         return f"is missing; {_described(location)}"
     said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
