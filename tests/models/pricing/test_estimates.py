@@ -177,3 +177,9 @@ def test_lags_do_not_see_the_validation_rows() -> None:
     design = design_of(panel, panel.row_period < 30)
 
     assert np.isfinite(design.context).all()
+
+
+def test_prices_are_predicted_from_other_weeks_than_their_own() -> None:
+    found = double_ml(whole(simulate(3, num_products=5, confounding=0.0).panel))
+
+    assert (found.variation > 0.9).all()  # nothing predicts these prices but themselves

@@ -115,17 +115,32 @@ def test_larger_packs_cost_no_less_and_no_more_per_unit() -> None:
     offers, demand = random_shop(2, 4, group_size=1)
     offers = dataclasses.replace(
         offers,
-        price=np.array([4.0, 3.5, 2.0, 5.0]),
-        cost=np.full(4, 1.0),
+        price=np.array([3.0, 6.0, 9.5, 5.0]),
+        cost=np.array([1.0, 5.0, 9.0, 1.0]),
         size=np.array([1.0, 2.0, 3.0, 3.0]),
         brands=("Own", "Own", "Own", ""),
     )
 
-    plan = best(offers, demand, rules("size_order: {}\n"))
+    plan, loose = (best(offers, demand, rules(f"size_order: {{unit_price: {one}}}")) for one in ("true", "false"))
 
-    assert all(one <= other + 1e-6 for one, other in pairwise(plan.price[:3]))
-    per_unit = plan.price[:3] / offers.size[:3]
-    assert all(one >= other - 1e-6 for one, other in pairwise(per_unit))
+    for found in (plan, loose):
+        assert all(one <= other + 1e-6 for one, other in pairwise(found.price[:3]))
+    assert all(one >= other - 1e-6 for one, other in pairwise(plan.price[:3] / offers.size[:3]))
+    assert not all(one >= other - 1e-6 for one, other in pairwise(loose.price[:3] / offers.size[:3]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_floor_holds_under_the_joint_demand_though_the_program_only_approximates_it(seed: int) -> None:
+    offers, demand = random_shop(seed, 12, group_size=6)
+    strong = dataclasses.replace(demand, elasticity=demand.elasticity * np.where(demand.elasticity > 0, 1.5, 1.0))
+    offers = dataclasses.replace(offers, cost=offers.price * 0.75)
+    wanted = rules("revenue: {at_least: 1.0}", "ladder: {step: 0.05, most_points: 9}\n")
+
+    plan = best(offers, strong, wanted, Settings(max_combinations=10))
+
+    assert not plan.exact
+    assert plan.planned.revenue.sum() >= plan.today.revenue.sum() * (1 - 1e-6)
+    assert plan.planned.profit.sum() > plan.today.profit.sum()
 
 
 def test_profit_counts_no_more_units_than_the_stock() -> None:
