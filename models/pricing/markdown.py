@@ -44,17 +44,8 @@ def plan_markdown(
     cannot be reached. Columns of the program are the choice and the units sold for each period and point, so that
     a period sells nothing at points that were not chosen.
     """
+    _check(points, units, stock=stock, share=share)
     num_periods, num_points = units.shape
-    if len(points) != num_points or (np.diff(points) <= 0).any() or (points <= 0).any():
-        raise ValueError(f"the ladder needs {num_points} rising prices above zero, one for each column of the units")
-    if not 0 <= share <= 1 or stock <= 0:
-        raise ValueError(f"the stock is {stock:g} and the share {share:g}; they must be above 0 and between 0 and 1")
-    most = min(stock, float(units.max(1).sum()))
-    if most < share * stock * (1 - TOLERANCE):
-        raise StockTooLarge(
-            f"at the best selling prices {most:.1f} of {stock:g} are sold in {num_periods} periods, not {share:.0%}; "
-            "lower the share, start earlier or add lower prices"
-        )
     size = num_periods * num_points
     worth = np.concatenate([np.zeros(size), np.tile(points - value_left, num_periods)])
     answer = milp(
@@ -71,6 +62,20 @@ def plan_markdown(
         )
     chosen = answer.x[:size].reshape(units.shape).argmax(1)
     return _markdown(points, chosen, answer.x[size:].reshape(units.shape), stock, value_left, answer.status == 0)
+
+
+def _check(points: Floats, units: Floats, *, stock: float, share: float) -> None:
+    num_periods, num_points = units.shape
+    if len(points) != num_points or (np.diff(points) <= 0).any() or (points <= 0).any():
+        raise ValueError(f"the ladder needs {num_points} rising prices above zero, one for each column of the units")
+    if not 0 <= share <= 1 or stock <= 0:
+        raise ValueError(f"the stock is {stock:g} and the share {share:g}; they must be above 0 and between 0 and 1")
+    most = min(stock, float(units.max(1).sum()))
+    if most < share * stock * (1 - TOLERANCE):
+        raise StockTooLarge(
+            f"at the best selling prices {most:.1f} of {stock:g} are sold in {num_periods} periods, not {share:.0%}; "
+            "lower the share, start earlier or add lower prices"
+        )
 
 
 def _markdown(
