@@ -146,4 +146,4 @@ def test_shrinkage_keeps_products_near_the_shared_linear_part() -> None:
     free, shrunk = (fit_network(design, dataclasses.replace(quick, shrinkage=one)).network for one in (0.0, 10.0))
 
     assert shrunk.cross.weight.abs().max() < 0.2 * free.cross.weight.abs().max()
-    assert shrunk.shared_cross > 0.02
+    assert shrunk.shared_cross.abs() > 0.1
