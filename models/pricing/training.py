@@ -26,7 +26,6 @@ class TrainingSettings:
     dropout: float = 0.2
     counts: bool = False
     wrong_sign: float = 0.0
-    shrinkage: float = 0.1
     seed: int = 0
 
 
@@ -107,15 +106,11 @@ def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
     for _ in range(settings.epochs):
         for rows in np.array_split(draw.permutation(num_rows), steps_an_epoch):
             optimizer.zero_grad()
-            _loss(network, batch_of(design, rows), settings).backward()  # type: ignore[no-untyped-call]
+            network.loss(batch_of(design, rows), wrong_sign=settings.wrong_sign).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()
     return network.eval()
-
-
-def _loss(network: MonotoneDemand, batch: DemandBatch, settings: TrainingSettings) -> torch.Tensor:
-    return network.loss(batch, wrong_sign=settings.wrong_sign, shrinkage=settings.shrinkage)
 
 
 def log_demand(network: MonotoneDemand, design: Design) -> Floats:

@@ -67,8 +67,6 @@ class MonotoneDemand(nn.Module):
         self.store = nn.Embedding(num_stores, dim)
         self.linear = nn.Embedding(num_products, num_context + 1)
         self.cross = nn.Embedding(num_products, num_rivals)
-        self.shared = nn.Linear(num_context, 1)
-        self.shared_cross = nn.Parameter(torch.zeros(()))
         self.store_level = nn.Embedding(num_stores, 1)
         width = num_context + 2 * dim
         self.trunk = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout))
@@ -82,8 +80,6 @@ class MonotoneDemand(nn.Module):
     def _start(self) -> None:
         for table in (self.linear, self.cross, self.store_level, self.product_slopes, self.dispersion):
             nn.init.zeros_(table.weight)
-        nn.init.zeros_(self.shared.weight)
-        nn.init.zeros_(self.shared.bias)
         for last in (self.deep[-1], self.rival_deep[-1], self.slopes[-1]):
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.bias)
@@ -107,7 +103,6 @@ class MonotoneDemand(nn.Module):
         hidden = self.trunk(wide)
         weights = self.linear(batch.product)
         linear = (weights[:, :-1] * context).sum(-1) + weights[:, -1] + self.store_level(batch.store)[:, 0]
-        linear = linear + self.shared(context)[:, 0]
         slopes = F.softplus(self.slopes(wide) + self.product_slopes(batch.product))
         usual: Tensor = batch.level + linear + self.deep(hidden)[:, 0] + self._cross(batch, hidden)
         result: Tensor = usual - (slopes * self._curve(batch.own)).sum(-1)
@@ -121,18 +116,17 @@ class MonotoneDemand(nn.Module):
         return torch.cat([own[:, None], above, below], dim=-1)
 
     def _cross(self, batch: DemandBatch, hidden: Tensor) -> Tensor:
-        linear: Tensor = ((self.cross(batch.product) + self.shared_cross) * batch.rivals).sum(-1)
+        linear: Tensor = (self.cross(batch.product) * batch.rivals).sum(-1)
         count = batch.has_rival.sum(-1).clamp(min=1)
         summary = torch.stack(
             [batch.rivals.sum(-1) / count, batch.rivals.min(-1).values, batch.rivals.clamp(max=0).sum(-1) / count], -1
         )
         return linear.add(self.rival_deep(torch.cat([hidden, 10 * summary], -1))[:, 0])
 
-    def loss(self, batch: DemandBatch, *, wrong_sign: float = 0.0, shrinkage: float = 0.0) -> Tensor:
+    def loss(self, batch: DemandBatch, *, wrong_sign: float = 0.0) -> Tensor:
         """The mean loss: Huber of log units, or a negative binomial likelihood; sold-out rows are lower bounds.
 
-        `wrong_sign` weighs a penalty on cross effects by which demand falls when a rival becomes dearer, `shrinkage`
-        one on the squares by which the linear parts of products differ from the shared ones.
+        `wrong_sign` weighs a penalty on cross effects by which demand falls when a rival becomes dearer.
         """
         log_mean = self(batch)
         if self.counts:
@@ -143,9 +137,7 @@ class MonotoneDemand(nn.Module):
             exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
             below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
             each = torch.where(batch.censored, below, exact)
-        cross = self.cross.weight + self.shared_cross
-        apart = self.cross.weight.square().sum() + self.linear.weight[:, :-1].square().sum()
-        return each.mean() + wrong_sign * F.relu(-cross).mean() + shrinkage * apart
+        return each.mean() + wrong_sign * F.relu(-self.cross.weight).mean()
 
     def elasticity(self, batch: DemandBatch) -> Tensor:
         """The analytic slope of log demand in the log own price [B]; never above zero."""

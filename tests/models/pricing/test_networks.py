@@ -137,13 +137,3 @@ def test_a_design_of_unknown_products_is_predicted_at_their_level() -> None:
     model = fit_network(design.rows(train), dataclasses.replace(QUICK, epochs=1))
 
     assert np.isfinite(model.log_units(design.rows(~train))).all()
-
-
-def test_shrinkage_keeps_products_near_the_shared_linear_part() -> None:
-    design = market()
-    quick = dataclasses.replace(QUICK, epochs=3)
-
-    free, shrunk = (fit_network(design, dataclasses.replace(quick, shrinkage=one)).network for one in (0.0, 10.0))
-
-    assert shrunk.cross.weight.abs().max() < 0.2 * free.cross.weight.abs().max()
-    assert shrunk.shared_cross.abs() > 0.1
