@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from jobs.cli.dry_run import resolved
 from jobs.cli.environment import ENVIRONMENT
 from jobs.cli.everywhere import Everywhere
-from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set, suggestion
+from jobs.cli.flags import FlagsRejected, HelpRequested, Parser, UsageError, is_set
 from jobs.cli.library_log import libraries_logged
 from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 from jobs.cli.verbs import VERB_GROUPS, VERBS
+from models.suggestions import suggestion
 
 if TYPE_CHECKING:
     from jobs.cli.context import Context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import io
 import logging
@@ -15,6 +14,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token
 from docstring_parser import parse_from_object
+
+from models.suggestions import suggestion
 
 FALSE = ("no", "n", "0", "false", "f")
 """What cyclopts reads as false after `--switch=`."""
@@ -116,12 +117,6 @@ def is_set(arguments: Sequence[str], name: str) -> bool:
         if flag in (f"--{name}", f"--no-{name}"):
             found = flag == f"--{name}" and value.lower() not in FALSE
     return found
-
-
-def suggestion(given: str, known: Sequence[str]) -> str:
-    """The text ", did you mean ...?" if a known name is close to the given one, else an empty string."""
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def flag_name(field_name: str) -> str:

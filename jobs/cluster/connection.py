@@ -36,16 +36,8 @@ def connect(context: Context, *, has_states: bool = False) -> None:
 
     if ray.is_initialized():
         return
-    info, _is_given = None if context.address else running_head(context.store), bool(context.address)
-    if context.address:
-        address = _checked_address(context.address)
-        log.info("connecting to the Ray cluster at %s", context.address)
-    elif info:
-        use_token(token_file(context.store))
-        address = info.address
-    else:
-        use_token(token_file(context.store))
-        address = "local"
+    _is_given = bool(context.address)
+    address = _address_of(context)
     settings: dict[str, Any] = {}
     if address == "local":
         settings |= {"include_dashboard": has_states, "object_store_memory": OBJECT_STORE_BYTES}
@@ -66,6 +58,17 @@ def connect(context: Context, *, has_states: bool = False) -> None:
             f"the Ray cluster at {context.address or address} refused the connection: {error}; "
             "check its version of Ray, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it requires a token"
         ) from error
+
+
+def _address_of(context: Context) -> str:
+    """Of the given cluster, the store's own or one to be started; makes the store's token known to Ray."""
+    if context.address:
+        address = _checked_address(context.address)
+        log.info("connecting to the Ray cluster at %s", context.address)
+        return address
+    info = running_head(context.store)
+    use_token(token_file(context.store))
+    return info.address if info else "local"
 
 
 def may_scale() -> bool:

@@ -11,13 +11,14 @@ from typing import Any
 
 from jobs import __main__ as command_line
 from jobs.cli.context import UsageFailure
-from jobs.cli.flags import HelpRequested, Parser, UsageError, flag_name, suggestion
+from jobs.cli.flags import HelpRequested, Parser, UsageError, flag_name
 from jobs.cli.verbs import VERBS
-from jobs.pipelines.document import Listing, Node, Problems, Scalar, Table
 from jobs.pipelines.steps import Flag, Pipeline, Step, flag_kinds
 from jobs.pipelines.traits import OF_THE_PIPELINE, REFUSED
 from models import FAMILIES
+from models.documents import Listing, Node, Problems, Scalar, Table
 from models.errors import PluginRejected
+from models.suggestions import suggestion
 
 PLACEHOLDER = "1"
 """For a required flag whose value comes from an earlier step."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jobs.pipelines.document import Problems
 from jobs.pipelines.steps import Step
+from models.documents import Problems
 
 
 def in_order(steps: Sequence[Step], problems: Problems) -> tuple[list[Step], Mapping[str, frozenset[str]]]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.cli.context import UsageFailure
-from jobs.cli.flags import suggestion
 from jobs.pipelines.commands import check_command, read_flags, read_run
-from jobs.pipelines.document import MAX_BYTES, Listing, Node, Problems, Scalar, Table, parse
 from jobs.pipelines.order import in_order
 from jobs.pipelines.references import Condition, Reference, condition, names, reference, replaced
 from jobs.pipelines.steps import Pipeline, Step
 from jobs.pipelines.traits import ACCEPTED
+from models.documents import MAX_BYTES, Listing, Node, Problems, Scalar, Table, parse
+from models.suggestions import suggestion
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ID = re.compile(r"[A-Za-z][\w-]{0,63}")
@@ -44,7 +44,7 @@ def read_pipeline(
     machine.
     """
     problems = Problems()
-    root = parse(_content(path) if text is None else text, problems)
+    root = parse(_content(path) if text is None else text, problems, needs="`steps`")
     pipeline = None
     if root is not None and isinstance(root, Table):
         pipeline = _pipeline(path, root, variables, problems)

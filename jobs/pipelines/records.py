@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.cli.context import Failure, Store
-from jobs.cli.flags import suggestion
 from models.files import write_text
+from models.suggestions import suggestion
 
 FORMAT = 1
 MAX_RUNS = 50

@@ -75,8 +75,11 @@ class Problems:
         )
 
 
-def parse(text: str, problems: Problems) -> Node | None:
-    """Parse one YAML document; None if it cannot be read, with the reason among the problems."""
+def parse(text: str, problems: Problems, *, needs: str) -> Node | None:
+    """Parse one YAML document; None if it cannot be read, with the reason among the problems.
+
+    `needs` says what the file needs at least, for the message about an empty one.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -93,7 +96,7 @@ def parse(text: str, problems: Problems) -> Node | None:
         problems.add(1, "", f"not YAML: {' '.join(str(error).split())}")
         return None
     if root is None:
-        problems.add(1, "", "the file is empty; it needs `steps`")
+        problems.add(1, "", f"the file is empty; it needs {needs}")
         return None
     return _converted(root, problems, (), {})
 

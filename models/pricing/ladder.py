@@ -1,0 +1,81 @@
+"""The prices that can be asked for: a ladder around today's price of each offer."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from models.pricing.offers import Offers
+from models.pricing.panel import Floats
+from models.pricing.rules import Ladder, Rules
+
+WIDEST = 0.5
+"""Ladders reach so far around today's price where no rule limits the change."""
+TOLERANCE = 1e-9
+
+
+def ladders(offers: Offers, rules: Rules, *, wide: bool = False) -> list[Floats]:
+    """The rising points of each offer; today's price is always among them, others have an ending of the ladder.
+
+    With `wide` they go beyond the largest change and reach the margin floors: for finding out which rules conflict.
+    Offers of one product in one zone have the same points.
+    """
+    points = [_points(offers, index, rules, wide=wide) for index in range(len(offers))]
+    for zone in rules.zones:
+        by_product: dict[str, list[int]] = {}
+        for index in zone.offers(offers):
+            if offers.stores[index] in zone.stores:
+                by_product.setdefault(offers.products[index], []).append(index)
+        for members in by_product.values():
+            together = np.unique(np.concatenate([points[index] for index in members]))
+            for index in members:
+                points[index] = together
+    return points
+
+
+def allowed_change(offers: Offers, index: int, rules: Rules) -> tuple[float, float]:
+    """The lowest and highest price that the rules about the largest change allow."""
+    shares = [rule.share for rule in rules.largest_change if rule.only.fits(offers, index)]
+    share = min(shares, default=WIDEST)
+    return offers.price[index] * (1 - share), offers.price[index] * (1 + share)
+
+
+def _points(offers: Offers, index: int, rules: Rules, *, wide: bool) -> Floats:
+    today = float(offers.price[index])
+    low, high = allowed_change(offers, index, rules)
+    limit = rules.ladder.most_points
+    found = _even(_between(rules.ladder, low, high), limit - 1)
+    if wide:
+        found = [*found, *_even(_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST)), limit)]
+        for rule in rules.margin_floor:
+            if rule.only.fits(offers, index):
+                floor = offers.cost[index] / (1 - rule.share)
+                found += _between(rules.ladder, floor, floor * 1.1 + _spacing(rules.ladder))[:1]
+    rounded = np.unique(np.round([*found, today], 6))
+    return rounded[rounded > 0]
+
+
+def _spacing(ladder: Ladder) -> float:
+    return ladder.step if ladder.step is not None else 1.0
+
+
+def _between(ladder: Ladder, low: float, high: float) -> list[float]:
+    """All prices of the ladder in a range, rising."""
+    if ladder.step is not None:
+        first, last = math.ceil(low / ladder.step - TOLERANCE), math.floor(high / ladder.step + TOLERANCE)
+        return [number * ladder.step for number in range(max(1, first), last + 1)]
+    assert ladder.endings is not None
+    wholes = range(math.floor(low), math.floor(high) + 1)
+    prices = sorted(whole + ending for whole in wholes for ending in ladder.endings)
+    return [price for price in prices if low - TOLERANCE <= price <= high + TOLERANCE and price > 0]
+
+
+def _even(prices: list[float], limit: int) -> list[float]:
+    """At most `limit` of them, evenly spaced with the lowest and the highest."""
+    if len(prices) <= limit:
+        return prices
+    places = np.unique(np.round(np.linspace(0, len(prices) - 1, limit)).astype(int))
+    assert all(one < other for one, other in pairwise(places))
+    return [prices[place] for place in places]

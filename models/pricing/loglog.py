@@ -1,0 +1,158 @@
+"""Log-log demand: least squares by product, shrunk to the products of its group by empirical Bayes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.pricing.design import Design
+from models.pricing.panel import Floats, Ints
+
+MIN_ROWS_A_COLUMN = 3
+MIN_PRODUCTS = 3
+"""Shrinkage needs so many products in a group."""
+RIDGE = 1e-8
+MAX_STEPS = 200
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class LogLog:
+    """Log units = level + coefficients of a product [P, K] times own price, rivals' prices, context and a constant.
+
+    `spread` [P, K] are standard errors, robust against shocks that the rows of a period share; after shrinkage,
+    posterior standard deviations. Products without enough rows have the coefficients of the others.
+    """
+
+    coefficients: Floats
+    spread: Floats
+    scale: Floats
+
+    def log_units(self, design: Design) -> Floats:
+        """Log of the units of every row [N]."""
+        result: Floats = design.level + (_columns(design) / self.scale * self.coefficients[design.product]).sum(1)
+        return result
+
+    @property
+    def elasticity(self) -> Floats:
+        """The own-price elasticity [P]."""
+        value: Floats = self.coefficients[:, 0] / self.scale[0]
+        return value
+
+    @property
+    def elasticity_error(self) -> Floats:
+        """Standard errors of the elasticity [P]."""
+        error: Floats = self.spread[:, 0] / self.scale[0]
+        return error
+
+
+def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats | None = None) -> LogLog:
+    """Least squares by product; with `shrink_by` [P], shrunk to the mean of the products with the same number.
+
+    `weights` [N] are how often each row counts, as in a bootstrap. Sold-out rows are left out: their demand is not
+    known. Coefficients of products are taken as draws of a normal distribution whose mean and variances are fitted by
+    maximum likelihood (Efron and Morris, 1975, with EM).
+    """
+    columns = _columns(design)
+    scale = columns.std(0)
+    scale = np.where(scale > RIDGE, scale, 1.0)
+    counts = np.where(design.censored, 0.0, np.ones(len(design.own)) if weights is None else weights)
+    estimates, covariances = _by_product(design, columns / scale, counts)
+    known = ~np.isnan(estimates[:, 0])
+    if not known.any():
+        raise ValueError(
+            f"no product has {MIN_ROWS_A_COLUMN * columns.shape[1]} periods with stock, which least squares needs for "
+            f"{columns.shape[1]} columns; take a longer log or smaller demand groups"
+        )
+    groups = np.zeros(design.num_products, np.int64) if shrink_by is None else shrink_by
+    mean, spread = np.empty_like(estimates), np.empty_like(estimates)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        fitted = members[known[members]] if known[members].any() else np.flatnonzero(known)
+        prior = _prior(estimates[fitted], covariances[fitted])
+        is_shrunk = shrink_by is not None and len(fitted) >= MIN_PRODUCTS
+        for product in members.tolist():
+            if known[product] and not is_shrunk:
+                mean[product], spread[product] = (
+                    estimates[product],
+                    np.sqrt(np.maximum(np.diag(covariances[product]), 0.0)),
+                )
+            else:
+                own = (estimates[product], covariances[product]) if known[product] else None
+                mean[product], spread[product] = _posterior(own, *prior)
+    return LogLog(mean, spread, scale)
+
+
+def _by_product(design: Design, columns: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Least squares of each product: coefficients [P, K] and covariances [P, K, K], NaN where rows are too few."""
+    target = design.log_units - design.level
+    num_columns = columns.shape[1]
+    estimates = np.full((design.num_products, num_columns), np.nan)
+    covariances = np.full((design.num_products, num_columns, num_columns), np.nan)
+    for product in range(design.num_products):
+        rows = np.flatnonzero((design.product == product) & (counts > 0))
+        if counts[rows].sum() >= MIN_ROWS_A_COLUMN * num_columns and len(rows) > num_columns:
+            estimates[product], covariances[product] = _least_squares(
+                columns[rows], target[rows], counts[rows], design.period[rows]
+            )
+    return estimates, covariances
+
+
+def _columns(design: Design) -> Floats:
+    constant = np.ones((len(design.own), 1))
+    return np.concatenate([design.own[:, None], design.rivals, design.context, constant], axis=1)
+
+
+def _least_squares(columns: Floats, target: Floats, counts: Floats, periods: Ints) -> tuple[Floats, Floats]:
+    """Coefficients and their covariance, clustered by period; columns that do not vary get zero with a wide spread."""
+    weighted = columns * counts[:, None]
+    gram = weighted.T @ columns
+    strength = np.trace(gram) / len(gram)
+    inverse = np.linalg.inv(gram + RIDGE * strength * np.eye(len(gram)))
+    estimate = inverse @ (weighted.T @ target)
+    scores = weighted * (target - columns @ estimate)[:, None]
+    _, cluster = np.unique(periods, return_inverse=True)
+    sums = np.zeros((cluster.max() + 1, columns.shape[1]))
+    np.add.at(sums, cluster, scores)
+    num_rows = float(counts.sum())
+    correction = len(sums) / max(1, len(sums) - 1) * num_rows / max(1.0, num_rows - columns.shape[1])
+    covariance = inverse @ (sums.T @ sums) @ inverse * correction
+    is_still = np.diag(gram) < 1e-6 * num_rows
+    estimate[is_still] = 0.0
+    covariance[is_still] = covariance[:, is_still] = 0.0
+    covariance[is_still, is_still] = 100.0
+    return estimate, covariance + 1e-10 * np.eye(len(gram))
+
+
+def _prior(estimates: Floats, covariances: Floats) -> tuple[Floats, Floats]:
+    """The mean [K] and variances [K] of the products' coefficients, by EM."""
+    mean, variance = np.median(estimates, 0), estimates.var(0) + 1e-4
+    for _ in range(MAX_STEPS):
+        found = [
+            _update(estimate, covariance, mean, variance) for estimate, covariance in _pairs(estimates, covariances)
+        ]
+        centres = np.stack([centre for centre, _ in found])
+        before, mean = mean, centres.mean(0)
+        variance = np.mean([(centre - mean) ** 2 + np.diag(spread) for centre, spread in found], 0) + 1e-8
+        if np.abs(mean - before).max() < TOLERANCE:
+            break
+    return mean, variance
+
+
+def _pairs(estimates: Floats, covariances: Floats) -> Sequence[tuple[Floats, Floats]]:
+    return list(zip(estimates, covariances, strict=True))
+
+
+def _update(estimate: Floats, covariance: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """The posterior mean and covariance of coefficients with a diagonal normal prior."""
+    gain = variance[:, None] * np.linalg.inv(covariance + np.diag(variance))
+    return mean + gain @ (estimate - mean), np.diag(variance) - gain * variance
+
+
+def _posterior(own: tuple[Floats, Floats] | None, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    if own is None:
+        return mean, np.sqrt(variance)
+    centre, covariance = _update(*own, mean, variance)
+    return centre, np.sqrt(np.maximum(np.diag(covariance), 0.0))

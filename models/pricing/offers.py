@@ -1,0 +1,51 @@
+"""What is priced: products in stores at today's prices, with what the rules need to know of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.pricing.panel import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Offers [I], one for each product and store; empty texts and NaN where something is not known.
+
+    `price` is today's, `list_price` the highest one ever asked for. Stock is infinite where it is not known. A group
+    is a demand group: offers that influence each other's demand, so never of two stores.
+    """
+
+    products: tuple[str, ...]
+    stores: tuple[str, ...]
+    price: Floats
+    cost: Floats
+    stock: Floats
+    size: Floats
+    group: Ints
+    categories: tuple[str, ...]
+    brands: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("stores", "price", "cost", "stock", "size", "group", "categories", "brands"):
+            if len(getattr(self, name)) != len(self.products):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.products)} offers")
+        wrong = np.flatnonzero(~(np.isfinite(self.price) & (self.price > 0)))
+        if len(wrong):
+            named = self.name(int(wrong[0]))
+            raise ValueError(f"the price of {named} is {self.price[wrong[0]]:g}; it must be above zero")
+        wrong = np.flatnonzero(~(np.isfinite(self.cost) & (self.cost >= 0)))
+        if len(wrong):
+            named = self.name(int(wrong[0]))
+            raise ValueError(f"the cost of {named} is {self.cost[wrong[0]]:g}; profit needs a cost of zero or more")
+        if len({*zip(self.products, self.stores, strict=True)}) < len(self.products):
+            raise ValueError("a product is offered twice in the same store; name each product and store once")
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def name(self, index: int) -> str:
+        """An offer in words."""
+        store = self.stores[index]
+        return f"product {self.products[index]}" + (f" in store {store}" if store else "")
