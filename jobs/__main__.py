@@ -26,7 +26,6 @@ from jobs.cli.output import OutputFailed, stdout_for_results, write
 from jobs.cli.result import Result
 from jobs.cli.signals import sigterm_interrupts
 from jobs.cli.verbs import VERB_GROUPS, VERBS
-from models.suggestions import suggestion
 
 if TYPE_CHECKING:
     from jobs.cli.context import Context
@@ -126,6 +125,8 @@ def _unreadable(given: Sequence[str], error: BaseException) -> Result:
 
 def read(given: Sequence[str]) -> Invocation:
     """Parse a command line; raises HelpRequested, UsageError, or PluginRejected for a family without valid flags."""
+    from models.suggestions import suggestion
+
     if not given or given[0].startswith("-"):
         _overview(given)
     name, *rest = given

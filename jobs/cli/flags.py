@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token
 from docstring_parser import parse_from_object
 
-from models.suggestions import suggestion
 
 FALSE = ("no", "n", "0", "false", "f")
 """What cyclopts reads as false after `--switch=`."""
@@ -82,6 +81,8 @@ class Parser:
             known = [name for argument in self.app.assemble_argument_collection() for name in argument.names]
             given = unknown[0].partition("=")[0]
             kind = "unknown flag" if given.startswith("-") else "unexpected argument"
+            from models.suggestions import suggestion  # `python -m jobs` first has to leave the working directory
+
             raise UsageError(f"{kind} {given}{suggestion(given, known)}; see `{self.prog} --help`")
         return values
 
