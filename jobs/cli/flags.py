@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token
 from docstring_parser import parse_from_object
 
-
 FALSE = ("no", "n", "0", "false", "f")
 """What cyclopts reads as false after `--switch=`."""
 UNSPLIT = {"unsplit": True}
