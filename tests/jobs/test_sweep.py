@@ -189,7 +189,7 @@ def test_a_stopped_trial_of_several_workers_leaves_its_processors_to_the_next(
 
 
 def test_trials_that_ended_guide_the_search_that_goes_on(toy: Family, toy_data: Prepared, tmp_path: Path) -> None:
-    write_trial(tmp_path, "a", [0.1, 0.3], sample={"learning_rate": 0.01, "network": "linear"})
+    write_trial(tmp_path, "a", [0.1, 0.2, 0.25, 0.3], sample={"learning_rate": 0.01, "network": "linear"})
     write_trial(tmp_path, "b", [], sample={"learning_rate": 0.02, "network": "linear"}, state="failed", error="no")
     write_trial(tmp_path, "c", [0.4], sample={"learning_rate": 0.03, "network": "linear"}, state="running")
     search = Search(
@@ -209,7 +209,7 @@ def test_trials_that_ended_guide_the_search_that_goes_on(toy: Family, toy_data: 
     study: Any = searcher._ot_study
     told = [(trial.params.get("learning_rate"), trial.state.name, trial.value) for trial in study.trials]
     assert told == [(None, "WAITING", None), (0.01, "COMPLETE", 0.3), (0.02, "FAIL", None)]
-    assert {milestone: scores for milestone, scores in scheduler._brackets[0]._rungs if scores} == {1: {"a": 0.3}}
+    assert {milestone: scores for milestone, scores in scheduler._brackets[0]._rungs if scores} == {3: {"a": 0.3}}
     assert (searcher.suggest("next") or {})["learning_rate"] == 0.03
 
 
