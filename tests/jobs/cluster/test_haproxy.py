@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -218,16 +219,22 @@ def test_a_proxy_without_routes_is_unavailable_and_an_unreachable_replica_too(di
 
 @needs_haproxy
 def test_half_open_headers_do_not_starve_a_request_and_no_address_gets_all_connections(endpoint: int) -> None:
-    with ExitStack() as undo:
-        held = [undo.enter_context(socket.create_connection(("127.0.0.1", endpoint))) for _ in range(280)]
-        for one in held:
-            one.sendall(b"GET /200/text/plain HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+    for _ in range(10):
+        with ExitStack() as undo:
+            began = time.monotonic()
+            held = [undo.enter_context(socket.create_connection(("127.0.0.1", endpoint))) for _ in range(280)]
+            for one in held:
+                one.sendall(b"GET /200/text/plain HTTP/1.1\r\nHost: a\r\nX-Slow: ")
 
-        assert ask(endpoint, "/200/text/plain")[0] == 200
+            assert ask(endpoint, "/200/text/plain")[0] == 200
 
-        more = [undo.enter_context(socket.create_connection(("127.0.0.1", endpoint))) for _ in range(60)]
-        assert is_closed(more[-1]), "three quarters of 400 connections are the most for one address"
-        assert ask(endpoint, "/200/text/plain", source="127.0.0.2")[0] == 200
+            more = [undo.enter_context(socket.create_connection(("127.0.0.1", endpoint))) for _ in range(60)]
+            if time.monotonic() - began > HEADER_TIMEOUT_S:
+                continue  # on a busy machine the first ones have been given up by now
+            assert is_closed(more[-1]), "three quarters of 400 connections are the most for one address"
+            assert ask(endpoint, "/200/text/plain", source="127.0.0.2")[0] == 200
+            return
+    pytest.fail("340 connections took longer than HAProxy waits for their headers, ten times")
 
 
 @needs_haproxy
