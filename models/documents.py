@@ -67,12 +67,36 @@ class Problems:
         """Note a problem at a key such as `steps[train].flags.epochs`."""
         self.found.append(Problem(line, where, message))
 
+    @property
+    def counted(self) -> str:
+        """How many there are, in words."""
+        return f"{len(self.found)} {'mistake' if len(self.found) == 1 else 'mistakes'}"
+
     def text(self, path: Path) -> str:
         """One line for each problem, by line of the file."""
         return "\n".join(
             f"{path}:{one.line}: {f'{one.where}: ' if one.where else ''}{one.message}"
             for one in sorted(self.found, key=lambda one: one.line)
         )
+
+
+class DocumentUnreadable(ValueError):
+    """A file that is not there or is no text; the message names it and the remedy."""
+
+
+def read_text(path: Path, content: str) -> str:
+    """The text of a YAML file, of which `content` says what it has; raises DocumentUnreadable."""
+    remedy = f"name the YAML file of {content}"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DocumentUnreadable(f"{path} is larger than {MAX_BYTES} bytes; {remedy}")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DocumentUnreadable(f"there is no file {path.absolute()}; {remedy}") from None
+    except IsADirectoryError:
+        raise DocumentUnreadable(f"{path} is a directory; {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise DocumentUnreadable(f"{path} is not text in UTF-8: {error}; save it as UTF-8") from None
 
 
 def parse(text: str, problems: Problems, *, needs: str) -> Node | None:

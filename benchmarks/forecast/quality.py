@@ -8,7 +8,7 @@ distribution around their mean, made conformal in the same way, which helps them
 forecast of TSB as its median.
 
 Within a run nothing is chosen on the test. But the design, such as what is blended by default, the gain that another
-blend needs, and the learning rate, was settled with sight of these test windows, so that the results of the networks
+blend needs, and the learning rate, was chosen with sight of these test windows, so that the results of the networks
 are slightly optimistic; the blend of thirds was first tried on Online Retail.
 """
 

@@ -2,11 +2,11 @@
 
 A model that is trained on every other block of four weeks chooses prices for all 11 brands in 83 stores and claims a
 gain of profit; models of other classes, trained on the other weeks, estimate the gain again, each as an ensemble of
-refits on bootstrap samples of blocks of weeks. The interval is the judge's, of 90 %. "Bounds" allows any price of a
+refits on bootstrap samples of blocks of weeks. The interval is the evaluator's, of 90 %. "Bounds" allows any price of a
 ladder of 5 cents within 10 %; "held" keeps the mean price within 0.1 % and the expected revenue, too. Inflation is
 claimed minus re-estimated gain. Numbers are over both directions of the split and the weeks; costs are those of the
 data's margins. With --caution the model that claims is five bootstrap refits, and so many standard deviations of each
-offer's gain are taken off when prices are chosen, not of the claim. The judges are models, too: what a shop would
+offer's gain are taken off when prices are chosen, not of the claim. The evaluators are models, too: what a shop would
 really earn is not known.
 """
 
@@ -56,10 +56,10 @@ CLAIM_MEMBERS = {"log-log": 1, "tree": 1, "net": 3}
 
 
 def main() -> None:
-    """Claim and judge in both directions and write the page."""
+    """Claim and re-estimate gains in both directions and write the page."""
     parser = measure.flags(__doc__)
     parser.add_argument("--weeks", type=int, nargs="+", default=[60, 85, 110], help="numbers of weeks, from 0")
-    parser.add_argument("--judges", type=int, default=10, help="bootstrap refits of each judge")
+    parser.add_argument("--evaluators", type=int, default=10, help="bootstrap refits of each evaluator")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--claims", nargs="+", choices=list(MODELS), default=list(MODELS), help="models that claim")
     parser.add_argument("--caution", type=float, default=0.0, help="with 5 bootstrap refits of the model that claims")
@@ -76,12 +76,12 @@ def main() -> None:
 
 def one_direction(panel: Panel, fits: Flags, arguments: argparse.Namespace) -> list[tuple[str, Answer]]:
     """What models of the rows in `fits` claim, and models of the others expect."""
-    halves = {"claim": (design_of(panel, fits), fits), "judge": (design_of(panel, ~fits), ~fits)}
+    halves = {"claim": (design_of(panel, fits), fits), "evaluator": (design_of(panel, ~fits), ~fits)}
     trained, seed = {}, arguments.seed
     for role, (design, rows) in halves.items():
         for name, fit in MODELS.items():
-            if role == "judge":
-                trained[role, name] = ensemble(fit, design.rows(rows), num_members=arguments.judges, seed=seed)
+            if role == "evaluator":
+                trained[role, name] = ensemble(fit, design.rows(rows), num_members=arguments.evaluators, seed=seed)
             elif name in arguments.claims and arguments.caution:
                 trained[role, name] = ensemble(fit, design.rows(rows), num_members=CAUTIOUS_MEMBERS, seed=seed + 1)
             elif name in arguments.claims:
@@ -96,7 +96,9 @@ def one_direction(panel: Panel, fits: Flags, arguments: argparse.Namespace) -> l
             for (role, name), members in trained.items()
         }
         for rule in RULES:
-            found += [_judged(panel, week, rule, demands, claiming, arguments.caution) for claiming in arguments.claims]
+            found += [
+                _reestimated(panel, week, rule, demands, claiming, arguments.caution) for claiming in arguments.claims
+            ]
     return [pair for part in found for pair in part]
 
 
@@ -104,7 +106,7 @@ def _state(panel: Panel, design: Design, week: int) -> Design:
     return design.rows(panel.row_period == week)
 
 
-def _judged(
+def _reestimated(
     panel: Panel, week: int, rule: str, demands: dict[tuple[str, str], FittedDemand], claiming: str, caution: float
 ) -> list[tuple[str, Answer]]:
     rows = panel.row_period == week
@@ -114,12 +116,12 @@ def _judged(
     rules = parse_rules(RULES[rule], Path("rules.yaml"))
     plan = optimise(offers, claims, rules, calendar=CALENDAR, settings=Settings(time_limit_s=60, caution=caution))
     answers = []
-    for judging in MODELS:
-        if judging != claiming:
-            claim = check_claim(plan.price, offers, claims=claims, judge=demands["judge", judging])
+    for evaluating in MODELS:
+        if evaluating != claiming:
+            claim = check_claim(plan.price, offers, claims=claims, evaluator=demands["evaluator", evaluating])
             answer = {
                 "claimed": claim.claimed,
-                "judged": claim.judged,
+                "reestimated": claim.reestimated,
                 "low": claim.low,
                 "high": claim.high,
                 "inflation": claim.inflation,
@@ -127,15 +129,15 @@ def _judged(
                 "mean_price": float(plan.price.mean() / offers.price.mean() - 1),
                 "week": week,
             }
-            answers.append((f"{rule}|{claiming}|{judging}", answer))
+            answers.append((f"{rule}|{claiming}|{evaluating}", answer))
     return answers
 
 
 def tabulate(found: dict[str, list[Answer]]) -> Table:
-    """A row for each rule, claiming model and judge."""
+    """A row for each rule, claiming model and evaluator."""
     rows = []
     for key, answers in found.items():
-        cells = [Spread.of(one[name] for one in answers).text(".1%") for name in ("claimed", "judged", "low")]
+        cells = [Spread.of(one[name] for one in answers).text(".1%") for name in ("claimed", "reestimated", "low")]
         mean = float(np.mean([one["inflation"] for one in answers]))
         inflation = f"{mean:.1f}; " + Spread.of(one["inflation"] for one in answers).text(".1f")
         recommended = f"{sum(one['recommended'] for one in answers)} of {len(answers)}"
@@ -143,7 +145,7 @@ def tabulate(found: dict[str, list[Answer]]) -> Table:
     header = [
         "rules",
         "claims",
-        "judges",
+        "evaluators",
         "claimed",
         "re-estimated",
         "its lower bound",

@@ -16,7 +16,8 @@ FIRST_WEEK = 40
 
 def orange_juice(path: Path) -> Panel:
     """Dominick's orange juice (`oj_panel.parquet` of bayesm): units and prices of 64 ounces, cost from the margin."""
-    table = {name: column.to_numpy() for name, column in zip(*_columns(path), strict=True)}
+    columns = pq.read_table(path)
+    table = {name: columns[name].to_numpy() for name in columns.column_names}
     brand = table["brand"].astype(np.int64) - 1
     stores, store = np.unique(table["store"], return_inverse=True)
     prices = np.stack([table[f"price{number + 1}"] for number in range(NUM_BRANDS)], axis=1)
@@ -37,8 +38,3 @@ def orange_juice(path: Path) -> Panel:
         product_group=np.zeros(NUM_BRANDS, np.int64),
         product_size=np.ones(NUM_BRANDS),
     )
-
-
-def _columns(path: Path) -> tuple[list[str], list[np.ndarray]]:
-    table = pq.read_table(path)
-    return table.column_names, list(table.columns)

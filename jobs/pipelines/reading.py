@@ -14,7 +14,7 @@ from jobs.pipelines.order import in_order
 from jobs.pipelines.references import Condition, Reference, condition, names, reference, replaced
 from jobs.pipelines.steps import Pipeline, Step
 from jobs.pipelines.traits import ACCEPTED
-from models.documents import MAX_BYTES, Listing, Node, Problems, Scalar, Table, parse
+from models.documents import DocumentUnreadable, Listing, Node, Problems, Scalar, Table, parse, read_text
 from models.suggestions import suggestion
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -44,7 +44,7 @@ def read_pipeline(
     machine.
     """
     problems = Problems()
-    root = parse(_content(path) if text is None else text, problems, needs="`steps`")
+    root = parse(_text_of(path) if text is None else text, problems, needs="`steps`")
     pipeline = None
     if root is not None and isinstance(root, Table):
         pipeline = _pipeline(path, root, variables, problems)
@@ -54,25 +54,15 @@ def read_pipeline(
         for step in pipeline.steps:
             check_command(step, pipeline, problems, checks_files=checks_files)
     if pipeline is None or problems.found:
-        number = len(problems.found)
-        raise UsageFailure(
-            f"{number} {'mistake' if number == 1 else 'mistakes'} in the pipeline, nothing was run:\n"
-            + problems.text(path)
-        )
+        raise UsageFailure(f"{problems.counted} in the pipeline, nothing was run:\n{problems.text(path)}")
     return pipeline
 
 
-def _content(path: Path) -> str:
+def _text_of(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageFailure(f"{path} is larger than {MAX_BYTES} bytes; name the YAML file of a pipeline")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageFailure(f"there is no file {path.absolute()}; name the YAML file of a pipeline") from None
-    except IsADirectoryError:
-        raise UsageFailure(f"{path} is a directory; name the YAML file of a pipeline") from None
-    except UnicodeDecodeError as error:
-        raise UsageFailure(f"{path} is not text in UTF-8: {error}; save it as UTF-8") from None
+        return read_text(path, "a pipeline")
+    except DocumentUnreadable as error:
+        raise UsageFailure(str(error)) from None
 
 
 def _pipeline(path: Path, root: Table, given: Mapping[str, str], problems: Problems) -> Pipeline | None:

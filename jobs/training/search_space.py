@@ -36,8 +36,7 @@ def search_space(
     _refuse_repeated(family, "--fix", fix)
     _refuse_repeated(family, "--space", given)
     for entry in fix:
-        _, _, text = entry.partition("=")
-        name, value = _setting(family, "--fix", _given_name(entry), text)
+        name, value = _setting(family, "--fix", entry, entry.partition("=")[2])
         config = dataclasses.replace(config, **{name: value})
         fixed.add(name)
     space = {name: dimension for name, dimension in family.space.items() if name not in fixed}
@@ -99,30 +98,19 @@ def _refuse_repeated(family: Family, flag: str, entries: Sequence[str]) -> None:
 
 def parse_range(family: Family, entry: str) -> tuple[str, Range]:
     """NAME=LOW:HIGH, NAME=log:LOW:HIGH or NAME=A,B,C as a range of a setting, whose ends its flag would accept."""
-    given, _, text = entry.partition("=")
+    text = entry.partition("=")[2]
     is_log = text.startswith("log:")
     ends = text.removeprefix("log:").split(":")
-    if _given_name(entry) not in known_settings(family):
-        raise UsageFailure(f"--space {entry}: {family.name} has no setting {given!r}; there are {_listed(family)}")
     if len(ends) > 2 or (is_log and len(ends) == 1) or "=" in text or not all(ends):
         raise UsageFailure(f"--space {entry} is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C")
     words = ends if len(ends) == 2 else text.split(",")
-    parsed = [_setting(family, "--space", _given_name(entry), word) for word in words]
+    parsed = [_setting(family, "--space", entry, word) for word in words]
     name, values = parsed[0][0], [value for _, value in parsed]
     if len(ends) == 2:
         return name, _between(entry, name, *values, is_log=is_log)
     if len(set(values)) < 2:
         raise UsageFailure(f"--space {entry} has one value; use --fix {entry}")
     return name, Choice(tuple(values))
-
-
-def known_settings(family: Family) -> set[str]:
-    """Names of a family's settings, with those of earlier releases."""
-    return {field.name for field in dataclasses.fields(family.Config)} | set(former_names(family.Config))
-
-
-def _listed(family: Family) -> str:
-    return ", ".join(sorted(field.name for field in dataclasses.fields(family.Config)))
 
 
 def _between(entry: str, name: str, low: Any, high: Any, *, is_log: bool) -> Range:
@@ -140,20 +128,23 @@ def _between(entry: str, name: str, low: Any, high: Any, *, is_log: bool) -> Ran
     return LogUniform(low, high) if is_log else Uniform(low, high)
 
 
-def _setting(family: Family, flag: str, given: str, text: str) -> tuple[str, Any]:
-    """Name and value of the field in `flag given=text`, parsed like the flag of that name."""
-    fields = {field.name: field for field in dataclasses.fields(family.Config)}
+def _setting(family: Family, flag: str, entry: str, text: str) -> tuple[str, Any]:
+    """Name and value of the field that `flag entry` sets to a text, which is parsed like the flag of that name."""
+    fields, given = {field.name: field for field in dataclasses.fields(family.Config)}, _given_name(entry)
     name, _ = former_names(family.Config).get(given, (given, ""))
-    if name not in fields or not text:
-        raise UsageFailure(f"{flag} {given}={text} is not NAME=VALUE of a setting; there are {_listed(family)}")
+    if name not in fields:
+        raise UsageFailure(
+            f"{flag} {entry}: {family.name} has no setting {given!r}; there are {', '.join(sorted(fields))}"
+        )
+    if not text:
+        raise UsageFailure(f"{flag} {entry} is not NAME=VALUE")
     if isinstance(fields[name].default, bool):
         if text.lower() not in TRUTHS:
-            raise UsageFailure(f"{flag} {given}={text}: {name} is a switch; use true or false")
+            raise UsageFailure(f"{flag} {entry}: {name} is a switch, and {text!r} is neither true nor false")
         return name, TRUTHS[text.lower()]
-    word = f"{flag_name(given)}={text}"
     try:
         prog = f"shopkeeper sweep {family.name}"
-        (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([word])
+        (config,) = Parser({"Settings": family.Config}, prog=prog, description="").read([f"{flag_name(given)}={text}"])
     except UsageError as error:
-        raise UsageFailure(f"{flag} {given}={text}: {error}") from error
+        raise UsageFailure(f"{flag} {entry}: {error}") from error
     return name, getattr(config, name)

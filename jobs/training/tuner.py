@@ -71,9 +71,9 @@ class Search:
 class Budget(tune.Stopper):
     """Ends a sweep when its trials have used so many core-seconds, counted from their reports: up to an epoch late."""
 
-    def __init__(self, core_seconds: float, resources: TrainingResources, *, used: float = 0.0) -> None:
-        self._core_seconds, self._cores = core_seconds, resources.num_workers * resources.cpus_per_worker
-        self._used, self._seconds = used, dict[str, float]()
+    def __init__(self, core_seconds: float, *, cores: int, used: float = 0.0) -> None:
+        self._core_seconds, self._cores, self._used = core_seconds, cores, used
+        self._seconds: dict[str, float] = {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Count a report; whether the budget is used up."""
@@ -118,7 +118,7 @@ def tuner_of(
             storage_path=str(search.directory),
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             callbacks=[logger],
-            stop=None if search.core_seconds is None else Budget(search.core_seconds, search.resources, used=used),
+            stop=None if search.core_seconds is None else Budget(search.core_seconds, cores=search.cores, used=used),
             verbose=0,
         ),
     )

@@ -101,8 +101,7 @@ def dataset(
         )
     opened = [Shard.open(data, shard) for shard in shards]
     if split == "train":
-        total = sum(int(training_windows(Shard.open(data, shard).status, own).sum()) for shard in range(own.num_shards))
-        stride = max(1, -(-total // config.windows_per_epoch))
+        stride = max(1, -(-own.num_examples["train"] // config.windows_per_epoch))
         places = [
             (number, row, origin)
             for number, shard in enumerate(opened)
@@ -147,14 +146,14 @@ class SeriesWindows:
         shard, length, horizon = self._shards[number], self._length, self._horizon
         static = shard.static[row]
         return Window(
-            units=_cut(shard.units[row], origin - length, origin),
-            status=_cut(shard.status[row], origin - length, origin),
+            units=cut(shard.units[row], origin - length, origin),
+            status=cut(shard.status[row], origin - length, origin),
             known=self._known(shard, row, origin),
             static=np.array(
                 [codes[static[place]] if place is not None else 0 for place, codes in self._recode], np.int64
             ),
-            target=_cut(shard.units[row], origin, origin + horizon),
-            target_status=_cut(shard.status[row], origin, origin + horizon),
+            target=cut(shard.units[row], origin, origin + horizon),
+            target_status=cut(shard.status[row], origin, origin + horizon),
             naive_scale=naive_scale(shard.units[row, :origin], shard.status[row, :origin]),
             demand=int(shard.classes[row]),
             start=origin + self._shift,
@@ -168,7 +167,7 @@ class SeriesWindows:
         ahead = np.zeros((stop - start, len(self._columns)), np.float32)
         for column, theirs in enumerate(self._columns):
             if theirs is not None:
-                ahead[:, column] = _cut(shard.ahead[row, :, theirs], start, stop)
+                ahead[:, column] = cut(shard.ahead[row, :, theirs], start, stop)
         return np.concatenate([time, ahead / self._scale], 1)
 
 
@@ -259,7 +258,7 @@ def _training_origins(shard: Shard, schema: Schema, stride: int, *, seed: Sequen
         yield from ((row, last - back) for back in range(offset, count, stride))
 
 
-def _cut(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
+def cut(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
     """values[start:stop] with zeros for what is before the first and after the last."""
     found = np.zeros(stop - start, values.dtype)
     low, high = max(start, 0), min(stop, len(values))

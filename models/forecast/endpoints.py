@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.forecast.config import MAX_CONTEXT
-from models.forecast.data import Window, key_of, naive_scale, series_rows, store_rows
+from models.forecast.data import Window, cut, key_of, naive_scale, series_rows, store_rows
 from models.forecast.networks.answers import QUANTILES, Forecast, together
 from models.forecast.networks.build import predict
 from models.forecast.schema import CENSORED, KNOWN, UNKNOWN, Schema
@@ -243,8 +243,8 @@ def _window(
         columns.append(column[:, None] / scale)
     demand = demand_classes(units[None], (status != UNKNOWN)[None])
     return Window(
-        units=_last(units * (status != UNKNOWN), length),
-        status=_last(status, length),
+        units=cut(units * (status != UNKNOWN), len(units) - length, len(units)),
+        status=cut(status, len(units) - length, len(units)),
         known=np.concatenate(columns, 1).astype(np.float32),
         static=np.array(codes, np.int64),
         target=np.zeros(horizon, np.float32),
@@ -253,11 +253,3 @@ def _window(
         demand=int(demand[0]),
         start=start,
     )
-
-
-def _last(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """The last values, after zeros where there are fewer."""
-    found = np.zeros(length, values.dtype)
-    last = values[-length:]
-    found[length - len(last) :] = last
-    return found

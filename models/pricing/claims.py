@@ -25,45 +25,47 @@ class Claim:
     """
 
     claimed: float
-    judged: float
+    reestimated: float
     low: float
     high: float
 
     @property
     def inflation(self) -> float:
-        """Claimed minus judged gain, in percentage points."""
-        return 100 * (self.claimed - self.judged)
+        """Claimed minus re-estimated gain, in percentage points."""
+        return 100 * (self.claimed - self.reestimated)
 
     @property
     def is_recommended(self) -> bool:
-        """Whether the gain is above zero with 95 % confidence, as far as the judge can tell."""
+        """Whether the gain is above zero with 95 % confidence, as far as the evaluator can tell."""
         return self.low > 0
 
     def text(self) -> str:
         """The verdict in one sentence."""
         told = (
             f"the model claims {self.claimed:+.1%} profit; another class of model on other weeks expects "
-            f"{self.judged:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
+            f"{self.reestimated:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
         )
         return told if self.is_recommended else f"no recommendation: {told}, which may be a loss"
 
 
-def check_claim(price: Floats, offers: Offers, *, claims: FittedDemand, judge: FittedDemand) -> Claim:
+def check_claim(price: Floats, offers: Offers, *, claims: FittedDemand, evaluator: FittedDemand) -> Claim:
     """Compare what two demand models expect of new prices [I].
 
-    The judge's members must be refits on bootstrap samples of blocks of weeks, at least MIN_MEMBERS; its interval is
-    their percentile interval. Both halves of the weeks come from `weeks.alternating_halves`. Raises ValueError if both
-    models are of one class, since a model that judges its own prices believes its own errors.
+    The evaluator's members must be refits on bootstrap samples of blocks of weeks, at least MIN_MEMBERS; its interval
+    is their percentile interval. Both halves of the weeks come from `weeks.alternating_halves`. Raises ValueError if
+    both models are of one class, since a model that evaluates its own prices believes its own errors.
     """
-    same = classes_of(claims.members) & classes_of(judge.members)
+    same = classes_of(claims.members) & classes_of(evaluator.members)
     if same:
-        raise ValueError(f"{', '.join(sorted(same))} cannot judge its own claim; judge with another class of model")
-    if len(judge.members) < MIN_MEMBERS:
-        raise ValueError(f"the judge has {len(judge.members)} bootstrap members; it needs {MIN_MEMBERS} or more")
+        raise ValueError(f"{', '.join(sorted(same))} cannot evaluate its own claim; use another class of model")
+    if len(evaluator.members) < MIN_MEMBERS:
+        raise ValueError(
+            f"the evaluator has {len(evaluator.members)} bootstrap members; it needs {MIN_MEMBERS} or more"
+        )
     claimed = relative_gains(price, offers, claims)
-    judged = relative_gains(price, offers, judge)
-    low, high = np.quantile(judged, [LEVEL, 1 - LEVEL])
-    return Claim(float(claimed.mean()), float(judged.mean()), float(low), float(high))
+    reestimated = relative_gains(price, offers, evaluator)
+    low, high = np.quantile(reestimated, [LEVEL, 1 - LEVEL])
+    return Claim(float(claimed.mean()), float(reestimated.mean()), float(low), float(high))
 
 
 def classes_of(models: Sequence[Predictor]) -> set[str]:

@@ -39,8 +39,6 @@ class Panel:
     row_signals: Floats
     product_group: Ints
     product_size: Floats
-    product_category: tuple[str, ...] = ()
-    product_brand: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows, num_products = len(self.row_product), len(self.products)
@@ -49,7 +47,7 @@ class Panel:
             if prefix not in {"row", "product"}:
                 continue
             length, value = rows if prefix == "row" else num_products, getattr(self, field.name)
-            if len(value) not in ({length, 0} if isinstance(value, tuple) else {length}):
+            if len(value) != length:
                 raise ValueError(f"{field.name} has {len(value)} entries instead of {length}")
         if not rows:
             raise ValueError("the panel has no rows; it needs units and prices by product, store and period")

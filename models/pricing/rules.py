@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.documents import MAX_BYTES, Listing, Node, Problems, Scalar, Table, parse
+from models.documents import DocumentUnreadable, Listing, Node, Problems, Scalar, Table, parse, read_text
 from models.pricing.offers import Offers
 from models.suggestions import suggestion
 
@@ -155,7 +155,7 @@ class Rules(_Part):
 
     def kinds(self) -> Iterable[tuple[str, _Rule]]:
         """Every rule with the name of its kind."""
-        for kind in LISTS:
+        for kind in KINDS:
             yield from ((kind, rule) for rule in getattr(self, kind))
 
 
@@ -163,7 +163,12 @@ class RulesRejected(ValueError):
     """A file of rules has mistakes; the text names each with its line."""
 
 
-LISTS = tuple(name for name in Rules.model_fields if name not in {"ladder", "source"})
+KINDS: dict[str, type[_Rule]] = {
+    name: get_args(field.annotation)[0]
+    for name, field in Rules.model_fields.items()
+    if name not in {"ladder", "source"}
+}
+"""Every kind of rule by its key."""
 SET_BY_READER = {"line", "source"}
 
 
@@ -172,7 +177,10 @@ def read_rules(path: Path, *, offers: Offers | None = None) -> Rules:
 
     With `offers` the products, stores, categories and brands that rules name must be among theirs.
     """
-    return parse_rules(_content(path), path, offers=offers)
+    try:
+        return parse_rules(read_text(path, "rules"), path, offers=offers)
+    except DocumentUnreadable as error:
+        raise RulesRejected(str(error)) from None
 
 
 def parse_rules(text: str, path: Path, *, offers: Offers | None = None) -> Rules:
@@ -187,29 +195,15 @@ def parse_rules(text: str, path: Path, *, offers: Offers | None = None) -> Rules
     if rules is not None and offers is not None:
         _check_names(rules, offers, problems)
     if rules is None or problems.found:
-        number = len(problems.found)
-        raise RulesRejected(f"{number} {'mistake' if number == 1 else 'mistakes'} in the rules:\n{problems.text(path)}")
+        raise RulesRejected(f"{problems.counted} in the rules:\n{problems.text(path)}")
     return rules
-
-
-def _content(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RulesRejected(f"{path} is larger than {MAX_BYTES} bytes; name the YAML file of the rules")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RulesRejected(f"there is no file {path.absolute()}; name the YAML file of the rules") from None
-    except IsADirectoryError:
-        raise RulesRejected(f"{path} is a directory; name the YAML file of the rules") from None
-    except UnicodeDecodeError as error:
-        raise RulesRejected(f"{path} is not text in UTF-8: {error}; save it as UTF-8") from None
 
 
 def _validated(root: Table, path: Path, problems: Problems) -> Rules | None:
     values: dict[str, Any] = {}
     nodes: dict[str, Node] = dict(root.entries)
     for name, node in root.entries.items():
-        if name in LISTS:
+        if name in KINDS:
             items = node.items if isinstance(node, Listing) else (node,)
             nodes[name] = Listing(items, root.lines[name])
             lines = [item.line if isinstance(node, Listing) else root.lines[name] for item in items]
@@ -324,17 +318,3 @@ def _check_names(rules: Rules, offers: Offers, problems: Problems) -> None:
                     problems.add(rule.line, f"{kind}.{where}", message)
         if not rule.offers(offers):
             problems.add(rule.line, kind, "no product is meant by `only`; loosen it or remove the rule")
-
-
-KINDS: dict[str, type[_Rule]] = {
-    "margin_floor": MarginFloor,
-    "largest_change": LargestChange,
-    "max_changes": MaxChanges,
-    "fixed": Fixed,
-    "zones": Zone,
-    "size_order": SizeOrder,
-    "brand_order": BrandOrder,
-    "mean_price": MeanPrice,
-    "revenue": Revenue,
-    "sell_through": SellThrough,
-}

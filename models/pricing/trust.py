@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.pricing.dml import Elasticities
+from models.pricing.dml import Z_90, Elasticities
 from models.pricing.panel import Floats, Panel
 from models.pricing.weeks import alternating_halves
 
@@ -67,9 +67,9 @@ def flags_of(
         return found
     if value > 0:
         found.append(Flag("rises with price", f"demand seems to rise with the price: elasticity {value:+.2f}"))
-    if 2 * 1.645 * error > WIDE_BAND:
+    if 2 * Z_90 * error > WIDE_BAND:
         found.append(
-            Flag("wide band", f"the 90 % band is {2 * 1.645 * error:.1f} wide, {value:.2f} ± {1.645 * error:.2f}")
+            Flag("wide band", f"the 90 % band is {2 * Z_90 * error:.1f} wide, {value:.2f} ± {Z_90 * error:.2f}")
         )
     if np.isfinite(explained) and explained < MIN_EXPLAINED:
         found.append(
@@ -149,7 +149,7 @@ def _history_flags(support: Support) -> list[Flag]:
         found.append(Flag("short", f"it has {support.num_periods} periods; {MIN_PERIODS} are needed"))
     if support.promotion_share > PROMOTION_SHARE_MOST:
         share = f"{support.promotion_share:.0%} of its price's moves are promotions"
-        found.append(Flag("promotion only", f"{share}: the effects of price and promotion cannot be told apart"))
+        found.append(Flag("promotion only", f"{share}: the effects of price and promotion cannot be separated"))
     if support.sold_out_share > SOLD_OUT_MOST:
         found.append(Flag("often sold out", f"it was sold out in {support.sold_out_share:.0%} of the periods"))
     return found

@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 from models.raw.panel_cells import Cells, sum_cells, without_returns
-from models.raw.panel_rows import EXCLUDED, NUMBERS, Rows, explain, read_rows
+from models.raw.panel_rows import EXCLUDED, NUMBERS, Rows, read_rows, remedy_of
 from models.raw.panel_settings import PanelSettings, Period, check_panel_settings
 from models.raw.periods import choose_period, date_of, days_of, ordinals
 from models.raw.quarantine import check_bad, most_frequent
 from models.raw.reading import reading_of
+from models.raw.remedies import explain
 from models.raw.tables import find_tables, without_secrets
 
 Floats = npt.NDArray[np.float32]
@@ -154,13 +155,15 @@ def _counted(rows: Rows, settings: PanelSettings, source: str) -> dict[str, Any]
         bad,
         total=rows.num_rows,
         max_fraction=settings.max_bad_fraction,
-        explained={
-            reason: explain(reason, rows.examples.get(reason), rows.samples.get(reason, ()))
-            for reason, _ in most_frequent(bad)
-        },
+        explained={reason: _explained(rows, reason) for reason, _ in most_frequent(bad)},
         num_skipped=num_excluded,
     )
     return {"raw": source, "rows": rows.num_rows, "bad": rows.bad}
+
+
+def _explained(rows: Rows, reason: str) -> str:
+    example = rows.examples.get(reason)
+    return explain(reason, example, rows.samples.get(reason, ()), remedy=remedy_of(reason, example))
 
 
 def _distinct(table: pa.Table) -> tuple[pa.Table, int]:

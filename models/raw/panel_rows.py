@@ -15,21 +15,18 @@ import pyarrow.compute as pc
 
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
-from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text, id_text, refuse_nested
 from models.raw.mapping import parse_mapping
 from models.raw.panel_settings import COLUMNS, REQUIRED, SYNONYMS, PanelSettings
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections
 from models.raw.tables import Source, read
-from models.raw.time_formats import format_remedy, unit_remedy
 from models.raw.times import read_times
 from models.raw.wide_tables import as_long
 
 EXCLUDED = "excluded_product"
 NUMBERS = ("units", "price", "revenue", "stock", "stock_out", "promotion")
 MAX_NUMBER = 1e12
-_US_PER_DAY = 86_400_000_000
 _YEAR_MONTH = r"^(\d{4})[-/.](\d{2})$"
 _WEEK = re.compile(r"^(\d{4})-?W(\d{2})$")
 _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
@@ -83,25 +80,14 @@ def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: 
     return found
 
 
-def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> str:
-    """A reason with its example and, where there is one, the remedy."""
-    shown = f"{reason}, e.g. {example[:80]!r}" if example else reason
-    if reason == "bad_timestamp":
-        return f"{shown} ({format_remedy(samples or [example or ''])})"
-    if reason == "implausible_timestamp":
-        if re.fullmatch(r"\d{1,5}(\.0*)?", example or ""):
-            return f"{shown} (if these are numbers of periods, use --period number)"
-        return f"{shown} ({unit_remedy(example or '')})"
-    if reason.startswith("bad_"):
-        return f"{shown} (write the number alone, such as 1234.56)"
-    if reason == "negative_price":
-        return f"{shown} (a price is positive; a return has negative units)"
-    if reason == "zero_price":
-        return f"{shown} (a gift or a correction is no sale; leave the price empty to count it)"
-    if reason == "not_utf8" or reason.startswith("unreadable_"):
-        remedy = remedy_of_escaped(example or "")
-        return f"{shown} ({remedy})" if remedy else shown
-    return shown
+def remedy_of(reason: str, example: str | None) -> str:
+    """The remedy of what is wrong with sales and with no other kind of row; empty for others."""
+    if reason == "implausible_timestamp" and re.fullmatch(r"\d{1,5}(\.0*)?", example or ""):
+        return "if these are numbers of periods, use --period number"
+    return {
+        "negative_price": "a price is positive; a return has negative units",
+        "zero_price": "a gift or a correction is no sale; leave the price empty to count it",
+    }.get(reason, "")
 
 
 def find_names(present: Sequence[str], mapping: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:

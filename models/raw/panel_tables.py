@@ -99,11 +99,15 @@ def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horiz
     shape = (len(panel.products), panel.num_periods + horizon)
     values: dict[str, Floats] = {}
     unknown: set[str] = set()
+    num_outside = 0
     with Quarantine(quarantine) as bad:
         for source in find_tables(settings.calendar, reading_of(settings)).sources:
             for chunk in read(source):
+                for reason, lines in chunk.broken.items():
+                    bad.add_lines(lines, reason=reason, source=source.path)
                 if chunk.rows.num_rows:
-                    unknown |= _add_ahead(chunk.rows, settings, panel, values, shape, source.path, bad)
+                    products, num = _add_ahead(chunk.rows, settings, panel, values, shape, source.path, bad)
+                    unknown, num_outside = unknown | products, num_outside + num
         num_bad = sum(bad.counts.values())
     if not values:
         raise DataRejected(
@@ -113,6 +117,11 @@ def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horiz
     notes = [f"known ahead: {', '.join(names)}"]
     if num_bad:
         notes.append(f"{num_bad:,} rows of the calendar are bad: {', '.join(sorted(bad.counts))}")
+    if num_outside:
+        notes.append(
+            f"{num_outside:,} rows of the calendar are not used: they are before {panel.date(0)} or after "
+            f"{panel.date(shape[1] - 1)}, the last period of a forecast"
+        )
     if unknown:
         notes.append(f"the calendar has {len(unknown):,} products without sales, such as {min(unknown)!r}")
     return Ahead(names, np.stack([values[name] for name in names], -1), notes)
@@ -180,8 +189,11 @@ def _add_ahead(
     shape: tuple[int, int],
     source: str,
     bad: Quarantine,
-) -> set[str]:
-    """Add some rows of the calendar to the values [S, T + horizon]; returns products without a series."""
+) -> tuple[set[str], int]:
+    """Add some rows of the calendar to the values [S, T + horizon].
+
+    Returns products without a series, and how many good rows are of other periods.
+    """
     columns = find_names(rows.column_names, {}, ("timestamp", "product_id", "store_id"))
     if "timestamp" not in columns:
         raise DataRejected(f"{source} has no column 'date'; its columns are: {', '.join(rows.column_names)}")
@@ -206,8 +218,8 @@ def _add_ahead(
         for row in np.flatnonzero(good & np.isfinite(value)):
             found = series[int(row)]
             target[found, place[row]] = np.maximum(target[found, place[row]], value[row])
-    known = set(panel.products)
-    return {each for each in texts.get("product_id", ()) if each is not None and each not in known}
+    unknown = {each for each in texts.get("product_id", ()) if each is not None} - set(panel.products)
+    return unknown, int((rejections.codes == 0).sum() - good.sum())
 
 
 def _series_of(panel: Panel, texts: dict[str, list[str | None]], num_rows: int) -> Sequence[Any]:

@@ -94,54 +94,11 @@ def negative_binomial(mean: Floats, dispersion: Floats, levels: Floats) -> Float
     return np.maximum(np.nan_to_num(found), 0.0)
 
 
-def count_loss(mean: Tensor, dispersion: Tensor, target: Tensor, is_censored: Tensor) -> Tensor:
-    """Negative log-likelihood [B, H] of a negative binomial; of P(demand >= target) where it is censored.
-
-    Salinas et al., "DeepAR", 2020; censored as in Tobin, 1958.
-    """
-    plain = -_log_probability(mean, dispersion, target)
-    if not bool(is_censored.any()):
-        return plain
-    return torch.where(is_censored, -_log_at_least(mean, dispersion, target, is_censored), plain)
-
-
 def quantile_losses(quantiles: Tensor, target: Tensor, is_censored: Tensor, levels: Tensor) -> Tensor:
     """Pinball losses [B, H, Q]; above a censored target nothing is lost (Powell, 1986)."""
     gap = target[..., None] - quantiles
     over = (levels - 1) * gap
     return torch.where(gap >= 0, levels * gap, torch.where(is_censored[..., None], torch.zeros_like(over), over))
-
-
-def _log_probability(mean: Tensor, dispersion: Tensor, units: Tensor) -> Tensor:
-    log_total = torch.log(dispersion + mean)
-    return (
-        torch.lgamma(units + dispersion)
-        - torch.lgamma(dispersion)
-        - torch.lgamma(units + 1)
-        + dispersion * (torch.log(dispersion) - log_total)
-        + units * (torch.log(mean) - log_total)
-    )
-
-
-MAX_SUMMED = 256
-"""Censored units up to here are summed exactly; above, the distribution is taken as normal."""
-
-
-def _log_at_least(mean: Tensor, dispersion: Tensor, target: Tensor, is_censored: Tensor) -> Tensor:
-    """log P(demand >= target) [B, H] where it is censored, else 0."""
-    found = torch.zeros_like(mean)
-    is_exact = is_censored & (target <= MAX_SUMMED)
-    if bool(is_exact.any()):
-        m, r, y = mean[is_exact], dispersion[is_exact], target[is_exact]
-        grid = torch.arange(int(y.max()), device=mean.device, dtype=mean.dtype)
-        below = torch.where(grid < y[:, None], _log_probability(m[:, None], r[:, None], grid).exp(), 0.0).sum(1)
-        found = found.masked_scatter(is_exact, torch.log1p(-below.clamp(max=1 - 1e-6)))
-    is_large = is_censored & (target > MAX_SUMMED)
-    if bool(is_large.any()):
-        m, r, y = mean[is_large], dispersion[is_large], target[is_large]
-        deviation = (m + m * m / r).sqrt()
-        found = found.masked_scatter(is_large, torch.special.log_ndtr((m - y + 0.5) / deviation))
-    return found
 
 
 def _below(mean: Floats, dispersion: Floats, units: Floats) -> Floats:

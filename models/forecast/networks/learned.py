@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from models.forecast.config import Config
 from models.forecast.data import Windows
-from models.forecast.networks.distributions import LEVELS, count_loss, quantile_losses
+from models.forecast.networks.distributions import LEVELS, quantile_losses
 from models.forecast.networks.inputs import InputLayer
 from models.forecast.networks.rnn import Recurrent
 from models.forecast.networks.simple import simple_forecasts
 from models.forecast.networks.tide import Tide
 from models.forecast.schema import CENSORED, UNKNOWN, Schema
+from models.nn.counts import log_likelihood
 
 SMALLEST = 0.01
 """The smallest simple forecast that the mean starts from, in multiples of the level."""
@@ -60,7 +61,7 @@ class Learned(nn.Module):
         weight = (batch.target_status != UNKNOWN).float()
         is_censored = batch.target_status == CENSORED
         if self.is_count:
-            losses = count_loss(mean, shape, batch.target, is_censored)
+            losses = -log_likelihood(mean.log(), shape, batch.target, is_censored)  # as in DeepAR, Salinas et al., 2020
         else:
             level = (shape.detach().abs().mean((1, 2)) + 1e-3)[:, None]
             levels = shape.new_tensor(LEVELS)

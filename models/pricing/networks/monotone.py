@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.counts import log_likelihood
+
 KNOTS = (-0.45, -0.35, -0.25, -0.15, -0.05, 0.05)
 """Where the slope of log demand may change, as log price minus the usual one."""
 SOFTNESS = 0.03
@@ -17,8 +19,6 @@ START_DISPERSION = -2.0
 START_BEND = 0.05
 CENSORED_SPREAD = 0.5
 """Standard deviation of log units around their expectation, for the likelihood of sold-out rows (Tobin, 1958)."""
-MAX_COUNT_TERMS = 512
-"""Largest number of units up to which the probability of at least so many is summed term by term."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,23 @@ class MonotoneDemand(nn.Module):
 
     def forward(self, batch: DemandBatch) -> Tensor:
         """Log of expected units [B]."""
-        context = (batch.context - self.get_buffer("mean")) / self.get_buffer("std")
-        wide = torch.cat([context, self.product(batch.product), self.store(batch.store)], dim=-1)
+        context, wide = self._inputs(batch)
         hidden = self.trunk(wide)
         weights = self.linear(batch.product)
         linear = (weights[:, :-1] * context).sum(-1) + weights[:, -1] + self.store_level(batch.store)[:, 0]
-        slopes = F.softplus(self.slopes(wide) + self.product_slopes(batch.product))
+        slopes = self._slopes(batch, wide)
         usual: Tensor = batch.level + linear + self.deep(hidden)[:, 0] + self._cross(batch, hidden)
         result: Tensor = usual - (slopes * self._curve(batch.own)).sum(-1)
         return result
+
+    def _inputs(self, batch: DemandBatch) -> tuple[Tensor, Tensor]:
+        """The scaled context [B, F], and the same beside what is learnt of the product and the store."""
+        context = (batch.context - self.get_buffer("mean")) / self.get_buffer("std")
+        return context, torch.cat([context, self.product(batch.product), self.store(batch.store)], dim=-1)
+
+    def _slopes(self, batch: DemandBatch, wide: Tensor) -> Tensor:
+        """The weights of the curve [B, 1 + 2 K], never negative."""
+        return F.softplus(self.slopes(wide) + self.product_slopes(batch.product))
 
     def _curve(self, own: Tensor) -> Tensor:
         """Functions of the own price that never fall [B, 1 + 2 K], zero at the usual price."""
@@ -131,7 +139,7 @@ class MonotoneDemand(nn.Module):
         log_mean = self(batch)
         if self.counts:
             dispersion = F.softplus(self.dispersion(batch.product)[:, 0]) + 1e-4
-            each = -negative_binomial(batch.units, log_mean, dispersion, censored=batch.censored)
+            each = -log_likelihood(log_mean, 1 / dispersion, batch.units, batch.censored)
         else:
             residual = log_mean - batch.log_units
             exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
@@ -142,42 +150,9 @@ class MonotoneDemand(nn.Module):
     def elasticity(self, batch: DemandBatch) -> Tensor:
         """The analytic slope of log demand in the log own price [B]; never above zero."""
         knots = self.get_buffer("knots")
-        context = (batch.context - self.get_buffer("mean")) / self.get_buffer("std")
-        wide = torch.cat([context, self.product(batch.product), self.store(batch.store)], dim=-1)
-        slopes = F.softplus(self.slopes(wide) + self.product_slopes(batch.product))
+        slopes = self._slopes(batch, self._inputs(batch)[1])
         rising = torch.sigmoid((batch.own[:, None] - knots) / SOFTNESS)
         result: Tensor = -(slopes * torch.cat([torch.ones_like(batch.own)[:, None], rising, 1 - rising], dim=-1)).sum(
             -1
         )
         return result
-
-
-def negative_binomial(units: Tensor, log_mean: Tensor, dispersion: Tensor, *, censored: Tensor) -> Tensor:
-    """Log likelihood [B] of units with variance mean + dispersion * mean^2; of at least so many where censored.
-
-    Sums the probabilities below the units of censored rows term by term, of at most MAX_COUNT_TERMS.
-    """
-    exact = _log_probability(units, log_mean, dispersion)
-    if not censored.any():
-        return exact
-    rows = censored.nonzero()[:, 0]
-    at_least = units[rows].clamp(max=MAX_COUNT_TERMS)
-    terms = torch.arange(int(at_least.max().item()), device=units.device, dtype=units.dtype)
-    below = _log_probability(terms[None], log_mean[rows, None], dispersion[rows, None])
-    below = below.masked_fill(terms[None] >= at_least[:, None], -torch.inf)
-    if not len(terms):
-        return exact.index_put((rows,), torch.zeros_like(at_least))
-    summed = torch.logsumexp(below, -1).masked_fill(at_least == 0, -80.0).clamp(max=-1e-6)
-    return exact.index_put((rows,), torch.log(-torch.expm1(summed)))
-
-
-def _log_probability(units: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor:
-    size = 1 / dispersion
-    log_total = torch.logaddexp(log_mean, torch.log(size))
-    return (
-        torch.lgamma(units + size)
-        - torch.lgamma(size)
-        - torch.lgamma(units + 1)
-        + size * (torch.log(size) - log_total)
-        + units * (log_mean - log_total)
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,11 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
-from models.raw.encodings import remedy_of_escaped
 from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import LINE
-from models.raw.time_formats import format_remedy, unit_remedy
 from models.raw.times import read_times
 from models.recommender.prepare.event_types import amounts_of, normalised_types
 
@@ -151,31 +148,13 @@ def hash_ids(ids: pa.Array) -> Hashes:
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False)
 
 
-def explain(reason: str, example: str | None, samples: Sequence[str] = ()) -> str:
-    """A reason with its example and, where there is one, the remedy; `samples` are more values that were rejected."""
-    shown = f"{reason}, e.g. {example[:80]!r}" if example else reason
+def remedy_of(reason: str) -> str:
+    """The remedy of what is wrong with an event and with no other kind of row; empty for others."""
     if reason == "missing_user_id":
-        return f"{shown} (a session may stand in for the user: --columns session_id=COLUMN)"
-    if reason == "bad_timestamp":
-        return f"{shown} ({format_remedy(samples or [example or ''])})"
-    if reason == "not_utf8" or reason.startswith("unreadable_"):
-        remedy = remedy_of_escaped(example or "")
-        return f"{shown} ({remedy})" if remedy else shown
-    if reason == "implausible_timestamp":
-        return f"{shown} ({unit_remedy(example or '')})"
-    if reason in ("bad_price", "bad_quantity"):
-        return f"{shown} ({_number_remedy(example or '')})"
+        return "a session may stand in for the user: --columns session_id=COLUMN"
     if reason.startswith("nested_"):
-        return f"{shown} (name the field, e.g. --columns {reason.removeprefix('nested_')}=user.id)"
-    return shown
-
-
-def _number_remedy(example: str) -> str:
-    if "," in example or re.search(r"\d[\s'\u2019]\d|\..*\.", example):
-        return "write 1234.56: a point before the decimals, nothing between thousands"
-    if re.search(r"\d", example):
-        return "write the number alone, such as 1234.56, without a currency or unit"
-    return "write a number such as 1234.56"
+        return f"name the field, e.g. --columns {reason.removeprefix('nested_')}=user.id"
+    return ""
 
 
 def _identifier(column: pa.Array, name: str, rejections: Rejections, *, required: bool) -> pa.DictionaryArray:

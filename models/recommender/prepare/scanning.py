@@ -14,9 +14,10 @@ from models.raw.ids import id_text
 from models.raw.notes import num_files, said_if_rejected
 from models.raw.quarantine import check_bad, most_frequent
 from models.raw.reading import item_reading_of, reading_of
+from models.raw.remedies import explain
 from models.raw.tables import Source, Tables, find_tables, parse_mapping, without_secrets
 from models.raw.times import check_format, epoch_s
-from models.recommender.prepare.events import COLUMNS, EXCLUDED, explain, find_columns
+from models.recommender.prepare.events import COLUMNS, EXCLUDED, find_columns, remedy_of
 from models.recommender.prepare.held_events import watermark
 from models.recommender.prepare.identity import add_up, collect_logins, name_anonymous
 from models.recommender.prepare.partitions import keep_one_of_each_event, scan
@@ -79,7 +80,7 @@ def explained(scanned: Scanned) -> dict[str, str]:
     """The most frequent reasons of bad rows, with an example and, where there is one, the remedy."""
     examples, samples = scanned.examples, scanned.samples
     return {
-        reason: explain(reason, examples.get(reason), samples.get(reason, ()))
+        reason: explain(reason, examples.get(reason), samples.get(reason, ()), remedy=remedy_of(reason))
         for reason, _ in most_frequent(_bad(scanned))
     }
 

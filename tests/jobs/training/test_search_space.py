@@ -13,7 +13,6 @@ from jobs.cli.context import Context, Store, UsageFailure
 from jobs.sweep import Options, with_metric
 from jobs.tracking.client import Tracking
 from jobs.training import trials
-from jobs.training.placement import TrainingResources
 from jobs.training.search_space import is_inside, parse_range, search_space
 from jobs.training.tuner import Budget
 from models import FAMILIES
@@ -49,17 +48,17 @@ def test_a_range_is_read_with_the_types_of_the_setting(entry: str, name: str, di
         ("nothing=1:2", "--space nothing=1:2: recommender has no setting 'nothing'; there are batch_size, "),
         ("learning_rate=1e-4:", "is neither"),
         ("weights=view=1,cart=2", "is neither"),
-        ("blend=true,banana", "--space blend=banana: blend is a switch; use true or false"),
+        ("blend=true,banana", "--space blend=true,banana: blend is a switch, and 'banana' is neither true nor false"),
         ("learning_rate=fast:1e-4:1e-2", "is neither NAME=LOW:HIGH, NAME=log:LOW:HIGH nor NAME=A,B,C"),
         ("learning_rate=1e-4:1e-2:3", "is neither"),
         ("learning_rate=1e-2:1e-4", "0.01 is not less than 0.0001"),
         ("max_grad_norm=1:inf", "or one of them is no finite number"),
-        ("learning_rate=-1:1", "--space learning_rate=-1: "),
+        ("learning_rate=-1:1", "--space learning_rate=-1:1: --learning-rate is -1.0"),
         ("dropout=log:0:0.5", "a logarithmic range begins above 0"),
         ("dim=16:1000", "list the whole numbers to try, such as dim=16,1000"),
         ("network=gru:transformer", "network is no number; list its values"),
         ("network=gru", "has one value; use --fix network=gru"),
-        ("network=gru,unknown", "--space network=unknown: "),
+        ("network=gru,unknown", '--space network=gru,unknown: Invalid value "unknown"'),
     ],
 )
 def test_other_ranges_are_refused_with_the_remedy(entry: str, message: str) -> None:
@@ -128,7 +127,7 @@ def test_another_metric_of_the_family_may_count() -> None:
 
 
 def test_a_budget_counts_the_processors_of_every_trial() -> None:
-    budget = Budget(100.0, TrainingResources(num_workers=2, cpus_per_worker=3))
+    budget = Budget(100.0, cores=6)
 
     reports = [("a", 4.0), ("a", 8.0), ("b", 8.0), ("b", 9.0)]
     stops = [budget(trial, {"time_total_s": seconds}) for trial, seconds in reports]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from jobs.evaluation.baselines import fitted
@@ -17,7 +16,7 @@ from models.forecast import FAMILY
 from models.forecast.config import Config
 from models.forecast.data import Window, Windows, collate, dataset
 from models.forecast.networks.build import build, resolve
-from models.forecast.networks.distributions import LEVELS, Distribution, count_loss, quantile_losses
+from models.forecast.networks.distributions import LEVELS, Distribution, quantile_losses
 from models.forecast.networks.forecaster import NUM_BINS, OPTIONS, Forecaster
 from models.forecast.networks.simple import NAMES, exponential_smoothing, seasonal_naive, simple_forecasts, tsb_level
 from models.forecast.networks.tree import SETTINGS, Trees
@@ -226,19 +225,6 @@ def test_training_that_knows_of_stock_outs_does_not_learn_the_sales_as_demand() 
 
     assert found["as sales"] < 0.75
     assert 0.88 < found["censored"] < 1.12
-
-
-def test_the_count_loss_is_that_of_a_negative_binomial_also_censored() -> None:
-    mean, size, units = (
-        torch.tensor([value], dtype=torch.float64) for value in ([3.0, 3.0, 900.0], [1.5, 1.5, 9.0], [4.0, 4.0, 950.0])
-    )
-    is_censored = torch.tensor([[False, True, True]])
-
-    found = count_loss(mean, size, units, is_censored)[0].numpy()
-
-    law = stats.nbinom(1.5, 1.5 / 4.5)
-    assert found[:2] == pytest.approx([-law.logpmf(4), -law.logsf(3)], rel=1e-6)
-    assert found[2] == pytest.approx(-stats.nbinom(9, 9 / 909).logsf(949), rel=0.15)
 
 
 def test_above_a_censored_target_no_quantile_loses() -> None:

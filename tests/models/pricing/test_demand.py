@@ -95,19 +95,19 @@ def test_a_curve_falls_within_its_band_and_the_band_holds_the_truth() -> None:
     assert ((low < 1.1 * truth) & (truth < 1.1 * high)).all()
 
 
-def check(panel: Panel, price: float, *, judge_members: int = 30) -> tuple[float, float, float, bool]:
-    """The claim of a network about one price for all, judged by log-log on the other half of the weeks."""
+def check(panel: Panel, price: float, *, num_evaluators: int = 30) -> tuple[float, float, float, bool]:
+    """The claim of a network about one price for all, re-estimated by log-log on the other half of the weeks."""
     even, odd = alternating_halves(panel.row_period)
-    claiming, judging = design_of(panel, even), design_of(panel, odd)
+    claiming, evaluating = design_of(panel, even), design_of(panel, odd)
     settings = TrainingSettings(epochs=20, batch_size=64, learning_rate=0.01, dropout=0.0)
     claims = fitted_demand([fit_network(claiming.rows(even), settings)], claiming.rows(even), last_period(claiming))
-    judges = ensemble(
-        lambda rows, weights, _: fit_loglog(rows, weights=weights), judging.rows(odd), num_members=judge_members
+    evaluators = ensemble(
+        lambda rows, weights, _: fit_loglog(rows, weights=weights), evaluating.rows(odd), num_members=num_evaluators
     )
-    judge = fitted_demand(judges, judging.rows(odd), last_period(judging))
+    evaluator = fitted_demand(evaluators, evaluating.rows(odd), last_period(evaluating))
     offers = offers_of(claims.state, (panel.products, panel.stores), price=np.full(6, 3.0), cost=np.full(6, 2.2))
-    claim = check_claim(np.full(6, price), offers, claims=claims, judge=judge)
-    return claim.judged, claim.low, claim.high, claim.is_recommended
+    claim = check_claim(np.full(6, price), offers, claims=claims, evaluator=evaluator)
+    return claim.reestimated, claim.low, claim.high, claim.is_recommended
 
 
 def true_gain(price: float) -> float:
@@ -121,33 +121,33 @@ def test_a_true_gain_is_recommended_and_a_loss_is_not() -> None:
     panel = two_stores(noise=0.2)
     assert true_gain(3.3) > 0.1 > 0 > true_gain(2.4)
 
-    judged, low, high, is_recommended = check(panel, 3.3)
+    reestimated, low, high, is_recommended = check(panel, 3.3)
 
-    assert is_recommended and 0 < low < judged < high
-    assert judged == pytest.approx(true_gain(3.3), abs=0.03)
+    assert is_recommended and 0 < low < reestimated < high
+    assert reestimated == pytest.approx(true_gain(3.3), abs=0.03)
     assert not check(panel, 2.4)[-1]
 
 
 def test_a_gain_that_noise_could_explain_is_not_recommended() -> None:
-    judged, low, _, is_recommended = check(two_stores(noise=2.5), 3.3)
+    reestimated, low, _, is_recommended = check(two_stores(noise=2.5), 3.3)
 
     assert low < 0 and not is_recommended
-    assert judged > low
+    assert reestimated > low
 
 
-def test_a_model_must_not_judge_its_own_claim_and_a_judge_needs_members() -> None:
+def test_a_model_must_not_evaluate_its_own_claim_and_an_evaluator_needs_members() -> None:
     design = whole(two_stores(periods=60))
     demand, few = demand_of(design), demand_of(design, members=2)
     offers = offers_of(demand.state, (("a", "b", "c"), STORES), price=np.full(6, 3.0), cost=np.ones(6))
     tree = fitted_demand([fit_tree(design, TreeSettings(num_trees=5))], design, last_period(design))
 
-    with pytest.raises(ValueError, match="LogLog cannot judge its own claim"):
-        check_claim(offers.price, offers, claims=demand, judge=demand)
+    with pytest.raises(ValueError, match="LogLog cannot evaluate its own claim"):
+        check_claim(offers.price, offers, claims=demand, evaluator=demand)
     mixed = dataclasses.replace(demand, members=[Blend([demand.members[0], tree.members[0]], [0.5, 0.5])])
-    with pytest.raises(ValueError, match="LogLog cannot judge its own claim"):
-        check_claim(offers.price, offers, claims=mixed, judge=demand)
-    with pytest.raises(ValueError, match="the judge has 2 bootstrap members; it needs 10"):
-        check_claim(offers.price, offers, claims=tree, judge=few)
+    with pytest.raises(ValueError, match="LogLog cannot evaluate its own claim"):
+        check_claim(offers.price, offers, claims=mixed, evaluator=demand)
+    with pytest.raises(ValueError, match="the evaluator has 2 bootstrap members; it needs 10"):
+        check_claim(offers.price, offers, claims=tree, evaluator=few)
 
 
 def test_today_without_profit_has_no_relative_gain() -> None:
@@ -157,7 +157,7 @@ def test_today_without_profit_has_no_relative_gain() -> None:
     tree = fitted_demand([fit_tree(design, TreeSettings(num_trees=5))], design, last_period(design))
 
     with pytest.raises(ValueError, match="no profit"):
-        check_claim(np.full(6, 6.0), offers, claims=tree, judge=demand)
+        check_claim(np.full(6, 6.0), offers, claims=tree, evaluator=demand)
 
 
 def test_prices_from_a_fitted_model_earn_more_in_the_shop_that_made_the_data() -> None:

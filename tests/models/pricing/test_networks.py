@@ -7,12 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy.stats import nbinom
 
 from models.pricing.blend import r2
 from models.pricing.demand import slopes
 from models.pricing.design import Design, design_of
-from models.pricing.networks.monotone import negative_binomial
 from models.pricing.panel import panel_of
 from models.pricing.training import NetworkDemand, TrainingSettings, batch_of, fit_network, network_for
 from tests.models.pricing.test_panel_and_design import panel, whole
@@ -85,18 +83,6 @@ def test_a_count_head_learns_the_demand_of_slow_movers() -> None:
     assert expected.mean() == pytest.approx(design.units.mean(), rel=0.1)
     cheap = design.own < np.quantile(design.own, 0.3)
     assert expected[cheap].mean() == pytest.approx(design.units[cheap].mean(), rel=0.2)
-
-
-def test_the_count_likelihood_is_the_negative_binomial_and_its_tail_where_sold_out() -> None:
-    units = torch.tensor([0.0, 3.0, 5.0, 0.0], dtype=torch.float64)
-    censored = torch.tensor([False, False, True, True])
-    dispersion = torch.full((4,), 0.5, dtype=torch.float64)
-    found = negative_binomial(units, torch.full((4,), 1.0, dtype=torch.float64), dispersion, censored=censored)
-
-    size, chance = 2.0, 2.0 / (2.0 + np.e)
-    exact = nbinom.logpmf([0, 3], size, chance)
-    assert found[:2].numpy() == pytest.approx(exact)
-    assert found[2:].numpy() == pytest.approx([np.log(nbinom.sf(4, size, chance)), 0.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("counts", [False, True])

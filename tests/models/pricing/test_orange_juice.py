@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.pricing.data import NUM_BRANDS, orange_juice
 from models.pricing.blend import r2
 from models.pricing.design import design_of
 from models.pricing.loglog import fit_loglog
@@ -17,32 +17,11 @@ from models.pricing.training import TrainingSettings, batch_of, fit_network
 from models.pricing.tree import TreeSettings, fit_tree
 
 pytestmark = pytest.mark.real
-NUM_BRANDS = 11
 
 
 @pytest.fixture(scope="module")
 def juice(shared_data: Path) -> Panel:
-    table = pq.read_table(shared_data / "orange_juice" / "oj_panel.parquet")
-    columns = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
-    brand = columns["brand"].astype(np.int64) - 1
-    stores, store = np.unique(columns["store"], return_inverse=True)
-    prices = np.stack([columns[f"price{number + 1}"] for number in range(NUM_BRANDS)], axis=1)
-    price = 64 * prices[np.arange(len(brand)), brand]
-    return Panel(
-        products=tuple(str(number) for number in range(NUM_BRANDS)),
-        stores=tuple(str(number) for number in stores),
-        row_product=brand,
-        row_store=store.astype(np.int64),
-        row_period=columns["week"].astype(np.int64) - 40,
-        row_units=np.exp(columns["logmove"]) / 64,
-        row_price=price,
-        row_cost=price * (1 - columns["profit"] / 100),
-        row_stock=np.full(len(brand), np.inf),
-        row_promotion=np.stack([columns["deal"].astype(float), columns["feat"]], axis=1),
-        row_signals=np.zeros((len(brand), 0)),
-        product_group=np.zeros(NUM_BRANDS, np.int64),
-        product_size=np.ones(NUM_BRANDS),
-    )
+    return orange_juice(shared_data / "orange_juice" / "oj_panel.parquet")
 
 
 def test_models_of_orange_juice_explain_held_out_weeks_and_never_rise_with_the_own_price(juice: Panel) -> None:

@@ -254,6 +254,23 @@ def test_the_calendar_knows_promotions_of_a_product_and_holidays_of_all_also_ahe
     assert any("1 rows of the calendar are bad" in note for note in ahead.notes)
 
 
+def test_rows_of_the_calendar_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    calendar = tmp_path / "calendar.csv"
+    calendar.write_text(
+        "date,promotion\n2024-01-02,1\n2019-01-01,1\n2030-01-01,1\n2024-01-03,1,one,too,many\n", encoding="utf-8"
+    )
+    settings = settings_of(tmp_path, [HEAD, *(f"a,{day},1" for day in days(3))], calendar=str(calendar))
+
+    ahead = read_ahead(settings, built(settings, tmp_path), tmp_path / "q.parquet", horizon=2)
+
+    assert ahead.values[0, :, 0].tolist() == [0, 1, 0, 0, 0]
+    assert any(
+        "2 rows of the calendar are not used: they are before 2024-01-01 or after 2024-01-05" in n for n in ahead.notes
+    )
+    assert any("1 rows of the calendar are bad" in note for note in ahead.notes)
+    assert pq.read_table(tmp_path / "q.parquet").num_rows == 1
+
+
 def test_demand_is_classified_by_interval_and_variation() -> None:
     draw = np.random.default_rng(0)
     smooth, even_rare = np.full(60, 5.0), np.where(np.arange(60) % 4 == 0, 5.0, 0.0)
