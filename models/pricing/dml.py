@@ -13,6 +13,7 @@ from sklearn.linear_model import RidgeCV
 
 from models.pricing.design import Design
 from models.pricing.panel import Floats, Ints
+from models.pricing.shrinkage import MIN_PRODUCTS, posterior, prior
 from models.pricing.weeks import folds
 
 NUM_FOLDS = 5
@@ -103,25 +104,15 @@ def shrunk(found: Elasticities, groups: Ints) -> Elasticities:
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         known = members[np.isfinite(found.value[members])]
-        if len(known) < 3:
+        if len(known) < MIN_PRODUCTS:
             continue
-        mean, variance = _moments(found.value[known], found.error[known] ** 2)
-        weight = variance / (variance + found.error[known] ** 2)
-        value[members], error[members] = mean, np.sqrt(variance)
-        value[known] = mean + weight * (found.value[known] - mean)
-        error[known] = np.sqrt(weight) * found.error[known]
+        variances = found.error[known, None, None] ** 2
+        shared = prior(found.value[known, None], variances)
+        value[members], error[members] = (float(one[0]) for one in posterior(None, *shared))
+        for product, variance in zip(known.tolist(), variances, strict=True):
+            own = posterior((found.value[product, None], variance), *shared)
+            value[product], error[product] = (float(one[0]) for one in own)
     return Elasticities(value, error, found.variation, found.explained)
-
-
-def _moments(values: Floats, variances: Floats) -> tuple[float, float]:
-    """The mean of true values and their variance, by maximum likelihood (EM)."""
-    mean, between = float(values.mean()), max(float(values.var() - variances.mean()), 1e-4)
-    for _ in range(500):
-        weight = between / (between + variances)
-        centres = mean + weight * (values - mean)
-        mean = float((values / (between + variances)).sum() / (1 / (between + variances)).sum())
-        between = max(float(((centres - mean) ** 2 + weight * variances).mean()), 1e-8)
-    return mean, between
 
 
 def _one_round(used: Design, fold: Ints, learner: Callable[[], Nuisance]) -> Elasticities:

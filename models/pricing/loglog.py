@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from models.pricing.design import Design
 from models.pricing.panel import Floats, Ints
+from models.pricing.shrinkage import MIN_PRODUCTS, posterior, prior
 
 MIN_ROWS_A_COLUMN = 3
-MIN_PRODUCTS = 3
-"""Shrinkage needs so many products in a group."""
 RIDGE = 1e-8
-MAX_STEPS = 200
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         fitted = members[known[members]] if known[members].any() else np.flatnonzero(known)
-        prior = _prior(estimates[fitted], covariances[fitted])
+        shared = prior(estimates[fitted], covariances[fitted])
         is_shrunk = shrink_by is not None and len(fitted) >= MIN_PRODUCTS
         for product in members.tolist():
             if known[product] and not is_shrunk:
@@ -81,7 +77,7 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
                 )
             else:
                 own = (estimates[product], covariances[product]) if known[product] else None
-                mean[product], spread[product] = _posterior(own, *prior)
+                mean[product], spread[product] = posterior(own, *shared)
     return LogLog(mean, spread, scale)
 
 
@@ -124,35 +120,3 @@ def _least_squares(columns: Floats, target: Floats, counts: Floats, periods: Int
     covariance[is_still] = covariance[:, is_still] = 0.0
     covariance[is_still, is_still] = 100.0
     return estimate, covariance + 1e-10 * np.eye(len(gram))
-
-
-def _prior(estimates: Floats, covariances: Floats) -> tuple[Floats, Floats]:
-    """The mean [K] and variances [K] of the products' coefficients, by EM."""
-    mean, variance = np.median(estimates, 0), estimates.var(0) + 1e-4
-    for _ in range(MAX_STEPS):
-        found = [
-            _update(estimate, covariance, mean, variance) for estimate, covariance in _pairs(estimates, covariances)
-        ]
-        centres = np.stack([centre for centre, _ in found])
-        before, mean = mean, centres.mean(0)
-        variance = np.mean([(centre - mean) ** 2 + np.diag(spread) for centre, spread in found], 0) + 1e-8
-        if np.abs(mean - before).max() < TOLERANCE:
-            break
-    return mean, variance
-
-
-def _pairs(estimates: Floats, covariances: Floats) -> Sequence[tuple[Floats, Floats]]:
-    return list(zip(estimates, covariances, strict=True))
-
-
-def _update(estimate: Floats, covariance: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """The posterior mean and covariance of coefficients with a diagonal normal prior."""
-    gain = variance[:, None] * np.linalg.inv(covariance + np.diag(variance))
-    return mean + gain @ (estimate - mean), np.diag(variance) - gain * variance
-
-
-def _posterior(own: tuple[Floats, Floats] | None, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    if own is None:
-        return mean, np.sqrt(variance)
-    centre, covariance = _update(*own, mean, variance)
-    return centre, np.sqrt(np.maximum(np.diag(covariance), 0.0))
