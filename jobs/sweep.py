@@ -21,9 +21,10 @@ from jobs.tracking.client import BUNDLE, Run, Tracking
 from jobs.tracking.runs import Plan, open_run, read_plan
 from jobs.training import trials
 from jobs.training.distributed import WorkerContext
-from jobs.training.fit import fit, log_to_stderr, record_final_status
+from jobs.training.fit import fit, log_to_stderr
 from jobs.training.loop import run_training
 from jobs.training.placement import Nodes, TrainingResources, Workers
+from jobs.training.recording import record_final_status
 from jobs.training.search_space import earlier_settings, search_space
 from jobs.training.tuner import Search, tuner_of
 from models.family import Family

@@ -7,13 +7,13 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
-from jobs.cluster.waiting import check_visible
 from jobs.tracking.client import Run, Tracking
 from jobs.tracking.runs import Plan, open_run, read_plan
-from jobs.training.fit import EpochLogger, fit, record_final_status
+from jobs.training.alone import fit_alone
 from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
-from jobs.training.placement import Nodes, Workers
+from jobs.training.placement import Nodes, TrainingResources, Workers
+from jobs.training.recording import EpochRecorder, record_final_status
 from models.family import Family
 
 
@@ -42,33 +42,50 @@ class Options:
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
-    """Train a network and log the bundle of its best epoch as an artifact of the tracked run."""
+    """Train a network and log the bundle of its best epoch as an artifact of the tracked run.
+
+    One worker without a GPU trains in this process, unless there is a cluster already.
+    """
     assert family is not None
     config = config or family.Config()
-    connection.connect(context)
-    if options.resume:
-        plan = read_plan(context, family, config=config, options=options)
-        resources = Nodes.of_cluster().allocate(Workers.parse(plan.options.workers), gpu=plan.options.gpu)
-        tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
+    stored = read_plan(context, family, config=config, options=options) if options.resume else None
+    resources = _resources(context, stored.options if stored else options)
+    if stored:
+        plan, tracked = stored, Tracking(context).resume_run(stored.run_id, reopen=True)
     else:
-        resources = Nodes.of_cluster().allocate(Workers.parse(options.workers), gpu=options.gpu)
-        tags = {"world_size": str(resources.num_workers)}
+        tags = {"world_size": str(resources.num_workers if resources else 1)}
         name = options.name or f"train {family.name}"
         plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
     resume = context.command(f"train {family.name} --resume {plan.run_id}")
     with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
-        check_visible(plan.directory)
-        logger = EpochLogger(context, plan.run_id, plan.directory)
-        result = fit(
-            family,
-            config=plan.config,
-            data=plan.data,
-            directory=plan.directory,
-            resources=resources,
-            callbacks=[logger],
-            wait_s=None if plan.options.wait_minutes is None else plan.options.wait_minutes * 60,
-        )
+        result = _fit(context, family, plan, tracked, resources)
         return _log_result(plan, tracked, result)
+
+
+def _resources(context: Context, options: Options) -> TrainingResources | None:
+    """What the workers reserve on the cluster; None for one that trains in this process."""
+    workers = Workers.parse(options.workers)
+    if workers == Workers(1) and not options.gpu and not connection.is_there(context):
+        return None
+    connection.connect(context)
+    return Nodes.of_cluster().allocate(workers, gpu=options.gpu)
+
+
+def _fit(context: Context, family: Family, plan: Plan, tracked: Run, resources: TrainingResources | None) -> Result:
+    settings: dict[str, Any] = {"config": plan.config, "data": plan.data, "directory": plan.directory}
+    if resources is None:
+        return fit_alone(family, **settings, recorder=EpochRecorder(tracked, plan.directory))
+    from jobs.cluster.waiting import check_visible  # with Ray Train, which takes a second to import
+    from jobs.training.fit import EpochLogger, fit
+
+    check_visible(plan.directory)
+    return fit(
+        family,
+        **settings,
+        resources=resources,
+        callbacks=[EpochLogger(context, plan.run_id, plan.directory)],
+        wait_s=None if plan.options.wait_minutes is None else plan.options.wait_minutes * 60,
+    )
 
 
 def _log_result(plan: Plan, tracked: Run, result: Result) -> Outcome:

@@ -71,6 +71,11 @@ def _address_of(context: Context) -> str:
     return info.address if info else "local"
 
 
+def is_there(context: Context) -> bool:
+    """Whether there is a cluster to use: given, connected, or the store's own, which endpoints run on."""
+    return bool(context.address) or _is_connected() or running_head(context.store) is not None
+
+
 def may_scale() -> bool:
     """Whether the connected cluster may start nodes: not the one of this process or of the store on this machine."""
     return _is_given

@@ -22,20 +22,18 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result as TrainResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from jobs.cli.context import Context, DependencyDown, Failure, Interrupted, log, with_run
+from jobs.cli.context import Context, Failure, log
 from jobs.cli.library_log import MarkedFormatter
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.cluster.waiting import Patience, waiting
-from jobs.tracking.client import Run, Status, Tracking
-from jobs.training import checkpoints
+from jobs.tracking.client import Tracking
 from jobs.training.distributed import WorkerContext
-from jobs.training.logged_bundle import BestBundle
 from jobs.training.loop import Result, TrainingDiverged, run_training
 from jobs.training.placement import TrainingResources
+from jobs.training.recording import EpochRecorder, summarise_error
 from models.errors import is_disk_full
 from models.family import Family
-from models.files import write_text
 from models.prepared import Prepared
 
 MAX_FAILURES = 3
@@ -43,22 +41,17 @@ MAX_FAILURES = 3
 
 
 class EpochLogger(UserCallback):
-    """Logs each epoch once to the tracked run, and the best model as it improves.
-
-    From the Train controller, even when that is restarted.
-    """
+    """Logs epochs and the best model from the Train controller, even when that is restarted."""
 
     def __init__(self, context: Context, run_id: str, directory: Path) -> None:
         self._context, self._run_id, self._directory = context, run_id, directory
-        self._tracked: Run | None = None  # opened lazily, in the controller process
-        self._best = BestBundle(directory)
+        self._recorder: EpochRecorder | None = None  # opened lazily, in the controller process
 
     def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
         """Called by Ray when every worker has reported an epoch."""
-        self._tracked = self._tracked or Tracking(self._context).resume_run(self._run_id)
-        log_epochs(self._tracked, self._directory, metrics[0]["epoch"])
-        if metrics[0]["epoch"]:  # the model before training is nothing that one would miss
-            self._best.log_improvement(self._tracked)
+        if self._recorder is None:
+            self._recorder = EpochRecorder(Tracking(self._context).resume_run(self._run_id), self._directory)
+        self._recorder.after_epoch(metrics[0]["epoch"])
 
 
 def fit(
@@ -105,63 +98,6 @@ def fit(
 def _scaling(resources: TrainingResources) -> ScalingConfig:
     workers = resources.elastic or resources.num_workers
     return ScalingConfig(num_workers=workers, use_gpu=bool(resources.gpu), resources_per_worker=resources.per_worker)
-
-
-def log_epochs(tracked: Run, directory: Path, last: int) -> None:
-    """Log the epochs up to `last` that neither this process nor a lost predecessor has logged."""
-    marker = directory / "logged_epoch"
-    logged = int(marker.read_text(encoding="utf-8")) if marker.exists() else -1
-    for report in checkpoints.read_reports(directory)[logged + 1 : last + 1]:
-        tracked.log_metrics(report, step=int(report["epoch"]))
-        write_text(marker, str(report["epoch"]))
-
-
-@contextmanager
-def record_final_status(tracked: Run, hint: str, *, directory: Path) -> Iterator[None]:
-    """Set the tracked run's status from how the block ends; an interruption or a full disk says how to resume.
-
-    Whatever ends the run, whose files are in `directory`, carries its id.
-    """
-    status: Status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except KeyboardInterrupt as interruption:
-        status = "KILLED"
-        log.warning("interrupted; %s", hint)
-        interrupted = type(interruption)(f"interrupted; {hint}")
-        with_run(interrupted, tracked.run_id)
-        raise interrupted from None
-    except TrainingDiverged as error:
-        raise Failure(str(error), resume=tracked.run_id, run_id=tracked.run_id) from error
-    except BaseException as error:
-        if is_disk_full(error):
-            message = f"the disk of {directory} is full; free some space, then {hint}"
-            raise Interrupted(message, **_resumable(tracked)) from error
-        if connection.is_lost(error):
-            first = summarise_error(RuntimeError(str(error).partition("\n")[0]))
-            raise Interrupted(
-                f"the cluster lost a process of this run ({first}); {hint}", **_resumable(tracked)
-            ) from error
-        with_run(error, tracked.run_id)
-        raise
-    finally:
-        try:
-            tracked.end(status)
-        except DependencyDown as error:
-            if not is_disk_full(error):
-                raise
-
-
-def _resumable(tracked: Run) -> dict[str, str]:
-    return {"resume": tracked.run_id, "run_id": tracked.run_id}
-
-
-def summarise_error(error: Exception) -> str:
-    """The last line of an error: of the first failed worker, else of the controller, else its own."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    lines = [line for line in str(next(iter(failures.values()))).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def log_to_stderr(name: str = "") -> None:

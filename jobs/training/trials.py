@@ -24,7 +24,7 @@ from jobs.cli.text_table import aligned
 from jobs.tracking.client import Run, Status, Tracking
 from jobs.tracking.runs import Plan, dataset_of, source_tags
 from jobs.training import checkpoints
-from jobs.training.fit import log_epochs, summarise_error
+from jobs.training.recording import log_epochs, summarise_error
 from models import FAMILIES
 from models.config import Choice, LogUniform, Range
 from models.errors import is_disk_full

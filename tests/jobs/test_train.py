@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: lost workers, Ctrl-C and invalid resource requests."""
+"""Training in this process and on a Ray cluster: lost workers, Ctrl-C and invalid resource requests."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
 from jobs.tracking.runs import read_plan
 from jobs.train import Options
+from jobs.training import alone
 from jobs.training.placement import Nodes, Workers
 from models import bundle
 from models.family import Family
@@ -91,19 +92,75 @@ def test_a_diverging_run_fails_with_a_remedy(ray_cluster: None, toy_data: Prepar
     assert Tracking(context).run_info(failure.value.details["resume"]).status == "FAILED"
 
 
-@pytest.mark.ray
-def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
-    ray_cluster: None, toy_data: Prepared, context: Context, toy: Family
-) -> None:
-    command = [sys.executable, "-c", COMMAND, "train", "toy", "--store", str(context.store.root), "--json"]
-    process = subprocess.Popen(
-        [*command, "--epochs", "20", "--patience", "0"],
+def started(context: Context, *flags: str) -> subprocess.Popen[str]:
+    """`train toy` in a process of its own that knows of no cluster."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "train", "toy", "--store", str(context.store.root), "--json", *flags],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")},
     )
+
+
+def test_one_worker_on_this_machine_trains_without_a_cluster(toy_data: Prepared, context: Context) -> None:
+    output, errors = started(context, "--epochs", "2").communicate(timeout=120)
+
+    said = json.loads(output.splitlines()[-1])
+    assert "training in this process" in errors
+    assert not (context.store.run_directory("toy", said["run_id"]) / "ray").exists()
+    assert steps_logged(context, said["run_id"], "val_accuracy") == [0, 1, 2]
+    info = Tracking(context).run_info(said["run_id"])
+    assert (info.status, info.tags["world_size"]) == ("FINISHED", "1")
+
+
+def test_a_killed_process_can_be_resumed_and_repeats_no_epoch(toy_data: Prepared, context: Context) -> None:
+    process = started(context, "--epochs", "20", "--patience", "0")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 2:" in line:
+            process.kill()
+            break
+    process.communicate(timeout=60)
+    run_id = Tracking(context).list_runs("toy")[0].run_id
+
+    output, errors = started(context, "--resume", run_id).communicate(timeout=120)
+
+    assert "resuming after epoch" in errors
+    assert json.loads(output.splitlines()[-1])["epochs"] == 20
+    assert steps_logged(context, run_id, "val_accuracy") == list(range(21))
+
+
+def test_an_error_in_this_process_ends_the_run_as_failed(
+    toy_data: Prepared, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: Any, loss: Tensor) -> Tensor:
+        raise RuntimeError("a mistake in the network")
+
+    monkeypatch.setattr("jobs.cluster.connection.is_there", lambda context: False)
+    with pytest.raises(Failure, match="training failed: a mistake in the network") as failure:
+        train.run(context, with_loss(fail), Options(), toy_module.Config())
+
+    assert Tracking(context).run_info(failure.value.details["run_id"]).status == "FAILED"
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 4), ("150000 100000", 1), ("50000 100000", 1), ("", 4)])
+def test_threads_are_as_many_as_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota, encoding="ascii")
+    monkeypatch.setattr(alone, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+
+    assert alone.num_processors() == expected
+
+
+@pytest.mark.ray
+def test_ctrl_c_exits_130_and_the_run_can_be_resumed(
+    ray_cluster: None, toy_data: Prepared, context: Context, toy: Family
+) -> None:
+    process = started(context, "--epochs", "20", "--patience", "0")
     assert process.stderr is not None
     seen = []
     for line in process.stderr:

@@ -12,8 +12,8 @@ from jobs import train
 from jobs.__main__ import main
 from jobs.cli.context import Context, Failure, Interrupted, details_of
 from jobs.tracking.client import Tracking
-from jobs.training.fit import record_final_status
 from jobs.training.loop import TrainingDiverged
+from jobs.training.recording import record_final_status
 
 
 def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:

@@ -11,8 +11,8 @@ import torch
 from jobs.cli.context import Context
 from jobs.tracking.client import BUNDLE, Tracking
 from jobs.training.checkpoints import best_of
-from jobs.training.fit import EpochLogger
 from jobs.training.logged_bundle import BestBundle, log_best
+from jobs.training.recording import EpochRecorder
 from models import bundle
 from models.errors import BundleRejected
 from models.family import Family
@@ -49,12 +49,12 @@ def training(context: Context, toy: Family, toy_data: Prepared) -> Training:
 
 
 def test_the_best_model_is_logged_while_the_training_goes_on(training: Training) -> None:
-    logger = EpochLogger(training.context, training.run.run_id, training.directory)
+    recorder = EpochRecorder(training.run, training.directory)
     found = []
     for epoch in (1, 2):
         digest = training.improve(seed=epoch)
-        logger._best = BestBundle(training.directory)  # without a rest
-        logger.after_report(None, [{"epoch": epoch}], None)
+        recorder._best = BestBundle(training.directory)  # without a rest
+        recorder.after_epoch(epoch)
         found.append(bundle.verify(training.artifacts) == digest)
 
     assert found == [True, True]
@@ -63,7 +63,7 @@ def test_the_best_model_is_logged_while_the_training_goes_on(training: Training)
 def test_the_model_before_training_is_not_logged(training: Training) -> None:
     training.improve(seed=0)
 
-    EpochLogger(training.context, training.run.run_id, training.directory).after_report(None, [{"epoch": 0}], None)
+    EpochRecorder(training.run, training.directory).after_epoch(0)
 
     assert not Tracking(training.context).has_bundle(training.run.run_id)
 
