@@ -207,6 +207,8 @@ def _outcome(
     """The outcome with the counts; raises EveryRowFailed if no row has an answer."""
     numbers: dict[str, float] = {"rows": counts.num_rows, "errors": counts.num_errors, **metrics}
     reasons = dict(list(counts.errors.items())[:MAX_REASONS])
+    if others := counts.num_errors - sum(reasons.values()):
+        reasons["other reasons"] = others
     details = {**details, "error_reasons": reasons}
     if counts.num_rows and counts.num_errors == counts.num_rows:
         listed = "; ".join(f"{number} x {reason}" for reason, number in reasons.items())

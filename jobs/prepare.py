@@ -21,8 +21,10 @@ from models.erasure.erased import Erased
 from models.erasure.tombstones import Tombstones
 from models.errors import DataRejected
 from models.family import Family
-from models.files import add_directory, leftovers, temporary_directory, write_text
-from models.prepared import CURRENT, NAME_LENGTH, NEW, Prepared, raise_events_until
+from models.files import add_directory, leftovers, put_directory, temporary_directory, write_text
+from models.prepared import CARD, CURRENT, NAME_LENGTH, NEW, Prepared, events_until, raise_events_until
+
+QUARANTINE, EVENTS_UNTIL = "quarantine", "events_until"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         else:
             is_new = add_directory(out, directory)
             if not is_new:
-                raise_events_until(Prepared(directory), card.get("events_until", {}))
+                _renew(Prepared(directory), out, card)
             write_text(data / CURRENT, directory.name + "\n")
             if erased and is_new and family.erasure is not None:
                 tombstones.mark_swept(place_of(context.store, Prepared(directory)), newest)
@@ -73,6 +75,15 @@ def _prepare(context: Context, family: Family, config: Any, out: Path, *, erased
         raise
     except ValueError as error:  # an invalid setting of the family
         raise UsageFailure(str(error)) from error
+
+
+def _renew(data: Prepared, out: Path, card: dict[str, Any]) -> None:
+    """Give equal data that were there already the card and the quarantine of these files, whose bad rows differ."""
+    if (out / QUARANTINE).is_dir():
+        put_directory(out / QUARANTINE, data.path / QUARANTINE)
+    held = {EVENTS_UNTIL: events_until(data)} if EVENTS_UNTIL in card else {}
+    write_text(data.path / CARD, json.dumps({**card, **held}, indent=1, ensure_ascii=False))
+    raise_events_until(data, card.get(EVENTS_UNTIL, {}))
 
 
 @contextmanager

@@ -241,13 +241,14 @@ def _table(details: Mapping[str, Any]) -> list[str]:
     """The summary for people."""
     lines = [f"store     {details['store']}"]
     for name, found in details["families"].items():
+        nothing, none = ("unknown", "unknown") if "tracking_error" in found else ("nothing", "none")
         lines += [
             name,
             f"  prepared  {_prepared_line(found['prepared'])}",
-            *([_run_line(one, found["prepared"]) for one in found["running"]] or ["  running   nothing"]),
+            *([_run_line(one, found["prepared"]) for one in found["running"]] or [f"  running   {nothing}"]),
             *(_run_line(one, found["prepared"]) for one in found["dead"]),
             *(_run_line(one, found["prepared"]) for one in found["finished"]),
-            f"  champion  {_version_line(found['champion'])}",
+            f"  champion  {_version_line(found['champion'], none)}",
             f"  deployed  {_version_line(found['deployed'])}",
             *(f"  no answer {one}" for one in (found["deployed"] or {}).get("unreachable", ())),
         ]
@@ -276,9 +277,9 @@ def _run_line(one: Mapping[str, Any], prepared: Mapping[str, Any] | None) -> str
     return " ".join(filter(None, words))
 
 
-def _version_line(entry: Mapping[str, Any] | None) -> str:
+def _version_line(entry: Mapping[str, Any] | None, none: str = "none") -> str:
     if entry is None:
-        return "none"
+        return none
     return f"version {entry['version']} {entry.get('health') or _metrics(entry)}"
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import yaml
 
 MAX_BYTES = 1024 * 1024
+MAX_VALUES = 100_000
 Kind = Literal["text", "number", "switch", "null"]
 KINDS: dict[str, Kind] = {
     "tag:yaml.org,2002:int": "number",
@@ -122,7 +123,19 @@ def parse(text: str, problems: Problems, *, needs: str) -> Node | None:
     if root is None:
         problems.add(1, "", f"the file is empty; it needs {needs}")
         return None
-    return _converted(root, problems, (), {})
+    document = _converted(root, problems, (), {})
+    if document is not None and _size(document, {}) > MAX_VALUES:
+        problems.add(1, "", f"its aliases (*) stand for more than {MAX_VALUES:,} values; write less of them")
+        return None
+    return document
+
+
+def _size(node: Node, known: dict[int, int]) -> int:
+    """The number of values with each alias written out; `known` are those so far, since it grows exponentially."""
+    if id(node) not in known:
+        inside = node.items if isinstance(node, Listing) else node.entries.values() if isinstance(node, Table) else ()
+        known[id(node)] = 1 + sum(_size(each, known) for each in inside)
+    return known[id(node)]
 
 
 def _converted(

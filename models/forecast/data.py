@@ -218,6 +218,7 @@ def series_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
                 name: values[shard.static[row, place]] for place, (name, values) in enumerate(schema.static.items())
             }
             value: dict[str, Any] = {
+                "period": schema.period,
                 "from": schema.date(start),
                 "units": [_plain(unit) for unit in shard.units[row, start:].tolist()],
                 "status": "".join(map(str, shard.status[row, start:].tolist())),

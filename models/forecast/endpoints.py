@@ -114,7 +114,9 @@ def encode(request: ForecastRequest, schema: Schema, features: Features) -> list
         status = np.array([UNKNOWN if unit is None else KNOWN for unit in request.history], np.uint8)
         status[request.sold_out] = CENSORED
         start = schema.num_periods if request.start is None else schema.place(request.start)
-        return [_window(request, schema, units, status, start=start, ahead={}, static=request.attributes)]
+        windows = [_window(request, schema, units, status, start=start, ahead={}, static=request.attributes)]
+        _check_windows(windows, "the history", schema, start=request.start)
+        return windows
     found: list[Mapping[str, Any]]
     if schema.has_stores and request.store_id is None:
         by_store = features.get(STORES, {}).get(str(request.product_id), {})
@@ -122,10 +124,12 @@ def encode(request: ForecastRequest, schema: Schema, features: Features) -> list
     else:
         series = features.get(SERIES, {}).get(key_of(str(request.product_id), request.store_id))
         found = [] if series is None else [series]
+    where = "" if request.store_id is None else f" in the store {request.store_id!r}"
     if not found:
-        where = "" if request.store_id is None else f" in the store {request.store_id!r}"
         raise ValueError(f"product_id {request.product_id!r}{where} has no stored history; send a `history`")
-    return [_stored_window(request, schema, each) for each in found]
+    windows = [_stored_window(request, schema, each) for each in found]
+    _check_windows(windows, f"the stored history of {request.product_id!r}{where}", schema)
+    return windows
 
 
 def answer(
@@ -193,12 +197,19 @@ def _check(request: ForecastRequest, schema: Schema) -> None:
     for name, periods in (("horizon", request.horizon), ("lead_time", request.lead_time)):
         if periods is not None and periods > schema.horizon:
             raise ValueError(f"{name} is {periods}, and the model forecasts {schema.horizon} {schema.period}s at most")
-    if request.history is not None:
+    if request.history is None:
+        for name in ("start", "sold_out", "attributes"):
+            if getattr(request, name):
+                raise ValueError(f"`{name}` is for a history of the request, and there is none; leave it out")
+    else:
         wrong = [place for place in request.sold_out if not 0 <= place < len(request.history)]
         if wrong:
             raise ValueError(f"sold_out has {wrong[0]}, and the history the places 0 to {len(request.history) - 1}")
         if not any(unit is not None for unit in request.history):
             raise ValueError("the history has no known period; send at least one number")
+    for name in request.attributes:
+        if name not in schema.static:
+            raise ValueError(f"the model knows no attribute {name!r}; it knows {', '.join(schema.static) or 'none'}")
     for name, values in request.known.items():
         if name not in schema.ahead:
             raise ValueError(f"{name!r} is not known ahead; the model knows {', '.join(schema.ahead) or 'nothing'}")
@@ -206,8 +217,26 @@ def _check(request: ForecastRequest, schema: Schema) -> None:
             raise ValueError(f"{name!r} has {len(values)} values, and a forecast {schema.horizon} periods")
 
 
+def _check_windows(windows: Sequence[Window], what: str, schema: Schema, *, start: str | None = None) -> None:
+    """Raise ValueError for histories from which nothing can be forecast, or dates after the calendar's end."""
+    if not any((each.status == KNOWN).any() for each in windows):
+        raise ValueError(
+            f"stock ran out in every known period of {what}, so what was asked for is not known; send a `history` with "
+            "a period in which there was stock"
+        )
+    try:
+        schema.date(windows[0].start + schema.horizon)
+    except OverflowError:
+        raise ValueError(f"start {start!r} is too late: the calendar ends with the year 9999") from None
+
+
 def _stored_window(request: ForecastRequest, schema: Schema, found: Mapping[str, Any]) -> Window:
     """The window of a stored history; the forecast begins where it ends."""
+    if found.get("period", schema.period) != schema.period:
+        raise ValueError(
+            f"the model forecasts {schema.period}s and the stored histories are by {found['period']}; use a model that "
+            f"was trained on them, or prepare with --period {schema.period}"
+        )
     units = np.array(found["units"], np.float32)
     status = np.frombuffer(found["status"].encode(), np.uint8) - ord("0")
     start = schema.place(found["from"]) + len(units)

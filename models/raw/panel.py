@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import DataRejected
+from models.raw.ids import id_text
 from models.raw.panel_cells import Cells, sum_cells, without_returns
 from models.raw.panel_rows import EXCLUDED, NUMBERS, Rows, read_rows, remedy_of
 from models.raw.panel_settings import PanelSettings, Period, check_panel_settings
-from models.raw.periods import choose_period, date_of, days_of, ordinals
+from models.raw.periods import choose_period, coarser, date_of, days_of, early_dates, ordinals
 from models.raw.quarantine import check_bad, most_frequent
 from models.raw.reading import reading_of
 from models.raw.remedies import explain
@@ -137,6 +138,7 @@ def _merged(parts: Sequence[Rows]) -> Rows:
         whole.examples = {**part.examples, **whole.examples}
         whole.samples = {**part.samples, **whole.samples}
         whole.columns |= part.columns
+        whole.excluded |= part.excluded
         whole.notes += part.notes
     whole.bad = dict(sorted(whole.bad.items()))
     return whole
@@ -148,6 +150,8 @@ def _counted(rows: Rows, settings: PanelSettings, source: str) -> dict[str, Any]
         raise DataRejected(f"{source} is empty: it has no sales")
     bad = {reason: count for reason, count in rows.bad.items() if reason != EXCLUDED}
     num_excluded = rows.bad.get(EXCLUDED, 0)
+    if missing := sorted({str(id_text(each)) for each in settings.exclude_products} - rows.excluded):
+        rows.notes.append(f"--exclude-products: {', '.join(map(repr, missing))} has no rows; check the spelling")
     if num_excluded == rows.num_rows:
         raise DataRejected(f"{source}: all rows are of products in --exclude-products")
     check_bad(
@@ -212,6 +216,7 @@ def _panel(
     period = settings.period
     if period == "auto":
         period = choose_period(days_of(times), series, products, source=source)
+    notes += _notes_on_dates(times, period)
     place = times if period == "number" else ordinals(days_of(times), period)
     first, num_periods = int(place.min()), int(place.max() - place.min()) + 1
     if len(products) * num_periods > MAX_CELLS:
@@ -233,6 +238,25 @@ def _panel(
     return Panel(
         period, first, products, stores, cells.units, is_known, cells.is_censored & is_known, cells.values, card, notes
     )
+
+
+def _notes_on_dates(times: npt.NDArray[np.int64], period: Period) -> list[str]:
+    """What is odd about the dates of the sales."""
+    if period == "number":
+        return []
+    days, notes = days_of(times), []
+    if longer := coarser(days, period):
+        notes.append(
+            f"all dates are one {longer} apart, as of sales by {longer}: --period {period} takes the days between them "
+            f"for days without sales; leave it out, or use --period {longer}"
+        )
+    if found := early_dates(days):
+        first, usual = (date_of(day, "day") for day in found)
+        notes.append(
+            f"the first sales are of {first}, and 99 % of the rows are of {usual} or later: remove rows before that if "
+            "their dates are mistakes, since a product counts as one without sales after its first row"
+        )
+    return notes
 
 
 def _known(cells: Cells, settings: PanelSettings, card: dict[str, Any], notes: list[str]) -> Bools:

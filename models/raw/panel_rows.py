@@ -26,7 +26,8 @@ from models.raw.wide_tables import as_long
 
 EXCLUDED = "excluded_product"
 NUMBERS = ("units", "price", "revenue", "stock", "stock_out", "promotion")
-MAX_NUMBER = 1e12
+MAX_NUMBER = 1e9
+"""Of units, prices and the like; what requests may have, too."""
 _YEAR_MONTH = r"^(\d{4})[-/.](\d{2})$"
 _WEEK = re.compile(r"^(\d{4})-?W(\d{2})$")
 _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
@@ -48,6 +49,8 @@ class Rows:
     samples: dict[str, list[str]] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
     """Our names of the columns that were found."""
+    excluded: set[str] = field(default_factory=set)
+    """The products of --exclude-products that have rows."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -68,6 +71,9 @@ def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: 
             columns = _find_columns(chunk, settings, source)
             found.columns |= set(columns)
             table, rejections = _checked(chunk.rows, columns, settings, excluded=excluded, now_s=now_s)
+            if excluded:
+                seen = as_text(chunk.rows[columns["product_id"]].combine_chunks())[0]
+                found.excluded |= set(excluded) & set(pc.unique(seen).to_pylist())
             if rejections.names:
                 # Only what is read here: other columns may say who bought.
                 rejected = chunk.rows.select(list(columns.values())).filter(pa.array(rejections.codes > 0))

@@ -92,39 +92,80 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
     )
 
 
+@dataclass
+class _Calendar:
+    """What was read of a calendar so far."""
+
+    shape: tuple[int, int]
+    values: dict[str, Floats] = field(default_factory=dict)
+    """[S, T + horizon] of each column, NaN where there is no row."""
+    unknown: set[str] = field(default_factory=set)
+    """Products without a series."""
+    num_outside: int = 0
+    """Good rows of other periods."""
+    num_contradicting: int = 0
+
+    def add(self, name: str, series: Sequence[int], place: int, value: float) -> bool:
+        """Keep the largest value of a period; whether another one was there."""
+        target = self.values[name]
+        before = target[series, place]
+        target[series, place] = np.fmax(before, value)
+        return bool((np.isfinite(before) & (before != np.float32(value))).any())
+
+
 def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horizon: int) -> Ahead:
     """The calendar in the periods of a panel and the `horizon` after it; raises DataRejected for one without dates."""
     if settings.calendar is None:
         return Ahead()
-    shape = (len(panel.products), panel.num_periods + horizon)
-    values: dict[str, Floats] = {}
-    unknown: set[str] = set()
-    num_outside = 0
+    found = _Calendar((len(panel.products), panel.num_periods + horizon))
     with Quarantine(quarantine) as bad:
         for source in find_tables(settings.calendar, reading_of(settings)).sources:
             for chunk in read(source):
                 for reason, lines in chunk.broken.items():
                     bad.add_lines(lines, reason=reason, source=source.path)
                 if chunk.rows.num_rows:
-                    products, num = _add_ahead(chunk.rows, settings, panel, values, shape, source.path, bad)
-                    unknown, num_outside = unknown | products, num_outside + num
-        num_bad = sum(bad.counts.values())
-    if not values:
+                    _add_ahead(chunk.rows, settings, panel, found, source=source.path, bad=bad)
+        counts = dict(bad.counts)
+    if not found.values:
         raise DataRejected(
             f"{without_secrets(settings.calendar)} has no column of numbers, such as promotion or holiday"
         )
-    names = sorted(values)
-    notes = [f"known ahead: {', '.join(names)}"]
-    if num_bad:
-        notes.append(f"{num_bad:,} rows of the calendar are bad: {', '.join(sorted(bad.counts))}")
-    if num_outside:
+    names = sorted(found.values)
+    values = np.stack([found.values[name] for name in names], -1)
+    return Ahead(names, np.nan_to_num(values), [*_known_ahead(values, names, panel), *_unused(found, counts, panel)])
+
+
+def _known_ahead(values: Floats, names: Sequence[str], panel: Panel) -> list[str]:
+    """From when to when the calendar says something."""
+    places = np.flatnonzero(np.isfinite(values).any((0, 2)))
+    told = f"known ahead: {', '.join(names)}"
+    if not len(places):
+        return [told]
+    first, last = panel.date(int(places[0])), panel.date(int(places[-1]))
+    notes = [f"{told}, from {first} to {last}; 0 in other periods, and where a product or store has no row"]
+    if places[-1] < panel.num_periods:
+        notes.append(f"the calendar ends with {last} and says nothing of the periods after the sales; add them")
+    return notes
+
+
+def _unused(found: _Calendar, bad: dict[str, int], panel: Panel) -> list[str]:
+    """What of the calendar is not used, and why."""
+    notes = []
+    if bad:
+        notes.append(f"{sum(bad.values()):,} rows of the calendar are bad: {', '.join(sorted(bad))}")
+    if found.num_contradicting:
         notes.append(
-            f"{num_outside:,} rows of the calendar are not used: they are before {panel.date(0)} or after "
-            f"{panel.date(shape[1] - 1)}, the last period of a forecast"
+            f"{found.num_contradicting:,} rows of the calendar contradict another of their period; the largest value "
+            "was taken"
         )
-    if unknown:
-        notes.append(f"the calendar has {len(unknown):,} products without sales, such as {min(unknown)!r}")
-    return Ahead(names, np.stack([values[name] for name in names], -1), notes)
+    if found.num_outside:
+        notes.append(
+            f"{found.num_outside:,} rows of the calendar are not used: they are before {panel.date(0)} or after "
+            f"{panel.date(found.shape[1] - 1)}, the last period of a forecast"
+        )
+    if found.unknown:
+        notes.append(f"the calendar has {len(found.unknown):,} products without sales, such as {min(found.unknown)!r}")
+    return notes
 
 
 def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int], int]:
@@ -182,18 +223,9 @@ def _product_rows(
 
 
 def _add_ahead(
-    rows: pa.Table,
-    settings: PanelSettings,
-    panel: Panel,
-    values: dict[str, Floats],
-    shape: tuple[int, int],
-    source: str,
-    bad: Quarantine,
-) -> tuple[set[str], int]:
-    """Add some rows of the calendar to the values [S, T + horizon].
-
-    Returns products without a series, and how many good rows are of other periods.
-    """
+    rows: pa.Table, settings: PanelSettings, panel: Panel, found: _Calendar, *, source: str, bad: Quarantine
+) -> None:
+    """Add some rows of the calendar."""
     columns = find_names(rows.column_names, {}, ("timestamp", "product_id", "store_id"))
     if "timestamp" not in columns:
         raise DataRejected(f"{source} has no column 'date'; its columns are: {', '.join(rows.column_names)}")
@@ -209,17 +241,18 @@ def _add_ahead(
         bad.add_rows(rows.filter(pa.array(rejections.codes > 0)), reasons=rejections.reasons(), source=source)
     whole = pc.fill_null(times, 0).to_numpy(zero_copy_only=False)
     place = (whole if panel.period == "number" else ordinals(days_of(whole), panel.period)) - panel.first
-    good = (rejections.codes == 0) & (place >= 0) & (place < shape[1])
+    good = (rejections.codes == 0) & (place >= 0) & (place < found.shape[1])
     names = [name for name in ("product_id", "store_id") if name in get]
     texts: dict[str, list[str | None]] = {name: as_text(get[name])[0].to_pylist() for name in names}
     series = _series_of(panel, texts, rows.num_rows)
-    for name, value in numbers.items():
-        target = values.setdefault(name, np.zeros(shape, np.float32))
-        for row in np.flatnonzero(good & np.isfinite(value)):
-            found = series[int(row)]
-            target[found, place[row]] = np.maximum(target[found, place[row]], value[row])
-    unknown = {each for each in texts.get("product_id", ()) if each is not None} - set(panel.products)
-    return unknown, int((rejections.codes == 0).sum() - good.sum())
+    for name in numbers:
+        found.values.setdefault(name, np.full(found.shape, np.nan, np.float32))
+    for row in np.flatnonzero(good):
+        known = {name: float(value[row]) for name, value in numbers.items() if np.isfinite(value[row])}
+        other = [found.add(name, series[int(row)], int(place[row]), value) for name, value in known.items()]
+        found.num_contradicting += any(other)
+    found.unknown |= {each for each in texts.get("product_id", ()) if each is not None} - set(panel.products)
+    found.num_outside += int((rejections.codes == 0).sum() - good.sum())
 
 
 def _series_of(panel: Panel, texts: dict[str, list[str | None]], num_rows: int) -> Sequence[Any]:

@@ -72,11 +72,25 @@ def choose_period(days: Int64s, series: Int64s, names: list[str], *, source: str
     if groups and len(mixed) > MAX_MIXED * len(groups):
         first = names[int(pairs[starts[mixed[0]], 0])]
         raise DataRejected(
-            f"{source}: {len(mixed):,} of {len(groups):,} series, such as {first!r}, have one row a week or month, and "
-            "the others have daily rows: sum all to weeks or months with --period week or --period month, or prepare "
-            "them apart"
+            f"{source}: {len(mixed):,} of {len(groups):,} series, such as {first!r}, have one row a week or month, "
+            f"{'on different days' if len(mixed) == len(groups) else 'and the others have daily rows'}: sum all to "
+            "weeks or months with --period week or --period month, or prepare them apart"
         )
     return "day"
+
+
+def coarser(days: Int64s, period: Period) -> Period | None:
+    """The period that all dates of some days point to, if it is longer than the given one."""
+    distinct = np.unique(days)
+    if period not in ("day", "week") or len(distinct) < MIN_DATES_OF_CALENDAR:
+        return None
+    return "month" if _are_months(distinct) else "week" if period == "day" and _are_weeks(distinct) else None
+
+
+def early_dates(days: Int64s) -> tuple[int, int] | None:
+    """The first day, and the first one of 99 % of the rows, where more time lies between them than after the latter."""
+    first, usual, last = int(days.min()), int(np.quantile(days, 0.01)), int(days.max())
+    return (first, usual) if usual - first > max(last - usual, 31) else None
 
 
 def _has_own_calendar(days: Int64s) -> bool:

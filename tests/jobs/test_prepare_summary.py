@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.__main__ import main
 from jobs.prepare_summary import summary_of
+from models.prepared import Prepared
 from tests.kit.logs import make_log, write_csv
 
 CARD: dict[str, Any] = {
@@ -70,3 +73,21 @@ def test_prepare_says_each_note_once_and_keeps_settings_in_a_dry_run(
     shown = capsys.readouterr()
     assert "readme.txt: text next to tables (1 file)" in shown.err
     assert "1 missing_user_id, e.g. 'NA'" in shown.err
+
+
+def test_equal_data_of_other_files_have_the_quarantine_of_these(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = "product_id,date,units\n" + "".join(f"a,2024-01-{day:02d},{day}\n" for day in range(1, 32))
+    shown = []
+    for number, bad in enumerate(("x", "y")):
+        raw = tmp_path / f"sales{number}.csv"
+        raw.write_text(f"{good}a,2024-02-01,{bad}\n", encoding="utf-8")
+        flags = ["--horizon", "5", "--max-bad-fraction", "0.5", "--store", str(tmp_path / "store"), "--json"]
+        assert main(["prepare", "forecast", "--raw", str(raw), *flags]) == 0
+        shown.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+    assert [one["status"] for one in shown] == ["ok", "unchanged"]
+    rows = pq.read_table(Path(shown[1]["data"]) / "quarantine").column("row").to_pylist()
+    assert [json.loads(row)["units"] for row in rows] == ["y"]
+    assert Prepared(Path(shown[1]["data"])).card()["raw"].endswith("sales1.csv")

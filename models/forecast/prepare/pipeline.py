@@ -92,9 +92,16 @@ def _selected(panel: Panel, config: PrepareConfig, *, train_end: int) -> tuple[P
     kept = np.flatnonzero(~is_few & ~is_new)
     source = panel.card["raw"]
     if not (panel.units > 0).any():
-        raise DataRejected(f"{source}: no product has ever sold, all units are zero; check the column of the units")
+        returns = panel.card.get("returns", 0)
+        hint = f", and {returns:,} rows are returns" if returns else ""
+        raise DataRejected(
+            f"{source}: no product has ever sold, no units are above zero{hint}; check the column of the units, in "
+            "which returns, not sales, are negative"
+        )
     if not len(kept):
-        raise DataRejected(f"{source}: no product has enough sales: {left_out}; give a longer history")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+        remedy = "lower --min-sold, or give a longer history" if config.min_sold > 1 else "give a longer history"
+        raise DataRejected(f"{source}: no product has enough sales: {reasons}; {remedy}")
     if config.best_sellers and config.best_sellers < len(kept):
         total = panel.units[kept, :train_end].sum(1, dtype=np.float64)
         best = np.sort(np.argsort(-total, kind="stable")[: config.best_sellers])

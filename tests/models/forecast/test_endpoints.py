@@ -128,6 +128,11 @@ def test_a_forecast_may_start_at_another_date(model: Model) -> None:
         ({"history": [1], "known": {"weather": [1]}}, "'weather' is not known ahead; the model knows promotion"),
         ({"history": [1], "known": {"promotion": [1] * 15}}, "has 15 values"),
         ({"history": [1], "start": "tomorrow"}, "'tomorrow' is not a date"),
+        ({"history": [1], "start": "9999-12-31"}, "start '9999-12-31' is too late"),
+        ({"history": [1, 2], "sold_out": [0, 1]}, "stock ran out in every known period of the history"),
+        ({"history": [1], "attributes": {"weight": "5"}}, "no attribute 'weight'"),
+        ({"product_id": "tea-00", "start": "2030-01-01"}, "`start` is for a history of the request"),
+        ({"product_id": "tea-00", "sold_out": [0]}, "`sold_out` is for a history of the request"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_the_reason(
@@ -135,6 +140,13 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ask(model, {"series": stored}, **fields)
+
+
+def test_stored_histories_of_other_periods_are_refused(model: Model, stored: dict[str, Any]) -> None:
+    monthly = {key: {**value, "period": "month"} for key, value in stored.items()}
+
+    with pytest.raises(ValueError, match="forecasts days and the stored histories are by month"):
+        ask(model, {"series": monthly}, product_id="tea-00")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_the_same_sales_have_the_same_fingerprint_and_other_ones_another(tmp_pat
         ({"a": [3]}, {}, r"sales of one day only, 2024-01-01"),
         ({"a": [0] * 60}, {"horizon": 5}, "no product has ever sold"),
         ({"a": [1] * 30}, {"horizon": 10}, r"30 days of sales.*needs 40.*--horizon 7"),
-        ({"a": [1] * 30}, {"horizon": 3, "min_sold": 31}, "no product has enough sales"),
+        ({"a": [1] * 30}, {"horizon": 3, "min_sold": 31}, "1 fewer than 31 periods with sales; lower --min-sold"),
+        ({"a": [-1] * 60}, {"horizon": 5}, "no product has ever sold.*60 rows are returns"),
     ],
 )
 def test_sales_that_cannot_be_forecast_are_refused(

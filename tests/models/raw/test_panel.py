@@ -271,6 +271,41 @@ def test_rows_of_the_calendar_that_are_not_used_are_counted(tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "q.parquet").num_rows == 1
 
 
+def test_a_calendar_says_from_when_to_when_it_knows_and_what_contradicts(tmp_path: Path) -> None:
+    calendar = tmp_path / "calendar.csv"
+    calendar.write_text("date,promotion\n2024-01-02,0\n2024-01-02,1\n2024-01-03,1\n", encoding="utf-8")
+    settings = settings_of(tmp_path, [HEAD, *(f"a,{day},1" for day in days(4))], calendar=str(calendar))
+
+    notes = read_ahead(settings, built(settings, tmp_path), tmp_path / "q.parquet", horizon=2).notes
+
+    assert any("known ahead: promotion, from 2024-01-02 to 2024-01-03; 0 in other periods" in note for note in notes)
+    assert any("the calendar ends with 2024-01-03 and says nothing" in note for note in notes)
+    assert any("1 rows of the calendar contradict another" in note for note in notes)
+
+
+def test_dates_that_are_probably_mistakes_are_told(tmp_path: Path) -> None:
+    early = panel(tmp_path, [HEAD, "a,1991-01-01,1", *(f"a,{day},1" for day in days(200))])
+    monthly = panel(tmp_path, [HEAD, *(f"a,2023-{month:02d}-01,1" for month in range(1, 13))], period="day")
+    usual = panel(tmp_path, [HEAD, *(f"a,{day},1" for day in days(200))])
+
+    assert any("the first sales are of 1991-01-01, and 99 % of the rows are of 2024-01" in n for n in early.notes)
+    assert any("all dates are one month apart" in note for note in monthly.notes)
+    assert usual.notes == []
+
+
+def test_excluded_products_without_rows_are_named(tmp_path: Path) -> None:
+    found = panel(tmp_path, [HEAD, "a,2024-01-01,1", "b,2024-01-02,2"], exclude_products=("b", "nobody"))
+
+    assert found.products == ["a"]
+    assert any("'nobody' has no rows" in note and "'b'" not in note for note in found.notes)
+
+
+def test_numbers_that_no_shop_sells_go_to_quarantine(tmp_path: Path) -> None:
+    found = panel(tmp_path, [HEAD, *(f"a,{day},1" for day in days(30)), "a,2024-02-01,1e12"], max_bad_fraction=0.5)
+
+    assert found.card["bad"] == {"bad_units": 1}
+
+
 def test_demand_is_classified_by_interval_and_variation() -> None:
     draw = np.random.default_rng(0)
     smooth, even_rare = np.full(60, 5.0), np.where(np.arange(60) % 4 == 0, 5.0, 0.0)
