@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.cli.context import Context, Failure, Outcome, Store, UsageFailure, log
 from jobs.cluster.connection import dashboard
+from jobs.evaluation.scoring import check_fits
 from jobs.serving.access import Access, access_settings, check_guarded, ensure_internal_key, internal_key, kept_access
 from jobs.serving.api import ServeApi
 from jobs.serving.config import (
@@ -110,6 +111,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     ensure_internal_key(context.store)
     located = locate_model(context, options.model or champion_uri(family.name))
     loaded = load_checked(family, located.directory)
+    check_fits(context, family, loaded.schema)
     model = pin(context.store, family, located)
     features = _fill_features(context.store, family)
     index = build_index(context.store, family, loaded)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, is_writable, log
 from jobs.cli.flags import UNSPLIT, check_at_least
 from jobs.cluster import connection
+from jobs.evaluation.scoring import check_fits
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
 from jobs.prediction.input_table import STAGED, Columns, Input, find_columns, find_input
@@ -223,6 +224,9 @@ def make_recipe(
     context: Context, family: Family, located: LocatedModel, options: Options, *, columns: Columns
 ) -> Recipe:
     """What workers need; builds the feature store of the prepared data once per fingerprint."""
+    schema = read_json(located.directory / "schema.json")
+    if schema.get("family") == family.name:  # else the model is refused when it is loaded
+        check_fits(context, family, family.Schema.model_validate(schema))
     features = _filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,

@@ -17,8 +17,8 @@ from jobs.cli.flags import UNSPLIT, check_at_least
 from jobs.cli.signals import sigint_restored
 from jobs.cluster import connection
 from jobs.cluster.waiting import check_visible
-from jobs.tracking.client import BUNDLE, Run, Tracking
-from jobs.tracking.runs import Plan, open_run, read_plan
+from jobs.tracking.client import BUNDLE, Run
+from jobs.tracking.runs import Plan, opened, read_plan
 from jobs.training import trials
 from jobs.training.distributed import WorkerContext
 from jobs.training.fit import fit, log_to_stderr
@@ -101,23 +101,24 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     # Of a trial that is stopped while several workers train it, Ray Train removes the placement group by the State API.
     connection.connect(context, has_states=chosen.workers_per_trial > 1)
     allocation = allocate_trials(chosen)
-    if stored:
-        plan, family = stored, with_metric(family, stored.options.metric)
-        tracked = Tracking(context).resume_run(plan.run_id, reopen=True)
+    family = with_metric(family, chosen.metric)
+    name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
+    with opened(context, family, stored, name=name, config=config, options=options, tags=tags) as (plan, tracked):
+        search = _search(family, plan, *allocation, earlier)
+        resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
+        with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
+            _run_trials(context, search, plan)
+            return _conclude(search, plan, tracked)
+
+
+def _run_trials(context: Context, search: Search, plan: Plan) -> None:
+    check_visible(plan.directory)
+    logger = trials.TrialLogger(context, search.family, plan, search.config, metric=search.metric)
+    if tuner := tuner_of(search, _trainable(search), logger):
+        with _ctrl_c_as_exception():
+            tuner.fit()
     else:
-        name, tags = options.name or f"sweep {family.name}", {"job": "sweep"}
-        plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    search = _search(family, plan, *allocation, earlier)
-    resume = context.command(f"sweep {family.name} --resume {plan.run_id}")
-    with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
-        check_visible(plan.directory)
-        logger = trials.TrialLogger(context, family, plan, search.config, metric=search.metric)
-        if tuner := tuner_of(search, _trainable(search), logger):
-            with _ctrl_c_as_exception():
-                tuner.fit()
-        else:
-            log.info("nothing is left of its budget; a larger --trials or --core-seconds adds to it")
-        return _conclude(search, plan, tracked)
+        log.info("nothing is left of its budget; a larger --trials or --core-seconds adds to it")
 
 
 def allocate_trials(options: Options) -> tuple[int, TrainingResources]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
-from jobs.tracking.client import Run, Tracking
-from jobs.tracking.runs import Plan, open_run, read_plan
+from jobs.tracking.client import Run
+from jobs.tracking.runs import Plan, opened, read_plan
 from jobs.training.alone import fit_alone
 from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
@@ -50,16 +50,13 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     config = config or family.Config()
     stored = read_plan(context, family, config=config, options=options) if options.resume else None
     resources = _resources(context, stored.options if stored else options)
-    if stored:
-        plan, tracked = stored, Tracking(context).resume_run(stored.run_id, reopen=True)
-    else:
-        tags = {"world_size": str(resources.num_workers if resources else 1)}
-        name = options.name or f"train {family.name}"
-        plan, tracked = open_run(context, family, name=name, config=config, options=options, tags=tags)
-    resume = context.command(f"train {family.name} --resume {plan.run_id}")
-    with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
-        result = _fit(context, family, plan, tracked, resources)
-        return _log_result(plan, tracked, result)
+    tags = {"world_size": str(resources.num_workers if resources else 1)}
+    name = options.name or f"train {family.name}"
+    with opened(context, family, stored, name=name, config=config, options=options, tags=tags) as (plan, tracked):
+        resume = context.command(f"train {family.name} --resume {plan.run_id}")
+        with record_final_status(tracked, f"`{resume}` resumes it", directory=plan.directory):
+            result = _fit(context, family, plan, tracked, resources)
+            return _log_result(plan, tracked, result)
 
 
 def _resources(context: Context, options: Options) -> TrainingResources | None:

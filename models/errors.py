@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 SQLITE_FULL = "database or disk is full"
+NUMPY_FULL = re.compile(r"\b\d+ requested and \d+ written\b")
 
 
 def is_disk_full(error: BaseException | str) -> bool:
     """Whether an error, one that led to it or one that its text names says that nothing more can be written."""
     if isinstance(error, str):
-        return any(text in error for text in (*FULL.values(), SQLITE_FULL))
+        return any(text in error for text in (*FULL.values(), SQLITE_FULL)) or bool(NUMPY_FULL.search(error))
     seen, left = set[int](), [error]
     while left:
         one = left.pop()

@@ -269,6 +269,10 @@ def _nothing_to_initialise(network: Any, data: Prepared, schema: Any) -> None:
     return None
 
 
+def _fits(schema: Any, data: Any) -> None:
+    return None
+
+
 def _unchanged(config: Any, schema: Any) -> Any:
     return config
 
@@ -341,6 +345,9 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     lengths: Callable[[Dataset[ExampleT]], Sequence[int]] | None = None
     """Length of each training example; if given, batches have examples of similar length, to limit padding."""
     features: Sequence[Feature] = ()
+    check_data: Callable[[SchemaT, SchemaT], None] = _fits
+    """(the model's schema, the data's) -> None; ValueError where the model cannot be used with the features of such
+    data, as one of months with those of days. `deploy` and `predict` call it, and `dataset` should."""
     erasure: Erasure[PrepareConfigT, SchemaT] | None = None
     events: EventUse | None = None
     """How events that shops send change the features of requests; None for a family that takes none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import io
 import logging
@@ -56,7 +57,7 @@ class Parser:
         parameters = [
             parameter
             for index, (title, config_class) in enumerate(groups.items())
-            for parameter in _parameters(config_class, Group(title, sort_key=index))
+            for parameter in _parameters(config_class, title, index)
             if parameter.name not in without
         ]
         self.app = App(
@@ -181,8 +182,13 @@ def _lower(title: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
-    """One parameter per field: cyclopts cannot parse a dataclass whose parent is in another module (its issue 439)."""
+@functools.lru_cache(maxsize=256)
+def _parameters(config_class: Any, title: str, index: int) -> tuple[inspect.Parameter, ...]:
+    """One parameter per field: cyclopts cannot parse a dataclass whose parent is in another module (its issue 439).
+
+    A pipeline asks for those of the same verbs again and again, which take a quarter of a second each time.
+    """
+    group = Group(title, sort_key=index)
     hints, helps = _type_hints(config_class), field_docstrings(config_class)
     parameters = []
     for field in sorted(dataclasses.fields(config_class), key=lambda field: bool(field.kw_only)):  # as in __init__
@@ -206,7 +212,7 @@ def _parameters(config_class: Any, group: Group) -> list[inspect.Parameter]:
         )
         _check_type(parameter, config_class)
         parameters.append(parameter)
-    return parameters
+    return tuple(parameters)
 
 
 def _command(parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:

@@ -136,7 +136,7 @@ def is_lost(error: BaseException) -> bool:
 
     lost = (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.WorkerCrashedError)
     also = (exceptions.RaySystemError, exceptions.LocalRayletDiedError, exceptions.NodeDiedError)
-    return isinstance(error, (*lost, *also)) and "creation task" not in str(error)
+    return isinstance(error, (*lost, *also, exceptions.OutOfMemoryError)) and "creation task" not in str(error)
 
 
 def job_id() -> str | None:

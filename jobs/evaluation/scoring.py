@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,12 +17,23 @@ from models import bundle
 from models.bundle import Bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
 from models.family import Family
+from models.features import filled
 from models.nn.memory import keep_freed_memory
 from models.nn.precision import use_fast_products
 from models.prepared import Prepared
 
 MAX_THREADS = 8
 """Each holds the scores of a block in memory."""
+
+
+def check_fits(context: Context, family: Family, schema: Any) -> None:
+    """Raise UsageFailure if a model of this schema cannot be used with the features of the store's data."""
+    if not filled(family.features):
+        return
+    try:
+        family.check_data(schema, context.store.current_data(family.name).schema(family.Schema))
+    except ValueError as error:
+        raise UsageFailure(str(error)) from error
 
 
 def load_model(directory: Path, family: Family) -> Bundle:

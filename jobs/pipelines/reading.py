@@ -99,6 +99,9 @@ def _variables(root: Table, given: Mapping[str, str], problems: Problems) -> dic
             elif not isinstance(value, Scalar) or (value.kind == "null" and name not in given):
                 problems.add(line, where, f"needs a single value, here or by --set {name}=VALUE")
                 values[name] = ""
+            elif names(value.text):
+                problems.add(line, where, "a variable has a value of its own and no ${...}; write it out")
+                values[name] = ""
             else:
                 values[name] = value.text
     elif node is not None:

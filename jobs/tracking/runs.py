@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from models.files import write_text
 from models.json_files import read_json
 from models.prepared import Prepared
 
-PLAN = "plan.json"
+PLAN, LOCK = "plan.json", "lock"
 MAX_DIGEST_LENGTH = 36
 """Of a dataset in MLflow."""
 THIS_FILE = Path(__file__).resolve()
@@ -73,6 +75,33 @@ def open_run(
     return plan, run
 
 
+@contextmanager
+def opened(
+    context: Context, family: Family, stored: Plan | None, *, name: str, config: Any, options: Any, tags: dict[str, str]
+) -> Iterator[tuple[Plan, Run]]:
+    """A stored run again, or a new one, and nobody else's until the block ends; raises UsageFailure if it is."""
+    if stored is None:
+        plan, run = open_run(context, family, name=name, config=config, options=options, tags=tags)
+        with _held(plan):
+            yield plan, run
+        return
+    with _held(stored):
+        yield stored, Tracking(context).resume_run(stored.run_id, reopen=True)
+
+
+@contextmanager
+def _held(plan: Plan) -> Iterator[None]:
+    """Holds the lock of a run's directory, which ends with the process."""
+    with (plan.directory / LOCK).open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageFailure(
+                f"another process is at work on the run {plan.run_id}; wait until it ends, or stop it first"
+            ) from None
+        yield
+
+
 def resolved(family: Family, config: Any, data: Prepared) -> Any:
     """The config with the settings that are left at auto chosen by the data, which is logged."""
     found = family.resolve(config, data.schema(family.Schema, family.files))
@@ -94,6 +123,7 @@ def read_plan(context: Context, family: Family, *, config: Any, options: Any, ch
         known = ", ".join(sorted(path.parent.name for path in directory.parent.glob(f"*/{PLAN}"))[:5]) or "none"
         raise UsageFailure(f"no run {run_id!r} of {family.name} to resume in {context.store.root}; there are: {known}")
     stored = read_json(directory / PLAN)
+    _check_verb(stored["options"], options, run_id, family)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["options"].items()}
     plan = Plan(
         run_id=run_id,
@@ -161,11 +191,25 @@ def _job_tags() -> dict[str, str]:
     return {} if job_id is None else {"ray_job_id": job_id}
 
 
+def _check_verb(stored: Mapping[str, Any], options: Any, run_id: str, family: Family) -> None:
+    """Raise UsageFailure for a sweep that `train` is to resume, or the other way round."""
+    verb, other = ("sweep", "train") if "trials" in stored else ("train", "sweep")
+    if hasattr(options, "trials") != ("trials" in stored):
+        raise UsageFailure(
+            f"run {run_id} is one of `{verb}`, not of `{other}`; `shopkeeper {verb} {family.name} --resume {run_id}` "
+            "resumes it"
+        )
+
+
 def _refuse_contradictions(given: Any, stored: Any, run_id: str) -> None:
     """Reject flags that differ from the run's; a flag at its default counts as not given."""
     for field in dataclasses.fields(given):
         value, was = getattr(given, field.name), getattr(stored, field.name)
         if value not in (field.default, was):
             flag = flag_name(field.name)
-            shown = "unset" if was is None or was == () else f"{was}"
-            raise UsageFailure(f"{flag} {value} differs from run {run_id}, where it is {shown}; omit {flag}")
+            shown = "unset" if was is None or was == () else _words(was)
+            raise UsageFailure(f"{flag} {_words(value)} differs from run {run_id}, where it is {shown}; omit {flag}")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -94,9 +94,15 @@ def read_progress(directory: Path, epoch: int) -> Progress:
 
 
 def read_reports(directory: Path) -> list[dict[str, float | int]]:
-    """Every epoch's report, from epoch 0; written to disk before it is sent, so that none is lost."""
+    """Every epoch's report, from epoch 0; written to disk before it is sent, so that none is lost.
+
+    Raises BundleRejected for a damaged file.
+    """
     path = directory / REPORTS
-    found: list[dict[str, float | int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        found: list[dict[str, float | int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError as error:
+        raise BundleRejected(f"{path} is not JSON: {error}") from None
     return found
 
 

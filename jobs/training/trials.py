@@ -27,7 +27,7 @@ from jobs.training import checkpoints
 from jobs.training.recording import log_epochs, summarise_error
 from models import FAMILIES
 from models.config import Choice, LogUniform, Range
-from models.errors import is_disk_full
+from models.errors import BundleRejected, is_disk_full
 from models.family import Family
 from models.files import write_text
 from models.json_files import read_json
@@ -155,6 +155,23 @@ class TrialLogger(tune.Callback):
 def directory_of(sweep: Path, trial_id: str) -> Path:
     """Directory of a trial's checkpoints and bundle."""
     return sweep / "trials" / trial_id
+
+
+def set_aside_damaged(sweep: Path) -> None:
+    """Move the trials of an ended process whose records cannot be read away; others take their places."""
+    for record in sorted((sweep / "trials").glob(f"*/{RECORD}")):
+        try:
+            content = read_json(record)
+            missing = {"trial_id", "sample"} - content.keys()
+            if missing:
+                raise BundleRejected(f"{record} has no {', '.join(sorted(missing))}")
+            checkpoints.read_reports(record.parent)
+        except BundleRejected as error:
+            aside = sweep / "damaged" / record.parent.name
+            log.warning("a trial is left out, and another one takes its place: %s; its files are in %s", error, aside)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            record.parent.rename(aside)
 
 
 def mark_interrupted(sweep: Path) -> None:

@@ -93,6 +93,7 @@ def tuner_of(
     Trials that have ended count, and what they scored guides the search; those that were interrupted come first, and
     `trials.adopt` gives them their checkpoints.
     """
+    trials.set_aside_damaged(search.directory)
     table = search.table()
     left = search.num_trials - sum(row.has_ended for row in table)
     used = sum(row.core_seconds for row in table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.family import Calibration, Family, Gate
 from models.forecast.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
-from models.forecast.data import collate, dataset
+from models.forecast.data import check_data, collate, dataset
 from models.forecast.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.forecast.networks.build import build, evaluate, initialise, loss, resolve
 from models.forecast.networks.forecaster import Forecaster
@@ -35,6 +35,7 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    check_data=check_data,
     route_prefix="/v1/forecasts",
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

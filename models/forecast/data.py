@@ -94,11 +94,7 @@ def dataset(
 ) -> Dataset[Window]:
     """Windows of some shards of one split; those of training are other ones in each epoch."""
     own = data.schema(Schema)
-    if own.period != schema.period:
-        raise ValueError(
-            f"the model forecasts {schema.period}s and {data.path} has {own.period}s; prepare with "
-            f"--period {schema.period}"
-        )
+    check_data(schema, own)
     opened = [Shard.open(data, shard) for shard in shards]
     if split == "train":
         stride = max(1, -(-own.num_examples["train"] // config.windows_per_epoch))
@@ -117,6 +113,15 @@ def dataset(
     else:
         raise ValueError(f"unknown split {split!r}; use train, val or test")
     return SeriesWindows(opened, places, own=own, schema=schema, length=config.context)
+
+
+def check_data(schema: Schema, own: Schema) -> None:
+    """Raise ValueError for a model of other periods than those of prepared data."""
+    if own.period != schema.period:
+        raise ValueError(
+            f"the model forecasts {schema.period}s and the prepared data have {own.period}s; use a model that was "
+            f"trained on them, or prepare with --period {schema.period}"
+        )
 
 
 class SeriesWindows:

@@ -294,3 +294,23 @@ def write_trial(sweep_directory: Path, name: str, scores: list[float], *, networ
         for epoch, score in enumerate(scores)
     ]
     (directory / checkpoints.REPORTS).write_text(json.dumps(reports))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("reports.json", "[{"), ("trial.json", ""), ("trial.json", '{"trial_id": "a1"}')]
+)
+def test_a_trial_whose_record_is_damaged_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, content: str
+) -> None:
+    for name in ("a1", "b2"):
+        directory = trials.directory_of(tmp_path, name)
+        directory.mkdir(parents=True)
+        (directory / "trial.json").write_text(json.dumps({"trial_id": name, "sample": {}}), encoding="utf-8")
+        (directory / "reports.json").write_text("[]", encoding="utf-8")
+    (trials.directory_of(tmp_path, "a1") / file).write_text(content, encoding="utf-8")
+
+    trials.set_aside_damaged(tmp_path)
+
+    assert [each.name for each in (tmp_path / "trials").iterdir()] == ["b2"]
+    assert (tmp_path / "damaged" / "a1" / file).read_text(encoding="utf-8") == content
+    assert "a trial is left out" in caplog.text

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs import train
+from jobs import sweep, train
 from jobs.cli.context import Context, Failure, UsageFailure
 from jobs.tracking.client import Tracking
-from jobs.tracking.runs import read_plan
+from jobs.tracking.runs import open_run, opened, read_plan
 from jobs.train import Options
 from jobs.training import alone
 from jobs.training.placement import Nodes, Workers
@@ -130,6 +130,26 @@ def test_a_killed_process_can_be_resumed_and_repeats_no_epoch(toy_data: Prepared
     assert "resuming after epoch" in errors
     assert json.loads(output.splitlines()[-1])["epochs"] == 20
     assert steps_logged(context, run_id, "val_accuracy") == list(range(21))
+
+
+def test_a_run_at_which_a_process_is_at_work_is_not_resumed(toy_data: Prepared, context: Context) -> None:
+    config = toy_module.Config()
+    plan, _ = open_run(context, TOY, name="a run", config=config, options=Options(), tags={})
+    stored = read_plan(context, TOY, config=config, options=Options(resume=plan.run_id))
+    settings: dict[str, Any] = {"name": "a run", "config": config, "options": stored.options, "tags": {}}
+
+    with opened(context, TOY, stored, **settings):
+        output, _ = started(context, "--resume", plan.run_id).communicate(timeout=120)
+
+    assert "another process is at work on the run" in json.loads(output.splitlines()[-1])["error"]
+
+
+def test_train_does_not_resume_a_sweep(toy_data: Prepared, context: Context) -> None:
+    config = toy_module.Config()
+    plan, _ = open_run(context, TOY, name="a sweep", config=config, options=sweep.Options(), tags={})
+
+    with pytest.raises(UsageFailure, match=f"`shopkeeper sweep toy --resume {plan.run_id}` resumes it"):
+        train.run(context, TOY, Options(resume=plan.run_id), config)
 
 
 def test_an_error_in_this_process_ends_the_run_as_failed(

@@ -185,5 +185,10 @@ def test_the_traits_name_only_verbs_and_flags_that_exist() -> None:
 def test_aliases_of_aliases_do_not_explode(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
 
-    with pytest.raises(UsageFailure, match="aliases .* stand for more than 100,000 values"):
+    with pytest.raises(UsageFailure, match=r"aliases .* stand for more than 100,000 values"):
         read(tmp_path, "\n".join(lines))
+
+
+def test_a_variable_does_not_refer_to_another(tmp_path: Path) -> None:
+    with pytest.raises(UsageFailure, match=r"variables\.a: a variable has a value of its own"):
+        read(tmp_path, 'variables: {a: "${b}", b: "${a}"}\nsteps:\n  - run: train toy\n')

@@ -35,6 +35,7 @@ def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
         (KeyboardInterrupt(), KeyboardInterrupt, "KILLED"),
         (OSError(errno.ENOSPC, "No space left on device"), Interrupted, "FAILED"),
         (RuntimeError("Ray: [Errno 28] No space left on device"), Interrupted, "FAILED"),
+        (OSError("186252 requested and 3040 written"), Interrupted, "FAILED"),
         (ActorUnavailableError("the controller is away", None), Interrupted, "FAILED"),
     ],
     ids=[
@@ -45,6 +46,7 @@ def test_a_run_that_ends_without_an_error_is_finished(context: Context) -> None:
         "interruption",
         "full disk",
         "full disk of a worker",
+        "full disk of numpy",
         "lost process",
     ],
 )
