@@ -158,7 +158,8 @@ def _has_ended(context: Context, info: RunInfo) -> bool:
 
 
 def _run(context: Context, family: Family, info: RunInfo, *, status: str | None = None) -> dict[str, Any]:
-    names = [f"{prefix}_{family.metric.name}" for prefix in ("best_val", "val", "test")]
+    best, last, test = (f"{prefix}_{family.metric.name}" for prefix in ("best_val", "val", "test"))
+    names = (best if best in info.metrics else last, test)
     return {
         "run_id": info.run_id,
         "name": info.name,
