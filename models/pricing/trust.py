@@ -61,7 +61,7 @@ def flags_of(
     `explained` is the share of the units' remaining variance that the price explains, `halves` are value and error on
     two halves of the weeks. NaN means that something could not be estimated.
     """
-    found = list(_history_flags(support))
+    found = list(history_flags(support))
     if not np.isfinite(value):
         found.append(Flag("not estimated", "the price never moved by itself, so that no elasticity can be estimated"))
         return found
@@ -135,7 +135,8 @@ def _promotion_share(log_price: Floats, promotion: Floats) -> float:
     return float(1 - np.square(rest).sum() / total)
 
 
-def _history_flags(support: Support) -> list[Flag]:
+def history_flags(support: Support) -> list[Flag]:
+    """The reasons not to trust an elasticity that lie in the product's history alone."""
     found = []
     if support.num_prices <= 1:
         found.append(Flag("one price", "it was never sold at two prices; its elasticity is that of other products"))
