@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.pricing.panel import Floats, Ints
+from models.pricing.panel import Flags, Floats, Ints
+
+SAME_PRICE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,9 @@ class Offers:
         """An offer in words."""
         store = self.stores[index]
         return f"product {self.products[index]}" + (f" in store {store}" if store else "")
+
+
+def changes(offers: Offers, price: Floats) -> Flags:
+    """Which prices [I] are not today's, beyond rounding."""
+    changed: Flags = np.abs(price - offers.price) > SAME_PRICE
+    return changed
