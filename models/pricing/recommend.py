@@ -45,6 +45,8 @@ class Priced:
     today: Expected
     planned: Expected
     elasticity: Band
+    cost: float | None
+    is_held: bool
     part: int
     effect: Band | None
     flags: tuple[str, ...]
@@ -213,6 +215,8 @@ class _Decision:
                 today=before[index],
                 planned=after[index],
                 elasticity=steep[index],
+                cost=None if np.isnan(offers.cost[index]) else float(offers.cost[index]),
+                is_held=index in self.reasons.held,
                 part=part_of.get(index, 0),
                 effect=self.parts[part_of[index]].effect if self.parts else None,
                 flags=tuple(flag.text for flag in flags[index]),

@@ -109,7 +109,7 @@ def test_a_gain_that_noise_could_explain_is_not_recommended_and_all_prices_stay(
     ],
 )
 def test_offers_that_cannot_be_priced_stay_and_say_why(
-    clear: Shop, changed: dict[str, Floats], flags: dict[int, list[Flag]], said: str
+    clear: Shop, changed: dict[str, Any], flags: dict[int, list[Flag]], said: str
 ) -> None:
     found = ask(clear, flags=flags, **changed)
 
