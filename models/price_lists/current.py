@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.files import replace_directory
-from models.pricing.price_rows import PriceRow
+from models.price_lists.rows import PriceRow
 
 PARQUET, CSV, LEDGER = "prices.parquet", "prices.csv", "ledger.json"
 SAME_PRICE = 1e-9

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.files import add_directory, sha256, temporary_directory, write_text
-from models.pricing.current_prices import CurrentPrices, Entry, read_current, write_current
-from models.pricing.price_rows import PriceRow, read_rows, write_rows
+from models.price_lists.current import CurrentPrices, Entry, read_current, write_current
+from models.price_lists.rows import PriceRow, read_rows, write_rows
 from models.suggestions import suggestion
 
 RECORD, ROWS = "record.json", "rows.parquet"
@@ -124,12 +124,11 @@ class PriceLists:
     def all(self) -> list[PriceList]:
         """Every list, oldest first."""
         ledger = self.current().ledger
-        found = [self._read(path.name, ledger) for path in self.directory.glob(f"*/{RECORD}") for path in [path.parent]]
-        return sorted((one for one in found if not one.record.id.startswith(".")), key=lambda one: one.history[0].at)
+        return sorted((self._read(name, ledger) for name in self._names()), key=lambda one: one.history[0].at)
 
     def get(self, list_id: str) -> PriceList:
         """One list; raises PriceListRefused for an unknown id."""
-        known = sorted(path.parent.name for path in self.directory.glob(f"*/{RECORD}"))
+        known = self._names()
         if list_id not in known:
             told = f"there are {', '.join(known[-NAMED:])}" if known else "there are none yet"
             raise PriceListRefused(f"there is no list of prices {list_id!r}{suggestion(list_id, known)}; {told}")
@@ -237,6 +236,11 @@ class PriceLists:
         names = dict.fromkeys(one.list_id for one in current.ledger[place + 1 :] if one.state == "applied")
         found = [name for name in names if offers & {row.key for row in self.get(name).rows() if row.is_changed}]
         return f" by {', '.join(found)}, take that back first" if found else ""
+
+    def _names(self) -> list[str]:
+        """The ids of all lists; what killed writers left is hidden."""
+        found = (path.parent.name for path in self.directory.glob(f"*/{RECORD}"))
+        return sorted(name for name in found if not name.startswith("."))
 
     def _read(self, name: str, ledger: Sequence[Entry]) -> PriceList:
         path = self.directory / name / RECORD
