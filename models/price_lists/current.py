@@ -60,18 +60,27 @@ class CurrentPrices:
 
 
 def read_current(directory: Path) -> CurrentPrices:
-    """The prices of a directory, none if it does not exist; raises ValueError that names a damaged file."""
-    if not directory.is_dir():
-        return CurrentPrices({}, ())
-    try:
-        ledger = Ledger.model_validate_json((directory / LEDGER).read_bytes())
-        rows = pq.read_table(directory / PARQUET).to_pylist()
-        return CurrentPrices({(row["product"], row["store"]): float(row["price"]) for row in rows}, ledger.entries)
-    except (FileNotFoundError, ValidationError, pa.ArrowException, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{directory} does not have today's prices ({error}); restore it, or move it away to begin with the prices "
-            "of the prepared data; lists that were applied then count as approved"
-        ) from error
+    """The prices of a directory, none if it does not exist; raises ValueError that names a damaged file.
+
+    Prices and ledger are of one moment though another process may replace the directory meanwhile.
+    """
+    for is_last in (False, False, True):
+        try:
+            if not directory.is_dir():
+                return CurrentPrices({}, ())
+            content = (directory / LEDGER).read_bytes()
+            rows = pq.read_table(directory / PARQUET).to_pylist()
+            prices = {(row["product"], row["store"]): float(row["price"]) for row in rows}
+            ledger = Ledger.model_validate_json(content).entries
+            if is_last or content == (directory / LEDGER).read_bytes():
+                return CurrentPrices(prices, ledger)
+        except (FileNotFoundError, ValidationError, pa.ArrowException, KeyError, TypeError) as error:
+            if is_last:
+                raise ValueError(
+                    f"{directory} does not have today's prices ({_in_short(error)}); restore it, or move it away to "
+                    "begin with the prices of the prepared data: lists that were applied then count as approved"
+                ) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 def write_current(directory: Path, prices: Prices, ledger: Sequence[Entry]) -> None:
@@ -94,3 +103,7 @@ def write_current(directory: Path, prices: Prices, ledger: Sequence[Entry]) -> N
 
 def _same(one: float, other: float) -> bool:
     return abs(one - other) <= SAME_PRICE * max(1.0, abs(other))
+
+
+def _in_short(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -254,7 +254,7 @@ class PriceLists:
                 "remove its folder"
             ) from None
         happened = [entry for entry in ledger if entry.list_id == record.id]
-        history = (*record.changes, *happened)
+        history: tuple[Change | Entry, ...] = (*record.changes, *happened)
         return PriceList(record, history[-1].state, history, path.parent)
 
     @contextmanager
