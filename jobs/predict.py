@@ -221,7 +221,7 @@ def make_recipe(
     context: Context, family: Family, located: LocatedModel, options: Options, *, columns: Columns
 ) -> Recipe:
     """What workers need; builds the feature store of the prepared data once per fingerprint."""
-    features = _filled_features(context, family) if filled(family.features) else None
+    features = filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
         model=located.directory,
@@ -241,7 +241,7 @@ def _live_features(context: Context, family: Family) -> Path | None:
     return path if live(family.features) and path.is_file() else None
 
 
-def _filled_features(context: Context, family: Family) -> Path:
+def filled_features(context: Context, family: Family) -> Path:
     """The feature store of the current data, built once per fingerprint."""
     data = context.store.current_data(family.name)
     names = ",".join(each.name for each in filled(family.features))
