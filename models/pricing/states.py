@@ -78,14 +78,14 @@ def design_of_offers(offers: Sequence[OfferState], schema: Schema, *, period: in
 
 
 def offers_of_states(offers: Sequence[OfferState]) -> Offers:
-    """What the optimiser prices; a cost that is not known counts as zero, so such offers must stay as they are."""
+    """What the optimiser prices; groups are demand groups within a store."""
     groups: dict[tuple[str, str], int] = {}
     number = [groups.setdefault((offer.group, offer.store), len(groups)) for offer in offers]
     return Offers(
         products=tuple(offer.product for offer in offers),
         stores=tuple(offer.store for offer in offers),
         price=np.array([offer.price for offer in offers]),
-        cost=np.array([offer.cost or 0.0 for offer in offers]),
+        cost=np.array([np.nan if offer.cost is None else offer.cost for offer in offers]),
         stock=np.array([np.inf if offer.stock is None else offer.stock for offer in offers]),
         size=np.array([np.nan if offer.size is None else offer.size for offer in offers]),
         group=np.array(number, np.int64),
