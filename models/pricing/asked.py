@@ -50,7 +50,9 @@ def offers_asked(request: OffersRequest, schema: Schema, features: Features) -> 
     for given in request.today:
         matches = [place for place, each in enumerate(found) if _is_of(each, given)]
         if not matches:
-            raise ValueError(f"today names {_named(given.product_id, given.store_id)}, which this request does not have")
+            raise ValueError(
+                f"today names {_named(given.product_id, given.store_id)}, which this request does not have"
+            )
         for place in matches:
             found[place] = _changed(found[place], given, schema)
     return _with_promotions_of_rivals(found, request.today, schema)
@@ -62,7 +64,9 @@ def _stored(request: OffersRequest, features: Features) -> list[OfferState]:
         if key not in states:
             kind, _, name = key.partition(":")
             if key == ALL:
-                raise ValueError("there are no stored offers, or too many to ask for all at once; name products or stores")
+                raise ValueError(
+                    "there are no stored offers, or too many to ask for all at once; name products or stores"
+                )
             field = "store_id" if kind == "store" else "product_id"
             raise ValueError(f"{field} {name!r} has no stored offers: it had no sales with a price before validation")
     rows = {(row["product"], row["store"]): row for key in request.keys() for row in states[key]["offers"]}
@@ -133,9 +137,7 @@ def _changed(offer: OfferState, given: Today, schema: Schema) -> OfferState:
     )
 
 
-def _with_promotions_of_rivals(
-    offers: list[OfferState], today: Sequence[Today], schema: Schema
-) -> list[OfferState]:
+def _with_promotions_of_rivals(offers: list[OfferState], today: Sequence[Today], schema: Schema) -> list[OfferState]:
     """The offers with the promotions of their rivals as they are after the changes of a request."""
     if not any(given.known for given in today):
         return offers
@@ -171,5 +173,3 @@ def prices_asked(offers: Sequence[OfferState], prices: Sequence[Today]) -> dict[
             raise ValueError(f"prices names {named}, which is not among the offers of this request")
         found |= dict.fromkeys(matches, given.price)
     return found
-
-

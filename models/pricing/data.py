@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -33,7 +33,7 @@ class Example:
 
     table: Rows
     index: int
-    weights: npt.NDArray[np.float32] = NO_WEIGHTS
+    weights: npt.NDArray[np.float32] = field(default_factory=lambda: NO_WEIGHTS)
     """How often each member of an ensemble counts the row [M], twice over: members see half of the rows."""
     offer: OfferState | None = None
 

@@ -24,7 +24,7 @@ MARGIN_COST = 0.55
 """Cost as a share of the usual price, with which cocoa's price is about right."""
 CROSS = 0.15
 """Elasticity of demand in the price of each rival of the category."""
-CHANGES = (-0.2, -0.1, 0.0, 0.0, 0.1)
+CHANGES = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.0, 0.05, 0.1)
 """Log price of a week less the usual one, drawn at random and kept for one to three weeks."""
 LIFT = 0.4
 """What a promotion adds to log demand."""
@@ -121,30 +121,33 @@ def _sales(ids: tuple[str, ...], price: Floats, demand: npt.NDArray[np.int64], d
     is_out = (draw.random(demand.shape) < OUT_SHARE) & (demand > 1)
     sold = np.where(is_out, (0.6 * demand).astype(np.int64), demand)
     is_bad = draw.random(demand.shape) < BAD
-    places = [
-        (week, number, store)
-        for week in range(demand.shape[2])
-        for number in range(len(ids))
-        for store in range(len(STORES))
-    ]
-    picked = [(number, store, week) for week, number, store in places]
-    return pa.table(
-        {
-            "product_id": [ids[number] for _, number, _ in places],
-            "store_id": [STORES[store] for _, _, store in places],
-            "week": [_day(week) for week, _, _ in places],
-            "units": [int(sold[place]) for place in picked],
-            "price": [0.0 if is_bad[place] else float(price[place]) for place in picked],
-            "stock_out": [bool(is_out[place]) for place in picked],
-        }
-    )
+    rows: dict[str, list[object]] = {
+        name: [] for name in ("product_id", "store_id", "week", "units", "price", "stock_out")
+    }
+    for week, number, store in np.ndindex(demand.shape[2], len(ids), len(STORES)):
+        place = (number, store, week)
+        prices = [float(price[place])] + [0.0] * int(is_bad[place])  # a gift beside the sales
+        for asked in prices:
+            values = (
+                ids[number],
+                STORES[store],
+                _day(week),
+                int(sold[place]) if asked else 1,
+                asked,
+                bool(is_out[place]),
+            )
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
+    return pa.table(rows)
 
 
 def _write_products(shop: Shop) -> None:
     lines = ["product_id,category,brand,size,cost"]
     for number, (name, price) in enumerate(zip(shop.ids, shop.usual.tolist(), strict=True)):
         cost = 1.1 * price if name == ABOVE else MARGIN_COST * price
-        lines.append(f"{name},{name.split('-')[0]},{'Own' if number % 2 else 'Best'},{100 + 50 * (number % 3)} g,{cost:.2f}")
+        lines.append(
+            f"{name},{name.split('-')[0]},{'Own' if number % 2 else 'Best'},{100 + 50 * (number % 3)} g,{cost:.2f}"
+        )
     shop.products.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -69,12 +69,18 @@ def _notes(panel: SalesPanel, schema: Schema, card: dict[str, Any], above: list[
     """What people are told."""
     word = "period" if panel.period == "number" else panel.period
     prices, groups, costs = card["prices"], card["demand_groups"], card["costs"]
-    notes = [f"{count:,} products, or products in a store, are left out: {why}" for why, count in card["left_out"].items()]
+    notes = [
+        f"{count:,} products, or products in a store, are left out: {why}" for why, count in card["left_out"].items()
+    ]
     notes.append(
         f"{panel.num_periods:,} {word}s from {panel.date(0)} to {panel.date(panel.num_periods - 1)}; validation begins "
         f"at {panel.date(schema.train_end)}, test at {panel.date(schema.test_from)}"
     )
-    by = f"by {groups['by']}" if groups["by"] else "each product alone: no table of products has group, category or brand"
+    by = (
+        f"by {groups['by']}"
+        if groups["by"]
+        else "each product alone: no table of products has group, category or brand"
+    )
     notes.append(f"{groups['number']:,} demand groups of up to {groups['largest']} products, {by}")
     notes.append(
         f"a product was sold at {prices['median_distinct_prices']:g} prices (median), in "

@@ -64,8 +64,8 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     is_training = rows.row_period < train_end
     design = design_of(rows, is_training, periods_a_year=YEARS[panel.period])
     support = support_of(rows.rows(is_training))
-    schema = _schema(panel, sales, rows, design, support, config, train_end=train_end, test_from=test_from)
-    schema = schema.model_copy(update={"products": _products(schema, grouped, sizes, products, panel)})
+    known = _products(rows, design, is_training, grouped, support, _texts(names, panel, products))
+    schema = _schema(panel, sales, rows, design, known, config, train_end=train_end, test_from=test_from)
     offers = _offers(rows, design, schema, sales)
     classes = demand_classes(panel.units[:, :train_end], panel.is_known[:, :train_end])
     counts, digest = _write(out, rows, design, schema, offers, classes)
@@ -159,24 +159,12 @@ def _schema(
     sales: Sales,
     rows: Panel,
     design: Design,
-    support: list[Support],
+    products: tuple[Product, ...],
     config: PrepareConfig,
     *,
     train_end: int,
     test_from: int,
 ) -> Schema:
-    """The schema without its products' attributes."""
-    train = rows.row_period < train_end
-    products = tuple(
-        Product(
-            id=name,
-            group="",
-            usual=float(design.usual[train & (rows.row_product == place)].mean()),
-            level=float(design.level[train & (rows.row_product == place)].mean()),
-            flags=tuple((flag.name, flag.text) for flag in history_flags(support[place])),
-        )
-        for place, name in enumerate(rows.products)
-    )
     units = rows.row_units
     return Schema(
         family="pricing",
@@ -195,30 +183,47 @@ def _schema(
         promotions=sales.promotions,
         signals=sales.signal_names,
         is_count=bool((units == np.rint(units)).all()),
-        unit=float(np.median(units[train])),
+        unit=float(np.median(units[rows.row_period < train_end])),
         cost_share=config.cost_share,
         has_stores=panel.stores is not None,
     )
 
 
-def _products(
-    schema: Schema, grouped: list[str], sizes: np.ndarray, products: Products, panel: SalesPanel
-) -> tuple[Product, ...]:
-    """The schema's products with groups and attributes."""
-    texts = {
-        name: dict(zip(panel.products, products.texts.get(name, [""] * len(panel.products)), strict=True))
+def _texts(names: tuple[str, ...], panel: SalesPanel, products: Products) -> list[dict[str, str]]:
+    """Category and brand of each product."""
+    nothing = [""] * len(panel.products)
+    found = {
+        name: dict(zip(panel.products, products.texts.get(name, nothing), strict=True))
         for name in ("category", "brand")
     }
+    return [{name: values[product] for name, values in found.items()} for product in names]
+
+
+def _products(
+    rows: Panel,
+    design: Design,
+    is_training: np.ndarray,
+    grouped: list[str],
+    support: list[Support],
+    texts: list[dict[str, str]],
+) -> tuple[Product, ...]:
+    """What the schema says of each product."""
+    counts = np.maximum(np.bincount(rows.row_product[is_training], minlength=len(rows.products)), 1)
+    usual, level = (
+        np.bincount(rows.row_product[is_training], values[is_training], len(rows.products)) / counts
+        for values in (design.usual, design.level)
+    )
     return tuple(
-        product.model_copy(
-            update={
-                "group": group,
-                "size": None if np.isnan(size) else float(size),
-                "category": texts["category"][product.id],
-                "brand": texts["brand"][product.id],
-            }
+        Product(
+            id=name,
+            group=grouped[place],
+            usual=float(usual[place]),
+            level=float(level[place]),
+            size=None if np.isnan(rows.product_size[place]) else float(rows.product_size[place]),
+            flags=tuple((flag.name, flag.text) for flag in history_flags(support[place])),
+            **texts[place],
         )
-        for product, group, size in zip(schema.products, grouped, sizes, strict=True)
+        for place, name in enumerate(rows.products)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
@@ -24,7 +24,7 @@ class PrepareConfig(PanelSettings):
     raw: str
     """Sales by product and period, or a log of order lines, with prices or revenue: a file, a folder, or a URI such as
     s3://bucket/path; may be compressed. It may also have the columns cost, views, carts, conversion and lead_time."""
-    period: Literal["auto", "day", "week", "month", "number"] = "week"
+    period: Literal["auto", "day", "week", "month", "number"] = field(default="week", kw_only=True)
     """What sales are summed over; prices are learnt from weeks unless months or days are asked for. number: the time is
     the number of a week, such as 40. auto goes by the dates."""
     cost_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
