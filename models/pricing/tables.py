@@ -61,15 +61,15 @@ class Rows:
 
     def design(self, schema: Schema) -> Design:
         """The rows for demand models; one more product and store than the schema has stand for those not known."""
-        sizes = {"num_products": len(schema.products) + 1, "num_stores": len(schema.stores) + 1}
-        return replace(self.plain(), names=schema.context, **sizes)
+        num_products, num_stores = len(schema.products) + 1, len(schema.stores) + 1
+        return replace(self.plain(), names=schema.context, num_products=num_products, num_stores=num_stores)
 
     def plain(self) -> Design:
         """The rows as a design without names of columns and numbers of products and stores."""
-        whole = {name: np.asarray(getattr(self, name), np.int64) for name in INDEXES}
-        flags = {name: np.asarray(getattr(self, name), np.bool_) for name in ("censored", "has_rival")}
-        floats = {name: np.asarray(getattr(self, name), np.float64) for name in FLOATS}
-        return Design(**whole, **flags, **floats, names=(), num_products=0, num_stores=0)
+        found: dict[str, Any] = {name: np.asarray(getattr(self, name), np.int64) for name in INDEXES}
+        found |= {name: np.asarray(getattr(self, name), np.bool_) for name in ("censored", "has_rival")}
+        found |= {name: np.asarray(getattr(self, name), np.float64) for name in FLOATS}
+        return Design(**found, names=(), num_products=0, num_stores=0)
 
 
 INDEXES = ("product", "store", "period", "group", "slot")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from models.prepared import Prepared
 from models.pricing.config import SLOW, Config
 from models.pricing.data import SalesBatch, half_of, training_rows
 from models.pricing.design import Design
-from models.pricing.dml import Elasticities, double_ml
+from models.pricing.dml import Elasticities, double_ml, shrunk
 from models.pricing.networks.price_model import PriceModel
 from models.pricing.networks.refits import Refits
 from models.pricing.report.metrics import measured
@@ -44,6 +45,11 @@ def initialise(network: PriceModel, data: Prepared, schema: Schema) -> None:
     half = half_of(training.period, schema)
     halves = [training.rows(half == number) for number in (0, 1)]
     _set_scale(network, training)
+    if network.networks() or network.num_evaluators:
+        found = [_estimated(part) for part in (training, *halves)]
+        values = [[one.value, one.error, one.variation, one.explained] for one in found]
+        network.get_buffer("elasticity").copy_(torch.from_numpy(np.array(values)))
+        _start_slopes(network, found[1:])
     if network.whole is not None:
         network.whole.fit(training, first_plain=True, seed=[0, 0])
     for role, parts, first_plain in ((1, network.half_members, True), (2, network.evaluators, False)):
@@ -53,11 +59,6 @@ def initialise(network: PriceModel, data: Prepared, schema: Schema) -> None:
     if network.trees is not None:
         _fit_trees(network.trees, halves)
     network.set_smearing(training)
-    if network.num_evaluators:
-        parts_of = [training, *halves]
-        found = [_estimated(part) for part in parts_of]
-        values = [[one.value, one.error, one.variation, one.explained] for one in found]
-        network.get_buffer("elasticity").copy_(torch.from_numpy(np.array(values)))
 
 
 def update_statistics(network: PriceModel, data: Prepared, schema: Schema) -> None:
@@ -80,6 +81,14 @@ def _set_scale(network: PriceModel, training: Design) -> None:
     mean = torch.from_numpy(training.context.mean(0)).float()
     for member in network.networks():
         member.set_scale(mean, torch.from_numpy(np.where(std > 1e-9, std, 1.0)).float())
+
+
+def _start_slopes(network: PriceModel, halves: Sequence[Elasticities]) -> None:
+    """Networks start from the elasticities that double machine learning finds in their half, shrunk to their mean."""
+    for number, member in enumerate(network.networks()):
+        value = shrunk(halves[number % 2], np.zeros(len(halves[0].value), np.int64)).value
+        if np.isfinite(value).any():
+            member.start_slopes(torch.from_numpy(np.where(np.isfinite(value), value, np.nanmean(value))))
 
 
 def _fit_trees(trees: Refits, halves: list[Design]) -> None:

@@ -16,6 +16,7 @@ KNOTS = (-0.45, -0.35, -0.25, -0.15, -0.05, 0.05)
 """Where the slope of log demand may change, as log price minus the usual one."""
 SOFTNESS = 0.03
 START_SLOPE = 1.5
+MIN_START_SLOPE, MAX_START_SLOPE = 0.3, 6.0
 START_DISPERSION = -2.0
 START_BEND = 0.05
 CENSORED_SPREAD = 0.5
@@ -100,6 +101,13 @@ class MonotoneDemand(nn.Module):
         """The mean and standard deviation [F] of the context in training rows."""
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(std)
+
+    def start_slopes(self, elasticity: Tensor) -> None:
+        """Begin with these own-price elasticities [P] at the usual price."""
+        bent = len(KNOTS) * START_BEND  # half of the hinges' slopes count there
+        slope = (-elasticity - bent).clamp(MIN_START_SLOPE, MAX_START_SLOPE)
+        with torch.no_grad():
+            self.product_slopes.weight[:, 0] = torch.log(torch.expm1(slope)).to(self.product_slopes.weight)
 
     def forward(self, batch: DemandBatch) -> Tensor:
         """Log of expected units [B]."""

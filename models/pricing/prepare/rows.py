@@ -84,7 +84,7 @@ def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share:
     return Sales(
         product=product,
         store=store,
-        has_row=_with_last(has_row, np.isfinite(price).any(1)),
+        has_row=_with_last(has_row, np.asarray(np.isfinite(price).any(1))),
         units=_filled(np.where(is_known, panel.units, 0).astype(np.float64)),
         is_censored=_with_last(panel.is_censored & has_row, np.zeros(len(product), np.bool_)),
         price=_with_last(np.nan_to_num(price, nan=1.0), np.nan_to_num(price[:, -1], nan=1.0)),

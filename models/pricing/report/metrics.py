@@ -70,7 +70,7 @@ def measured(network: PriceModel, batch: SalesBatch) -> BatchMetrics:
     """The metrics of a batch; rows in which all stock was sold are not in it, since their demand is not known."""
     design = batch.design(network.schema)
     curve = np.stack([network.log_units(design.at(design.own + step)) for step in STEPS])
-    rises = (np.diff(curve, axis=0) > TOLERANCE).any(0)
+    rises = np.asarray((np.diff(curve, axis=0) > TOLERANCE).any(0))
     logs = np.minimum(curve[STEPS.index(0.0)], 40.0)
     kept = {
         "units": design.units,

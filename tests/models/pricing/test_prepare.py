@@ -199,7 +199,7 @@ def test_several_currencies_and_a_product_table_of_others_are_refused(tmp_path: 
     raw = weekly(tmp_path / "s.csv", rows, columns="product_id,week,units,price,currency")
     products = table(tmp_path / "p.csv", "product_id,cost\nx,1\n")
 
-    with pytest.raises(DataRejected, match="prices in EUR .* GBP"):
+    with pytest.raises(DataRejected, match=r"prices in EUR .* GBP"):
         prepared(tmp_path / "one", raw=str(raw))
     with pytest.raises(DataRejected, match=r"no id of the sales .* product table"):
         prepared(tmp_path / "two", raw=str(sales(tmp_path)), products=products)
