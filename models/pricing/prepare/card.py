@@ -31,10 +31,7 @@ def card_of(
 ) -> dict[str, Any]:
     """Counts of rows, bad rows by reason, and what people are told of the prices."""
     by_class = np.bincount(classes, minlength=len(CLASSES)).tolist()
-    flags = Counter(name for product in schema.products for name, _ in product.flags)
-    sizes = Counter(product.group for product in schema.products)
     above = [offer for offer in offers if offer.cost is not None and offer.cost >= offer.price]
-    unknown = [offer for offer in offers if offer.cost is None]
     card: dict[str, Any] = {
         **panel.card,
         "family": "pricing",
@@ -49,6 +46,19 @@ def card_of(
         "splits": {name: {"rows": count} for name, count in schema.num_examples.items()},
         "splits_from": {"val": panel.date(schema.train_end), "test": panel.date(schema.test_from)},
         "demand_classes": dict(zip(CLASSES, by_class, strict=True)),
+        **_support(schema, sales, support, group_by),
+        "costs": {"above_price": len(above), "unknown": sum(offer.cost is None for offer in offers)},
+        **{name: value for name, value in products.card.items() if name != "bad"},
+    }
+    card["notes"] = [*panel.notes, *products.notes, *_notes(panel, schema, card, above)]
+    return card
+
+
+def _support(schema: Schema, sales: Sales, support: Sequence[Support], group_by: str) -> dict[str, Any]:
+    """What the log can support: demand groups, prices that were asked, and products that are flagged."""
+    flags = Counter(name for product in schema.products for name, _ in product.flags)
+    sizes = Counter(product.group for product in schema.products)
+    return {
         "demand_groups": {"by": group_by, "number": len(sizes), "largest": max(sizes.values())},
         "prices": {
             "median_distinct_prices": float(np.median([one.num_prices for one in support])),
@@ -56,13 +66,9 @@ def card_of(
             "carried": sales.num_carried,
             "unknown": sales.num_unpriced,
         },
-        "costs": {"above_price": len(above), "unknown": len(unknown)},
         "flagged_products": sum(bool(product.flags) for product in schema.products),
         "flags": dict(sorted(flags.items())),
-        **{name: value for name, value in products.card.items() if name != "bad"},
     }
-    card["notes"] = [*panel.notes, *products.notes, *_notes(panel, schema, card, above)]
-    return card
 
 
 def _notes(panel: SalesPanel, schema: Schema, card: dict[str, Any], above: list[OfferState]) -> list[str]:
