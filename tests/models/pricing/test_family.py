@@ -141,7 +141,7 @@ def test_elasticities_are_near_those_of_the_shop(model: Model, data: Prepared, s
 def test_evaluators_are_of_another_class_and_half_than_what_they_judge(data: Prepared) -> None:
     schema = schema_of(data)
     for name in ("monotone", "loglog", "tree"):
-        config = resolve(Config(network=name, members=2, trees=5, hidden=8), schema)  # type: ignore[arg-type]
+        config = resolve(Config(network=name, members=2, trees=5, hidden=8), schema)
         fitted_models = build(config, schema).fitted()
         assert fitted_models is not None
         for half, evaluators in zip(fitted_models.halves, fitted_models.evaluators, strict=True):
