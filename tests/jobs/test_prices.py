@@ -18,7 +18,8 @@ import pytest
 from jobs import prices
 from jobs.__main__ import main
 from jobs.cli.context import Context, Outcome, Store, UsageFailure
-from jobs.prices import Options, lists_of, origin_of, request_of, rows_of
+from jobs.prices import Options, explored, lists_of, origin_of, request_of, rows_of
+from models.price_lists.rows import read_sales
 from models.pricing.optimise import Settings
 from models.pricing.recommend import recommend
 from models.pricing.responses import RecommendResponse, response_of
@@ -198,3 +199,45 @@ def _as_nobody(action: Callable[[], object]) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_list_of_exploration_says_so_and_its_outcome_is_estimated(
+    store: Store, answer: RecommendResponse, tmp_path: Path
+) -> None:
+    origin = origin_of(answer, model="models:/pricing/3", model_version="3", data="abc", rules=("rules.yaml", RULES))
+    seeds = (explored(origin, rows_of(answer), loss_budget=1e9, seed=seed) for seed in range(100))
+    tried, rows = next((told, rows) for told, rows in seeds if [row.is_changed for row in rows] == [True, False])
+    found = lists_of(Context(store)).propose(rows, tried, by="ann").record.id
+    sales = tmp_path / "sales.csv"
+    sales.write_text("product,units\np0,50\np0,40\np1,120\nzz,1\n")
+    with pytest.raises(UsageFailure, match="prices that never held have no outcome"):
+        run(store, "outcome", found, sales=str(sales))
+    run(store, "approve", found, reason="x")
+    run(store, "apply", found)
+
+    told = run(store, "outcome", found, sales=str(sales)).details
+
+    assert run(store, "list").details["lists"][0]["kind"] == "exploration"
+    assert told["earned"] == pytest.approx(90 * (rows[0].new - 1.6) + 120 * 1.4)
+    assert (told["num_offers"], told["unknown_offers"], told["offers_without_sales"]) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("item,units\na,1\n", "it has no column product; the columns are item, units"),
+        ("product,units\na,-1\n", "row 1 needs a product and units of 0 or more"),
+        ("product,units\na,many\n", "cannot be read as sales"),
+    ],
+)
+def test_a_file_of_sales_with_a_mistake_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sales.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"sales.csv.*{said}"):
+        read_sales(tmp_path / "sales.csv")
+
+
+def test_rules_that_exploration_cannot_keep_are_refused(answer: RecommendResponse) -> None:
+    text = RULES + "mean_price: {at_most: 1.0}\n"
+    origin = origin_of(answer, model="m", model_version="3", data="abc", rules=("rules.yaml", text))
+    with pytest.raises(UsageFailure, match=r"rules.yaml:3: mean_price ties prices together"):
+        explored(origin, rows_of(answer), loss_budget=1, seed=0)
