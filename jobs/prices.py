@@ -130,12 +130,11 @@ def request_of(context: Context, options: Options, rules: str) -> dict[str, Any]
         request["products"] = wanted = [name for name in names if name]
         if not wanted:
             raise UsageFailure(f"--products {options.products} has no product; give the id of one in each line")
-    today = [
-        {"product": product, "store": store, "price": price}
+    current = [
+        {"product_id": product, **({"store_id": store} if store else {}), "price": price}
         for (product, store), price in sorted(lists_of(context).current().prices.items())
-        if "products" not in request or product in request["products"]
     ]
-    return {**request, "today": today} if today else request
+    return {**request, "current": current} if current else request
 
 
 def explored(
@@ -177,6 +176,8 @@ def _propose(context: Context, options: Options, nothing: str) -> Outcome:
         rules=(Path(options.rules).name, rules),
     )
     rows = rows_of(response)
+    if not rows:
+        raise UsageFailure(origin.reason)
     if options.explore is not None:
         origin, rows = explored(origin, rows, loss_budget=options.explore, seed=secrets.randbits(32))
     if not any(row.is_changed for row in rows):

@@ -124,10 +124,9 @@ def test_the_request_has_the_prices_that_hold_now(store: Store, answer: Recommen
 
     everything, one = request_of(context, Options(), RULES), request_of(context, Options(products=str(some)), RULES)
 
-    assert [(each["product"], each["store"]) for each in everything["today"]] == [("p0", ""), ("p1", "")]
-    assert everything["today"][0]["price"] == pytest.approx(3.3)
-    assert one["products"] == ["p1"] and [each["product"] for each in one["today"]] == ["p1"]
-    assert answered(price=2.7).prices[1].old == 2.7
+    assert [each["product_id"] for each in everything["current"]] == ["p0", "p1"]
+    assert everything["current"][0]["price"] == pytest.approx(3.3)
+    assert one["products"] == ["p1"] and one["current"] == everything["current"], "rivals' prices count, too"
 
 
 @pytest.mark.parametrize(
