@@ -54,7 +54,7 @@ def fitted_demand(members: Sequence[Predictor], training: Design, state: Design)
 
     In `state` each product is in each store once, with the rivals of its group in the columns of `state.rivals`.
     """
-    smearing = np.stack([_smearing(one, training) for one in members])
+    smearing = np.stack([smearing_of(one, training) for one in members])
     return FittedDemand(members, state, rival_rows(state), smearing)
 
 
@@ -128,7 +128,7 @@ def offers_of(state: Design, names: tuple[Sequence[str], Sequence[str]], *, pric
     )
 
 
-def _smearing(model: Predictor, training: Design) -> Floats:
+def smearing_of(model: Predictor, training: Design) -> Floats:
     """Units by expected units of each product [P]; of all for products without rows."""
     known = training.rows(~training.censored)
     expected = np.exp(np.minimum(model.log_units(known), MAX_LOG))

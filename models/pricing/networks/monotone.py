@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,10 @@ class DemandBatch:
     units: Tensor
     log_units: Tensor
     censored: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
 
 class MonotoneDemand(nn.Module):
@@ -132,20 +137,23 @@ class MonotoneDemand(nn.Module):
         return linear.add(self.rival_deep(torch.cat([hidden, 10 * summary], -1))[:, 0])
 
     def loss(self, batch: DemandBatch, *, wrong_sign: float = 0.0) -> Tensor:
-        """The mean loss: Huber of log units, or a negative binomial likelihood; sold-out rows are lower bounds.
+        """The mean loss of the rows.
 
         `wrong_sign` weighs a penalty on cross effects by which demand falls when a rival becomes dearer.
         """
+        return self.losses(batch).mean() + wrong_sign * F.relu(-self.cross.weight).mean()
+
+    def losses(self, batch: DemandBatch) -> Tensor:
+        """The loss of each row [B]: Huber of log units, or a negative binomial likelihood; sold-out rows are lower
+        bounds."""
         log_mean = self(batch)
         if self.counts:
             dispersion = F.softplus(self.dispersion(batch.product)[:, 0]) + 1e-4
-            each = -log_likelihood(log_mean, 1 / dispersion, batch.units, batch.censored)
-        else:
-            residual = log_mean - batch.log_units
-            exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
-            below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
-            each = torch.where(batch.censored, below, exact)
-        return each.mean() + wrong_sign * F.relu(-self.cross.weight).mean()
+            return -log_likelihood(log_mean, 1 / dispersion, batch.units, batch.censored)
+        residual = log_mean - batch.log_units
+        exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
+        below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
+        return torch.where(batch.censored, below, exact)
 
     def elasticity(self, batch: DemandBatch) -> Tensor:
         """The analytic slope of log demand in the log own price [B]; never above zero."""
