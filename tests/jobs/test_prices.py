@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import prices
+from jobs import prepare, prices
 from jobs.__main__ import main
 from jobs.cli.context import Context, Outcome, Store, UsageFailure
 from jobs.prices import Options, explored, lists_of, origin_of, request_of, rows_of
+from jobs.training.distributed import WorkerContext
+from jobs.training.loop import run_training
+from models import FAMILIES
 from models.price_lists.rows import read_sales
 from models.pricing.optimise import Settings
 from models.pricing.recommend import recommend
@@ -240,3 +243,53 @@ def test_rules_that_exploration_cannot_keep_are_refused(answer: RecommendRespons
     origin = origin_of(answer, model="m", model_version="3", data="abc", rules=("rules.yaml", text))
     with pytest.raises(UsageFailure, match=r"rules.yaml:3: mean_price ties prices together"):
         explored(origin, rows_of(answer), loss_budget=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def modelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store with the prepared data of the family's sample, and a model that was hardly trained."""
+    root = tmp_path_factory.mktemp("modelled")
+    store, family = Store(root / "store"), FAMILIES[prices.FAMILY]
+    made = family.sample(root / "raw")
+    prepare.run(Context(store), family, prepare.Options(), family.PrepareConfig(**made.prepare))
+    result = run_training(
+        family,
+        config=family.Config(epochs=2, hidden=16, trees=20, batch_size=512, learning_rate=0.01),
+        data=store.current_data(prices.FAMILY),
+        directory=root / "run",
+        worker=WorkerContext(),
+        report=lambda _: None,
+    )
+    return store, result.best
+
+
+def test_the_family_is_asked_for_all_offers_and_then_from_the_prices_that_hold(
+    modelled: tuple[Store, Path], tmp_path: Path
+) -> None:
+    store, model = modelled
+    (tmp_path / "rules.yaml").write_text(RULES)
+    (tmp_path / "some.txt").write_text("tea-0\n")
+    asked = {"rules": str(tmp_path / "rules.yaml"), "model": str(model)}
+
+    tried = run(store, "propose", explore=50.0, **asked).details
+
+    assert (tried["kind"], tried["num_offers"], tried["model"]) == ("exploration", 24, str(model))
+    assert tried["data"] == store.current_data(prices.FAMILY).fingerprint
+    assert all(abs(row["new"] - row["old"]) <= 0.1 + 1e-9 for row in tried["prices"])
+    run(store, "approve", tried["id"], reason="test")
+    run(store, "apply", tried["id"])
+    after = run(store, "propose", explore=0.0, **asked, products=str(tmp_path / "some.txt")).details
+    news = {(row["product"], row["store"]): row["new"] for row in tried["prices"]}
+    assert {(row["product"], row["store"]) for row in after["prices"]} == {("tea-0", "north"), ("tea-0", "south")}
+    assert all(row["old"] == pytest.approx(news[row["product"], row["store"]]) for row in after["prices"])
+
+
+def test_a_mistake_in_the_rules_is_named_and_no_list_is_made(modelled: tuple[Store, Path], tmp_path: Path) -> None:
+    store, model = modelled
+    (tmp_path / "rules.yaml").write_text("ladder: {step: 0.1}\nfixed: {only: {products: [tee-0]}}\n")
+    before = len(lists_of(Context(store)).all())
+
+    with pytest.raises(UsageFailure, match=r"fixed.only.products: 'tee-0' is none of the 12 products"):
+        run(store, "propose", rules=str(tmp_path / "rules.yaml"), model=str(model))
+
+    assert len(lists_of(Context(store)).all()) == before
