@@ -1,4 +1,4 @@
-"""The offers that a request is about, from the feature store or from the request itself, with what is different today."""
+"""The offers that a request is about, stored or of the request itself, with what is different today."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _at_current(offers: list[OfferState], current: Sequence[Today], schema: Sche
 
 def _stored(request: OffersRequest, features: Features) -> list[OfferState]:
     states = features.get(STATES, {})
-    for key in request.keys():
+    for key in request.state_keys():
         if key not in states:
             kind, _, name = key.partition(":")
             if key == ALL:
@@ -79,7 +79,7 @@ def _stored(request: OffersRequest, features: Features) -> list[OfferState]:
                 )
             field = "store_id" if kind == "store" else "product_id"
             raise ValueError(f"{field} {name!r} has no stored offers: it had no sales with a price before validation")
-    rows = {(row["product"], row["store"]): row for key in request.keys() for row in states[key]["offers"]}
+    rows = {(row["product"], row["store"]): row for key in request.state_keys() for row in states[key]["offers"]}
     stores = request.stores
     if isinstance(request, ExplainRequest):
         stores = None if request.store_id is None else [request.store_id]

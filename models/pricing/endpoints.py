@@ -265,7 +265,7 @@ def answer_explain(
 
 def asked_states(request: OffersRequest) -> list[str]:
     """The keys of the stored states that a request needs."""
-    return request.keys()
+    return request.state_keys()
 
 
 FEATURES = (Feature(name=STATES, keys=asked_states, rows=state_rows),)

@@ -71,7 +71,7 @@ class OffersRequest(_Part):
     offers: list[Offer] | None = Field(default=None, min_length=1, max_length=1000)
     """Offers of the request itself, of products that the model knows; the stored ones are then not used."""
 
-    def keys(self) -> list[str]:
+    def state_keys(self) -> list[str]:
         """The keys of the stored states of whole demand groups."""
         if self.offers is not None:
             return []
@@ -108,7 +108,7 @@ class ExplainRequest(OffersRequest):
     rules: str | dict[str, Any] | None = None
     """Rules whose ladder says at which prices; by default steps of 0.05 within 10 %."""
 
-    def keys(self) -> list[str]:
+    def state_keys(self) -> list[str]:
         """The key of the product's states."""
         return [] if self.offers is not None else [f"product:{self.product_id}"]
 

@@ -21,7 +21,8 @@ def prior(estimates: Floats, covariances: Floats) -> tuple[Floats, Floats]:
     for _ in range(MAX_STEPS):
         centres, spreads = _update(estimates, covariances, mean, variance)
         before, mean = mean, centres.mean(0)
-        variance = ((centres - mean) ** 2 + np.diagonal(spreads, axis1=-2, axis2=-1)).mean(0) + 1e-8
+        spread = np.maximum(np.diagonal(spreads, axis1=-2, axis2=-1), 0.0)  # rounding may put zeros below
+        variance = ((centres - mean) ** 2 + spread).mean(0) + 1e-8
         if np.abs(mean - before).max() < TOLERANCE:
             break
     return mean, variance

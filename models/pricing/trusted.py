@@ -1,4 +1,4 @@
-"""Reasons not to trust what a model says of an offer: of its history, its state, and the estimates of its elasticity."""
+"""Reasons not to trust what a model says of an offer: its history, its state, estimates of its elasticity."""
 
 from __future__ import annotations
 

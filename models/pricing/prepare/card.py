@@ -103,8 +103,8 @@ def _cost_notes(schema: Schema, costs: dict[str, int], above: list[OfferState]) 
     notes = []
     if costs["unknown"]:
         notes.append(
-            f"NO COST is known for {costs['unknown']:,} offers: their prices stay as they are; give costs in --products "
-            "or in the sales, or assume them with --cost-share"
+            f"NO COST is known for {costs['unknown']:,} offers: their prices stay; give costs in --products or in the "
+            "sales, or assume them with --cost-share"
         )
     if schema.cost_share:
         notes.append(

@@ -1,4 +1,4 @@
-"""From raw sales to prepared data: a panel, split by time, as rows of what demand models read, sharded by demand group."""
+"""From raw sales to prepared data: a panel, split by time, as rows for demand models, sharded by demand group."""
 
 from __future__ import annotations
 
@@ -249,8 +249,8 @@ def _offers(rows: Panel, design: Design, schema: Schema, sales: Sales) -> list[O
                 product=product.id,
                 store=schema.stores[place[1]],
                 group=product.group,
-                price=float(rows.row_price[row]),
-                cost=None if np.isnan(cost) else cost,
+                price=_plain(float(rows.row_price[row])),
+                cost=None if np.isnan(cost) else _plain(cost),
                 stock=None if np.isinf(left) else left,
                 level=float(design.level[row]),
                 usual=float(design.usual[row]),
@@ -262,6 +262,11 @@ def _offers(rows: Panel, design: Design, schema: Schema, sales: Sales) -> list[O
             )
         )
     return found
+
+
+def _plain(value: float) -> float:
+    """Without what single precision added to it, such as 6.8 instead of 6.800000190734863."""
+    return float(f"{value:.7g}")
 
 
 def _write(

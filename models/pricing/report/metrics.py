@@ -54,7 +54,7 @@ METRICS = (
         "rising",
         "min",
         "Rising demand",
-        "Share of rows whose expected demand rises anywhere while their own price rises from -20 % to +20 %; must be 0.",
+        "Share of rows whose expected demand rises anywhere while their own price goes from -20 % to +20 %: 0.",
     ),
     Metric(
         "absolute_bias",
