@@ -1,10 +1,12 @@
-"""`shopkeeper prices propose|list|show|approve|reject|apply|take-back`: lists of prices, each changed as one unit."""
+"""`shopkeeper prices propose|list|show|approve|reject|apply|take-back|outcome`: lists of prices as units."""
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,10 @@ from models.documents import DocumentUnreadable, read_text
 from models.family import Family
 from models.features import filled
 from models.price_lists.lists import Origin, PriceList, PriceListRefused, PriceLists
-from models.price_lists.rows import PriceRow
+from models.price_lists.rows import PriceRow, read_sales
 
 FAMILY = "pricing"
-ACTIONS = ("propose", "list", "show ID", "approve ID", "reject ID", "apply ID", "take-back ID")
+ACTIONS = ("propose", "list", "show ID", "approve ID", "reject ID", "apply ID", "take-back ID", "outcome ID")
 SHOWN = 40
 """So many changed prices are shown to people; --json has all rows."""
 RESPONSE = "response"
@@ -36,7 +38,7 @@ RESPONSE = "response"
 
 @dataclass(frozen=True)
 class Options:
-    """What to do: propose, list, show ID, approve ID, reject ID, apply ID, take-back ID; and the flags of each."""
+    """What to do: propose, list, show ID, approve ID, reject ID, apply ID, take-back ID, outcome ID; with flags."""
 
     command: tuple[str, ...] = ()
     """What to do, such as show ID."""
@@ -47,10 +49,23 @@ class Options:
     model: str | None = None
     """For propose: runs:/RUN_ID, models:/pricing@ALIAS, models:/pricing/VERSION or a directory; default is the
     champion."""
+    explore: float | None = None
+    """For propose: try out single steps of the ladder, drawn with known chances, for an expected loss of at most this
+    profit a period."""
+    sales: str | None = None
+    """For outcome: a CSV or Parquet file with what was sold since: product, store (where there are stores), units."""
+    periods: float = 1.0
+    """For outcome: how many periods of the prepared data the sales are of."""
     by: str | None = None
     """Who decides, for the record; default is the login name."""
     reason: str | None = None
     """For reject, and to approve a list of another model or of other data than the current ones; for take-back too."""
+
+    def __post_init__(self) -> None:
+        if self.explore is not None and not 0 <= self.explore < float("inf"):
+            raise ValueError(f"--explore {self.explore} is not an amount of profit a period; use 0 or more")
+        if not 0 < self.periods < float("inf"):
+            raise ValueError(f"--periods {self.periods} is not a number of periods; use one above 0")
 
 
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
@@ -63,6 +78,7 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
         "reject": _reject,
         "apply": _apply,
         "take-back": _take_back,
+        "outcome": _outcome,
     }
     action, *rest = options.command or ("",)
     flags = [word for word in options.command if word.startswith("-")]
@@ -114,12 +130,30 @@ def request_of(context: Context, options: Options, rules: str) -> dict[str, Any]
         request["products"] = wanted = [name for name in names if name]
         if not wanted:
             raise UsageFailure(f"--products {options.products} has no product; give the id of one in each line")
-    today = [
-        {"product": product, "store": store, "price": price}
+    current = [
+        {"product_id": product, **({"store_id": store} if store else {}), "price": price}
         for (product, store), price in sorted(lists_of(context).current().prices.items())
-        if "products" not in request or product in request["products"]
     ]
-    return {**request, "today": today} if today else request
+    return {**request, "current": current} if current else request
+
+
+def explored(
+    origin: Origin, rows: Sequence[PriceRow], *, loss_budget: float, seed: int
+) -> tuple[Origin, list[PriceRow]]:
+    """A list of exploration instead of the recommendation; raises UsageFailure for rules that it cannot keep."""
+    from models.pricing.exploration import explore  # with scipy, which lists need for nothing else
+    from models.pricing.rules import parse_rules
+
+    try:
+        found = explore(rows, parse_rules(origin.rules, Path(origin.rules_name)), loss_budget=loss_budget, seed=seed)
+    except ValueError as error:
+        raise UsageFailure(str(error)) from error
+    reason = (
+        f"exploration: single steps, drawn with known chances from the seed {seed}; expected to lose {found.loss:.2f} "
+        f"of profit a period, at most {loss_budget:g}"
+    )
+    changed = {"kind": "exploration", "verdict": "exploration", "reason": reason, "claim": None, "left_out": ()}
+    return origin.model_copy(update=changed), found.rows
 
 
 def _propose(context: Context, options: Options, nothing: str) -> Outcome:
@@ -142,6 +176,10 @@ def _propose(context: Context, options: Options, nothing: str) -> Outcome:
         rules=(Path(options.rules).name, rules),
     )
     rows = rows_of(response)
+    if not rows:
+        raise UsageFailure(origin.reason)
+    if options.explore is not None:
+        origin, rows = explored(origin, rows, loss_budget=options.explore, seed=secrets.randbits(32))
     if not any(row.is_changed for row in rows):
         details = {"id": None, "verdict": origin.verdict, "reason": origin.reason, "claim": origin.claim}
         rows_told = [row.model_dump(mode="json") for row in rows]
@@ -225,6 +263,32 @@ def _apply(context: Context, options: Options, list_id: str) -> Outcome:
 def _take_back(context: Context, options: Options, list_id: str) -> Outcome:
     found = lists_of(context).take_back(list_id, by=_by(options), reason=options.reason or "")
     return _described(context, found, "taken back")
+
+
+def _outcome(context: Context, options: Options, list_id: str) -> Outcome:
+    from models.pricing.exploration import outcome
+
+    if options.sales is None:
+        raise UsageFailure("outcome needs --sales FILE, with the columns product, store and units")
+    found = lists_of(context).get(list_id)
+    if found.state not in ("applied", "taken back"):
+        raise UsageFailure(f"{list_id} is {found.state}: prices that never held have no outcome")
+    rows = found.rows()
+    try:
+        units = read_sales(Path(options.sales))
+        told = outcome(rows, units, num_periods=options.periods)
+    except ValueError as error:
+        raise UsageFailure(str(error)) from error
+    unknown = len(units.keys() - {row.key for row in rows})
+    unsold = sum(row.key not in units for row in rows)
+    details = {"id": list_id, **dataclasses.asdict(told), "unknown_offers": unknown, "offers_without_sales": unsold}
+    summary = (
+        f"  profit of {told.num_offers} offers that were tried out: {told.earned:.2f}\n"
+        f"  at the prices of before, estimated: {told.at_old_prices:.2f} ± {told.error:.2f} (standard error, by "
+        f"{told.effective_offers:.1f} effective offers)\n"
+        f"  {unsold} offers of the list have no sales and count as zero; {unknown} of the sales are not of the list"
+    )
+    return Outcome(details=details, summary=summary)
 
 
 def _described(context: Context, found: PriceList, status: str) -> Outcome:

@@ -77,6 +77,31 @@ def write_rows(rows: Sequence[PriceRow], directory: Path) -> None:
     csv.write_csv(table, directory / "rows.csv")
 
 
+def read_sales(path: Path) -> dict[tuple[str, str], float]:
+    """Units by product and store, summed, of a CSV or Parquet file; raises ValueError that names what is wrong."""
+    texts = {"product": pa.string(), "store": pa.string(), "units": pa.float64()}
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        else:
+            table = csv.read_csv(str(path), convert_options=csv.ConvertOptions(column_types=texts))
+        missing = [name for name in ("product", "units") if name not in table.column_names]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}; the columns are {', '.join(table.column_names)}")
+        if "store" not in table.column_names:
+            table = table.append_column("store", pa.array([""] * table.num_rows, pa.string()))
+        rows = table.select(list(texts)).cast(pa.schema(list(texts.items()))).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as sales: {error}") from error
+    units: dict[tuple[str, str], float] = {}
+    for place, row in enumerate(rows, 1):
+        if row["product"] is None or row["units"] is None or not 0 <= row["units"] < float("inf"):
+            raise ValueError(f"{path}: row {place} needs a product and units of 0 or more, got {row}")
+        key = (row["product"], row["store"] or "")
+        units[key] = units.get(key, 0.0) + row["units"]
+    return units
+
+
 def read_rows(path: Path) -> list[PriceRow]:
     """The rows of a Parquet file that `write_rows` has written; raises ValueError that names it."""
     try:

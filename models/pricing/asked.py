@@ -47,6 +47,7 @@ def offers_asked(request: OffersRequest, schema: Schema, features: Features) -> 
             raise ValueError(f"offers has product_id {repeated[0]!r} twice in one store; name each once")
     else:
         found = _stored(request, features)
+    found = _at_current(found, request.current, schema)
     for given in request.today:
         matches = [place for place, each in enumerate(found) if _is_of(each, given)]
         if not matches:
@@ -56,6 +57,15 @@ def offers_asked(request: OffersRequest, schema: Schema, features: Features) -> 
         for place in matches:
             found[place] = _changed(found[place], given, schema)
     return _with_promotions_of_rivals(found, request.today, schema)
+
+
+def _at_current(offers: list[OfferState], current: Sequence[Today], schema: Schema) -> list[OfferState]:
+    """The offers with what holds now of each product and store."""
+    by_place = {(one.product_id, one.store_id or ""): one for one in current}
+    return [
+        _changed(offer, given, schema) if (given := by_place.get((offer.product, offer.store))) else offer
+        for offer in offers
+    ]
 
 
 def _stored(request: OffersRequest, features: Features) -> list[OfferState]:

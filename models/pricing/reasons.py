@@ -66,11 +66,10 @@ class Reasons:
 
     def _broken_by(self, index: int, point: int) -> Requirement | None:
         """The first requirement that would be broken if only this price were at another point."""
-        asked = [one for one in self.plan.requirements if index in self._concerned[one.text()]]
         points = self._chosen.copy()
         points[index] = point
-        for one in asked:
-            if one.floor is None and breaks_rows(one, points):
+        for one in self._about.get(index, []):
+            if breaks_rows(one, points):
                 return one
         floors = [one for one in self.plan.requirements if one.floor is not None]
         if not floors:
@@ -83,8 +82,13 @@ class Reasons:
         return f"{self.plan.points[index][point]:.2f}"
 
     @cached_property
-    def _concerned(self) -> dict[str, frozenset[int]]:
-        return {one.text(): concerned(one) for one in self.plan.requirements}
+    def _about(self) -> dict[int, list[Requirement]]:
+        """The requirements about each offer."""
+        found: dict[int, list[Requirement]] = {}
+        for one in self.plan.requirements:
+            for index in concerned(one):
+                found.setdefault(index, []).append(one)
+        return found
 
     @cached_property
     def _chosen(self) -> Ints:

@@ -95,9 +95,8 @@ def recommend(
     zero are kept (`crossfit.judged`; a second test, so that either errs with a chance of at most twice
     claims.LEVEL), or all prices stay. The gain of kept parts is that of the best ones and likely too high.
 
-    Three plans are made, each within Settings.time_limit_s, and one search for conflicting rules of twice that: five
-    times in all, besides the models' own time. Deterministic unless a time limit ends a solve. Raises RulesConflict,
-    NoPlanFound, and ValueError for evaluators that must not judge the claim or a shop without profit.
+    Three plans are made; each takes at most Settings.time_limit_s, or four times that where rules conflict, besides
+    the models' time. Deterministic unless a time limit ends a solve. Raises RulesConflict, NoPlanFound, and ValueError.
     """
     held = held_offers(offers, flags)
     demand = fitted.demand.at(state)
@@ -105,10 +104,10 @@ def recommend(
     decided = _Decision(offers, plan, Reasons(offers, demand, plan, held))
     if len(held) == len(offers):
         return decided.result(state, fitted, flags, "none", "none of the offers can be priced; each row says why")
+    demands = [half.at(state) for half in fitted.halves]
     try:
         halves = [
-            optimise(offers, half.at(state), rules, calendar=calendar, settings=settings, held=held).price
-            for half in fitted.halves
+            optimise(offers, one, rules, calendar=calendar, settings=settings, held=held).price for one in demands
         ]
     except (RulesConflict, NoPlanFound) as error:
         reason = f"no recommendation: the models of one half of the weeks find no prices that keep all rules: {error}"

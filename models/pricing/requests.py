@@ -66,6 +66,8 @@ class OffersRequest(_Part):
     """Stores; without them all."""
     today: list[Today] = Field(default_factory=list, max_length=MAX_OFFERS)
     """Prices, costs, stock and promotions that differ from the stored ones."""
+    current: list[Today] = Field(default_factory=list, max_length=MAX_OFFERS)
+    """Like `today`, of the whole shop: offers that this request is not about are passed over. `today` goes before."""
     offers: list[Offer] | None = Field(default=None, min_length=1, max_length=1000)
     """Offers of the request itself, of products that the model knows; the stored ones are then not used."""
 

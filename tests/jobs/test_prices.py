@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import prices
+from jobs import prepare, prices
 from jobs.__main__ import main
 from jobs.cli.context import Context, Outcome, Store, UsageFailure
-from jobs.prices import Options, lists_of, origin_of, request_of, rows_of
+from jobs.prices import Options, explored, lists_of, origin_of, request_of, rows_of
+from jobs.training.distributed import WorkerContext
+from jobs.training.loop import run_training
+from models import FAMILIES
+from models.price_lists.rows import read_sales
 from models.pricing.optimise import Settings
 from models.pricing.recommend import recommend
 from models.pricing.responses import RecommendResponse, response_of
@@ -123,10 +127,9 @@ def test_the_request_has_the_prices_that_hold_now(store: Store, answer: Recommen
 
     everything, one = request_of(context, Options(), RULES), request_of(context, Options(products=str(some)), RULES)
 
-    assert [(each["product"], each["store"]) for each in everything["today"]] == [("p0", ""), ("p1", "")]
-    assert everything["today"][0]["price"] == pytest.approx(3.3)
-    assert one["products"] == ["p1"] and [each["product"] for each in one["today"]] == ["p1"]
-    assert answered(price=2.7).prices[1].old == 2.7
+    assert [each["product_id"] for each in everything["current"]] == ["p0", "p1"]
+    assert everything["current"][0]["price"] == pytest.approx(3.3)
+    assert one["products"] == ["p1"] and one["current"] == everything["current"], "rivals' prices count, too"
 
 
 @pytest.mark.parametrize(
@@ -198,3 +201,95 @@ def _as_nobody(action: Callable[[], object]) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_list_of_exploration_says_so_and_its_outcome_is_estimated(
+    store: Store, answer: RecommendResponse, tmp_path: Path
+) -> None:
+    origin = origin_of(answer, model="models:/pricing/3", model_version="3", data="abc", rules=("rules.yaml", RULES))
+    seeds = (explored(origin, rows_of(answer), loss_budget=1e9, seed=seed) for seed in range(100))
+    tried, rows = next((told, rows) for told, rows in seeds if [row.is_changed for row in rows] == [True, False])
+    found = lists_of(Context(store)).propose(rows, tried, by="ann").record.id
+    sales = tmp_path / "sales.csv"
+    sales.write_text("product,units\np0,50\np0,40\np1,120\nzz,1\n")
+    with pytest.raises(UsageFailure, match="prices that never held have no outcome"):
+        run(store, "outcome", found, sales=str(sales))
+    run(store, "approve", found, reason="x")
+    run(store, "apply", found)
+
+    told = run(store, "outcome", found, sales=str(sales)).details
+
+    assert run(store, "list").details["lists"][0]["kind"] == "exploration"
+    assert told["earned"] == pytest.approx(90 * (rows[0].new - 1.6) + 120 * 1.4)
+    assert (told["num_offers"], told["unknown_offers"], told["offers_without_sales"]) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("item,units\na,1\n", "it has no column product; the columns are item, units"),
+        ("product,units\na,-1\n", "row 1 needs a product and units of 0 or more"),
+        ("product,units\na,many\n", "cannot be read as sales"),
+    ],
+)
+def test_a_file_of_sales_with_a_mistake_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sales.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"sales.csv.*{said}"):
+        read_sales(tmp_path / "sales.csv")
+
+
+def test_rules_that_exploration_cannot_keep_are_refused(answer: RecommendResponse) -> None:
+    text = RULES + "mean_price: {at_most: 1.0}\n"
+    origin = origin_of(answer, model="m", model_version="3", data="abc", rules=("rules.yaml", text))
+    with pytest.raises(UsageFailure, match=r"rules.yaml:3: mean_price ties prices together"):
+        explored(origin, rows_of(answer), loss_budget=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def modelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store with the prepared data of the family's sample, and a model that was hardly trained."""
+    root = tmp_path_factory.mktemp("modelled")
+    store, family = Store(root / "store"), FAMILIES[prices.FAMILY]
+    made = family.sample(root / "raw")
+    prepare.run(Context(store), family, prepare.Options(), family.PrepareConfig(**made.prepare))
+    result = run_training(
+        family,
+        config=family.Config(epochs=2, hidden=16, trees=20, batch_size=512, learning_rate=0.01),
+        data=store.current_data(prices.FAMILY),
+        directory=root / "run",
+        worker=WorkerContext(),
+        report=lambda _: None,
+    )
+    return store, result.best
+
+
+def test_the_family_is_asked_for_all_offers_and_then_from_the_prices_that_hold(
+    modelled: tuple[Store, Path], tmp_path: Path
+) -> None:
+    store, model = modelled
+    (tmp_path / "rules.yaml").write_text(RULES)
+    (tmp_path / "some.txt").write_text("tea-0\n")
+    asked = {"rules": str(tmp_path / "rules.yaml"), "model": str(model)}
+
+    tried = run(store, "propose", explore=50.0, **asked).details
+
+    assert (tried["kind"], tried["num_offers"], tried["model"]) == ("exploration", 24, str(model))
+    assert tried["data"] == store.current_data(prices.FAMILY).fingerprint
+    assert all(abs(row["new"] - row["old"]) <= 0.1 + 1e-9 for row in tried["prices"])
+    run(store, "approve", tried["id"], reason="test")
+    run(store, "apply", tried["id"])
+    after = run(store, "propose", explore=0.0, **asked, products=str(tmp_path / "some.txt")).details
+    news = {(row["product"], row["store"]): row["new"] for row in tried["prices"]}
+    assert {(row["product"], row["store"]) for row in after["prices"]} == {("tea-0", "north"), ("tea-0", "south")}
+    assert all(row["old"] == pytest.approx(news[row["product"], row["store"]]) for row in after["prices"])
+
+
+def test_a_mistake_in_the_rules_is_named_and_no_list_is_made(modelled: tuple[Store, Path], tmp_path: Path) -> None:
+    store, model = modelled
+    (tmp_path / "rules.yaml").write_text("ladder: {step: 0.1}\nfixed: {only: {products: [tee-0]}}\n")
+    before = len(lists_of(Context(store)).all())
+
+    with pytest.raises(UsageFailure, match=r"fixed.only.products: 'tee-0' is none of the 12 products"):
+        run(store, "propose", rules=str(tmp_path / "rules.yaml"), model=str(model))
+
+    assert len(lists_of(Context(store)).all()) == before

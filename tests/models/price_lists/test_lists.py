@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,13 @@ def applied(lists: PriceLists, *rows: PriceRow) -> str:
     return found
 
 
+STATES_BEFORE: dict[str, Callable[[PriceLists, Sequence[PriceRow]], str]] = {
+    "approve": proposed,
+    "apply": lambda lists, rows: approved(lists, *rows),
+    "take_back": lambda lists, rows: applied(lists, *rows),
+}
+
+
 def prices(lists: PriceLists) -> dict[str, float]:
     return {product: price for (product, _), price in lists.current().prices.items()}
 
@@ -94,7 +101,7 @@ def test_a_list_is_proposed_approved_applied_and_taken_back_with_who_and_when(li
 def test_the_current_prices_are_a_file_to_import(lists: PriceLists) -> None:
     applied(lists, row('a, "x"\n=1', 3.0, 3.3), row("b", 2.0, 2.0, store=""))
 
-    for table in (csv.read_csv(lists.current_directory / CSV), pq.read_table(lists.current_directory / PARQUET)):
+    for table in (csv.read_csv(str(lists.current_directory / CSV)), pq.read_table(lists.current_directory / PARQUET)):
         assert table.column_names == ["product", "store", "price"]
         assert table["price"].to_pylist() == [3.3, 2.0]
     assert pq.read_table(lists.current_directory / PARQUET)["product"].to_pylist() == ['a, "x"\n=1', "b"]
@@ -108,7 +115,7 @@ def test_a_record_says_what_the_list_was_computed_from(lists: PriceLists) -> Non
     assert record["origin"]["model"] == "models:/pricing/3" and record["origin"]["data"] == "abc"
     assert record["origin"]["rules_sha256"] == hashlib.sha256(record["origin"]["rules"].encode()).hexdigest()
     assert record["origin"]["claim"]["low"] == 0.01
-    assert csv.read_csv(lists.directory / found / "rows.csv").num_rows == 3
+    assert csv.read_csv(str(lists.directory / found / "rows.csv")).num_rows == 3
     assert lists.get(found).rows() == list(FIRST)
 
 
@@ -226,9 +233,7 @@ def test_a_process_that_is_killed_at_any_step_leaves_the_old_unit_or_the_new_one
     source = PriceLists(tmp_path / "source")
     applied(source, row("z", 1.0, 1.5))
     rows = [*FIRST, row("z", 1.5, 1.2)]
-    found = {"approve": proposed, "apply": lambda lists, all_rows: approved(lists, *all_rows)}.get(
-        action, lambda lists, all_rows: applied(lists, *all_rows)
-    )(source, rows)
+    found = STATES_BEFORE[action](source, rows)
     old = _left(source, found)
     done = PriceLists(tmp_path / "done")
     shutil.copytree(source.root, done.root)
