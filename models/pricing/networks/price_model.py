@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from models.pricing.blend import Blend, Predictor
 from models.pricing.config import Config
 from models.pricing.data import SalesBatch, half_of
-from models.pricing.demand import smearing_of
+from models.pricing.demand import MAX_LOG, smearing_of
 from models.pricing.design import Design
 from models.pricing.dml import Elasticities
 from models.pricing.fitted import Fitted, Models
 from models.pricing.networks.monotone import MonotoneDemand
 from models.pricing.networks.refits import Kind, Refits
-from models.pricing.panel import Floats
+from models.pricing.panel import Floats, Ints
 from models.pricing.schema import Schema
 from models.pricing.training import NetworkDemand
 
@@ -102,28 +102,31 @@ class PriceModel(nn.Module):
         trees = self.trees.predictors()
         return [Blend([one, trees[number % 2]], [1 - share, share]) for number, one in enumerate(networks)]
 
-    def log_units(self, design: Design) -> Floats:
-        """The mean of the members' log units [N]."""
+    def member_logs(self, design: Design) -> Floats:
+        """Log units of every member [M, N]; the trees of a half are evaluated once for all of its members."""
         if self.whole is not None:
-            return _mean(self.whole.predictors(), design)
+            return np.stack([one.log_units(design) for one in self.whole.predictors()])
         network, trees = self.parts(design)
         share = SHARES[int(self.share)]
         return network if trees is None else (1 - share) * network + share * trees
 
     def parts(self, design: Design) -> tuple[Floats, Floats | None]:
-        """The mean log units [N] of the networks, and of the trees if there are any."""
-        networks = [NetworkDemand(member) for member in self.networks()]
-        trees = None if self.trees is None else _mean(self.trees.predictors(), design)
-        return _mean(networks, design), trees
+        """Log units [M, N] of each network, and of the trees that it is blended with, if there are any."""
+        network = np.stack([NetworkDemand(member).log_units(design) for member in self.networks()])
+        if self.trees is None:
+            return network, None
+        halves = [one.log_units(design) for one in self.trees.predictors()]
+        return network, np.stack([halves[number % 2] for number in range(len(network))])
 
-    def expected(self, design: Design) -> Floats:
-        """The mean of the members' expected units [N], with what the mean of logarithms leaves out."""
-        found = self.demand()
-        units = [
-            np.exp(np.minimum(one.log_units(design), 40.0)) * factor[design.product]
-            for one, factor in zip(found.members, found.smearing, strict=True)
-        ]
-        result: Floats = np.mean(units, axis=0)
+    def log_units(self, design: Design) -> Floats:
+        """The mean of the members' log units [N]."""
+        result: Floats = self.member_logs(design).mean(0)
+        return result
+
+    def expected(self, logs: Floats, product: Ints) -> Floats:
+        """The mean of expected units [N] of members' log units [M, N], with what a mean of logarithms leaves out."""
+        smearing = (self.smearing if self.whole is None else self.whole.smearing).cpu().numpy()
+        result: Floats = (np.exp(np.minimum(logs, MAX_LOG)) * smearing[:, product]).mean(0)
         return result
 
     def set_smearing(self, training: Design) -> None:
@@ -145,9 +148,8 @@ class PriceModel(nn.Module):
         if self.trees is None:
             return None
         design = batch.design(self.schema)
-        network, trees = self.parts(design)
-        assert trees is not None
-        logs = [np.minimum((1 - share) * network + share * trees, 40.0) for share in SHARES]
+        network, trees = (np.mean(part, axis=0) for part in self.parts(design) if part is not None)
+        logs = [np.minimum((1 - share) * network + share * trees, MAX_LOG) for share in SHARES]
         return torch.tensor([np.abs(design.units - np.exp(one)).sum() for one in logs], dtype=torch.float64)
 
     def choose_share(self, sums: Tensor) -> None:
@@ -171,8 +173,3 @@ def _network(config: Config, schema: Schema) -> MonotoneDemand:
 
 def _halves(pairs: Sequence[tuple[Predictor, Floats]]) -> list[Sequence[tuple[Predictor, Floats]]]:
     return [pairs[0::2], pairs[1::2]]
-
-
-def _mean(models: Sequence[Predictor], design: Design) -> Floats:
-    result: Floats = np.mean([one.log_units(design) for one in models], axis=0)
-    return result

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from models.metrics import BatchMetrics, Kept, Metric, Ratio
+from models.pricing.demand import MAX_LOG
 
 if TYPE_CHECKING:
     from models.pricing.data import SalesBatch
@@ -69,13 +70,15 @@ METRICS = (
 def measured(network: PriceModel, batch: SalesBatch) -> BatchMetrics:
     """The metrics of a batch; rows in which all stock was sold are not in it, since their demand is not known."""
     design = batch.design(network.schema)
-    curve = np.stack([network.log_units(design.at(design.own + step)) for step in STEPS])
+    by_member = [network.member_logs(design.at(design.own + step)) for step in STEPS]
+    curve = np.stack([logs.mean(0) for logs in by_member])
     rises = np.asarray((np.diff(curve, axis=0) > TOLERANCE).any(0))
-    logs = np.minimum(curve[STEPS.index(0.0)], 40.0)
+    today = STEPS.index(0.0)
+    logs = np.minimum(curve[today], MAX_LOG)
     kept = {
         "units": design.units,
         "predicted": np.exp(logs),
-        "expected": network.expected(design),
+        "expected": network.expected(by_member[today], design.product),
         "log_units": design.log_units,
         "log_predicted": logs,
     }
