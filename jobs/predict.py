@@ -227,7 +227,7 @@ def make_recipe(
     schema = read_json(located.directory / "schema.json")
     if schema.get("family") == family.name:  # else the model is refused when it is loaded
         check_fits(context, family, family.Schema.model_validate(schema))
-    features = _filled_features(context, family) if filled(family.features) else None
+    features = filled_features(context, family) if filled(family.features) else None
     return Recipe(
         family=family.name,
         model=located.directory,
@@ -247,7 +247,7 @@ def _live_features(context: Context, family: Family) -> Path | None:
     return path if live(family.features) and path.is_file() else None
 
 
-def _filled_features(context: Context, family: Family) -> Path:
+def filled_features(context: Context, family: Family) -> Path:
     """The feature store of the current data, built once per fingerprint."""
     data = context.store.current_data(family.name)
     names = ",".join(each.name for each in filled(family.features))

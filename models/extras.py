@@ -12,6 +12,7 @@ PACKAGES: Mapping[str, frozenset[str]] = {
     "recommender": frozenset({"scipy"}),
     "image": frozenset({"captum", "PIL", "sklearn"}),
     "forecast": frozenset({"scipy", "sklearn"}),
+    "pricing": frozenset({"scipy", "sklearn"}),
 }
 """Extra, which is called like its family -> the modules that it brings."""
 

@@ -17,7 +17,7 @@ log = logging.getLogger("shopkeeper")
 
 ON_A_DASHBOARD = ("deploy", "rollback", "submit", "jobs")
 """Verbs whose --address is a dashboard URL."""
-ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo", "keys")
+ON_THIS_MACHINE = ("events", "status", "ui", "serve", "stop", "demo", "keys", "prices")
 """Verbs that take no --address."""
 
 EXIT_FAILED = 1

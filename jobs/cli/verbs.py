@@ -55,6 +55,13 @@ VERB_GROUPS = {
         "rollback": Verb("jobs.rollback", "restore the previous champion", writes=True),
     },
     "Serving": {
+        "prices": Verb(
+            "jobs.prices",
+            "lists of prices: propose, show, approve, apply, take back",
+            takes_family="no",
+            takes_command=True,
+            logs_libraries=True,
+        ),
         "predict": Verb("jobs.predict", "batch prediction: table of requests -> table of answers", logs_libraries=True),
         "deploy": Verb("jobs.deploy", "serve a model behind an HTTP endpoint", writes=True, logs_libraries=True),
         "serve": Verb(

@@ -101,6 +101,9 @@ TRAITS = {
         can_be_unchanged=True,
     ),
     "events": Traits(results=("files", "events", "event_store"), outputs=("to",)),
+    "prices": Traits(
+        results=("id", "state", "current_prices"), inputs=("rules", "products"), reads_data=True, model_of=("promote",)
+    ),
     "erase": Traits(inputs=("from_file",), takes_words=False),
 }
 REFUSED = {

@@ -45,7 +45,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Money:
-    """What prices bring in one period: profit [S], revenue [I] and units [I], by the members of the demand."""
+    """What prices bring in one period: profit [S] by member of the demand, mean revenue [I] and units [I].
+
+    From `by_offer` each is [S, I].
+    """
 
     profit: Floats
     revenue: Floats
@@ -54,9 +57,15 @@ class Money:
 
 def money(demand: Demand, offers: Offers, prices: Floats) -> Money:
     """Profit, revenue and units of one price list under the joint demand, without any approximation."""
+    by_member = by_offer(demand, offers, prices)
+    return Money(by_member.profit.sum(-1), by_member.revenue.mean(0), by_member.units.mean(0))
+
+
+def by_offer(demand: Demand, offers: Offers, prices: Floats) -> Money:
+    """Profit, revenue and units of one price list, each [S, I] by member of the demand and by offer."""
     units = demand.units(prices[None])[:, 0]
     sold = np.minimum(units, offers.stock)
-    return Money(((prices - offers.cost) * sold).sum(-1), (prices * sold).mean(0), units.mean(0))
+    return Money(offers.margin(prices) * sold, prices * sold, units)
 
 
 def blocks_of(
@@ -105,11 +114,11 @@ def _block(
     for column, index in enumerate(chosen.tolist()):
         prices[:, affected.tolist().index(index)] = points[index][choices[:, column]]
     sold = np.minimum(units, offers.stock[affected])
-    profit, revenue = (prices - offers.cost[affected]) * sold, prices * sold
+    profit, revenue = np.nan_to_num(prices - offers.cost[affected]) * sold, prices * sold
     if base is not None:
         others = affected != chosen[0]
         still = np.minimum(base, offers.stock)[:, None, affected] * others
-        profit = profit - (anchor - offers.cost)[affected] * still
+        profit = profit - offers.margin(anchor)[affected] * still
         revenue = revenue - anchor[affected] * still
         units = units - base[:, None, affected] * others
     return Block(chosen, choices, affected, profit.sum(-1), revenue.mean(0), units.mean(0))

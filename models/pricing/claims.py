@@ -55,17 +55,20 @@ def check_claim(price: Floats, offers: Offers, *, claims: FittedDemand, evaluato
     is their percentile interval. Both halves of the weeks come from `weeks.alternating_halves`. Raises ValueError if
     both models are of one class, since a model that evaluates its own prices believes its own errors.
     """
-    same = classes_of(claims.members) & classes_of(evaluator.members)
-    if same:
-        raise ValueError(f"{', '.join(sorted(same))} cannot evaluate its own claim; use another class of model")
-    if len(evaluator.members) < MIN_MEMBERS:
-        raise ValueError(
-            f"the evaluator has {len(evaluator.members)} bootstrap members; it needs {MIN_MEMBERS} or more"
-        )
+    check_evaluator(claims.members, evaluator.members)
     claimed = relative_gains(price, offers, claims)
     reestimated = relative_gains(price, offers, evaluator)
     low, high = np.quantile(reestimated, [LEVEL, 1 - LEVEL])
     return Claim(float(claimed.mean()), float(reestimated.mean()), float(low), float(high))
+
+
+def check_evaluator(claims: Sequence[Predictor], evaluator: Sequence[Predictor]) -> None:
+    """Raise ValueError if models share a class with those that estimate their claim again, or if these are too few."""
+    same = classes_of(claims) & classes_of(evaluator)
+    if same:
+        raise ValueError(f"{', '.join(sorted(same))} cannot evaluate its own claim; use another class of model")
+    if len(evaluator) < MIN_MEMBERS:
+        raise ValueError(f"the evaluator has {len(evaluator)} bootstrap members; it needs {MIN_MEMBERS} or more")
 
 
 def classes_of(models: Sequence[Predictor]) -> set[str]:

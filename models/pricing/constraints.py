@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from models.pricing.rules import _Rule
 
 TOLERANCE = 1e-7
+HELD = "held"
+NONE_HELD: Mapping[int, str] = {}
 Row = tuple[Mapping[tuple[int, int], float], float, float]
 """Weights of (offer, point), and the bounds of their sum."""
 
@@ -66,7 +68,10 @@ class Floor:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What one rule asks of one offer, one pair, or all: rows on the points, or a floor."""
+    """What one rule asks of one offer, one pair, or all: rows on the points, or a floor.
+
+    `kind` is that of the rule, or "held" for an offer that is kept at today's price whatever the rules say.
+    """
 
     source: str
     kind: str
@@ -92,6 +97,11 @@ class Shop:
         """The point of an offer that is today's price."""
         return int(np.argmin(np.abs(self.points[index] - self.offers.price[index])))
 
+    @property
+    def today_points(self) -> Ints:
+        """The point [I] of each offer that is today's price."""
+        return np.array([self.today(index) for index in range(len(self.offers))], np.int64)
+
     def price(self, index: int, weight: float = 1.0) -> dict[tuple[int, int], float]:
         """The price of an offer as a weighted sum over its points."""
         return {(index, point): weight * float(value) for point, value in enumerate(self.points[index])}
@@ -102,12 +112,17 @@ class Shop:
         return (({(index, int(at)): 1.0 for at in np.flatnonzero(outside)}, -np.inf, 0.0),)
 
 
-def requirements_of(rules: Rules, shop: Shop) -> list[Requirement]:
-    """Everything that the rules ask for, in the order of the kinds."""
-    return [
+def requirements_of(rules: Rules, shop: Shop, held: Mapping[int, str] = NONE_HELD) -> list[Requirement]:
+    """Everything that the rules ask for, in the order of the kinds, and that `held` offers stay, for what reason."""
+    asked = [
         Requirement(f"{rules.source}:{rule.line}", kind, words, rows, floor)
         for kind, rule in rules.kinds()
         for words, rows, floor in _of_rule(rule, shop)
+    ]
+    return asked + [
+        Requirement("whatever the rules say", HELD, f"{words}, since {held[index]}", rows)
+        for index in sorted(held)
+        for words, rows in [_stays(shop, index)]
     ]
 
 
@@ -141,6 +156,8 @@ def _of_rule(rule: _Rule, shop: Shop) -> Parts:
 
 def _margin_floor(rule: MarginFloor, shop: Shop) -> Parts:
     for index in rule.offers(shop.offers):
+        if np.isnan(shop.offers.cost[index]):
+            continue
         lowest = float(shop.offers.cost[index]) / (1 - rule.share)
         rows = shop.none_outside(index, lowest, np.inf)
         yield f"{shop.offers.name(index)} costs at least {lowest:.2f}", rows, None
@@ -166,9 +183,12 @@ def _max_changes(rule: MaxChanges, shop: Shop) -> Parts:
 
 def _fixed(rule: Fixed, shop: Shop) -> Parts:
     for index in rule.offers(shop.offers):
-        today = float(shop.points[index][shop.today(index)])
-        rows = shop.none_outside(index, today, today)
-        yield f"{shop.offers.name(index)} stays at {today:.2f}", rows, None
+        yield *_stays(shop, index), None
+
+
+def _stays(shop: Shop, index: int) -> tuple[str, tuple[Row, ...]]:
+    today = float(shop.points[index][shop.today(index)])
+    return f"{shop.offers.name(index)} stays at {today:.2f}", shop.none_outside(index, today, today)
 
 
 def _zone(rule: Zone, shop: Shop) -> Parts:

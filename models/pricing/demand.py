@@ -14,6 +14,7 @@ from models.pricing.panel import Floats, Ints
 from models.pricing.weeks import bootstrap_weights
 
 MAX_LOG = 40.0
+ELASTICITY_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,20 @@ class FittedDemand:
 
     def units(self, prices: Floats) -> Floats:
         """Units a period [S, M, I] for M price lists [M, I]."""
+        shape = prices.shape
+        asked = self.asked(prices)
+        logs = [np.minimum(one.log_units(asked), MAX_LOG).reshape(shape) for one in self.members]
+        units: Floats = np.exp(np.stack(logs)) * self.smearing[:, None, self.state.product]
+        return units
+
+    def asked(self, prices: Floats) -> Design:
+        """The rows [M * I] that the members are asked for, of M price lists [M, I]."""
         num_lists, num_offers = prices.shape
         own = np.log(prices) - self.state.usual
         padded = np.concatenate([own, np.zeros((num_lists, 1))], axis=1)
         rivals = padded[:, self.rival_rows]
         repeated = self.state.rows(np.tile(np.arange(num_offers), num_lists))
-        asked = repeated.at(own.ravel(), rivals.reshape(num_lists * num_offers, -1))
-        logs = [np.minimum(one.log_units(asked), MAX_LOG).reshape(num_lists, num_offers) for one in self.members]
-        units: Floats = np.exp(np.stack(logs)) * self.smearing[:, None, self.state.product]
-        return units
+        return repeated.at(own.ravel(), rivals.reshape(num_lists * num_offers, -1))
 
 
 def fitted_demand(members: Sequence[Predictor], training: Design, state: Design) -> FittedDemand:
@@ -48,7 +54,7 @@ def fitted_demand(members: Sequence[Predictor], training: Design, state: Design)
 
     In `state` each product is in each store once, with the rivals of its group in the columns of `state.rivals`.
     """
-    smearing = np.stack([_smearing(one, training) for one in members])
+    smearing = np.stack([smearing_of(one, training) for one in members])
     return FittedDemand(members, state, rival_rows(state), smearing)
 
 
@@ -96,6 +102,12 @@ def slopes(model: Predictor, design: Design, *, step: float = 1e-4) -> Floats:
     return slope
 
 
+def elasticities(demand: FittedDemand, price: Floats, *, step: float = ELASTICITY_STEP) -> Floats:
+    """The own-price elasticity [S, I] at prices [I], over a change of `step` each way: trees have no finer slopes."""
+    asked = demand.asked(price[None])
+    return np.stack([slopes(one, asked, step=step) for one in demand.members])
+
+
 def offers_of(state: Design, names: tuple[Sequence[str], Sequence[str]], *, price: Floats, cost: Floats) -> Offers:
     """The offers that are the rows of a state; `names` are those of the panel's products and stores.
 
@@ -116,7 +128,7 @@ def offers_of(state: Design, names: tuple[Sequence[str], Sequence[str]], *, pric
     )
 
 
-def _smearing(model: Predictor, training: Design) -> Floats:
+def smearing_of(model: Predictor, training: Design) -> Floats:
     """Units by expected units of each product [P]; of all for products without rows."""
     known = training.rows(~training.censored)
     expected = np.exp(np.minimum(model.log_units(known), MAX_LOG))

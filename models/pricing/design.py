@@ -14,6 +14,8 @@ from models.pricing.panel import Flags, Floats, Ints, Panel
 LAGS = 4
 MIN_YEARS = 2.0
 """Season and trend need training rows of so many years: fitted to less they take single weeks for a season."""
+YEARS = {"day": 365.25, "week": 52.0, "month": 12.0, "number": 52.0}
+"""Periods of a year; numbered periods are taken for weeks."""
 MIN_UNITS = 0.5
 """What zero units count as in logarithms; the count head needs no such thing."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +15,21 @@ from models.pricing.rules import Ladder, Rules
 WIDEST = 0.5
 """Ladders reach so far around today's price where no rule limits the change."""
 TOLERANCE = 1e-9
+DIGITS = 6
 
 
-def ladders(offers: Offers, rules: Rules, *, wide: bool = False) -> list[Floats]:
+def ladders(offers: Offers, rules: Rules, *, wide: bool = False, held: Collection[int] = ()) -> list[Floats]:
     """The rising points of each offer; today's price is always among them, others have an ending of the ladder.
 
     With `wide` they go beyond the largest change and reach the margin floors: for finding out which rules conflict.
-    Offers of one product in one zone have the same points.
+    Offers of one product in one zone have the same points. `held` offers have today's price only, unless they are in a
+    zone with others or the ladders are wide.
     """
-    points = [_points(offers, index, rules, wide=wide) for index in range(len(offers))]
+    kept = frozenset() if wide else frozenset(held)
+    points = [
+        offers.price[[index]].round(DIGITS) if index in kept else _points(offers, index, rules, wide=wide)
+        for index in range(len(offers))
+    ]
     for zone in rules.zones:
         by_product: dict[str, list[int]] = {}
         for index in zone.offers(offers):
@@ -50,10 +57,10 @@ def _points(offers: Offers, index: int, rules: Rules, *, wide: bool) -> Floats:
     if wide:
         found = [*found, *_even(_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST)), limit)]
         for rule in rules.margin_floor:
-            if rule.only.fits(offers, index):
+            if rule.only.fits(offers, index) and np.isfinite(offers.cost[index]):
                 floor = offers.cost[index] / (1 - rule.share)
                 found += _between(rules.ladder, floor, floor * 1.1 + _spacing(rules.ladder))[:1]
-    rounded = np.unique(np.round([*found, today], 6))
+    rounded = np.unique(np.round([*found, today], DIGITS))
     return rounded[rounded > 0]
 
 

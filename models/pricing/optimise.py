@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from models.pricing.blocks import Block, Demand, Money, blocks_of, money
 from models.pricing.conflict import irreducible
 from models.pricing.constraints import Calendar, Requirement, Shop, requirements_of
+from models.pricing.keeping import ROUNDING, settled, shortfall
 from models.pricing.ladder import ladders
 from models.pricing.offers import Offers
 from models.pricing.panel import Floats, Ints
@@ -21,7 +22,6 @@ from models.pricing.rules import Rules
 MAX_ROUNDS = 5
 CONFLICT_TIMES = 2
 """Finding out which rules conflict takes at most so many times the time limit."""
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Plan:
 
     `exact` says that the program knew the joint demand of every group. Else it added up the effects of single changes,
     and took the best of several rounds, each around the prices of the one before. `is_optimal` is about the program.
+    `points` are the ladders, `requirements` what was asked for, `settled` what today's prices of held offers break.
     """
 
     price: Floats
@@ -52,6 +53,9 @@ class Plan:
     is_optimal: bool
     gap: float
     rounds: int
+    points: Sequence[Floats]
+    requirements: Sequence[Requirement]
+    settled: Sequence[Requirement]
 
     @property
     def gain(self) -> Floats:
@@ -73,19 +77,29 @@ class NoPlanFound(ValueError):
 
 
 def optimise(
-    offers: Offers, demand: Demand, rules: Rules, *, calendar: Calendar, settings: Settings | None = None
+    offers: Offers,
+    demand: Demand,
+    rules: Rules,
+    *,
+    calendar: Calendar,
+    settings: Settings | None = None,
+    held: Mapping[int, str] | None = None,
 ) -> Plan:
     """The prices with the highest expected profit that keep all rules.
 
-    Raises RulesConflict if there are none and NoPlanFound if the time limit ended the search without any.
+    `held` offers stay at today's price, for the reason that is given; what their prices break by themselves is not
+    asked for but named in the plan. Raises RulesConflict if no prices keep the rules and NoPlanFound if the time limit
+    ended the search without any.
     """
-    search = _Search(offers, demand, calendar, settings or Settings(), money(demand, offers, offers.price))
-    points = ladders(offers, rules)
-    requirements = requirements_of(rules, search.shop(points))
+    _require_costs(offers, held or {})
+    today = money(demand, offers, offers.price)
+    search = _Search(offers, demand, calendar, settings or Settings(), today, held or {})
+    points = ladders(offers, rules, held=search.held)
+    requirements = search.asked(rules, points)
     plan, is_infeasible = search.best(points, requirements)
     if is_infeasible:  # perhaps prices that are further away keep them
         points = ladders(offers, rules, wide=True)
-        requirements = requirements_of(rules, search.shop(points))
+        requirements = search.asked(rules, points)
         if conflict := search.conflict(points, requirements):
             raise RulesConflict(conflict)
         plan, _ = search.best(points, requirements)
@@ -95,7 +109,7 @@ def optimise(
             f"no prices were found in {limit_s:g} s that keep all rules; allow more time, or loosen the floors of "
             "revenue and sell-through, which are only approximated in demand groups of many products"
         )
-    return plan
+    return dataclasses.replace(plan, requirements=requirements, settled=search.settled(rules, points))
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,17 @@ class _Search:
     calendar: Calendar
     settings: Settings
     today: Money
+    held: Mapping[int, str]
+
+    def asked(self, rules: Rules, points: Sequence[Floats]) -> list[Requirement]:
+        """What is asked of a plan."""
+        left_out = {one.text() for one in self.settled(rules, points)}
+        return [one for one in requirements_of(rules, self.shop(points), self.held) if one.text() not in left_out]
+
+    def settled(self, rules: Rules, points: Sequence[Floats]) -> list[Requirement]:
+        """What no plan can keep, since it is about held offers alone."""
+        shop = self.shop(points)
+        return settled(requirements_of(rules, shop), self.held, shop.today_points, self.today)
 
     def shop(self, points: Sequence[Floats]) -> Shop:
         """What rules are turned into constraints with."""
@@ -123,8 +148,10 @@ class _Search:
                 return best, solved.is_infeasible and number == 1
             price = np.array([one[point] for one, point in zip(points, solved.points, strict=True)])
             planned = money(self.demand, self.offers, price)
-            plan = Plan(price, self.today, planned, exact, solved.is_optimal, solved.gap, number)
-            missing = _shortfalls(requirements, planned)
+            plan = Plan(
+                price, self.today, planned, exact, solved.is_optimal, solved.gap, number, points, requirements, ()
+            )
+            missing = {one.text(): short for one in requirements if (short := shortfall(one, planned))}
             is_better = best is None or _value(plan, settings.caution) > _value(best, settings.caution) + ROUNDING
             if not missing and is_better:
                 best = plan
@@ -151,8 +178,7 @@ class _Search:
         self, points: Sequence[Floats], requirements: Sequence[Requirement], anchor: Floats, *, time_limit_s: float
     ) -> tuple[Solved, bool]:
         blocks, exact = self._blocks(points, anchor)
-        shop = self.shop(points)
-        today = np.array([shop.today(index) for index in range(len(self.offers))])
+        today = self.shop(points).today_points
         worth = [_worth(block, today, self.settings.caution) for block in blocks]
         program = Program(blocks, [len(one) for one in points])
         return program.solve(worth, requirements, time_limit_s=time_limit_s, gap=self.settings.gap), exact
@@ -160,6 +186,12 @@ class _Search:
     def _blocks(self, points: Sequence[Floats], anchor: Floats) -> tuple[list[Block], bool]:
         limit = self.settings.max_combinations
         return blocks_of(self.demand, self.offers, points, anchor, max_combinations=limit)
+
+
+def _require_costs(offers: Offers, held: Mapping[int, str]) -> None:
+    unknown = [index for index in np.flatnonzero(np.isnan(offers.cost)).tolist() if index not in held]
+    if unknown:
+        raise ValueError(f"the cost of {offers.name(unknown[0])} is not known; give it, or hold the offer at its price")
 
 
 def _worth(block: Block, today: Ints, caution: float) -> Floats:
@@ -174,18 +206,6 @@ def _value(plan: Plan, caution: float) -> float:
     """Expected profit, less the caution."""
     change = plan.planned.profit - plan.today.profit
     return float(plan.planned.profit.mean() - caution * change.std())
-
-
-def _shortfalls(requirements: Sequence[Requirement], planned: Money) -> dict[str, float]:
-    """By how much floors are missed under the joint demand."""
-    missing = {}
-    for requirement in requirements:
-        if requirement.floor is not None:
-            reached = float(getattr(planned, requirement.floor.of)[requirement.floor.offers].sum())
-            asked = requirement.floor.asked
-            if reached < asked * (1 - ROUNDING):
-                missing[requirement.text()] = asked - reached
-    return missing
 
 
 def _raised(requirement: Requirement, by: float) -> Requirement:

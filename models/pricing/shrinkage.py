@@ -19,20 +19,20 @@ def prior(estimates: Floats, covariances: Floats) -> tuple[Floats, Floats]:
     """
     mean, variance = np.median(estimates, 0), estimates.var(0) + 1e-4
     for _ in range(MAX_STEPS):
-        pairs = zip(estimates, covariances, strict=True)
-        found = [_update(estimate, covariance, mean, variance) for estimate, covariance in pairs]
-        centres = np.stack([centre for centre, _ in found])
+        centres, spreads = _update(estimates, covariances, mean, variance)
         before, mean = mean, centres.mean(0)
-        variance = np.mean([(centre - mean) ** 2 + np.diag(spread) for centre, spread in found], 0) + 1e-8
+        spread = np.maximum(np.diagonal(spreads, axis1=-2, axis2=-1), 0.0)  # rounding may put zeros below
+        variance = ((centres - mean) ** 2 + spread).mean(0) + 1e-8
         if np.abs(mean - before).max() < TOLERANCE:
             break
     return mean, variance
 
 
 def _update(estimate: Floats, covariance: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """The posterior mean and covariance of coefficients with a diagonal normal prior."""
+    """Posterior means [..., K] and covariances [..., K, K] of coefficients with a diagonal normal prior."""
     gain = variance[:, None] * np.linalg.inv(covariance + np.diag(variance))
-    return mean + gain @ (estimate - mean), np.diag(variance) - gain * variance
+    centre = mean + (gain @ (estimate - mean)[..., None])[..., 0]
+    return centre, np.diag(variance) - gain * variance
 
 
 def posterior(own: tuple[Floats, Floats] | None, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:

@@ -115,7 +115,8 @@ def train_network(design: Design, settings: TrainingSettings) -> MonotoneDemand:
 
 def log_demand(network: MonotoneDemand, design: Design) -> Floats:
     """Log of expected units of every row [N]."""
-    dtype = network.store.weight.dtype
+    weight = network.store.weight
     with torch.inference_mode():
         blocks = np.array_split(np.arange(len(design.product)), -(-len(design.product) // BLOCK))
-        return np.concatenate([network(batch_of(design, rows, dtype=dtype)).double().numpy() for rows in blocks])
+        batches = (batch_of(design, rows, dtype=weight.dtype).to(weight.device) for rows in blocks)
+        return np.concatenate([network(batch).double().cpu().numpy() for batch in batches])

@@ -23,6 +23,9 @@ class TreeSettings:
     max_leaves: int = 31
     min_rows_a_leaf: int = 50
     columns_share: float = 1.0
+    max_depth: int | None = None
+    names_products: bool = True
+    """Whether products are categories, if there are few; else they are numbers, as stored trees need."""
     seed: int = 0
 
 
@@ -46,14 +49,16 @@ def fit_tree(design: Design, settings: TreeSettings | None = None, *, weights: F
     if not is_used.any():
         raise ValueError("every period is sold out: demand is not known for any; trees need periods with stock left")
     product_column = columns.shape[1] - 1
+    names_products = settings.names_products and design.num_products <= MAX_CATEGORIES
     trees = HistGradientBoostingRegressor(
         max_iter=settings.num_trees,
         learning_rate=settings.learning_rate,
         max_leaf_nodes=settings.max_leaves,
+        max_depth=settings.max_depth,
         min_samples_leaf=settings.min_rows_a_leaf,
         max_features=settings.columns_share,
         monotonic_cst=[-1] + [0] * product_column,
-        categorical_features=[product_column] if design.num_products <= MAX_CATEGORIES else None,
+        categorical_features=[product_column] if names_products else None,
         early_stopping=False,
         random_state=settings.seed,
     )

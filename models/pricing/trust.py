@@ -61,10 +61,23 @@ def flags_of(
     `explained` is the share of the units' remaining variance that the price explains, `halves` are value and error on
     two halves of the weeks. NaN means that something could not be estimated.
     """
-    found = list(_history_flags(support))
+    return [
+        *history_flags(support),
+        *estimate_flags(value=value, error=error, explained=explained, halves=halves),
+    ]
+
+
+def estimate_flags(
+    *,
+    value: float,
+    error: float,
+    explained: float = np.nan,
+    halves: tuple[tuple[float, float], tuple[float, float]] | None = None,
+) -> list[Flag]:
+    """The reasons not to trust an elasticity that lie in its estimates, see `flags_of`."""
     if not np.isfinite(value):
-        found.append(Flag("not estimated", "the price never moved by itself, so that no elasticity can be estimated"))
-        return found
+        return [Flag("not estimated", "the price never moved by itself, so that no elasticity can be estimated")]
+    found = []
     if value > 0:
         found.append(Flag("rises with price", f"demand seems to rise with the price: elasticity {value:+.2f}"))
     if 2 * Z_90 * error > WIDE_BAND:
@@ -135,7 +148,8 @@ def _promotion_share(log_price: Floats, promotion: Floats) -> float:
     return float(1 - np.square(rest).sum() / total)
 
 
-def _history_flags(support: Support) -> list[Flag]:
+def history_flags(support: Support) -> list[Flag]:
+    """The reasons not to trust an elasticity that lie in the product's history alone."""
     found = []
     if support.num_prices <= 1:
         found.append(Flag("one price", "it was never sold at two prices; its elasticity is that of other products"))

@@ -28,8 +28,11 @@ def folds(periods: Ints, *, num_folds: int, length: int = BLOCK, shift: int = 0)
 
 
 def bootstrap_weights(periods: Ints, draw: np.random.Generator, *, length: int = BLOCK) -> Floats:
-    """How often each row counts [N] when blocks of periods are drawn with replacement (Künsch, 1989)."""
-    blocks = block_of(periods, length=length)
+    """How often each row counts [N] when blocks of periods are drawn with replacement (Künsch, 1989).
+
+    Blocks without rows, as those of the other half, are not drawn.
+    """
+    _, blocks = np.unique(block_of(periods, length=length), return_inverse=True)
     num_blocks = int(blocks.max()) + 1
     counts = np.bincount(draw.integers(0, num_blocks, num_blocks), minlength=num_blocks).astype(np.float64)
     result: Floats = counts[blocks]

@@ -53,7 +53,8 @@ class Panel:
     is_censored: Bools
     """Whether stock ran out [S, T]: demand was at least the units."""
     values: dict[str, Floats] = field(default_factory=dict)
-    """price, revenue, stock and promotion [S, T], those that the sales have; NaN where not known."""
+    """price, revenue, stock, promotion and a family's more_numbers [S, T], those that the sales have; NaN where not
+    known."""
     card: dict[str, Any] = field(default_factory=dict)
     """Counts of rows, bad rows by reason, and more, for the data card."""
     notes: list[str] = field(default_factory=list)
@@ -224,7 +225,7 @@ def _panel(
             f"{source} has {len(products):,} series of {num_periods:,} periods, more than {MAX_CELLS:,} cells; sum to "
             "weeks with --period week, or prepare groups of products apart"
         )
-    numbers = {name: table[name].to_numpy() for name in NUMBERS}
+    numbers = {name: table[name].to_numpy() for name in (*NUMBERS, *settings.more_numbers)}
     kept = without_returns(series * num_periods + place - first, numbers["units"], settings.returns, card)
     cells = sum_cells(
         series[kept],

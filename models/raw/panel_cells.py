@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from models.raw.panel_rows import NUMBERS
+
 Floats = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -70,6 +72,10 @@ def sum_cells(
         values["stock"] = _last(cell, numbers["stock"], size)
     if "promotion" in columns:
         values["promotion"] = _largest(cell, numbers["promotion"], size)
+    for name in sorted(numbers.keys() & set(columns) - set(NUMBERS)):
+        is_known = np.isfinite(numbers[name])
+        count = np.maximum(np.bincount(cell[is_known], minlength=size), 1)
+        values[name] = _sums(cell[is_known], numbers[name][is_known], size) / count
     is_out = np.zeros(size, np.bool_)
     if "stock" in columns:
         is_out |= np.nan_to_num(values["stock"], nan=1.0) <= 0

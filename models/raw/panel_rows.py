@@ -41,7 +41,8 @@ class Rows:
     """The good rows of some files, and what was found about the others."""
 
     table: pa.Table | None = None
-    """product, store (text), time (microseconds, or numbers of periods), NUMBERS (NaN if missing), currency, content
+    """product, store (text), time (microseconds, or numbers of periods), NUMBERS and the family's more_numbers (NaN if
+    missing), currency, content
     (a hash of all columns of the file)."""
     num_rows: int = 0
     bad: dict[str, int] = field(default_factory=dict)
@@ -109,7 +110,7 @@ def find_names(present: Sequence[str], mapping: Mapping[str, str], wanted: Seque
 
 def _find_columns(chunk: Chunk, settings: PanelSettings, source: Source) -> dict[str, str]:
     present = chunk.rows.column_names
-    found = find_names(present, parse_mapping(settings.columns), COLUMNS)
+    found = find_names(present, parse_mapping(settings.columns), (*COLUMNS, *settings.more_numbers))
     wrong = [theirs for theirs in found.values() if present.count(theirs) != 1]
     missing = [ours for ours in REQUIRED if ours not in found]
     if wrong or missing:
@@ -134,7 +135,9 @@ def _checked(
     rejections.add(pc.is_in(product, value_set=pa.array(excluded, pa.string())), EXCLUDED, values=product)
     store = identifier(get["store_id"], "store_id", rejections) if "store_id" in get else nothing
     time = read_periods(get["timestamp"], settings, rejections, now_s=now_s)
-    values = {name: read_numbers(get.get(name, nothing), name, rejections) for name in NUMBERS}
+    values = {
+        name: read_numbers(get.get(name, nothing), name, rejections) for name in (*NUMBERS, *settings.more_numbers)
+    }
     rejections.add(np.isnan(values["units"]), "missing_units")
     rejections.add(values["price"] < 0, "negative_price", values=get.get("price"))
     rejections.add(values["price"] == 0, "zero_price", values=product)
@@ -146,7 +149,7 @@ def _checked(
             "product": product,
             "store": store,
             "time": time,
-            **{name: pa.array(values[name]) for name in NUMBERS},
+            **{name: pa.array(value) for name, value in values.items()},
             "currency": pc.utf8_upper(currency),
             "content": pa.array(content),
         }

@@ -66,9 +66,19 @@ class PanelSettings(TableSettings):
     max_bad_fraction: Share = 0.01
     """Reject the sales when a larger share of the rows is bad; rows of excluded products do not count."""
 
+    @property
+    def more_numbers(self) -> tuple[str, ...]:
+        """Further columns of numbers that a family reads of the sales, averaged over the rows of a period."""
+        return ()
+
+    @property
+    def more_texts(self) -> tuple[str, ...]:
+        """Further columns of texts that a family reads of the product table."""
+        return ()
+
 
 def check_panel_settings(settings: PanelSettings) -> None:
     """Raise ValueError for flags that cannot be read."""
-    parse_mapping(settings.columns, names=COLUMNS)
+    parse_mapping(settings.columns, names=(*COLUMNS, *settings.more_numbers))
     parse_mapping(settings.product_columns)
     check_format(settings.timestamp_format)

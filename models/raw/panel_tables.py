@@ -41,7 +41,7 @@ class Products:
     numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     """Those of PRODUCT_NUMBERS that the table has, of each series [S]; NaN where missing."""
     texts: dict[str, list[str]] = field(default_factory=dict)
-    """Those of PRODUCT_TEXTS, of each series [S]; empty where missing."""
+    """Those of PRODUCT_TEXTS and the family's more_texts, of each series [S]; empty where missing."""
     card: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ def read_products(settings: PanelSettings, panel: Panel, quarantine: Path) -> Pr
         },
         {
             column: [rows.get(each, {}).get(column) or "" for each in panel.products]
-            for column in PRODUCT_TEXTS
+            for column in (*PRODUCT_TEXTS, *settings.more_texts)
             if column in found
         },
         card={"bad": bad, "joins": {PRODUCT_TABLE: asdict(join)}},
@@ -172,6 +172,7 @@ def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, 
     """The attributes of every product of the table, bad rows by reason, and how many contradict another."""
     assert settings.products is not None
     mapping = parse_mapping(settings.product_columns)
+    texts = (*PRODUCT_TEXTS, *settings.more_texts)
     rows: dict[str, dict[str, Any]] = {}
     repeated = 0
     with Quarantine(quarantine) as bad:
@@ -179,7 +180,7 @@ def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, 
             for chunk in read(source):
                 for reason, lines in chunk.broken.items():
                     bad.add_lines(lines, reason=f"{PRODUCT_TABLE}: {reason}", source=source.path)
-                for product, row in _product_rows(chunk.rows, mapping, source.path, bad):
+                for product, row in _product_rows(chunk.rows, mapping, source.path, bad, texts):
                     other = rows.setdefault(product, row)
                     if other != row:
                         repeated += 1
@@ -188,12 +189,12 @@ def _all_products(settings: PanelSettings, quarantine: Path) -> tuple[dict[str, 
 
 
 def _product_rows(
-    rows: pa.Table, mapping: dict[str, str], source: str, bad: Quarantine
+    rows: pa.Table, mapping: dict[str, str], source: str, bad: Quarantine, wanted: Sequence[str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Product and attributes of each good row."""
+    """Product and attributes of each good row; `wanted` are the columns of texts."""
     if not rows.num_rows:
         return []
-    columns = find_names(rows.column_names, mapping, ("product_id", *PRODUCT_NUMBERS, *PRODUCT_TEXTS))
+    columns = find_names(rows.column_names, mapping, ("product_id", *PRODUCT_NUMBERS, *wanted))
     wrong = next((theirs for theirs in columns.values() if rows.column_names.count(theirs) != 1), None)
     if wrong is not None or "product_id" not in columns:
         raise DataRejected(
@@ -206,7 +207,7 @@ def _product_rows(
     numbers = {name: read_numbers(get[name], name, rejections) for name in PRODUCT_NUMBERS if name in get}
     for name, value in numbers.items():
         rejections.add(value < 0, f"negative_{name}", values=get[name])
-    texts = {name: as_text(get[name])[0].to_pylist() for name in PRODUCT_TEXTS if name in get}
+    texts = {name: as_text(get[name])[0].to_pylist() for name in wanted if name in get}
     if rejections.names:
         rejected = rows.filter(pa.array(rejections.codes > 0))
         reasons = pa.array([f"{PRODUCT_TABLE}: {reason}" for reason in rejections.reasons().to_pylist()], pa.string())

@@ -32,7 +32,7 @@ class ConvertOptions:
     ) -> None: ...
 
 def read_csv(
-    input_file: NativeFile,
+    input_file: NativeFile | str,
     read_options: ReadOptions | None = None,
     parse_options: ParseOptions | None = None,
     convert_options: ConvertOptions | None = None,

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.forecast.data import Windows
 from models.forecast.networks.simple import levels, seasonal_naive, simple_forecasts
 from models.forecast.schema import KNOWN, Schema
+from models.nn.stored_trees import StoredTrees
 
 NUM_LAGS = 7
 MAX_TREES, MAX_NODES, MAX_DEPTH = 150, 63, 6
 MAX_ROWS = 150_000
-CHUNK_ROWS = 4096
 SETTINGS: dict[str, Any] = {
     "loss": "poisson",
     "learning_rate": 0.06,
@@ -31,44 +30,18 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Trees(nn.Module):
-    """The sum of regression trees, in multiples of a series' level; each period of the horizon is a row.
-
-    The nodes of all trees are buffers [MAX_TREES, MAX_NODES], so that a bundle has them.
-    """
-
-    feature: Tensor
-    threshold: Tensor
-    left: Tensor
-    right: Tensor
-    value: Tensor
-    start: Tensor
+class Trees(StoredTrees):
+    """The sum of regression trees, in multiples of a series' level; each period of the horizon is a row."""
 
     def __init__(self, schema: Schema) -> None:
-        super().__init__()
+        super().__init__(MAX_TREES, MAX_NODES, MAX_DEPTH)
         self.unit, self.season = schema.unit, schema.season
-        shape = (MAX_TREES, MAX_NODES)
-        for name in ("feature", "left", "right"):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
-        for name in ("threshold", "value"):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("start", torch.zeros((), dtype=torch.float64))
 
     def forward(self, batch: Windows, simple: Tensor) -> Tensor:
         """The mean [B, H], given the simple forecasts [B, H, NAMES]."""
         rows = self.rows(batch, simple)
-        parts = [self._sum(part) for part in torch.split(rows.flatten(0, 1).double(), CHUNK_ROWS)]
-        scaled = torch.cat(parts).clamp(max=8).exp().reshape(rows.shape[:2])
+        scaled = self.sums(rows.flatten(0, 1)).clamp(max=8).exp().reshape(rows.shape[:2])
         return (levels(batch, self.unit)[:, None] * scaled).float()
-
-    def _sum(self, rows: Tensor) -> Tensor:
-        """The sum of all trees for some rows [N, features], which go down all trees together."""
-        numbers = torch.arange(len(rows), device=rows.device)[None]
-        node = torch.zeros(MAX_TREES, len(rows), dtype=torch.int64, device=rows.device)
-        for _ in range(MAX_DEPTH):
-            goes_left = rows[numbers, self.feature.gather(1, node)] <= self.threshold.gather(1, node)
-            node = torch.where(goes_left, self.left.gather(1, node), self.right.gather(1, node))
-        return self.start + self.value.gather(1, node).sum(0)
 
     def rows(self, batch: Windows, simple: Tensor) -> Tensor:
         """The features of each period of each window [B, H, features]."""
@@ -106,19 +79,4 @@ class Trees(nn.Module):
             chosen = np.random.default_rng(0).choice(len(y), MAX_ROWS, replace=False)
             x, y = x[np.sort(chosen)], y[np.sort(chosen)]
         model: Any = HistGradientBoostingRegressor(**SETTINGS).fit(x, y)
-        self.start.fill_(float(np.ravel(model._baseline_prediction)[0]))
-        for number, (predictor,) in enumerate(model._predictors):
-            self._set(number, predictor.nodes)
-
-    def _set(self, tree: int, nodes: npt.NDArray[Any]) -> None:
-        """Store a tree's nodes; a leaf is its own child, so that it may be reached early."""
-        count, is_leaf, own = len(nodes), nodes["is_leaf"].astype(bool), np.arange(len(nodes))
-        columns = {
-            "feature": np.where(is_leaf, 0, nodes["feature_idx"]).astype(np.int64),
-            "threshold": np.where(is_leaf, 0.0, nodes["num_threshold"]),
-            "left": np.where(is_leaf, own, nodes["left"]).astype(np.int64),
-            "right": np.where(is_leaf, own, nodes["right"]).astype(np.int64),
-            "value": np.where(is_leaf, nodes["value"], 0.0),
-        }
-        for name, values in columns.items():
-            self.get_buffer(name)[tree, :count] = torch.from_numpy(values)
+        self.store(model)

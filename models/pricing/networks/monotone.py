@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ KNOTS = (-0.45, -0.35, -0.25, -0.15, -0.05, 0.05)
 """Where the slope of log demand may change, as log price minus the usual one."""
 SOFTNESS = 0.03
 START_SLOPE = 1.5
+MIN_START_SLOPE, MAX_START_SLOPE = 0.3, 6.0
 START_DISPERSION = -2.0
 START_BEND = 0.05
 CENSORED_SPREAD = 0.5
@@ -35,6 +37,10 @@ class DemandBatch:
     units: Tensor
     log_units: Tensor
     censored: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
 
 class MonotoneDemand(nn.Module):
@@ -96,6 +102,13 @@ class MonotoneDemand(nn.Module):
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(std)
 
+    def start_slopes(self, elasticity: Tensor) -> None:
+        """Begin with these own-price elasticities [P] at the usual price."""
+        bent = len(KNOTS) * START_BEND  # half of the hinges' slopes count there
+        slope = (-elasticity - bent).clamp(MIN_START_SLOPE, MAX_START_SLOPE)
+        with torch.no_grad():
+            self.product_slopes.weight[:, 0] = torch.log(torch.expm1(slope)).to(self.product_slopes.weight)
+
     def forward(self, batch: DemandBatch) -> Tensor:
         """Log of expected units [B]."""
         context, wide = self._inputs(batch)
@@ -132,20 +145,23 @@ class MonotoneDemand(nn.Module):
         return linear.add(self.rival_deep(torch.cat([hidden, 10 * summary], -1))[:, 0])
 
     def loss(self, batch: DemandBatch, *, wrong_sign: float = 0.0) -> Tensor:
-        """The mean loss: Huber of log units, or a negative binomial likelihood; sold-out rows are lower bounds.
+        """The mean loss of the rows.
 
         `wrong_sign` weighs a penalty on cross effects by which demand falls when a rival becomes dearer.
         """
+        return self.losses(batch).mean() + wrong_sign * F.relu(-self.cross.weight).mean()
+
+    def losses(self, batch: DemandBatch) -> Tensor:
+        """The loss of each row [B]: Huber of log units, or a negative binomial likelihood; sold-out rows are lower
+        bounds."""
         log_mean = self(batch)
         if self.counts:
             dispersion = F.softplus(self.dispersion(batch.product)[:, 0]) + 1e-4
-            each = -log_likelihood(log_mean, 1 / dispersion, batch.units, batch.censored)
-        else:
-            residual = log_mean - batch.log_units
-            exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
-            below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
-            each = torch.where(batch.censored, below, exact)
-        return each.mean() + wrong_sign * F.relu(-self.cross.weight).mean()
+            return -log_likelihood(log_mean, 1 / dispersion, batch.units, batch.censored)
+        residual = log_mean - batch.log_units
+        exact = F.huber_loss(residual, torch.zeros_like(residual), reduction="none")
+        below = -(CENSORED_SPREAD**2) * torch.special.log_ndtr(residual / CENSORED_SPREAD)
+        return torch.where(batch.censored, below, exact)
 
     def elasticity(self, batch: DemandBatch) -> Tensor:
         """The analytic slope of log demand in the log own price [B]; never above zero."""

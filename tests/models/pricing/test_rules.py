@@ -115,13 +115,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_rules(tmp_path / "none.yaml")
 
 
-def test_a_cost_that_is_not_known_is_named() -> None:
-    with pytest.raises(ValueError, match=r"the cost of product a in store s is nan; profit needs a cost"):
+def test_a_cost_that_cannot_be_is_named() -> None:
+    with pytest.raises(ValueError, match=r"the cost of product a in store s is -1; a cost is zero or more"):
         Offers(
             products=("a",),
             stores=("s",),
             price=np.ones(1),
-            cost=np.array([np.nan]),
+            cost=np.array([-1.0]),
             stock=np.ones(1),
             size=np.ones(1),
             group=np.zeros(1, np.int64),

@@ -1,0 +1,1 @@
+"""Prepares sales for prices: a panel with demand groups, its split by time, and its shards."""

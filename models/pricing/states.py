@@ -1,0 +1,108 @@
+"""The state of the shop before a period: the offers, with what demand models read of each besides its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from models.pricing.design import Design
+from models.pricing.offers import Offers
+from models.pricing.panel import Floats
+from models.pricing.schema import Schema
+
+
+@dataclass(frozen=True)
+class OfferState:
+    """One product in one store. `level` and `usual` are logs; `context` is in the order of the schema's columns."""
+
+    product: str
+    store: str
+    group: str
+    price: float
+    cost: float | None
+    stock: float | None
+    level: float
+    usual: float
+    context: tuple[float, ...]
+    size: float | None = None
+    category: str = ""
+    brand: str = ""
+    flags: tuple[tuple[str, str], ...] = ()
+    """Reasons, name and sentence, not to trust what is expected of it."""
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> OfferState:
+        """From a row of prepared data or of the feature store."""
+        texts = {name: value[name] for name in ("product", "store", "group", "category", "brand")}
+        numbers = {name: value[name] for name in ("price", "cost", "stock", "level", "usual", "size")}
+        flags = tuple((name, text) for name, text in value["flags"])
+        return cls(**texts, **numbers, context=tuple(value["context"]), flags=flags)
+
+    def as_row(self) -> dict[str, Any]:
+        """For prepared data and the feature store; JSON types only."""
+        return {**asdict(self), "context": list(self.context), "flags": [list(flag) for flag in self.flags]}
+
+
+def design_of_offers(offers: Sequence[OfferState], schema: Schema, *, period: int | None = None) -> Design:
+    """The rows of offers at today's prices; rivals are the other offers of the same demand group and store."""
+    num_products, num_stores = len(schema.products), len(schema.stores)
+    product = np.array([schema.places.get(offer.product, num_products) for offer in offers], np.int64)
+    store = np.array([schema.store_places.get(offer.store, num_stores) for offer in offers], np.int64)
+    group = np.array([schema.groups.get(offer.group, len(schema.groups)) for offer in offers], np.int64)
+    slots = (*schema.slots, 0)
+    slot = np.array([slots[place] for place in product], np.int64)
+    usual = np.array([offer.usual for offer in offers])
+    own = np.log([offer.price for offer in offers]) - usual
+    rivals, has_rival = _rivals([(offer.group, offer.store) for offer in offers], own, slot, schema.num_rivals)
+    return Design(
+        product=product,
+        store=store,
+        period=np.full(len(offers), schema.num_periods if period is None else period, np.int64),
+        group=group,
+        slot=slot,
+        units=np.zeros(len(offers)),
+        censored=np.zeros(len(offers), np.bool_),
+        level=np.array([offer.level for offer in offers]),
+        usual=usual,
+        own=own,
+        rivals=rivals,
+        has_rival=has_rival,
+        context=np.array([offer.context for offer in offers]).reshape(len(offers), len(schema.context)),
+        names=schema.context,
+        num_products=num_products + 1,
+        num_stores=num_stores + 1,
+    )
+
+
+def offers_of_states(offers: Sequence[OfferState]) -> Offers:
+    """What the optimiser prices; groups are demand groups within a store."""
+    groups: dict[tuple[str, str], int] = {}
+    number = [groups.setdefault((offer.group, offer.store), len(groups)) for offer in offers]
+    return Offers(
+        products=tuple(offer.product for offer in offers),
+        stores=tuple(offer.store for offer in offers),
+        price=np.array([offer.price for offer in offers]),
+        cost=np.array([np.nan if offer.cost is None else offer.cost for offer in offers]),
+        stock=np.array([np.inf if offer.stock is None else offer.stock for offer in offers]),
+        size=np.array([np.nan if offer.size is None else offer.size for offer in offers]),
+        group=np.array(number, np.int64),
+        categories=tuple(offer.category for offer in offers),
+        brands=tuple(offer.brand for offer in offers),
+    )
+
+
+def _rivals(
+    places: Sequence[tuple[str, str]], own: Floats, slot: np.ndarray, num_rivals: int
+) -> tuple[Floats, np.ndarray]:
+    """Own prices of the rivals [I, R] and whether there is one."""
+    numbers: dict[tuple[str, str], int] = {}
+    place = np.array([numbers.setdefault(key, len(numbers)) for key in places], np.int64)
+    table = np.full((len(numbers), num_rivals), np.nan)
+    table[place, slot] = own
+    rivals = table[place]
+    rivals[np.arange(len(own)), slot] = np.nan
+    has_rival = ~np.isnan(rivals)
+    return np.where(has_rival, rivals, 0.0), has_rival
