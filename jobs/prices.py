@@ -59,7 +59,8 @@ class Options:
     by: str | None = None
     """Who decides, for the record; default is the login name."""
     reason: str | None = None
-    """For reject, and to approve a list of another model or of other data than the current ones; for take-back too."""
+    """For reject, and to approve a list of another model or of other data than the current ones; for take-back too; to
+    propose where the sales do not know the prices of an applied list yet."""
 
     def __post_init__(self) -> None:
         if self.explore is not None and not 0 <= self.explore < float("inf"):
@@ -162,6 +163,8 @@ def _propose(context: Context, options: Options, nothing: str) -> Outcome:
     if FAMILY not in FAMILIES:
         raise UsageFailure(f"the family {FAMILY} is not installed; install shopkeeper[{FAMILY}]")
     rules = _text(options.rules, "rules")
+    if options.explore is None and not (options.reason or "").strip():
+        _require_newer_sales(context)
     request = request_of(context, options, rules)
     tracking = Tracking(context)
     tracking.deliver_spool()
@@ -185,6 +188,19 @@ def _propose(context: Context, options: Options, nothing: str) -> Outcome:
         rows_told = [row.model_dump(mode="json") for row in rows]
         return Outcome("none", details={**details, "prices": rows_told}, summary=f"  no list was made: {origin.reason}")
     return _described(context, lists_of(context).propose(rows, origin, by=_by(options)), "proposed")
+
+
+def _require_newer_sales(context: Context) -> None:
+    """Raise UsageFailure if prices hold that the sales do not know: the same data would go on from guesses."""
+    data = context.store.current_data(FAMILY).fingerprint
+    same = [one for one in lists_of(context).all() if one.state == "applied" and one.record.origin.data == data]
+    if same:
+        ids = ", ".join(one.record.id for one in same)
+        prepare = context.command(f"prepare {FAMILY} --raw PATH")
+        raise UsageFailure(
+            f"the current data have no sales at the prices of {ids}, which was computed from them and is applied; run "
+            f"`{prepare}` with newer sales first, try steps out with --explore, or give --reason TEXT"
+        )
 
 
 def _asked(context: Context, located: LocatedModel, request: dict[str, Any]) -> BaseModel:

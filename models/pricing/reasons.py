@@ -62,7 +62,10 @@ class Reasons:
                 f"demand is {demand} elastic than its margin needs: with {told} a margin of {wanted:.0%} earns most "
                 f"by itself, and {margin:.0%} is {compared} it"
             )
-        return f"its demand group gains from it: by itself, {told} and a margin of {margin:.0%} speak against it"
+        return (
+            f"its demand group earns most there by the models' whole curves, though {told} and a margin of "
+            f"{margin:.0%} speak against it"
+        )
 
     def _broken_by(self, index: int, point: int) -> Requirement | None:
         """The first requirement that would be broken if only this price were at another point."""

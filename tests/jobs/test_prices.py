@@ -254,7 +254,7 @@ def modelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     prepare.run(Context(store), family, prepare.Options(), family.PrepareConfig(**made.prepare))
     result = run_training(
         family,
-        config=family.Config(epochs=2, hidden=16, trees=20, batch_size=512, learning_rate=0.01),
+        config=family.Config(epochs=1, hidden=16, trees=10, members=2, batch_size=512, learning_rate=0.01),
         data=store.current_data(prices.FAMILY),
         directory=root / "run",
         worker=WorkerContext(),
@@ -284,12 +284,31 @@ def test_the_family_is_asked_for_all_offers_and_then_from_the_prices_that_hold(
     assert all(row["old"] == pytest.approx(news[row["product"], row["store"]]) for row in after["prices"])
 
 
+def test_a_second_list_of_the_same_data_needs_newer_sales_or_a_reason(
+    modelled: tuple[Store, Path], answer: RecommendResponse, tmp_path: Path
+) -> None:
+    store, model = modelled
+    (tmp_path / "rules.yaml").write_text(RULES)
+    asked = {"rules": str(tmp_path / "rules.yaml"), "model": str(model)}
+    data = store.current_data(prices.FAMILY).fingerprint
+    origin = origin_of(answer, model="m", model_version="3", data=data, rules=("rules.yaml", RULES))
+    found = lists_of(Context(store)).propose(rows_of(answer), origin, by="ann").record.id
+    run(store, "approve", found, reason="test")
+    run(store, "apply", found)
+
+    with pytest.raises(UsageFailure, match=rf"the current data have no sales at the prices of .*{found}.* newer sales"):
+        run(store, "propose", **asked)
+
+    assert run(store, "propose", reason="a test", **asked).status in ("proposed", "none")
+    run(store, "take-back", found)
+
+
 def test_a_mistake_in_the_rules_is_named_and_no_list_is_made(modelled: tuple[Store, Path], tmp_path: Path) -> None:
     store, model = modelled
     (tmp_path / "rules.yaml").write_text("ladder: {step: 0.1}\nfixed: {only: {products: [tee-0]}}\n")
     before = len(lists_of(Context(store)).all())
 
     with pytest.raises(UsageFailure, match=r"fixed.only.products: 'tee-0' is none of the 12 products"):
-        run(store, "propose", rules=str(tmp_path / "rules.yaml"), model=str(model))
+        run(store, "propose", rules=str(tmp_path / "rules.yaml"), model=str(model), reason="x")
 
     assert len(lists_of(Context(store)).all()) == before
