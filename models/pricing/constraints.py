@@ -267,4 +267,5 @@ def _sell_through(rule: SellThrough, shop: Shop) -> Parts:
             continue
         words = f"{shop.offers.name(index)} sells {rule.share:.0%} of its stock of {stock:g} by {rule.by}"
         amount = rule.share * stock / periods if periods else np.inf
-        yield f"{words}, {amount:.1f} a period", (), Floor("units", np.array([index]), amount)
+        asked = f"{amount:.1f} a period" if periods else f"and that date has passed on {shop.calendar.today}"
+        yield f"{words}, {asked}", (), Floor("units", np.array([index]), amount)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from itertools import pairwise
 
 import numpy as np
 
@@ -53,13 +52,13 @@ def _points(offers: Offers, index: int, rules: Rules, *, wide: bool) -> Floats:
     today = float(offers.price[index])
     low, high = allowed_change(offers, index, rules)
     limit = rules.ladder.most_points
-    found = _even(_between(rules.ladder, low, high), limit - 1)
+    found = _between(rules.ladder, low, high, limit - 1)
     if wide:
-        found = [*found, *_even(_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST)), limit)]
+        found = [*found, *_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST), limit)]
         for rule in rules.margin_floor:
             if rule.only.fits(offers, index) and np.isfinite(offers.cost[index]):
                 floor = offers.cost[index] / (1 - rule.share)
-                found += _between(rules.ladder, floor, floor * 1.1 + _spacing(rules.ladder))[:1]
+                found += _between(rules.ladder, floor, floor * 1.1 + _spacing(rules.ladder), 1)
     rounded = np.unique(np.round([*found, today], DIGITS))
     return rounded[rounded > 0]
 
@@ -68,21 +67,29 @@ def _spacing(ladder: Ladder) -> float:
     return ladder.step if ladder.step is not None else 1.0
 
 
-def _between(ladder: Ladder, low: float, high: float) -> list[float]:
-    """All prices of the ladder in a range, rising."""
+def _between(ladder: Ladder, low: float, high: float, limit: int) -> list[float]:
+    """At most `limit` prices of the ladder in a range, rising: evenly spaced, with the lowest and the highest."""
     if ladder.step is not None:
         first, last = math.ceil(low / ladder.step - TOLERANCE), math.floor(high / ladder.step + TOLERANCE)
-        return [number * ladder.step for number in range(max(1, first), last + 1)]
+        return [number * ladder.step for number in _even(max(1, first), last, limit)]
     assert ladder.endings is not None
-    wholes = range(math.floor(low), math.floor(high) + 1)
-    prices = sorted(whole + ending for whole in wholes for ending in ladder.endings)
-    return [price for price in prices if low - TOLERANCE <= price <= high + TOLERANCE and price > 0]
+    endings = sorted(set(ladder.endings))
+
+    def price(number: int) -> float:
+        whole, place = divmod(number, len(endings))
+        return whole + endings[place]
+
+    first, last = math.floor(low) * len(endings), (math.floor(high) + 1) * len(endings) - 1
+    while first <= last and (price(first) < low - TOLERANCE or price(first) <= 0):
+        first += 1
+    while first <= last and price(last) > high + TOLERANCE:
+        last -= 1
+    return [price(number) for number in _even(first, last, limit)]
 
 
-def _even(prices: list[float], limit: int) -> list[float]:
-    """At most `limit` of them, evenly spaced with the lowest and the highest."""
-    if len(prices) <= limit:
-        return prices
-    places = np.unique(np.round(np.linspace(0, len(prices) - 1, limit)).astype(int))
-    assert all(one < other for one, other in pairwise(places))
-    return [prices[place] for place in places]
+def _even(first: int, last: int, limit: int) -> list[int]:
+    """At most `limit` whole numbers from first to last, none where last is below first; a ladder may have millions."""
+    count = last - first + 1
+    if count <= limit:
+        return list(range(first, last + 1))
+    return [first + int(place) for place in np.unique(np.round(np.linspace(0, count - 1, limit)).astype(np.int64))]

@@ -43,6 +43,10 @@ class Offers:
             raise ValueError(
                 f"the cost of {named} is {self.cost[wrong[0]]:g}; a cost is zero or more, or NaN where not known"
             )
+        wrong = np.flatnonzero(~(self.stock >= 0))
+        if len(wrong):
+            named = self.name(int(wrong[0]))
+            raise ValueError(f"the stock of {named} is {self.stock[wrong[0]]:g}; it is zero or more, or infinite")
         if len({*zip(self.products, self.stores, strict=True)}) < len(self.products):
             raise ValueError("a product is offered twice in the same store; name each product and store once")
 

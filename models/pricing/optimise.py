@@ -12,7 +12,7 @@ import numpy as np
 from models.pricing.blocks import Block, Demand, Money, blocks_of, money
 from models.pricing.conflict import irreducible
 from models.pricing.constraints import Calendar, Requirement, Shop, requirements_of
-from models.pricing.keeping import ROUNDING, settled, shortfall
+from models.pricing.keeping import ROUNDING, broken, settled, shortfall
 from models.pricing.ladder import ladders
 from models.pricing.offers import Offers
 from models.pricing.panel import Floats, Ints
@@ -35,6 +35,14 @@ class Settings:
     """Standard deviations, over the demand's members, of each offer's change in profit that are taken off its mean."""
     max_combinations: int = 800
     """Demand groups with at most so many price combinations are priced exactly."""
+
+    def __post_init__(self) -> None:
+        for name in ("time_limit_s", "max_combinations"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}; use more than 0")
+        for name in ("gap", "caution"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} is {getattr(self, name):g}; use a number of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,13 @@ def optimise(
     """The prices with the highest expected profit that keep all rules.
 
     `held` offers stay at today's price, for the reason that is given; what their prices break by themselves is not
-    asked for but named in the plan. Raises RulesConflict if no prices keep the rules and NoPlanFound if the time limit
-    ended the search without any.
+    asked for but named in the plan. Where today's prices keep the rules, the plan is never worse than these. Raises
+    ValueError where the demand is not a number, RulesConflict if no prices keep the rules, and NoPlanFound if the time
+    limit ended the search without any.
     """
     _require_costs(offers, held or {})
     today = money(demand, offers, offers.price)
+    _require_demand(offers, today)
     search = _Search(offers, demand, calendar, settings or Settings(), today, held or {})
     points = ladders(offers, rules, held=search.held)
     requirements = search.asked(rules, points)
@@ -103,6 +113,7 @@ def optimise(
         if conflict := search.conflict(points, requirements):
             raise RulesConflict(conflict)
         plan, _ = search.best(points, requirements)
+    plan = search.or_unchanged(plan, points, requirements)
     if plan is None:
         limit_s = search.settings.time_limit_s
         raise NoPlanFound(
@@ -161,6 +172,19 @@ class _Search:
             anchor = price
         return best, False
 
+    def or_unchanged(
+        self, plan: Plan | None, points: Sequence[Floats], requirements: Sequence[Requirement]
+    ) -> Plan | None:
+        """Today's prices, if they keep everything and the plan is no better, or there is none."""
+        at = self.shop(points).today_points
+        if broken(requirements, at, self.today):
+            return plan
+        caution = self.settings.caution
+        price = np.array([each[point] for each, point in zip(points, at, strict=True)])
+        unchanged = Plan(price, self.today, self.today, True, False, np.inf, 0, points, requirements, ())
+        is_better = plan is not None and _value(plan, caution) > _value(unchanged, caution) + ROUNDING
+        return plan if is_better else dataclasses.replace(plan, price=price, planned=self.today) if plan else unchanged
+
     def conflict(self, points: Sequence[Floats], requirements: Sequence[Requirement]) -> list[Requirement]:
         """An irreducible set of requirements, none if they are not shown to be infeasible."""
         limit_s = self.settings.time_limit_s
@@ -192,6 +216,16 @@ def _require_costs(offers: Offers, held: Mapping[int, str]) -> None:
     unknown = [index for index in np.flatnonzero(np.isnan(offers.cost)).tolist() if index not in held]
     if unknown:
         raise ValueError(f"the cost of {offers.name(unknown[0])} is not known; give it, or hold the offer at its price")
+
+
+def _require_demand(offers: Offers, today: Money) -> None:
+    """Raise ValueError for a demand that is negative or no finite number at today's prices."""
+    wrong = np.flatnonzero(~(np.isfinite(today.units) & (today.units >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"the demand for {offers.name(int(wrong[0]))} at today's price is {today.units[wrong[0]]:g} units; a model "
+            "of demand gives numbers of zero or more"
+        )
 
 
 def _worth(block: Block, today: Ints, caution: float) -> Floats:

@@ -93,6 +93,12 @@ class Zone(_Rule):
 
     stores: Annotated[tuple[str, ...], Field(min_length=2)]
 
+    @model_validator(mode="after")
+    def _several(self) -> Zone:
+        if len(set(self.stores)) < 2:
+            raise ValueError("needs two stores or more, such as [north, south]")
+        return self
+
 
 class SizeOrder(_Rule):
     """Larger packs of a brand, category and store cost no less, and with `unit_price` no more per unit of size."""
@@ -106,6 +112,12 @@ class BrandOrder(_Rule):
     cheaper: str
     dearer: str
     gap: Share = 0.0
+
+    @model_validator(mode="after")
+    def _two_brands(self) -> BrandOrder:
+        if self.cheaper == self.dearer:
+            raise ValueError(f"cheaper and dearer are both {self.cheaper!r}; name two brands")
+        return self
 
 
 class MeanPrice(_Rule):

@@ -220,8 +220,41 @@ def test_a_date_that_has_passed_conflicts_alone() -> None:
     assert len(caught.value.requirements) == 1
 
 
-def test_no_time_is_an_error_that_says_so() -> None:
+def test_no_time_leaves_todays_prices_if_they_keep_the_rules_and_else_is_an_error_that_says_so() -> None:
     offers, demand = random_shop(9, 40, group_size=4)
+    wanted, settings = MANY.replace("number: 3", "number: 9"), Settings(time_limit_s=1e-9, gap=0)
 
+    kept = best(offers, demand, rules(wanted), settings)
+
+    assert np.allclose(kept.price, offers.price) and not kept.is_optimal
     with pytest.raises(NoPlanFound, match="allow more time"):
-        best(offers, demand, rules(MANY.replace("number: 3", "number: 9")), Settings(time_limit_s=1e-9, gap=0))
+        best(offers, demand, rules(wanted.replace("share: 0.1", "share: 0.3")), settings)
+
+
+def test_a_ladder_of_millions_of_prices_is_thinned_without_listing_them() -> None:
+    offers, _ = random_shop(9, 2, group_size=1)
+    offers = dataclasses.replace(offers, price=offers.price * 1e7, cost=offers.cost * 1e7)
+
+    for ladder in ("ladder: {step: 0.0001}", "ladder: {endings: [0.99, 0.49]}"):
+        points = ladders(offers, rules("", ladder))
+        assert all(len(one) <= 10 for one in points)
+        assert all(one[0] < price < one[-1] for one, price in zip(points, offers.price, strict=True))
+
+
+def test_prices_of_what_nobody_buys_do_not_change() -> None:
+    offers, demand = random_shop(2, 4, group_size=2)
+    nobody = dataclasses.replace(demand, base=np.zeros(4))
+
+    assert np.allclose(best(offers, nobody, rules("max_changes: {number: 4}")).price, offers.price)
+
+
+def test_a_demand_that_is_no_number_is_named() -> None:
+    offers, demand = random_shop(2, 4, group_size=2)
+    broken = dataclasses.replace(demand, base=np.array([1.0, np.nan, 1.0, 1.0]))
+
+    with pytest.raises(ValueError, match=r"the demand for product p\d at today's price is nan"):
+        best(offers, broken, rules(""))
+    with pytest.raises(ValueError, match="the stock of product p1 is -1"):
+        dataclasses.replace(offers, stock=np.array([1.0, -1.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="time_limit_s is nan"):
+        Settings(time_limit_s=float("nan"))
