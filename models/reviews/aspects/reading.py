@@ -1,4 +1,4 @@
-"""A shop's own words for aspects, as one YAML file that extends the seed lexicons; mistakes are named with their line."""
+"""A shop's own words for aspects: a YAML file that extends the seed lexicons; mistakes are named with their line."""
 
 from __future__ import annotations
 
