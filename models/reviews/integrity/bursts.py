@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.reviews.integrity.minhash import Floats, Ints, Pairs
@@ -59,11 +59,12 @@ def bursts(product: Ints, day: Ints, positive: Floats, pairs: Pairs) -> Bursts:
     for rows in np.split(order, np.flatnonzero(np.diff(product[order])) + 1):
         if len(rows) >= MIN_REVIEWS:
             found += _of_product(rows, day, positive, has_twin, (first_day, last_day, usual), int(product[rows[0]]))
-    columns = [np.array(column) for column in zip(*found, strict=True)] if found else [np.zeros(0)] * 7
-    whole, parts = [column.astype(np.int64) for column in columns[:3]], columns[3:]
-    chance = poisson_tail(columns[2], parts[0])
-    score = -np.log10(chance) * np.maximum(parts[1], FLOOR) * np.maximum(parts[2], FLOOR)
-    return Bursts(*whole, parts[0], chance, parts[1], parts[2], score)
+    columns = np.array(found, np.float64).reshape(-1, 6).T
+    named, one, count = columns[:3].astype(np.int64)
+    expected, similarity, extremity = columns[3:]
+    chance = poisson_tail(columns[2], expected)
+    score = -np.log10(chance) * np.maximum(similarity, FLOOR) * np.maximum(extremity, FLOOR)
+    return Bursts(named, one, count, expected, chance, similarity, extremity, score)
 
 
 def poisson_tail(count: Floats, mean: Floats) -> Floats:
@@ -76,14 +77,14 @@ def _of_product(
     rows: Ints,
     day: Ints,
     positive: Floats,
-    has_twin: np.typing.NDArray[np.bool_],
+    has_twin: npt.NDArray[np.bool_],
     log: tuple[int, int, float],
     product: int,
 ) -> list[tuple[float, ...]]:
     """Product, day, reviews, expected, similarity and extremity of each day with enough reviews."""
     first_day, last_day, usual = log
     own_days, own_positive = day[rows], positive[rows]
-    found = []
+    found = list[tuple[float, ...]]()
     for one, count in zip(*np.unique(own_days, return_counts=True), strict=True):
         if count < MIN_REVIEWS:
             continue
@@ -100,7 +101,7 @@ def _of_product(
 def _extremity(inside: Floats, outside: Floats) -> float:
     """How much larger the share of very positive or very negative reviews is than on other days, 0 to 1."""
     best = 0.0
-    for is_extreme in (lambda values: values >= 0.9, lambda values: values <= 0.1):
-        usual = (is_extreme(outside).sum() + 1.0) / (len(outside) + 2.0)
-        best = max(best, (float(is_extreme(inside).mean()) - usual) / max(1.0 - usual, 1e-9))
-    return min(max(best, 0.0), 1.0) if not math.isnan(best) else 0.0
+    for here, elsewhere in ((inside >= 0.9, outside >= 0.9), (inside <= 0.1, outside <= 0.1)):
+        usual = (elsewhere.sum() + 1.0) / (len(outside) + 2.0)
+        best = max(best, (float(here.mean()) - usual) / max(1.0 - usual, 1e-9))
+    return min(best, 1.0)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from models.reviews.integrity.bursts import Bursts, bursts
-from models.reviews.integrity.minhash import Floats, Ints, groups_of, near_duplicates
+from models.reviews.integrity.minhash import Floats, Ints, Pairs, groups_of, near_duplicates
 
 LEAST_SIMILARITY = 0.45
 """Of character 5-grams, for near-duplicates of reviews; see benchmarks/reviews/integrity.py."""
@@ -52,10 +52,10 @@ def flags_of(
         place = np.full(len(texts), -1)
         place[known] = np.arange(len(known))
         both = (place[pairs.first] >= 0) & (place[pairs.second] >= 0)
-        inside = type(pairs)(place[pairs.first[both]], place[pairs.second[both]], pairs.similarity[both])
+        inside = Pairs(place[pairs.first[both]], place[pairs.second[both]], pairs.similarity[both])
         day = (times_s[known] // SECONDS_A_DAY).astype(np.int64)
         scored = bursts(product[known], day, positive[known], inside)
-        found += _burst_flags(scored, least_score, product, np.where(np.isnan(times_s), np.nan, times_s))
+        found += _burst_flags(scored, least_score, product, times_s)
     return sorted(found, key=lambda flag: (flag.product, -flag.score, flag.reviews))
 
 
@@ -65,7 +65,7 @@ def _duplicate_flags(group: Ints, product: Ints) -> list[Flag]:
     sizes = np.bincount(group, minlength=len(group))
     members = np.flatnonzero(sizes[group] > 1)
     for head in np.unique(group[members]):
-        rows = members[group[members] == head] if len(members) < 10_000 else np.flatnonzero(group == head)
+        rows = members[group[members] == head]
         for one in np.unique(product[rows]):
             own = rows[product[rows] == one]
             others = len(np.unique(product[rows])) - 1

@@ -85,7 +85,9 @@ def reputations(
     count, effective, share = _evidence(product, positive, weights, num_products)
     known = np.nan_to_num(share) * effective
     # By plain counts: decayed ones are fractions, whose likelihood takes products for more alike than they are.
-    fitted = priors or fit_priors(np.bincount(product, positive, num_products), count.astype(np.float64), names)
+    fitted = priors or fit_priors(
+        np.bincount(product, positive, num_products).astype(np.float64), count.astype(np.float64), names
+    )
     own = tuple(fitted[name] for name in names)
     mean, low, high = _posterior(known, effective, own)
     rank = np.empty(num_products, np.int64)
