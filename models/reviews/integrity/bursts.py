@@ -17,8 +17,9 @@ PRIOR_DAYS = 30.0
 """The rate is pulled to the mean of the log, as if it had been seen for so many days."""
 MIN_REVIEWS = 3
 """A day with fewer reviews is never a burst."""
-FLOOR = 0.05
-"""What a day keeps of its score without similar texts, and without extreme ratings."""
+LEAST_ALIKE, LEAST_EXTREME = 0.01, 0.3
+"""What a day keeps of its score without similar texts, and without extreme ratings: a burst of praise is no
+more extreme than the usual reviews of a good product."""
 SMALLEST_CHANCE = 1e-300
 
 
@@ -38,7 +39,7 @@ class Bursts:
     extremity: Floats
     """The larger share of ratings that are the lowest or the highest, above what is usual for the product, 0 to 1."""
     score: Floats
-    """-log10(chance) x similarity x extremity, the two last not below FLOOR."""
+    """-log10(chance) x similarity x extremity, the two last not below LEAST_ALIKE and LEAST_EXTREME."""
 
 
 def bursts(product: Ints, day: Ints, positive: Floats, pairs: Pairs) -> Bursts:
@@ -63,7 +64,7 @@ def bursts(product: Ints, day: Ints, positive: Floats, pairs: Pairs) -> Bursts:
     named, one, count = columns[:3].astype(np.int64)
     expected, similarity, extremity = columns[3:]
     chance = poisson_tail(columns[2], expected)
-    score = -np.log10(chance) * np.maximum(similarity, FLOOR) * np.maximum(extremity, FLOOR)
+    score = -np.log10(chance) * np.maximum(similarity, LEAST_ALIKE) * np.maximum(extremity, LEAST_EXTREME)
     return Bursts(named, one, count, expected, chance, similarity, extremity, score)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from models.reviews.integrity.bursts import Bursts, bursts
 from models.reviews.integrity.minhash import Floats, Ints, Pairs, groups_of, near_duplicates
 
-LEAST_SIMILARITY = 0.45
-"""Of character 5-grams, for near-duplicates of reviews; see benchmarks/reviews/integrity.py."""
-LEAST_SCORE = 1.5
+LEAST_SIMILARITY = 0.55
+"""Of pairs of characters, for near-duplicates of reviews; see benchmarks/reviews/integrity.py."""
+LEAST_SCORE = 1.0
 """Of a burst, see `bursts`."""
 EPOCH = datetime.date(1970, 1, 1)
 SECONDS_A_DAY = 86_400

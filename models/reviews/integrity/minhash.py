@@ -15,6 +15,9 @@ Floats = npt.NDArray[np.float64]
 NUM_BANDS, ROWS_A_BAND = 40, 2
 """Two texts are compared if they agree in a band: with a similarity of 0.3 in 98 % of cases, of 0.1 in 33 %."""
 GRAM = 5
+"""Length of the n-grams that propose pairs: rare enough that unrelated texts share few."""
+COMPARED_GRAM = 2
+"""Length of those that proposed pairs are compared by: a changed character changes two of them, not five."""
 MIN_CHARACTERS = 10
 """Shorter texts, such as "very good!", are alike without being copies; counted without blanks and punctuation."""
 MAX_BUCKET = 200
@@ -25,7 +28,7 @@ BLOCK_GRAMS = 400_000
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of texts [M], first < second, with the Jaccard similarity of their character n-grams."""
+    """Pairs of texts [M], first < second, with the Jaccard similarity of their pairs of characters."""
 
     first: Ints
     second: Ints
@@ -51,19 +54,21 @@ def grams_of(text: str, size: int = GRAM) -> UInts:
     return np.unique(hashed)
 
 
-def near_duplicates(texts: Sequence[str], *, least_similarity: float, size: int = GRAM) -> Pairs:
+def near_duplicates(texts: Sequence[str], *, least_similarity: float) -> Pairs:
     """Pairs of texts at least so similar, in order; texts below MIN_CHARACTERS are in none.
 
-    Candidates agree in a band of their MinHash signatures; their similarity is then computed exactly. The result
+    Candidates agree in a band of their MinHash signatures; they are then compared exactly. The result
     depends on nothing but the texts.
     """
     if not 0 < least_similarity <= 1:
         raise ValueError(f"a similarity of {least_similarity:g} is not above 0 and at most 1; 0.5 is usual")
     clean = [normalised(text) for text in texts]
     long = np.flatnonzero([len(text) >= MIN_CHARACTERS for text in clean])
-    grams = [grams_of(clean[place], size) for place in long]
+    grams = [grams_of(clean[place]) for place in long]
     first, second = _candidates(signatures(grams)) if len(grams) > 1 else (long[:0], long[:0])
-    similarity = np.array([_jaccard(grams[one], grams[other]) for one, other in zip(first, second, strict=True)])
+    short = {one: grams_of(clean[long[one]], COMPARED_GRAM) for one in np.union1d(first, second).tolist()}
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    similarity = np.array([_jaccard(short[one], short[other]) for one, other in pairs])
     kept = similarity >= least_similarity if len(similarity) else np.zeros(0, bool)
     return Pairs(long[first[kept]], long[second[kept]], similarity[kept].astype(np.float64))
 
