@@ -109,7 +109,8 @@ class TermPolarity(nn.Module):
         weights = batch["wide_weights"] * self.get_buffer("rarity")[batch["wide"]]
         weights = weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-6)
         summed = (self.wide(batch["wide"]) * weights[..., None]).sum(1)
-        return WIDE_SCALE * summed + self.opinions(batch["opinions"])
+        logits: Tensor = WIDE_SCALE * summed + self.opinions(batch["opinions"])
+        return logits
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Log probabilities [B, 3]."""
