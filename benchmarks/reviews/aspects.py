@@ -2,10 +2,10 @@
 
 Polarity has three classes; terms whose polarity is "conflict" are left out. The rival is a logistic regression of
 TF-IDF of words and pairs of words in a window of 40 characters around the term. All systems see the same folds;
-differences to the rival are paired by term, with 95 % intervals from 2,000 bootstrap samples of sentences. Published systems
-(TNet and the like) use the official test set and pretrained vectors; nothing here is pretrained. The n-grams' penalty
-and the share of naive Bayes were chosen on the laptops' folds, so that the laptops' numbers are a little optimistic.
-Extraction is scored by exact spans.
+differences to the rival are paired by term, with 95 % intervals from 2,000 bootstrap samples of sentences. Published
+systems (TNet and the like) use the official test set and pretrained vectors; nothing here is pretrained. The n-grams'
+penalty and the share of naive Bayes were chosen on folds of the laptops, whose numbers are therefore a little
+optimistic. Extraction is scored by exact spans.
 """
 
 from __future__ import annotations
