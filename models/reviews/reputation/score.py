@@ -50,6 +50,27 @@ class Changes:
     """The posterior probability that the share is higher since than before; 0.5 where there is nothing new."""
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """How much calibrated probabilities say of the labels behind them."""
+
+    share: float
+    """The mean probability of all reviews."""
+    sharpness: float
+    """The mean of positive reviews minus that of negative ones; 1 if the labels are known."""
+
+
+KNOWN = Certainty(0.5, 1.0)
+LEAST_SHARPNESS = 0.05
+
+
+def certainty_of(probabilities: Floats) -> Certainty:
+    """The certainty of calibrated probabilities [N]: their variance is share x (1 - share) x sharpness."""
+    share = float(np.mean(probabilities)) if len(probabilities) else 0.5
+    most = max(share * (1 - share), 1e-9)
+    return Certainty(share, float(np.clip(np.var(probabilities) / most, LEAST_SHARPNESS, 1.0)))
+
+
 def shares_of_ratings(ratings: Floats) -> Floats:
     """How positive ratings from 1 to 5 are: 0 for 1 and 2, 0.5 for 3, 1 for 4 and 5; raises ValueError."""
     wrong = ~((ratings >= 1) & (ratings <= 5))
@@ -73,21 +94,23 @@ def reputations(
     num_products: int,
     categories: Sequence[str] | None = None,
     priors: dict[str, Prior] | None = None,
+    certainty: Certainty = KNOWN,
 ) -> Reputations:
     """Reputations from reviews [N]: index of the product, how positive from 0 to 1, weight.
 
-    `positive` is a calibrated probability that a review is positive, or comes from its rating. A product's share of
+    `positive` is a calibrated probability that a review is positive, or comes from its rating. The mean probability of
+    a very good product is nearer to that of all than its share of positive reviews is; `certainty` of the
+    probabilities takes that back, and counts each review as `sharpness` of one with a known label. A product's share of
     positive reviews has the posterior Beta(a + n s, b + n (1 - s)) with the decayed share s, the effective number n
     and its category's prior, a mixture of Beta(a, b); `categories` [P] default to one for all.
     """
     _check(product, positive, weights, num_products)
     names = list(categories) if categories is not None else ["all"] * num_products
-    count, effective, share = _evidence(product, positive, weights, num_products)
+    count, effective, share = _evidence(product, positive, weights, num_products, certainty)
     known = np.nan_to_num(share) * effective
     # By plain counts: decayed ones are fractions, whose likelihood takes products for more alike than they are.
-    fitted = priors or fit_priors(
-        np.bincount(product, positive, num_products).astype(np.float64), count.astype(np.float64), names
-    )
+    _, plain, plain_share = _evidence(product, positive, np.ones(len(product)), num_products, certainty)
+    fitted = priors or fit_priors(np.nan_to_num(plain_share) * plain, plain, names)
     own = tuple(fitted[name] for name in names)
     mean, low, high = _posterior(known, effective, own)
     rank = np.empty(num_products, np.int64)
@@ -96,7 +119,13 @@ def reputations(
 
 
 def changes(
-    product: Ints, positive: Floats, ages_days: Floats, found: Reputations, *, days: float = WEEK_DAYS
+    product: Ints,
+    positive: Floats,
+    ages_days: Floats,
+    found: Reputations,
+    *,
+    days: float = WEEK_DAYS,
+    certainty: Certainty = KNOWN,
 ) -> Changes:
     """What changed in the last `days` against everything before, for the products of `found`.
 
@@ -106,10 +135,12 @@ def changes(
     num_products = len(found.reviews)
     is_recent = ages_days < days
     old, new = ~is_recent, is_recent
-    _, effective, share = _evidence(product[old], positive[old], weights_of(ages_days[old]), num_products)
+    _, effective, share = _evidence(product[old], positive[old], weights_of(ages_days[old]), num_products, certainty)
     a = np.array([one.mean * one.strength for one in found.priors]) + np.nan_to_num(share) * effective
     b = np.array([(1 - one.mean) * one.strength for one in found.priors]) + (1 - np.nan_to_num(share)) * effective
-    count, recent, recent_share = _evidence(product[new], positive[new], np.ones(int(new.sum())), num_products)
+    count, recent, recent_share = _evidence(
+        product[new], positive[new], np.ones(int(new.sum())), num_products, certainty
+    )
     centre = a / (a + b)
     strength = np.minimum(a + b, 2.0)
     a_since = centre * strength + np.nan_to_num(recent_share) * recent
@@ -139,7 +170,9 @@ def _posterior(known: Floats, effective: Floats, priors: Sequence[Prior]) -> tup
     return mean, low, high
 
 
-def _evidence(product: Ints, positive: Floats, weights: Floats, num_products: int) -> tuple[Ints, Floats, Floats]:
+def _evidence(
+    product: Ints, positive: Floats, weights: Floats, num_products: int, certainty: Certainty
+) -> tuple[Ints, Floats, Floats]:
     """Reviews, effective reviews and weighted shares of products [P]."""
     count = np.bincount(product, minlength=num_products)
     total = np.bincount(product, weights, num_products)
@@ -147,7 +180,9 @@ def _evidence(product: Ints, positive: Floats, weights: Floats, num_products: in
     some = total > 0
     effective = np.divide(total**2, squares, out=np.zeros(num_products), where=some)
     weighted = np.bincount(product, weights * positive, num_products)
-    return count, effective, np.divide(weighted, total, out=np.full(num_products, np.nan), where=some)
+    mean = np.divide(weighted, total, out=np.full(num_products, np.nan), where=some)
+    share = certainty.share + (mean - certainty.share) / certainty.sharpness
+    return count, effective * certainty.sharpness, np.clip(share, 0.0, 1.0)
 
 
 def _check(product: Ints, positive: Floats, weights: Floats, num_products: int) -> None:

@@ -16,8 +16,17 @@ from models.reviews.aspects.reading import SEEDS
 from models.reviews.integrity.flags import LEAST_SCORE, LEAST_SIMILARITY, Flag, flags_of
 from models.reviews.reputation.beta import Floats, Ints
 from models.reviews.reputation.reviews import Reviews, read_reviews
-from models.reviews.reputation.score import HALF_LIFE_DAYS, WEEK_DAYS, Changes, Reputations, changes, reputations
-from models.reviews.reputation.score import weights_of as decayed
+from models.reviews.reputation.score import (
+    HALF_LIFE_DAYS,
+    KNOWN,
+    WEEK_DAYS,
+    Changes,
+    Reputations,
+    certainty_of,
+    changes,
+    reputations,
+    weights_of,
+)
 from models.reviews.summary import AspectSummary, summarise
 
 MOST_FLAGS = 20
@@ -55,14 +64,16 @@ def reputation_table(
     chosen = settings or TableSettings()
     read = read_reviews(reviews, scores)
     ages = read.ages_days(chosen.now_s)
+    certainty = KNOWN if scores is None else certainty_of(read.positive)
     found = reputations(
         read.product,
         read.positive,
-        decayed(ages, chosen.half_life_days),
+        weights_of(ages, chosen.half_life_days),
         num_products=len(read.names),
         categories=read.categories,
+        certainty=certainty,
     )
-    changed = changes(read.product, read.positive, ages, found, days=chosen.change_days)
+    changed = changes(read.product, read.positive, ages, found, days=chosen.change_days, certainty=certainty)
     if mentions is None:
         mentions = mentions_of(read, lexicons)
     aspects = list(dict.fromkeys(name for lexicon in lexicons.values() for name in lexicon.aspects))

@@ -14,6 +14,7 @@ import torch
 from models.reviews.reputation.beta import beta_cdf, beta_quantile, mixture_quantile
 from models.reviews.reputation.prior import fit_prior, fit_priors
 from models.reviews.reputation.score import (
+    certainty_of,
     chance_higher,
     changes,
     reputations,
@@ -58,6 +59,23 @@ def test_intervals_of_90_percent_hold_90_percent(strength: float, num_reviews: i
         found = reputations(product, positive, np.ones(len(product)), num_products=num_products)
         held.append(((found.low <= truth) & (truth <= found.high)).mean())
     assert 0.86 <= np.mean(held) <= 0.94
+
+
+def test_unsure_probabilities_are_not_taken_for_shares() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.beta(3, 1, 200)
+    product = np.repeat(np.arange(200), 40)
+    labels = draw.random(8000) < truth[product]
+    signal = 2 * np.where(labels, 1.0, -1.0) + np.sqrt(2) * draw.normal(size=8000)
+    probabilities = 1 / (1 + np.exp(-2 * signal - np.log(labels.mean() / (1 - labels.mean()))))
+    weights = np.ones(8000)
+    plain, certain = (
+        reputations(product, probabilities, weights, num_products=200, **more)
+        for more in ({}, {"certainty": certainty_of(probabilities)})
+    )
+    held = [((one.low <= truth) & (truth <= one.high)).mean() for one in (plain, certain)]
+    assert held[0] < 0.8 < 0.84 < held[1] < 0.95
+    assert certainty_of(labels.astype(float)).sharpness == pytest.approx(1)
 
 
 def test_few_reviews_are_shrunk_to_their_category_and_rank_below_many() -> None:
