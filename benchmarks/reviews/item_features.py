@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the shop and of the training")
     parser.add_argument("--shoppers", type=int, default=4000)
     parser.add_argument("--pull", type=float, default=1.0, help="how much quality drives purchases; 0 is not at all")
-    parser.add_argument("--network", default="two-tower")
+    parser.add_argument("--network", default="two_tower")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.shoppers, arguments.config = [0], 600, ["epochs=1"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
 from benchmarks.kit.page import Table, write_page
-from models.reviews.reputation.score import KNOWN, certainty_of, reputations, weights_of
+from models.reviews.reputation.score import reputations, weights_of
 
 STRENGTHS = (2.0, 8.0, 30.0)
 COUNTS = (3, 20, 100)
@@ -77,8 +77,7 @@ def coverage(kind: str, strength: float, count: int, arguments: argparse.Namespa
         positive = (draw.random(len(product)) < 1 / (1 + np.exp(-logit))).astype(float)
         if kind == "soft":
             positive = softened(positive, draw)
-        certainty = certainty_of(positive) if kind == "soft" else KNOWN
-        found = reputations(product, positive, weights_of(ages), num_products=arguments.products, certainty=certainty)
+        found = reputations(product, positive, weights_of(ages), num_products=arguments.products)
         held.append(float(((found.low <= truth) & (truth <= found.high)).mean()))
         widths.append(float((found.high - found.low).mean()))
     return {"held": float(np.mean(held)), "lowest": min(held), "width": float(np.mean(widths))}

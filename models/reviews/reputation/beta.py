@@ -10,7 +10,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 MAX_TERMS = 400
 BISECTIONS = 40
-MIXTURE_BISECTIONS = 20
 SMALLEST = 1e-300
 
 
@@ -43,19 +42,6 @@ def beta_quantile(chance: Floats, first: Floats, second: Floats) -> Floats:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         is_below = beta_cdf(middle, first, second) < chance
-        low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
-    return (low + high) / 2
-
-
-def mixture_quantile(chance: float, first: Floats, second: Floats, weights: Floats) -> Floats:
-    """The x [P] below which mixtures of beta distributions [P, K] have this chance; weights [P, K] add up to 1.
-
-    To 1e-6, by bisection.
-    """
-    low, high = np.zeros(len(first)), np.ones(len(first))
-    for _ in range(MIXTURE_BISECTIONS):
-        middle = (low + high) / 2
-        is_below = (weights * beta_cdf(middle[:, None], first, second)).sum(1) < chance
         low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
     return (low + high) / 2
 

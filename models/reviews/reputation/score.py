@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.reviews.reputation.beta import Floats, Ints, beta_cdf, beta_quantile, mixture_quantile
-from models.reviews.reputation.prior import Prior, fit_priors
+from models.reviews.reputation.beta import Floats, Ints, beta_cdf, beta_quantile
+from models.reviews.reputation.prior import EDGES, SHARES, Prior, fit_priors
 
 HALF_LIFE_DAYS = 180.0
 LEVEL = 0.9
@@ -50,27 +50,6 @@ class Changes:
     """The posterior probability that the share is higher since than before; 0.5 where there is nothing new."""
 
 
-@dataclass(frozen=True)
-class Certainty:
-    """How much calibrated probabilities say of the labels behind them."""
-
-    share: float
-    """The mean probability of all reviews."""
-    sharpness: float
-    """The mean of positive reviews minus that of negative ones; 1 if the labels are known."""
-
-
-KNOWN = Certainty(0.5, 1.0)
-LEAST_SHARPNESS = 0.05
-
-
-def certainty_of(probabilities: Floats) -> Certainty:
-    """The certainty of calibrated probabilities [N]: their variance is share x (1 - share) x sharpness."""
-    share = float(np.mean(probabilities)) if len(probabilities) else 0.5
-    most = max(share * (1 - share), 1e-9)
-    return Certainty(share, float(np.clip(np.var(probabilities) / most, LEAST_SHARPNESS, 1.0)))
-
-
 def shares_of_ratings(ratings: Floats) -> Floats:
     """How positive ratings from 1 to 5 are: 0 for 1 and 2, 0.5 for 3, 1 for 4 and 5; raises ValueError."""
     wrong = ~((ratings >= 1) & (ratings <= 5))
@@ -94,38 +73,32 @@ def reputations(
     num_products: int,
     categories: Sequence[str] | None = None,
     priors: dict[str, Prior] | None = None,
-    certainty: Certainty = KNOWN,
+    usual: float | None = None,
 ) -> Reputations:
     """Reputations from reviews [N]: index of the product, how positive from 0 to 1, weight.
 
-    `positive` is a calibrated probability that a review is positive, or comes from its rating. The mean probability of
-    a very good product is nearer to that of all than its share of positive reviews is; `certainty` of the
-    probabilities takes that back, and counts each review as `sharpness` of one with a known label. A product's share of
-    positive reviews has the posterior Beta(a + n s, b + n (1 - s)) with the decayed share s, the effective number n
-    and its category's prior, a mixture of Beta(a, b); `categories` [P] default to one for all.
+    `positive` is a calibrated probability that a review is positive, or comes from its rating. A review with the
+    probability p has the likelihood `1 + (share - usual) (p - usual) / (usual (1 - usual))` of a product's share: that
+    of a label where p is 0 or 1, and none where p is `usual`, the mean of those that the model was calibrated on, here
+    the mean of all by default. Weights count as so many reviews of today as say as much. `categories` [P] default to
+    one for all. The posterior is computed at 400 shares.
     """
     _check(product, positive, weights, num_products)
     names = list(categories) if categories is not None else ["all"] * num_products
-    count, effective, share = _evidence(product, positive, weights, num_products, certainty)
-    known = np.nan_to_num(share) * effective
-    # By plain counts: decayed ones are fractions, whose likelihood takes products for more alike than they are.
-    _, plain, plain_share = _evidence(product, positive, np.ones(len(product)), num_products, certainty)
-    fitted = priors or fit_priors(np.nan_to_num(plain_share) * plain, plain, names)
+    count, effective, share = _evidence(product, positive, weights, num_products)
+    centre = _centre(positive, usual)
+    # By undecayed reviews: decayed ones make products look more alike than they are.
+    plain = _likelihood(product, positive, np.ones(len(product)), num_products, centre)
+    fitted = priors or fit_priors(plain, count > 0, names)
     own = tuple(fitted[name] for name in names)
-    mean, low, high = _posterior(known, effective, own)
+    mean, low, high = _posterior(_likelihood(product, positive, weights, num_products, centre), own)
     rank = np.empty(num_products, np.int64)
     rank[np.lexsort((np.arange(num_products), -mean, -low))] = np.arange(1, num_products + 1)
     return Reputations(count, effective, share, mean, low, high, rank, own)
 
 
 def changes(
-    product: Ints,
-    positive: Floats,
-    ages_days: Floats,
-    found: Reputations,
-    *,
-    days: float = WEEK_DAYS,
-    certainty: Certainty = KNOWN,
+    product: Ints, positive: Floats, ages_days: Floats, found: Reputations, *, days: float = WEEK_DAYS
 ) -> Changes:
     """What changed in the last `days` against everything before, for the products of `found`.
 
@@ -135,12 +108,10 @@ def changes(
     num_products = len(found.reviews)
     is_recent = ages_days < days
     old, new = ~is_recent, is_recent
-    _, effective, share = _evidence(product[old], positive[old], weights_of(ages_days[old]), num_products, certainty)
+    _, effective, share = _evidence(product[old], positive[old], weights_of(ages_days[old]), num_products)
     a = np.array([one.mean * one.strength for one in found.priors]) + np.nan_to_num(share) * effective
     b = np.array([(1 - one.mean) * one.strength for one in found.priors]) + (1 - np.nan_to_num(share)) * effective
-    count, recent, recent_share = _evidence(
-        product[new], positive[new], np.ones(int(new.sum())), num_products, certainty
-    )
+    count, recent, recent_share = _evidence(product[new], positive[new], np.ones(int(new.sum())), num_products)
     centre = a / (a + b)
     strength = np.minimum(a + b, 2.0)
     a_since = centre * strength + np.nan_to_num(recent_share) * recent
@@ -157,22 +128,37 @@ def chance_higher(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -
     return found
 
 
-def _posterior(known: Floats, effective: Floats, priors: Sequence[Prior]) -> tuple[Floats, Floats, Floats]:
-    """Mean and interval of products [P]; products of one prior are computed together."""
-    mean, low, high = (np.empty(len(known)) for _ in range(3))
-    for prior in {id(one): one for one in priors}.values():
-        rows = np.flatnonzero([one is prior for one in priors])
-        a = prior.positive + known[rows, None]
-        b = prior.negative + (effective - known)[rows, None]
-        mean[rows] = (prior.weights * a / (a + b)).sum(1)
-        low[rows] = mixture_quantile((1 - LEVEL) / 2, a, b, prior.weights)
-        high[rows] = mixture_quantile((1 + LEVEL) / 2, a, b, prior.weights)
-    return mean, low, high
+def _posterior(likelihood: Floats, priors: Sequence[Prior]) -> tuple[Floats, Floats, Floats]:
+    """Mean and interval of products [P]."""
+    posterior = likelihood * np.stack([one.mass for one in priors]) if len(priors) else likelihood
+    posterior /= posterior.sum(1, keepdims=True)
+    below = np.concatenate([np.zeros((len(posterior), 1)), np.cumsum(posterior, 1)], 1)
+    bounds = [
+        np.array([np.interp(chance, row, EDGES) for row in below]) for chance in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    ]
+    return posterior @ SHARES, bounds[0], bounds[1]
 
 
-def _evidence(
-    product: Ints, positive: Floats, weights: Floats, num_products: int, certainty: Certainty
-) -> tuple[Ints, Floats, Floats]:
+def _likelihood(product: Ints, positive: Floats, weights: Floats, num_products: int, centre: float) -> Floats:
+    """The likelihood of each of SHARES for products [P, G], with 1 as its highest value."""
+    total = np.bincount(product, weights, num_products)
+    scale = total / np.maximum(np.bincount(product, weights**2, num_products), 1e-300)
+    told = (positive - centre) / (centre * (1 - centre))
+    logs = np.zeros((num_products, len(SHARES)))
+    for column, share in enumerate(SHARES):
+        each = weights * np.log(np.maximum(1 + (share - centre) * told, 1e-12))
+        logs[:, column] = np.bincount(product, each, num_products) * scale
+    found: Floats = np.exp(logs - logs.max(1, keepdims=True)) if num_products else logs
+    return found
+
+
+def _centre(positive: Floats, usual: float | None) -> float:
+    """The share of positive reviews that probabilities were calibrated at."""
+    mean = float(positive.mean()) if len(positive) else 0.5
+    return float(np.clip(mean if usual is None else usual, 0.01, 0.99))
+
+
+def _evidence(product: Ints, positive: Floats, weights: Floats, num_products: int) -> tuple[Ints, Floats, Floats]:
     """Reviews, effective reviews and weighted shares of products [P]."""
     count = np.bincount(product, minlength=num_products)
     total = np.bincount(product, weights, num_products)
@@ -180,9 +166,7 @@ def _evidence(
     some = total > 0
     effective = np.divide(total**2, squares, out=np.zeros(num_products), where=some)
     weighted = np.bincount(product, weights * positive, num_products)
-    mean = np.divide(weighted, total, out=np.full(num_products, np.nan), where=some)
-    share = certainty.share + (mean - certainty.share) / certainty.sharpness
-    return count, effective * certainty.sharpness, np.clip(share, 0.0, 1.0)
+    return count, effective, np.divide(weighted, total, out=np.full(num_products, np.nan), where=some)
 
 
 def _check(product: Ints, positive: Floats, weights: Floats, num_products: int) -> None:

@@ -18,11 +18,9 @@ from models.reviews.reputation.beta import Floats, Ints
 from models.reviews.reputation.reviews import Reviews, read_reviews
 from models.reviews.reputation.score import (
     HALF_LIFE_DAYS,
-    KNOWN,
     WEEK_DAYS,
     Changes,
     Reputations,
-    certainty_of,
     changes,
     reputations,
     weights_of,
@@ -64,16 +62,14 @@ def reputation_table(
     chosen = settings or TableSettings()
     read = read_reviews(reviews, scores)
     ages = read.ages_days(chosen.now_s)
-    certainty = KNOWN if scores is None else certainty_of(read.positive)
     found = reputations(
         read.product,
         read.positive,
         weights_of(ages, chosen.half_life_days),
         num_products=len(read.names),
         categories=read.categories,
-        certainty=certainty,
     )
-    changed = changes(read.product, read.positive, ages, found, days=chosen.change_days, certainty=certainty)
+    changed = changes(read.product, read.positive, ages, found, days=chosen.change_days)
     if mentions is None:
         mentions = mentions_of(read, lexicons)
     aspects = list(dict.fromkeys(name for lexicon in lexicons.values() for name in lexicon.aspects))

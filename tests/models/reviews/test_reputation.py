@@ -11,10 +11,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.reviews.reputation.beta import beta_cdf, beta_quantile, mixture_quantile
-from models.reviews.reputation.prior import fit_prior, fit_priors
+from models.reviews.reputation.beta import Floats, beta_cdf, beta_quantile
+from models.reviews.reputation.prior import SHARES, fit_prior, fit_priors
 from models.reviews.reputation.score import (
-    certainty_of,
     chance_higher,
     changes,
     reputations,
@@ -42,12 +41,6 @@ def test_the_beta_distribution_is_that_of_an_integral() -> None:
     assert beta_cdf(np.array([0.0, 1.0]), first[:2], second[:2]).tolist() == [0.0, 1.0]
 
 
-def test_a_mixture_of_one_beta_has_its_quantiles() -> None:
-    first, second = np.array([[3.0], [8.0]]), np.array([[2.0], [1.0]])
-    found = mixture_quantile(0.05, first, second, np.ones((1, 1)))
-    assert found == pytest.approx(beta_quantile(np.full(2, 0.05), first[:, 0], second[:, 0]), abs=2e-6)
-
-
 @pytest.mark.parametrize(("strength", "num_reviews"), [(4.0, 3), (4.0, 20), (20.0, 20)])
 def test_intervals_of_90_percent_hold_90_percent(strength: float, num_reviews: int) -> None:
     draw = np.random.default_rng(0)
@@ -68,14 +61,9 @@ def test_unsure_probabilities_are_not_taken_for_shares() -> None:
     labels = draw.random(8000) < truth[product]
     signal = 2 * np.where(labels, 1.0, -1.0) + np.sqrt(2) * draw.normal(size=8000)
     probabilities = 1 / (1 + np.exp(-2 * signal - np.log(labels.mean() / (1 - labels.mean()))))
-    weights = np.ones(8000)
-    plain, certain = (
-        reputations(product, probabilities, weights, num_products=200, **more)
-        for more in ({}, {"certainty": certainty_of(probabilities)})
-    )
-    held = [((one.low <= truth) & (truth <= one.high)).mean() for one in (plain, certain)]
-    assert held[0] < 0.8 < 0.84 < held[1] < 0.95
-    assert certainty_of(labels.astype(float)).sharpness == pytest.approx(1)
+    found = reputations(product, probabilities, np.ones(8000), num_products=200)
+    assert 0.85 < ((found.low <= truth) & (truth <= found.high)).mean() < 0.95
+    assert np.abs(found.mean - truth).mean() < 0.95 * np.abs(found.share - truth).mean()
 
 
 def test_few_reviews_are_shrunk_to_their_category_and_rank_below_many() -> None:
@@ -107,20 +95,25 @@ def test_a_product_without_reviews_has_its_categorys_mean() -> None:
     assert found.mean[12] == pytest.approx(0.7, abs=0.03)
 
 
+def likelihood_of(positive: list[float], total: float) -> Floats:
+    counts = np.array(positive)[:, None]
+    logs = counts * np.log(SHARES) + (total - counts) * np.log(1 - SHARES)
+    return np.asarray(np.exp(logs - logs.max(1, keepdims=True)))
+
+
 def test_small_categories_take_the_prior_of_all() -> None:
-    total = np.full(30, 20.0)
-    positive = np.concatenate([np.full(25, 18.0), np.full(5, 4.0)])
-    priors = fit_priors(positive, total, ["large"] * 25 + ["small"] * 5)
+    likelihood = likelihood_of([18.0] * 25 + [4.0] * 5, 20)
+    priors = fit_priors(likelihood, np.ones(30, bool), ["large"] * 25 + ["small"] * 5)
     assert priors["large"].of == "large" and priors["large"].mean == pytest.approx(0.9, abs=0.02)
     assert priors["small"].of == "all" and 0.7 < priors["small"].mean < 0.85
 
 
 def test_priors_of_alike_products_are_stronger_than_those_of_different_ones() -> None:
-    total = np.full(60, 30.0)
-    alike = fit_prior(np.full(60, 24.0), total)
-    different = fit_prior(np.tile([30.0, 6.0, 24.0], 20), total)
+    alike = fit_prior(likelihood_of([24.0] * 60, 30))
+    different = fit_prior(likelihood_of([30.0, 6.0, 24.0] * 20, 30))
     assert alike.strength > 10 * different.strength
-    assert fit_prior(np.zeros(3), np.zeros(3)).mean == 0.5
+    assert alike.mass.sum() == pytest.approx(1)
+    assert fit_prior(likelihood_of([], 0)).mean == pytest.approx(0.5)
 
 
 def test_ratings_are_shares_and_others_are_refused() -> None:
