@@ -81,7 +81,7 @@ def reputations(
     probability p has the likelihood `1 + (share - usual) (p - usual) / (usual (1 - usual))` of a product's share: that
     of a label where p is 0 or 1, and none where p is `usual`, the mean of those that the model was calibrated on, here
     the mean of all by default. Weights count as so many reviews of today as say as much. `categories` [P] default to
-    one for all. The posterior is computed at 400 shares.
+    one for all. The posterior is computed at 600 shares.
     """
     _check(product, positive, weights, num_products)
     names = list(categories) if categories is not None else ["all"] * num_products
