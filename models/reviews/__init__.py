@@ -1,0 +1,1 @@
+"""Reviews: sentiment, aspects, reputation of products, and what a person should look at."""
