@@ -12,6 +12,8 @@ from models.pricing.shrinkage import MIN_PRODUCTS, posterior, prior
 
 MIN_ROWS_A_COLUMN = 3
 RIDGE = 1e-8
+MIN_SHARE_FITTED = 0.5
+"""Share of the products that need enough periods for coefficients of their own."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
 
     `weights` [N] are how often each row counts, as in a bootstrap. Sold-out rows are left out: their demand is not
     known. Coefficients of products are taken as draws of a normal distribution whose mean and variances are fitted by
-    maximum likelihood (Efron and Morris, 1975, with EM).
+    maximum likelihood (Efron and Morris, 1975, with EM). Where most products have too few periods for all coefficients,
+    these are the same for all products, but for elasticity and level, which are shrunk in the same way.
     """
     columns = _columns(design)
     scale = columns.std(0)
@@ -57,6 +60,8 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
     counts = np.where(design.censored, 0.0, np.ones(len(design.own)) if weights is None else weights)
     estimates, covariances = _by_product(design, columns / scale, counts)
     known = ~np.isnan(estimates[:, 0])
+    if shrink_by is not None and known.mean() < MIN_SHARE_FITTED:
+        return _pooled(design, columns / scale, counts, scale)
     if not known.any():
         raise ValueError(
             f"no product has {MIN_ROWS_A_COLUMN * columns.shape[1]} periods with stock, which least squares needs for "
@@ -81,9 +86,38 @@ def fit_loglog(design: Design, *, shrink_by: Ints | None = None, weights: Floats
     return LogLog(mean, spread, scale)
 
 
-def _by_product(design: Design, columns: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Least squares of each product: coefficients [P, K] and covariances [P, K, K], NaN where rows are too few."""
+def _pooled(design: Design, columns: Floats, counts: Floats, scale: Floats) -> LogLog:
+    """Coefficients of all products together; elasticity and level of each product differ from them as its rows say."""
+    rows, num_columns = np.flatnonzero(counts > 0), columns.shape[1]
+    if counts.sum() < MIN_ROWS_A_COLUMN * num_columns:
+        raise ValueError(
+            f"{counts.sum():.0f} periods with stock of all products together are too few for {num_columns} columns of "
+            "log-log demand; take a longer log"
+        )
     target = design.log_units - design.level
+    shared, covariance = _least_squares(columns[rows], target[rows], counts[rows], design.period[rows])
+    own = [0, num_columns - 1]
+    estimates, covariances = _by_product(design, columns[:, own], counts, rest=target - columns @ shared)
+    known = ~np.isnan(estimates[:, 0])
+    mean = np.tile(shared, (design.num_products, 1))
+    spread = np.tile(np.sqrt(np.diag(covariance)), (design.num_products, 1))
+    if known.sum() >= MIN_PRODUCTS:
+        common = prior(estimates[known], covariances[known])
+        for product in range(design.num_products):
+            of_product = (estimates[product], covariances[product]) if known[product] else None
+            centre, spread[product, own] = posterior(of_product, *common)
+            mean[product, own] += centre
+    return LogLog(mean, spread, scale)
+
+
+def _by_product(
+    design: Design, columns: Floats, counts: Floats, *, rest: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Least squares of each product: coefficients [P, K] and covariances [P, K, K], NaN where rows are too few.
+
+    What is explained [N] is log units less the level, or `rest`.
+    """
+    target = design.log_units - design.level if rest is None else rest
     num_columns = columns.shape[1]
     estimates = np.full((design.num_products, num_columns), np.nan)
     covariances = np.full((design.num_products, num_columns, num_columns), np.nan)

@@ -81,6 +81,7 @@ class MonotoneDemand(nn.Module):
         self.slopes = nn.Sequential(nn.Linear(width, 48), nn.GELU(), nn.Linear(48, num_curve))
         self.product_slopes = nn.Embedding(num_products, num_curve)
         self.dispersion = nn.Embedding(num_products, 1)
+        self.dispersion.weight.requires_grad_(counts)  # several workers wait for the gradient of each parameter
         self._start()
 
     def _start(self) -> None:

@@ -23,9 +23,8 @@ from models.pricing.training import NetworkDemand
 
 SHARES = tuple(np.linspace(0, 1, 11).round(1).tolist())
 """Shares of the trees in a blend, of which validation chooses one."""
-MIN_SHARE_GAIN = 0.002
-"""A share is chosen over an even blend if its error on validation is lower by this share of it."""
-EVEN = SHARES.index(0.5)
+MIN_SHARE_GAIN = 0.01
+"""Trees get a share only if it lowers the error on validation by this share: their demand has steps, not slopes."""
 
 
 class PriceModel(nn.Module):
@@ -59,7 +58,7 @@ class PriceModel(nn.Module):
         self.evaluators = nn.ModuleList(
             [Refits(other, config.evaluators, schema, trees=config.trees) for _ in range(2 if config.evaluators else 0)]
         )
-        self.register_buffer("share", torch.tensor(EVEN if self.trees is not None else 0))
+        self.register_buffer("share", torch.tensor(0))
         self.register_buffer("smearing", torch.ones(len(self.members), num_products, dtype=torch.float64))
         self.register_buffer("elasticity", torch.full((3, 4, num_products), torch.nan, dtype=torch.float64))
 
@@ -153,10 +152,10 @@ class PriceModel(nn.Module):
         return torch.tensor([np.abs(design.units - np.exp(one)).sum() for one in logs], dtype=torch.float64)
 
     def choose_share(self, sums: Tensor) -> None:
-        """The share of the trees with the least error on validation; an even blend unless another is clearly better."""
+        """The share of the trees with the least error on validation; none unless that is clearly better."""
         best = int(sums.argmin())
-        is_better = bool(sums[best] < (1 - MIN_SHARE_GAIN) * sums[EVEN])
-        self.share.fill_(best if is_better else EVEN)
+        is_better = bool(sums[best] < (1 - MIN_SHARE_GAIN) * sums[0])
+        self.share.fill_(best if is_better else 0)
 
 
 def _network(config: Config, schema: Schema) -> MonotoneDemand:

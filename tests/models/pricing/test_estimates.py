@@ -183,3 +183,23 @@ def test_prices_are_predicted_from_other_weeks_than_their_own() -> None:
     found = double_ml(whole(simulate(3, num_products=5, confounding=0.0).panel))
 
     assert (found.variation > 0.9).all()  # nothing predicts these prices but themselves
+
+
+def test_where_products_are_too_short_elasticities_are_pooled_and_still_differ() -> None:
+    draw = np.random.default_rng(0)
+    truth = np.repeat([-3.5, -1.0], 10)
+    change = draw.choice([-0.3, -0.15, 0.0, 0.1], (20, 1, 24))
+    units = np.exp(4 + truth[:, None, None] * change + draw.normal(0, 0.2, change.shape))
+    panel = panel_of(
+        [f"p{number}" for number in range(20)],
+        [""],
+        units=units,
+        prices=3 * np.exp(change),
+        costs=np.array(1.0),
+        groups=list(range(20)),
+    )
+
+    found = fit_loglog(whole(panel), shrink_by=np.zeros(20, np.int64))
+
+    assert np.abs(found.elasticity - truth).mean() < 0.5
+    assert np.array_equal(np.unique(found.coefficients[:, 2]).shape, (1,))
