@@ -31,7 +31,7 @@ class Config(TrainConfig):
     """Maximum number of epochs."""
     batch_size: PositiveInt = 512
     """Rows of sales per optimizer step, over all workers."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
     """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
     weight_decay: NonNegativeFloat = 0.05
     """AdamW's weight decay, for matrices only, not for vectors, biases and embeddings."""

@@ -54,7 +54,7 @@ def sample(directory: Path) -> Sample:
     within = "ladder: {step: 0.05, most_points: 9}\nlargest_change: {share: 0.1}"
     return Sample(
         prepare={"raw": str(shop.sales), "products": str(shop.products), "calendar": str(shop.calendar)},
-        train={"network": "monotone", "epochs": 10, "hidden": 32, "trees": 60, "batch_size": 64, "learning_rate": 5e-3},
+        train={"network": "monotone", "epochs": 6, "hidden": 32, "trees": 60, "batch_size": 64, "learning_rate": 5e-3},
         questions=(
             Question(
                 "tea, whose demand is elastic",

@@ -20,11 +20,14 @@ from models.pricing.networks.refits import Kind, Refits
 from models.pricing.panel import Floats, Ints
 from models.pricing.schema import Schema
 from models.pricing.training import NetworkDemand
+from models.raw.demand import CLASSES
 
 SHARES = tuple(np.linspace(0, 1, 11).round(1).tolist())
 """Shares of the trees in a blend, of which validation chooses one."""
 MIN_SHARE_GAIN = 0.01
 """Trees get a share only if it lowers the error on validation by this share: their demand has steps, not slopes."""
+MAX_CLASS_LOSS = 0.02
+"""A share may not raise the error of any class of demand by more than this share."""
 
 
 class PriceModel(nn.Module):
@@ -143,18 +146,24 @@ class PriceModel(nn.Module):
         return one, other, third
 
     def share_errors(self, batch: SalesBatch) -> Tensor | None:
-        """For each share of the trees: absolute error of units, summed [SHARES]; None without trees."""
+        """Absolute error of units, summed by class of demand and share of the trees [classes, SHARES]; None without."""
         if self.trees is None:
             return None
         design = batch.design(self.schema)
         network, trees = (np.mean(part, axis=0) for part in self.parts(design) if part is not None)
         logs = [np.minimum((1 - share) * network + share * trees, MAX_LOG) for share in SHARES]
-        return torch.tensor([np.abs(design.units - np.exp(one)).sum() for one in logs], dtype=torch.float64)
+        errors = np.stack([np.abs(design.units - np.exp(one)) for one in logs], 1)
+        sums = np.zeros((len(CLASSES), len(SHARES)))
+        np.add.at(sums, np.asarray(batch.rows.demand, np.int64), errors)
+        return torch.from_numpy(sums)
 
     def choose_share(self, sums: Tensor) -> None:
-        """The share of the trees with the least error on validation; none unless that is clearly better."""
-        best = int(sums.argmin())
-        is_better = bool(sums[best] < (1 - MIN_SHARE_GAIN) * sums[0])
+        """The share of the trees with the least error on validation that harms no class of demand; none unless that
+        is clearly better."""
+        total = sums.sum(0)
+        harms = (sums > (1 + MAX_CLASS_LOSS) * sums[:, :1]).any(0)
+        best = int(total.masked_fill(harms, torch.inf).argmin())
+        is_better = bool(total[best] < (1 - MIN_SHARE_GAIN) * total[0])
         self.share.fill_(best if is_better else 0)
 
 

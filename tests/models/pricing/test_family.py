@@ -149,12 +149,13 @@ def test_evaluators_are_of_another_class_and_half_than_what_they_judge(data: Pre
             assert not classes_of(half.members) & classes_of(evaluators.members)
 
 
-def test_a_blend_takes_the_share_with_the_least_error_if_it_is_clearly_better(data: Prepared) -> None:
+def test_a_blend_takes_the_share_with_the_least_error_that_harms_no_class_of_demand(data: Prepared) -> None:
     network = build(Config(**SMALL, members=2, evaluators=0), schema_of(data))
-    errors = torch.full((len(SHARES),), 100.0)
+    errors = torch.full((5, len(SHARES)), 20.0)
 
-    for value, chosen in ((99.5, 0), (90.0, 3)):
-        errors[3] = value
+    for changed, chosen in (({(0, 3): 19.5}, 0), ({(0, 3): 10.0}, 3), ({(0, 5): 2.0, (1, 5): 21.0}, 3)):
+        for place, value in changed.items():
+            errors[place] = value
         network.choose_share(errors)
         assert int(network.share) == chosen
 
