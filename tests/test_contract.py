@@ -45,6 +45,7 @@ MALFORMED: Mapping[str, Mapping[str, Any]] = {
     "recommender": {"count": 0},
     "image": {"image": base64.b64encode(b"%PDF").decode()},
     "forecast": {"product_id": "never sold"},
+    "reviews": {"texts": []},
 }
 """Fields of a request that each family refuses."""
 OF_OTHER_PACKAGES = {entry.name for entry in entry_points(group="shopkeeper.families")}
