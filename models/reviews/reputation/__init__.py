@@ -1,0 +1,1 @@
+"""Reputation of products: shrunk scores with intervals, what changed, and the table of both."""
