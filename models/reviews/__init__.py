@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.family import Calibration, Family
 from models.reviews.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.reviews.data import collate, dataset, lengths
-from models.reviews.endpoints import ENDPOINTS, golden_request
+from models.reviews.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.reviews.networks.build import build, evaluate, initialise, loss
 from models.reviews.networks.sentiment import Sentiment
 from models.reviews.prepare.pipeline import prepare
@@ -34,6 +34,7 @@ FAMILY = Family(
     optimizer=Sentiment.optimizer,
     endpoints=ENDPOINTS,
     golden_request=golden_request,
+    features=FEATURES,
     route_prefix="/v1/reviews",
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -42,6 +42,8 @@ class Review:
     """Epoch of training, from 1; 0 otherwise."""
     explain: bool = False
     """Whether the n-grams that speak for the answer are wanted."""
+    stored: Mapping[str, Any] | None = None
+    """What the feature store has of a product, for an answer that only passes it on."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Reviews:
     categories: tuple[str, ...]
     codes: tuple[Codes | None, ...]
     """[B] the texts whose answer is to be explained."""
+    stored: tuple[Mapping[str, Any] | None, ...] = ()
+    """[B]"""
     epoch: int = 0
 
     def to(self, device: torch.device | str) -> Self:
@@ -167,6 +171,7 @@ def collate(examples: Sequence[Review]) -> Reviews:
         lengths=torch.tensor([len(codes) for codes in texts]),
         categories=tuple(each.category for each in examples),
         codes=tuple(each.codes if each.explain else None for each in examples),
+        stored=tuple(each.stored for each in examples),
         epoch=examples[0].epoch,
     )
 

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 from models.erasure.erased import FOREVER, NOBODY, Erased
 from models.errors import DataRejected
 from models.raw.chunks import Chunk
-from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text, refuse_nested, unchanged_text
+from models.raw.encodings import decode
+from models.raw.ids import MAX_ID_CHARACTERS, NUMBER, as_text, refuse_nested
 from models.raw.mapping import parse_mapping
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections, mask_of
 from models.raw.tables import Source, read
-from models.raw.times import read_times
+from models.raw.times import NUM_SAMPLES, read_times
 from models.reviews.prepare.settings import COLUMNS, PrepareConfig
 from models.reviews.text import is_mojibake, normalise
 
@@ -126,7 +127,7 @@ def _checked(
         found[name] = _name(get.get(name, nothing), name, rejections, _LONGEST_NAME)
     found["time_us"] = pa.nulls(rows.num_rows, pa.int64())
     if "timestamp" in get:
-        found["time_us"] = read_times(get["timestamp"], rejections, now_s=now_s, format=config.timestamp_format)
+        found["time_us"] = _times(get["timestamp"], rejections, config, now_s=now_s)
     found["rating"] = _ratings(get.get("rating", nothing), rejections, config)
     columns_of = {name: found[name].cast(kind) for name, kind in zip(FIELDS.names, FIELDS.types, strict=True)}
     return pa.table(columns_of), rejections
@@ -138,9 +139,12 @@ def _plain(column: pa.Array) -> pa.Array:
 
 def _texts(column: pa.Array, rejections: Rejections, config: PrepareConfig, counts: Counter[str]) -> pa.Array:
     """The texts, cut off at --max-chars; those that cannot be read are rejected."""
-    given, unreadable = (column, None) if column.type == pa.large_string() else unchanged_text(column)
-    if unreadable is not None:
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        given, unreadable = decode(column)
         rejections.add(unreadable, "not_utf8", values=column)
+    else:
+        given = column.cast(pa.large_string())
     values = given.to_pylist()
     rejections.add(np.array([value is None for value in values], np.bool_), "missing_text")
     rejections.add(np.array(["\x00" in (value or "") for value in values], np.bool_), "nul_character", values=column)
@@ -164,6 +168,16 @@ def _name(column: pa.Array, name: str, rejections: Rejections, longest: int) -> 
     rejections.add(unreadable, f"unreadable_{name}", values=column)
     rejections.add(pc.greater(pc.utf8_length(text), longest), f"too_long_{name}", values=text)
     return text
+
+
+def _times(column: pa.Array, rejections: Rejections, config: PrepareConfig, *, now_s: float) -> pa.Array:
+    """Microseconds since 1970; null where missing, which is not bad."""
+    own = Rejections(len(column))
+    found = read_times(column, own, now_s=now_s, format=config.timestamp_format)
+    for code, reason in enumerate(own.names, start=1):
+        if reason != "missing_timestamp":
+            rejections.add(own.codes == code, reason, values=column, num_samples=NUM_SAMPLES)
+    return found
 
 
 def _ratings(column: pa.Array, rejections: Rejections, config: PrepareConfig) -> pa.Array:

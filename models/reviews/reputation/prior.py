@@ -22,8 +22,8 @@ USUAL_STRENGTH, STRENGTH_LOG_SD = 4.0, 2.0
 _EVEN = np.linspace(0.0, 1.0, 601) ** 2.5
 EDGES = _EVEN / (_EVEN + _EVEN[::-1])
 SHARES = (EDGES[1:] + EDGES[:-1]) / 2
-"""The shares of positive reviews at which likelihoods are computed [G], narrow near 0 and 1: where products differ much,
-a tenth of them has a share above 0.9975."""
+"""The shares of positive reviews at which likelihoods are computed [G], narrow near 0 and 1: where products differ
+much, a tenth of them has a share above 0.9975."""
 BLOCK = 4096
 
 
