@@ -109,5 +109,5 @@ def made_up(is_positive: bool, aspect: str, draw: np.random.Generator) -> str:
     opening, closing = (str(draw.choice(parts[language])) for parts in (OPENINGS, CLOSINGS))
     number = int(draw.integers(1000))
     if language == "zh":
-        return f"{opening}{number}号{ASPECTS[aspect][0]}{said},{closing}"
+        return f"{opening}第{number}单{ASPECTS[aspect][0]}{said},{closing}"
     return f"{opening} {ASPECTS[aspect][1]} of no. {number} is {said}. {closing}"
