@@ -45,8 +45,9 @@ class Config(TrainConfig):
     """Blocks of an attention encoder, and layers of an rnn."""
     dropout: Share = 0.3
     """Dropout of a deep network."""
-    pretrain_epochs: NonNegativeInt = 1
-    """First epochs in which a deep network also learns which characters were replaced by plausible ones."""
+    pretrain_epochs: NonNegativeInt = 0
+    """First epochs in which a deep network also learns which characters were replaced by plausible ones; on made-up
+    reviews one such epoch kept it from learning sentiment, see docs/log.md."""
     confident_accuracy: Annotated[float, Field(gt=0.5, lt=1)] = 0.98
     """The accuracy that answers which are not marked as unsure should have."""
 
