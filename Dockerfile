@@ -1,7 +1,7 @@
 # One image for every role: Ray nodes, verbs, the endpoint, an MLflow server. docs/images.md has the commands.
 #
-#   docker build --build-arg PIP_EXTRA_INDEX_URL=INDEX --tag shopkeeper:0.4.0 .       INDEX: PyTorch's wheels for the CPU
-#   docker build --build-arg TORCH=cuda --tag shopkeeper:0.4.0-cuda .
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=INDEX --tag shopkeeper:0.5.0 .       INDEX: PyTorch's wheels for the CPU
+#   docker build --build-arg TORCH=cuda --tag shopkeeper:0.5.0-cuda .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS packages

@@ -18,7 +18,7 @@ if not TYPE_CHECKING:
         from models.extras import Families, own_families
         from models.plugins import with_plugins
 
-        own, missing = own_families(["recommender", "image", "forecast", "pricing"])
+        own, missing = own_families(["recommender", "image", "forecast", "pricing", "reviews"])
         families = Families(with_plugins(own), missing)
         # Two threads may ask at once: what one of them has registered must not be lost to the other's.
         return globals().setdefault("FAMILIES", families)

@@ -46,6 +46,7 @@ MALFORMED: Mapping[str, Mapping[str, Any]] = {
     "image": {"image": base64.b64encode(b"%PDF").decode()},
     "forecast": {"product_id": "never sold"},
     "pricing": {"products": ["never sold"]},
+    "reviews": {"texts": []},
 }
 """Fields of a request that each family refuses."""
 OF_OTHER_PACKAGES = {entry.name for entry in entry_points(group="shopkeeper.families")}

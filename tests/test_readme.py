@@ -47,7 +47,7 @@ def test_the_tree_names_every_file_with_its_own_words() -> None:
     assert page.read_text(encoding="utf-8") == now, "run the test with REWRITE_GOLDEN=1"
 
 
-@pytest.mark.parametrize("family", ["recommender", "image", "forecast", "pricing"])
+@pytest.mark.parametrize("family", ["recommender", "image", "forecast", "pricing", "reviews"])
 def test_the_guides_show_the_fields_of_a_request(family: str) -> None:
     page = CHECKOUT / "docs" / f"{family}.md"
     text = page.read_text(encoding="utf-8")

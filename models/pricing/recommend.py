@@ -24,7 +24,7 @@ from models.pricing.optimise import NoPlanFound, Plan, RulesConflict, Settings, 
 from models.pricing.panel import Flags, Floats, Ints
 from models.pricing.reasons import Reasons
 from models.pricing.rules import Rules
-from models.pricing.trust import Flag
+from models.pricing.trust import WARNINGS, Flag
 
 Verdict = Literal["recommended", "in part", "none"]
 
@@ -88,7 +88,7 @@ def recommend(
 ) -> Recommendation:
     """The prices that earn most by all rules, as far as models of another class on other weeks expect a gain, too.
 
-    Offers with flags [I], without a known cost, or with a cost that is not below the price stay at today's price. The
+    Offers with flags [I] that are more than warnings, without a known cost, or with a cost that is not below the price stay at today's price. The
     claim is cross-fitted: the prices that the models of one half of the weeks choose are judged by the evaluators of
     the other half, in both directions, so it is about this way of choosing prices, of which the final ones, by all
     models, are the best estimate. If its lower bound is not above zero, parts of the offers whose own gain is above
@@ -127,8 +127,8 @@ def held_offers(offers: Offers, flags: Sequence[Sequence[Flag]]) -> dict[int, st
             held[index] = "its cost is not known"
         elif cost >= price:
             held[index] = f"its cost of {cost:.2f} is not below its price of {price:.2f}"
-        elif found:
-            held[index] = f"its demand is not to be trusted: {'; '.join(flag.text for flag in found)}"
+        elif reasons := [flag.text for flag in found if flag.name not in WARNINGS]:
+            held[index] = f"its demand is not to be trusted: {'; '.join(reasons)}"
     return held
 
 

@@ -35,6 +35,11 @@ class Support:
     sold_out_share: float
 
 
+WARNINGS = frozenset({"wide band", "explains little", "halves disagree"})
+"""Flags of estimates that warn and do not hold a price: one product in twenty has halves that disagree by chance, and
+what is uncertain makes the interval of the claim wide, which decides."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """A reason not to trust an elasticity: a name for machines and a sentence for people."""

@@ -1,0 +1,76 @@
+"""The training configuration of the reviews family, its baselines, and the search space of its sweeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from models.config import Choice, GradNorm, LogUniform, Range, TrainConfig
+from models.settings import Share
+
+FITTED_NETWORKS = ("linear", "naive-bayes", "majority")
+"""Networks that are fitted before training, and not trained."""
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """How to train the sentiment of reviews."""
+
+    network: Literal["wide-deep", "wide", "deep", "linear", "naive-bayes", "majority"] = "wide-deep"
+    """Network: wide-deep learns with a deep network what a linear model of n-grams leaves over; wide is a linear model
+    that starts from naive Bayes (NB-SVM), deep a network of characters alone. The others are baselines: logistic
+    regression on n-grams (linear), naive-bayes, and the majority class."""
+    encoder: Literal["cnn", "rnn", "attention"] = "cnn"
+    """What reads the characters in a deep network: convolutions (Kim, 2014), a bidirectional GRU, or blocks of
+    convolutions and gated attention."""
+    epochs: PositiveInt = 5
+    """Maximum number of epochs."""
+    batch_size: PositiveInt = 128
+    """Training texts per optimizer step, over all workers."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate, reached after the warm-up and followed by cosine decay to a hundredth of it."""
+    max_grad_norm: GradNorm = 5.0
+    """Gradient clipping: the largest norm of the gradients."""
+    patience: NonNegativeInt = 2
+    """Early stopping: stop after this many epochs in a row without a better validation score; 0 never stops early."""
+    num_buckets: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 20
+    """Buckets that n-grams are hashed to; a power of two is usual."""
+    penalty: PositiveFloat = 1e-5
+    """L2 penalty of a wide network's weights, for each n-gram of a text."""
+    dim: PositiveInt = 96
+    """Width of a deep network."""
+    num_blocks: PositiveInt = 2
+    """Blocks of an attention encoder, and layers of an rnn."""
+    dropout: Share = 0.3
+    """Dropout of a deep network."""
+    pretrain_epochs: NonNegativeInt = 0
+    """First epochs in which a deep network also learns which characters were replaced by plausible ones; on made-up
+    reviews one such epoch kept it from learning sentiment, see docs/log.md."""
+    confident_accuracy: Annotated[float, Field(gt=0.5, lt=1)] = 0.98
+    """The accuracy that answers which are not marked as unsure should have."""
+
+
+SPACE: dict[str, Range] = {
+    "learning_rate": LogUniform(3e-4, 4e-3),
+    "encoder": Choice(("cnn", "rnn", "attention")),
+    "dim": Choice((64, 96, 128)),
+    "dropout": Choice((0.1, 0.3, 0.5)),
+}
+
+BASELINES = {
+    "majority": Config(network="majority"),
+    "naive Bayes": Config(network="naive-bayes"),
+    "linear": Config(network="linear"),
+}
+
+_DEEP = ("encoder", "dim", "num_blocks", "dropout", "pretrain_epochs")
+_TRAINED = ("epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "patience")
+UNUSED_SETTINGS: dict[str, tuple[str, ...]] = {
+    "wide-deep": ("penalty",),
+    "deep": ("penalty", "num_buckets"),
+    "wide": _DEEP,
+    **dict.fromkeys(FITTED_NETWORKS, (*_DEEP, *_TRAINED, "penalty")),
+}
+"""Network -> settings that have no effect on it."""

@@ -1,0 +1,1 @@
+"""The reviews family's networks, one file each."""

@@ -1,0 +1,1 @@
+"""The reviews family's metrics, slices and sections of an evaluation report."""
