@@ -250,6 +250,7 @@ def modelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     """A store with the prepared data of the family's sample, and a model that was hardly trained."""
     root = tmp_path_factory.mktemp("modelled")
     store, family = Store(root / "store"), FAMILIES[prices.FAMILY]
+    assert family.sample is not None
     made = family.sample(root / "raw")
     prepare.run(Context(store), family, prepare.Options(), family.PrepareConfig(**made.prepare))
     result = run_training(
