@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def prepared(directory: Path, **settings: Any) -> Prepared:
     return Prepared(directory)
 
 
-def written(path: Path, columns: dict[str, Sequence[Any]]) -> Path:
+def written(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     """A Parquet file of reviews."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)

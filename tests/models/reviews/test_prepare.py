@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def with_row(**cells: Any) -> dict[str, list[Any]]:
     return {name: [*found.get(name, [None] * 60), cells.get(name)] for name in names}
 
 
-def card_of(tmp_path: Path, columns: dict[str, list[Any]], **settings: Any) -> tuple[Prepared, dict[str, Any]]:
+def card_of(tmp_path: Path, columns: Mapping[str, Sequence[Any]], **settings: Any) -> tuple[Prepared, dict[str, Any]]:
     data = prepared(tmp_path / "data", raw=str(written(tmp_path / "raw.parquet", columns)), **settings)
     return data, data.card()
 
@@ -113,7 +114,7 @@ def test_a_text_with_two_classes_is_trained_on_by_its_shares_and_never_tested_on
 
 
 def test_ratings_become_classes_and_the_middle_is_dropped_or_kept(tmp_path: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "review": [f"text {number}" for number in range(300)],
         "stars": [1 + number % 5 for number in range(300)],
     }
