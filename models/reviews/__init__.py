@@ -6,6 +6,7 @@ from models.family import Calibration, Family
 from models.reviews.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.reviews.data import collate, dataset, lengths
 from models.reviews.endpoints import ENDPOINTS, FEATURES, golden_request
+from models.reviews.erasure import ERASURE
 from models.reviews.networks.build import build, evaluate, initialise, loss
 from models.reviews.networks.sentiment import Sentiment
 from models.reviews.prepare.pipeline import prepare
@@ -35,6 +36,7 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    erasure=ERASURE,
     route_prefix="/v1/reviews",
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

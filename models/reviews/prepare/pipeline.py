@@ -36,6 +36,8 @@ from models.reviews.text import LANGUAGES, codes_of, language_of, normalise
 LAYOUT = 1
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 CONTRADICTION = "label_contradicts_rating"
+RULE = ("split", "split_seed", "hold_out", "fractions", "max_chars")
+"""Fields of the schema that say how texts are split."""
 STORED = ("text", "product_id", "user_id", "time_us", "rating", "category", "aspects")
 _REMEDIES = {
     "mojibake": "the text was read in a wrong encoding before it was written: export it as UTF-8",
@@ -103,10 +105,26 @@ def finish(
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     schema = schema.model_copy(update={"fingerprint": fingerprint})
     card |= _card(frame, schema, num_duplicates=num_rows - len(frame))
-    card["notes"] = [*notes, *_notes(card)]
+    card["notes"] = [*notes, *notes_of(card)]
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
     (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     return schema
+
+
+def notes_of(card: dict[str, Any]) -> list[str]:
+    """What people are told of the reviews."""
+    notes = [f"{count:,} reviews are {what}" for what, count in card["special"].items()]
+    if card["repeated_texts"]:
+        notes.append(f"{card['repeated_texts']:,} labelled reviews repeat the text of another, which counts once")
+    if card["texts_with_several_classes"]:
+        notes.append(
+            f"{card['texts_with_several_classes']:,} texts have several classes: trained on by their shares, "
+            "not tested on"
+        )
+    if card["unlabelled"]:
+        notes.append(f"{card['unlabelled']:,} reviews have no class, and are not trained on")
+    notes.append("languages: " + ", ".join(f"{count:,} {name}" for name, count in card["languages"].items()))
+    return notes
 
 
 def _read(config: PrepareConfig, now_s: float, erased: Erased, source: Source, quarantine: Path) -> Rows:
@@ -219,19 +237,3 @@ def _card(frame: pd.DataFrame, schema: Schema, *, num_duplicates: int) -> dict[s
         "products": int(frame["product_id"].nunique()),
         "users": int(frame["user_id"].nunique()),
     }
-
-
-def _notes(card: dict[str, Any]) -> list[str]:
-    """What people are told of the reviews."""
-    notes = [f"{count:,} reviews are {what}" for what, count in card["special"].items()]
-    if card["repeated_texts"]:
-        notes.append(f"{card['repeated_texts']:,} labelled reviews repeat the text of another, which counts once")
-    if card["texts_with_several_classes"]:
-        notes.append(
-            f"{card['texts_with_several_classes']:,} texts have several classes: trained on by their shares, "
-            "not tested on"
-        )
-    if card["unlabelled"]:
-        notes.append(f"{card['unlabelled']:,} reviews have no class, and are not trained on")
-    notes.append("languages: " + ", ".join(f"{count:,} {name}" for name, count in card["languages"].items()))
-    return notes

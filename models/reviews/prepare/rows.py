@@ -78,15 +78,15 @@ def read_rows(
             found.columns |= set(columns)
             rows = chunk.rows.select(list(dict.fromkeys(columns.values())))
             checked, rejections = _checked(rows, columns, config, found.counts, now_s=now_s)
-            is_good, is_erased = rejections.codes == 0, _is_erased(checked, erased)
-            found.num_erased += int(is_erased.sum())
-            is_bad = ~is_good & ~is_erased
+            is_good, is_gone = rejections.codes == 0, is_erased(checked, erased)
+            found.num_erased += int(is_gone.sum())
+            is_bad = ~is_good & ~is_gone
             if is_bad.any():
-                reasons = rejections.reasons().filter(pa.array(~is_erased[~is_good]))
+                reasons = rejections.reasons().filter(pa.array(~is_gone[~is_good]))
                 bad.add_rows(rows.filter(pa.array(is_bad)), reasons=reasons, source=source.path)
                 found.examples = {**rejections.examples, **found.examples}
                 found.samples = {**rejections.samples, **found.samples}
-            tables.append(checked.filter(pa.array(is_good & ~is_erased)))
+            tables.append(checked.filter(pa.array(is_good & ~is_gone)))
     found.bad = Counter(bad.counts)
     found.table = pa.concat_tables(tables)
     return found
@@ -110,6 +110,16 @@ def find_columns(chunk: Chunk, config: PrepareConfig, source: Source) -> dict[st
             "--columns text=review,label=sentiment,category=cat"
         )
     refuse_nested(chunk.rows, found, flag="--columns", source=source.path)
+    return found
+
+
+def is_erased(checked: pa.Table, erased: Erased) -> npt.NDArray[np.bool_]:
+    """Whether a row is an erased user's; one without a time is, whenever it was written."""
+    if not erased:
+        return np.zeros(checked.num_rows, np.bool_)
+    until = erased.until_each(checked["user_id"])
+    time_s = pc.fill_null(checked["time_us"], np.iinfo(np.int64).min).to_numpy() / 1e6
+    found: npt.NDArray[np.bool_] = (until > -FOREVER) & (time_s < until)
     return found
 
 
@@ -192,16 +202,6 @@ def _ratings(column: pa.Array, rejections: Rejections, config: PrepareConfig) ->
     with np.errstate(invalid="ignore"):
         rejections.add((values < 1) | (values > config.rating_max), "bad_rating", values=column)
     return pa.array(values, mask=np.isnan(values))
-
-
-def _is_erased(checked: pa.Table, erased: Erased) -> npt.NDArray[np.bool_]:
-    """Whether a row is an erased user's; one without a time is, whenever it was written."""
-    if not erased:
-        return np.zeros(checked.num_rows, np.bool_)
-    until = erased.until_each(checked["user_id"])
-    time_s = pc.fill_null(checked["time_us"], np.iinfo(np.int64).min).to_numpy() / 1e6
-    found: npt.NDArray[np.bool_] = (until > -FOREVER) & (time_s < until)
-    return found
 
 
 def of_mask(rows: pa.Table, mask: npt.NDArray[np.bool_] | pa.Array) -> pa.Table:
