@@ -12,6 +12,7 @@ from models.reviews.networks.sentiment import Sentiment
 from models.reviews.prepare.pipeline import prepare
 from models.reviews.prepare.settings import PrepareConfig
 from models.reviews.report.metrics import ACCURACY, METRICS
+from models.reviews.report.sections import report
 from models.reviews.report.slices import ORDER, slices
 from models.reviews.sample import sample
 from models.reviews.schema import Schema
@@ -43,6 +44,7 @@ FAMILY = Family(
     baselines=BASELINES,
     slices=slices,
     slice_order=ORDER,
+    report=report,
     caveat="Some reviews are labelled wrongly, also in the test split, which bounds the accuracy that can be reached.",
     sample=sample,
 )

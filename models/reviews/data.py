@@ -123,6 +123,11 @@ class Texts:
             epoch=self._epoch,
         )
 
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The class of each example, UNLABELLED for one that the model lacks."""
+        found: npt.NDArray[np.int64] = self._classes[self._label]
+        return found
+
     def place(self, index: int) -> tuple[int, int]:
         """The shard, counted among those that were opened, and the row of an example."""
         return int(self._shard[index]), int(self._row[index])
