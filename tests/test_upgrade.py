@@ -24,7 +24,7 @@ from jobs.training import checkpoints
 from models import FAMILIES, bundle, golden
 from tests.stores import bundle_names, unpack
 
-RELEASES = ("0.1.0", "0.2.0", "0.3.0")
+RELEASES = ("0.1.0", "0.2.0", "0.3.0", "0.4.0")
 NAMES = ("image", "recommender")
 VOLATILE = "recommendation_id"
 NUM_EPOCHS = 4

@@ -91,10 +91,9 @@ def recommend(
     Offers with flags [I] that are more than warnings, without a known cost, or with a cost that is not below the
     price stay at today's price. The claim is cross-fitted: the prices that the models of one half of the weeks
     choose are judged by the evaluators of the other half, in both directions, so it is about this way of choosing
-    prices, of which the final ones, by all models, are the best estimate. If its lower bound is not above zero,
-    parts of the offers whose own gain is above zero are kept (`crossfit.judged`; a second test, so that either errs
-    with a chance of at most twice claims.LEVEL), or all prices stay. The gain of kept parts is that of the best
-    ones and likely too high.
+    prices. If its lower bound is not above zero, parts of the offers whose own gain is above zero are kept
+    (`crossfit.judged`; a second test, so that either errs with a chance of at most twice claims.LEVEL), or all
+    prices stay. The gain of kept parts is that of the best ones and likely too high.
 
     Three plans are made; each takes at most Settings.time_limit_s, or four times that where rules conflict, besides
     the models' time. Deterministic unless a time limit ends a solve. Raises RulesConflict, NoPlanFound, and ValueError.

@@ -142,8 +142,8 @@ def _labels(data: Prepared, texts: Texts, chosen: Ints, probabilities: Floats, l
     ]
     return Section(
         "Likely wrong labels",
-        f"{len(rows):,} of {len(labels):,} training texts ({share:.1%}) look as if their label was another, by a linear "
-        "model that has not seen them. If test labels are wrong as often, and all of these are, no model can be right "
+        f"{len(rows):,} of {len(labels):,} training texts ({share:.1%}) look as if their label was another, by a linear"
+        " model that has not seen them. If test labels are wrong as often, and all of these are, no model can be right "
         f"in more than {1 - share:.1%}; a person should look at some. Labels are never changed.",
         [Table("likely_wrong_labels", ["label", "rather", "probability", "product", "text"], table, folded=True)],
         {"likely_wrong_labels": share, "estimated_ceiling": 1 - share},
