@@ -18,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from jobs.evaluation.scoring import load_model, score_shards
 from jobs.prediction.answer_table import ERROR, MODEL_VERSION, Recipe, TableAnswerer
 from jobs.prediction.input_table import Columns
+from jobs.prepare_summary import summary_of
 from jobs.training.distributed import WorkerContext
 from jobs.training.loop import run_training
 from models import FAMILIES, bundle
@@ -99,6 +101,24 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             report=reports.append,
         )
         yield Line(family, sample, data, reports, result.best, filled(family, data, directory / "features.sqlite"))
+
+
+def test_every_trained_parameter_gets_a_gradient_for_which_several_workers_would_wait(line: Line) -> None:
+    family, schema = line.family, line.data.schema(line.family.Schema, line.family.files)
+    config = family.resolve(family.Config(**line.sample.train), schema)
+    network = family.build(config, schema).train()
+    family.initialise(network, line.data, schema)
+    examples = family.dataset(line.data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
+    batch = family.collate([examples[row] for row in range(min(len(examples), config.batch_size))])
+
+    torch.autograd.backward(family.loss(network, batch))
+
+    parameters = network.named_parameters()
+    assert not [name for name, each in parameters if each.requires_grad and each.grad is None]
+
+
+def test_the_card_is_summed_up_for_people(line: Line) -> None:
+    assert "rows read" in summary_of(line.data.card(), line.data.path, status="ok", seconds=1.0)
 
 
 def prepared(family: Family, sample: Sample, directory: Path, *, num_threads: int) -> Prepared:

@@ -46,7 +46,7 @@ class Deep(nn.Module):
         # The first logits are 0: what is learned adds to those of a wide network.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.is_replaced = nn.Linear(config.dim, 1)
+        self.is_replaced = nn.Linear(config.dim, 1).requires_grad_(bool(config.pretrain_epochs))
         size = CONTEXTS if config.pretrain_epochs else 1
         self.register_buffer("continuations", torch.zeros(size, CONTINUATIONS, dtype=torch.int32))
 
@@ -85,6 +85,10 @@ class Deep(nn.Module):
         logits = self.is_replaced(self.states(corrupted)).squeeze(2).float()
         target = (corrupted != characters).float()
         return F.binary_cross_entropy_with_logits(logits, target, weight=(characters > 0).float())
+
+    def no_pretraining_loss(self) -> Tensor:
+        """Zero, with a gradient of zero for what only pretraining learns: several workers wait for all gradients."""
+        return torch.stack([parameter.sum() for parameter in self.is_replaced.parameters()]).sum() * 0
 
     def fit(self, data: Prepared, schema: Schema, config: Config) -> None:
         """Keep characters that follow each pair in the training texts, for `pretraining_loss`."""

@@ -72,7 +72,7 @@ class Sentiment(nn.Module):
             loss = loss + self.wide.regularisation(batch)
         if self.deep is not None and 0 < batch.epoch <= self.config.pretrain_epochs:
             return loss + PRETRAINING_WEIGHT * self.deep.pretraining_loss(batch)
-        return loss
+        return loss if self.deep is None or not self.config.pretrain_epochs else loss + self.deep.no_pretraining_loss()
 
     def parts(self, batch: Reviews) -> tuple[Tensor, Tensor]:
         """The logits [B, K] of the wide part and of the deep part, zero for a part that is not there."""

@@ -232,7 +232,7 @@ def _card(frame: pd.DataFrame, schema: Schema, *, num_duplicates: int) -> dict[s
         "texts_with_several_classes": int(frame["digest"][(weight > 0) & (weight < 1)].nunique()),
         "unlabelled": int((~is_labelled).sum()),
         "splits": {split: {"texts": count} for split, count in schema.num_examples.items()},
-        "classes": dict(zip(schema.classes, schema.class_counts, strict=True)),
+        "classes": {"sentiment": dict(zip(schema.classes, schema.class_counts, strict=True))},
         "languages": {name: language[name] for name in LANGUAGES if language[name]},
         "products": int(frame["product_id"].nunique()),
         "users": int(frame["user_id"].nunique()),
