@@ -73,28 +73,29 @@ def logistic(
     """
     sign = is_class.float() * 2 - 1
     of_text, of_gram = scales
-    parameters = torch.zeros(len(of_gram) + 1, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [parameters],
-        max_iter=MAX_ITERATIONS,
-        max_eval=MAX_EVALUATIONS,
-        history_size=HISTORY,
-        tolerance_grad=1e-3,
-        line_search_fn="strong_wolfe",
-    )
+    with torch.inference_mode(False):  # in which the fit of a baseline is called, and L-BFGS works in place
+        parameters = torch.zeros(len(of_gram) + 1, requires_grad=True)
+        solver = torch.optim.LBFGS(
+            [parameters],
+            max_iter=MAX_ITERATIONS,
+            max_eval=MAX_EVALUATIONS,
+            history_size=HISTORY,
+            tolerance_grad=1e-3,
+            line_search_fn="strong_wolfe",
+        )
 
-    def loss() -> Tensor:
-        with torch.no_grad():
-            found, bias = parameters[:-1], parameters[-1]
-            margin = sign * (of_text * (matrix.rows @ (of_gram * found)) + bias)
-            slope = -sign * weights * torch.sigmoid(-margin)
-            gradient = of_gram * (matrix.columns @ (of_text * slope)) + found / inverse_penalty
-            parameters.grad = torch.cat([gradient, slope.sum()[None]])
-            return (weights * F.softplus(-margin)).sum() + found.square().sum() / (2 * inverse_penalty)
+        def loss() -> Tensor:
+            with torch.no_grad():
+                found, bias = parameters[:-1], parameters[-1]
+                margin = sign * (of_text * (matrix.rows @ (of_gram * found)) + bias)
+                slope = -sign * weights * torch.sigmoid(-margin)
+                gradient = of_gram * (matrix.columns @ (of_text * slope)) + found / inverse_penalty
+                parameters.grad = torch.cat([gradient, slope.sum()[None]])
+                return (weights * F.softplus(-margin)).sum() + found.square().sum() / (2 * inverse_penalty)
 
-    with torch.inference_mode(False):
         solver.step(loss)  # type: ignore[no-untyped-call]
-    return parameters.detach()[:-1], parameters.detach()[-1]
+        found = parameters.detach()
+    return found[:-1], found[-1]
 
 
 def _sparse(owner: Tensor, column: Tensor, *, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.evaluation.baselines import fitted
 from models.prepared import Prepared
 from models.report import Table
+from models.reviews import FAMILY
 from models.reviews.report.sections import report, suspects
 from models.reviews.schema import Schema
-from tests.models.reviews.kit import prepared, trained, written
+from tests.models.reviews.kit import prepared, scores_of, trained, written
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,13 @@ def test_planted_wrong_labels_are_listed_and_bound_the_accuracy(data: Prepared, 
     assert numbers["estimated_ceiling"] == 1 - numbers["likely_wrong_labels"]
     assert 0.95 < numbers["estimated_ceiling"] < 1
     assert abs(found["What the deep part adds"].numbers["deep_gain"]) < 0.1
+
+
+@pytest.mark.parametrize("name", list(FAMILY.baselines))
+def test_baselines_are_fitted_as_promotion_does(data: Prepared, name: str) -> None:
+    model = fitted(FAMILY, FAMILY.baselines[name], data)
+
+    assert scores_of(model, data).value(FAMILY.metric) > (0.3 if name == "majority" else 0.9)
 
 
 def test_a_label_is_suspect_where_another_class_is_as_sure_as_for_its_own_texts() -> None:
