@@ -80,7 +80,7 @@ def test_equal_data_of_other_files_have_the_quarantine_of_these(
 ) -> None:
     good = "product_id,date,units\n" + "".join(f"a,2024-01-{day:02d},{day}\n" for day in range(1, 32))
     shown = []
-    for number, bad in enumerate(("x", "y")):
+    for number, bad in enumerate(("many", "few")):
         raw = tmp_path / f"sales{number}.csv"
         raw.write_text(f"{good}a,2024-02-01,{bad}\n", encoding="utf-8")
         flags = ["--horizon", "5", "--max-bad-fraction", "0.5", "--store", str(tmp_path / "store"), "--json"]
@@ -89,5 +89,5 @@ def test_equal_data_of_other_files_have_the_quarantine_of_these(
 
     assert [one["status"] for one in shown] == ["ok", "unchanged"]
     rows = pq.read_table(Path(shown[1]["data"]) / "quarantine").column("row").to_pylist()
-    assert [json.loads(row)["units"] for row in rows] == ["y"]
+    assert [json.loads(row)["units"] for row in rows] == ["few"]
     assert Prepared(Path(shown[1]["data"])).card()["raw"].endswith("sales1.csv")
