@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -78,12 +79,19 @@ def _prepare(context: Context, family: Family, config: Any, out: Path, *, erased
 
 
 def _renew(data: Prepared, out: Path, card: dict[str, Any]) -> None:
-    """Give equal data that were there already the card and the quarantine of these files, whose bad rows differ."""
-    if (out / QUARANTINE).is_dir():
-        put_directory(out / QUARANTINE, data.path / QUARANTINE)
+    """Give equal data that were there already the card and the quarantine of these files, if their bad rows differ."""
     held = {EVENTS_UNTIL: events_until(data)} if EVENTS_UNTIL in card else {}
-    write_text(data.path / CARD, json.dumps({**card, **held}, indent=1, ensure_ascii=False))
+    if data.card().get("bad") != card.get("bad") or _contents(data.path / QUARANTINE) != _contents(out / QUARANTINE):
+        if (out / QUARANTINE).is_dir():
+            put_directory(out / QUARANTINE, data.path / QUARANTINE)
+        write_text(data.path / CARD, json.dumps({**card, **held}, indent=1, ensure_ascii=False))
     raise_events_until(data, card.get(EVENTS_UNTIL, {}))
+
+
+def _contents(quarantine: Path) -> dict[str, bytes]:
+    """The sha256 of each file."""
+    paths = sorted(path for path in quarantine.rglob("*") if path.is_file())
+    return {str(path.relative_to(quarantine)): hashlib.sha256(path.read_bytes()).digest() for path in paths}
 
 
 @contextmanager
