@@ -85,7 +85,7 @@ def test_a_family_of_another_package_is_trained_by_workers(
 def test_families_that_cannot_be_had_cost_a_warning_each_that_names_their_package(site: Path, run: Run) -> None:
     install_toy(site)
     source = Path(toy.__file__).read_text(encoding="utf-8").replace('name="toy"', 'name="image"')
-    broken = {"pricing": "bad_shop:FAMILY", "speech": "bad_text:FAMILY"}
+    broken = {"loyalty": "bad_shop:FAMILY", "speech": "bad_text:FAMILY"}
     renamed = {"image": "bad_image:FAMILY", "pictures": "bad_image:FAMILY"}
     modules = {
         "bad_shop.py": "import a_module_that_is_missing",
@@ -94,19 +94,19 @@ def test_families_that_cannot_be_had_cost_a_warning_each_that_names_their_packag
     }
     install(site, "bad-shop", groups={"shopkeeper.families": {**broken, **renamed}}, modules=modules)
 
-    found = run("-m", "jobs", "train", "pricing")
+    found = run("-m", "jobs", "train", "loyalty")
     ours = run("-c", "from models import FAMILIES; print(FAMILIES['image'].Config.__module__)")
 
-    assert found.returncode == 2 and "unknown family 'pricing'" in found.stderr
-    assert "image, recommender, toy" in found.stderr
+    assert found.returncode == 2 and "unknown family 'loyalty'" in found.stderr
+    assert "image, pricing, recommender, reviews, toy" in found.stderr
     assert ours.stdout.strip() == "models.image.config"
     warnings = [line.partition(" the family ")[2] for line in found.stderr.splitlines() if "bad-shop" in line]
     assert warnings == [
         "'image' of the package bad-shop (bad_image:FAMILY) is left out: there is a family of that name already; "
         "rename it",
-        "'pictures' of the package bad-shop (bad_image:FAMILY) is called 'image'; name the entry point like the family",
-        "'pricing' of the package bad-shop (bad_shop:FAMILY) cannot be loaded: "
+        "'loyalty' of the package bad-shop (bad_shop:FAMILY) cannot be loaded: "
         "ModuleNotFoundError: No module named 'a_module_that_is_missing'; correct or uninstall bad-shop",
+        "'pictures' of the package bad-shop (bad_image:FAMILY) is called 'image'; name the entry point like the family",
         "'speech' of the package bad-shop (bad_text:FAMILY) is a str, not a Family",
     ]
 
