@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from models import FAMILIES
-from models.family import AnyEndpoint
+from models.family import AnyEndpoint, Family
 from models.features import FeatureStore, create_live_store, fill
 from models.prepared import Prepared
 from models.recommender.filters import FEATURES
@@ -29,6 +30,11 @@ from tests.models.forecast import kit as forecast
 from tests.serve.test_filters import ITEMS
 from tests.serve.test_service import shop_bundle
 
+SAMPLED: dict[str, dict[str, Any]] = {
+    "pricing": {"network": "loglog", "trees": 10, "members": 2},
+    "reviews": {"network": "naive-bayes", "num_buckets": 4096},
+}
+"""Families whose sample is served, and settings of a small model."""
 SALES = {"tea": [1, 2, 3, 4] * 5}
 DIGITS = "9" * 100_000
 DEEP = "[" * 50_000 + "]" * 50_000
@@ -112,6 +118,8 @@ def served(name: str, directory: Path) -> TestClient:
         schema, config = forecast.schema_of(data), family.Config(network="tide", dim=8, blend=False)
         config = family.resolve(config, schema)
         write_bundle(family, directory / "v1", network=family.build(config, schema), schema=schema, config=config)
+    if name in SAMPLED:
+        write_sampled(family, directory, stores["feature_store"])
     if name == "toy":
         schema = family.Schema(family="toy", fingerprint="f" * 64, num_shards=4, num_examples={"train": 1})
         network = family.build(family.Config(), schema)
@@ -120,6 +128,21 @@ def served(name: str, directory: Path) -> TestClient:
     asyncio.run(service.load(Settings.model_validate({"version": "1", "bundle": directory / "v1", **stores})))
     prefix = family.route_prefix.rstrip("/")
     return TestClient(make_app(service), root_path=prefix, raise_server_exceptions=False)
+
+
+def write_sampled(family: Family, directory: Path, path: Path) -> None:
+    """A model of a family's sample, as it is before training, and its feature store."""
+    assert family.sample is not None
+    made, prepared = family.sample(directory / "raw"), directory / "data"
+    prepared.mkdir()
+    with ThreadPoolExecutor(1) as executor:
+        schema = family.prepare(family.PrepareConfig(**made.prepare), prepared, executor)
+    config = family.resolve(family.Config(**SAMPLED[family.name]), schema)
+    network = family.build(config, schema)
+    family.initialise(network, Prepared(prepared), schema)
+    write_bundle(family, directory / "v1", network=network.eval(), schema=schema, config=config)
+    with closing(FeatureStore(path)) as store:
+        fill(store, family.features, Prepared(prepared))
 
 
 def write_shop(directory: Path, path: Path) -> None:
