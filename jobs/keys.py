@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from jobs.cli.actions import chosen
 from jobs.cli.context import Context, Failure, Outcome, UsageFailure
 from jobs.cli.text_table import aligned
 from jobs.serving.access import changed_keys
 from models.family import Family
 from models.keys import INTERNAL, NAME, SCOPES, Key, KeysUnreadable, Scope, make_key, read_keys
 
-ACTIONS = ("create NAME", "list", "revoke ID", "rotate NAME")
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 DAY_S = 24 * 3600.0
 
@@ -46,20 +46,13 @@ class Options:
 def run(context: Context, family: Family | None, options: Options, config: Any | None) -> Outcome:
     """Change or list the keys; a running endpoint follows within seconds."""
     actions: dict[str, Callable[[Context, Options, str], Outcome]] = {
-        "create": _create,
+        "create NAME": _create,
         "list": _list,
-        "revoke": _revoke,
-        "rotate": _rotate,
+        "revoke ID": _revoke,
+        "rotate NAME": _rotate,
     }
-    action, *rest = options.command or ("",)
-    flags = [word for word in options.command if word.startswith("-")]
-    if flags:
-        raise UsageFailure(f"unknown flag {flags[0].partition('=')[0]}; see `shopkeeper keys --help`")
-    wanted = {one.split()[0]: len(one.split()) - 1 for one in ACTIONS}.get(action)
-    if wanted is None or len(rest) != wanted:
-        given = f"got {' '.join(options.command)!r}" if options.command else "nothing was given"
-        raise UsageFailure(f"say what to do with the keys: {', '.join(ACTIONS)}; {given}")
-    return actions[action](context, options, *(rest or [""]))
+    action, rest = chosen(options.command, actions, verb="keys", what="the keys")
+    return action(context, options, *(rest or [""]))
 
 
 def requests_per_s(rate: str) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import hashlib
 import json
 import re
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, is_writable, log
+from jobs.cli.context import EXIT_DATA_REJECTED, Context, Failure, Outcome, UsageFailure, log
 from jobs.cli.flags import UNSPLIT, check_at_least
 from jobs.cluster import connection
-from jobs.evaluation.scoring import check_fits
 from jobs.prediction import working_directory
 from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
 from jobs.prediction.input_table import STAGED, Columns, Input, find_columns, find_input
@@ -36,16 +33,16 @@ from jobs.prediction.output_table import (
     write_tables,
 )
 from jobs.prediction.parts import Part, read_part
+from jobs.prediction.recipe import live_features, recipe_of
 from jobs.prediction.settings import parse_settings
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import champion_uri
 from jobs.training.placement import Nodes
 from models import bundle
-from models.erasure.features import silenced
 from models.erasure.tombstones import Tombstones
 from models.family import Family
-from models.features import FeatureStore, filled, live, write_store
+from models.features import FeatureStore, filled
 from models.files import put_directory, put_file, real_path, replace_file, write_text
 from models.json_files import read_json
 from models.raw.reading import AUTO, Format, Header, Reading
@@ -223,50 +220,14 @@ def _outcome(
 def make_recipe(
     context: Context, family: Family, located: LocatedModel, options: Options, *, columns: Columns
 ) -> Recipe:
-    """What workers need; builds the feature store of the prepared data once per fingerprint."""
-    schema = read_json(located.directory / "schema.json")
-    if schema.get("family") == family.name:  # else the model is refused when it is loaded
-        check_fits(context, family, family.Schema.model_validate(schema))
-    features = filled_features(context, family) if filled(family.features) else None
-    return Recipe(
-        family=family.name,
-        model=located.directory,
-        model_version=located.name,
-        features=features,
-        live_features=_live_features(context, family),
-        fixed=_fixed(family, options),
-        batch_size=options.batch_size,
-        columns=columns,
-        erased=context.store.tombstones,
-    )
-
-
-def _live_features(context: Context, family: Family) -> Path | None:
-    """The store of features that endpoints write, if a deployment has created one."""
-    path = context.store.live_feature_store(family.name)
-    return path if live(family.features) and path.is_file() else None
-
-
-def filled_features(context: Context, family: Family) -> Path:
-    """The feature store of the current data, built once per fingerprint."""
-    data = context.store.current_data(family.name)
-    names = ",".join(each.name for each in filled(family.features))
-    digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # a release may add features
-    directory = context.store.root / family.name
-    features = directory / f"features-{data.name}-{digest}.sqlite"
-    if not features.is_file() and not is_writable(directory):
-        directory = Path(tempfile.mkdtemp(prefix="shop-"))
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        features = directory / features.name
-    if not features.is_file():
-        log.info("filling %s from the prepared data", features.name)
-        write_store(features, silenced(family.features, Tombstones(context.store.tombstones)), data)
-    return features
+    """What workers need for the flags of `predict`."""
+    fixed = _fixed(family, options)
+    return recipe_of(context, family, located, columns=columns, fixed=fixed, batch_size=options.batch_size)
 
 
 def plan_key(context: Context, family: Family, located: LocatedModel, options: Options, *, given: Input) -> str:
     """A hash of everything the answers depend on: model, input files, features and settings."""
-    path = _live_features(context, family)
+    path = live_features(context, family)
     erased = Tombstones(context.store.tombstones).erased()
     facts = {
         "model": bundle.verify(located.directory),

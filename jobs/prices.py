@@ -14,23 +14,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from jobs.cli.actions import chosen
 from jobs.cli.context import Context, Outcome, UsageFailure, log
 from jobs.cli.text_table import aligned
-from jobs.predict import filled_features
-from jobs.prediction.answer_table import ERROR, Recipe, TableAnswerer
+from jobs.prediction.answer_table import ERROR, TableAnswerer
 from jobs.prediction.input_table import Columns
+from jobs.prediction.recipe import recipe_of
 from jobs.tracking.client import Tracking
 from jobs.tracking.model_uri import LocatedModel, locate_model
 from jobs.tracking.registry import CHAMPION, Registry, champion_uri
 from models import FAMILIES
 from models.documents import DocumentUnreadable, read_text
 from models.family import Family
-from models.features import filled
 from models.price_lists.lists import Origin, PriceList, PriceListRefused, PriceLists
 from models.price_lists.rows import PriceRow, read_sales
 
 FAMILY = "pricing"
-ACTIONS = ("propose", "list", "show ID", "approve ID", "reject ID", "apply ID", "take-back ID", "outcome ID")
 SHOWN = 40
 """So many changed prices are shown to people; --json has all rows."""
 RESPONSE = "response"
@@ -74,23 +73,16 @@ def run(context: Context, family: Family | None, options: Options, config: Any |
     actions: dict[str, Callable[[Context, Options, str], Outcome]] = {
         "propose": _propose,
         "list": _list,
-        "show": _show,
-        "approve": _approve,
-        "reject": _reject,
-        "apply": _apply,
-        "take-back": _take_back,
-        "outcome": _outcome,
+        "show ID": _show,
+        "approve ID": _approve,
+        "reject ID": _reject,
+        "apply ID": _apply,
+        "take-back ID": _take_back,
+        "outcome ID": _outcome,
     }
-    action, *rest = options.command or ("",)
-    flags = [word for word in options.command if word.startswith("-")]
-    if flags:
-        raise UsageFailure(f"unknown flag {flags[0].partition('=')[0]}; see `shopkeeper prices --help`")
-    wanted = {one.split()[0]: len(one.split()) - 1 for one in ACTIONS}.get(action)
-    if wanted is None or len(rest) != wanted:
-        given = f"got {' '.join(options.command)!r}" if options.command else "nothing was given"
-        raise UsageFailure(f"say what to do with lists of prices: {', '.join(ACTIONS)}; {given}")
+    action, rest = chosen(options.command, actions, verb="prices", what="lists of prices")
     try:
-        return actions[action](context, options, *(rest or [""]))
+        return action(context, options, *(rest or [""]))
     except PriceListRefused as error:
         raise UsageFailure(str(error)) from error
 
@@ -162,7 +154,7 @@ def _propose(context: Context, options: Options, nothing: str) -> Outcome:
         raise UsageFailure("say which rules the prices must keep: --rules FILE; see docs/pricing-rules.md")
     if FAMILY not in FAMILIES:
         raise UsageFailure(f"the family {FAMILY} is not installed; install shopkeeper[{FAMILY}]")
-    rules = _text(options.rules, "rules")
+    rules = _rules(options.rules)
     if options.explore is None and not (options.reason or "").strip():
         _require_newer_sales(context)
     request = request_of(context, options, rules)
@@ -206,17 +198,7 @@ def _require_newer_sales(context: Context) -> None:
 def _asked(context: Context, located: LocatedModel, request: dict[str, Any]) -> BaseModel:
     """The response of the family's first endpoint; raises UsageFailure with its reason if there is none."""
     family = FAMILIES[FAMILY]
-    recipe = Recipe(
-        family=FAMILY,
-        model=located.directory,
-        model_version=located.name,
-        features=filled_features(context, family) if filled(family.features) else None,
-        live_features=None,
-        fixed={},
-        batch_size=1,
-        columns=Columns({}, ()),
-        erased=context.store.tombstones,
-    )
+    recipe = recipe_of(context, family, located, columns=Columns({}, ()))
     (cells,) = TableAnswerer(recipe, to_cells=lambda response: {RESPONSE: response}).answer_rows([request])
     if cells.get(ERROR):
         raise UsageFailure(cells[ERROR])
@@ -340,6 +322,18 @@ def _facts(found: PriceList) -> dict[str, Any]:
     history = [{"state": one.state, "by": one.by, "at": one.at, "reason": one.reason} for one in found.history]
     own = {"id": found.record.id, "state": found.state, "directory": str(found.directory), "history": history}
     return {**own, "num_offers": found.record.num_offers, "num_changes": found.record.num_changes, **origin}
+
+
+def _rules(path: str) -> str:
+    """The text of a file of rules; raises UsageFailure with every mistake in it."""
+    from models.pricing.rules import parse_rules
+
+    text = _text(path, "rules")
+    try:
+        parse_rules(text, Path(path))
+    except ValueError as error:
+        raise UsageFailure(str(error)) from error
+    return text
 
 
 def _text(path: str, what: str) -> str:

@@ -139,6 +139,10 @@ def outside(context: Context) -> list[Trace]:
                 continue
             note = "prepare leaves the rows of the user out; delete them there too"
             traces.append(Trace(what="raw log", where=raw, state="outside", note=note))
+        if family.erasure is not None and family.erasure.reports_quote:
+            for path in sorted((context.store.root / family.name / "reports").glob("*")):
+                note, remedy = "it quotes rows; `evaluate` writes it anew", f"rm -r {path}"
+                traces.append(Trace(what="report", where=str(path), state="held", note=note, remedy=remedy))
     for copy in _copies(context):
         if copy.kind == "backup" and copy.path.exists():
             remedy = f"rm {copy.path} after `{context.command('events backup FILE')}` has made a new one"

@@ -46,7 +46,7 @@ TRAITS = {
         results=("fingerprint", "data", "rows"),
         statuses=("ok", "unchanged"),
         identity="fingerprint",
-        inputs=("raw", "items"),
+        inputs=("raw", "items", "products", "calendar", "lexicon"),
         kept=("data",),
         can_be_unchanged=True,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.family import Calibration, Family, Gate
 from models.pricing.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
-from models.pricing.data import collate, dataset
+from models.pricing.data import check_data, collate, dataset
 from models.pricing.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.pricing.networks.build import build, evaluate, initialise, loss, resolve, update_statistics
 from models.pricing.networks.price_model import PriceModel
@@ -36,6 +36,7 @@ FAMILY = Family(
     endpoints=ENDPOINTS,
     golden_request=golden_request,
     features=FEATURES,
+    check_data=check_data,
     route_prefix="/v1/prices",
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

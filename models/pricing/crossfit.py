@@ -54,8 +54,8 @@ class CrossFitted:
 def cross_fit(prices: tuple[Floats, Floats], offers: Offers, state: Design, fitted: Fitted) -> CrossFitted:
     """What both halves claim of their own prices [I], and the other half's evaluators expect of them.
 
-    Prices that were chosen for anything else are judged in the same way. Raises ValueError if a claim is evaluated by
-    its own class of model or by too few members, or if today's prices bring no profit.
+    Prices that were chosen for anything else are estimated again in the same way. Raises ValueError if a claim is
+    evaluated by its own class of model or by too few members, or if today's prices bring no profit.
     """
     claimed, claimed_today, again, today = [], [], [], []
     size = min(len(one.members) for one in fitted.evaluators)
@@ -105,7 +105,7 @@ def parts_of(offers: Offers, requirements: Sequence[Requirement]) -> Ints:
     return numbers
 
 
-def judged(found: CrossFitted, parts: Ints, changed: Flags) -> list[Part]:
+def tested_parts(found: CrossFitted, parts: Ints, changed: Flags) -> list[Part]:
     """The parts, with those kept whose gain is above zero by Holm's procedure (Holm, 1979).
 
     Of the parts in which prices change, those with the lowest p-values are kept: the lowest against LEVEL / m for m

@@ -83,16 +83,22 @@ def dataset(
     """The rows of some shards of one split. Periods in which all stock was sold are trained on as lower bounds of
     demand, and not evaluated on."""
     own = data.schema(Schema)
-    if own.period != schema.period:
-        raise ValueError(
-            f"the model is of {schema.period}s and {data.path} has {own.period}s; prepare with --period {schema.period}"
-        )
+    check_data(schema, own)
     if split not in ("train", "val", "test"):
         raise ValueError(f"unknown split {split!r}; use train, val or test")
     tables = [recoded(Rows.open(data.shard(shard)), own, schema) for shard in shards]
     places = [np.flatnonzero(in_split(table, split, own)) for table in tables]
     weights = member_weights(config, own) if split == "train" else np.zeros((0, 0))
     return Sales(tables, places, weights)
+
+
+def check_data(schema: Schema, own: Schema) -> None:
+    """Raise ValueError for a model of other periods than those of prepared data."""
+    if own.period != schema.period:
+        raise ValueError(
+            f"the model is of {schema.period}s and the prepared data have {own.period}s; use a model that was trained "
+            f"on them, or prepare with --period {schema.period}"
+        )
 
 
 def in_split(table: Rows, split: str, schema: Schema) -> npt.NDArray[np.bool_]:

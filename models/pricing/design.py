@@ -126,8 +126,14 @@ def _rivals(panel: Panel, own: Floats, slots: Ints, num_slots: int) -> tuple[Flo
     group = panel.product_group[panel.row_product]
     places = np.stack([group, panel.row_store, panel.row_period], axis=1)
     _, place = np.unique(places, axis=0, return_inverse=True)
-    place = place.ravel()
-    slot = slots[panel.row_product]
+    return rivals_of(place.ravel(), slots[panel.row_product], own, num_slots)
+
+
+def rivals_of(place: Ints, slot: Ints, own: Floats, num_slots: int) -> tuple[Floats, Flags]:
+    """The own prices of the others of a row's place [N, R], by their slots, zero where there is none, and where not.
+
+    A place is a demand group in a store and period.
+    """
     table = np.full((place.max() + 1, num_slots), np.nan)
     table[place, slot] = own
     rivals = table[place]

@@ -37,7 +37,7 @@ def shortfall(requirement: Requirement, expected: Money) -> float:
     return asked - reached if reached < asked * (1 - ROUNDING) else 0.0
 
 
-def settled(
+def unavoidable(
     requirements: Sequence[Requirement], held: Mapping[int, str], points: Ints, today: Money
 ) -> list[Requirement]:
     """Those about held offers alone that today's points [I] break: no plan can change that."""

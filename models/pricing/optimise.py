@@ -12,7 +12,7 @@ import numpy as np
 from models.pricing.blocks import Block, Demand, Money, blocks_of, money
 from models.pricing.conflict import irreducible
 from models.pricing.constraints import Calendar, Requirement, Shop, requirements_of
-from models.pricing.keeping import ROUNDING, broken, settled, shortfall
+from models.pricing.keeping import ROUNDING, broken, shortfall, unavoidable
 from models.pricing.ladder import ladders
 from models.pricing.offers import Offers
 from models.pricing.panel import Floats, Ints
@@ -51,7 +51,7 @@ class Plan:
 
     `exact` says that the program knew the joint demand of every group. Else it added up the effects of single changes,
     and took the best of several rounds, each around the prices of the one before. `is_optimal` is about the program.
-    `points` are the ladders, `requirements` what was asked for, `settled` what today's prices of held offers break.
+    `points` are the ladders, `requirements` what was asked for, `unavoidable` what today's prices of held offers break.
     """
 
     price: Floats
@@ -63,7 +63,7 @@ class Plan:
     rounds: int
     points: Sequence[Floats]
     requirements: Sequence[Requirement]
-    settled: Sequence[Requirement]
+    unavoidable: Sequence[Requirement]
 
     @property
     def gain(self) -> Floats:
@@ -120,7 +120,7 @@ def optimise(
             f"no prices were found in {limit_s:g} s that keep all rules; allow more time, or loosen the floors of "
             "revenue and sell-through, which are only approximated in demand groups of many products"
         )
-    return dataclasses.replace(plan, requirements=requirements, settled=search.settled(rules, points))
+    return dataclasses.replace(plan, requirements=requirements, unavoidable=search.unavoidable(rules, points))
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class _Search:
 
     def asked(self, rules: Rules, points: Sequence[Floats]) -> list[Requirement]:
         """What is asked of a plan."""
-        left_out = {one.text() for one in self.settled(rules, points)}
+        left_out = {one.text() for one in self.unavoidable(rules, points)}
         return [one for one in requirements_of(rules, self.shop(points), self.held) if one.text() not in left_out]
 
-    def settled(self, rules: Rules, points: Sequence[Floats]) -> list[Requirement]:
+    def unavoidable(self, rules: Rules, points: Sequence[Floats]) -> list[Requirement]:
         """What no plan can keep, since it is about held offers alone."""
         shop = self.shop(points)
-        return settled(requirements_of(rules, shop), self.held, shop.today_points, self.today)
+        return unavoidable(requirements_of(rules, shop), self.held, shop.today_points, self.today)
 
     def shop(self, points: Sequence[Floats]) -> Shop:
         """What rules are turned into constraints with."""

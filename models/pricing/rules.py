@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.documents import DocumentUnreadable, Listing, Node, Problems, Scalar, Table, parse, read_text
+from models.documents import Listing, Node, Problems, Scalar, Table, parse
 from models.pricing.offers import Offers
 from models.suggestions import suggestion
 
@@ -184,19 +184,11 @@ KINDS: dict[str, type[_Rule]] = {
 SET_BY_READER = {"line", "source"}
 
 
-def read_rules(path: Path, *, offers: Offers | None = None) -> Rules:
-    """Read a YAML file of rules; raises RulesRejected with every mistake.
+def parse_rules(text: str, path: Path, *, offers: Offers | None = None) -> Rules:
+    """Read rules from the text of a file called `path`; raises RulesRejected with every mistake.
 
     With `offers` the products, stores, categories and brands that rules name must be among theirs.
     """
-    try:
-        return parse_rules(read_text(path, "rules"), path, offers=offers)
-    except DocumentUnreadable as error:
-        raise RulesRejected(str(error)) from None
-
-
-def parse_rules(text: str, path: Path, *, offers: Offers | None = None) -> Rules:
-    """Read rules from the text of a file called `path`."""
     problems = Problems()
     root = parse(text, problems, needs="`ladder` and rules")
     rules = None

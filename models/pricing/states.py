@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from models.pricing.design import Design
+from models.pricing.design import Design, rivals_of
 from models.pricing.offers import Offers
-from models.pricing.panel import Floats
 from models.pricing.schema import Schema
 
 
@@ -56,7 +55,9 @@ def design_of_offers(offers: Sequence[OfferState], schema: Schema, *, period: in
     slot = np.array([slots[place] for place in product], np.int64)
     usual = np.array([offer.usual for offer in offers])
     own = np.log([offer.price for offer in offers]) - usual
-    rivals, has_rival = _rivals([(offer.group, offer.store) for offer in offers], own, slot, schema.num_rivals)
+    numbers: dict[tuple[str, str], int] = {}
+    place = np.array([numbers.setdefault((one.group, one.store), len(numbers)) for one in offers], np.int64)
+    rivals, has_rival = rivals_of(place, slot, own, schema.num_rivals)
     return Design(
         product=product,
         store=store,
@@ -92,17 +93,3 @@ def offers_of_states(offers: Sequence[OfferState]) -> Offers:
         categories=tuple(offer.category for offer in offers),
         brands=tuple(offer.brand for offer in offers),
     )
-
-
-def _rivals(
-    places: Sequence[tuple[str, str]], own: Floats, slot: np.ndarray, num_rivals: int
-) -> tuple[Floats, np.ndarray]:
-    """Own prices of the rivals [I, R] and whether there is one."""
-    numbers: dict[tuple[str, str], int] = {}
-    place = np.array([numbers.setdefault(key, len(numbers)) for key in places], np.int64)
-    table = np.full((len(numbers), num_rivals), np.nan)
-    table[place, slot] = own
-    rivals = table[place]
-    rivals[np.arange(len(own)), slot] = np.nan
-    has_rival = ~np.isnan(rivals)
-    return np.where(has_rival, rivals, 0.0), has_rival

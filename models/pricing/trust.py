@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from models.pricing.dml import Z_90, Elasticities
 from models.pricing.panel import Floats, Panel
-from models.pricing.weeks import alternating_halves
 
 MIN_PRICES = 5
 MIN_CHANGES = 8
@@ -53,25 +51,6 @@ def support_of(panel: Panel) -> list[Support]:
     return [_support(panel, np.flatnonzero(panel.row_product == product)) for product in range(len(panel.products))]
 
 
-def flags_of(
-    support: Support,
-    *,
-    value: float,
-    error: float,
-    explained: float = np.nan,
-    halves: tuple[tuple[float, float], tuple[float, float]] | None = None,
-) -> list[Flag]:
-    """Every reason not to trust an elasticity with this standard error.
-
-    `explained` is the share of the units' remaining variance that the price explains, `halves` are value and error on
-    two halves of the weeks. NaN means that something could not be estimated.
-    """
-    return [
-        *history_flags(support),
-        *estimate_flags(value=value, error=error, explained=explained, halves=halves),
-    ]
-
-
 def estimate_flags(
     *,
     value: float,
@@ -79,7 +58,11 @@ def estimate_flags(
     explained: float = np.nan,
     halves: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> list[Flag]:
-    """The reasons not to trust an elasticity that lie in its estimates, see `flags_of`."""
+    """The reasons not to trust an elasticity that lie in its estimates.
+
+    `explained` is the share of the units' remaining variance that the price explains, `halves` are value and error on
+    two halves of the weeks. NaN means that something could not be estimated.
+    """
     if not np.isfinite(value):
         return [Flag("not estimated", "the price never moved by itself, so that no elasticity can be estimated")]
     found = []
@@ -100,28 +83,27 @@ def estimate_flags(
     return found
 
 
-def all_flags(
-    panel: Panel, found: Elasticities, *, estimate: Callable[[Panel], Elasticities] | None = None
+def flags_of_estimates(
+    found: Elasticities, halves: tuple[Elasticities, Elasticities] | None = None
 ) -> list[list[Flag]]:
-    """The flags of every product; with `estimate`, elasticities of two halves of the weeks are compared, too."""
-    halves: list[Elasticities] | None = None
-    if estimate is not None:
-        halves = [estimate(panel.rows(half)) for half in alternating_halves(panel.row_period)]
+    """What the estimates of each product's elasticity say, with those of two halves of the weeks if they are given."""
     return [
-        flags_of(
-            support,
+        estimate_flags(
             value=float(found.value[product]),
             error=float(found.error[product]),
             explained=float(found.explained[product]),
             halves=None if halves is None else _pair(halves, product),
         )
-        for product, support in enumerate(support_of(panel))
+        for product in range(len(found.value))
     ]
 
 
-def _pair(halves: list[Elasticities], product: int) -> tuple[tuple[float, float], tuple[float, float]]:
+def _pair(
+    halves: tuple[Elasticities, Elasticities], product: int
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Value and error of both halves; None where one has no estimate."""
     one, other = ((float(half.value[product]), float(half.error[product])) for half in halves)
-    return one, other
+    return (one, other) if np.isfinite([one, other]).all() else None
 
 
 def _support(panel: Panel, rows: np.ndarray) -> Support:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from models.pricing.dml import Elasticities
 from models.pricing.schema import Schema
 from models.pricing.states import OfferState
-from models.pricing.trust import Flag, estimate_flags
+from models.pricing.trust import Flag, flags_of_estimates
 
 
 def product_flags(
@@ -18,17 +16,9 @@ def product_flags(
     """What the estimates of each product's elasticity say, on all weeks and on both halves; nothing without them."""
     if found is None:
         return {}
-    whole, first, second = found
-    flags = {}
-    for place, product in enumerate(schema.products):
-        pairs = [(float(half.value[place]), float(half.error[place])) for half in (first, second)]
-        flags[product.id] = estimate_flags(
-            value=float(whole.value[place]),
-            error=float(whole.error[place]),
-            explained=float(whole.explained[place]),
-            halves=(pairs[0], pairs[1]) if np.isfinite(pairs).all() else None,
-        )
-    return flags
+    whole, *halves = found
+    flags = flags_of_estimates(whole, (halves[0], halves[1]))
+    return {product.id: flags[place] for place, product in enumerate(schema.products)}
 
 
 def offer_flags(offers: Sequence[OfferState], of_products: dict[str, list[Flag]]) -> list[list[Flag]]:

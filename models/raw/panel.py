@@ -132,6 +132,8 @@ def _merged(parts: Sequence[Rows]) -> Rows:
     whole = Rows()
     tables = [part.table for part in parts if part.table is not None]
     whole.table = pa.concat_tables(tables) if tables else None
+    unreadable = [part.unreadable for part in parts if part.unreadable is not None]
+    whole.unreadable = pa.concat_tables(unreadable) if unreadable else None
     for part in parts:
         whole.num_rows += part.num_rows
         for reason, count in part.bad.items():
@@ -236,9 +238,30 @@ def _panel(
     )
     card["period"] = period
     is_known = _known(cells, settings, card, notes)
-    return Panel(
-        period, first, products, stores, cells.units, is_known, cells.is_censored & is_known, cells.values, card, notes
-    )
+    lost = _unreadable(rows, list(uniques), period, first=first, shape=is_known.shape) & is_known & ~cells.has_row
+    if lost.any():
+        notes.append(f"in {int(lost.sum()):,} periods the units are not known, since their only row is in quarantine")
+    is_known &= ~lost
+    is_censored = cells.is_censored & is_known
+    return Panel(period, first, products, stores, cells.units, is_known, is_censored, cells.values, card, notes)
+
+
+def _unreadable(
+    rows: Rows, series: list[tuple[str, str]], period: Period, *, first: int, shape: tuple[int, ...]
+) -> Bools:
+    """The periods of series [S, T] of which a row could not be read, so that what was sold is not known."""
+    found = np.zeros(shape, np.bool_)
+    if rows.unreadable is None or not rows.unreadable.num_rows:
+        return found
+    number = {(str(product), str(store)): place for place, (product, store) in enumerate(series)}
+    frame = rows.unreadable.select(["product", "store"]).to_pandas().fillna("")
+    keys = zip(frame["product"].astype(str), frame["store"].astype(str), strict=True)
+    places = np.array([number.get(key, -1) for key in keys], np.int64)
+    times = rows.unreadable["time"].to_numpy()
+    place = (times if period == "number" else ordinals(days_of(times), period)) - first
+    inside = (places >= 0) & (place >= 0) & (place < shape[1])
+    found[places[inside], place[inside]] = True
+    return found
 
 
 def _notes_on_dates(times: npt.NDArray[np.int64], period: Period) -> list[str]:

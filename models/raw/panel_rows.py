@@ -26,6 +26,9 @@ from models.raw.wide_tables import as_long
 
 EXCLUDED = "excluded_product"
 NUMBERS = ("units", "price", "revenue", "stock", "stock_out", "promotion")
+UNREADABLE = ("missing_units", *(f"bad_{name}" for name in NUMBERS))
+"""Reasons of rows that were sales of a known product at a known time, of as many units as nobody knows."""
+PLACE = ("product", "store", "time")
 MAX_NUMBER = 1e9
 """Of units, prices and the like; what requests may have, too."""
 _YEAR_MONTH = r"^(\d{4})[-/.](\d{2})$"
@@ -44,6 +47,8 @@ class Rows:
     """product, store (text), time (microseconds, or numbers of periods), NUMBERS and the family's more_numbers (NaN if
     missing), currency, content
     (a hash of all columns of the file)."""
+    unreadable: pa.Table | None = None
+    """product, store and time of rows with a reason of UNREADABLE."""
     num_rows: int = 0
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -57,7 +62,7 @@ class Rows:
 
 def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: float) -> Rows:
     """The rows of one file; raises DataRejected where a column is missing. Bad ones go to the file `quarantine`."""
-    found, tables = Rows(), list[pa.Table]()
+    found, tables, unreadable = Rows(), list[pa.Table](), list[pa.Table]()
     excluded = [str(id_text(product)) for product in settings.exclude_products]
     with Quarantine(quarantine) as bad:
         for chunk in read(source):
@@ -81,9 +86,12 @@ def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: 
                 bad.add_rows(rejected, reasons=rejections.reasons(), source=source.path)
                 found.examples = {**rejections.examples, **found.examples}
                 found.samples = {**rejections.samples, **found.samples}
-            tables.append(table)
+            codes = [number for number, name in enumerate(rejections.names, 1) if name in UNREADABLE]
+            unreadable.append(table.select(PLACE).filter(pa.array(np.isin(rejections.codes, codes))))
+            tables.append(table.filter(pa.array(rejections.codes == 0)))
     found.bad = dict(bad.counts)
     found.table = pa.concat_tables(tables) if tables else None
+    found.unreadable = pa.concat_tables(unreadable) if unreadable else None
     return found
 
 
@@ -154,7 +162,7 @@ def _checked(
             "content": pa.array(content),
         }
     )
-    return (table if not rejections.names else table.filter(pa.array(rejections.codes == 0))), rejections
+    return table, rejections
 
 
 def identifier(column: pa.Array, name: str, rejections: Rejections) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.family import Calibration, Family
+from models.reviews.aspects.reading import FILE
 from models.reviews.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
 from models.reviews.data import collate, dataset, lengths
 from models.reviews.endpoints import ENDPOINTS, FEATURES, golden_request
@@ -38,6 +39,7 @@ FAMILY = Family(
     golden_request=golden_request,
     features=FEATURES,
     erasure=ERASURE,
+    files=(FILE,),
     route_prefix="/v1/reviews",
     space=SPACE,
     unused_settings=UNUSED_SETTINGS,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.family import Endpoint, Feature, Features
 from models.raw.ids import Id
 from models.reviews.aspects.mentions import aspects_of
-from models.reviews.aspects.reading import SEEDS
+from models.reviews.aspects.reading import FILE, lexicons_of
 from models.reviews.data import Review, Reviews
 from models.reviews.networks.build import predict
 from models.reviews.networks.sentiment import Prediction, Sentiment
@@ -156,12 +156,13 @@ def _analysis(text: str, prediction: Prediction, schema: Schema) -> Analysis:
         language=language,
         truncated=len(text) > schema.max_chars,
         evidence=evidence,
-        aspects=_aspects(text[: schema.max_chars], language),
+        aspects=_aspects(text[: schema.max_chars], language, schema),
     )
 
 
-def _aspects(text: str, language: str) -> list[AspectMention]:
-    if language not in SEEDS:
+def _aspects(text: str, language: str, schema: Schema) -> list[AspectMention]:
+    lexicons = lexicons_of(schema.files.get(FILE, b""))
+    if language not in lexicons:
         return []
     return [
         AspectMention(
@@ -171,7 +172,7 @@ def _aspects(text: str, language: str) -> list[AspectMention]:
             start=each.start,
             end=each.end,
         )
-        for each in aspects_of(text, language, SEEDS[language])
+        for each in aspects_of(text, language, lexicons[language])
     ]
 
 

@@ -16,6 +16,7 @@ from models.erasure.contract import Erasure
 from models.erasure.erased import REASON, Erased, digest_of
 from models.erasure.quarantine import copy_quarantine
 from models.prepared import Prepared
+from models.reviews.aspects.reading import FILE
 from models.reviews.prepare.pipeline import RULE, STORED, finish, notes_of, prepare
 from models.reviews.prepare.rows import FIELDS, is_erased
 from models.reviews.prepare.settings import PrepareConfig
@@ -56,6 +57,7 @@ def rewrite(data: Prepared, out: Path, executor: Executor, erased: Erased) -> Sc
         rule={name: getattr(before, name) for name in RULE},
         card=card,
         notes=notes,
+        lexicon=(data.path / FILE).read_text(encoding="utf-8"),
     )
 
 
@@ -75,4 +77,4 @@ def _rows(shard: Path, schema: Schema) -> tuple[pa.Table, npt.NDArray[np.int8]]:
     return table, codes[load_array(shard / "labels.npy")]
 
 
-ERASURE: Erasure[PrepareConfig, Schema] = Erasure(prepare=prepare, held=held, rewrite=rewrite)
+ERASURE: Erasure[PrepareConfig, Schema] = Erasure(prepare=prepare, held=held, rewrite=rewrite, reports_quote=True)

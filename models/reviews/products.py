@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from models.arrays import load_array
 from models.prepared import Prepared
+from models.reviews.aspects.reading import FILE, lexicons_of
 from models.reviews.reputation.table import reputation_table
 from models.reviews.schema import UNLABELLED, Schema
 from models.reviews.text import LANGUAGES
@@ -53,6 +54,7 @@ def reputation_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
     reviews, scores = product_reviews(data)
     if not reviews.num_rows:
         return
-    for row in reputation_table(reviews, scores).to_pylist():
+    lexicons = lexicons_of((data.path / FILE).read_bytes())
+    for row in reputation_table(reviews, scores, lexicons=lexicons).to_pylist():
         row["summary"] = json.loads(row["summary"])
         yield row.pop("product"), row

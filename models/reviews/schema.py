@@ -12,7 +12,7 @@ CLASSES = ("negative", "neutral", "positive")
 SPLITS = ("train", "val", "test")
 NUM_SHARDS = 8
 NUM_FOLDS = 3
-"""Parts of the training texts for cross-fitting: each text is judged by what was fitted without its part."""
+"""Parts of the training texts for cross-fitting: each text is scored by what was fitted without its part."""
 UNLABELLED = -1
 
 

@@ -18,8 +18,10 @@ import pytest
 from pytest import MonkeyPatch
 
 import jobs.erase
+from jobs import prepare
 from jobs.cli.context import Context, Store, UsageFailure
 from jobs.erasure import data as erasure_data
+from models import FAMILIES
 from models.erasure.copies import record_copy
 from models.erasure.tombstones import NAME, Tombstones
 from models.events.event import Event
@@ -279,3 +281,25 @@ def test_an_id_that_is_also_a_number_elsewhere_takes_no_event_of_others(context:
 
 def test_verbs_and_service_mean_one_file_of_tombstones(store: Store) -> None:
     assert store.tombstones == store.root / NAME
+
+
+def test_reviews_of_an_erased_user_leave_prepared_data_and_reports_that_may_quote_them_are_listed(
+    context: Context, tmp_path: Path
+) -> None:
+    family = FAMILIES["reviews"]
+    raw = tmp_path / "reviews.csv"
+    lines = [
+        f"{'good' if n % 2 else 'bad'} thing {n},{n % 2},{USER if n % 9 == 0 else f'u{n % 5}'}" for n in range(120)
+    ]
+    raw.write_text("\n".join(["text,label,user_id", *lines]) + "\n", encoding="utf-8")
+    prepare.run(context, family, prepare.Options(), family.PrepareConfig(raw=str(raw)))
+    report = context.store.root / "reviews" / "reports" / "1-test"
+    report.mkdir(parents=True)
+
+    receipt = erase(context, USER).details["receipts"][0]
+
+    assert bytes_with(context.store.data("reviews"), USER) == []
+    assert context.store.current_data("reviews").card()["bad"]["erased_user"] == 14
+    traces = {each["what"]: each for each in receipt["traces"]}
+    assert (traces["report"]["state"], traces["report"]["remedy"]) == ("held", f"rm -r {report}")
+    assert traces["prepared data"]["state"] == "deleted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,8 @@ from models.reviews.aspects.english import ENGLISH
 from models.reviews.aspects.lexicon import OPPOSITES, AspectWords, Lexicon
 from models.suggestions import suggestion
 
+FILE = "aspects.yaml"
+"""The shop's file in prepared data and in every bundle; empty without one."""
 SEEDS: Mapping[str, Lexicon] = {"en": ENGLISH, "zh": CHINESE}
 """The lexicons that every shop has."""
 ASPECT_KEYS = tuple(one.name for one in fields(AspectWords))
@@ -23,18 +26,24 @@ class LexiconRejected(ValueError):
     """A file of words for aspects has mistakes; the text names each with its line."""
 
 
-def read_lexicons(path: Path | None) -> Mapping[str, Lexicon]:
-    """The lexicons by language: the seeds, extended by a YAML file if there is one; raises LexiconRejected."""
-    if path is None:
-        return SEEDS
+def read_lexicon(path: Path) -> str:
+    """The text of a shop's file; raises LexiconRejected."""
     try:
-        return parse_lexicons(read_text(path, "words for aspects"), path)
+        text = read_text(path, "words for aspects")
     except DocumentUnreadable as error:
         raise LexiconRejected(str(error)) from None
+    parse_lexicons(text, path)
+    return text
+
+
+@functools.lru_cache(maxsize=8)
+def lexicons_of(content: bytes) -> Mapping[str, Lexicon]:
+    """The lexicons by language: the seeds, extended by the content of a shop's file, which may be empty."""
+    return parse_lexicons(content.decode(), Path(FILE)) if content else SEEDS
 
 
 def parse_lexicons(text: str, path: Path) -> Mapping[str, Lexicon]:
-    """The seeds extended by the text of a file called `path`."""
+    """The seeds extended by the text of a file called `path`; raises LexiconRejected."""
     problems = Problems()
     root = parse(text, problems, needs=f"words by language, such as `{EXAMPLE}`")
     found = dict(SEEDS)

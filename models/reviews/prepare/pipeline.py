@@ -26,6 +26,7 @@ from models.raw.quarantine import Quarantine, check_bad, most_frequent
 from models.raw.reading import reading_of
 from models.raw.remedies import explain
 from models.raw.tables import Source, find_tables, without_secrets
+from models.reviews.aspects.reading import FILE, read_lexicon
 from models.reviews.prepare.labels import classes_of
 from models.reviews.prepare.rows import Rows, of_mask, read_rows
 from models.reviews.prepare.settings import PrepareConfig, check_flags, held_out
@@ -53,6 +54,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor, erased: Erased
     Everything depends on the set of good rows alone. Without the reviews of erased users.
     """
     check_flags(config)
+    lexicon = "" if config.lexicon is None else read_lexicon(Path(config.lexicon).expanduser())
     quarantine = out / "quarantine"
     quarantine.mkdir(parents=True)
     tables = find_tables(config.raw, reading_of(config, format=config.format))
@@ -71,7 +73,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor, erased: Erased
             "fractions": [config.val_fraction, config.test_fraction],
             "max_chars": config.max_chars,
         }
-        return finish(table, classes, out, rule=rule, card=card, notes=notes)
+        return finish(table, classes, out, rule=rule, card=card, notes=notes, lexicon=lexicon)
 
 
 def finish(
@@ -82,8 +84,9 @@ def finish(
     rule: dict[str, Any],
     card: dict[str, Any],
     notes: list[str],
+    lexicon: str,
 ) -> Schema:
-    """Split good rows with their classes, and write shards, schema and card."""
+    """Split good rows with their classes, and write shards, schema, card and the shop's words for aspects."""
     frame = table.to_pandas()
     frame["class"] = classes
     num_rows = len(frame)
@@ -101,7 +104,8 @@ def finish(
     frame["class"] = codes[frame["class"].to_numpy()]
     digests = [_write_shard(out, frame[frame["shard"] == number], number) for number in range(NUM_SHARDS)]
     schema = _schema(frame, names, rule)
-    content = [LAYOUT, schema.model_dump(mode="json"), digests]
+    content = [LAYOUT, schema.model_dump(mode="json"), digests, *([lexicon] if lexicon else [])]
+    (out / FILE).write_text(lexicon, encoding="utf-8")
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     schema = schema.model_copy(update={"fingerprint": fingerprint})
     card |= _card(frame, schema, num_duplicates=num_rows - len(frame))

@@ -62,6 +62,8 @@ class PrepareConfig(TableSettings):
     """Share of the texts in the test split, unless --hold-out says which."""
     max_chars: PositiveInt = 5000
     """Characters of a review that are read; longer ones are cut off and counted."""
+    lexicon: str | None = None
+    """A YAML file with more words for aspects, also for aspects of the shop's own, see docs/reviews-reputation.md."""
     max_bad_fraction: Share = 0.01
     """Reject the reviews when a larger share of the rows is bad."""
 

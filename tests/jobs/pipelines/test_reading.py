@@ -13,6 +13,7 @@ from jobs.cli.verbs import VERBS
 from jobs.pipelines.reading import read_pipeline
 from jobs.pipelines.steps import Pipeline, flag_kinds
 from jobs.pipelines.traits import OF_THE_PIPELINE, REFUSED, TRAITS
+from models import FAMILIES
 from models.family import Family
 
 
@@ -176,9 +177,10 @@ def test_the_traits_name_only_verbs_and_flags_that_exist() -> None:
     assert set(TRAITS) <= set(VERBS)
     assert set(REFUSED) <= {*VERBS, "jobs"}
     for verb, traits in TRAITS.items():
-        known = flag_kinds(parser_of(verb, None if VERBS[verb].takes_family == "no" else "recommender"))
-        assert {*traits.inputs, *traits.outputs} <= set(known)
-        assert set(OF_THE_PIPELINE) - {"resume"} <= set(known)
+        names = [None] if VERBS[verb].takes_family == "no" else FAMILIES
+        known = {flag for name in names for flag in flag_kinds(parser_of(verb, name))}
+        assert {*traits.inputs, *traits.outputs} <= known
+        assert set(OF_THE_PIPELINE) - {"resume"} <= known
         assert ("resume" in known) == traits.resumes
 
 

@@ -1,4 +1,4 @@
-"""A shop with known demand, fitted as the family does: ensembles by half, judged by another class of model."""
+"""A shop with known demand, fitted as the family does: ensembles by half, evaluated by another class of model."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ def panel_with(elasticity: Floats, *, noise: float, periods: int = 320, seed: in
     )
 
 
-def fitted_to(panel: Panel, *, members: int = 2, judges: int = 12) -> tuple[Fitted, Design]:
+def fitted_to(panel: Panel, *, members: int = 2, refits: int = 12) -> tuple[Fitted, Design]:
     """What the panel taught, and the state of its last period."""
     design = design_of(panel, np.ones(len(panel.row_units), bool))
     even, odd = alternating_halves(panel.row_period)
 
-    def models(rows: Flags, *, judges: bool, number: int) -> Models:
+    def models(rows: Flags, *, are_evaluators: bool, number: int) -> Models:
         def fit(of: Design, weights: Floats, seed: int) -> Predictor:
-            return fit_quadratic(of, weights=weights) if judges else fit_loglog(of, weights=weights)
+            return fit_quadratic(of, weights=weights) if are_evaluators else fit_loglog(of, weights=weights)
 
         found = ensemble(fit, design.rows(rows), num_members=number)
         demand = fitted_demand(found, design.rows(rows), design.rows(rows))
         return Models(found, demand.smearing)
 
-    halves = (models(even, judges=False, number=members), models(odd, judges=False, number=members))
-    evaluators = (models(even, judges=True, number=judges), models(odd, judges=True, number=judges))
+    halves = (models(even, are_evaluators=False, number=members), models(odd, are_evaluators=False, number=members))
+    evaluators = (models(even, are_evaluators=True, number=refits), models(odd, are_evaluators=True, number=refits))
     everything = Models(
         [*halves[0].members, *halves[1].members], np.concatenate([halves[0].smearing, halves[1].smearing])
     )

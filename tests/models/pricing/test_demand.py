@@ -20,7 +20,7 @@ from models.pricing.rules import parse_rules
 from models.pricing.simulator import SimulatedDemand, simulate
 from models.pricing.training import TrainingSettings, fit_network
 from models.pricing.tree import TreeSettings, fit_tree
-from models.pricing.trust import all_flags, flags_of, support_of
+from models.pricing.trust import estimate_flags, flags_of_estimates, history_flags, support_of
 from models.pricing.weeks import alternating_halves
 from tests.models.pricing.shops import calendar
 from tests.models.pricing.test_panel_and_design import whole
@@ -178,7 +178,10 @@ def test_prices_from_a_fitted_model_earn_more_in_the_shop_that_made_the_data() -
 def flag_names(panel: Panel, found: Elasticities | None = None) -> list[set[str]]:
     num = len(panel.products)
     known = found or Elasticities(np.full(num, -2.0), np.full(num, 0.1), np.ones(num), np.ones(num))
-    return [{flag.name for flag in flags} for flags in all_flags(panel, known)]
+    of_history = [history_flags(support) for support in support_of(panel)]
+    return [
+        {flag.name for flag in (*one, *two)} for one, two in zip(of_history, flags_of_estimates(known), strict=True)
+    ]
 
 
 def test_each_weakness_of_a_price_history_has_its_flag() -> None:
@@ -218,11 +221,8 @@ def test_each_weakness_of_a_price_history_has_its_flag() -> None:
 
 
 def test_each_weakness_of_an_estimate_has_its_flag_with_the_numbers() -> None:
-    support = support_of(two_stores())[0]
-    support = dataclasses.replace(support, num_prices=9)
-
     def named(**given: object) -> dict[str, str]:
-        return {flag.name: flag.text for flag in flags_of(support, **{"value": -2.0, "error": 0.1, **given})}  # type: ignore[arg-type]
+        return {flag.name: flag.text for flag in estimate_flags(**{"value": -2.0, "error": 0.1, **given})}  # type: ignore[arg-type]
 
     assert named() == {}
     assert named(value=0.4) == {"rises with price": "demand seems to rise with the price: elasticity +0.40"}
@@ -242,7 +242,8 @@ def test_a_product_whose_elasticity_changed_is_flagged_by_its_halves() -> None:
     def estimate(of: Panel) -> Elasticities:
         return double_ml(whole(of), num_folds=3)
 
-    flags = all_flags(broken, estimate(broken), estimate=estimate)
+    first, second = (estimate(broken.rows(half)) for half in alternating_halves(broken.row_period))
+    flags = flags_of_estimates(estimate(broken), (first, second))
 
     assert ["halves disagree" in {flag.name for flag in one} for one in flags] == [False, False, True, False]
 

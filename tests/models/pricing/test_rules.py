@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.documents import DocumentUnreadable, read_text
 from models.pricing.offers import Offers
-from models.pricing.rules import RulesRejected, parse_rules, read_rules
+from models.pricing.rules import RulesRejected, parse_rules
 
 ALL = """\
 ladder: {endings: [0.99, 0.49], most_points: 5}
@@ -47,7 +48,7 @@ def test_every_kind_of_rule_is_read_once_or_as_a_list(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(ALL, encoding="utf-8")
 
-    rules = read_rules(path, offers=offers())
+    rules = parse_rules(read_text(path, "rules"), path, offers=offers())
 
     assert rules.ladder.endings == (0.99, 0.49)
     assert [(rule.share, rule.line) for rule in rules.margin_floor] == [(0.1, 3), (0.2, 4)]
@@ -111,8 +112,8 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RulesRejected, match=r"there is no file .*none\.yaml; name the YAML file"):
-        read_rules(tmp_path / "none.yaml")
+    with pytest.raises(DocumentUnreadable, match=r"there is no file .*none\.yaml; name the YAML file"):
+        read_text(tmp_path / "none.yaml", "rules")
 
 
 def test_a_cost_that_cannot_be_is_named() -> None:

@@ -300,6 +300,15 @@ def test_excluded_products_without_rows_are_named(tmp_path: Path) -> None:
     assert any("'nobody' has no rows" in note and "'b'" not in note for note in found.notes)
 
 
+def test_a_row_that_cannot_be_read_makes_its_period_unknown_and_not_one_without_sales(tmp_path: Path) -> None:
+    rows = ["a,2024-01-01,1", "a,2024-01-02,many", "a,2024-01-03,2", "a,2024-01-03,few", "a,2024-01-05,4", "b,never,1"]
+    found = panel(tmp_path, [HEAD, *rows], max_bad_fraction=0.9, period="day")
+
+    assert found.is_known.tolist() == [[True, False, True, True, True]]
+    assert found.units.tolist() == [[1, 0, 2, 0, 4]]
+    assert any("in 1 periods the units are not known" in note for note in found.notes)
+
+
 def test_numbers_that_no_shop_sells_go_to_quarantine(tmp_path: Path) -> None:
     found = panel(tmp_path, [HEAD, *(f"a,{day},1" for day in days(30)), "a,2024-02-01,1e12"], max_bad_fraction=0.5)
 

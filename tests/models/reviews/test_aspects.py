@@ -10,7 +10,7 @@ import pytest
 
 from models.reviews.aspects.lexicon import AspectWords, Lexicon
 from models.reviews.aspects.mentions import aspects_of, merged
-from models.reviews.aspects.reading import SEEDS, LexiconRejected, parse_lexicons, read_lexicons
+from models.reviews.aspects.reading import SEEDS, LexiconRejected, lexicons_of, parse_lexicons, read_lexicon
 from models.reviews.sentences import clauses, sentences
 
 
@@ -80,11 +80,11 @@ def test_a_shop_adds_an_aspect_and_turns_a_word(tmp_path: Path) -> None:
     path.write_text(
         "en:\n  aspects:\n    taste: {terms: [taste, mouth feel], positive: [rich]}\n  negative: [cheap]\n", "utf-8"
     )
-    lexicon = read_lexicons(path)["en"]
+    lexicon = lexicons_of(read_lexicon(path).encode())["en"]
     found = merged(aspects_of("The taste is rich. Cheap! What a mouth  feel.", "en", lexicon))
     assert found == {"taste": 1.0, "price": 1.0}
     assert "cheap" not in lexicon.positive and "cheap" in lexicon.negative
-    assert read_lexicons(path)["zh"] is SEEDS["zh"]
+    assert lexicons_of(read_lexicon(path).encode())["zh"] is SEEDS["zh"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_mistakes_in_a_shops_words_are_named_with_their_line(text: str, message:
 
 def test_a_missing_file_of_words_is_named(tmp_path: Path) -> None:
     with pytest.raises(LexiconRejected, match=r"there is no file .*none\.yaml"):
-        read_lexicons(tmp_path / "none.yaml")
+        read_lexicon(tmp_path / "none.yaml")
 
 
 def test_the_later_lexicon_wins_where_two_disagree() -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from models.errors import DataRejected
 from models.prepared import Prepared
+from models.reviews import FAMILY
+from models.reviews.aspects.reading import LexiconRejected
+from models.reviews.endpoints import AnalysisRequest, answer
+from models.reviews.networks.sentiment import Prediction
 from models.reviews.prepare.settings import PrepareConfig, check_flags
+from models.reviews.products import reputation_rows
 from models.reviews.schema import Schema
 from models.reviews.text import is_mojibake, language_of, normalise
 from tests.models.reviews.kit import prepared, written
@@ -181,3 +186,21 @@ def test_labels_in_words_of_the_shop_are_read_by_their_names(tmp_path: Path) -> 
 
 def test_accents_and_arrows_are_not_taken_for_a_wrong_encoding() -> None:
     assert not is_mojibake("Très bien, à bientôt — 10 € → “parfait”. Ça va, garçon; não é mau, coração")
+
+
+def test_the_shop_s_own_words_for_aspects_reach_answers_and_reputations(tmp_path: Path) -> None:
+    lexicon = tmp_path / "aspects.yaml"
+    lexicon.write_text("en: {aspects: {taste: {terms: [taste], positive: [rich]}}}\n", encoding="utf-8")
+    columns = {**rows(), "product_id": ["p"] * 60, "text": [f"a rich taste, the {n}th" for n in range(60)]}
+
+    data, _ = card_of(tmp_path / "own", columns, lexicon=str(lexicon))
+    plain, _ = card_of(tmp_path / "plain", columns)
+
+    schema = data.schema(Schema, FAMILY.files)
+    request = AnalysisRequest(text="A rich taste")
+    found = answer(request, [Prediction([0.5] * len(schema.classes), False, ())], schema, "1").reviews[0].aspects
+    assert [(one.aspect, one.text) for one in found] == [("taste", "rich taste")]
+    assert "taste" in {aspect["aspect"] for _, row in reputation_rows(data) for aspect in row["summary"]}
+    assert data.fingerprint != plain.fingerprint
+    with pytest.raises(LexiconRejected, match=r"there is no file"):
+        card_of(tmp_path / "none", columns, lexicon=str(tmp_path / "no.yaml"))
