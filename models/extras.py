@@ -13,6 +13,7 @@ PACKAGES: Mapping[str, frozenset[str]] = {
     "image": frozenset({"captum", "PIL", "sklearn"}),
     "forecast": frozenset({"scipy", "sklearn"}),
     "pricing": frozenset({"scipy", "sklearn"}),
+    "reviews": frozenset({"scipy"}),
 }
 """Extra, which is called like its family -> the modules that it brings."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from models.errors import DataRejected
@@ -30,3 +30,8 @@ def say(notes: Sequence[str]) -> None:
 def num_files(count: int) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """Reasons with their numbers, in words; those of nothing are left out."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)

@@ -89,6 +89,17 @@ class Panel:
             notes=self.notes,
         )
 
+    def check_sold(self) -> None:
+        """Raise DataRejected if no units were ever sold."""
+        if (self.units > 0).any():
+            return
+        returns = self.card.get("returns", 0)
+        hint = f", and {returns:,} rows are returns" if returns else ""
+        raise DataRejected(
+            f"{self.card['raw']}: no product has ever sold, no units are above zero{hint}; check the column of the "
+            "units, in which returns, not sales, are negative"
+        )
+
     def digest(self) -> str:
         """sha256 of the contents, which does not depend on the order of rows and files."""
         found = hashlib.sha256(repr((self.period, self.first, self.products, self.stores)).encode())

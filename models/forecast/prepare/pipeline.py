@@ -19,7 +19,7 @@ from models.forecast.prepare.settings import PrepareConfig
 from models.forecast.schema import CENSORED, KNOWN, NUM_SHARDS, UNKNOWN, Schema
 from models.prepared import CARD, SCHEMA
 from models.raw.demand import CLASSES, demand_classes, price_support
-from models.raw.notes import said_if_rejected
+from models.raw.notes import counted, said_if_rejected
 from models.raw.panel import Panel, build_panel
 from models.raw.panel_tables import Ahead, Products, read_ahead, read_products
 
@@ -37,7 +37,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """Fill the empty directory `out` from raw sales; raises DataRejected for bad data, ValueError for bad flags.
 
     The last `windows` horizons are the test windows and as many before them those of validation; what is before these
-    is trained on. Everything depends on the set of good rows alone.
+    is trained on. Everything depends on the set of rows alone.
     """
     quarantine = out / "quarantine"
     quarantine.mkdir(parents=True)
@@ -91,17 +91,10 @@ def _selected(panel: Panel, config: PrepareConfig, *, train_end: int) -> tuple[P
     }
     kept = np.flatnonzero(~is_few & ~is_new)
     source = panel.card["raw"]
-    if not (panel.units > 0).any():
-        returns = panel.card.get("returns", 0)
-        hint = f", and {returns:,} rows are returns" if returns else ""
-        raise DataRejected(
-            f"{source}: no product has ever sold, no units are above zero{hint}; check the column of the units, in "
-            "which returns, not sales, are negative"
-        )
+    panel.check_sold()
     if not len(kept):
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
         remedy = "lower --min-sold, or give a longer history" if config.min_sold > 1 else "give a longer history"
-        raise DataRejected(f"{source}: no product has enough sales: {reasons}; {remedy}")
+        raise DataRejected(f"{source}: no product has enough sales: {counted(left_out)}; {remedy}")
     if config.best_sellers and config.best_sellers < len(kept):
         total = panel.units[kept, :train_end].sum(1, dtype=np.float64)
         best = np.sort(np.argsort(-total, kind="stable")[: config.best_sellers])

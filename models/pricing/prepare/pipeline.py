@@ -26,7 +26,7 @@ from models.pricing.states import OfferState
 from models.pricing.tables import TABLE_ARRAYS, table_of
 from models.pricing.trust import Support, history_flags, support_of
 from models.raw.demand import demand_classes
-from models.raw.notes import said_if_rejected
+from models.raw.notes import counted, said_if_rejected
 from models.raw.panel import Panel as SalesPanel
 from models.raw.panel import build_panel
 from models.raw.panel_tables import Products, read_ahead, read_products
@@ -43,7 +43,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     """Fill the empty directory `out` from raw sales; raises DataRejected for bad data, ValueError for bad flags.
 
     The last share of the periods is the test split, half as many before it validation, and what is before these is
-    trained on. Everything depends on the set of good rows alone.
+    trained on. Everything depends on the set of rows alone.
     """
     quarantine = out / "quarantine"
     quarantine.mkdir(parents=True)
@@ -109,8 +109,7 @@ def _check_prices(panel: SalesPanel) -> None:
             f"{source} has no prices: name the column of the price of a unit, or of revenue, e.g. "
             "--columns price=UnitPrice"
         )
-    if not (panel.units > 0).any():
-        raise DataRejected(f"{source}: no product has ever sold, all units are zero; check the column of the units")
+    panel.check_sold()
 
 
 def _selected(panel: SalesPanel, config: PrepareConfig, *, train_end: int) -> tuple[SalesPanel, dict[str, int]]:
@@ -127,7 +126,7 @@ def _selected(panel: SalesPanel, config: PrepareConfig, *, train_end: int) -> tu
     }
     kept = np.flatnonzero(~(never | unpriced | is_new))
     if not len(kept):
-        raise DataRejected(f"{panel.card['raw']}: no product can be priced: {left_out}; give a longer history")
+        raise DataRejected(f"{panel.card['raw']}: no product can be priced: {counted(left_out)}; give a longer history")
     if config.best_sellers and config.best_sellers < len(kept):
         revenue = np.nan_to_num(panel.units * panel.values["price"])[kept, :train_end].sum(1, dtype=np.float64)
         best = np.sort(np.argsort(-revenue, kind="stable")[: config.best_sellers])

@@ -8,9 +8,10 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betainc
 
-from models.reviews.reputation.beta import Floats, beta_cdf
-
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 MIN_PRODUCTS = 10
 """A category with fewer products that have reviews takes the prior of all products."""
@@ -75,4 +76,5 @@ def fit_priors(likelihood: Floats, has_reviews: Flags, categories: Sequence[str]
 def _masses() -> Floats:
     """The probability around each of SHARES by each mean and strength of the grid [K, G]."""
     mean, strength = (grid.ravel()[:, None] for grid in np.meshgrid(MEANS, STRENGTHS, indexing="ij"))
-    return np.diff(beta_cdf(EDGES[None], mean * strength, (1 - mean) * strength), axis=1)
+    found: Floats = np.diff(betainc(mean * strength, (1 - mean) * strength, EDGES[None]), axis=1)
+    return found

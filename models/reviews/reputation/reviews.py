@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.reviews.reputation.beta import Floats, Ints
+from models.reviews.reputation.prior import Floats, Ints
 from models.reviews.reputation.score import SECONDS_A_DAY, shares_of_ratings
 
 NEEDED = ("product", "text")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betainc, betaincinv
 
-from models.reviews.reputation.beta import Floats, Ints, beta_cdf, beta_quantile
-from models.reviews.reputation.prior import EDGES, SHARES, Prior, fit_priors
+from models.reviews.reputation.prior import EDGES, SHARES, Floats, Ints, Prior, fit_priors
 
 HALF_LIFE_DAYS = 180.0
 LEVEL = 0.9
@@ -123,8 +123,8 @@ def changes(
 def chance_higher(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> Floats:
     """P(X > Y) for independent X of Beta(*first) and Y of Beta(*second) [P], over the quantiles of X."""
     chances = (np.arange(CHANGE_POINTS) + 0.5) / CHANGE_POINTS
-    points = beta_quantile(chances[:, None], first[0][None], first[1][None])
-    found: Floats = beta_cdf(points, second[0][None], second[1][None]).mean(0)
+    points = np.asarray(betaincinv(first[0][None], first[1][None], chances[:, None]), np.float64)
+    found: Floats = betainc(second[0][None], second[1][None], points).mean(0)
     return found
 
 

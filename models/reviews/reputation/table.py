@@ -14,7 +14,7 @@ from models.reviews.aspects.lexicon import Lexicon
 from models.reviews.aspects.mentions import Mention, aspects_of
 from models.reviews.aspects.reading import SEEDS
 from models.reviews.integrity.flags import LEAST_SCORE, LEAST_SIMILARITY, Flag, flags_of
-from models.reviews.reputation.beta import Floats, Ints
+from models.reviews.reputation.prior import Floats, Ints
 from models.reviews.reputation.reviews import Reviews, read_reviews
 from models.reviews.reputation.score import (
     HALF_LIFE_DAYS,

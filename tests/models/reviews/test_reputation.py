@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
-from models.reviews.reputation.beta import Floats, beta_cdf, beta_quantile
-from models.reviews.reputation.prior import SHARES, fit_prior, fit_priors
+from models.reviews.reputation.prior import SHARES, Floats, fit_prior, fit_priors
 from models.reviews.reputation.score import (
     chance_higher,
     changes,
@@ -23,22 +20,6 @@ from models.reviews.reputation.score import (
 from models.reviews.reputation.table import TableSettings, reputation_table
 
 DAY = 86_400.0
-
-
-def test_the_beta_distribution_is_that_of_an_integral() -> None:
-    first, second = np.array([0.7, 2.0, 40.0]), np.array([1.5, 5.0, 12.0])
-    grid = torch.linspace(0, 1, 400_001, dtype=torch.float64)[1:-1]
-    for a, b in zip(first, second, strict=True):
-        log_density = (a - 1) * grid.log() + (b - 1) * (1 - grid).log()
-        density = (log_density - math.lgamma(a) - math.lgamma(b) + math.lgamma(a + b)).exp()
-        below = torch.cumulative_trapezoid(density, grid)
-        for place in (50_000, 200_000, 350_000):
-            expected = float(below[place] + (1 - below[-1] if a < 1 else 0))
-            x = np.array([float(grid[place + 1])])
-            assert beta_cdf(x, np.array([a]), np.array([b]))[0] == pytest.approx(expected, abs=2e-3)
-    chances = np.array([0.05, 0.5, 0.95])
-    assert beta_cdf(beta_quantile(chances, first, second), first, second) == pytest.approx(chances, abs=1e-9)
-    assert beta_cdf(np.array([0.0, 1.0]), first[:2], second[:2]).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("strength", "num_reviews"), [(4.0, 3), (4.0, 20), (20.0, 20)])
