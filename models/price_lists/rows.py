@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
+
+from models.raw.ids import as_text
+from models.raw.panel_rows import find_names, identifier, read_numbers
+from models.raw.reading import Reading
+from models.raw.rejections import Rejections
+from models.raw.tables import find_tables, read
 
 
 class PriceRow(BaseModel):
@@ -78,28 +85,42 @@ def write_rows(rows: Sequence[PriceRow], directory: Path) -> None:
 
 
 def read_sales(path: Path) -> dict[tuple[str, str], float]:
-    """Units by product and store, summed, of a CSV or Parquet file; raises ValueError that names what is wrong."""
-    texts = {"product": pa.string(), "store": pa.string(), "units": pa.float64()}
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-        else:
-            table = csv.read_csv(str(path), convert_options=csv.ConvertOptions(column_types=texts))
-        missing = [name for name in ("product", "units") if name not in table.column_names]
-        if missing:
-            raise ValueError(f"it has no column {missing[0]}; the columns are {', '.join(table.column_names)}")
-        if "store" not in table.column_names:
-            table = table.append_column("store", pa.array([""] * table.num_rows, pa.string()))
-        rows = table.select(list(texts)).cast(pa.schema(list(texts.items()))).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read as sales: {error}") from error
+    """Units by product and store, summed, of a table that `prepare` reads; raises ValueError that names what is wrong.
+
+    Columns are found by the names that sales may have, such as product, store and units.
+    """
     units: dict[tuple[str, str], float] = {}
-    for place, row in enumerate(rows, 1):
-        if row["product"] is None or row["units"] is None or not 0 <= row["units"] < float("inf"):
-            raise ValueError(f"{path}: row {place} needs a product and units of 0 or more, got {row}")
-        key = (row["product"], row["store"] or "")
-        units[key] = units.get(key, 0.0) + row["units"]
+    for source in find_tables(str(path), Reading()).sources:
+        for chunk in read(source):
+            if broken := next(((reason, lines[0]) for reason, lines in chunk.broken.items()), None):
+                raise ValueError(f"{path}: a row cannot be read ({broken[0]}): {broken[1][:200]}")
+            _add_sales(chunk.rows, path, units)
     return units
+
+
+def _add_sales(rows: pa.Table, path: Path, units: dict[tuple[str, str], float]) -> None:
+    ours = {f"{name}_id": name for name in ("product", "store") if name in rows.column_names}
+    columns = find_names(rows.column_names, ours, ("product_id", "store_id", "units"))
+    missing = [name for name in ("product_id", "units") if name not in columns]
+    if missing:
+        told = f"it has no column {missing[0].removesuffix('_id')}; the columns are {', '.join(rows.column_names)}"
+        raise ValueError(f"{path} cannot be read as sales: {told}")
+    get = {name: rows[theirs].combine_chunks() for name, theirs in columns.items()}
+    rejections = Rejections(rows.num_rows)
+    product = identifier(get["product_id"], "product_id", rejections)
+    store = as_text(get["store_id"])[0] if "store_id" in get else pa.nulls(rows.num_rows)
+    sold = read_numbers(get["units"], "units", rejections)
+    rejections.add(~(sold >= 0), "bad_units", values=get["units"])
+    if rejections.names:
+        row = int(np.flatnonzero(rejections.codes)[0])
+        given = as_text(get["units"])[0][row].as_py()
+        raise ValueError(
+            f"{path} cannot be read as sales: row {row + 1} needs a product and units of 0 or more, got {given!r} units "
+            f"({rejections.names[rejections.codes[row] - 1]})"
+        )
+    for key, value in zip(zip(product.to_pylist(), store.to_pylist(), strict=True), sold.tolist(), strict=True):
+        place = (key[0], key[1] or "")
+        units[place] = units.get(place, 0.0) + value
 
 
 def read_rows(path: Path) -> list[PriceRow]:

@@ -29,6 +29,7 @@ from models.raw.tables import find_tables, read, without_secrets
 PRODUCT_TABLE = "product table"
 PRODUCT_NUMBERS = ("cost", "list_price", "stock")
 PRODUCT_TEXTS = ("category", "size")
+PROMOTION = "promotion"
 _AHEAD_S = 5 * 366 * 86_400
 
 Floats = npt.NDArray[np.float32]
@@ -114,10 +115,28 @@ class _Calendar:
 
 
 def read_ahead(settings: PanelSettings, panel: Panel, quarantine: Path, *, horizon: int) -> Ahead:
-    """The calendar in the periods of a panel and the `horizon` after it; raises DataRejected for one without dates."""
-    if settings.calendar is None:
-        return Ahead()
-    found = _Calendar((len(panel.products), panel.num_periods + horizon))
+    """What is known in the periods of a panel and the `horizon` after it; raises DataRejected for a bad calendar.
+
+    That is what the calendar says, and the promotions of the sales: after these only the calendar knows any.
+    """
+    shape = (len(panel.products), panel.num_periods + horizon)
+    ahead = Ahead(values=np.zeros((*shape, 0), np.float32))
+    if settings.calendar is not None:
+        ahead = _read_calendar(settings, panel, quarantine, shape)
+    own = panel.values.get(PROMOTION)
+    if own is None:
+        return ahead
+    padded = np.pad(np.nan_to_num(own), ((0, 0), (0, horizon)))
+    if PROMOTION not in ahead.names:
+        return Ahead([*ahead.names, PROMOTION], np.concatenate([ahead.values, padded[:, :, None]], 2), ahead.notes)
+    place = ahead.names.index(PROMOTION)
+    ahead.values[:, :, place] = np.maximum(ahead.values[:, :, place], padded)
+    return ahead
+
+
+def _read_calendar(settings: PanelSettings, panel: Panel, quarantine: Path, shape: tuple[int, int]) -> Ahead:
+    assert settings.calendar is not None
+    found = _Calendar(shape)
     with Quarantine(quarantine) as bad:
         for source in find_tables(settings.calendar, reading_of(settings)).sources:
             for chunk in read(source):

@@ -26,7 +26,6 @@ from models.raw.panel_tables import Ahead, Products, read_ahead, read_products
 LAYOUT = 1
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 HORIZONS = {"day": 28, "week": 8, "month": 3, "number": 8}
-PROMOTION = "promotion"
 MAX_CATEGORIES = 200
 
 Floats = npt.NDArray[np.float32]
@@ -47,9 +46,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
         origins = _origins(panel, horizon, config)
         panel, left_out = _selected(panel, config, train_end=origins[0])
         products = read_products(config, panel, quarantine / "products.parquet")
-        ahead = _with_promotion(
-            read_ahead(config, panel, quarantine / "calendar.parquet", horizon=horizon), panel, horizon
-        )
+        ahead = read_ahead(config, panel, quarantine / "calendar.parquet", horizon=horizon)
     static, codes = _categories(products, len(panel.products))
     classes = demand_classes(panel.units[:, : origins[0]], panel.is_known[:, : origins[0]])
     schema = _schema(panel, ahead, static, horizon=horizon, origins=origins)
@@ -101,21 +98,6 @@ def _selected(panel: Panel, config: PrepareConfig, *, train_end: int) -> tuple[P
         left_out["not among the best sellers"] = len(kept) - len(best)
         kept = kept[best]
     return panel.take(kept), {reason: count for reason, count in left_out.items() if count}
-
-
-def _with_promotion(ahead: Ahead, panel: Panel, horizon: int) -> Ahead:
-    """What is known ahead, with the promotions that the sales say; after the last sale only the calendar knows them."""
-    promotion = panel.values.get(PROMOTION)
-    if promotion is None:
-        return ahead
-    padded = np.pad(np.nan_to_num(promotion), ((0, 0), (0, horizon)))[:, :, None]
-    if PROMOTION in ahead.names:
-        values = ahead.values.copy()
-        place = ahead.names.index(PROMOTION)
-        values[:, :, place] = np.maximum(values[:, :, place], padded[:, :, 0])
-        return Ahead(ahead.names, values, ahead.notes)
-    values = np.concatenate([ahead.values, padded], 2) if ahead.names else padded
-    return Ahead([*ahead.names, PROMOTION], values, ahead.notes)
 
 
 def _categories(products: Products, num_series: int) -> tuple[dict[str, list[str]], Codes]:

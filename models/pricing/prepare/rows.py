@@ -12,7 +12,6 @@ from models.pricing.prepare.settings import COST, SIGNALS
 from models.raw.panel import Panel as SalesPanel
 from models.raw.panel_tables import Ahead, Products
 
-PROMOTION = "promotion"
 RECENT = 13
 """A product that was not sold in so many last periods is not offered with any confidence."""
 
@@ -78,7 +77,6 @@ def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share:
     price = _carried(shown)
     is_known = panel.is_known
     has_row = is_known & np.isfinite(price)
-    promotion, promotions = _promotions(panel, ahead)
     signal_names = tuple(name for name in SIGNALS if name in panel.values)
     signals = [_filled(np.nan_to_num(panel.values[name].astype(np.float64))) for name in signal_names]
     return Sales(
@@ -89,12 +87,12 @@ def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share:
         is_censored=_with_last(panel.is_censored & has_row, np.zeros(len(product), np.bool_)),
         price=_with_last(np.nan_to_num(price, nan=1.0), np.nan_to_num(price[:, -1], nan=1.0)),
         cost=_costs(panel, products, price[:, :train_end], cost_share=cost_share),
-        promotion=promotion,
+        promotion=ahead.values.astype(np.float64),
         signals=np.stack(signals, -1) if signals else np.zeros((*_longer(panel.units), 0)),
         stock=_stock(panel, products),
         num_carried=int((has_row & ~np.isfinite(shown)).sum()),
         num_unpriced=int((is_known & ~np.isfinite(price)).sum()),
-        promotions=promotions,
+        promotions=tuple(ahead.names),
         signal_names=signal_names,
     )
 
@@ -140,23 +138,6 @@ def _mean(values: Floats) -> Floats:
     count = known.sum(1)
     sums: Floats = np.where(known, values, 0.0).sum(1)
     return np.where(count > 0, sums / np.maximum(count, 1), np.nan)
-
-
-def _promotions(panel: SalesPanel, ahead: Ahead) -> tuple[Floats, tuple[str, ...]]:
-    """What is known ahead [S, T + 1, F]: the calendar's columns and the sales' own promotions."""
-    names, values = list(ahead.names), ahead.values.astype(np.float64)
-    if not names:
-        values = np.zeros((*_longer(panel.units), 0))
-    if PROMOTION in panel.values:
-        own = _filled(np.nan_to_num(panel.values[PROMOTION].astype(np.float64)))
-        if PROMOTION in names:
-            place = names.index(PROMOTION)
-            values = values.copy()
-            values[:, :, place] = np.maximum(values[:, :, place], own)
-        else:
-            names.append(PROMOTION)
-            values = np.concatenate([values, own[:, :, None]], 2)
-    return values, tuple(names)
 
 
 def _stock(panel: SalesPanel, products: Products) -> Floats:

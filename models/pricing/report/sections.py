@@ -16,7 +16,7 @@ from models.pricing.data import stored_offers
 from models.pricing.demand import elasticities
 from models.pricing.dml import Z_90
 from models.pricing.networks.price_model import SHARES, PriceModel
-from models.pricing.optimise import NoPlanFound, RulesConflict, Settings
+from models.pricing.optimise import Settings
 from models.pricing.recommend import recommend
 from models.pricing.requests import DEFAULT_RULES
 from models.pricing.rules import Rules, parse_rules
@@ -88,7 +88,7 @@ def _elasticities(
         "Elasticities",
         "Per cent that demand changes when the own price is one per cent higher, at today's prices in the first store; "
         "the band is that of the members. Double machine learning estimates it from all stores, without the network; "
-        "prices of products with a reason not to trust them stay as they are.",
+        "prices of products with a reason in their history stay as they are, and reasons of estimates warn.",
         [
             Table("elasticities", head, rows, folded=len(rows) > 20, title="Elasticities by product"),
             Table("flags", ["reason", "products"], [[name, count] for name, count in counts.most_common()]),
@@ -104,8 +104,8 @@ def _claim(
     fitted = network.fitted()
     assert fitted is not None
     reading = (
-        "The models of one half of the periods choose prices within 10 % of today's for offers without a reason not to "
-        "trust them, and models of another class, trained on the other half, estimate the gain of profit again; the "
+        "The models of one half of the periods choose prices within 10 % of today's for offers whose history is "
+        "trusted, and models of another class, trained on the other half, estimate the gain of profit again; the "
         "mean of both directions. Prices are recommended only if the lower bound is above 0."
     )
     try:
@@ -118,7 +118,7 @@ def _claim(
             settings=Settings(time_limit_s=SOLVE_S),
             flags=offer_flags(offers, of_products),
         )
-    except (RulesConflict, NoPlanFound, ValueError) as error:
+    except ValueError as error:
         return Section("The claim is checked", reading, [f"No claim could be checked: {error}"])
     held = sum(row.is_held for row in found.rows)
     words = f"{len(offers):,} offers, of which {held:,} stay as they are; verdict: {found.verdict}. {found.reason}"
