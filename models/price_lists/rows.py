@@ -115,7 +115,7 @@ def _add_sales(rows: pa.Table, path: Path, units: dict[tuple[str, str], float]) 
         row = int(np.flatnonzero(rejections.codes)[0])
         given = as_text(get["units"])[0][row].as_py()
         raise ValueError(
-            f"{path} cannot be read as sales: row {row + 1} needs a product and units of 0 or more, got {given!r} units "
+            f"{path} cannot be read as sales: row {row + 1} needs a product and units of 0 or more, got {given!r} "
             f"({rejections.names[rejections.codes[row] - 1]})"
         )
     for key, value in zip(zip(product.to_pylist(), store.to_pylist(), strict=True), sold.tolist(), strict=True):
