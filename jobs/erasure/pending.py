@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 
-from jobs.cli.context import Context, log
+from jobs.cli.context import Context, Failure, log
 from jobs.erasure.data import Swept, is_pending, one_at_a_time, place_of, prepared_data, sweep_data
 from jobs.erasure.lineage import (
     DATA,
@@ -29,7 +29,7 @@ from models.erasure.tombstones import Tombstones
 from models.errors import BundleRejected, EventsUnavailable
 from models.events.store import open_events, shown
 from models.family import Family
-from models.prepared import NAME_LENGTH, NEW
+from models.prepared import CARD, NAME_LENGTH, NEW
 
 FEATURES = "feature store"
 OF_ALL = "of all users erased until then"
@@ -139,15 +139,26 @@ def outside(context: Context) -> list[Trace]:
                 continue
             note = "prepare leaves the rows of the user out; delete them there too"
             traces.append(Trace(what="raw log", where=raw, state="outside", note=note))
-        if family.erasure is not None and family.erasure.reports_quote:
-            for path in sorted((context.store.root / family.name / "reports").glob("*")):
-                note, remedy = "it quotes rows; `evaluate` writes it anew", f"rm -r {path}"
-                traces.append(Trace(what="report", where=str(path), state="held", note=note, remedy=remedy))
+        if family.erasure is not None and family.erasure.features_quote:
+            traces += _quoting_features(context, family)
     for copy in _copies(context):
         if copy.kind == "backup" and copy.path.exists():
             remedy = f"rm {copy.path} after `{context.command('events backup FILE')}` has made a new one"
             traces.append(Trace(what="backup", where=str(copy.path), state="held", remedy=remedy))
     return list({(trace.what, trace.where): trace for trace in traces if trace.where}.values())
+
+
+def _quoting_features(context: Context, family: Family) -> list[Trace]:
+    """The deployed features, if they are older than the current data, from which users may have been taken since."""
+    path = context.store.feature_store(family.name)
+    try:
+        card = context.store.current_data(family.name).path / CARD
+        is_older = path.stat().st_mtime_ns < card.stat().st_mtime_ns
+    except (Failure, OSError):
+        return []
+    where, remedy = str(path.relative_to(context.store.root)), context.command(f"deploy {family.name}")
+    note = "features quote rows of users, and were made of data from before"
+    return [Trace(what="feature store", where=where, state="held", note=note, remedy=remedy)] if is_older else []
 
 
 def unfinished(context: Context) -> Iterator[Trace]:

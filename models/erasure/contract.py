@@ -30,5 +30,6 @@ class Erasure(Generic[PrepareConfigT, SchemaT]):
     rewrite: Callable[[Prepared, Path, Executor, Erased], SchemaT]
     """Fill an empty directory with the prepared data without these events, split at the same times; DataRejected where
     too little is left. The fingerprint is that of raw data that never had them, prepared with these times."""
-    reports_quote: bool = False
-    """Whether reports of evaluations quote rows of users, such as their reviews: they are listed as held."""
+    features_quote: bool = False
+    """Whether stored features quote rows of users under keys that are no users', such as reviews of a product: what was
+    deployed before the data were rewritten is then listed as held until the next `deploy`."""

@@ -77,4 +77,4 @@ def _rows(shard: Path, schema: Schema) -> tuple[pa.Table, npt.NDArray[np.int8]]:
     return table, codes[load_array(shard / "labels.npy")]
 
 
-ERASURE: Erasure[PrepareConfig, Schema] = Erasure(prepare=prepare, held=held, rewrite=rewrite, reports_quote=True)
+ERASURE: Erasure[PrepareConfig, Schema] = Erasure(prepare=prepare, held=held, rewrite=rewrite, features_quote=True)

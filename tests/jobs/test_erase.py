@@ -21,11 +21,13 @@ import jobs.erase
 from jobs import prepare
 from jobs.cli.context import Context, Store, UsageFailure
 from jobs.erasure import data as erasure_data
+from jobs.erasure.pending import outside
 from models import FAMILIES
 from models.erasure.copies import record_copy
 from models.erasure.tombstones import NAME, Tombstones
 from models.events.event import Event
 from models.events.store import open_events
+from models.features import write_store
 from models.prepared import Prepared
 from models.recommender.schema import Schema
 from tests.kit.erasable import USER, bytes_with, erase, log_of, prepare_erasable
@@ -283,23 +285,27 @@ def test_verbs_and_service_mean_one_file_of_tombstones(store: Store) -> None:
     assert store.tombstones == store.root / NAME
 
 
-def test_reviews_of_an_erased_user_leave_prepared_data_and_reports_that_may_quote_them_are_listed(
+def test_reviews_of_an_erased_user_leave_data_and_reports_and_deployed_quotes_are_held_until_the_next_deployment(
     context: Context, tmp_path: Path
 ) -> None:
     family = FAMILIES["reviews"]
     raw = tmp_path / "reviews.csv"
-    lines = [
-        f"{'good' if n % 2 else 'bad'} thing {n},{n % 2},{USER if n % 9 == 0 else f'u{n % 5}'}" for n in range(120)
-    ]
-    raw.write_text("\n".join(["text,label,user_id", *lines]) + "\n", encoding="utf-8")
+    users = [USER if n % 9 == 0 else f"u{n % 5}" for n in range(120)]
+    lines = [f"{'good' if n % 2 else 'bad'} thing {n},{n % 2},{user},p{n % 3}" for n, user in enumerate(users)]
+    raw.write_text("\n".join(["text,label,user_id,product_id", *lines]) + "\n", encoding="utf-8")
     prepare.run(context, family, prepare.Options(), family.PrepareConfig(raw=str(raw)))
-    report = context.store.root / "reviews" / "reports" / "1-test"
-    report.mkdir(parents=True)
+    data = context.store.current_data("reviews")
+    write_store(context.store.feature_store("reviews"), family.features, data)
+    report = context.store.root / "reviews" / "reports" / "1-test" / "evaluation.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"data_fingerprint": data.fingerprint}))
 
     receipt = erase(context, USER).details["receipts"][0]
 
-    assert bytes_with(context.store.data("reviews"), USER) == []
+    assert bytes_with(context.store.data("reviews"), USER) == [] and not report.exists()
     assert context.store.current_data("reviews").card()["bad"]["erased_user"] == 14
-    traces = {each["what"]: each for each in receipt["traces"]}
-    assert (traces["report"]["state"], traces["report"]["remedy"]) == ("held", f"rm -r {report}")
-    assert traces["prepared data"]["state"] == "deleted"
+    traces = {(each["what"], each["state"]): each for each in receipt["traces"]}
+    assert "shopkeeper deploy reviews" in traces["feature store", "held"]["remedy"]
+    assert ("prepared data", "deleted") in traces
+    write_store(context.store.feature_store("reviews"), family.features, context.store.current_data("reviews"))
+    assert ("feature store", "held") not in {(each.what, each.state) for each in outside(context)}
