@@ -345,8 +345,8 @@ def _text(path: str, what: str) -> str:
 
 def _by(options: Options) -> str:
     if options.by is not None:
-        if not options.by.strip():
-            raise UsageFailure("--by is empty; give the name of who decides")
+        if not options.by.strip() or not options.by.isprintable():
+            raise UsageFailure(f"--by {options.by!r} is no name; give that of who decides, in one line")
         return options.by.strip()
     try:
         return getpass.getuser()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.files import add_directory, sha256, temporary_directory, write_text
 from models.price_lists.current import CurrentPrices, Entry, read_current, write_current
 from models.price_lists.rows import PriceRow, read_rows, write_rows
+from models.raw.notes import say
 from models.suggestions import suggestion
 
 RECORD, ROWS = "record.json", "rows.parquet"
@@ -122,9 +123,14 @@ class PriceLists:
         return read_current(self.current_directory)
 
     def all(self) -> list[PriceList]:
-        """Every list, oldest first."""
-        ledger = self.current().ledger
-        return sorted((self._read(name, ledger) for name in self._names()), key=lambda one: one.history[0].at)
+        """Every list, oldest first; one whose record is damaged is left out, and named in the log."""
+        ledger, found = self.current().ledger, list[PriceList]()
+        for name in self._names():
+            try:
+                found.append(self._read(name, ledger))
+            except ValueError as error:
+                say([str(error)])
+        return sorted(found, key=lambda one: one.history[0].at)
 
     def get(self, list_id: str) -> PriceList:
         """One list; raises PriceListRefused for an unknown id."""
@@ -253,6 +259,8 @@ class PriceLists:
                 f"{path} is not the record of a list of prices ({where}: {first['msg']}); restore it from a backup, or "
                 "remove its folder"
             ) from None
+        if record.id != name:
+            raise ValueError(f"{path} is the record of {record.id}, not of {name}; restore it from a backup")
         happened = [entry for entry in ledger if entry.list_id == record.id]
         history: tuple[Change | Entry, ...] = (*record.changes, *happened)
         return PriceList(record, history[-1].state, history, path.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,11 @@ def offers_asked(request: OffersRequest, schema: Schema, features: Features) -> 
             raise ValueError(f"offers has product_id {repeated[0]!r} twice in one store; name each once")
     else:
         found = _stored(request, features)
+    for field in ("today", "current"):
+        counts = Counter((one.product_id, one.store_id) for one in getattr(request, field))
+        (place, count), *_ = counts.most_common(1) or [(("", None), 0)]
+        if count > 1:
+            raise ValueError(f"{field} names {_named(*place)} {count} times; say once what holds")
     found = _at_current(found, request.current, schema)
     for given in request.today:
         matches = [place for place, each in enumerate(found) if _is_of(each, given)]

@@ -49,6 +49,11 @@ def explore(rows: Sequence[PriceRow], rules: Rules, *, loss_budget: float, seed:
     beliefs = _beliefs(free)
     draw = np.random.default_rng(seed)
     decision = decide(beliefs, steps, at, loss_budget=loss_budget, draw=draw, least=LEAST_CHANCE)
+    if not _can_be_evaluated(decision):
+        raise ValueError(
+            f"with a budget of {loss_budget:g} too little is left to chance: nobody could tell afterwards what these "
+            "steps brought; give a larger one, or propose without --explore"
+        )
     drawn = dict(zip((row.key for row in free), _drawn(free, steps, decision, beliefs), strict=True))
     return Explored([drawn.get(row.key) or _stays(row) for row in rows], decision.loss)
 
@@ -76,6 +81,10 @@ def outcome(rows: Sequence[PriceRow], units: Mapping[tuple[str, str], float], *,
     tried = [row for row in rows if row.chance is not None and row.chance < 1 and row.cost is not None]
     if not tried:
         raise ValueError("the list has no chances: only lists of exploration can be evaluated in this way")
+    if not {row.key for row in tried} & units.keys():
+        raise ValueError(
+            "the sales have none of the offers that were tried out: name products and stores as the rows of the list do"
+        )
     rewards = np.array([(row.new - (row.cost or 0.0)) * units.get(row.key, 0.0) for row in tried])
     expected = np.array([[row.profit or 0.0, row.profit_today or 0.0] for row in tried]) * num_periods
     found: OffPolicy = off_policy(
@@ -87,6 +96,11 @@ def outcome(rows: Sequence[PriceRow], units: Mapping[tuple[str, str], float], *,
     )
     num = len(tried)
     return Result(float(rewards.sum()), found.value * num, found.error * num, found.effective_rows, num)
+
+
+def _can_be_evaluated(decision: Decision) -> bool:
+    """Whether some offer keeps its price by chance: what it sells says what the prices of before would have earned."""
+    return bool(((decision.move == 0) & (decision.propensity < 1)).any())
 
 
 def _check(rules: Rules, loss_budget: float) -> None:

@@ -26,8 +26,6 @@ from models.raw.wide_tables import as_long
 
 EXCLUDED = "excluded_product"
 NUMBERS = ("units", "price", "revenue", "stock", "stock_out", "promotion")
-UNREADABLE = ("missing_units", *(f"bad_{name}" for name in NUMBERS))
-"""Reasons of rows that were sales of a known product at a known time, of as many units as nobody knows."""
 PLACE = ("product", "store", "time")
 MAX_NUMBER = 1e9
 """Of units, prices and the like; what requests may have, too."""
@@ -48,7 +46,7 @@ class Rows:
     missing), currency, content
     (a hash of all columns of the file)."""
     unreadable: pa.Table | None = None
-    """product, store and time of rows with a reason of UNREADABLE."""
+    """product, store and time of rows of sales that cannot be used for a number in them: nobody knows the units."""
     num_rows: int = 0
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -86,7 +84,9 @@ def read_rows(settings: PanelSettings, source: Source, quarantine: Path, now_s: 
                 bad.add_rows(rejected, reasons=rejections.reasons(), source=source.path)
                 found.examples = {**rejections.examples, **found.examples}
                 found.samples = {**rejections.samples, **found.samples}
-            codes = [number for number, name in enumerate(rejections.names, 1) if name in UNREADABLE]
+            numbers = (*NUMBERS, *settings.more_numbers)
+            reasons = {"missing_units", *(f"bad_{name}" for name in numbers), *map(_negative, settings.more_numbers)}
+            codes = [number for number, name in enumerate(rejections.names, 1) if name in reasons]
             unreadable.append(table.select(PLACE).filter(pa.array(np.isin(rejections.codes, codes))))
             tables.append(table.filter(pa.array(rejections.codes == 0)))
     found.bad = dict(bad.counts)
@@ -149,6 +149,8 @@ def _checked(
     rejections.add(np.isnan(values["units"]), "missing_units")
     rejections.add(values["price"] < 0, "negative_price", values=get.get("price"))
     rejections.add(values["price"] == 0, "zero_price", values=product)
+    for name in settings.more_numbers:
+        rejections.add(values[name] < 0, _negative(name), values=get.get(name))
     currency = as_text(get["currency"])[0] if "currency" in get else nothing
     plain = [each.name for each in rows.schema if not pa.types.is_nested(each.type)]
     content = pd.util.hash_pandas_object(rows.select(plain).to_pandas(), index=False).to_numpy()
@@ -163,6 +165,10 @@ def _checked(
         }
     )
     return table, rejections
+
+
+def _negative(name: str) -> str:
+    return f"negative_{name}"
 
 
 def identifier(column: pa.Array, name: str, rejections: Rejections) -> pa.Array:

@@ -42,6 +42,8 @@ class AnalysisRequest(BaseModel):
         for number, text in enumerate(self.all_texts):
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"text {number} has {len(text):,} characters; send at most {MAX_CHARACTERS:,}")
+            if not normalise(text[:MAX_CHARACTERS]).text:
+                raise ValueError(f"text {number} is empty; send a review")
             if "\x00" in text:
                 raise ValueError(f"text {number} has the character NUL; remove it")
         return self

@@ -64,6 +64,7 @@ def _support(schema: Schema, sales: Sales, support: Sequence[Support], group_by:
             "median_distinct_prices": float(np.median([one.num_prices for one in support])),
             "mean_share_off_usual": float(np.mean([1 - one.usual_share for one in support])),
             "carried": sales.num_carried,
+            "guessed": sales.num_guessed,
             "unknown": sales.num_unpriced,
         },
         "flagged_products": sum(bool(product.flags) for product in schema.products),
@@ -99,6 +100,11 @@ def _notes(panel: SalesPanel, schema: Schema, card: dict[str, Any], above: list[
         notes.append(f"{card['flagged_products']:,} products cannot say how demand depends on their price: {reasons}")
     if prices["carried"]:
         notes.append(f"in {prices['carried']:,} rows without sales the price is that of the last {word} with one")
+    if prices["guessed"]:
+        notes.append(
+            f"in {prices['guessed']:,} rows with sales no price is known: that of the last {word} with one is taken, "
+            "which hides how demand depends on it"
+        )
     if prices["unknown"]:
         notes.append(f"{prices['unknown']:,} {word}s of a product before its first price are left out")
     notes += _cost_notes(schema, costs, above)

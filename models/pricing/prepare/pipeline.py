@@ -104,12 +104,12 @@ def split_of(panel: SalesPanel, config: PrepareConfig) -> tuple[int, int]:
 
 def _check_prices(panel: SalesPanel) -> None:
     source = panel.card["raw"]
+    panel.check_sold()
     if "price" not in panel.values or not np.isfinite(panel.values["price"]).any():
         raise DataRejected(
             f"{source} has no prices: name the column of the price of a unit, or of revenue, e.g. "
             "--columns price=UnitPrice"
         )
-    panel.check_sold()
 
 
 def _selected(panel: SalesPanel, config: PrepareConfig, *, train_end: int) -> tuple[SalesPanel, dict[str, int]]:

@@ -37,6 +37,8 @@ class Sales:
     """[S] what is there to sell now; infinite where it is not known."""
     num_carried: int
     """Rows of periods without sales, whose price is that of the period before."""
+    num_guessed: int
+    """Rows of periods with sales and no price, whose price is that of the period before too."""
     num_unpriced: int
     """Cells of known units before the first known price, which are left out."""
     promotions: tuple[str, ...]
@@ -90,7 +92,8 @@ def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share:
         promotion=ahead.values.astype(np.float64),
         signals=np.stack(signals, -1) if signals else np.zeros((*_longer(panel.units), 0)),
         stock=_stock(panel, products),
-        num_carried=int((has_row & ~np.isfinite(shown)).sum()),
+        num_carried=int((has_row & ~np.isfinite(shown) & (panel.units <= 0)).sum()),
+        num_guessed=int((has_row & ~np.isfinite(shown) & (panel.units > 0)).sum()),
         num_unpriced=int((is_known & ~np.isfinite(price)).sum()),
         promotions=tuple(ahead.names),
         signal_names=signal_names,
