@@ -50,9 +50,9 @@ def offers_asked(request: OffersRequest, schema: Schema, features: Features) -> 
         found = _stored(request, features)
     for field in ("today", "current"):
         counts = Counter((one.product_id, one.store_id) for one in getattr(request, field))
-        (place, count), *_ = counts.most_common(1) or [(("", None), 0)]
-        if count > 1:
-            raise ValueError(f"{field} names {_named(*place)} {count} times; say once what holds")
+        for offer, count in counts.most_common(1):
+            if count > 1:
+                raise ValueError(f"{field} names {_named(*offer)} {count} times; say once what holds")
     found = _at_current(found, request.current, schema)
     for given in request.today:
         matches = [place for place, each in enumerate(found) if _is_of(each, given)]

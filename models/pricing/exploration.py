@@ -51,8 +51,8 @@ def explore(rows: Sequence[PriceRow], rules: Rules, *, loss_budget: float, seed:
     decision = decide(beliefs, steps, at, loss_budget=loss_budget, draw=draw, least=LEAST_CHANCE)
     if not _can_be_evaluated(decision):
         raise ValueError(
-            f"with a budget of {loss_budget:g} too little is left to chance: nobody could tell afterwards what these "
-            "steps brought; give a larger one, or propose without --explore"
+            f"with a budget of {loss_budget:g} nothing is left to chance: nobody could tell later what these steps "
+            "brought; give a larger one, or propose without --explore"
         )
     drawn = dict(zip((row.key for row in free), _drawn(free, steps, decision, beliefs), strict=True))
     return Explored([drawn.get(row.key) or _stays(row) for row in rows], decision.loss)
@@ -99,8 +99,12 @@ def outcome(rows: Sequence[PriceRow], units: Mapping[tuple[str, str], float], *,
 
 
 def _can_be_evaluated(decision: Decision) -> bool:
-    """Whether some offer keeps its price by chance: what it sells says what the prices of before would have earned."""
-    return bool(((decision.move == 0) & (decision.propensity < 1)).any())
+    """Whether some offer keeps its price by chance: what it sells would say what the prices of before had earned.
+
+    A question of chances and not of what was drawn, which would change the chances that are written down.
+    """
+    stays = decision.probability[:, 1]
+    return bool(((stays > 0) & (stays < 1)).any())
 
 
 def _check(rules: Rules, loss_budget: float) -> None:

@@ -141,7 +141,8 @@ def test_the_request_has_the_prices_that_hold_now(store: Store, answer: Recommen
         (("list", "--all"), {}, "unknown flag --all"),
         (("propose",), {}, "say which rules the prices must keep: --rules FILE"),
         (("reject", "1"), {}, "reject needs --reason TEXT"),
-        (("apply", "1"), {"by": " "}, "--by is empty"),
+        (("apply", "1"), {"by": " "}, "--by ' ' is no name"),
+        (("apply", "1"), {"by": "ann\nbob"}, "give that of who decides, in one line"),
     ],
 )
 def test_what_cannot_be_done_is_named_with_its_remedy(
@@ -279,7 +280,7 @@ def test_the_family_is_asked_for_all_offers_and_then_from_the_prices_that_hold(
     assert all(abs(row["new"] - row["old"]) <= 0.1 + 1e-9 for row in tried["prices"])
     run(store, "approve", tried["id"], reason="test")
     run(store, "apply", tried["id"])
-    after = run(store, "propose", explore=0.0, **asked, products=str(tmp_path / "some.txt")).details
+    after = run(store, "propose", explore=50.0, **asked, products=str(tmp_path / "some.txt")).details
     news = {(row["product"], row["store"]): row["new"] for row in tried["prices"]}
     assert {(row["product"], row["store"]) for row in after["prices"]} == {("tea-0", "north"), ("tea-0", "south")}
     assert all(row["old"] == pytest.approx(news[row["product"], row["store"]]) for row in after["prices"])

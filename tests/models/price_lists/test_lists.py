@@ -211,9 +211,25 @@ def test_damaged_files_are_named_and_nothing_is_applied(lists: PriceLists) -> No
         lists.apply(found, by="bob")
     (directory / "record.json").write_text('{"id": 3}')
     with pytest.raises(ValueError, match=r"record.json is not the record of a list of prices"):
-        lists.all()
+        lists.get(found)
     with pytest.raises(ValueError, match=r"none.parquet cannot be read"):
         read_rows(directory / "none.parquet")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of another list"])
+def test_a_damaged_record_is_left_out_of_all_lists_and_named(
+    lists: PriceLists, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = (proposed(lists, [row(product, 3.0, 3.3)]) for product in "ab")
+    record = lists.directory / bad / "record.json"
+    copied = (lists.directory / good / "record.json").read_text()
+    record.write_text(copied[:40] if damage == "cut off" else copied)
+
+    assert [one.record.id for one in lists.all()] == [good]
+    assert str(record) in caplog.text and "restore it from a backup" in caplog.text
+    lists.approve(good, by="bob")
+    lists.apply(good, by="bob")
+    assert prices(lists) == {"a": 3.3}
 
 
 def test_damaged_current_prices_are_named(lists: PriceLists) -> None:

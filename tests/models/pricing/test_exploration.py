@@ -62,7 +62,11 @@ def test_the_expected_loss_is_within_the_budget() -> None:
 
     assert free > 0
     assert explore(rows, rules(), loss_budget=free / 3, seed=1).loss == pytest.approx(free / 3)
-    assert explore(rows, rules(), loss_budget=0, seed=1).loss == 0
+
+
+def test_a_budget_that_leaves_nothing_to_chance_is_refused() -> None:
+    with pytest.raises(ValueError, match="a budget of 0 nothing is left to chance"):
+        explore(shop()[0], rules(), loss_budget=0, seed=1)
 
 
 def test_held_and_fixed_prices_and_margin_floors_are_kept() -> None:
@@ -118,3 +122,9 @@ def test_the_outcome_says_what_the_prices_of_before_would_have_earned(seed: int)
 def test_a_list_without_chances_has_no_outcome() -> None:
     with pytest.raises(ValueError, match="the list has no chances"):
         outcome(shop(num=3)[0], {}, num_periods=1)
+
+
+def test_sales_of_other_offers_are_no_outcome() -> None:
+    found = explore(shop()[0], rules(), loss_budget=1e9, seed=1).rows
+    with pytest.raises(ValueError, match="the sales have none of the offers that were tried out"):
+        outcome(found, {("p0", "north"): 40.0}, num_periods=1)

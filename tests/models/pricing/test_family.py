@@ -246,6 +246,11 @@ def test_the_golden_request_needs_no_store(model: Model) -> None:
             {"products": ["tea-0"], "today": [{"product_id": "tea-0", "known": {"rain": 1}}]},
             "'rain' is not known ahead",
         ),
+        ({"today": [{"product_id": "tea-0", "price": 1}] * 3}, "today names product_id 'tea-0' 3 times"),
+        (
+            {"current": [{"product_id": "tea-0", "store_id": "north", "price": one} for one in (2, 3)]},
+            "current names product_id 'tea-0' .*2 times",
+        ),
         ({"offers": [{"product_id": "nobody", "price": 1}]}, "'nobody' is not known to the model"),
         ({"offers": [{"product_id": "tea-0", "store_id": "east", "price": 1}]}, "store_id 'east' is not known"),
         ({"offers": [{"product_id": "tea-0", "store_id": "north", "price": 1}] * 2}, "'tea-0' twice"),

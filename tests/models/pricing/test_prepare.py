@@ -113,6 +113,20 @@ def test_a_week_without_sales_has_the_price_of_the_last_one_and_is_counted(tmp_p
     assert data.card()["prices"]["carried"] == 2
 
 
+def test_sales_without_a_price_are_told_apart_from_weeks_without_sales(tmp_path: Path) -> None:
+    rows = [
+        f"a,{day(week)},{10 + week % 4},{'' if week in (30, 31, 32) else 3 + week % 2}"
+        for week in range(WEEKS)
+        if week not in (20, 21)
+    ]
+    data = prepared(tmp_path / "data", raw=str(weekly(tmp_path / "s.csv", rows)))
+
+    prices = data.card()["prices"]
+
+    assert (prices["carried"], prices["guessed"]) == (2, 3)
+    assert any(note.startswith("in 3 rows with sales no price is known") for note in data.card()["notes"])
+
+
 def test_a_product_of_one_price_is_kept_and_flagged_and_so_is_a_cost_above_the_price(tmp_path: Path) -> None:
     data = prepared_shop(write_sample(tmp_path / "shop"), tmp_path / "data")
     card, flagged = data.card(), {each.id: each.flags for each in schema_of(data).products if each.flags}
@@ -153,6 +167,17 @@ def test_costs_and_signals_of_the_sales_are_read(tmp_path: Path) -> None:
     assert schema_of(data).signals == ("views",) and "signal 0, lag 1" in schema_of(data).context
 
 
+def test_a_cost_that_cannot_be_is_a_bad_row_whose_week_is_unknown(tmp_path: Path) -> None:
+    costs = {30: "-1", 31: "much"}
+    rows = [f"a,{day(week)},{10 + week % 4},{3 + week % 2},{costs.get(week, '1.5')}" for week in range(WEEKS)]
+    raw = weekly(tmp_path / "s.csv", rows, columns="product_id,week,units,price,cost")
+
+    data = prepared(tmp_path / "data", raw=str(raw), max_bad_fraction=0.1)
+
+    assert data.card()["bad"] == {"bad_cost": 1, "negative_cost": 1}
+    assert not {30, 31} & set(rows_of(data).period.tolist())
+
+
 def test_sold_out_weeks_are_trained_on_as_lower_bounds_and_not_evaluated(tmp_path: Path) -> None:
     rows = [f"a,{day(week)},{10 + week % 4},{3 + week % 2},{int(week in (20, 55))}" for week in range(WEEKS)]
     raw = weekly(tmp_path / "s.csv", rows, columns="product_id,week,units,price,stock_out")
@@ -173,6 +198,7 @@ def test_sold_out_weeks_are_trained_on_as_lower_bounds_and_not_evaluated(tmp_pat
         ({"price": lambda _product, week: 0 if week % 2 else 3}, "zero_price"),
         ({"price": lambda _product, week: -3}, "negative_price"),
         ({"price": lambda _product, _week: ""}, "has no prices: name the column"),
+        ({"price": lambda _product, _week: "", "units": lambda _product, _week: 0}, "no product has ever sold"),
     ],
 )
 def test_sales_that_prices_cannot_be_learnt_from_are_refused(
