@@ -17,6 +17,7 @@ def write_bundle(family: Family, directory: Path, *, network: Any, schema: Any, 
         "schema.json": schema.model_dump(mode="json"),
         "metrics.json": {},
         "golden.json": golden.golden(family, network, schema),
+        **schema.files,
     }
     bundle.write_directory(directory, files, {"model.safetensors": network.state_dict()})
     return directory

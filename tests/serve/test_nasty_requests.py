@@ -136,7 +136,8 @@ def write_sampled(family: Family, directory: Path, path: Path) -> None:
     made, prepared = family.sample(directory / "raw"), directory / "data"
     prepared.mkdir()
     with ThreadPoolExecutor(1) as executor:
-        schema = family.prepare(family.PrepareConfig(**made.prepare), prepared, executor)
+        family.prepare(family.PrepareConfig(**made.prepare), prepared, executor)
+    schema = Prepared(prepared).schema(family.Schema, family.files)
     config = family.resolve(family.Config(**SAMPLED[family.name]), schema)
     network = family.build(config, schema)
     family.initialise(network, Prepared(prepared), schema)
@@ -182,7 +183,7 @@ def mistake(response: Any, statuses: Collection[int]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", ["recommender", "image", "forecast", "toy"])
+@pytest.mark.parametrize("name", ["recommender", "image", "forecast", "pricing", "reviews", "toy"])
 @pytest.mark.parametrize(("texts", "statuses"), [(REFUSED, {422}), (TRIED, {200, 422})], ids=["refused", "tried"])
 def test_no_value_of_a_field_is_a_server_error(
     clients: dict[str, TestClient], name: str, texts: Mapping[str, str], statuses: Collection[int]
