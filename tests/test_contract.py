@@ -169,7 +169,7 @@ def test_a_bundle_loads_alone_with_the_settings_it_was_trained_with(line: Line) 
     assert loaded.config == line.family.resolve(config, loaded.schema)
     assert loaded.schema == line.data.schema(line.family.Schema, line.family.files)
     assert loaded.metrics["epoch"] in (0, 1)
-    assert {path.suffix for path in line.model.iterdir()} - {path.rpartition(".")[2] for path in line.family.files} <= {
+    assert {path.suffix for path in line.model.iterdir()} - {Path(name).suffix for name in line.family.files} <= {
         ".json",
         ".safetensors",
     }
