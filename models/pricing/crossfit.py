@@ -105,7 +105,7 @@ def parts_of(offers: Offers, requirements: Sequence[Requirement]) -> Ints:
     return numbers
 
 
-def tested_parts(found: CrossFitted, parts: Ints, changed: Flags) -> list[Part]:
+def significant_parts(found: CrossFitted, parts: Ints, changed: Flags) -> list[Part]:
     """The parts, with those kept whose gain is above zero by Holm's procedure (Holm, 1979).
 
     Of the parts in which prices change, those with the lowest p-values are kept: the lowest against LEVEL / m for m

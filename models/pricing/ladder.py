@@ -20,7 +20,8 @@ DIGITS = 6
 def ladders(offers: Offers, rules: Rules, *, wide: bool = False, held: Collection[int] = ()) -> list[Floats]:
     """The rising points of each offer; today's price is always among them, others have an ending of the ladder.
 
-    With `wide` they go beyond the largest change and reach the margin floors: for finding out which rules conflict.
+    They stay within the prices at which an offer was sold, beyond which demand models only guess. With `wide` they go
+    beyond these and the largest change and reach the margin floors: for finding out which rules conflict.
     Offers of one product in one zone have the same points. `held` offers have today's price only, unless they are in a
     zone with others or the ladders are wide.
     """
@@ -48,12 +49,21 @@ def allowed_change(offers: Offers, index: int, rules: Rules) -> tuple[float, flo
     return offers.price[index] * (1 - share), offers.price[index] * (1 + share)
 
 
+def _within_seen(offers: Offers, index: int, low: float, high: float) -> tuple[float, float]:
+    """The part of a range in which the offer was sold, at today's price too."""
+    if offers.seen is None or np.isnan(offers.seen[index]).any():
+        return low, high
+    today, (lowest, highest) = float(offers.price[index]), offers.seen[index].tolist()
+    return max(low, min(lowest, today)), min(high, max(highest, today))
+
+
 def _points(offers: Offers, index: int, rules: Rules, *, wide: bool) -> Floats:
     today = float(offers.price[index])
-    low, high = allowed_change(offers, index, rules)
+    low, high = _within_seen(offers, index, *allowed_change(offers, index, rules))
     limit = rules.ladder.most_points
     found = _between(rules.ladder, low, high, limit - 1)
     if wide:
+        found = [*found, *_between(rules.ladder, *allowed_change(offers, index, rules), limit)]
         found = [*found, *_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST), limit)]
         for rule in rules.margin_floor:
             if rule.only.fits(offers, index) and np.isfinite(offers.cost[index]):

@@ -16,7 +16,8 @@ class Offers:
     """Offers [I], one for each product and store; empty texts and NaN where something is not known.
 
     `price` is today's. Stock is infinite where it is not known; an offer whose cost is NaN counts with no profit. A
-    group is a demand group: offers that influence each other's demand, so never of two stores.
+    group is a demand group: offers that influence each other's demand, so never of two stores. `seen` [I, 2] has the
+    lowest and the highest price at which each was sold, NaN where that is not known.
     """
 
     products: tuple[str, ...]
@@ -28,6 +29,7 @@ class Offers:
     group: Ints
     categories: tuple[str, ...]
     brands: tuple[str, ...]
+    seen: Floats | None = None
 
     def __post_init__(self) -> None:
         for name in ("stores", "price", "cost", "stock", "size", "group", "categories", "brands"):

@@ -13,7 +13,7 @@ from models.pricing.bands import Band, band, bands
 from models.pricing.blocks import by_offer, money
 from models.pricing.claims import Claim
 from models.pricing.constraints import Calendar
-from models.pricing.crossfit import CrossFitted, Part, cross_fit, parts_of, tested_parts
+from models.pricing.crossfit import CrossFitted, Part, cross_fit, parts_of, significant_parts
 from models.pricing.demand import FittedDemand, elasticities
 from models.pricing.design import Design
 from models.pricing.expected import Expected, expected_of
@@ -92,7 +92,7 @@ def recommend(
     price stay at today's price. The claim is cross-fitted: the prices that the models of one half of the weeks
     choose are estimated again by the evaluators of the other half, in both directions, so it is about this way of
     choosing prices. If its lower bound is not above zero, parts of the offers whose own gain is above zero are kept
-    (`crossfit.tested_parts`; a second test, so that either errs with a chance of at most twice claims.LEVEL), or
+    (`crossfit.significant_parts`; a second test, so that either errs with a chance of at most twice claims.LEVEL), or
     all prices stay. The gain of kept parts is that of the best ones and likely too high.
 
     Three plans are made; each takes at most Settings.time_limit_s, or four times that where rules conflict, besides
@@ -115,7 +115,7 @@ def recommend(
     found = cross_fit((halves[0], halves[1]), offers, state, fitted)
     parts = parts_of(offers, plan.requirements)
     changed = changes(offers, plan.price) | changes(offers, halves[0]) | changes(offers, halves[1])
-    return _verdict(decided, state, fitted, flags, found, tested_parts(found, parts, changed))
+    return _verdict(decided, state, fitted, flags, found, significant_parts(found, parts, changed))
 
 
 def held_offers(offers: Offers, flags: Sequence[Sequence[Flag]]) -> dict[int, str]:

@@ -31,6 +31,8 @@ class OfferState:
     brand: str = ""
     flags: tuple[tuple[str, str], ...] = ()
     """Reasons, name and sentence, not to trust what is expected of it."""
+    seen: tuple[float, float] | None = None
+    """The lowest and the highest price at which it was sold; None where not known."""
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> OfferState:
@@ -38,11 +40,20 @@ class OfferState:
         texts = {name: value[name] for name in ("product", "store", "group", "category", "brand")}
         numbers = {name: value[name] for name in ("price", "cost", "stock", "level", "usual", "size")}
         flags = tuple((name, text) for name, text in value["flags"])
-        return cls(**texts, **numbers, context=tuple(value["context"]), flags=flags)
+        seen = value.get("seen")
+        return cls(
+            **texts, **numbers, context=tuple(value["context"]), flags=flags, seen=None if seen is None else tuple(seen)
+        )
 
     def as_row(self) -> dict[str, Any]:
         """For prepared data and the feature store; JSON types only."""
-        return {**asdict(self), "context": list(self.context), "flags": [list(flag) for flag in self.flags]}
+        seen = None if self.seen is None else list(self.seen)
+        return {
+            **asdict(self),
+            "context": list(self.context),
+            "flags": [list(flag) for flag in self.flags],
+            "seen": seen,
+        }
 
 
 def design_of_offers(offers: Sequence[OfferState], schema: Schema, *, period: int | None = None) -> Design:
@@ -92,4 +103,5 @@ def offers_of_states(offers: Sequence[OfferState]) -> Offers:
         group=np.array(number, np.int64),
         categories=tuple(offer.category for offer in offers),
         brands=tuple(offer.brand for offer in offers),
+        seen=np.array([offer.seen or (np.nan, np.nan) for offer in offers]).reshape(len(offers), 2),
     )

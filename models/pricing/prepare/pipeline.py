@@ -237,11 +237,12 @@ def _offers(rows: Panel, design: Design, schema: Schema, sales: Sales) -> list[O
         (int(product), int(store)): value
         for product, store, value in zip(sales.product, sales.store, sales.stock.tolist(), strict=True)
     }
+    seen = dict(zip(stock, sales.seen.tolist(), strict=True))
     found = []
     for row in np.flatnonzero(rows.row_period == schema.num_periods).tolist():
         place = (int(rows.row_product[row]), int(rows.row_store[row]))
         product, cost = schema.products[place[0]], float(rows.row_cost[row])
-        left = stock[place]
+        left, (lowest, highest) = stock[place], seen[place]
         cold = (("not sold lately", "it was not sold in the last 13 periods"),) if place in quiet else ()
         found.append(
             OfferState(
@@ -258,6 +259,7 @@ def _offers(rows: Panel, design: Design, schema: Schema, sales: Sales) -> list[O
                 category=product.category,
                 brand=product.brand,
                 flags=(*product.flags, *cold),
+                seen=None if np.isnan(lowest) else (_plain(lowest), _plain(highest)),
             )
         )
     return found

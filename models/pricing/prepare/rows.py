@@ -35,6 +35,8 @@ class Sales:
     """[S, T + 1, G]"""
     stock: Floats
     """[S] what is there to sell now; infinite where it is not known."""
+    seen: Floats
+    """[S, 2] the lowest and the highest price it was sold at, without the outermost hundredth; NaN where not known."""
     num_carried: int
     """Rows of periods without sales, whose price is that of the period before."""
     num_guessed: int
@@ -65,6 +67,16 @@ class Sales:
         )
 
 
+def _seen(price: Floats) -> Floats:
+    """Without the outermost hundredth of prices [S, T], which are mistakes more often than prices."""
+    found = np.full((len(price), 2), np.nan)
+    for series, row in enumerate(price):
+        known = row[np.isfinite(row)]
+        if len(known):
+            found[series] = np.quantile(known, (0.01, 0.99), method="nearest")
+    return found
+
+
 def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share: float, train_end: int) -> Sales:
     """The panel's series with a price in every period: that of the last sale where none is known.
 
@@ -92,6 +104,7 @@ def sales_of(panel: SalesPanel, products: Products, ahead: Ahead, *, cost_share:
         promotion=ahead.values.astype(np.float64),
         signals=np.stack(signals, -1) if signals else np.zeros((*_longer(panel.units), 0)),
         stock=_stock(panel, products),
+        seen=_seen(np.where(is_known & (panel.units > 0), shown, np.nan)),
         num_carried=int((has_row & ~np.isfinite(shown) & (panel.units <= 0)).sum()),
         num_guessed=int((has_row & ~np.isfinite(shown) & (panel.units > 0)).sum()),
         num_unpriced=int((is_known & ~np.isfinite(price)).sum()),

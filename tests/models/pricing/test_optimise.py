@@ -258,3 +258,19 @@ def test_a_demand_that_is_no_number_is_named() -> None:
         dataclasses.replace(offers, stock=np.array([1.0, -1.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match="time_limit_s is nan"):
         Settings(time_limit_s=float("nan"))
+
+
+def test_prices_stay_within_those_an_offer_was_sold_at_unless_the_rules_ask_for_others() -> None:
+    offers, demand = random_shop(1, 4, group_size=1)
+    seen = np.stack([offers.price * 0.97, offers.price * 1.02], 1)
+    seen[3] = np.nan
+    offers = dataclasses.replace(offers, seen=seen)
+    ladder = "ladder: {step: 0.01, most_points: 100}\nlargest_change: {share: 0.4}\n"
+
+    points = ladders(offers, rules("", ladder))
+
+    assert all(seen[at, 0] <= points[at].min() and points[at].max() <= seen[at, 1] for at in range(3))
+    assert np.ptp(points[3]) > 0.7 * offers.price[3]
+    floor = 1 - offers.cost[0] / (offers.price[0] * 1.2)
+    wanted = rules(f"margin_floor: {{share: {floor:.6f}, only: {{products: [p0]}}}}", ladder)
+    assert best(offers, demand, wanted).price[0] >= 1.19 * offers.price[0]

@@ -87,6 +87,7 @@ def test_the_offers_are_those_of_the_week_after_the_sales_at_the_last_price(tmp_
     assert offers["a"].price == 2 + 59 % 3 and offers["a"].cost == 1.5 and offers["a"].stock == 40
     assert offers["a"].size == 2 and offers["a"].brand == "Own"
     assert offers["b"].cost is None and offers["b"].stock is None
+    assert offers["a"].seen == offers["b"].seen == (2, 4)
     lag = schema_of(data).context.index("units, lag 1")
     assert offers["a"].context[lag] == pytest.approx(np.log(20 - 2 * (59 % 3)) - offers["a"].level, abs=1e-5)
     assert any(note.startswith("NO COST is known for 1 offers") for note in data.card()["notes"])

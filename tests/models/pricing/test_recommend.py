@@ -12,7 +12,7 @@ import pytest
 
 from models.pricing.constraints import Shop as RuleShop
 from models.pricing.constraints import requirements_of
-from models.pricing.crossfit import CrossFitted, cross_fit, parts_of, tested_parts
+from models.pricing.crossfit import CrossFitted, cross_fit, parts_of, significant_parts
 from models.pricing.design import Design
 from models.pricing.expected import explain, whatif
 from models.pricing.fitted import Fitted
@@ -221,7 +221,7 @@ def test_holms_procedure_keeps_fewer_parts_than_a_level_for_each() -> None:
     empty = draw.normal(0, 1, (2, 12, 200)) + draw.normal(0, 1, (1, 1, 200))
     found = CrossFitted(np.zeros((2, 200)), np.ones(2), empty, np.ones((2, 12)))
 
-    parts = tested_parts(found, np.arange(200), np.ones(200, bool))
+    parts = significant_parts(found, np.arange(200), np.ones(200, bool))
 
     assert sum(part.p_value < 0.05 for part in parts) > 20
     assert sum(part.is_kept for part in parts) < sum(part.p_value < 0.05 for part in parts) / 2
@@ -230,7 +230,7 @@ def test_holms_procedure_keeps_fewer_parts_than_a_level_for_each() -> None:
 def test_parts_without_a_change_are_not_tested() -> None:
     found = CrossFitted(np.zeros((2, 2)), np.ones(2), np.ones((2, 12, 2)), np.ones((2, 12)))
 
-    first, second = tested_parts(found, np.array([0, 1]), np.array([True, False]))
+    first, second = significant_parts(found, np.array([0, 1]), np.array([True, False]))
 
     assert first.is_kept and not second.is_kept and np.isnan(second.p_value)
 
