@@ -73,7 +73,7 @@ class SmallCluster:
             return
         ray.shutdown()
         with patch.dict(os.environ, {"PYTHONPATH": self._python_path}):
-            ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+            ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
         self._address = ray.get_runtime_context().gcs_address
 
 
