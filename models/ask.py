@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel
-from torch import nn
 
 from models.family import AnyEndpoint, AnyStream, Family, Features
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 NO_FEATURES: Features = {}
 
@@ -50,6 +52,8 @@ def predict(family: Family, route: AnyEndpoint | AnyStream, network: nn.Module, 
     """One prediction per example, on the network's device; the examples may come from several requests."""
     if not examples:
         return []
+    import torch
+
     with torch.inference_mode():
         batch = family.collate(examples).to(device_of(network))
         predictions = list(route.predict(network, batch))
@@ -59,4 +63,6 @@ def predict(family: Family, route: AnyEndpoint | AnyStream, network: nn.Module, 
 
 def device_of(network: nn.Module) -> torch.device:
     """The device of a network's first tensor; the CPU if it has none."""
+    import torch
+
     return next(iter(network.state_dict().values()), torch.empty(0)).device

@@ -7,12 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from models.errors import BundleRejected
 from models.evaluate import Model
@@ -21,6 +18,10 @@ from models.files import replace_directory, sha256
 from models.json_files import read_json
 from models.plugins import origin
 from models.prepared import with_files
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
@@ -43,6 +44,8 @@ def write_directory(directory: Path, files: Mapping[str, Any], tensors: Mapping[
 
     The directory is replaced atomically: a reader sees the old one or the new one, never a partial one.
     """
+    from safetensors.torch import save_file
+
     with replace_directory(directory) as temporary:
         for name, content in files.items():
             encoded = (
@@ -164,6 +167,8 @@ def family_name(directory: Path) -> str:
 
 def load_tensors(network: nn.Module, path: Path) -> None:
     """Load safetensors into a network; raises BundleRejected when names or shapes differ, or for another format."""
+    from safetensors.torch import load_file
+
     try:
         tensors = load_file(path)
         network.load_state_dict(tensors, strict=True)

@@ -9,16 +9,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from operator import add
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.family import Batch, Family
-from models.metrics import Metric
+from models.metric import Metric
 from models.prepared import Prepared
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BLOCK_SIZE = 512
 """Examples that are evaluated together."""
@@ -92,7 +95,6 @@ def blocks(
         yield family.collate(examples), len(examples)
 
 
-@torch.inference_mode()
 def evaluate_shard(
     model: Model, data: Prepared, split: str, shard: int, *, device: torch.device | str = "cpu"
 ) -> Scores | None:
@@ -100,22 +102,28 @@ def evaluate_shard(
 
     Raises ValueError unless `evaluate` and `slices` give one value per example, under the same names for every block.
     """
-    family, parts = model.family, list[Scores]()
-    for batch, size in blocks(family, data, split, shard, schema=model.schema, config=model.config):
-        # Slices first: a network may modify its batch.
-        slices = {name: np.asarray(labels, np.str_) for name, labels in family.slices(batch, model.schema).items()}
-        found = family.evaluate(model.network, batch.to(device))
-        part = Scores(
-            numerators={name: ratio.numerator.double().cpu().numpy() for name, ratio in found.ratios.items()},
-            denominators={name: ratio.denominator.double().cpu().numpy() for name, ratio in found.ratios.items()},
-            slices=slices,
-            accumulators={name: value.cpu() for name, value in found.accumulators.items()},
-            kept={name: _array(value) for name, value in found.kept.items()},
-            num_examples=size,
-        )
-        _check_rows(family, part)
-        parts.append(part)
-    return join(parts)
+    import torch
+
+    with torch.inference_mode():
+        found = blocks(model.family, data, split, shard, schema=model.schema, config=model.config)
+        return join([_scored(model, batch, size, device) for batch, size in found])
+
+
+def _scored(model: Model, batch: Batch, size: int, device: torch.device | str) -> Scores:
+    family = model.family
+    # Slices first: a network may modify its batch.
+    slices = {name: np.asarray(labels, np.str_) for name, labels in family.slices(batch, model.schema).items()}
+    found = family.evaluate(model.network, batch.to(device))
+    part = Scores(
+        numerators={name: ratio.numerator.double().cpu().numpy() for name, ratio in found.ratios.items()},
+        denominators={name: ratio.denominator.double().cpu().numpy() for name, ratio in found.ratios.items()},
+        slices=slices,
+        accumulators={name: value.cpu() for name, value in found.accumulators.items()},
+        kept={name: _array(value) for name, value in found.kept.items()},
+        num_examples=size,
+    )
+    _check_rows(family, part)
+    return part
 
 
 def join(parts: Sequence[Scores | None]) -> Scores | None:
@@ -178,6 +186,8 @@ def _check_length(family: Family, what: str, name: str, values: NDArray[Any], pa
 
 def _array(values: Tensor) -> NDArray[Any]:
     """The values in NumPy, which has no bfloat16."""
+    import torch
+
     array: NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
     return array
 
@@ -189,4 +199,4 @@ def _concatenated(kind: str, parts: Sequence[Mapping[str, NDArray[Any]]]) -> dic
 
 def _total(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     check_same_names("accumulators", parts)
-    return {name: reduce(torch.add, [part[name] for part in parts]) for name in parts[0]}
+    return {name: reduce(add, [part[name] for part in parts]) for name in parts[0]}

@@ -1,12 +1,15 @@
-"""Optional packages: each extra of this project brings what a single family needs, and errors name the extra."""
+"""Our families, each imported when it is asked for, and the extras of this project: what a single family needs."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from models.family import Family
+if TYPE_CHECKING:
+    from models.family import Family
 
 PACKAGES: Mapping[str, frozenset[str]] = {
     "recommender": frozenset({"scipy"}),
@@ -18,19 +21,48 @@ PACKAGES: Mapping[str, frozenset[str]] = {
 """Extra, which is called like its family -> the modules that it brings."""
 
 
+LATER: Mapping[str, frozenset[str]] = {"image": frozenset({"captum", "sklearn"}), "forecast": frozenset({"sklearn"})}
+"""Those of them that the family does without until a report or one of its networks needs them."""
+
+
 class ExtraMissing(ValueError):
     """A package of an extra is not installed; says which extra brings it."""
 
 
-class Families(dict[str, Family]):
-    """Families by name; one whose extra is not installed is absent, and asking for it says so."""
+class Families(MutableMapping[str, "Family"]):
+    """Families by name: our own, imported when they are asked for, then others; a process pays only for those it uses.
 
-    def __init__(self, families: Mapping[str, Family], missing: Mapping[str, ExtraMissing]) -> None:
-        super().__init__(families)
-        self.missing = missing
+    One whose extra is not installed is absent, and asking for it says so.
+    """
 
-    def __missing__(self, name: str) -> Family:
-        raise self.missing.get(name) or KeyError(name)
+    def __init__(self, own: Sequence[str], others: Mapping[str, Family]) -> None:
+        self.missing = {name: reason for name in own if (reason := _missing(name))}
+        self._found: dict[str, Family | None] = {name: None for name in own if name not in self.missing} | dict(others)
+
+    def __getitem__(self, name: str) -> Family:
+        if name not in self._found and name in self.missing:
+            raise self.missing[name]
+        family = self._found[name]
+        if family is None:
+            with extra(name):
+                family = importlib.import_module(f"models.{name}").FAMILY
+            self._found[name] = family
+        return family
+
+    def __setitem__(self, name: str, family: Family) -> None:
+        self._found[name] = family
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._found))
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @contextmanager
@@ -42,18 +74,17 @@ def extra(name: str) -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if module not in PACKAGES[name]:
             raise
-        raise ExtraMissing(
-            f"the {name} family needs the package {module}, which is not installed: pip install 'shopkeeper[{name}]'"
-        ) from error
+        raise _without(name, module) from error
 
 
-def own_families(names: Sequence[str]) -> tuple[list[Family], dict[str, ExtraMissing]]:
-    """Our families of these names that can be imported, and why the others cannot."""
-    found, missing = list[Family](), dict[str, ExtraMissing]()
-    for name in names:
-        try:
-            with extra(name):
-                found.append(importlib.import_module(f"models.{name}").FAMILY)
-        except ExtraMissing as error:
-            missing[name] = error
-    return found, missing
+def _missing(name: str) -> ExtraMissing | None:
+    """Why a family cannot be imported, if a package that it cannot do without is not installed."""
+    needed = PACKAGES[name] - LATER.get(name, frozenset())
+    absent = [module for module in sorted(needed) if importlib.util.find_spec(module) is None]
+    return _without(name, absent[0]) if absent else None
+
+
+def _without(name: str, module: str) -> ExtraMissing:
+    return ExtraMissing(
+        f"the {name} family needs the package {module}, which is not installed: pip install 'shopkeeper[{name}]'"
+    )

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
 from models.checks import check_family
@@ -20,10 +17,15 @@ from models.erasure.contract import Erasure
 from models.events.hook import EventUse
 from models.items.hook import LiveItems
 from models.media import Media as Media
-from models.metrics import BatchMetrics, Metric
+from models.metric import BatchMetrics, Metric
 from models.prepared import Prepared
 from models.report import Section
 from models.sample import Sample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 
 class Schema(BaseModel):
@@ -56,14 +58,14 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig, default=Any)
 SchemaT = TypeVar("SchemaT", bound=Schema, default=Any)
 ExampleT = TypeVar("ExampleT", default=Any)
 BatchT = TypeVar("BatchT", bound=Batch, default=Any)
-NetworkT = TypeVar("NetworkT", bound=nn.Module, default=Any)
+NetworkT = TypeVar("NetworkT", bound="nn.Module", default=Any)
 RequestT = TypeVar("RequestT", bound=BaseModel, default=Any)
 ResponseT = TypeVar("ResponseT", bound=BaseModel, default=Any)
 PredictionT = TypeVar("PredictionT", default=Any)
 StateT = TypeVar("StateT", default=Any)
 ConfigT_contra = TypeVar("ConfigT_contra", bound=TrainConfig, contravariant=True, default=Any)
 SchemaT_contra = TypeVar("SchemaT_contra", bound=Schema, contravariant=True, default=Any)
-NetworkT_contra = TypeVar("NetworkT_contra", bound=nn.Module, contravariant=True)
+NetworkT_contra = TypeVar("NetworkT_contra", bound="nn.Module", contravariant=True)
 ExampleT_co = TypeVar("ExampleT_co", covariant=True, default=Any)
 
 

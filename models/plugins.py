@@ -16,12 +16,14 @@ import functools
 import importlib.metadata
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.errors import PluginRejected
-from models.family import Family
+
+if TYPE_CHECKING:
+    from models.family import Family
 
 FAMILIES_GROUP = "shopkeeper.families"
 """Group of the entry points: family name -> module:attribute, a `Family` of that name."""
@@ -34,17 +36,22 @@ _OWN_NETWORKS: dict[str, tuple[str, ...]] = {}
 """Networks of the families that accept networks of other packages, which cannot replace them."""
 
 
-def with_plugins(own: Sequence[Family]) -> dict[str, Family]:
-    """Families by name: our own, then those of other packages; logs a warning for one that is unusable."""
-    families = {family.name: family for family in own}
-    for entry in _entries(FAMILIES_GROUP):
+def other_families(own: Container[str]) -> dict[str, Family]:
+    """Families of other packages by name, none called like `own`; logs a warning for one that is unusable."""
+    entries = _entries(FAMILIES_GROUP)
+    if not entries:
+        return {}
+    from models.family import Family  # it imports torch
+
+    families = dict[str, Family]()
+    for entry in entries:
         try:
             family = _load(entry)
             if not isinstance(family, Family):
                 raise PluginRejected(f"{_label(entry)} is a {type(family).__name__}, not a Family")
             if family.name != entry.name:
                 raise PluginRejected(f"{_label(entry)} is called {family.name!r}; name the entry point like the family")
-            if family.name in families:
+            if family.name in own or family.name in families:
                 raise PluginRejected(f"{_label(entry)} is left out: there is a family of that name already; rename it")
         except PluginRejected as error:
             log.warning("%s", error)
@@ -89,6 +96,10 @@ def origin(family: str, network: str) -> str | None:
 
 
 def _network_entry(family: str, network: str) -> EntryPoint | None:
+    from models import FAMILIES
+
+    if family in FAMILIES and family not in _OWN_NETWORKS:
+        FAMILIES[family]  # its import says which networks are its own
     if network in _OWN_NETWORKS.get(family, (network,)):
         return None
     return next((entry for entry in _entries(NETWORKS_GROUP) if entry.name == f"{family}.{network}"), None)

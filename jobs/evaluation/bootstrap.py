@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluate import Scores, rows_of
-from models.metrics import Kept, Metric
+from models.metric import Kept, Metric
 
 MAX_UNITS = 10_000
 """With more examples than this, random groups of examples are resampled instead. The intervals differ by a hundredth of

@@ -21,7 +21,7 @@ from models import bundle
 from models.ask import Answerer
 from models.evaluate import Model, Scores
 from models.family import Family
-from models.metrics import Metric
+from models.metric import Metric
 
 NUM_WARMUPS = 5
 NUM_TIMINGS = 30

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jobs.evaluation.bootstrap import Comparison, Interval
 from jobs.evaluation.section_html import section_json
-from models.metrics import Metric, described
+from models.metric import Metric, described
 from models.report import Section
 
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from jobs.cli.context import Context, UsageFailure
 from jobs.cluster import connection
 from jobs.training.placement import Nodes
@@ -18,8 +16,6 @@ from models.bundle import Bundle
 from models.evaluate import Model, Scores, evaluate_shard, join
 from models.family import Family
 from models.features import filled
-from models.nn.memory import keep_freed_memory
-from models.nn.precision import use_fast_products
 from models.prepared import Prepared
 
 MAX_THREADS = 8
@@ -72,6 +68,11 @@ def undefined(family: Family, scores: Scores, split: str) -> str:
 
 def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]) -> dict[int, Scores | None]:
     """Score some shards in parallel, in as many threads as torch may use; None for a shard without examples."""
+    import torch
+
+    from models.nn.memory import keep_freed_memory
+    from models.nn.precision import use_fast_products
+
     model.network.eval()
     use_fast_products("cpu")
     keep_freed_memory()
@@ -83,6 +84,8 @@ def score_shards(model: Model, data: Prepared, split: str, shards: Sequence[int]
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limits torch to one thread, as multi-threaded sums can differ in the last bit."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from jobs.prediction.annotations import bare
 from models.bundle import MANIFEST
 from models.family import Family
@@ -41,6 +39,7 @@ DISTRIBUTION = "shopkeeper"
 def write_mlmodel(family: Family, bundle: Path, target: Path) -> None:
     """Write MLmodel and what belongs to it into a directory; the files of the model itself lie next to them later."""
     import mlflow.pyfunc
+    import pandas as pd
 
     endpoint = family.endpoints[0]
     request = endpoint.Request.model_validate(read_json(bundle / "golden.json")["request"])

@@ -31,7 +31,7 @@ from models.errors import BundleRejected, is_disk_full
 from models.family import Family
 from models.files import write_text
 from models.json_files import read_json
-from models.metrics import Metric
+from models.metric import Metric
 
 TrialState = Literal["running", "interrupted", "finished", "failed"]
 """A trial is running until it ends, also if its sweep was killed; resuming the sweep makes it interrupted."""

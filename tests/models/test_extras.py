@@ -47,14 +47,28 @@ def test_a_package_of_an_extra_names_it_and_a_fault_of_our_own_stays_as_it_is() 
         raise ModuleNotFoundError("ours", name="models.gone")
 
 
-def test_an_unknown_family_is_a_key_error_and_a_missing_one_says_why() -> None:
-    families = Families({}, {"image": ExtraMissing("the image family needs")})
+def test_an_unknown_family_is_a_key_error_and_a_missing_one_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    families = Families(["image", "reviews"], {})
 
-    with pytest.raises(ExtraMissing, match="needs"):
+    with pytest.raises(ExtraMissing, match="the image family needs the package PIL"):
         families["image"]
     with pytest.raises(KeyError):
         families["video"]
-    assert "image" not in families
+    assert "image" not in families and list(families) == ["reviews"] and families["reviews"].name == "reviews"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_family_imports_no_other_and_none_of_what_it_needs_later(name: str) -> None:
+    code = (
+        "import sys; from models.extras import LATER, PACKAGES; from models import FAMILIES\n"
+        f"sys.modules.update(dict.fromkeys(LATER.get({name!r}, ())))\n"
+        f"FAMILIES[{name!r}]\n"
+        "print(*(name for name in PACKAGES if f'models.{name}' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    assert done.stdout.split() == [name], done.stderr
 
 
 def test_every_package_of_an_extra_is_declared_there() -> None:
@@ -66,3 +80,12 @@ def test_every_package_of_an_extra_is_declared_there() -> None:
         assert {DISTRIBUTIONS.get(module, module) for module in modules} == {
             line.partition(">")[0] for line in extras[name]
         }
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["prepare", "--help"], ["jobs", "--help"]])
+def test_help_that_is_about_no_family_imports_no_torch(arguments: list[str]) -> None:
+    code = f"import sys; from jobs.__main__ import main; main({arguments}); sys.exit('torch' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0 and "usage: shopkeeper" in done.stdout.lower(), done.stderr
