@@ -129,6 +129,11 @@ def check_data(schema: Schema, own: Schema) -> None:
             f"the model forecasts {schema.period}s and the prepared data have {own.period}s; use a model that was "
             f"trained on them, or prepare with --period {schema.period}"
         )
+    if own.time_zone != schema.time_zone:
+        raise ValueError(
+            f"the model's days begin in {schema.time_zone} and those of the prepared data in {own.time_zone}; prepare "
+            f"with --time-zone {schema.time_zone}, or train on these data"
+        )
 
 
 class SeriesWindows:
