@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float32]
 Status = npt.NDArray[np.uint8]
 MAX_STORED = 400
 """Periods of history that the feature store keeps of a series."""
+MAX_SERIES_OF_TOTAL = 5_000
+"""Series that a total is summed over at an endpoint."""
+CATEGORY = "category"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Window:
     """Class of demand, an index of `models.raw.demand.CLASSES`."""
     start: int = 0
     """The first period of the forecast, counted from the model's first."""
+    store: int = -1
+    """Place of the store in the model's schema; -1 for another or none."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Windows:
     naive_scale: Tensor
     demand: Tensor
     start: Tensor
+    store: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
@@ -112,7 +118,8 @@ def dataset(
         ]
     else:
         raise ValueError(f"unknown split {split!r}; use train, val or test")
-    return SeriesWindows(opened, places, own=own, schema=schema, length=config.context)
+    stores = [_stores(data, shard, own, schema) for shard in shards]
+    return SeriesWindows(opened, places, stores=stores, own=own, schema=schema, length=config.context)
 
 
 def check_data(schema: Schema, own: Schema) -> None:
@@ -121,6 +128,11 @@ def check_data(schema: Schema, own: Schema) -> None:
         raise ValueError(
             f"the model forecasts {schema.period}s and the prepared data have {own.period}s; use a model that was "
             f"trained on them, or prepare with --period {schema.period}"
+        )
+    if own.time_zone != schema.time_zone:
+        raise ValueError(
+            f"the model's days begin in {schema.time_zone} and those of the prepared data in {own.time_zone}; prepare "
+            f"with --time-zone {schema.time_zone}, or train on these data"
         )
 
 
@@ -132,11 +144,13 @@ class SeriesWindows:
         shards: Sequence[Shard],
         places: Sequence[tuple[int, int, int]],
         *,
+        stores: Sequence[npt.NDArray[np.int64] | None],
         own: Schema,
         schema: Schema,
         length: int,
     ) -> None:
         self._shards, self._places, self._length, self._horizon = shards, places, length, schema.horizon
+        self._stores = stores
         self._recode = recoding(own, schema)
         self._columns = [own.ahead.index(name) if name in own.ahead else None for name in schema.ahead]
         self._scale = np.array(schema.ahead_scale, np.float32)
@@ -149,7 +163,7 @@ class SeriesWindows:
     def __getitem__(self, index: int) -> Window:
         number, row, origin = self._places[index]
         shard, length, horizon = self._shards[number], self._length, self._horizon
-        static = shard.static[row]
+        static, stores = shard.static[row], self._stores[number]
         return Window(
             units=cut(shard.units[row], origin - length, origin),
             status=cut(shard.status[row], origin - length, origin),
@@ -162,6 +176,7 @@ class SeriesWindows:
             naive_scale=naive_scale(shard.units[row, :origin], shard.status[row, :origin]),
             demand=int(shard.classes[row]),
             start=origin + self._shift,
+            store=-1 if stores is None else int(stores[row]),
         )
 
     def _known(self, shard: Shard, row: int, origin: int) -> Floats:
@@ -185,6 +200,7 @@ def collate(examples: Sequence[Window]) -> Windows:
         naive_scale=torch.tensor([each.naive_scale for each in examples], dtype=torch.float32),
         demand=torch.tensor([each.demand for each in examples]),
         start=torch.tensor([each.start for each in examples]),
+        store=torch.tensor([each.store for each in examples]),
     )
 
 
@@ -208,6 +224,15 @@ def recoding(own: Schema, schema: Schema) -> list[tuple[int | None, npt.NDArray[
         else:
             found.append((None, np.zeros(1, np.int64)))
     return found
+
+
+def _stores(data: Prepared, shard: int, own: Schema, schema: Schema) -> npt.NDArray[np.int64] | None:
+    """The place of the store of each series of a shard in the model's schema; None where one of them has no stores."""
+    if not (own.has_stores and schema.stores):
+        return None
+    place = {store: number for number, store in enumerate(schema.stores)}
+    names = pq.read_table(data.shard(shard) / "series.parquet", columns=["store_id"])["store_id"].to_pylist()
+    return np.array([place.get(name, -1) for name in names], np.int64)
 
 
 def series_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -239,10 +264,40 @@ def store_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     found: dict[str, dict[str, Any]] = {}
     for key, value in series_rows(data):
-        length, _, rest = key.partition(":")
-        product, store = rest[: int(length)], rest[int(length) + 1 :]
+        product, store = _names_of(key)
         found.setdefault(product, {})[store] = value
     yield from sorted(found.items())
+
+
+def total_rows(data: Prepared) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The histories of the series of each category, of each store and of everything, see `total_key`.
+
+    Of a group of more than MAX_SERIES_OF_TOTAL series only their number.
+    """
+    schema = data.schema(Schema)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, value in series_rows(data):
+        keys = [total_key("all")]
+        if CATEGORY in schema.static:
+            keys.append(total_key(CATEGORY, value["static"][CATEGORY]))
+        if schema.has_stores:
+            keys.append(total_key("store", _names_of(key)[1]))
+        for each in keys:
+            found.setdefault(each, []).append(value)
+    for key, values in sorted(found.items()):
+        is_kept = len(values) <= MAX_SERIES_OF_TOTAL
+        yield key, {"num_series": len(values), "series": values if is_kept else []}
+
+
+def total_key(kind: str, name: str = "") -> str:
+    """The key of a total in the feature store."""
+    return f"{kind}:{name}"
+
+
+def _names_of(key: str) -> tuple[str, str]:
+    """The product and the store of a key of series with stores."""
+    length, _, rest = key.partition(":")
+    return rest[: int(length)], rest[int(length) + 1 :]
 
 
 def key_of(product_id: str, store_id: str | None) -> str:

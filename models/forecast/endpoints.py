@@ -12,14 +12,27 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.family import Endpoint, Feature, Features
 from models.forecast.config import MAX_CONTEXT
-from models.forecast.data import Window, cut, key_of, naive_scale, series_rows, store_rows
-from models.forecast.networks.answers import QUANTILES, Forecast, together
+from models.forecast.data import (
+    CATEGORY,
+    MAX_SERIES_OF_TOTAL,
+    Window,
+    cut,
+    key_of,
+    naive_scale,
+    series_rows,
+    store_rows,
+    total_key,
+    total_rows,
+)
+from models.forecast.groups import Kind
+from models.forecast.networks.answers import QUANTILES, Forecast, together, total_of
 from models.forecast.networks.build import predict
+from models.forecast.networks.totals import Uncertainty
 from models.forecast.schema import CENSORED, KNOWN, UNKNOWN, Schema
 from models.raw.demand import demand_classes
 from models.raw.ids import Id
 
-SERIES, STORES = "series", "stores"
+SERIES, STORES, TOTALS = "series", "stores", "totals"
 MAX_HISTORY = 5_000
 Units = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
@@ -36,6 +49,7 @@ class ForecastRequest(BaseModel):
                 {"product_id": "85123A", "horizon": 7},
                 {"product_id": "85123A", "lead_time": 7, "service_level": 0.95, "stock": 40},
                 {"history": [3, 0, 4, 2, 5, 1, 0, 2], "horizon": 3},
+                {"total": "category", "total_of": "tea", "horizon": 7},
             ]
         },
     )
@@ -44,6 +58,10 @@ class ForecastRequest(BaseModel):
     """The product; a number is read as its text. Its stored history is used, unless the request has one."""
     store_id: Id | None = None
     """The store, where the sales have stores; without it the forecast is of all stores together."""
+    total: Kind | None = None
+    """Instead of a product the total of a category, of a store, or of all series."""
+    total_of: Id | None = None
+    """The category or the store of a total; `total`: "category" without it is of the products without a category."""
     horizon: int | None = Field(default=None, ge=1)
     """Periods to forecast; by default as many as the model can."""
     history: list[Units | None] | None = Field(default=None, min_length=1, max_length=MAX_HISTORY)
@@ -88,7 +106,8 @@ class ForecastResponse(BaseModel):
     """The forecast, period by period; `source` is `stored` or `request`, whose history was used.
 
     Where the request has a lead time: the mean of the demand over it, the stock that lasts over it with the probability
-    of the service level, and what is missing to that stock, in whole units.
+    of the service level, and what is missing to that stock, in whole units. Of a total `num_series` is how many series
+    it sums, and `note` says where its interval is not calibrated on totals of its kind.
     """
 
     model_version: str
@@ -97,6 +116,8 @@ class ForecastResponse(BaseModel):
     needed_stock: float | None
     order: int | None
     periods: list[Period]
+    num_series: int | None = None
+    note: str | None = None
 
 
 def golden_request(schema: Schema) -> ForecastRequest:
@@ -117,6 +138,8 @@ def encode(request: ForecastRequest, schema: Schema, features: Features) -> list
         windows = [_window(request, schema, units, status, start=start, ahead={}, static=request.attributes)]
         _check_windows(windows, "the history", schema, start=request.start)
         return windows
+    if request.total is not None:
+        return _total_windows(request, schema, features)
     found: list[Mapping[str, Any]]
     if schema.has_stores and request.store_id is None:
         by_store = features.get(STORES, {}).get(str(request.product_id), {})
@@ -136,7 +159,8 @@ def answer(
     request: ForecastRequest, predictions: Sequence[Forecast], schema: Schema, model_version: str
 ) -> ForecastResponse:
     """The response to one forecast, or to those of all stores together."""
-    found = together(predictions)
+    kind = request.total
+    found = together(predictions) if kind is None else total_of(predictions, kind)
     periods = [
         Period(
             date=schema.date(found.start + step),
@@ -159,6 +183,8 @@ def answer(
         needed_stock=needed,
         order=None if needed is None else max(0, math.ceil(needed - request.stock)),
         periods=periods,
+        num_series=None if kind is None else len(predictions),
+        note=None if kind is None else _note(found.totals.of(kind)),
     )
 
 
@@ -174,9 +200,17 @@ def asked_product(request: ForecastRequest) -> list[str]:
     return asked_series(request) if request.store_id is None else []
 
 
+def asked_total(request: ForecastRequest) -> list[str]:
+    """The key of the histories that a total sums."""
+    if request.total is None:
+        return []
+    return [total_key(request.total, request.total_of or "")]
+
+
 FEATURES = (
     Feature(name=SERIES, keys=asked_series, rows=series_rows),
     Feature(name=STORES, keys=asked_product, rows=store_rows),
+    Feature(name=TOTALS, keys=asked_total, rows=total_rows),
 )
 ENDPOINTS = (
     Endpoint(
@@ -192,7 +226,8 @@ ENDPOINTS = (
 
 
 def _check(request: ForecastRequest, schema: Schema) -> None:
-    if request.history is None and request.product_id is None:
+    _check_total(request, schema)
+    if request.total is None and request.history is None and request.product_id is None:
         raise ValueError("send a product_id, or a `history` of units")
     for name, periods in (("horizon", request.horizon), ("lead_time", request.lead_time)):
         if periods is not None and periods > schema.horizon:
@@ -215,6 +250,51 @@ def _check(request: ForecastRequest, schema: Schema) -> None:
             raise ValueError(f"{name!r} is not known ahead; the model knows {', '.join(schema.ahead) or 'nothing'}")
         if len(values) > schema.horizon:
             raise ValueError(f"{name!r} has {len(values)} values, and a forecast {schema.horizon} periods")
+
+
+def _check_total(request: ForecastRequest, schema: Schema) -> None:
+    """Raise ValueError for a total that is not said completely, or of what has no totals."""
+    if request.total is None:
+        if request.total_of is not None:
+            raise ValueError("`total_of` names a category or store; send `total` with it, or leave it out")
+        return
+    for name in ("product_id", "store_id", "history", "lead_time"):
+        if getattr(request, name) is not None:
+            raise ValueError(f"`{name}` is of a single product, and `total` is of many; leave one of them out")
+    if request.total == "all" and request.total_of is not None:
+        raise ValueError(f"`total` is 'all', and `total_of` {request.total_of!r}; leave it out, or name its kind")
+    if request.total == "store" and request.total_of is None:
+        raise ValueError("`total` is 'store': send the store as `total_of`")
+    has_any = {"category": CATEGORY in schema.static, "store": schema.has_stores, "all": True}
+    if not has_any[request.total]:
+        raise ValueError(f"the sales that the model learnt from have no {request.total}; prepare them with one")
+
+
+def _total_windows(request: ForecastRequest, schema: Schema, features: Features) -> list[Window]:
+    """The windows of all series of a total."""
+    name = request.total_of or ""
+    what = "all series" if request.total == "all" else f"the {request.total} {name!r}"
+    found = features.get(TOTALS, {}).get(total_key(str(request.total), name))
+    if found is None:
+        raise ValueError(f"no histories of {what} are stored; check the spelling, or run `shopkeeper deploy` again")
+    if not found["series"]:
+        raise ValueError(
+            f"{what} has {found['num_series']:,} series, and a total here sums {MAX_SERIES_OF_TOTAL:,} at most; ask "
+            "for smaller totals, and add up their means"
+        )
+    windows = [_stored_window(request, schema, each) for each in found["series"]]
+    _check_windows(windows, f"the stored histories of {what}", schema)
+    return windows
+
+
+def _note(found: Uncertainty) -> str | None:
+    """What a reader of a total's interval should know."""
+    if not found.num_totals:
+        return (
+            "validation had too few totals to calibrate: the interval takes errors of series for independent, and is "
+            "too narrow where they go together; train on data prepared with more --windows"
+        )
+    return None if found.is_own else "the interval is that of totals of all kinds: validation had too few of this one"
 
 
 def _check_windows(windows: Sequence[Window], what: str, schema: Schema, *, start: str | None = None) -> None:

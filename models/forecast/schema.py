@@ -38,7 +38,11 @@ class Schema(AnySchema):
     """Largest absolute value of each."""
     static: dict[str, list[str]] = Field(default_factory=dict)
     """Attribute of products -> its values; the first is empty, for all others."""
+    time_zone: str = "UTC"
+    """Where periods begin."""
     has_stores: bool = False
+    stores: list[str] = Field(default_factory=list)
+    """Names of the stores, in order; none before 0.6.0, whose totals of stores are not calibrated by themselves."""
     is_count: bool = True
     """Whether all units are whole numbers."""
     unit: float = 1.0

@@ -99,6 +99,11 @@ def check_data(schema: Schema, own: Schema) -> None:
             f"the model is of {schema.period}s and the prepared data have {own.period}s; use a model that was trained "
             f"on them, or prepare with --period {schema.period}"
         )
+    if own.time_zone != schema.time_zone:
+        raise ValueError(
+            f"the model's days begin in {schema.time_zone} and those of the prepared data in {own.time_zone}; prepare "
+            f"with --time-zone {schema.time_zone}, or train on these data"
+        )
 
 
 def in_split(table: Rows, split: str, schema: Schema) -> npt.NDArray[np.bool_]:

@@ -63,6 +63,8 @@ class Schema(AnySchema):
     """Median of the units of a row in training."""
     cost_share: float = 0.0
     """Of the usual price, where a product has no cost; 0 if costs are not made up."""
+    time_zone: str = "UTC"
+    """Where periods begin."""
     has_stores: bool = Field(default=False)
 
     @property

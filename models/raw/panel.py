@@ -27,6 +27,7 @@ from models.raw.quarantine import check_bad, most_frequent
 from models.raw.reading import reading_of
 from models.raw.remedies import explain
 from models.raw.tables import find_tables, without_secrets
+from models.raw.time_zones import UTC
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -58,6 +59,8 @@ class Panel:
     card: dict[str, Any] = field(default_factory=dict)
     """Counts of rows, bad rows by reason, and more, for the data card."""
     notes: list[str] = field(default_factory=list)
+    time_zone: str = UTC
+    """Where periods begin."""
 
     @property
     def num_periods(self) -> int:
@@ -87,6 +90,7 @@ class Panel:
             values={name: value[places] for name, value in self.values.items()},
             card=self.card,
             notes=self.notes,
+            time_zone=self.time_zone,
         )
 
     def check_sold(self) -> None:
@@ -103,6 +107,8 @@ class Panel:
     def digest(self) -> str:
         """sha256 of the contents, which does not depend on the order of rows and files."""
         found = hashlib.sha256(repr((self.period, self.first, self.products, self.stores)).encode())
+        if self.time_zone != UTC:
+            found.update(self.time_zone.encode())
         for name, value in (
             ("units", self.units),
             ("known", self.is_known),
@@ -247,14 +253,15 @@ def _panel(
         shape=(len(products), num_periods),
         columns=rows.columns,
     )
-    card["period"] = period
+    card["period"], card["time_zone"] = period, settings.time_zone
     is_known = _known(cells, settings, card, notes)
     lost = _unreadable(rows, list(uniques), period, first=first, shape=is_known.shape) & is_known & ~cells.has_row
     if lost.any():
         notes.append(f"in {int(lost.sum()):,} periods the units are not known, since their only row is in quarantine")
     is_known &= ~lost
     is_censored = cells.is_censored & is_known
-    return Panel(period, first, products, stores, cells.units, is_known, is_censored, cells.values, card, notes)
+    values, zone = cells.values, settings.time_zone
+    return Panel(period, first, products, stores, cells.units, is_known, is_censored, values, card, notes, zone)
 
 
 def _unreadable(

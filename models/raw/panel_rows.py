@@ -21,6 +21,7 @@ from models.raw.panel_settings import COLUMNS, REQUIRED, SYNONYMS, PanelSettings
 from models.raw.quarantine import Quarantine
 from models.raw.rejections import Rejections
 from models.raw.tables import Source, read
+from models.raw.time_zones import local_us
 from models.raw.times import read_times
 from models.raw.wide_tables import as_long
 
@@ -182,7 +183,10 @@ def identifier(column: pa.Array, name: str, rejections: Rejections) -> pa.Array:
 
 
 def read_periods(column: pa.Array, settings: PanelSettings, rejections: Rejections, *, now_s: float) -> pa.Array:
-    """Microseconds of each row, or the number of its period; also reads months, 2024-05, and ISO weeks, 2024-W07."""
+    """Microseconds of each row on the clock of --time-zone, or the number of its period.
+
+    Also reads months, 2024-05, and ISO weeks, 2024-W07.
+    """
     if settings.period == "number":
         numbers = read_numbers(column, "timestamp", rejections)
         is_bad = ~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) > 1e6)
@@ -196,7 +200,8 @@ def read_periods(column: pa.Array, settings: PanelSettings, rejections: Rejectio
             text = pa.array([None if value is None else _monday(value) for value in text.to_pylist()], pa.string())
         # What is not a time goes on as it was, so that messages show it.
         column = text
-    return read_times(column, rejections, now_s=now_s, format=settings.timestamp_format)
+    found = read_times(column, rejections, now_s=now_s, format=settings.timestamp_format)
+    return local_us(found, column, zone=settings.time_zone, format=settings.timestamp_format)
 
 
 def read_numbers(column: pa.Array, name: str, rejections: Rejections) -> Floats:

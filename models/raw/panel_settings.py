@@ -7,6 +7,7 @@ from typing import Literal
 
 from models.raw.mapping import parse_mapping
 from models.raw.reading import Format, TableSettings
+from models.raw.time_zones import UTC, check_zone
 from models.raw.times import check_format
 from models.settings import Share
 
@@ -43,6 +44,9 @@ class PanelSettings(TableSettings):
     timestamp_format: str = ""
     """Format of the times, unless it is RFC 3339 or epoch seconds or milliseconds: day-first or month-first for
     dates such as 31.12.2024 or 12/31/2024, or the directives of strptime, e.g. '%d/%m/%Y %H:%M'."""
+    time_zone: str = UTC
+    """Where days, weeks and months begin, e.g. Europe/London. Times with a zone or an offset and epoch numbers are
+    converted to it; those without are of this zone already."""
     format: Format = "auto"
     """File format; auto goes by the file extension."""
     period: Literal["auto", "day", "week", "month", "number"] = "auto"
@@ -82,3 +86,9 @@ def check_panel_settings(settings: PanelSettings) -> None:
     parse_mapping(settings.columns, names=(*COLUMNS, *settings.more_numbers))
     parse_mapping(settings.product_columns)
     check_format(settings.timestamp_format)
+    check_zone(settings.time_zone)
+    if settings.time_zone != UTC and settings.period == "number":
+        raise ValueError(
+            f"--time-zone {settings.time_zone} says where days begin, and --period number has none; leave one of them "
+            "out"
+        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from models.forecast.groups import Kind
 from models.forecast.networks.distributions import Distribution, dispersion_of, negative_binomial
+from models.forecast.networks.totals import Totals
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,6 +37,8 @@ class Forecast:
     """[H]"""
     total_levels: Floats
     """The level to take of the total's distribution for each of 0, 1 / NUM_BINS, ... 1."""
+    totals: Totals
+    """How uncertain totals over series are."""
     start: int
     """The first period of the forecast, counted from the model's first."""
 
@@ -86,5 +90,14 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
         total_mean=total_mean,
         total_dispersion=dispersion_of(total_mean, total_variance),
         total_levels=forecasts[0].total_levels,
+        totals=forecasts[0].totals,
         start=forecasts[0].start,
     )
+
+
+def total_of(forecasts: Sequence[Forecast], kind: Kind) -> Forecast:
+    """The forecast of a total over series: means add up, and quantiles are those that validation calibrated."""
+    whole = together(forecasts)
+    found = whole.totals.of(kind).quantiles(whole.mean, whole.variance, (*QUANTILES, COVERAGE))
+    low, upper = (found[:, QUANTILES.index(level)] for level in (0.05, 0.95))
+    return replace(whole, quantiles=found[:, :-1], interval=ends(low, upper, found[:, -1]))

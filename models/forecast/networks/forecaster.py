@@ -14,9 +14,11 @@ from models.forecast.config import BASELINE_NETWORKS, Config
 from models.forecast.data import Windows
 from models.forecast.networks.answers import COVERAGE, QUANTILES, Answers, Forecast, ends
 from models.forecast.networks.baselines import Baseline
+from models.forecast.networks.conformal import NUM_BINS, bins, corrected_levels
 from models.forecast.networks.distributions import Distribution
 from models.forecast.networks.learned import Learned
 from models.forecast.networks.simple import NAMES, simple_forecasts
+from models.forecast.networks.totals import Totals
 from models.forecast.networks.tree import Trees
 from models.forecast.report.metrics import measured
 from models.forecast.schema import KNOWN, Schema
@@ -50,10 +52,9 @@ MIN_TARGETS = 200
 """Held-out periods that a class of demand needs for choices of its own; others share those of all."""
 NUM_SPREAD = 8
 """Points at which the levels that a unit takes are counted."""
-NUM_BINS = 500
-"""Bins of the levels at which demand lay, from 0 to 1."""
-PRIOR_TARGETS = 30.0
-"""Weight of the uncorrected level beside the held-out periods."""
+
+SUMS = 2 + 3 * NUM_BINS
+"""Numbers of `calibration` before those of totals."""
 
 
 class Forecaster(nn.Module):
@@ -77,6 +78,7 @@ class Forecaster(nn.Module):
         self.register_buffer("step_levels", grid.repeat(len(CLASSES), 1))
         self.register_buffer("interval_levels", grid.repeat(len(CLASSES), 1))
         self.register_buffer("total_levels", grid.clone())
+        self.totals = Totals(schema)
 
     def loss(self, batch: Windows) -> Tensor:
         """The loss of a training batch."""
@@ -102,6 +104,7 @@ class Forecaster(nn.Module):
                 total_mean=total.mean[row],
                 total_dispersion=total.dispersion[row],
                 total_levels=levels,
+                totals=self.totals,
                 start=int(batch.start[row]),
             )
             for row in range(len(batch.demand))
@@ -109,24 +112,28 @@ class Forecaster(nn.Module):
 
     def answers(self, batch: Windows) -> Answers:
         """The blended, conformal forecasts of a batch."""
-        batch = self._cut(batch)
-        simple, demand = simple_forecasts(batch, self.season), batch.demand.cpu().numpy()
-        own = self._distribution(batch, simple)
-        found = own
-        if self.trees is not None:
-            shares = OPTIONS[self.option.cpu().numpy()[demand]]
-            found = own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch, simple), shares))
+        found, demand = self.blended(batch), batch.demand.cpu().numpy()
         quantiles = self._quantiles(found, self.step_levels.cpu().numpy()[demand], QUANTILES)
         tail = (1 - COVERAGE) / 2
         high = self._quantiles(found, self.interval_levels.cpu().numpy()[demand], (COVERAGE, 1 - tail))
         low = quantiles[..., QUANTILES.index(round(tail, 3))]
         return Answers(found, quantiles, ends(low, high[..., 1], high[..., 0]))
 
+    def blended(self, batch: Windows) -> Distribution:
+        """The blended forecasts of a batch, before their levels are corrected."""
+        batch = self._cut(batch)
+        simple = simple_forecasts(batch, self.season)
+        own = self._distribution(batch, simple)
+        if self.trees is None:
+            return own
+        shares = OPTIONS[self.option.cpu().numpy()[batch.demand.cpu().numpy()]]
+        return own.with_mean(np.einsum("bhm,bm->bh", self._candidates(own, batch, simple), shares))
+
     def calibration(self, batch: Windows) -> Tensor:
         """For each class of demand and option: squared error, count, and how often demand was at which level.
 
-        [classes, options, 2 + 3 * NUM_BINS]: levels of single periods, spread over those that a unit takes (Czado,
-        Gneiting and Held, 2009), levels below these, and levels of whole horizons.
+        [classes, options, SUMS + size of totals]: levels of single periods, spread over those that a unit takes (Czado,
+        Gneiting and Held, 2009), levels below these, levels of whole horizons, and sums of totals.
         """
         batch = self._cut(batch)
         simple = simple_forecasts(batch, self.season)
@@ -135,7 +142,7 @@ class Forecaster(nn.Module):
         demand, target = batch.demand.cpu().numpy(), batch.target.double().cpu().numpy()
         is_known = (batch.target_status == KNOWN).cpu().numpy()
         scale = np.maximum(batch.naive_scale.double().cpu().numpy(), 1e-3)
-        sums = np.zeros((len(CLASSES), self.num_options, 2 + 3 * NUM_BINS))
+        sums = np.zeros((len(CLASSES), self.num_options, SUMS + self.totals.size))
         classes = np.repeat(demand[:, None], target.shape[1], 1)[is_known]
         whole = is_known.all(1)
         for number in range(self.num_options):
@@ -145,12 +152,13 @@ class Forecaster(nn.Module):
             np.add.at(sums[:, number, 1], classes, 1.0)
             below, at_most = found.below(target)[is_known], found.at_most(target)[is_known]
             for place in (np.arange(NUM_SPREAD) + 0.5) / NUM_SPREAD:
-                levels = _bins(below + place * (at_most - below))
+                levels = bins(below + place * (at_most - below))
                 np.add.at(sums[:, number], (classes, 2 + levels), 1 / NUM_SPREAD)
-            np.add.at(sums[:, number], (classes, 2 + NUM_BINS + _bins(below)), 1.0)
+            np.add.at(sums[:, number], (classes, 2 + NUM_BINS + bins(below)), 1.0)
             total = found.total()
-            ranks = _bins(total.below(target.cumsum(1))[whole, -1])
+            ranks = bins(total.below(target.cumsum(1))[whole, -1])
             np.add.at(sums[:, number], (demand[whole], 2 + 2 * NUM_BINS + ranks), 1.0)
+            self.totals.add(sums[:, number, SUMS:], found, batch)
         return torch.from_numpy(sums)
 
     def calibrate(self, sums: Tensor) -> None:
@@ -159,13 +167,14 @@ class Forecaster(nn.Module):
         pooled = found.sum(0)
         best_of_all = _best(pooled)
         options = [_best(part) if part[0, 1] >= MIN_TARGETS else best_of_all for part in found]
-        counted = np.stack([part[option, 2:] for part, option in zip(found, options, strict=True)])
-        step, interval, total = np.split(counted, 3, axis=1)
+        chosen = np.stack([part[option] for part, option in zip(found, options, strict=True)])
+        step, interval, total = np.split(chosen[:, 2:SUMS], 3, axis=1)
+        self.totals.calibrate(chosen[:, SUMS:].sum(0))
         self.option.copy_(torch.tensor(options))
-        self.total_levels.copy_(torch.from_numpy(_levels(total.sum(0))))
+        self.total_levels.copy_(torch.from_numpy(corrected_levels(total.sum(0))))
         for buffer, counts in ((self.step_levels, step), (self.interval_levels, interval)):
             of_all = counts.sum(0)
-            levels = [_levels(own if own.sum() >= MIN_TARGETS else of_all) for own in counts]
+            levels = [corrected_levels(own if own.sum() >= MIN_TARGETS else of_all) for own in counts]
             buffer.copy_(torch.from_numpy(np.stack(levels)))
 
     def _quantiles(self, found: Distribution, levels: Floats, wanted: Sequence[float]) -> Floats:
@@ -197,29 +206,10 @@ class Forecaster(nn.Module):
         return Distribution(mean, dispersion=shape)
 
 
-def _bins(levels: Floats) -> npt.NDArray[np.int64]:
-    return np.minimum((levels * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-
-
 def _best(sums: Floats) -> int:
     """The option with the least squared error; the first unless one is clearly better."""
     best = int(sums[:, 0].argmin())
     return best if sums[best, 0] < (1 - MIN_GAIN) * sums[0, 0] else 0
-
-
-def _levels(counts: Floats) -> Floats:
-    """The level to take for each of 0, 1 / NUM_BINS, ... 1, so that so much of held-out demand lay at or below.
-
-    Split conformal prediction of distributions, Chernozhukov, Wüthrich and Zhu, PNAS 2021.
-    """
-    grid, total = np.linspace(0, 1, NUM_BINS + 1), counts.sum()
-    if not total:
-        return grid
-    shares = np.concatenate([[0.0], counts.cumsum()]) / (total + 1)
-    rising = np.maximum.accumulate(shares + np.arange(NUM_BINS + 1) * 1e-12)
-    found = np.interp(grid, rising, grid)
-    mixed: Floats = (total * found + PRIOR_TARGETS * grid) / (total + PRIOR_TARGETS)
-    return np.clip(mixed, 0.0, 1 - 0.5 / max(total, NUM_BINS))
 
 
 def _at(levels: Floats, wanted: float) -> Floats:

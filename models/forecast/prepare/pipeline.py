@@ -52,7 +52,9 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     schema = _schema(panel, ahead, static, horizon=horizon, origins=origins)
     counts = _write(out, panel, ahead, codes, classes, schema)
     digest = hashlib.sha256(panel.digest().encode() + ahead.values.tobytes() + codes.tobytes())
-    digest.update(json.dumps([LAYOUT, schema.model_dump(mode="json"), sorted(static)], sort_keys=True).encode())
+    # The stores and the time zone are in the panel, and the digest of an earlier release stays that of the same sales.
+    described = schema.model_dump(mode="json", exclude={"stores", "time_zone"})
+    digest.update(json.dumps([LAYOUT, described, sorted(static)], sort_keys=True).encode())
     schema = schema.model_copy(update={"fingerprint": digest.hexdigest(), "num_examples": counts})
     card = _card(panel, products, ahead, schema, classes, left_out)
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
@@ -132,6 +134,8 @@ def _schema(panel: Panel, ahead: Ahead, static: dict[str, list[str]], *, horizon
         ahead_scale=[float(np.abs(ahead.values[..., place]).max()) or 1.0 for place in range(len(ahead.names))],
         static=static,
         has_stores=panel.stores is not None,
+        time_zone=panel.time_zone,
+        stores=sorted(set(panel.stores or ())),
         is_count=bool((panel.units == np.rint(panel.units)).all()),
         unit=float(np.median(sold)) if len(sold) else 1.0,
     )

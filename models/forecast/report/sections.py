@@ -12,6 +12,7 @@ from models.forecast.config import Config
 from models.forecast.data import Windows, collate, dataset
 from models.forecast.networks.answers import MEDIAN, QUANTILES, Answers
 from models.forecast.networks.forecaster import MIXED, OPTIONS, Forecaster
+from models.forecast.report.totals import totals_section
 from models.forecast.schema import KNOWN, Schema
 from models.prepared import Prepared
 from models.raw.demand import CLASSES
@@ -26,14 +27,18 @@ Floats = npt.NDArray[np.float64]
 
 
 def report(network: Forecaster, data: Prepared, split: str, *, schema: Schema, config: Config) -> Sequence[Section]:
-    """Coverage, stock at service levels, errors by period ahead, what was blended, and the worst and usual windows."""
+    """Coverage, stock at service levels, errors by period ahead, totals, and what was blended."""
     windows = dataset(data, split, range(data.num_shards), schema=schema, config=config, epoch=0)
     chosen = evenly(windows, MAX_WINDOWS)
     batches = [collate(chosen[start : start + BLOCK]) for start in range(0, len(chosen), BLOCK)]
     seen = list(_seen(network, batches))
     if not seen:
         return ()
-    return [_coverage(seen), _service(seen), _ahead(seen), _blends(network)]
+    own = data.schema(Schema)
+    origins = own.val_origins if split == "val" else own.test_origins
+    shift = own.first - schema.first
+    totals = totals_section(network, windows, [shift + origin for origin in origins], schema=schema)
+    return [_coverage(seen), _service(seen), _ahead(seen), totals, _blends(network)]
 
 
 def _seen(network: Forecaster, batches: Sequence[Windows]) -> Iterator[tuple[Windows, Answers]]:

@@ -194,6 +194,7 @@ def test_the_report_has_coverage_service_levels_and_blends(model: Model, data: P
         "Intervals and quantiles",
         "Stock at service levels",
         "Periods ahead",
+        "Totals",
         "Chosen by class of demand",
     ]
     assert 0 < sections[0].numbers["coverage_90"] <= 1

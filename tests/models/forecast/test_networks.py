@@ -17,7 +17,7 @@ from models.forecast.config import Config
 from models.forecast.data import Window, Windows, collate, dataset
 from models.forecast.networks.build import build, resolve
 from models.forecast.networks.distributions import LEVELS, Distribution, quantile_losses
-from models.forecast.networks.forecaster import NUM_BINS, OPTIONS, Forecaster
+from models.forecast.networks.forecaster import OPTIONS, SUMS, Forecaster
 from models.forecast.networks.simple import NAMES, exponential_smoothing, seasonal_naive, simple_forecasts, tsb_level
 from models.forecast.networks.tree import SETTINGS, Trees
 from models.forecast.sample import LIFT, Shop, write_sample
@@ -182,7 +182,7 @@ def test_conformal_levels_mend_a_forecast_that_is_too_sure() -> None:
 
 def test_a_class_of_demand_is_blended_as_validation_says() -> None:
     model = build(replace(SMALL, blend=True), SCHEMA).eval()
-    sums = torch.zeros(len(CLASSES), len(OPTIONS), 2 + 3 * NUM_BINS, dtype=torch.float64)
+    sums = torch.zeros(len(CLASSES), len(OPTIONS), SUMS + model.totals.size, dtype=torch.float64)
     sums[:, :, 0], sums[:, :, 1] = 100.0, 1000.0
     sums[0, 1, 0], sums[2, 1, 0] = 50.0, 99.5
     sums[3, :, 1], sums[3, 4, 0] = 10.0, 60.0

@@ -155,3 +155,13 @@ def test_car_parts_are_those_of_the_published_comparison(shared_data: Path, tmp_
     loss = 0.5 * np.concatenate([window.target[window.target_status == KNOWN] for window in test])
     assert len(test) == 857
     assert loss.mean() == pytest.approx(0.2865, abs=5e-5)  # the published QL(0.5) of zero
+
+
+def test_a_model_is_not_evaluated_on_sales_of_another_time_zone(tmp_path: Path) -> None:
+    raw = str(sales_file(tmp_path / "s.csv", {"a": counting()}))
+    utc = schema_of(prepared(tmp_path / "utc", raw=raw, horizon=5))
+    london = prepared(tmp_path / "london", raw=raw, horizon=5, time_zone="Europe/London")
+
+    assert schema_of(london).fingerprint != utc.fingerprint
+    with pytest.raises(ValueError, match=r"days begin in UTC.*in Europe/London; prepare with --time-zone UTC"):
+        dataset(london, "test", [0], schema=utc, config=resolve(Config(), utc), epoch=0)
