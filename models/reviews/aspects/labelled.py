@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,9 +53,15 @@ class Judged:
 
 def judged(sentences: Sequence[Sentence]) -> Judged:
     """The terms of sentences whose polarity is known."""
-    rows = [(one.text, *term) for one in sentences for term in one.terms if term[2] != UNKNOWN]
-    texts, starts, ends, labels = ([row[place] for row in rows] for place in range(4))
-    return Judged(list(map(str, texts)), *([int(one) for one in column] for column in (starts, ends, labels)))
+    found = Judged([], [], [], [])
+    for one in sentences:
+        for start, end, polarity in one.terms:
+            if polarity != UNKNOWN:
+                found.texts.append(one.text)
+                found.starts.append(start)
+                found.ends.append(end)
+                found.labels.append(polarity)
+    return found
 
 
 def majority_of(sentences: Sequence[Sentence]) -> int:
@@ -65,7 +72,7 @@ def majority_of(sentences: Sequence[Sentence]) -> int:
 
 def as_table(sentences: Sequence[Sentence]) -> pa.Table:
     """Sentences as a table with the columns of FIELDS."""
-    columns = [
+    columns: list[list[Any]] = [
         [one.text for one in sentences],
         *([[term[n] for term in one.terms] for one in sentences] for n in range(3)),
     ]
