@@ -32,6 +32,7 @@ DOMAINS = ("restaurants", "laptops")
 FOLDS = 5
 WINDOW = 40
 NUM_SAMPLES = 2000
+FOLD = "median [lowest, highest] of the folds"
 RIVAL = "TF-IDF window"
 
 
@@ -87,6 +88,8 @@ def polarity(rows: list[Answer], seed: int, members: int) -> dict[str, Answer]:
         name: {
             "accuracy": float((guess == truth).mean()),
             "macro_f1": macro_f1(truth, guess),
+            "n": len(truth),
+            "folds": [float((guess == truth)[fold == number].mean()) for number in range(FOLDS)],
             "core_seconds": seconds.get(name, 0.0),
             "difference": paired(guess == truth, guesses[RIVAL] == truth, groups),
         }
@@ -109,16 +112,22 @@ def extraction(rows: list[Answer], seed: int) -> Answer:
     texts = [row["text"] for row in rows]
     spans = [[(one["from"], one["to"]) for one in row["aspect_terms"]] for row in rows]
     fold = folds(groups_of(texts), seed)
-    started, hits, said, there = time.process_time(), 0, 0, 0
+    started, counts = time.process_time(), np.zeros((FOLDS, 3))
     for number in range(FOLDS):
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         network = fit_tagger([texts[row] for row in train], [spans[row] for row in train], ENGLISH)
         for row, found in zip(test, find_terms(network, [texts[row] for row in test], ENGLISH), strict=True):
-            hits += len(set(found) & set(spans[row]))
-            said, there = said + len(found), there + len(spans[row])
-    precision, recall = hits / max(said, 1), hits / there
-    f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-    return {"f1": f1, "precision": precision, "recall": recall, "core_seconds": time.process_time() - started}
+            counts[number] += len(set(found) & set(spans[row])), len(found), len(spans[row])
+    hits, said, there = counts.sum(0)
+    return {
+        "f1": float(2 * hits / (said + there)),
+        "precision": float(hits / max(said, 1)),
+        "recall": float(hits / there),
+        "n": int(there),
+        "sentences": len(texts),
+        "folds": [float(2 * own / (found + real)) for own, found, real in counts],
+        "core_seconds": time.process_time() - started,
+    }
 
 
 def groups_of(texts: list[str]) -> NDArray[np.int64]:
@@ -156,15 +165,34 @@ def tabulate(found: dict[str, list[Answer]]) -> list[Table]:
         domain, system = key.split("|")
         if "f1" in answers[0]:
             cells = [Spread.of(one[name] for one in answers).text(".3f") for name in ("f1", "precision", "recall")]
-            extracted.append([domain, *cells, Spread.of(one["core_seconds"] for one in answers).text(".0f")])
+            num = f"{answers[0]['n']:,} in {answers[0]['sentences']:,} sentences"
+            extracted.append(
+                [domain, num, *cells, of_folds(answers), Spread.of(one["core_seconds"] for one in answers).text(".0f")]
+            )
             continue
         cells = [Spread.of(one[name] for one in answers).text(".3f") for name in ("accuracy", "macro_f1")]
         mean, low, high = (float(np.mean([one["difference"][place] for one in answers])) for place in range(3))
         seconds = Spread.of(one["core_seconds"] for one in answers).text(".0f")
-        rows.append([domain, system, *cells, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seconds])
-    header = ["domain", "system", "accuracy", "macro-F1", "accuracy against TF-IDF", "core-seconds"]
-    terms = Table("Terms by tags, exact spans", ["domain", "F1", "precision", "recall", "core-seconds"], extracted)
+        num = f"{answers[0]['n']:,}"
+        rows.append([domain, system, num, *cells, of_folds(answers), f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seconds])
+    header = [
+        "domain",
+        "system",
+        "terms",
+        "accuracy",
+        "macro-F1",
+        f"accuracy, {FOLD}",
+        "accuracy against TF-IDF",
+        "core-seconds",
+    ]
+    found_header = ["domain", "terms", "F1", "precision", "recall", f"F1, {FOLD}", "core-seconds"]
+    terms = Table("Terms by tags, exact spans", found_header, extracted)
     return [Table("Polarity of given terms", header, rows), terms]
+
+
+def of_folds(answers: list[Answer]) -> str:
+    """The median, lowest and highest of the folds of all seeds."""
+    return Spread.of(one for answer in answers for one in answer["folds"]).text(".3f")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ class Config(TrainConfig):
     pretrain_epochs: NonNegativeInt = 0
     """First epochs in which a deep network also learns which characters were replaced by plausible ones; on made-up
     reviews one such epoch kept it from learning sentiment, see docs/log.md."""
+    term_members: NonNegativeInt = 1
+    """Networks of aspect terms, where labelled aspects were prepared: convolutions whose polarities are averaged; 0
+    trains no such networks."""
     confident_accuracy: Annotated[float, Field(gt=0.5, lt=1)] = 0.98
     """The accuracy that answers which are not marked as unsure should have."""
 
@@ -60,9 +63,9 @@ SPACE: dict[str, Range] = {
 }
 
 BASELINES = {
-    "majority": Config(network="majority"),
-    "naive Bayes": Config(network="naive-bayes"),
-    "linear": Config(network="linear"),
+    "majority": Config(network="majority", term_members=0),
+    "naive Bayes": Config(network="naive-bayes", term_members=0),
+    "linear": Config(network="linear", term_members=0),
 }
 
 _DEEP = ("encoder", "dim", "num_blocks", "dropout", "pretrain_epochs")

@@ -42,6 +42,8 @@ class Review:
     """Epoch of training, from 1; 0 otherwise."""
     explain: bool = False
     """Whether the n-grams that speak for the answer are wanted."""
+    text: str = ""
+    """The text as it was sent, where its aspect terms are wanted."""
     stored: Mapping[str, Any] | None = None
     """What the feature store has of a product, for an answer that only passes it on."""
 
@@ -67,6 +69,8 @@ class Reviews:
     """[B] the texts whose answer is to be explained."""
     stored: tuple[Mapping[str, Any] | None, ...] = ()
     """[B]"""
+    texts: tuple[str, ...] = ()
+    """[B] the texts whose aspect terms are wanted, empty for the others."""
     epoch: int = 0
 
     def to(self, device: torch.device | str) -> Self:
@@ -177,6 +181,7 @@ def collate(examples: Sequence[Review]) -> Reviews:
         categories=tuple(each.category for each in examples),
         codes=tuple(each.codes if each.explain else None for each in examples),
         stored=tuple(each.stored for each in examples),
+        texts=tuple(each.text for each in examples),
         epoch=examples[0].epoch,
     )
 

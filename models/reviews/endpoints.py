@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -78,6 +79,20 @@ class AspectMention(BaseModel):
     end: int
 
 
+class AspectTerm(BaseModel):
+    """A term that a review judges, by the networks that were trained on the shop's labelled aspects."""
+
+    text: str
+    """As it stands in the review."""
+    polarity: Literal["negative", "neutral", "positive"]
+    confidence: float
+    """Probability of the polarity, not calibrated."""
+    start: int
+    """First character, counted in the review from 0."""
+    end: int
+    """The character after the last."""
+
+
 class ClassProbability(BaseModel):
     """A sentiment and its probability."""
 
@@ -105,6 +120,9 @@ class Analysis(BaseModel):
     evidence: list[Evidence]
     """At most three, the strongest first; empty for a purely deep network."""
     aspects: list[AspectMention]
+    """By the lexicon of the review's language."""
+    terms: list[AspectTerm] = []
+    """By the networks of aspect terms; empty for a model without labelled aspects, or in languages that they lack."""
 
 
 class AnalysisResponse(BaseModel):
@@ -124,8 +142,9 @@ def encode(request: AnalysisRequest, schema: Schema, features: Features) -> list
     found = []
     for text in request.all_texts:
         plain = normalise(text[: schema.max_chars])
-        language = LANGUAGES.index(language_of(plain.text))
-        found.append(Review(plain.codes, language=language, explain=request.evidence))
+        language = language_of(plain.text)
+        read = text[: schema.max_chars] if language in schema.term_languages else ""
+        found.append(Review(plain.codes, language=LANGUAGES.index(language), explain=request.evidence, text=read))
     return found
 
 
@@ -159,6 +178,10 @@ def _analysis(text: str, prediction: Prediction, schema: Schema) -> Analysis:
         truncated=len(text) > schema.max_chars,
         evidence=evidence,
         aspects=_aspects(text[: schema.max_chars], language, schema),
+        terms=[
+            AspectTerm.model_validate({**asdict(each), "text": text[each.start : each.end]})
+            for each in prediction.terms
+        ],
     )
 
 

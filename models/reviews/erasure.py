@@ -16,8 +16,10 @@ from models.erasure.contract import Erasure
 from models.erasure.erased import REASON, Erased, digest_of
 from models.erasure.quarantine import copy_quarantine
 from models.prepared import Prepared
+from models.reviews.aspects.labelled import read_sentences
 from models.reviews.aspects.reading import FILE
-from models.reviews.prepare.pipeline import RULE, STORED, finish, notes_of, prepare
+from models.reviews.prepare.labelled import Labels
+from models.reviews.prepare.pipeline import RULE, STORED, Aspects, finish, notes_of, prepare
 from models.reviews.prepare.rows import FIELDS, is_erased
 from models.reviews.prepare.settings import PrepareConfig
 from models.reviews.schema import CLASSES, UNLABELLED, Schema
@@ -57,8 +59,14 @@ def rewrite(data: Prepared, out: Path, executor: Executor, erased: Erased) -> Sc
         rule={name: getattr(before, name) for name in RULE},
         card=card,
         notes=notes,
-        lexicon=(data.path / FILE).read_text(encoding="utf-8"),
+        aspects=Aspects((data.path / FILE).read_text(encoding="utf-8"), _labels(data)),
     )
+
+
+def _labels(data: Prepared) -> Labels:
+    """The labelled aspects, which name no user and stay."""
+    told = data.card().get("labelled_aspects", {})
+    return Labels(read_sentences(data.path), {name: told[name] for name in ("raw", "rows", "bad") if name in told})
 
 
 def _stored(shard: Path) -> pa.Table:

@@ -35,3 +35,7 @@ class Schema(AnySchema):
     fractions: list[float]
     """Shares of validation and test."""
     has_users: bool = False
+    term_counts: dict[str, int] = Field(default_factory=dict)
+    """Labelled aspect terms of each split; empty without labelled aspects."""
+    term_languages: list[str] = Field(default_factory=list)
+    """Languages of the labelled sentences that were trained on."""

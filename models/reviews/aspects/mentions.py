@@ -59,6 +59,12 @@ def aspects_of(text: str, language: str, lexicon: Lexicon) -> list[Mention]:
     ]
 
 
+def terms_in(text: str, language: str, lexicon: Lexicon) -> list[Span]:
+    """Where the lexicon's names of aspects are in a text."""
+    matcher = _matcher(lexicon, language == "zh")
+    return [(start, end) for _, start, end in matcher.terms(matcher.lower(text), 0, len(text))]
+
+
 def merged(mentions: Iterable[Mention]) -> dict[str, float]:
     """The mean polarity of each aspect over its mentions that say one; 0 where none does."""
     found: dict[str, list[float]] = {}

@@ -141,7 +141,8 @@ def predict_polarity(network: TermPolarity, inputs: TermInputs) -> Floats:
     with torch.inference_mode():
         for start in range(0, len(inputs), BLOCK):
             rows = np.arange(start, min(start + BLOCK, len(inputs)))
-            found[rows] = network(_batch(inputs, rows)).exp().numpy()
+            batch = {name: one.to(network.wide.weight.device) for name, one in _batch(inputs, rows).items()}
+            found[rows] = network(batch).exp().cpu().numpy()
     return found
 
 

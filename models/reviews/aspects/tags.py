@@ -101,7 +101,8 @@ def find_terms(network: TermTagger, texts: Sequence[str], lexicon: Lexicon) -> l
     for start in range(0, len(texts), BLOCK):
         tokens = [tokens_of(text, lexicon)[:MOST_TOKENS] for text in texts[start : start + BLOCK]]
         with torch.inference_mode():
-            tags = network(_inputs(tokens)).argmax(-1).tolist()
+            device = network.words.weight.device
+            tags = network({name: one.to(device) for name, one in _inputs(tokens).items()}).argmax(-1).tolist()
         found += [_spans(own, said) for own, said in zip(tokens, tags, strict=True)]
     return found
 

@@ -16,6 +16,8 @@ from torch.optim import Adagrad, Optimizer
 from models.metrics import BatchMetrics, Ratio, accuracy
 from models.nn.precision import autocast_dtype
 from models.prepared import Prepared
+from models.reviews.aspects.labelled import read_sentences
+from models.reviews.aspects.trained import Term, TermNetworks
 from models.reviews.config import Config
 from models.reviews.data import Reviews
 from models.reviews.networks.deep import Deep
@@ -42,6 +44,8 @@ class Prediction:
     unsure: bool
     spans: Spans
     """(first, last character, score) of what speaks most for the answer, in the normalised text; empty unless asked."""
+    terms: Sequence[Term] = ()
+    """Aspect terms; empty for a network without labelled aspects."""
 
 
 class Sentiment(nn.Module):
@@ -57,6 +61,8 @@ class Sentiment(nn.Module):
         self.config, self.num_classes = config, len(schema.classes)
         self.wide = _wide_of(config, schema)
         self.deep = Deep(config, schema) if config.network in ("deep", "wide-deep") else None
+        has_terms = config.term_members > 0 and schema.term_counts.get("train", 0) > 0
+        self.terms = TermNetworks(config.term_members, schema) if has_terms else None
         counts = torch.tensor(schema.class_counts, dtype=torch.float32)
         self.register_buffer("prior", torch.log((counts + 1) / (counts + 1).sum()))
         self.register_buffer("share", torch.ones(()))
@@ -146,7 +152,10 @@ class Sentiment(nn.Module):
         if self.wide is not None and any(codes is not None for codes in batch.codes):
             spans = spans_of(batch, self.wide.contributions(batch), predicted)
         probabilities = logits.softmax(1).tolist()
-        return [Prediction(*row) for row in zip(probabilities, unsure, spans, strict=True)]
+        terms: Sequence[Sequence[Term]] = [()] * len(predicted)
+        if self.terms is not None and any(batch.texts):
+            terms = self.terms.read(batch.texts)
+        return [Prediction(*row) for row in zip(probabilities, unsure, spans, terms, strict=True)]
 
     def fit(self, data: Prepared, schema: Schema) -> None:
         """Set what is not trained by gradients."""
@@ -154,6 +163,8 @@ class Sentiment(nn.Module):
             for part in (self.wide, self.deep):
                 if part is not None:
                     part.fit(data, schema, self.config)
+            if self.terms is not None:
+                self.terms.fit(read_sentences(data.path, "train"), seed=self.config.seed)
 
     def optimizer(self) -> Optimizer | None:
         """Adagrad for the sparse gradients of a wide network; None is the loop's."""

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from models.raw.reading import reading_of
 from models.raw.remedies import explain
 from models.raw.tables import Source, find_tables, without_secrets
 from models.reviews.aspects.reading import FILE, read_lexicon
+from models.reviews.prepare.labelled import Labels, read_labels, write_labels
 from models.reviews.prepare.labels import classes_of
 from models.reviews.prepare.rows import Rows, of_mask, read_rows
 from models.reviews.prepare.settings import PrepareConfig, check_flags, held_out
@@ -40,6 +42,17 @@ CONTRADICTION = "label_contradicts_rating"
 RULE = ("split", "split_seed", "hold_out", "fractions", "max_chars")
 """Fields of the schema that say how texts are split."""
 STORED = ("text", "product_id", "user_id", "time_us", "rating", "category", "aspects")
+
+
+@dataclass(frozen=True)
+class Aspects:
+    """What a shop says of aspects itself."""
+
+    words: str
+    """The text of its file of words, empty without."""
+    labels: Labels
+
+
 _REMEDIES = {
     "mojibake": "the text was read in a wrong encoding before it was written: export it as UTF-8",
     "nul_character": "remove the characters NUL",
@@ -59,6 +72,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor, erased: Erased
     quarantine.mkdir(parents=True)
     tables = find_tables(config.raw, reading_of(config, format=config.format))
     paths = [quarantine / f"{number:05d}.parquet" for number in range(len(tables.sources))]
+    labels = read_labels(config, quarantine / "aspects.parquet")
     read = partial(_read, config, time.time(), erased)
     rows = _merged(list(executor.map(read, tables.sources, paths)))
     source = without_secrets(config.raw)
@@ -73,7 +87,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor, erased: Erased
             "fractions": [config.val_fraction, config.test_fraction],
             "max_chars": config.max_chars,
         }
-        return finish(table, classes, out, rule=rule, card=card, notes=notes, lexicon=lexicon)
+        return finish(table, classes, out, rule=rule, card=card, notes=notes, aspects=Aspects(lexicon, labels))
 
 
 def finish(
@@ -84,9 +98,9 @@ def finish(
     rule: dict[str, Any],
     card: dict[str, Any],
     notes: list[str],
-    lexicon: str,
+    aspects: Aspects,
 ) -> Schema:
-    """Split good rows with their classes, and write shards, schema, card and the shop's words for aspects."""
+    """Split good rows with their classes, and write shards, schema, card, the shop's words and labels for aspects."""
     frame = table.to_pandas()
     frame["class"] = classes
     num_rows = len(frame)
@@ -103,16 +117,29 @@ def finish(
     codes = np.array([names.index(name) if name in names else UNLABELLED for name in CLASSES] + [UNLABELLED], np.int8)
     frame["class"] = codes[frame["class"].to_numpy()]
     digests = [_write_shard(out, frame[frame["shard"] == number], number) for number in range(NUM_SHARDS)]
-    schema = _schema(frame, names, rule)
-    content = [LAYOUT, schema.model_dump(mode="json"), digests, *([lexicon] if lexicon else [])]
-    (out / FILE).write_text(lexicon, encoding="utf-8")
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    schema = schema.model_copy(update={"fingerprint": fingerprint})
-    card |= _card(frame, schema, num_duplicates=num_rows - len(frame))
+    schema, told = _with_aspects(_schema(frame, names, rule), aspects, digests, out, rule)
+    card |= _card(frame, schema, num_duplicates=num_rows - len(frame)) | told
     card["notes"] = [*notes, *notes_of(card)]
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
     (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     return schema
+
+
+def _with_aspects(
+    schema: Schema, aspects: Aspects, digests: list[str], out: Path, rule: dict[str, Any]
+) -> tuple[Schema, dict[str, Any]]:
+    """Write the shop's words and labels; returns the schema with its fingerprint, and what the card says of labels."""
+    (out / FILE).write_text(aspects.words, encoding="utf-8")
+    # Data without labels have the fingerprint that they had before there were any.
+    plain = schema.model_dump(mode="json", exclude={"term_counts", "term_languages"})
+    content = [LAYOUT, plain, digests, *([aspects.words] if aspects.words else [])]
+    told: dict[str, Any] = {}
+    if aspects.labels.sentences:
+        fields, said, digest = write_labels(aspects.labels, out, rule)
+        schema, told = schema.model_copy(update=fields), {"labelled_aspects": said}
+        content.append(digest)
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return schema.model_copy(update={"fingerprint": fingerprint}), told
 
 
 def notes_of(card: dict[str, Any]) -> list[str]:
@@ -127,6 +154,12 @@ def notes_of(card: dict[str, Any]) -> list[str]:
         )
     if card["unlabelled"]:
         notes.append(f"{card['unlabelled']:,} reviews have no class, and are not trained on")
+    if labelled := card.get("labelled_aspects"):
+        terms, num_bad = sum(labelled["terms"].values()), sum(labelled["bad"].values())
+        notes.append(
+            f"{terms:,} labelled aspects in {sum(labelled['sentences'].values()):,} sentences; {num_bad:,} are in "
+            "quarantine"
+        )
     notes.append("languages: " + ", ".join(f"{count:,} {name}" for name, count in card["languages"].items()))
     return notes
 

@@ -64,6 +64,9 @@ class PrepareConfig(TableSettings):
     """Characters of a review that are read; longer ones are cut off and counted."""
     lexicon: str | None = None
     """A YAML file with more words for aspects, also for aspects of the shop's own, see docs/reviews-reputation.md."""
+    aspects: str | None = None
+    """Sentences with labelled aspects, on which `train` learns terms and their polarity: XML of SemEval-2014, or a
+    table with text, term, polarity, from and to."""
     max_bad_fraction: Share = 0.01
     """Reject the reviews when a larger share of the rows is bad."""
 

@@ -51,7 +51,7 @@ def _splits(
     if rule["split"] == "time":
         split = _by_time(frame, examples, val, test)
     else:
-        place = np.array([_place(digest, rule["split_seed"]) for digest in examples["digest"]])
+        place = np.array([place_of(digest, rule["split_seed"]) for digest in examples["digest"]])
         of_rest = (test, test + val) if not rule["hold_out"] else (0.0, val)
         split = np.where(place < of_rest[0], SPLITS[2], np.where(place < of_rest[1], SPLITS[1], SPLITS[0])).astype(
             object
@@ -86,7 +86,7 @@ def _by_time(frame: pd.DataFrame, examples: pd.DataFrame, val: float, test: floa
     return found
 
 
-def _place(digest: str, seed: int) -> float:
+def place_of(digest: str, seed: int) -> float:
     """A place between 0 and 1 that depends on the text and the seed alone."""
     return int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:15], 16) / 16**15
 

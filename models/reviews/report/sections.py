@@ -1,4 +1,4 @@
-"""What the reviews family adds to a report: what the deep part adds, likely wrong labels, and confident mistakes."""
+"""What the reviews family adds to a report: the deep part's gain, wrong labels, mistakes, aspect terms."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from models.reviews.config import Config
 from models.reviews.data import Texts, collate, dataset
 from models.reviews.networks.sentiment import Sentiment
 from models.reviews.networks.wide import Linear
+from models.reviews.report.terms import term_section
 from models.reviews.schema import Schema
 
 MAX_TEXTS = 20_000
@@ -29,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def report(network: Sentiment, data: Prepared, split: str, *, schema: Schema, config: Config) -> Sequence[Section]:
-    """What the deep part adds, confident mistakes, and likely wrong labels of training texts with their share."""
+    """What the deep part adds, confident mistakes, likely wrong labels of training texts, and aspect terms."""
     found = []
     texts = _opened(data, split, schema, config)
     chosen = _known(texts)
@@ -43,6 +44,8 @@ def report(network: Sentiment, data: Prepared, split: str, *, schema: Schema, co
         chosen = _known(texts)
         wide, _, labels = _scored(network, texts, chosen)
         found.append(_labels(data, texts, chosen, _probabilities(wide), labels, schema))
+    if network.terms is not None and (section := term_section(network.terms, data, split, schema)):
+        found.append(section)
     return found
 
 
