@@ -46,8 +46,8 @@ class Config(TrainConfig):
     dropout: Share = 0.3
     """Dropout of a deep network."""
     pretrain_epochs: NonNegativeInt = 0
-    """First epochs in which a deep network also learns which characters were replaced by plausible ones; on made-up
-    reviews one such epoch kept it from learning sentiment, see docs/log.md."""
+    """First ones of the epochs in which a deep network learns no sentiment, but which characters of a text were
+    replaced by plausible ones, from training texts and those without a class; see docs/log.md for what it gains."""
     confident_accuracy: Annotated[float, Field(gt=0.5, lt=1)] = 0.98
     """The accuracy that answers which are not marked as unsure should have."""
 
@@ -64,6 +64,12 @@ BASELINES = {
     "naive Bayes": Config(network="naive-bayes"),
     "linear": Config(network="linear"),
 }
+
+
+def pretraining_epochs(config: Config) -> int:
+    """The first epochs that pretrain; none for a network without a deep part."""
+    return config.pretrain_epochs if config.network in ("deep", "wide-deep") else 0
+
 
 _DEEP = ("encoder", "dim", "num_blocks", "dropout", "pretrain_epochs")
 _TRAINED = ("epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "patience")

@@ -18,7 +18,7 @@ from models.nn.precision import autocast_dtype
 from models.prepared import Prepared
 from models.reviews.config import Config
 from models.reviews.data import Reviews
-from models.reviews.networks.deep import Deep
+from models.reviews.networks.deep import Deep, zero_loss
 from models.reviews.networks.evidence import Spans, spans_of
 from models.reviews.networks.wide import Linear, NaiveBayes
 from models.reviews.schema import Schema
@@ -64,15 +64,18 @@ class Sentiment(nn.Module):
         self.register_buffer("threshold", torch.zeros(()))
 
     def loss(self, batch: Reviews) -> Tensor:
-        """Weighted cross-entropy of training texts; in the first epochs also the loss of pretraining."""
+        """Weighted cross-entropy of training texts, or the loss of pretraining."""
+        if batch.pretrain:
+            assert self.deep is not None
+            return self.deep.pretraining_loss(batch)
         wide, deep = self.parts(batch)
         losses = F.cross_entropy(wide + deep, batch.labels, reduction="none")
         loss = (losses * batch.weights).sum() / batch.weights.sum().clamp_min(1e-6)
         if isinstance(self.wide, NaiveBayes):
             loss = loss + self.wide.regularisation(batch)
-        if self.deep is not None and 0 < batch.epoch <= self.config.pretrain_epochs:
-            return loss + PRETRAINING_WEIGHT * self.deep.pretraining_loss(batch)
-        return loss if self.deep is None or not self.config.pretrain_epochs else loss + self.deep.no_pretraining_loss()
+        if self.deep is None or not self.config.pretrain_epochs:
+            return loss
+        return loss + zero_loss(self.deep.is_replaced)
 
     def parts(self, batch: Reviews) -> tuple[Tensor, Tensor]:
         """The logits [B, K] of the wide part and of the deep part, zero for a part that is not there."""
@@ -171,10 +174,6 @@ class Sentiment(nn.Module):
 
     def _is_unsure(self, logits: Tensor) -> Tensor:
         return _margins(logits) * self.temperature < self.threshold
-
-
-PRETRAINING_WEIGHT = 5.0
-"""Of the loss of replaced characters, of which there is one for each character and the mean is small."""
 
 
 def _margins(logits: Tensor) -> Tensor:
