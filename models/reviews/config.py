@@ -18,13 +18,19 @@ FITTED_NETWORKS = ("linear", "naive-bayes", "majority")
 class Config(TrainConfig):
     """How to train the sentiment of reviews."""
 
-    network: Literal["wide-deep", "wide", "deep", "linear", "naive-bayes", "majority"] = "wide-deep"
+    network: Literal["wide-deep", "wide", "deep", "encoder", "linear", "naive-bayes", "majority"] = "wide-deep"
     """Network: wide-deep learns with a deep network what a linear model of n-grams leaves over; wide is a linear model
-    that starts from naive Bayes (NB-SVM), deep a network of characters alone. The others are baselines: logistic
-    regression on n-grams (linear), naive-bayes, and the majority class."""
+    that starts from naive Bayes (NB-SVM), deep a network of characters alone, encoder is wide-deep with a
+    pretrained encoder (see --pretrained) as its deep part. The others are baselines: logistic regression on n-grams
+    (linear), naive-bayes, and the majority class."""
     encoder: Literal["cnn", "rnn", "attention"] = "cnn"
     """What reads the characters in a deep network: convolutions (Kim, 2014), a bidirectional GRU, or blocks of
     convolutions and gated attention."""
+    pretrained: str = ""
+    """Local folder of a pretrained encoder in Hugging Face's format, such as a BERT: config.json, model.safetensors and
+    tokenizer.json or vocab.txt. It is stored in the model. Nothing is downloaded."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What a pretrained encoder says of a text: the mean of its states, or the first (cls)."""
     epochs: PositiveInt = 5
     """Maximum number of epochs."""
     batch_size: PositiveInt = 128
@@ -72,11 +78,13 @@ def pretraining_epochs(config: Config) -> int:
 
 
 _DEEP = ("encoder", "dim", "num_blocks", "dropout", "pretrain_epochs")
+_PRETRAINED = ("pretrained", "pooling")
 _TRAINED = ("epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "patience")
 UNUSED_SETTINGS: dict[str, tuple[str, ...]] = {
-    "wide-deep": ("penalty",),
-    "deep": ("penalty", "num_buckets"),
-    "wide": _DEEP,
-    **dict.fromkeys(FITTED_NETWORKS, (*_DEEP, *_TRAINED, "penalty")),
+    "wide-deep": ("penalty", *_PRETRAINED),
+    "deep": ("penalty", "num_buckets", *_PRETRAINED),
+    "encoder": ("penalty", "encoder", "dim", "num_blocks", "pretrain_epochs"),
+    "wide": (*_DEEP, *_PRETRAINED),
+    **dict.fromkeys(FITTED_NETWORKS, (*_DEEP, *_PRETRAINED, *_TRAINED, "penalty")),
 }
 """Network -> settings that have no effect on it."""

@@ -24,7 +24,12 @@ def build(config: Config, schema: Schema) -> Sentiment:
 
 
 def resolve(config: Config, schema: Schema) -> Config:
-    """The config itself; ValueError for one whose epochs all pretrain."""
+    """The config itself; ValueError for one whose epochs all pretrain, or whose encoder is not given."""
+    if bool(config.pretrained) != (config.network == "encoder"):
+        raise ValueError(
+            f"--pretrained is {config.pretrained!r} and --network {config.network}; a pretrained encoder takes both "
+            "--network encoder and --pretrained FOLDER"
+        )
     if config.pretrain_epochs and pretraining_epochs(config) >= config.epochs:
         raise ValueError(
             f"--pretrain-epochs {config.pretrain_epochs} are the first ones of --epochs {config.epochs}, and none is "

@@ -20,6 +20,7 @@ from models.reviews import FAMILY
 from models.reviews.config import Config
 from models.reviews.data import collate, dataset
 from models.reviews.networks.build import build
+from models.reviews.networks.deep import Deep
 from models.reviews.sample import made_up
 from models.reviews.schema import WITHOUT_CLASS, Schema
 from tests.kit.gloo import run_workers
@@ -156,7 +157,7 @@ def test_pretraining_learns_which_characters_were_replaced(data: Prepared) -> No
 
     assert not len(batch.grams)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    assert network.deep is not None and not bool(network.deep.head.weight.any())
+    assert isinstance(network.deep, Deep) and not bool(network.deep.head.weight.any())
 
 
 def test_each_phase_has_its_own_schedule_and_early_stopping_counts_from_the_end_of_pretraining(
