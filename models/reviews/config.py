@@ -53,7 +53,8 @@ class Config(TrainConfig):
     """Dropout of a deep network."""
     pretrain_epochs: NonNegativeInt = 0
     """First ones of the epochs in which a deep network learns no sentiment, but which characters of a text were
-    replaced by plausible ones, from training texts and those without a class; it cost accuracy so far, see docs/log.md."""
+    replaced by plausible ones, from training texts and those without a class; so far it cost accuracy, see
+    docs/log.md."""
     confident_accuracy: Annotated[float, Field(gt=0.5, lt=1)] = 0.98
     """The accuracy that answers which are not marked as unsure should have."""
 
