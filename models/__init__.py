@@ -17,9 +17,10 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> MutableMapping[str, Family]:
         if name != "FAMILIES":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from models.extras import PACKAGES, Families
+        from models.extras import PACKAGES, PARTS, Families
         from models.plugins import other_families
 
-        families = Families(list(PACKAGES), other_families(PACKAGES))
+        own = [name for name in PACKAGES if name not in PARTS]
+        families = Families(own, other_families(own))
         # Two threads may ask at once: what one of them has registered must not be lost to the other's.
         return globals().setdefault("FAMILIES", families)

@@ -17,8 +17,11 @@ PACKAGES: Mapping[str, frozenset[str]] = {
     "forecast": frozenset({"scipy", "sklearn"}),
     "pricing": frozenset({"scipy", "sklearn"}),
     "reviews": frozenset({"scipy"}),
+    "encoder": frozenset({"transformers", "tokenizers"}),
 }
-"""Extra, which is called like its family -> the modules that it brings."""
+"""Extra, which is called like its family or is one of PARTS -> the modules that it brings."""
+PARTS: Mapping[str, str] = {"encoder": "the network encoder of reviews"}
+"""Extra for a part of a family -> what needs it."""
 
 
 LATER: Mapping[str, frozenset[str]] = {"image": frozenset({"captum", "sklearn"}), "forecast": frozenset({"sklearn"})}
@@ -86,5 +89,6 @@ def _missing(name: str) -> ExtraMissing | None:
 
 def _without(name: str, module: str) -> ExtraMissing:
     return ExtraMissing(
-        f"the {name} family needs the package {module}, which is not installed: pip install 'shopkeeper[{name}]'"
+        f"{PARTS.get(name, f'the {name} family')} needs the package {module}, which is not installed: "
+        f"pip install 'shopkeeper[{name}]'"
     )

@@ -279,6 +279,10 @@ def _unchanged(config: Any, schema: Any) -> Any:
     return config
 
 
+def _no_pretraining(config: Any) -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, NetworkT]):
     """A kind of model that a shop needs; members without a default are required.
@@ -335,6 +339,10 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     """Metrics of the whole split from the summed accumulators, e.g. catalogue coverage."""
     initialise: Callable[[NetworkT, Prepared, SchemaT], None] = _nothing_to_initialise
     """Set what is not trained by gradients (priors, spectral embeddings); runs once, on one worker."""
+    pretraining_epochs: Callable[[ConfigT], int] = _no_pretraining
+    """How many of the config's `epochs`, the first ones, pretrain, on what `dataset` gives for these epochs. They have a
+    learning-rate schedule of their own, and early stopping counts from their end. Every parameter needs a gradient in
+    both phases, which may be zero."""
     update_statistics: Callable[[NetworkT, Prepared, SchemaT], None] | None = None
     """Re-estimate after each epoch what depends on weights and training data without a gradient, such as batch-norm
     statistics; runs on one worker, which broadcasts its buffers to the others."""
@@ -389,5 +397,4 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     @property
     def models_path(self) -> str:
         """The path at which the service reports the model in use."""
-        prefix = self.route_prefix.rstrip("/")
-        return f"{prefix}/models" if prefix else "/v1/models"
+        return f"{self.route_prefix.rstrip('/') or '/v1'}/models"

@@ -96,10 +96,6 @@ def origin(family: str, network: str) -> str | None:
 
 
 def _network_entry(family: str, network: str) -> EntryPoint | None:
-    from models import FAMILIES
-
-    if family in FAMILIES and family not in _OWN_NETWORKS:
-        FAMILIES[family]  # its import says which networks are its own
     if network in _OWN_NETWORKS.get(family, (network,)):
         return None
     return next((entry for entry in _entries(NETWORKS_GROUP) if entry.name == f"{family}.{network}"), None)

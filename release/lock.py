@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 PYTHONS = ("3.11", "3.12", "3.13")
-NODE_EXTRAS = ("all", "redis", "postgres")
+NODE_EXTRAS = ("all", "redis", "postgres", "encoder")
 MACHINES = ("x86_64", "aarch64")
 """Processors of Linux; PyTorch has wheels of its own for these without CUDA, outside the usual index."""
 CUDA = ("nvidia-", "cuda-", "triton")

@@ -133,7 +133,9 @@ def test_a_package_cannot_take_the_place_of_a_network_of_ours(site: Path, run: R
     install(site, "my-networks", groups={"shopkeeper.networks": taken}, modules={"my_networks.py": NETWORKS})
     asked = "[origin('recommender', name) for name in ('popularity', 'mine')]"
 
-    found = run("-c", f"from models import FAMILIES; from models.plugins import origin; FAMILIES; print({asked})")
+    found = run(
+        "-c", f"from models import FAMILIES; from models.plugins import origin; FAMILIES['recommender']; print({asked})"
+    )
 
     assert found.stdout.strip() == "[None, 'my-networks==1.2']"
 

@@ -38,7 +38,7 @@ class Progress:
     """None while the metric is undefined."""
     epochs_without_gain: int = 0
     step: int = 0
-    """Completed optimizer steps."""
+    """Completed optimizer steps of the learning-rate schedule."""
     total_steps: int = 0
     """Length of the learning-rate schedule in steps."""
     rate_scale: float = 1.0

@@ -214,11 +214,13 @@ def _train_epoch(task: TrainingTask, gradients: Gradients, optimizer: Optimizer,
 
 
 def _schedule(task: TrainingTask, progress: Progress) -> Progress:
-    """Set the length of the learning-rate schedule before the first step."""
-    if progress.total_steps:
+    """Set the length of the learning-rate schedule before its first step: of training, and of pretraining before."""
+    pretraining = task.family.pretraining_epochs(task.config)
+    if progress.epoch not in (0, pretraining):
         return progress
-    steps = training_split(task, 1).steps
-    return dataclasses.replace(progress, total_steps=steps * task.config.epochs)
+    end = pretraining if progress.epoch < pretraining else task.config.epochs
+    steps = training_split(task, progress.epoch + 1).steps
+    return dataclasses.replace(progress, step=0, total_steps=steps * (end - progress.epoch))
 
 
 def _advance(
@@ -227,6 +229,7 @@ def _advance(
     """The progress after a finite epoch, with its report."""
     epoch, step, score = progress.epoch + 1, progress.step + trained.steps, metrics.get(task.metric)
     better = _better(task, score, progress.best_score)
+    counts = not better and epoch > task.family.pretraining_epochs(task.config)
     worse = _better(task, progress.best_score, score)
     best_score = score if better else progress.best_score
     rate = progress.rate_scale * learning_rate(task.config, step - 1, progress.total_steps)
@@ -238,7 +241,7 @@ def _advance(
         epoch=epoch,
         best_epoch=progress.best_epoch if worse else epoch,
         best_score=best_score,
-        epochs_without_gain=0 if better else progress.epochs_without_gain + 1,
+        epochs_without_gain=progress.epochs_without_gain + 1 if counts else 0,
         step=step,
         reports=[*progress.reports, report],
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from models.family import Calibration, Family
 from models.reviews.aspects.reading import FILE
-from models.reviews.config import BASELINES, SPACE, UNUSED_SETTINGS, Config
+from models.reviews.config import BASELINES, SPACE, UNUSED_SETTINGS, Config, pretraining_epochs
 from models.reviews.data import collate, dataset, lengths
 from models.reviews.endpoints import ENDPOINTS, FEATURES, golden_request
 from models.reviews.erasure import ERASURE
-from models.reviews.networks.build import build, evaluate, initialise, loss
+from models.reviews.networks.build import build, evaluate, initialise, loss, resolve
 from models.reviews.networks.sentiment import Sentiment
 from models.reviews.prepare.pipeline import prepare
 from models.reviews.prepare.settings import PrepareConfig
@@ -30,6 +30,8 @@ FAMILY = Family(
     collate=collate,
     lengths=lengths,
     build=build,
+    resolve=resolve,
+    pretraining_epochs=pretraining_epochs,
     initialise=initialise,
     loss=loss,
     evaluate=evaluate,

@@ -18,13 +18,19 @@ FITTED_NETWORKS = ("linear", "naive-bayes", "majority")
 class Config(TrainConfig):
     """How to train the sentiment of reviews."""
 
-    network: Literal["wide-deep", "wide", "deep", "linear", "naive-bayes", "majority"] = "wide-deep"
+    network: Literal["wide-deep", "wide", "deep", "encoder", "linear", "naive-bayes", "majority"] = "wide-deep"
     """Network: wide-deep learns with a deep network what a linear model of n-grams leaves over; wide is a linear model
-    that starts from naive Bayes (NB-SVM), deep a network of characters alone. The others are baselines: logistic
-    regression on n-grams (linear), naive-bayes, and the majority class."""
+    that starts from naive Bayes (NB-SVM), deep a network of characters alone, encoder is wide-deep with a
+    pretrained encoder (see --pretrained) as its deep part. The others are baselines: logistic regression on n-grams
+    (linear), naive-bayes, and the majority class."""
     encoder: Literal["cnn", "rnn", "attention"] = "cnn"
     """What reads the characters in a deep network: convolutions (Kim, 2014), a bidirectional GRU, or blocks of
     convolutions and gated attention."""
+    pretrained: str = ""
+    """Local folder of a pretrained encoder in Hugging Face's format, such as a BERT: config.json, model.safetensors and
+    tokenizer.json or vocab.txt. It is stored in the model. Nothing is downloaded."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What a pretrained encoder says of a text: the mean of its states, or the first (cls)."""
     epochs: PositiveInt = 5
     """Maximum number of epochs."""
     batch_size: PositiveInt = 128
@@ -46,8 +52,9 @@ class Config(TrainConfig):
     dropout: Share = 0.3
     """Dropout of a deep network."""
     pretrain_epochs: NonNegativeInt = 0
-    """First epochs in which a deep network also learns which characters were replaced by plausible ones; on made-up
-    reviews one such epoch kept it from learning sentiment, see docs/log.md."""
+    """First ones of the epochs in which a deep network learns no sentiment, but which characters of a text were
+    replaced by plausible ones, from training texts and those without a class; so far it cost accuracy, see
+    docs/log.md."""
     term_members: NonNegativeInt = 1
     """Networks of aspect terms, where labelled aspects were prepared: convolutions whose polarities are averaged; 0
     trains no such networks."""
@@ -68,12 +75,20 @@ BASELINES = {
     "linear": Config(network="linear", term_members=0),
 }
 
+
+def pretraining_epochs(config: Config) -> int:
+    """The first epochs that pretrain; none for a network without a deep part."""
+    return config.pretrain_epochs if config.network in ("deep", "wide-deep") else 0
+
+
 _DEEP = ("encoder", "dim", "num_blocks", "dropout", "pretrain_epochs")
+_PRETRAINED = ("pretrained", "pooling")
 _TRAINED = ("epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "patience")
 UNUSED_SETTINGS: dict[str, tuple[str, ...]] = {
-    "wide-deep": ("penalty",),
-    "deep": ("penalty", "num_buckets"),
-    "wide": _DEEP,
-    **dict.fromkeys(FITTED_NETWORKS, (*_DEEP, *_TRAINED, "penalty")),
+    "wide-deep": ("penalty", *_PRETRAINED),
+    "deep": ("penalty", "num_buckets", *_PRETRAINED),
+    "encoder": ("penalty", "encoder", "dim", "num_blocks", "pretrain_epochs"),
+    "wide": (*_DEEP, *_PRETRAINED),
+    **dict.fromkeys(FITTED_NETWORKS, (*_DEEP, *_PRETRAINED, *_TRAINED, "penalty")),
 }
 """Network -> settings that have no effect on it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from models.arrays import load_array
 from models.family import Dataset
 from models.prepared import Prepared
-from models.reviews.config import Config
+from models.reviews.config import Config, pretraining_epochs
 from models.reviews.grams import Codes, present
-from models.reviews.schema import UNLABELLED, Schema
+from models.reviews.schema import UNLABELLED, WITHOUT_CLASS, Schema
 
 HEAD, TAIL = 192, 64
 """Characters that a deep network reads of a longer text, from its beginning and its end."""
@@ -38,8 +38,8 @@ class Review:
     language: int = 0
     """Index of `models.reviews.text.LANGUAGES`."""
     category: str = ""
-    epoch: int = 0
-    """Epoch of training, from 1; 0 otherwise."""
+    pretrain: bool = False
+    """Whether a network learns which characters were replaced, and not the class."""
     explain: bool = False
     """Whether the n-grams that speak for the answer are wanted."""
     text: str = ""
@@ -71,7 +71,8 @@ class Reviews:
     """[B]"""
     texts: tuple[str, ...] = ()
     """[B] the texts whose aspect terms are wanted, empty for the others."""
-    epoch: int = 0
+    pretrain: bool = False
+    """Whether the batch is for pretraining; it then has no n-grams."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
@@ -86,12 +87,18 @@ class Reviews:
 
 
 class Texts:
-    """The labelled texts of some shards of one split."""
+    """The texts of some shards of one split or of several."""
 
     def __init__(
-        self, data: Prepared, split: str, shards: Sequence[int], *, classes: npt.NDArray[np.int64], epoch: int
+        self,
+        data: Prepared,
+        splits: Collection[str],
+        shards: Sequence[int],
+        *,
+        classes: npt.NDArray[np.int64],
+        pretrain: bool = False,
     ) -> None:
-        self._epoch, self._classes = epoch, classes
+        self._pretrain, self._classes = pretrain, classes
         self._shards: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]] = []
         columns: list[tuple[npt.NDArray[np.int64], ...]] = []
         self._categories: list[str] = []
@@ -103,7 +110,7 @@ class Texts:
             )
             self._shards.append((codes, offsets))
             table = pq.read_table(directory / "reviews.parquet", columns=["category", "split"])
-            rows = np.flatnonzero(np.array(table["split"].to_pylist(), object) == split)
+            rows = np.flatnonzero(np.isin(np.array(table["split"].to_pylist(), np.str_), list(splits)))
             category = table["category"].to_pylist()
             self._categories += [category[row] or "" for row in rows]
             parts = (np.full(len(rows), number), rows, labels[rows], weights[rows], languages[rows], folds[rows])
@@ -124,7 +131,7 @@ class Texts:
             fold=int(self._fold[index]),
             language=int(self._language[index]),
             category=self._categories[index],
-            epoch=self._epoch,
+            pretrain=self._pretrain,
         )
 
     def labels(self) -> npt.NDArray[np.int64]:
@@ -147,10 +154,15 @@ class Texts:
 def dataset(
     data: Prepared, split: str, shards: Sequence[int], *, schema: Schema, config: Config, epoch: int
 ) -> Dataset[Review]:
-    """The labelled texts of some shards of one split; a class that the model lacks is UNLABELLED."""
+    """The labelled texts of some shards of one split; a class that the model lacks is UNLABELLED.
+
+    In the epochs that pretrain also the texts without a class; data of older versions have none.
+    """
     own = data.schema(Schema)
     known = [schema.classes.index(name) if name in schema.classes else UNLABELLED for name in own.classes]
-    return Texts(data, split, shards, classes=np.array([*known, UNLABELLED], np.int64), epoch=epoch)
+    pretrain = split == "train" and 0 < epoch <= pretraining_epochs(config)
+    splits = (split, WITHOUT_CLASS) if pretrain else (split,)
+    return Texts(data, splits, shards, classes=np.array([*known, UNLABELLED], np.int64), pretrain=pretrain)
 
 
 def lengths(examples: Dataset[Review]) -> Sequence[int]:
@@ -163,7 +175,7 @@ def lengths(examples: Dataset[Review]) -> Sequence[int]:
 def collate(examples: Sequence[Review]) -> Reviews:
     """Turn texts into tensors; see Reviews for the shapes."""
     texts = [each.codes for each in examples]
-    grams, starts = present(texts)
+    grams, starts = present([codes[:0] for codes in texts] if examples[0].pretrain else texts)
     read = [_cut(codes) for codes in texts]
     width = max(1, *(len(codes) for codes in read))
     characters = np.zeros((len(read), width), np.int64)
@@ -182,7 +194,7 @@ def collate(examples: Sequence[Review]) -> Reviews:
         codes=tuple(each.codes if each.explain else None for each in examples),
         stored=tuple(each.stored for each in examples),
         texts=tuple(each.text for each in examples),
-        epoch=examples[0].epoch,
+        pretrain=examples[0].pretrain,
     )
 
 

@@ -10,6 +10,8 @@ from models.family import Schema as AnySchema
 
 CLASSES = ("negative", "neutral", "positive")
 SPLITS = ("train", "val", "test")
+WITHOUT_CLASS = "unlabelled"
+"""Split of the texts without a class that a network may be pretrained on: none of them is held out."""
 NUM_SHARDS = 8
 NUM_FOLDS = 3
 """Parts of the training texts for cross-fitting: each text is scored by what was fitted without its part."""
@@ -39,3 +41,5 @@ class Schema(AnySchema):
     """Labelled aspect terms of each split; empty without labelled aspects."""
     term_languages: list[str] = Field(default_factory=list)
     """Languages of the labelled sentences that were trained on."""
+    num_unlabelled: int = 0
+    """Texts without a class that a network may be pretrained on, beside those of training."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.metrics import BatchMetrics
 from models.prepared import Prepared
-from models.reviews.config import FITTED_NETWORKS, Config
+from models.reviews.config import FITTED_NETWORKS, Config, pretraining_epochs
 from models.reviews.data import Reviews
 from models.reviews.networks.sentiment import Prediction, Sentiment
 from models.reviews.schema import Schema
@@ -21,6 +21,21 @@ def build(config: Config, schema: Schema) -> Sentiment:
         for parameter in network.parameters():
             parameter.requires_grad_(False)
     return network
+
+
+def resolve(config: Config, schema: Schema) -> Config:
+    """The config itself; ValueError for one whose epochs all pretrain, or whose encoder is not given."""
+    if bool(config.pretrained) != (config.network == "encoder"):
+        raise ValueError(
+            f"--pretrained is {config.pretrained!r} and --network {config.network}; a pretrained encoder takes both "
+            "--network encoder and --pretrained FOLDER"
+        )
+    if config.pretrain_epochs and pretraining_epochs(config) >= config.epochs:
+        raise ValueError(
+            f"--pretrain-epochs {config.pretrain_epochs} are the first ones of --epochs {config.epochs}, and none is "
+            "left to learn sentiment; raise --epochs"
+        )
+    return config
 
 
 def initialise(network: Sentiment, data: Prepared, schema: Schema) -> None:

@@ -74,27 +74,29 @@ class Deep(nn.Module):
     def pretraining_loss(self, batch: Reviews) -> Tensor:
         """Log loss of telling which characters were replaced by ones that followed the same two elsewhere.
 
-        Replaced token detection (Clark et al., ELECTRA, 2020), with a table of trigrams as the generator.
+        Replaced token detection (Clark et al., ELECTRA, 2020), with a table of trigrams as the generator; where that
+        has nothing else, a character that the batch has elsewhere.
         """
         characters = batch.characters
         context = F.pad(characters[:, :-1], (1, 0)) * PRIMES[0] + F.pad(characters[:, :-2], (2, 0)) * PRIMES[1]
         drawn = torch.randint(CONTINUATIONS, characters.shape, device=characters.device)
         plausible = self.continuations[context % (1 << 32) % len(self.continuations), drawn].long()
-        chosen = (torch.rand(characters.shape, device=characters.device) < REPLACED) & (plausible > 0)
-        corrupted = torch.where(chosen & (characters > 0), plausible, characters)
+        is_text = characters > 0
+        seen = characters[is_text]
+        anywhere = seen[torch.randint(len(seen), characters.shape, device=characters.device)]
+        plausible = torch.where((plausible == 0) | (plausible == characters), anywhere, plausible)
+        chosen = is_text & (torch.rand(characters.shape, device=characters.device) < REPLACED)
+        corrupted = torch.where(chosen, plausible, characters)
         logits = self.is_replaced(self.states(corrupted)).squeeze(2).float()
         target = (corrupted != characters).float()
-        return F.binary_cross_entropy_with_logits(logits, target, weight=(characters > 0).float())
-
-    def no_pretraining_loss(self) -> Tensor:
-        """Zero, with a gradient of zero for what only pretraining learns: several workers wait for all gradients."""
-        return torch.stack([parameter.sum() for parameter in self.is_replaced.parameters()]).sum() * 0
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return losses[is_text].mean() + zero_loss(self.attention) + zero_loss(self.head)
 
     def fit(self, data: Prepared, schema: Schema, config: Config) -> None:
-        """Keep characters that follow each pair in the training texts, for `pretraining_loss`."""
+        """Keep characters that follow each pair in the texts of pretraining, for `pretraining_loss`."""
         if not self.pretrain_epochs:
             return
-        texts = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=0)
+        texts = dataset(data, "train", range(schema.num_shards), schema=schema, config=config, epoch=1)
         chosen = evenly(texts, MAX_TEXTS)
         draw = torch.Generator().manual_seed(config.seed)
         for start in range(0, len(chosen), BLOCK):
@@ -104,6 +106,11 @@ class Deep(nn.Module):
             rows = (context % (1 << 32) % CONTEXTS)[known]
             places = torch.randint(CONTINUATIONS, rows.shape, generator=draw)
             self.continuations[rows, places] = characters[known].int()
+
+
+def zero_loss(module: nn.Module) -> Tensor:
+    """Zero, with a gradient of zero for a module that a phase does not train: workers wait for all gradients."""
+    return torch.stack([parameter.sum() for parameter in module.parameters()]).sum() * 0
 
 
 class Cnn(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adagrad, Optimizer
+from torch.optim import Adagrad, AdamW, Optimizer
 
 from models.metrics import BatchMetrics, Ratio, accuracy
 from models.nn.precision import autocast_dtype
@@ -20,8 +20,9 @@ from models.reviews.aspects.labelled import read_sentences
 from models.reviews.aspects.trained import Term, TermNetworks
 from models.reviews.config import Config
 from models.reviews.data import Reviews
-from models.reviews.networks.deep import Deep
+from models.reviews.networks.deep import Deep, zero_loss
 from models.reviews.networks.evidence import Spans, spans_of
+from models.reviews.networks.pretrained import Pretrained
 from models.reviews.networks.wide import Linear, NaiveBayes
 from models.reviews.schema import Schema
 
@@ -33,6 +34,10 @@ NUM_BINS, MAX_MARGIN = 400, 20.0
 """Bins of the difference of the two largest logits."""
 ADAGRAD_SCALE = 20.0
 """The rate of a wide network, whose gradients are sparse, in multiples of the learning rate."""
+
+ENCODER_SCALE = 0.03
+"""The rate of a pretrained encoder in multiples of the learning rate: 3e-5 of the default, usual for a BERT."""
+BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Sentiment(nn.Module):
         super().__init__()
         self.config, self.num_classes = config, len(schema.classes)
         self.wide = _wide_of(config, schema)
-        self.deep = Deep(config, schema) if config.network in ("deep", "wide-deep") else None
+        self.deep = _deep_of(config, schema)
         has_terms = config.term_members > 0 and schema.term_counts.get("train", 0) > 0
         self.terms = TermNetworks(config.term_members, schema) if has_terms else None
         counts = torch.tensor(schema.class_counts, dtype=torch.float32)
@@ -70,15 +75,18 @@ class Sentiment(nn.Module):
         self.register_buffer("threshold", torch.zeros(()))
 
     def loss(self, batch: Reviews) -> Tensor:
-        """Weighted cross-entropy of training texts; in the first epochs also the loss of pretraining."""
+        """Weighted cross-entropy of training texts, or the loss of pretraining."""
+        if batch.pretrain:
+            assert isinstance(self.deep, Deep)
+            return self.deep.pretraining_loss(batch)
         wide, deep = self.parts(batch)
         losses = F.cross_entropy(wide + deep, batch.labels, reduction="none")
         loss = (losses * batch.weights).sum() / batch.weights.sum().clamp_min(1e-6)
         if isinstance(self.wide, NaiveBayes):
             loss = loss + self.wide.regularisation(batch)
-        if self.deep is not None and 0 < batch.epoch <= self.config.pretrain_epochs:
-            return loss + PRETRAINING_WEIGHT * self.deep.pretraining_loss(batch)
-        return loss if self.deep is None or not self.config.pretrain_epochs else loss + self.deep.no_pretraining_loss()
+        if not isinstance(self.deep, Deep) or not self.config.pretrain_epochs:
+            return loss
+        return loss + zero_loss(self.deep.is_replaced)
 
     def parts(self, batch: Reviews) -> tuple[Tensor, Tensor]:
         """The logits [B, K] of the wide part and of the deep part, zero for a part that is not there."""
@@ -160,14 +168,16 @@ class Sentiment(nn.Module):
     def fit(self, data: Prepared, schema: Schema) -> None:
         """Set what is not trained by gradients."""
         with torch.no_grad():
-            for part in (self.wide, self.deep):
+            for part in (self.deep, self.wide):  # a folder that cannot be read is told at once
                 if part is not None:
                     part.fit(data, schema, self.config)
             if self.terms is not None:
                 self.terms.fit(read_sentences(data.path, "train"), seed=self.config.seed)
 
     def optimizer(self) -> Optimizer | None:
-        """Adagrad for the sparse gradients of a wide network; None is the loop's."""
+        """Adagrad for the sparse gradients of a wide network, small steps for an encoder; None is the loop's."""
+        if isinstance(self.deep, Pretrained):
+            return _fine_tuning(self.deep, self.config)
         if not isinstance(self.wide, NaiveBayes) or self.wide.weight is None:
             return None
         chosen = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -184,19 +194,40 @@ class Sentiment(nn.Module):
         return _margins(logits) * self.temperature < self.threshold
 
 
-PRETRAINING_WEIGHT = 5.0
-"""Of the loss of replaced characters, of which there is one for each character and the mean is small."""
-
-
 def _margins(logits: Tensor) -> Tensor:
     """The difference [B] of the two largest logits [B, K]."""
     best = logits.topk(2, 1).values
     return best[:, 0] - best[:, 1]
 
 
+def _deep_of(config: Config, schema: Schema) -> Deep | Pretrained | None:
+    match config.network:
+        case "wide-deep" | "deep":
+            return Deep(config, schema)
+        case "encoder":
+            return Pretrained(config, schema)
+        case _:
+            return None
+
+
+def _fine_tuning(network: Pretrained, config: Config) -> Optimizer:
+    """AdamW with smaller steps for what is pretrained, and weight decay on matrices only."""
+    assert network.encoder is not None and network.head is not None
+    groups = [
+        {
+            "params": [each for each in part.parameters() if (each.ndim > 1) == is_matrix],
+            "weight_decay": config.weight_decay if is_matrix else 0.0,
+            "rate_scale": scale,
+        }
+        for part, scale in ((network.encoder, ENCODER_SCALE), (network.head, 1.0))
+        for is_matrix in (True, False)
+    ]
+    return AdamW(groups, lr=config.learning_rate, betas=BETAS)
+
+
 def _wide_of(config: Config, schema: Schema) -> Linear | NaiveBayes | None:
     match config.network:
-        case "wide-deep" | "linear":
+        case "wide-deep" | "encoder" | "linear":
             return Linear(config, schema)
         case "wide" | "naive-bayes":
             return NaiveBayes(config, schema, is_trained=config.network == "wide")

@@ -32,11 +32,11 @@ from models.reviews.prepare.labelled import Labels, read_labels, write_labels
 from models.reviews.prepare.labels import classes_of
 from models.reviews.prepare.rows import Rows, of_mask, read_rows
 from models.reviews.prepare.settings import PrepareConfig, check_flags, held_out
-from models.reviews.prepare.splits import UNUSED, assign, check_classes, digest_of
-from models.reviews.schema import CLASSES, NUM_SHARDS, SPLITS, UNLABELLED, Schema
+from models.reviews.prepare.splits import UNUSED, assign, check_classes, digest_of, mark_unlabelled
+from models.reviews.schema import CLASSES, NUM_SHARDS, SPLITS, UNLABELLED, WITHOUT_CLASS, Schema
 from models.reviews.text import LANGUAGES, codes_of, language_of, normalise
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of the fingerprint; incremented when the files or a rule of this package change."""
 CONTRADICTION = "label_contradicts_rating"
 RULE = ("split", "split_seed", "hold_out", "fractions", "max_chars")
@@ -116,6 +116,7 @@ def finish(
     frame.loc[frame["class"].map(lambda code: code >= 0 and CLASSES[code] not in names), "split"] = UNUSED
     codes = np.array([names.index(name) if name in names else UNLABELLED for name in CLASSES] + [UNLABELLED], np.int8)
     frame["class"] = codes[frame["class"].to_numpy()]
+    mark_unlabelled(frame, rule)
     digests = [_write_shard(out, frame[frame["shard"] == number], number) for number in range(NUM_SHARDS)]
     schema, told = _with_aspects(_schema(frame, names, rule), aspects, digests, out, rule)
     card |= _card(frame, schema, num_duplicates=num_rows - len(frame)) | told
@@ -159,6 +160,10 @@ def notes_of(card: dict[str, Any]) -> list[str]:
         notes.append(
             f"{terms:,} labelled aspects in {sum(labelled['sentences'].values()):,} sentences; {num_bad:,} are in "
             "quarantine"
+        )
+    if card.get("pretraining_texts"):
+        notes.append(
+            f"{card['pretraining_texts']:,} texts without a class can be pretrained on: train --pretrain-epochs"
         )
     notes.append("languages: " + ", ".join(f"{count:,} {name}" for name, count in card["languages"].items()))
     return notes
@@ -253,6 +258,7 @@ def _schema(frame: pd.DataFrame, names: list[str], rule: dict[str, Any]) -> Sche
         class_ratings=[float(trained.loc[rows, "rating"].mean()) for rows in of_class] if rated else None,
         categories=sorted(map(str, frame["category"].dropna().unique())),
         has_users=bool(frame["user_id"].notna().any()),
+        num_unlabelled=int((frame["split"] == WITHOUT_CLASS).sum()),
         **rule,
     )
 
@@ -268,6 +274,7 @@ def _card(frame: pd.DataFrame, schema: Schema, *, num_duplicates: int) -> dict[s
         "repeated_texts": int((is_labelled & (weight == 0)).sum()),
         "texts_with_several_classes": int(frame["digest"][(weight > 0) & (weight < 1)].nunique()),
         "unlabelled": int((~is_labelled).sum()),
+        "pretraining_texts": schema.num_unlabelled,
         "splits": {split: {"texts": count} for split, count in schema.num_examples.items()},
         "classes": {"sentiment": dict(zip(schema.classes, schema.class_counts, strict=True))},
         "languages": {name: language[name] for name in LANGUAGES if language[name]},

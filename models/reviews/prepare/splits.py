@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.errors import DataRejected
-from models.reviews.schema import NUM_FOLDS, NUM_SHARDS, SPLITS, UNLABELLED
+from models.reviews.schema import NUM_FOLDS, NUM_SHARDS, SPLITS, UNLABELLED, WITHOUT_CLASS
 
 UNUSED = ""
-"""Split of a row that is no example: unlabelled, or one more with the same text."""
+"""Split of a row that is no example: one more with the same text, or unlabelled and held out."""
 
 
 def digest_of(plain: str) -> str:
@@ -42,6 +42,23 @@ def assign(frame: pd.DataFrame, rule: dict[str, Any]) -> pd.DataFrame:
     frame.loc[examples.index, "weight"] = weight
     frame.loc[examples.index, "split"] = _splits(frame, examples, weight < 1, rule)
     return frame
+
+
+def mark_unlabelled(frame: pd.DataFrame, rule: dict[str, Any]) -> None:
+    """Give the texts without a class that may be pretrained on their split, each once, in place.
+
+    Not those that are held out too, that belong to the group of `hold_out`, or that are as new as the validation texts
+    of a split by time.
+    """
+    is_free = ~frame["digest"].isin(frame.loc[frame["split"] != UNUSED, "digest"])
+    if rule["hold_out"]:
+        column, value = rule["hold_out"]
+        is_free &= ~frame["digest"].isin(frame.loc[frame[column] == value, "digest"])
+    if rule["split"] == "time":
+        first = frame.groupby("digest")["time_us"].transform("min")
+        is_free &= first < first[frame["split"].isin(SPLITS[1:])].min()
+    rows = frame[is_free & (frame["class"] == UNLABELLED)].drop_duplicates("digest").index
+    frame.loc[rows, "split"] = WITHOUT_CLASS
 
 
 def _splits(
