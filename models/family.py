@@ -340,9 +340,8 @@ class Family(Generic[PrepareConfigT, ConfigT, SchemaT, ExampleT, BatchT, Network
     initialise: Callable[[NetworkT, Prepared, SchemaT], None] = _nothing_to_initialise
     """Set what is not trained by gradients (priors, spectral embeddings); runs once, on one worker."""
     pretraining_epochs: Callable[[ConfigT], int] = _no_pretraining
-    """How many of the config's `epochs`, the first ones, pretrain, on what `dataset` gives for these epochs. They have a
-    learning-rate schedule of their own, and early stopping counts from their end. Every parameter needs a gradient in
-    both phases, which may be zero."""
+    """How many of the config's `epochs`, the first ones, pretrain on what `dataset` gives for them, with a schedule of
+    their own; early stopping counts from their end. All parameters need gradients in both phases, which may be zero."""
     update_statistics: Callable[[NetworkT, Prepared, SchemaT], None] | None = None
     """Re-estimate after each epoch what depends on weights and training data without a gradient, such as batch-norm
     statistics; runs on one worker, which broadcasts its buffers to the others."""
