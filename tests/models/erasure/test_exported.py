@@ -50,7 +50,7 @@ def test_only_the_files_of_exports_are_rewritten(tmp_path: Path) -> None:
         ("cut.parquet", b"PAR1"),
         (f"{NAME}.csv.gz", b"\x1f\x8b\x08"),
         (f"{NAME}.csv.7z", b""),
-        (f"{NAME}.csv", gzip.compress(HEADER.encode())),
+        (f"{NAME}.csv", gzip.compress(HEADER.encode(), mtime=0)),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_cleaned(
