@@ -23,7 +23,7 @@ cluster-faults: setup  ## what becomes of a training when GCS, MLflow or the dis
 	$(VENV)/bin/python -m tests.cluster_faults $(ARGS)
 
 test: setup  ## the tests; ARGS="-m 'not ray'" leaves out those that start a cluster
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: setup  ## lint, format, types, and the versions and licences of what is installed
 	$(VENV)/bin/ruff check .
