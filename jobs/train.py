@@ -9,6 +9,7 @@ from jobs.cli.context import Context, Outcome
 from jobs.cluster import connection
 from jobs.tracking.client import Run
 from jobs.tracking.runs import Plan, opened, read_plan
+from jobs.training.alone import fit_alone
 from jobs.training.logged_bundle import log_best
 from jobs.training.loop import Result
 from jobs.training.placement import Nodes, TrainingResources, Workers
@@ -70,8 +71,6 @@ def _resources(context: Context, options: Options) -> TrainingResources | None:
 def _fit(context: Context, family: Family, plan: Plan, tracked: Run, resources: TrainingResources | None) -> Result:
     settings: dict[str, Any] = {"config": plan.config, "data": plan.data, "directory": plan.directory}
     if resources is None:
-        from jobs.training.alone import fit_alone
-
         return fit_alone(family, **settings, recorder=EpochRecorder(tracked, plan.directory))
     from jobs.cluster.waiting import check_visible  # with Ray Train, which takes a second to import
     from jobs.training.fit import EpochLogger, fit

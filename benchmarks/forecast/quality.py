@@ -23,12 +23,10 @@ import numpy as np
 import torch
 
 from benchmarks.kit import measure
+from benchmarks.kit.models import scored, trained
 from benchmarks.kit.page import Spread, Table, write_page
 from jobs.evaluation.baselines import fitted
-from jobs.training.distributed import WorkerContext
-from jobs.training.loop import run_training
-from models import bundle
-from models.evaluate import Model, Scores, evaluate_shard, join
+from models.evaluate import Scores
 from models.forecast import FAMILY
 from models.forecast.data import collate, dataset
 from models.forecast.networks.simple import tsb_level
@@ -87,21 +85,9 @@ def measured(data: Prepared, work: Path, arguments: argparse.Namespace) -> dict[
         for seed in arguments.seeds:
             config = FAMILY.Config(**{**NETWORKS[name], **measure.overrides(arguments.config), "seed": seed})
             directory = work / f"{data.name}-{name.replace(' ', '-')}-{seed}"
-            result = run_training(
-                FAMILY, config=config, data=data, directory=directory, worker=WorkerContext(), report=lambda _: None
-            )
-            loaded = bundle.load(result.best, FAMILY)
-            model = Model(FAMILY, loaded.config, loaded.schema, loaded.network)
-            found.setdefault(name, []).append(scored(model, data))
+            found.setdefault(name, []).append(scored(trained(FAMILY, config, data, directory), data))
             print(f"{name}, seed {seed}: {values_of(found[name][-1])}", file=sys.stderr)
     return found
-
-
-def scored(model: Model, data: Prepared) -> Scores:
-    """The scores of the test split."""
-    scores = join([evaluate_shard(model, data, "test", shard) for shard in range(data.num_shards)])
-    assert scores is not None
-    return scores
 
 
 def values_of(scores: Scores) -> dict[str, float]:

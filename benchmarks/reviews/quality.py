@@ -4,8 +4,7 @@
 reviews of another service, waimai_10k. Systems see the same texts: naive Bayes, two averaged logistic regressions of
 n-grams ("linear"), and the networks of the family with every seed. Epochs, weight of the deep part and temperature are
 chosen on validation. Differences to "linear" are paired by text, seeds averaged, with 95 % intervals from 2,000
-bootstrap samples of the test texts. Published on other splits of the first data: a linear model 94.2, BERT-base 95.0,
-SnowNLP 83.6 (sources in docs/log.md).
+bootstrap samples of the test texts.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks.kit import measure
 from benchmarks.kit.measure import Answer
+from benchmarks.kit.models import scored, trained
 from benchmarks.kit.page import Spread, Table, write_page
 from jobs.evaluation.baselines import fitted
-from jobs.training.distributed import WorkerContext
-from jobs.training.loop import run_training
-from models import bundle
-from models.evaluate import Model, Scores, evaluate_shard, join
+from models.evaluate import Scores
 from models.prepared import Prepared
 from models.reviews import FAMILY
 
@@ -94,26 +91,10 @@ def measured(data: Prepared, work: Path, arguments: argparse.Namespace) -> dict[
     for name in arguments.networks:
         for seed in arguments.seeds:
             settings: dict[str, Any] = {**measure.overrides(arguments.config), "network": name, "seed": seed}
-            result = run_training(
-                FAMILY,
-                config=FAMILY.Config(**settings),
-                data=data,
-                directory=work / f"{data.name}-{name}-{seed}",
-                worker=WorkerContext(),
-                report=lambda _: None,
-            )
-            loaded = bundle.load(result.best, FAMILY)
-            model = Model(FAMILY, loaded.config, loaded.schema, loaded.network)
-            found.setdefault(name, []).append(scored(model, data))
+            directory = work / f"{data.name}-{name}-{seed}"
+            found.setdefault(name, []).append(scored(trained(FAMILY, FAMILY.Config(**settings), data, directory), data))
             print(f"{name}, seed {seed}: {found[name][-1].values(FAMILY.all_metrics)}", file=sys.stderr)
     return found
-
-
-def scored(model: Model, data: Prepared) -> Scores:
-    """The scores of the test split."""
-    scores = join([evaluate_shard(model, data, "test", shard) for shard in range(data.num_shards)])
-    assert scores is not None
-    return scores
 
 
 def tabulate(scenario: str, scores: dict[str, list[Scores]], found: dict[str, list[Answer]]) -> Table:

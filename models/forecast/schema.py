@@ -42,7 +42,7 @@ class Schema(AnySchema):
     """Where periods begin."""
     has_stores: bool = False
     stores: list[str] = Field(default_factory=list)
-    """Names of the stores, in order; none before 0.6.0, whose totals of stores are not calibrated by themselves."""
+    """Names of the stores, in order; older data have none, and no calibration of totals of stores by themselves."""
     is_count: bool = True
     """Whether all units are whole numbers."""
     unit: float = 1.0

@@ -37,8 +37,8 @@ def explore(rows: Sequence[PriceRow], rules: Rules, *, loss_budget: float, seed:
     """Draw for each offer that may be priced one step of its ladder down, none or up, by `bandit.decide`.
 
     `rows` are those of a recommendation: today's prices with what is expected at them. Prices that are held stay, with
-    a chance of 1. Raises ValueError for rules that tie several prices together, for a `only` by category or brand, and
-    if no offer can be priced.
+    a chance of 1. Raises ValueError for rules that tie several prices together, for a `only` by category or brand, if
+    no offer can be priced, and if nothing is left to chance.
     """
     _check(rules, loss_budget)
     free = [row for row in rows if not row.is_held and row.cost is not None and row.units_today and row.elasticity]
@@ -109,7 +109,7 @@ def _can_be_evaluated(decision: Decision) -> bool:
 
 def _check(rules: Rules, loss_budget: float) -> None:
     if not loss_budget >= 0:
-        raise ValueError(f"the budget of {loss_budget:g} is not an amount of profit a period; use 0 or more")
+        raise ValueError(f"the budget of {loss_budget:g} is not an amount of profit a period; use more than 0")
     for kind, rule in rules.kinds():
         place = f"{rules.source}:{rule.line}"
         if kind not in KEPT_RULES:

@@ -59,11 +59,12 @@ def _within_seen(offers: Offers, index: int, low: float, high: float) -> tuple[f
 
 def _points(offers: Offers, index: int, rules: Rules, *, wide: bool) -> Floats:
     today = float(offers.price[index])
-    low, high = _within_seen(offers, index, *allowed_change(offers, index, rules))
+    low, high = allowed_change(offers, index, rules)
+    if not wide:
+        low, high = _within_seen(offers, index, low, high)
     limit = rules.ladder.most_points
     found = _between(rules.ladder, low, high, limit - 1)
     if wide:
-        found = [*found, *_between(rules.ladder, *allowed_change(offers, index, rules), limit)]
         found = [*found, *_between(rules.ladder, today * (1 - WIDEST), today * (1 + WIDEST), limit)]
         for rule in rules.margin_floor:
             if rule.only.fits(offers, index) and np.isfinite(offers.cost[index]):

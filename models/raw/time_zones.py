@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from models.raw.ids import NUMBER, as_text
 from models.raw.rejections import mask_of
+from models.raw.times import ZONE
 from models.suggestions import suggestion
 
 UTC = "UTC"
-_WITH_ZONE = r"\d{2}:\d{2}.*([Zz]|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
+_WITH_ZONE = r"\d{2}:\d{2}.*" + ZONE + "$"
 
 
 def check_zone(name: str) -> None:

@@ -20,9 +20,11 @@ DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
 NUM_SAMPLES = 100
 """Times that cannot be parsed, of each chunk of a log, from which the message infers their format."""
 
+ZONE = r"([Zz]|UTC|GMT|[+-]\d{2}(:?\d{2})?)"
+"""At the end of a time as text: what makes it a moment instead of a time on some clock."""
 _TIME = (
     r"^\d{4}(-\d{2}-|/\d{2}/|\.\d{2}\.)\d{2}"
-    r"([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s?([Zz]|UTC|GMT|[+-]\d{2}(:?\d{2})?)?)?$"
+    r"([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s?" + ZONE + r"?)?$"
 )
 _DAY_OR_MONTH_FIRST = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})[, T]*"
 _AM, _PM = r"[Aa]\.?[Mm]\.?", r"[Pp]\.?[Mm]\.?"

@@ -43,8 +43,6 @@ class AnalysisRequest(BaseModel):
         for number, text in enumerate(self.all_texts):
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"text {number} has {len(text):,} characters; send at most {MAX_CHARACTERS:,}")
-            if not normalise(text[:MAX_CHARACTERS]).text:
-                raise ValueError(f"text {number} is empty; send a review")
             if "\x00" in text:
                 raise ValueError(f"text {number} has the character NUL; remove it")
         return self
@@ -80,7 +78,7 @@ class AspectMention(BaseModel):
 
 
 class AspectTerm(BaseModel):
-    """A term that a review judges, by the networks that were trained on the shop's labelled aspects."""
+    """A term that a review has an opinion on, by the networks that were trained on the shop's labelled aspects."""
 
     text: str
     """As it stands in the review."""
@@ -138,10 +136,12 @@ def golden_request(schema: Schema) -> AnalysisRequest:
 
 
 def encode(request: AnalysisRequest, schema: Schema, features: Features) -> list[Review]:
-    """An example for each text."""
+    """An example for each text; raises ValueError for one of which nothing is left."""
     found = []
-    for text in request.all_texts:
+    for number, text in enumerate(request.all_texts):
         plain = normalise(text[: schema.max_chars])
+        if not plain.text:
+            raise ValueError(f"text {number} is empty; send a review")
         language = language_of(plain.text)
         read = text[: schema.max_chars] if language in schema.term_languages else ""
         found.append(Review(plain.codes, language=LANGUAGES.index(language), explain=request.evidence, text=read))

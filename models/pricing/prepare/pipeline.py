@@ -69,7 +69,7 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     offers = _offers(rows, design, schema, sales)
     classes = demand_classes(panel.units[:, :train_end], panel.is_known[:, :train_end])
     counts, digest = _write(out, rows, design, schema, offers, classes)
-    digest.update(json.dumps([LAYOUT, _described(schema)], sort_keys=True).encode())
+    digest.update(json.dumps([LAYOUT, schema.model_dump(mode="json")], sort_keys=True).encode())
     schema = schema.model_copy(update={"fingerprint": digest.hexdigest(), "num_examples": counts})
     card = card_of(
         panel, schema, sales, products, offers, left_out=left_out, classes=classes, support=support, group_by=attribute
@@ -78,11 +78,6 @@ def prepare(config: PrepareConfig, out: Path, executor: Executor) -> Schema:
     (out / SCHEMA).write_text(schema.model_dump_json(), encoding="utf-8")
     (out / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     return schema
-
-
-def _described(schema: Schema) -> dict[str, Any]:
-    """The schema for the fingerprint, which without a time zone stays that of earlier releases for the same sales."""
-    return schema.model_dump(mode="json", exclude={"time_zone"} if schema.time_zone == "UTC" else None)
 
 
 def split_of(panel: SalesPanel, config: PrepareConfig) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.reviews.aspects.network import POLARITIES
+from models.reviews.aspects.network import NEUTRAL, POLARITIES
 
 LABELLED = "labelled_aspects.parquet"
 """File of prepared data with labelled aspects."""
@@ -42,7 +42,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Judged:
+class PolarTerms:
     """The terms with a known polarity of some sentences, in columns."""
 
     texts: list[str]
@@ -51,9 +51,9 @@ class Judged:
     labels: list[int]
 
 
-def judged(sentences: Sequence[Sentence]) -> Judged:
+def polar_terms(sentences: Sequence[Sentence]) -> PolarTerms:
     """The terms of sentences whose polarity is known."""
-    found = Judged([], [], [], [])
+    found = PolarTerms([], [], [], [])
     for one in sentences:
         for start, end, polarity in one.terms:
             if polarity != UNKNOWN:
@@ -66,8 +66,8 @@ def judged(sentences: Sequence[Sentence]) -> Judged:
 
 def majority_of(sentences: Sequence[Sentence]) -> int:
     """The most frequent known polarity of terms, neutral where there is none."""
-    counts = Counter(judged(sentences).labels)
-    return max(range(len(POLARITIES)), key=lambda one: (counts[one], one == 1))
+    counts = Counter(polar_terms(sentences).labels)
+    return max(range(len(POLARITIES)), key=lambda one: (counts[one], one == NEUTRAL))
 
 
 def as_table(sentences: Sequence[Sentence]) -> pa.Table:

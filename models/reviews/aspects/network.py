@@ -22,6 +22,7 @@ from models.reviews.aspects.terms import (
 )
 
 POLARITIES = ("negative", "neutral", "positive")
+NEUTRAL = POLARITIES.index("neutral")
 BLOCK = 512
 WIDE_SCALE = 3.0
 """n-grams of a term have length 1; so much longer they fit as well as opinions, which are counts."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.reviews.aspects.labelled import Sentence, judged
+from models.reviews.aspects.labelled import Sentence, polar_terms
 from models.reviews.aspects.lexicon import Lexicon
 from models.reviews.aspects.network import POLARITIES, PolaritySettings, TermPolarity, fit_polarity, predict_polarity
 from models.reviews.aspects.reading import FILE, lexicons_of
@@ -49,7 +49,7 @@ class TermNetworks(nn.Module):
 
     def fit(self, labelled: Sequence[Sentence], *, seed: int) -> None:
         """Learn from labelled sentences; the random numbers of the caller stay as they are."""
-        known = judged(labelled)
+        known = polar_terms(labelled)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             texts, spans = [one.text for one in labelled], [one.spans for one in labelled]
             tagger = fit_tagger(texts, spans, self._lexicon, TagSettings(seed=seed))
@@ -68,14 +68,14 @@ class TermNetworks(nn.Module):
             for (row, offset, _), part, own in zip(parts, cut, find_terms(self.tagger, cut, self._lexicon), strict=True)
             for start, end in own
         ]
-        chances = self.judge([one[1] for one in spans], [one[3] for one in spans], [one[4] for one in spans])
+        chances = self.polarities([one[1] for one in spans], [one[3] for one in spans], [one[4] for one in spans])
         found: list[list[Term]] = [[] for _ in texts]
         for (row, _, offset, start, end), own in zip(spans, chances, strict=True):
             best = int(own.argmax())
             found[row].append(Term(offset + start, offset + end, POLARITIES[best], float(own[best])))
         return found
 
-    def judge(self, texts: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> Floats:
+    def polarities(self, texts: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> Floats:
         """Probabilities of POLARITIES for given terms [N, 3]."""
         blocks = [slice(first, first + BLOCK) for first in range(0, len(texts), BLOCK)]
         found = [np.zeros((0, len(POLARITIES)), np.float32)]

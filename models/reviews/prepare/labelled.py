@@ -17,7 +17,7 @@ from models.raw.quarantine import Quarantine, check_bad, most_frequent
 from models.raw.reading import reading_of
 from models.raw.remedies import explain
 from models.raw.tables import Chunk, Source, find_tables, read, without_secrets
-from models.reviews.aspects.labelled import LABELLED, UNKNOWN, Sentence, as_table, judged
+from models.reviews.aspects.labelled import LABELLED, UNKNOWN, Sentence, as_table, polar_terms
 from models.reviews.aspects.network import POLARITIES
 from models.reviews.prepare.semeval import KEYS, LabelRow, read_semeval
 from models.reviews.prepare.settings import PrepareConfig
@@ -99,7 +99,7 @@ def write_labels(labels: Labels, out: Path, rule: dict[str, Any]) -> tuple[dict[
     places = [place_of(digest_of(normalise(one.text).text), rule["split_seed"]) for one in labels.sentences]
     split = [SPLITS[2] if place < test else SPLITS[1] if place < test + val else SPLITS[0] for place in places]
     of_split = {name: [one for one, own in zip(labels.sentences, split, strict=True) if own == name] for name in SPLITS}
-    if not judged(of_split[SPLITS[0]]).labels:
+    if not polar_terms(of_split[SPLITS[0]]).labels:
         raise DataRejected(
             f"{labels.card['raw']}: the training sentences have no term with a polarity of {', '.join(POLARITIES)}; "
             "give more labelled sentences"

@@ -131,14 +131,11 @@ def _with_aspects(
 ) -> tuple[Schema, dict[str, Any]]:
     """Write the shop's words and labels; returns the schema with its fingerprint, and what the card says of labels."""
     (out / FILE).write_text(aspects.words, encoding="utf-8")
-    # Data without labels have the fingerprint that they had before there were any.
-    plain = schema.model_dump(mode="json", exclude={"term_counts", "term_languages"})
-    content = [LAYOUT, plain, digests, *([aspects.words] if aspects.words else [])]
-    told: dict[str, Any] = {}
+    told, digest = dict[str, Any](), ""
     if aspects.labels.sentences:
         fields, said, digest = write_labels(aspects.labels, out, rule)
         schema, told = schema.model_copy(update=fields), {"labelled_aspects": said}
-        content.append(digest)
+    content = [LAYOUT, schema.model_dump(mode="json"), digests, aspects.words, digest]
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return schema.model_copy(update={"fingerprint": fingerprint}), told
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from models.prepared import Prepared
 from models.report import Cell, Section, Table
-from models.reviews.aspects.labelled import Sentence, judged, majority_of, read_sentences
+from models.reviews.aspects.labelled import Sentence, majority_of, polar_terms, read_sentences
 from models.reviews.aspects.lexicon import Lexicon
 from models.reviews.aspects.mentions import aspects_of, terms_in
-from models.reviews.aspects.network import POLARITIES
+from models.reviews.aspects.network import NEUTRAL, POLARITIES
 from models.reviews.aspects.reading import FILE, lexicons_of
 from models.reviews.aspects.trained import TermNetworks
 from models.reviews.schema import Schema
@@ -23,7 +23,7 @@ from models.reviews.text import language_of, normalise
 def term_section(network: TermNetworks, data: Prepared, split: str, schema: Schema) -> Section | None:
     """F1 of exact spans and accuracy of the polarity of given terms; None without labelled terms in the split."""
     held_out = read_sentences(data.path, split)
-    given = judged(held_out)
+    given = polar_terms(held_out)
     if not given.labels:
         return None
     truth = [set(one.spans) for one in held_out]
@@ -33,7 +33,7 @@ def term_section(network: TermNetworks, data: Prepared, split: str, schema: Sche
     majority = majority_of(read_sentences(data.path, "train"))
     labels = np.array(given.labels)
     systems = {
-        "network": network.judge(given.texts, given.starts, given.ends).argmax(1),
+        "network": network.polarities(given.texts, given.starts, given.ends).argmax(1),
         "lexicon": _by_lexicon(held_out, lexicons),
         f"most frequent in training ({POLARITIES[majority]})": np.full(len(labels), majority),
     }
@@ -79,8 +79,8 @@ def _by_lexicon(sentences: Sequence[Sentence], lexicons: Sequence[tuple[str, Lex
     found = list[int]()
     for one, (language, lexicon) in zip(sentences, lexicons, strict=True):
         mentions = aspects_of(one.text, language, lexicon)
-        terms = judged([one])
+        terms = polar_terms([one])
         for start, end in zip(terms.starts, terms.ends, strict=True):
             said = sum(each.polarity for each in mentions if each.start < end and each.end > start)
-            found.append(1 + (said > 0) - (said < 0))
+            found.append(NEUTRAL + (said > 0) - (said < 0))
     return np.array(found, np.int64)

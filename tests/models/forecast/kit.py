@@ -17,6 +17,22 @@ prepared, trained = partial(families.prepared, FAMILY), partial(families.trained
 __all__ = ["prepared", "scores_of", "trained"]
 
 
+DAILY = Schema(
+    family="forecast",
+    fingerprint="0" * 64,
+    num_shards=1,
+    num_examples={},
+    period="day",
+    first=19_723,
+    num_periods=200,
+    horizon=4,
+    val_origins=[192],
+    test_origins=[196],
+    static={"category": ["", "tea"]},
+)
+"""Of daily sales, without data."""
+
+
 def sales_file(path: Path, units: Mapping[str, Sequence[object]], *, more: str = "") -> Path:
     """A CSV file of daily sales from 1 January 2024, by product; None has no row."""
     lines = [f"product_id,date,units{more}"]

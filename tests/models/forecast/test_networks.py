@@ -21,30 +21,16 @@ from models.forecast.networks.forecaster import OPTIONS, SUMS, Forecaster
 from models.forecast.networks.simple import NAMES, exponential_smoothing, seasonal_naive, simple_forecasts, tsb_level
 from models.forecast.networks.tree import SETTINGS, Trees
 from models.forecast.sample import LIFT, Shop, write_sample
-from models.forecast.schema import CENSORED, KNOWN, Schema
+from models.forecast.schema import CENSORED, KNOWN
 from models.metrics import BatchMetrics
 from models.prepared import Prepared
 from models.raw.demand import CLASSES
 from tests.conftest import CHECKOUT
-from tests.models.forecast.kit import prepared, scores_of, trained
+from tests.models.forecast.kit import DAILY, prepared, scores_of, trained
 
 GOLDEN = CHECKOUT / "tests" / "golden" / "losses"
-HORIZON = 4
-SCHEMA = Schema(
-    family="forecast",
-    fingerprint="0" * 64,
-    num_shards=1,
-    num_examples={},
-    period="day",
-    first=19_723,
-    num_periods=200,
-    horizon=HORIZON,
-    val_origins=[192],
-    test_origins=[196],
-    ahead=["promotion"],
-    ahead_scale=[1.0],
-    static={"category": ["", "tea"]},
-)
+HORIZON = DAILY.horizon
+SCHEMA = DAILY.model_copy(update={"ahead": ["promotion"], "ahead_scale": [1.0]})
 SMALL = Config(context=28, dim=16, num_blocks=1, dropout=0.0, blend=False)
 
 

@@ -22,23 +22,19 @@ from models.forecast.networks.forecaster import Forecaster
 from models.forecast.schema import KNOWN, Schema
 from models.prepared import Prepared
 from models.report import Table
-from tests.models.forecast.kit import prepared, schema_of
+from tests.models.forecast.kit import DAILY, prepared, schema_of
 
 DAYS, HORIZON, NUM_SERIES = 60, 5, 40
-WORLD = Schema(
-    family="forecast",
-    fingerprint="0" * 64,
-    num_shards=1,
-    num_examples={},
-    period="day",
-    first=19_723,
-    num_periods=900,
-    horizon=HORIZON,
-    val_origins=[100 + 10 * number for number in range(60)],
-    test_origins=[800],
-    static={"category": ["", "tea", "cups"]},
-    has_stores=True,
-    stores=["1", "2"],
+WORLD = DAILY.model_copy(
+    update={
+        "num_periods": 900,
+        "horizon": HORIZON,
+        "val_origins": [100 + 10 * number for number in range(60)],
+        "test_origins": [800],
+        "static": {"category": ["", "tea", "cups"]},
+        "has_stores": True,
+        "stores": ["1", "2"],
+    }
 )
 
 

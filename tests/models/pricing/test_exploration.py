@@ -64,9 +64,10 @@ def test_the_expected_loss_is_within_the_budget() -> None:
     assert explore(rows, rules(), loss_budget=free / 3, seed=1).loss == pytest.approx(free / 3)
 
 
-def test_a_budget_that_leaves_nothing_to_chance_is_refused() -> None:
-    with pytest.raises(ValueError, match="a budget of 0 nothing is left to chance"):
-        explore(shop()[0], rules(), loss_budget=0, seed=1)
+@pytest.mark.parametrize(("budget", "text"), [(0, ""), (1e9, "fixed: {only: {products: [p0, p1, p2]}}\n")])
+def test_an_exploration_that_leaves_nothing_to_chance_is_refused(budget: float, text: str) -> None:
+    with pytest.raises(ValueError, match=f"a budget of {budget:g} nothing is left to chance".replace("+", r"\+")):
+        explore(shop(num=3)[0], rules(text), loss_budget=budget, seed=1)
 
 
 def test_held_and_fixed_prices_and_margin_floors_are_kept() -> None:

@@ -166,14 +166,18 @@ def test_texts_of_every_kind_are_answered(model: Model) -> None:
         ({"texts": []}, "text"),
         ({"texts": ["a"] * 65}, "64"),
         ({"text": "a\x00"}, "NUL"),
-        ({"texts": ["fine", " \u200b\n"]}, "text 1 is empty; send a review"),
-        ({"text": ""}, "text 0 is empty"),
         ({"x": 1}, "x"),
     ],
 )
 def test_a_malformed_request_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnalysisRequest(**fields)
+
+
+@pytest.mark.parametrize(("texts", "place"), [(["fine", " \u200b\n"], 1), ([""], 0)])
+def test_a_text_of_which_nothing_is_left_is_refused(model: Model, texts: list[str], place: int) -> None:
+    with pytest.raises(ValueError, match=f"text {place} is empty; send a review"):
+        ask(model, texts=texts)
 
 
 def test_the_reputation_of_a_product_is_served_as_stored(model: Model, data: Prepared) -> None:
