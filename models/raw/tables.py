@@ -71,6 +71,8 @@ def read(source: Source) -> Iterator[Chunk]:
     try:
         for chunk in _READERS[source.format](source):
             yield replace(chunk, rows=with_partition(chunk.rows, source)) if source.partition else chunk
+    except PermissionError as error:
+        raise DataRejected(f"cannot read {source.path}: {error.strerror}; allow this user to read it") from error
     except (OSError, pa.ArrowException) as error:
         raise DataRejected(
             f"cannot read {source.path} as {source.format}: {str(error).strip()}; "

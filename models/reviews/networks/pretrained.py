@@ -26,6 +26,11 @@ ARCHITECTURE, WEIGHTS, SHARDED = "config.json", "model.safetensors", "model.safe
 TOKENISER, VOCABULARY, TOKENISER_SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 MAX_TOKENS = 320
 """More than the characters that are read have in most languages."""
+LEAST_TOKENS = 8
+MAX_ID = 10_000_000
+"""Of a token: a tokeniser that is written out has room for every number up to the largest."""
+LOADING = {"dtype": torch.float32, "trust_remote_code": False, "attn_implementation": "sdpa"}
+"""Of every encoder; a folder may name an implementation that would be downloaded."""
 POSITIONS_BEFORE = 2
 """Positions of a RoBERTa that no token has."""
 UNNEEDED = ("pooler.", "embeddings.position_ids")
@@ -70,29 +75,38 @@ class Pretrained(nn.Module):
         """Read architecture, tokeniser and weights of the folder; raises ValueError that names file and remedy."""
         folder = Path(config.pretrained).expanduser()
         architecture, tokeniser = read_architecture(folder), read_tokeniser(folder)
-        self._assemble(architecture, tokeniser)
-        self.encoder = read_weights(folder)
+        self._assemble(architecture, tokeniser, read_weights(folder))
         self.architecture, self.tokeniser = _as_bytes(architecture), _as_bytes(tokeniser)
 
-    def _assemble(self, architecture: str, tokeniser: str) -> None:
-        """Make the modules that these describe, with weights yet to be read."""
+    def _assemble(self, architecture: str, tokeniser: str, encoder: nn.Module | None = None) -> None:
+        """Make the modules that these describe; the weights of an encoder that is not given are yet to be loaded."""
         given = json.loads(architecture)
         if given.get("model_type") not in ARCHITECTURES:
             raise ValueError(f"the model_type of an encoder is {given.get('model_type')!r}, not {_known()}")
-        chosen = _transformers().AutoConfig.for_model(**given)
-        self.encoder = _without_pooler(_transformers().AutoModel.from_config(chosen, dtype=torch.float32))
+        if encoder is None:
+            read = _transformers().AutoConfig.for_model(**given)
+            encoder = _without_pooler(_transformers().AutoModel.from_config(read, **LOADING))
+        self.encoder = encoder
+        chosen: Any = encoder.config
         self.head = nn.Linear(chosen.hidden_size, self.num_classes)
         # The first logits are 0: what is learned adds to those of the wide part.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self._tokeniser = _tokenizers().Tokenizer.from_str(tokeniser)
-        if self._tokeniser.get_vocab_size() > chosen.vocab_size:
+        num_tokens, padding = 1 + max(self._tokeniser.get_vocab().values(), default=-1), chosen.pad_token_id or 0
+        if num_tokens > chosen.vocab_size or not 0 <= padding < chosen.vocab_size:
             raise ValueError(
-                f"the tokeniser has {self._tokeniser.get_vocab_size()} tokens and the encoder {chosen.vocab_size}, see "
-                f"vocab_size in {ARCHITECTURE}; use the tokeniser that the encoder was trained with"
+                f"the tokeniser has {num_tokens} tokens and the encoder {chosen.vocab_size}, {padding} of them for "
+                f"padding, see vocab_size in {ARCHITECTURE}; use the tokeniser that the encoder was trained with"
             )
-        self._tokeniser.enable_truncation(min(MAX_TOKENS, chosen.max_position_embeddings - POSITIONS_BEFORE))
-        self._tokeniser.enable_padding(pad_id=chosen.pad_token_id or 0)
+        most_tokens = min(MAX_TOKENS, chosen.max_position_embeddings - POSITIONS_BEFORE)
+        if most_tokens < LEAST_TOKENS:
+            raise ValueError(
+                f"the encoder reads {most_tokens} tokens, see max_position_embeddings in {ARCHITECTURE}; use one that "
+                f"reads {LEAST_TOKENS} or more"
+            )
+        self._tokeniser.enable_truncation(most_tokens)
+        self._tokeniser.enable_padding(pad_id=padding)
 
     def _tokens(self, characters_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers and mask [B, T] of the tokens of each text."""
@@ -121,7 +135,7 @@ def read_architecture(folder: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); copy the folder again") from None
     kind = found.get("model_type") if isinstance(found, dict) else None
     if kind not in ARCHITECTURES:
@@ -148,6 +162,9 @@ def read_tokeniser(folder: Path) -> str:
     except Exception as error:  # tokenizers raises Exception itself
         read = path if path.is_file() else words
         raise ValueError(f"{read} is not a tokeniser that can be read ({error}); copy the folder again") from error
+    largest = max(found.get_vocab().values(), default=0)
+    if largest > MAX_ID:
+        raise ValueError(f"{folder}: the tokeniser has a token of the number {largest}; {MAX_ID} is the most")
     text: str = found.to_str()
     return text
 
@@ -168,15 +185,15 @@ def read_weights(folder: Path) -> nn.Module:
         encoder, told = transformers.AutoModel.from_pretrained(
             str(folder),
             local_files_only=True,
-            trust_remote_code=False,
             use_safetensors=True,
-            dtype=torch.float32,
+            **LOADING,
             output_loading_info=True,
         )
     except Exception as error:  # such as a damaged file, or shapes that differ
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"--pretrained {folder}: the weights cannot be read ({reason}); copy the folder again"
+            f"--pretrained {folder}: the weights cannot be read ({reason}); copy the folder again, or use the "
+            f"{ARCHITECTURE} that belongs to them"
         ) from error
     missing = sorted(name for name in told["missing_keys"] if not name.startswith(UNNEEDED))
     if missing:
@@ -184,6 +201,9 @@ def read_weights(folder: Path) -> nn.Module:
             f"--pretrained {folder}: the weights lack {missing[0]} and {len(missing) - 1} others of {ARCHITECTURE}; "
             "use the weights of that architecture"
         )
+    wrong = next((name for name, each in encoder.named_parameters() if not bool(torch.isfinite(each).all())), None)
+    if wrong:
+        raise ValueError(f"--pretrained {folder}: the weights {wrong} have NaN or infinity; copy the folder again")
     return _without_pooler(encoder)
 
 

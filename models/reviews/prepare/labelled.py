@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import DataRejected
+from models.raw.encodings import decode
+from models.raw.ids import refuse_nested
 from models.raw.quarantine import Quarantine, check_bad, most_frequent
 from models.raw.reading import reading_of
 from models.raw.remedies import explain
@@ -145,12 +147,25 @@ def _rows(chunk: Chunk, source: Source) -> list[LabelRow]:
             f"A table of labelled aspects needs {', '.join(NAMES)}, or text and {NESTED}; "
             "or give XML as SemEval-2014 has it"
         )
-    found = chunk.rows.select(list(columns.values())).rename_columns(list(columns)).to_pylist()
+    if twice := [theirs for theirs in columns.values() if chunk.rows.column_names.count(theirs) > 1]:
+        raise DataRejected(f"{source.path} has two columns {twice[0]!r}; rename or remove one of them")
+    plain = {ours: theirs for ours, theirs in columns.items() if ours != NESTED}
+    refuse_nested(chunk.rows, plain, flag="--aspects", source=source.path)
+    values: dict[str, Any] = {ours: _as_written(chunk.rows[theirs]) for ours, theirs in plain.items()}
+    if NESTED in columns:
+        values[NESTED] = chunk.rows[columns[NESTED]]
+    found = pa.table(values).to_pylist()
     if NESTED not in columns:
         return list(found)
     return [
         {"text": row["text"], **{key: term.get(key) for key in KEYS}} for row in found for term in _terms(row, source)
     ]
+
+
+def _as_written(column: pa.ChunkedArray) -> pa.Array:
+    """A column with its text unchanged, blanks included, so that offsets are right; files of text have bytes."""
+    values = column.combine_chunks()
+    return decode(values)[0] if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type) else values
 
 
 def _terms(row: LabelRow, source: Source) -> Sequence[dict[str, Any]]:
@@ -190,6 +205,8 @@ def _add(spans: dict[tuple[int, int], int], row: LabelRow) -> None:
 
 
 def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ from models.prepared import Prepared
 from models.reviews.aspects.labelled import UNKNOWN, read_sentences
 from models.reviews.endpoints import AnalysisRequest, AnalysisResponse
 from models.reviews.erasure import rewrite
-from models.reviews.prepare.semeval import read_semeval
+from models.reviews.prepare.semeval import KEYS, read_semeval
 from models.reviews.report.sections import report
 from models.reviews.schema import SPLITS, Schema
 from tests.models.reviews.kit import prepared, trained, written
@@ -144,6 +146,35 @@ def test_terms_in_conflict_are_found_and_have_no_polarity(tmp_path: Path) -> Non
     assert polarities.count(UNKNOWN) == 2 and len(polarities) == 108
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_a_table_of_text_has_the_sentences_of_the_xml(tmp_path: Path, data: Prepared, ending: str) -> None:
+    rows = [
+        {"text": one["text"], **term}
+        for one in sentences_of(200)
+        for term in one["aspect_terms"] or [dict.fromkeys(KEYS)]
+    ]
+    path = tmp_path / f"aspects{ending}"
+    if ending == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", *KEYS])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    assert read_sentences(made(tmp_path, path).path) == read_sentences(data.path)
+
+
+def test_two_columns_of_a_name_and_truth_values_as_offsets_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("text,text,term,polarity,from,to\na,a,a,positive,0,1\n")
+    with pytest.raises(DataRejected, match=r"two.csv has two columns 'text'; rename or remove one"):
+        made(tmp_path / "1", tmp_path / "two.csv")
+    row = {"text": "a b", "term": "a", "polarity": "positive", "from": False, "to": True}
+    (tmp_path / "bool.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataRejected, match="bad_offset"):
+        made(tmp_path / "2", tmp_path / "bool.jsonl")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -155,15 +186,21 @@ def test_terms_in_conflict_are_found_and_have_no_polarity(tmp_path: Path) -> Non
         ),
         ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>', "remove it, and write entities out"),
         ("<sentences><sentence><text>&b;</text></sentence></sentences>", "undefined entity"),
-        ('<?xml version="1.0" encoding="klingon"?><a/>', "encoding"),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', "broken.xml.*encoding"),
+        ('<?xml version="1.0" encoding="gb18030"?><a/>', "broken.xml: its encoding cannot be read: .*save it as UTF-8"),
+        ("<a><sentence>\n<sentence/></sentence></a>", "broken.xml:2: a <sentence> is inside another"),
+        ("<a><sentence><text>a</text></sentence><aspectTerm/></a>", "<aspectTerm> is outside of a <sentence>"),
+        ("<a><sentence><text>a</text><text>b</text></sentence></a>", "more than one <text>"),
+        ("<a><sentence><text>a</text><Opinions><Opinion/></Opinions></sentence></a>", "SemEval-2015 and 2016"),
     ],
 )
 def test_malformed_xml_and_entities_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "broken.xml"
     path.write_text(content, "utf-8")
 
-    with pytest.raises(DataRejected, match=message):
+    with pytest.raises(DataRejected, match=message) as raised:
         read_semeval(path)
+    assert str(raised.value).count("broken.xml") == 1
 
 
 def test_missing_files_columns_and_labels_are_named(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def other_weights(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def not_a_number(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.attention.self.query.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -176,6 +184,10 @@ def other_weights(folder: Path) -> None:
         (only_pickle, r"no model\.safetensors, but pytorch_model\.bin.*convert them"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 99), r"weights cannot be read"),
         (change_json("config.json", hidden_size=32), r"weights cannot be read"),
+        (change_json("config.json", num_attention_heads=0), r"weights cannot be read.*config\.json that belongs"),
+        (change_json("config.json", pad_token_id=999), r"weights cannot be read|999 of them for padding"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), r"config\.json is not JSON"),
+        (not_a_number, r"the weights .* have NaN or infinity"),
         (other_weights, r"the weights lack encoder\.layer\.0\.attention\.self\.query\.weight"),
     ],
 )
